@@ -1,0 +1,49 @@
+# Everything runs in a virtual environment of the project's own; `make demo` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test test-slow test-gpu lint types format benchmark clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+install: $(STAMP)  ## virtual environment with the package and its development tools
+
+# torch comes first and alone, so that its CPU build is taken where pip offers one and later steps find it in place.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,benchmarks]'
+	@touch $(STAMP)
+
+demo: install  ## simulate recordings, pre-train, fine-tune, evaluate and draw; DATA=DIR uses real recordings
+	$(BIN)/clear-hug demo --output demo $(if $(DATA),--data $(DATA))
+
+test: install  ## the default test suite
+	$(BIN)/python -m pytest -q
+
+test-slow: install  ## the tests marked slow
+	$(BIN)/python -m pytest -q -m slow
+
+test-gpu: install  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: install  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install  ## static types
+	$(BIN)/mypy
+
+format: install  ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: install  ## print and save the speed and accuracy tables
+	$(BIN)/python benchmarks/beat_detectors.py
+	$(BIN)/python benchmarks/preparation.py
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
