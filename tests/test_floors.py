@@ -1,0 +1,78 @@
+"""The house has floors: imports point down, and the published folders stand alone."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+PACKAGE = Path(__file__).resolve().parents[1] / "clear_hug_hf"
+# What a room may import of the package; itself always.
+ALLOWED = {
+    "modeling": set(),
+    "processing": set(),
+    "data": {"processing", "modeling"},
+    "hub": {"processing", "modeling", "data"},
+    "evaluation": {"processing", "modeling", "data"},
+    "plotting": {"processing", "modeling", "data"},
+    "training": {"processing", "modeling", "data", "evaluation"},
+    "cli": {"processing", "modeling", "data", "hub", "evaluation", "plotting", "training"},
+}
+# What the files of a published folder may import at all, beside the standard library and each other.
+LIBRARIES = {
+    "modeling": {"torch", "transformers", "huggingface_hub"},
+    "processing": {"numpy", "scipy", "transformers"},
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Absolute names of the modules that a file imports, and whether at its top level outside a `try`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = {id(node) for node in tree.body}
+    parts = ("clear_hug_hf", *path.relative_to(PACKAGE).parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in top
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(parts[: len(parts) - node.level]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            yield module, id(node) in top
+            if node.level and not node.module:
+                for alias in node.names:
+                    yield f"{module}.{alias.name}", id(node) in top
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_when_a_file_imports_from_the_package_then_it_points_down(path: Path) -> None:
+    room = _room(path)
+    for module, _ in _imports(path):
+        if module.startswith("clear_hug_hf.") and room in ALLOWED:
+            target = module.split(".")[1]
+            assert target == room or target in ALLOWED[room], f"{room} imports {module}"
+        assert module != "clear_hug_hf" or room not in LIBRARIES, f"{room} imports the package itself"
+
+
+@pytest.mark.parametrize("folder", sorted(LIBRARIES))
+def test_when_a_folder_is_published_then_its_files_need_nothing_else(folder: str) -> None:
+    for path in sorted((PACKAGE / folder).glob("*.py")):
+        for module, at_top in _imports(path):
+            library = module.split(".")[0]
+            if library == "clear_hug_hf":
+                assert module.startswith(f"clear_hug_hf.{folder}"), f"{path.name} imports {module}"
+            elif at_top:
+                assert library in LIBRARIES[folder] | sys.stdlib_module_names, f"{path.name} needs {library}"
+
+
+def test_when_the_root_links_are_followed_then_they_lead_into_the_package() -> None:
+    for name in LIBRARIES:
+        assert (PACKAGE.parent / name).resolve() == PACKAGE / name
