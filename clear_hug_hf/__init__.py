@@ -1,0 +1,74 @@
+"""
+ECG foundation models for Hugging Face Transformers.
+
+Importing this package registers its models with the Auto classes, so that `AutoModel.from_pretrained(folder)` needs no
+`trust_remote_code`. The public names below are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+)
+
+from .modeling import (
+    ClearHugConfig,
+    ClearHugForPreTraining,
+    ClearHugForSequenceClassification,
+    ClearHugModel,
+)
+from .processing import STANDARD_LEADS, ClearHugFeatureExtractor, InputError
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register(ClearHugConfig.model_type, ClearHugConfig, exist_ok=True)
+AutoModel.register(ClearHugConfig, ClearHugModel, exist_ok=True)
+AutoModelForPreTraining.register(ClearHugConfig, ClearHugForPreTraining, exist_ok=True)
+AutoModelForSequenceClassification.register(ClearHugConfig, ClearHugForSequenceClassification, exist_ok=True)
+AutoFeatureExtractor.register(ClearHugConfig, ClearHugFeatureExtractor, exist_ok=True)
+
+# Rooms that bring heavier libraries (datasets, pandas, matplotlib) are imported on first use.
+_LAZY = {
+    "BeatCollator": ".data.collator",
+    "Recording": ".data.records",
+    "find_records": ".data.records",
+    "read_record": ".data.records",
+    "prepare": ".data.preparation",
+}
+
+if TYPE_CHECKING:
+    from .data.collator import BeatCollator
+    from .data.preparation import prepare
+    from .data.records import Recording, find_records, read_record
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+__all__ = [
+    "STANDARD_LEADS",
+    "BeatCollator",
+    "ClearHugConfig",
+    "ClearHugFeatureExtractor",
+    "ClearHugForPreTraining",
+    "ClearHugForSequenceClassification",
+    "ClearHugModel",
+    "InputError",
+    "Recording",
+    "find_records",
+    "prepare",
+    "read_record",
+]

@@ -1,0 +1,1049 @@
+"""
+The CLEAR-HUG models ("Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction
+Perspective", AAAI 2026, arXiv 2512.24002).
+
+CLEAR hides most beats of a recording and rebuilds each from the same beat in the other leads (conduction) and from the
+summary of its own lead (view). HUG reads the summaries of the leads group by group for a diagnosis.
+
+Shapes: `B` recordings, `L` leads, `N` beats per lead (at most `config.num_beats`), `P` samples per beat, `T = L * N`
+beats in all in lead-major order, `K` beats that the encoder computes, `D` the width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_clear_hug import ClearHugConfig
+
+
+Count = TypeVar("Count", int, torch.Tensor)
+
+
+@dataclass
+class ClearHugModelOutput(ModelOutput):
+    """
+    Output of [`ClearHugModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_leads + num_leads * num_beats, width)`):
+            State of every lead's summary token, then of every beat in lead-major order (or of the `kept_beats`); the
+            width is `config.hidden_size`. What stands at missing leads and beats has no meaning.
+        lead_states (`torch.FloatTensor` of shape `(batch_size, num_leads, hidden_size)`):
+            The summary tokens of `last_hidden_state`.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
+            The embeddings and the output of every layer, each of the shape of `last_hidden_state`; the last is
+            `last_hidden_state` itself.
+        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
+            Attention weights of every layer, each of shape `(batch_size, num_heads, sequence, sequence)`.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    lead_states: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class ClearHugForPreTrainingOutput(ModelOutput):
+    """
+    Output of [`ClearHugForPreTraining`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`):
+            Mean squared error of the hidden beats: over the samples of a beat, then over all hidden beats.
+        reconstruction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
+            The decoder's beats [normalised units of `target`]. Only hidden beats are trained to be right.
+        masked_positions (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`):
+            The beats that were hidden. Missing beats are not.
+        target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
+            Every beat normalised by its own mean and variance; zero where there is none.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
+            Of the encoder: the summary tokens, then the visible beats.
+        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
+            Of the encoder.
+    """
+
+    loss: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    masked_positions: torch.Tensor | None = None
+    target: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class ClearHugClassifierOutput(ModelOutput):
+    """
+    Output of [`ClearHugForSequenceClassification`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
+            The loss that `config.problem_type` names.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Scores before the sigmoid (multi-label) or softmax (single label), or the values of a regression.
+        group_states (`torch.FloatTensor` of shape `(batch_size, 7, hidden_size)`, *optional*, with the `"hug"` head):
+            The groups G1, G2, G3, the pairs (G1, G2), (G2, G3), (G1, G3), and all together: the paper's Figure 5. Zero
+            where a recording has none of the leads.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
+            Of the encoder.
+        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
+            Of the encoder.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    group_states: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def _expect_shape(name: str, tensor: torch.Tensor, *shapes: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) not in shapes:
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(f"{name} must have shape {expected} for these beats, got {tuple(tensor.shape)}.")
+
+
+def check_beats(input_values: torch.Tensor, config: ClearHugConfig) -> None:
+    """
+    Refuse beats that the model was not built for.
+
+    Raises:
+        `ValueError`: if the shape is not `(batch_size, num_leads, at most num_beats, beat_length)`.
+    """
+    if (
+        input_values.ndim != 4
+        or input_values.shape[1] != config.num_leads
+        or not 1 <= input_values.shape[2] <= config.num_beats
+        or input_values.shape[3] != config.beat_length
+    ):
+        raise ValueError(
+            f"input_values must have shape (batch_size, {config.num_leads} leads, 1 to {config.num_beats} beats, "
+            f"{config.beat_length} samples), got {tuple(input_values.shape)}: cut the recording with the model's "
+            "feature extractor."
+        )
+
+
+def find_real_beats(
+    input_values: torch.Tensor, beat_mask: torch.Tensor | None = None, lead_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Which beats exist.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(B, L, N, P)`):
+            The beats.
+        beat_mask (`torch.Tensor` of shape `(B, N)` or `(B, L, N)`, *optional*):
+            True where a beat exists; by default everywhere.
+        lead_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
+            True where a lead was recorded; by default everywhere.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, L, N)`.
+
+    Raises:
+        `ValueError`: if a mask has another shape.
+    """
+    batch_size, num_leads, num_beats, _ = input_values.shape
+    real = torch.ones((batch_size, num_leads, num_beats), dtype=torch.bool, device=input_values.device)
+    if beat_mask is not None:
+        _expect_shape("beat_mask", beat_mask, (batch_size, num_beats), (batch_size, num_leads, num_beats))
+        real = real & (beat_mask if beat_mask.ndim == 3 else beat_mask[:, None, :]).bool()
+    if lead_mask is not None:
+        _expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
+        real = real & lead_mask[:, :, None].bool()
+    return real
+
+
+def normalize_beats(input_values: torch.Tensor, real_beats: torch.Tensor, eps: float) -> torch.Tensor:
+    """
+    Every beat by its own mean and unbiased variance, in float32. Missing beats become zero, whatever stood there.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(B, L, N, P)`):
+            The beats [any unit].
+        real_beats (`torch.BoolTensor` of shape `(B, L, N)`):
+            Which of them exist.
+        eps (`float`):
+            Added to the variance.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, L, N, P)`: the beats [standard deviations].
+    """
+    beats = input_values.float().masked_fill(~real_beats[..., None], 0.0)
+    variance, mean = torch.var_mean(beats, dim=-1, keepdim=True)
+    return (beats - mean) * torch.rsqrt(variance + eps)
+
+
+def encoder_attention_mask(
+    config: ClearHugConfig, real_leads: torch.Tensor, real_slots: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """
+    What may attend to what in the encoder. The summary token of a lead sees itself and the beats of its lead; a beat
+    sees every beat and every summary token (the paper restricts only the summary tokens here). Missing leads and beats
+    are seen by nobody but themselves, so that no row is empty.
+
+    Args:
+        config (`ClearHugConfig`):
+            Names the rule of the summary tokens.
+        real_leads (`torch.BoolTensor` of shape `(B, L)`):
+            Leads that exist.
+        real_slots (`torch.BoolTensor` of shape `(B, K)`):
+            Beats that exist among those computed.
+        positions (`torch.LongTensor` of shape `(1 or B, K)`):
+            Position `lead * config.num_beats + beat` of every beat computed.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, 1, L + K, L + K)`, True where attention is allowed; with
+        `cls_attention="reference_bias"` a `torch.FloatTensor` to be added to the scores.
+    """
+    num_leads, length = config.num_leads, config.num_leads + positions.shape[1]
+    leads = torch.arange(num_leads, device=positions.device)
+    keys = torch.cat((real_leads, real_slots), dim=1)[:, None, :]
+    itself = torch.eye(length, dtype=torch.bool, device=positions.device)
+    if config.full_attention or config.cls_attention != "lead":
+        allowed = (keys | itself)[:, None]
+    else:
+        lead_of = torch.cat((leads.expand(positions.shape[0], -1), positions // config.num_beats), dim=1)
+        summary_rows = lead_of[:, None, :] == leads[:, None]
+        beat_rows = summary_rows.new_ones((1, 1, 1)).expand(summary_rows.shape[0], length - num_leads, length)
+        allowed = ((torch.cat((summary_rows, beat_rows), dim=1) & keys) | itself)[:, None]
+    if config.cls_attention != "reference_bias":
+        return allowed
+
+    # The released code's columns count the summary tokens, but the windows it gives to them do not.
+    columns = torch.cat((leads.expand(positions.shape[0], -1), positions + num_leads), dim=1)
+    outside = columns[:, None, :] // config.num_beats != leads[:, None]
+    bias = F.pad(outside.float(), (0, 0, 0, length - num_leads))[:, None]
+    return bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
+
+
+def decoder_attention_mask(config: ClearHugConfig, real_beats: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """
+    What may attend to what in the decoder (the paper's formulas 4 and 5). The summary token of a lead sees itself and
+    the beats of its lead; a hidden beat sees the same beat in all leads (conduction) and the summary of its lead
+    (view); a visible beat sees the visible beats and the summary of its lead. Missing leads and beats are seen by
+    nobody but themselves.
+
+    Args:
+        config (`ClearHugConfig`):
+            Says which of the rules hold.
+        real_beats (`torch.BoolTensor` of shape `(B, L, N)`):
+            Beats that exist.
+        visible (`torch.BoolTensor` of shape `(B, L, N)`):
+            Beats that the encoder saw.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, 1, L + L * N, L + L * N)`, True where attention is allowed.
+    """
+    batch_size, num_leads, num_beats = real_beats.shape
+    length = num_leads + num_leads * num_beats
+    device = real_beats.device
+    itself = torch.eye(length, dtype=torch.bool, device=device)
+    keys = torch.cat((real_beats.any(dim=2), real_beats.flatten(1)), dim=1)[:, None, :]
+    if config.full_attention:
+        return (keys | itself)[:, None]
+
+    beats = torch.arange(num_leads * num_beats, device=device)
+    own_lead = beats[:, None] // num_beats == torch.arange(num_leads, device=device)
+    same_beat = beats[:, None] % num_beats == beats % num_beats
+    visible = visible.flatten(1)
+    if not config.conduction_guidance:
+        same_beat = torch.zeros_like(same_beat)
+    to_summaries = own_lead.expand(batch_size, -1, -1)
+    if not config.view_guidance:
+        to_summaries = to_summaries & visible[:, :, None]
+    to_beats = torch.where(visible[:, :, None], visible[:, None, :], same_beat)
+    beat_rows = torch.cat((to_summaries, to_beats), dim=2)
+
+    summary_rows = torch.cat((itself[:num_leads, :num_leads], own_lead.T), dim=1)
+    if config.cls_attention == "full":
+        summary_rows = torch.ones_like(summary_rows)
+    rows = torch.cat((summary_rows.expand(batch_size, -1, -1), beat_rows), dim=1)
+    return ((rows & keys) | itself)[:, None]
+
+
+def count_visible(num_real: Count, mask_ratio: float) -> Count:
+    """
+    How many of `num_real` beats stay visible: the nearest whole number to their share, halves up. Whole-number
+    arithmetic gives Python numbers and tensors the same answer, so that the slots always suffice.
+    """
+    per_myriad = round((1.0 - mask_ratio) * 10_000)
+    return (num_real * per_myriad + 5_000) // 10_000
+
+
+def evaluation_order(config: ClearHugConfig) -> torch.Tensor:
+    """The fixed order of shape `(L, config.num_beats)` in which evaluation hides beats, the highest numbers first."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    order = torch.randperm(config.num_leads * config.num_beats, generator=generator, device="cpu")
+    return order.view(config.num_leads, config.num_beats)
+
+
+class ClearHugBeatProjection(nn.Module):
+    """Embeds normalised beats `(B, L, N, P)` as `(B, L, N, D)`."""
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__()
+        self.num_beats = config.num_beats
+        self.is_conv = config.beat_embedding == "conv"
+        # Without a bias: positions, leads and times bring their own.
+        self.projection: nn.Linear | nn.Conv1d
+        if self.is_conv:
+            self.projection = nn.Conv1d(
+                config.beat_length, config.hidden_size, 3, padding=1, padding_mode="circular", bias=False
+            )
+        else:
+            self.projection = nn.Linear(config.beat_length, config.hidden_size, bias=False)
+
+    def forward(self, beats: torch.Tensor) -> torch.Tensor:
+        beats = beats.to(self.projection.weight.dtype)
+        if not self.is_conv:
+            return self.projection(beats)
+        # The released convolution runs through the beats of all leads as one circle of full length.
+        _, num_leads, num_beats, _ = beats.shape
+        beats = F.pad(beats, (0, 0, 0, self.num_beats - num_beats)).flatten(1, 2)
+        embeddings = self.projection(beats.transpose(1, 2)).transpose(1, 2)
+        return embeddings.unflatten(1, (num_leads, self.num_beats))[:, :, :num_beats]
+
+
+class ClearHugEmbeddings(nn.Module):
+    """Turns normalised beats into tokens that know their lead, their time and their position."""
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__()
+        self.config = config
+        num_positions = config.num_leads * (1 + config.num_beats)
+        self.beat_projection = ClearHugBeatProjection(config)
+        self.cls_token = nn.Parameter(torch.zeros(config.num_leads, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
+        self.lead_embeddings = nn.Embedding(config.num_lead_embeddings, config.hidden_size)
+        self.time_embeddings = nn.Embedding(config.num_time_embeddings, config.hidden_size)
+
+    def forward(self, beats: torch.Tensor, time_ids: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            beats (`torch.Tensor` of shape `(B, L, N, P)`):
+                Normalised beats.
+            time_ids (`torch.Tensor` of shape `(B, N)` or `(B, L, N)`, *optional*):
+                Seconds in which they lie, counted from 1.
+
+        Returns:
+            `tuple(torch.Tensor, torch.Tensor)` of shapes `(B, L, D)` and `(B, L, N, D)`: summary tokens and beats.
+        """
+        batch_size, num_leads, num_beats, _ = beats.shape
+        if time_ids is None:
+            time_ids = torch.zeros((batch_size, num_beats), dtype=torch.long, device=beats.device)
+        _expect_shape("time_ids", time_ids, (batch_size, num_beats), (batch_size, num_leads, num_beats))
+        time_ids = time_ids.long().clamp(0, self.config.num_time_embeddings - 1)
+        times = self.time_embeddings(time_ids if time_ids.ndim == 3 else time_ids[:, None, :])
+
+        positions = self.position_embeddings[0]
+        beat_positions = positions[num_leads:].unflatten(0, (num_leads, self.config.num_beats))[:, :num_beats]
+        leads = self.lead_embeddings.weight[1 : num_leads + 1, None]
+        tokens = self.beat_projection(beats) + times + (beat_positions + leads)
+        return (self.cls_token + positions[:num_leads]).expand(batch_size, -1, -1), tokens
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention that returns its weights. A boolean mask is True where attention is allowed, a float one is added."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    output = torch.matmul(F.dropout(weights, p=dropout, training=module.training), value)
+    return output.transpose(1, 2).contiguous(), weights
+
+
+class ClearHugAttention(nn.Module):
+    """Multi-head self-attention through the attention interface of transformers."""
+
+    def __init__(self, config: ClearHugConfig, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = hidden_size // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        if attention_mask is not None and attention_mask.is_floating_point():
+            attention_mask = attention_mask.to(query.dtype)  # autocast may have lowered the query
+
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(hidden_states.shape)), weights
+
+
+class ClearHugLayer(GradientCheckpointingLayer):
+    """A post-norm transformer layer, as the released models have it."""
+
+    def __init__(self, config: ClearHugConfig, hidden_size: int, num_heads: int, intermediate_size: int):
+        super().__init__()
+        self.attention = ClearHugAttention(config, hidden_size, num_heads)
+        self.attention_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.attention_norm(hidden_states + self.dropout(attended))
+        expanded = self.dropout(self.activation(self.fc1(hidden_states)))
+        return self.feed_forward_norm(hidden_states + self.dropout(self.fc2(expanded)))
+
+
+class ClearHugDecoder(nn.Module):
+    """Rebuilds every beat from what the encoder made of the visible ones."""
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__()
+        self.config = config
+        width = config.decoder_hidden_size
+        num_positions = config.num_leads * (1 + config.num_beats)
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, width))
+        self.layers = nn.ModuleList(
+            ClearHugLayer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
+            for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.prediction = nn.Linear(width, config.beat_length)
+
+    def forward(
+        self,
+        memory: torch.Tensor,
+        slots: torch.Tensor,
+        visible: torch.Tensor,
+        real_beats: torch.Tensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """
+        Args:
+            memory (`torch.FloatTensor` of shape `(B, L + K, D)`):
+                The encoder's states of the summary tokens and the beats it computed.
+            slots (`torch.LongTensor` of shape `(B, T)`):
+                Where among the `K` beats each beat stands; of no meaning for hidden beats.
+            visible (`torch.BoolTensor` of shape `(B, L, N)`):
+                Beats that the encoder saw; all others start as the mask token.
+            real_beats (`torch.BoolTensor` of shape `(B, L, N)`):
+                Beats that exist.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, L, N, P)`.
+        """
+        _, num_leads, num_beats = real_beats.shape
+        memory = self.embed(memory)
+        summaries, seen = memory[:, :num_leads], memory[:, num_leads:]
+        seen = seen.gather(1, slots[:, :, None].expand(-1, -1, seen.shape[2]))
+        beats = torch.where(visible.flatten(1)[:, :, None], seen, self.mask_token.to(seen.dtype))
+
+        positions = self.position_embeddings[0]
+        beat_positions = positions[num_leads:].unflatten(0, (num_leads, self.config.num_beats))[:, :num_beats]
+        positions = torch.cat((positions[:num_leads], beat_positions.flatten(0, 1)))
+        hidden_states = torch.cat((summaries, beats), dim=1) + positions
+        attention_mask = decoder_attention_mask(self.config, real_beats, visible)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        reconstruction = self.prediction(self.norm(hidden_states[:, num_leads:]))
+        return reconstruction.unflatten(1, (num_leads, num_beats))
+
+
+def average_members(
+    states: torch.Tensor, present: torch.Tensor, members: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Means over the members of groups that a recording has.
+
+    Args:
+        states (`torch.FloatTensor` of shape `(B, M, D)`):
+            States to average.
+        present (`torch.BoolTensor` of shape `(B, M)`):
+            Which of them exist.
+        members (`torch.FloatTensor` of shape `(G, M)`):
+            1 where a state belongs to a group.
+
+    Returns:
+        `tuple(torch.FloatTensor, torch.BoolTensor)` of shapes `(B, G, D)` and `(B, G)`: the means, zero for groups
+        without members, and which groups have any.
+    """
+    weights = members.to(states.dtype) * present[:, None, :]
+    counts = weights.sum(dim=2, keepdim=True)
+    return weights @ states / counts.clamp(min=1), counts.squeeze(2) > 0
+
+
+def map_each(maps: nn.ModuleList, states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Each of the `(B, G, D)` states through its own map; zero where `present` of shape `(B, G)` is False."""
+    mapped = torch.stack([layer(state) for layer, state in zip(maps, states.unbind(1), strict=True)], dim=1)
+    return mapped * present[:, :, None]
+
+
+class ClearHugHead(nn.Module):
+    """
+    Makes one feature `(B, D)` of the lead states `(B, L, D)`. Heads average over the leads in `present` `(B, L)` only.
+    Those that read groups of leads know them by `members`, 1 where a lead belongs to a group.
+    """
+
+    members: torch.Tensor
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("members", self.make_members(), persistent=False)
+
+    def make_members(self) -> torch.Tensor:
+        """The groups as `(G, L)`. On the CPU whatever the default device: also loading calls it."""
+        return self._membership([list(range(self.config.num_leads))])
+
+    def _membership(self, groups: list[list[int]]) -> torch.Tensor:
+        members = torch.zeros((len(groups), self.config.num_leads), device="cpu")
+        for row, group in enumerate(groups):
+            members[row, group] = 1.0
+        return members
+
+
+class ClearHugMeanHead(ClearHugHead):
+    """The mean of the lead states ("averaged" in the paper's Table 3)."""
+
+    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        means, _ = average_members(lead_states, present, self.members)
+        return means[:, 0], None
+
+
+class ClearHugWeightedHead(ClearHugHead):
+    """A mean of the lead states weighted by a softmax of learned scores."""
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__(config)
+        self.score = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        scores = self.score(lead_states).squeeze(2).float()
+        weights = scores.masked_fill(~present, torch.finfo(scores.dtype).min).softmax(dim=1) * present
+        return (weights[:, None, :].to(lead_states.dtype) @ lead_states).squeeze(1), None
+
+
+class ClearHugSingleLevelHead(ClearHugHead):
+    """Every combination of lead groups through a map of its own, side by side."""
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__(config)
+        self.maps = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size) for _ in self.members)
+
+    def make_members(self) -> torch.Tensor:
+        groups = self.config.lead_group_indices()
+        chosen = [c for size in range(1, len(groups) + 1) for c in combinations(groups, size)]
+        return self._membership([list(chain(*combination)) for combination in chosen])
+
+    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # The mean over the leads of an affine map is the map of their mean.
+        means, some = average_members(lead_states, present, self.members)
+        states = map_each(self.maps, means, some)
+        return states.sum(dim=1) / some.sum(dim=1, keepdim=True).clamp(min=1), None
+
+
+class ClearHugHierarchicalHead(ClearHugHead):
+    """
+    HUG: the leads of each group, then pairs of groups, then all together, each through a map of its own; the feature
+    is the mean of them all. A group without leads in a recording is left out of every mean.
+    """
+
+    pair_members: torch.Tensor
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__(config)
+        width, num_groups = config.hidden_size, len(self.members)
+        if num_groups < 2:
+            raise ValueError(
+                "head_type='hug' pairs groups of leads and the leads make only one group: set lead_groups to two or "
+                "more groups, or head_type='mean'."
+            )
+        self.register_buffer("pair_members", self.make_pair_members(), persistent=False)
+        self.group_maps = nn.ModuleList(nn.Linear(width, width) for _ in range(num_groups))
+        self.pair_maps = nn.ModuleList(nn.Linear(width, width) for _ in self.pair_members)
+        self.all_maps = nn.ModuleList([nn.Linear(width, width)])
+
+    def make_members(self) -> torch.Tensor:
+        return self._membership(self.config.lead_group_indices())
+
+    def make_pair_members(self) -> torch.Tensor:
+        """Pairs of groups as `(pairs, G)`: neighbours first, as in the released weights (1, 2), (2, 3), (1, 3)."""
+        num_groups = len(self.config.lead_group_indices())
+        pairs = sorted(combinations(range(num_groups), 2), key=lambda pair: (pair[1] - pair[0], pair))
+        members = torch.zeros((len(pairs), num_groups), device="cpu")
+        for row, pair in enumerate(pairs):
+            members[row, list(pair)] = 1.0
+        return members
+
+    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        groups, some_group = average_members(lead_states, present, self.members)
+        groups = map_each(self.group_maps, groups, some_group)
+        pairs, some_pair = average_members(groups, some_group, self.pair_members)
+        pairs = map_each(self.pair_maps, pairs, some_pair)
+        everything, some = average_members(pairs, some_pair, torch.ones_like(pairs[0, None, :, 0]))
+        everything = map_each(self.all_maps, everything, some)
+
+        states = torch.cat((groups, pairs, everything), dim=1)
+        count = torch.cat((some_group, some_pair, some), dim=1).sum(dim=1, keepdim=True)
+        return states.sum(dim=1) / count.clamp(min=1), states
+
+
+HEADS: dict[str, type[ClearHugHead]] = {
+    "hug": ClearHugHierarchicalHead,
+    "mean": ClearHugMeanHead,
+    "weighted": ClearHugWeightedHead,
+    "single_level": ClearHugSingleLevelHead,
+}
+
+
+class ClearHugPreTrainedModel(PreTrainedModel):
+    """What the CLEAR-HUG models share: initialisation, loading and saving."""
+
+    config: ClearHugConfig
+    base_model_prefix = "clear_hug"
+    main_input_name = "input_values"
+    input_modalities = "time"
+    supports_gradient_checkpointing = True
+    # Trainer would otherwise take the loss for one that is divided by num_items_in_batch.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["ClearHugEmbeddings", "ClearHugLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": ClearHugLayer, "attentions": ClearHugAttention}  # noqa: RUF012
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__(config)
+        config.validate_clear_hug()  # fields may have been set since the config was made
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, ClearHugEmbeddings):
+            init.normal_(module.cls_token, std=std)
+            init.normal_(module.position_embeddings, std=std)
+        elif isinstance(module, ClearHugDecoder):
+            init.normal_(module.mask_token, std=std)
+            init.normal_(module.position_embeddings, std=std)
+        elif isinstance(module, ClearHugHead):
+            init.copy_(module.members, module.make_members())
+            if isinstance(module, ClearHugHierarchicalHead):
+                init.copy_(module.pair_members, module.make_pair_members())
+        elif isinstance(module, ClearHugForPreTraining):
+            init.copy_(module.evaluation_order, evaluation_order(module.config))
+
+
+class ClearHugModel(ClearHugPreTrainedModel):
+    """
+    The CLEAR encoder: beats of all leads to a state per beat and a summary per lead.
+
+    Args:
+        config ([`ClearHugConfig`]):
+            Sizes and attention rules.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clear_hug_hf import ClearHugConfig, ClearHugModel
+
+    >>> model = ClearHugModel(ClearHugConfig.preset("tiny")).eval()
+    >>> model(torch.randn(2, 12, 10, 96)).lead_states.shape
+    torch.Size([2, 12, 128])
+    ```"""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^classifier\."]  # noqa: RUF012
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__(config)
+        self.embeddings = ClearHugEmbeddings(config)
+        self.layers = nn.ModuleList(
+            ClearHugLayer(config, config.hidden_size, config.num_attention_heads, config.intermediate_size)
+            for _ in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.beat_projection
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        beat_mask: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        lead_mask: torch.Tensor | None = None,
+        kept_beats: torch.Tensor | None = None,
+        kept_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ClearHugModelOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
+                Beats as the feature extractor cuts them [any unit]; each is normalised by itself here. There may be
+                fewer beats than `config.num_beats`.
+            beat_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+                True where a beat exists; by default everywhere.
+            time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+                Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
+            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead was recorded; by default everywhere.
+            kept_beats (`torch.LongTensor` of shape `(batch_size, K)`, *optional*):
+                The beats to compute, as `lead * num_beats + beat` in terms of `input_values`; by default all.
+            kept_mask (`torch.BoolTensor` of shape `(batch_size, K)`, *optional*):
+                True where `kept_beats` means a beat and not a filler.
+
+        Returns:
+            [`ClearHugModelOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit the model.
+        """
+        check_beats(input_values, self.config)
+        num_leads, num_beats = input_values.shape[1:3]
+        real_beats = find_real_beats(input_values, beat_mask, lead_mask)
+        beats = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
+        summaries, tokens = self.embeddings(beats, time_ids)
+
+        tokens, real_slots = tokens.flatten(1, 2), real_beats.flatten(1)
+        slots = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        if kept_beats is not None:
+            slots = kept_beats
+            tokens = tokens.gather(1, slots[:, :, None].expand(-1, -1, tokens.shape[2]))
+            real_slots = real_slots.gather(1, slots)
+            if kept_mask is not None:
+                real_slots = real_slots & kept_mask
+        positions = slots // num_beats * self.config.num_beats + slots % num_beats
+
+        attention_mask = encoder_attention_mask(self.config, real_beats.any(dim=2), real_slots, positions)
+        hidden_states = torch.cat((summaries.to(tokens.dtype), tokens), dim=1)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.norm(hidden_states)
+        return ClearHugModelOutput(last_hidden_state=hidden_states, lead_states=hidden_states[:, :num_leads])
+
+
+class ClearHugForPreTraining(ClearHugPreTrainedModel):
+    """
+    CLEAR: the encoder with a decoder that rebuilds hidden beats.
+
+    Each recording hides `config.mask_ratio` of its own beats. In training they are drawn anew every time, from
+    `generator` if there is one; in evaluation they are the same for every recording and every call, so that two
+    evaluations can be compared and a recording does not depend on those beside it.
+
+    Args:
+        config ([`ClearHugConfig`]):
+            Sizes and attention rules.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\."]  # noqa: RUF012
+    evaluation_order: torch.Tensor
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__(config)
+        self.clear_hug = ClearHugModel(config)
+        self.decoder = ClearHugDecoder(config)
+        self.register_buffer("evaluation_order", evaluation_order(config), persistent=False)
+        self.post_init()
+
+    def _draw_noise(self, real_beats: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Noise of shape `(B, L, N)`, the same for the same beats however many missing ones follow."""
+        batch_size, num_leads, num_beats = real_beats.shape
+        if generator is None and not self.training:
+            return self.evaluation_order[:, :num_beats].expand(batch_size, -1, -1)
+        shape = (batch_size, num_leads, self.config.num_beats)
+        device = real_beats.device if generator is None else generator.device
+        return torch.rand(shape, generator=generator, device=device)[:, :, :num_beats].to(real_beats.device)
+
+    def _choose_visible(
+        self,
+        real_beats: torch.Tensor,
+        noise: torch.Tensor | None,
+        masked_positions: torch.Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """
+        An order of the beats `(B, T)` in which the visible ones come first, how many those are `(B,)`, and how many
+        slots hold them in every recording. The slots follow from shapes alone: counting would wait for the device.
+        """
+        num_beats = real_beats.shape[1] * real_beats.shape[2]
+        num_real = real_beats.flatten(1).sum(dim=1)
+        if masked_positions is not None:
+            _expect_shape("masked_positions", masked_positions, tuple(real_beats.shape))
+            visible = real_beats & ~masked_positions.bool()
+            order = (~visible).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)
+            return order, visible.flatten(1).sum(dim=1), num_beats
+
+        if noise is None:
+            noise = self._draw_noise(real_beats, generator)
+        _expect_shape("noise", noise, tuple(real_beats.shape))
+        noise = noise.float().masked_fill(~real_beats, torch.inf)
+        order = noise.flatten(1).argsort(dim=1, stable=True)
+        # At least one beat stays visible, as far as there is one.
+        num_visible = count_visible(num_real, self.config.mask_ratio).clamp(min=1).minimum(num_real)
+        return order, num_visible, max(count_visible(num_beats, self.config.mask_ratio), 1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        beat_mask: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        lead_mask: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        masked_positions: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ClearHugForPreTrainingOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
+                Beats as the feature extractor cuts them [any unit].
+            beat_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+                True where a beat exists; by default everywhere. Missing beats are neither hidden nor rebuilt.
+            time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+                Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
+            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead was recorded; by default everywhere.
+            noise (`torch.Tensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
+                The beats with the lowest noise stay visible.
+            masked_positions (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
+                Exactly these beats are hidden, in place of a share of `config.mask_ratio`. Slower than `noise`: the
+                encoder keeps room for every beat.
+            generator (`torch.Generator`, *optional*):
+                Draws the hidden beats, also in evaluation.
+
+        Returns:
+            [`ClearHugForPreTrainingOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit the model.
+        """
+        check_beats(input_values, self.config)
+        real_beats = find_real_beats(input_values, beat_mask, lead_mask)
+        order, num_visible, num_slots = self._choose_visible(real_beats, noise, masked_positions, generator)
+        ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        slots = torch.empty_like(order).scatter(1, order, ranks)
+        visible = (slots < num_visible[:, None]).view_as(real_beats)
+        masked_positions = real_beats & ~visible
+
+        outputs: ClearHugModelOutput = self.clear_hug(
+            input_values,
+            beat_mask=beat_mask,
+            time_ids=time_ids,
+            lead_mask=lead_mask,
+            kept_beats=order[:, :num_slots],
+            kept_mask=ranks[:, :num_slots] < num_visible[:, None],
+            **kwargs,
+        )
+        reconstruction = self.decoder(
+            outputs.last_hidden_state, slots.clamp(max=num_slots - 1), visible, real_beats, **kwargs
+        )
+
+        target = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
+        errors = (reconstruction.float() - target).square().mean(dim=3)
+        loss = (errors * masked_positions).sum() / masked_positions.sum().clamp(min=1)
+        return ClearHugForPreTrainingOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            masked_positions=masked_positions,
+            target=target,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def _known_mean(losses: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+
+
+def classification_loss(
+    labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
+) -> torch.Tensor:
+    """
+    The loss that `config.problem_type` names: binary cross-entropy of independent labels, where NaN means that a label
+    is unknown and counts for nothing; cross-entropy of one class, where -100 means unknown; or mean squared error,
+    where NaN means unknown. Zero where nothing is known.
+
+    Args:
+        labels (`torch.Tensor`):
+            `(batch_size, num_labels)` for several labels and for regression, class numbers `(batch_size,)` for one.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Scores.
+        config ([`ClearHugConfig`]):
+            Holds `problem_type`.
+
+    Raises:
+        `ValueError`: if the labels have another shape.
+    """
+    logits = logits.float()
+    labels = labels.to(logits.device)
+    if config.problem_type == "single_label_classification":
+        _expect_shape("labels", labels, (logits.shape[0],))
+        labels = labels.long()
+        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
+        return _known_mean(losses, labels != -100)
+
+    if config.problem_type == "regression" and logits.shape[1] == 1 and labels.ndim == 1:
+        labels = labels[:, None]
+    _expect_shape("labels", labels, tuple(logits.shape))
+    labels = labels.to(logits.dtype)
+    known = ~labels.isnan()
+    labels = labels.nan_to_num(0.0)
+    if config.problem_type == "regression":
+        return _known_mean(F.mse_loss(logits, labels, reduction="none"), known)
+    return _known_mean(F.binary_cross_entropy_with_logits(logits, labels, reduction="none"), known)
+
+
+class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
+    """
+    The encoder with a head that reads the summaries of the leads for a diagnosis: HUG or one of the paper's simpler
+    heads (`config.head_type`), then a linear classifier.
+
+    Args:
+        config ([`ClearHugConfig`]):
+            Sizes, head, labels and `problem_type`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clear_hug_hf import ClearHugConfig, ClearHugForSequenceClassification
+
+    >>> config = ClearHugConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
+    >>> model = ClearHugForSequenceClassification(config).eval()
+    >>> model(torch.randn(2, 12, 10, 96)).logits.sigmoid().shape
+    torch.Size([2, 2])
+    ```"""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # noqa: RUF012
+
+    def __init__(self, config: ClearHugConfig):
+        super().__init__(config)
+        self.num_labels = len(config.id2label or {})
+        self.clear_hug = ClearHugModel(config)
+        self.head = HEADS[config.head_type](config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        self.loss_function = classification_loss
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        beat_mask: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        lead_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ClearHugClassifierOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
+                Beats as the feature extractor cuts them [any unit].
+            beat_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+                True where a beat exists; by default everywhere.
+            time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+                Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
+            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead was recorded; by default everywhere.
+            labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
+                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers
+                (`"single_label_classification"`); or values (`"regression"`).
+
+        Returns:
+            [`ClearHugClassifierOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit the model.
+        """
+        outputs: ClearHugModelOutput = self.clear_hug(
+            input_values, beat_mask=beat_mask, time_ids=time_ids, lead_mask=lead_mask, **kwargs
+        )
+        present = find_real_beats(input_values, beat_mask, lead_mask).any(dim=2)
+        feature, group_states = self.head(outputs.lead_states, present)
+        logits = self.classifier(self.dropout(feature))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ClearHugClassifierOutput(
+            loss=loss,
+            logits=logits,
+            group_states=group_states,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+# Saved folders hold this file, so that they load where the package is not installed.
+ClearHugModel.register_for_auto_class("AutoModel")
+ClearHugForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+ClearHugForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+
+__all__ = [
+    "ClearHugClassifierOutput",
+    "ClearHugForPreTraining",
+    "ClearHugForPreTrainingOutput",
+    "ClearHugForSequenceClassification",
+    "ClearHugModel",
+    "ClearHugModelOutput",
+    "ClearHugPreTrainedModel",
+]

@@ -1,0 +1,471 @@
+"""What depends on what, found out by changing inputs."""
+
+import pytest
+import torch
+
+from clear_hug_hf.modeling import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
+from clear_hug_hf.modeling.modeling_clear_hug import (
+    count_visible,
+    decoder_attention_mask,
+    encoder_attention_mask,
+    normalize_beats,
+)
+
+
+TOLERANCE = 2e-5
+
+
+def changed(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Whether the vectors along the last dimension differ."""
+    return (before - after).abs().amax(dim=-1) > TOLERANCE
+
+
+def allowed_by_the_paper(config, real, visible, *, decoder: bool) -> torch.Tensor:
+    """The table of attention rules, one pair of tokens at a time."""
+    batch_size, num_leads, num_beats = real.shape
+    tokens = [(lead, None) for lead in range(num_leads)]
+    tokens += [(lead, beat) for lead in range(num_leads) for beat in range(num_beats)]
+    allowed = torch.zeros(batch_size, len(tokens), len(tokens), dtype=torch.bool)
+    for sample in range(batch_size):
+        for row, (lead, beat) in enumerate(tokens):
+            for column, (key_lead, key_beat) in enumerate(tokens):
+                key_exists = real[sample, key_lead].any() if key_beat is None else real[sample, key_lead, key_beat]
+                key_is_visible = key_beat is not None and bool(visible[sample, key_lead, key_beat])
+                own_summary = key_beat is None and key_lead == lead
+                if beat is None:
+                    sees = key_lead == lead or config.cls_attention == "full"
+                elif not decoder:
+                    sees = True
+                elif visible[sample, lead, beat]:
+                    sees = key_is_visible or own_summary
+                else:
+                    sees = (own_summary and config.view_guidance) or (key_beat == beat and config.conduction_guidance)
+                allowed[sample, row, column] = (sees and bool(key_exists)) or row == column
+    return allowed
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"view_guidance": False},
+        {"conduction_guidance": False},
+        {"view_guidance": False, "conduction_guidance": False},
+        {"cls_attention": "full"},
+    ],
+)
+def test_when_masks_are_built_then_they_are_the_papers(small_config, fields):
+    config = small_config(lead_names=["I", "aVR", "V1"], num_beats=4, **fields)
+    real = torch.rand(3, 3, 3) < 0.8
+    real[1, 2] = False  # a missing lead
+    real[2, :, 2] = False  # a missing beat
+    visible = real & (torch.rand(3, 3, 3) < 0.5)
+    expected = allowed_by_the_paper(config, real, visible, decoder=True)
+    assert decoder_attention_mask(config, real, visible)[:, 0].equal(expected)
+
+    positions = torch.tensor([[lead * 4 + beat for lead in range(3) for beat in range(3)]])
+    mask = encoder_attention_mask(config, real.any(dim=2), real.flatten(1), positions)
+    assert mask[:, 0].equal(allowed_by_the_paper(config, real, visible, decoder=False))
+
+
+def test_when_attention_is_full_then_only_missing_tokens_are_hidden(small_config):
+    config = small_config(full_attention=True)
+    real = torch.ones(1, 12, 15, dtype=torch.bool)
+    visible = torch.rand(1, 12, 15) < 0.2
+    assert decoder_attention_mask(config, real, visible).all()
+    real[:, :, 10:] = False
+    mask = decoder_attention_mask(config, real, visible)[0, 0]
+    keys = torch.cat((torch.ones(12, dtype=torch.bool), real[0].flatten()))
+    assert mask[:, keys].all()
+    assert mask[:, ~keys].sum() == (~keys).sum()  # themselves
+
+
+# What the encoder makes of a lead
+
+
+def test_when_another_lead_changes_then_a_lead_state_stays_after_one_layer(small_config, make_batch):
+    batch = make_batch()
+    model = ClearHugModel(small_config(num_hidden_layers=1)).eval()
+    before = model(**batch).lead_states
+    batch["input_values"][:, 4] += torch.randn(96)
+    lead_changed = changed(before, model(**batch).lead_states)
+    assert lead_changed[:, 4].all()
+    assert not lead_changed[:, [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]].any()
+
+
+@pytest.mark.parametrize("fields", [{"num_hidden_layers": 2}, {"num_hidden_layers": 1, "cls_attention": "full"}])
+def test_when_another_lead_changes_then_a_lead_state_changes_through_beats_or_full_attention(
+    small_config, make_batch, fields
+):
+    batch = make_batch()
+    model = ClearHugModel(small_config(**fields)).eval()
+    before = model(**batch).lead_states
+    batch["input_values"][:, 4] += torch.randn(96)
+    lead_changed = changed(before, model(**batch).lead_states)
+    assert lead_changed[0].all()
+    assert lead_changed[1, :10].all()
+
+
+def test_when_amplitude_and_offset_of_beats_change_then_nothing_changes(small_config, make_batch):
+    batch = make_batch()
+    model = ClearHugModel(small_config()).eval()
+    before = model(**batch).lead_states
+    batch["input_values"] = batch["input_values"] * 3.0 + 7.0
+    torch.testing.assert_close(model(**batch).lead_states, before, atol=1e-4, rtol=0)
+
+
+def test_when_beats_are_normalised_then_mean_and_unbiased_variance_are_gone():
+    beats = torch.randn(2, 3, 4, 96) * 5 + 2
+    real = torch.ones(2, 3, 4, dtype=torch.bool)
+    real[0, 0, 0] = False
+    beats[0, 0, 0] = torch.nan
+    normal = normalize_beats(beats, real, 1e-6)
+    assert normal[0, 0, 0].eq(0).all()
+    torch.testing.assert_close(normal[1].std(dim=-1), torch.ones(3, 4))
+    torch.testing.assert_close(normal[1].mean(dim=-1), torch.zeros(3, 4), atol=1e-6, rtol=0)
+    expected = (beats[1] - beats[1].mean(-1, keepdim=True)) / (beats[1].var(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(normal[1], expected)
+
+
+# What a hidden beat is rebuilt from, given what the encoder made of the visible ones
+
+
+def rebuild(model, memory, slots, visible, real):
+    with torch.no_grad():
+        return model.decoder(memory, slots, visible, real)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sees_same_beat", "sees_own_summary", "sees_rest"),
+    [
+        ({}, True, True, False),
+        ({"view_guidance": False}, True, False, False),
+        ({"conduction_guidance": False}, False, True, False),
+        ({"view_guidance": False, "conduction_guidance": False}, False, False, False),
+        ({"full_attention": True}, True, True, True),
+    ],
+)
+def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
+    small_config, fields, sees_same_beat, sees_own_summary, sees_rest
+):
+    # With one layer nothing reaches a beat but what it attends to.
+    model = ClearHugForPreTraining(small_config(decoder_num_hidden_layers=1, **fields)).eval()
+    real = torch.ones(1, 12, 15, dtype=torch.bool)
+    visible = torch.zeros(1, 12, 15, dtype=torch.bool)
+    visible[0, :, 3] = True
+    visible[0, 5, 8:] = True
+    visible[0, 2, 3] = False  # the hidden beat looked at: beat 3 of lead 2
+    slots = torch.arange(180)[None]
+    memory = torch.randn(1, 192, 32)
+    before = rebuild(model, memory, slots, visible, real)[0, 2, 3]
+
+    def reacts_to(token: int) -> bool:
+        other = memory.clone()
+        other[0, token] += torch.randn(32)
+        return bool(changed(before, rebuild(model, other, slots, visible, real)[0, 2, 3]))
+
+    assert reacts_to(2) is sees_own_summary
+    for lead in (0, 1, 11):
+        assert reacts_to(12 + lead * 15 + 3) is sees_same_beat
+    assert reacts_to(7) is sees_rest  # the summary of another lead
+    assert reacts_to(12 + 5 * 15 + 9) is sees_rest  # another beat of another lead
+    assert not reacts_to(12 + 2 * 15 + 4)  # what stands where a hidden beat would be
+
+
+def test_when_decoder_memory_changes_then_a_visible_beat_sees_visible_beats_and_its_summary(small_config):
+    model = ClearHugForPreTraining(small_config(decoder_num_hidden_layers=1)).eval()
+    real = torch.ones(1, 12, 15, dtype=torch.bool)
+    visible = torch.zeros(1, 12, 15, dtype=torch.bool)
+    visible[0, 2, 3] = visible[0, 5, 9] = True
+    slots = torch.arange(180)[None]
+    memory = torch.randn(1, 192, 32)
+    before = rebuild(model, memory, slots, visible, real)[0, 2, 3]
+    for token, expected in ((2, True), (12 + 5 * 15 + 9, True), (7, False), (12 + 3 * 15 + 3, False)):
+        other = memory.clone()
+        other[0, token] += torch.randn(32)
+        assert bool(changed(before, rebuild(model, other, slots, visible, real)[0, 2, 3])) is expected
+
+
+@pytest.mark.parametrize("fields", [{}, {"full_attention": True}, {"cls_attention": "reference_bias"}])
+def test_when_a_hidden_beat_changes_then_no_reconstruction_does(small_config, make_batch, fields):
+    batch = make_batch()
+    noise = torch.rand(2, 12, 15)
+    model = ClearHugForPreTraining(small_config(**fields)).eval()
+    before = model(**batch, noise=noise)
+    other = {**batch, "input_values": batch["input_values"].clone()}
+    other["input_values"][before.masked_positions] += torch.randn(96)
+    after = model(**other, noise=noise)
+    torch.testing.assert_close(after.reconstruction, before.reconstruction)
+    assert changed(before.target, after.target)[before.masked_positions].all()
+
+
+def test_when_beats_are_embedded_by_the_released_convolution_then_hidden_neighbours_leak(small_config, make_batch):
+    batch = make_batch()
+    noise = torch.rand(2, 12, 15)
+    model = ClearHugForPreTraining(small_config(beat_embedding="conv")).eval()
+    before = model(**batch, noise=noise)
+    other = {**batch, "input_values": batch["input_values"].clone()}
+    other["input_values"][before.masked_positions] += torch.randn(96)
+    assert changed(before.reconstruction, model(**other, noise=noise).reconstruction).any()
+
+
+def test_when_a_visible_beat_changes_then_hidden_beats_do(small_config, make_batch):
+    batch = make_batch()
+    noise = torch.rand(2, 12, 15)
+    model = ClearHugForPreTraining(small_config()).eval()
+    before = model(**batch, noise=noise)
+    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    other = {**batch, "input_values": batch["input_values"].clone()}
+    other["input_values"][real & ~before.masked_positions] += torch.randn(96)
+    assert changed(before.reconstruction, model(**other, noise=noise).reconstruction)[before.masked_positions].all()
+
+
+# Missing beats and leads
+
+ALL_FORMS = [
+    {},
+    {"full_attention": True},
+    {"cls_attention": "full"},
+    {"cls_attention": "reference_bias"},
+    {"beat_embedding": "conv"},
+]
+
+
+@pytest.mark.parametrize("fields", ALL_FORMS)
+def test_when_missing_beats_and_leads_hold_anything_then_nothing_changes(small_config, make_batch, fields):
+    batch = make_batch()
+    noise = torch.rand(2, 12, 15)
+    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    other = {**batch, "input_values": batch["input_values"].clone(), "time_ids": batch["time_ids"].clone()}
+    other["input_values"][~real] = torch.nan
+    other["time_ids"][~batch["beat_mask"]] = 7
+
+    model = ClearHugModel(small_config(**fields)).eval()
+    before, after = model(**batch), model(**other)
+    torch.testing.assert_close(after.lead_states, before.lead_states)
+    states, other_states = before.last_hidden_state[:, 12:], after.last_hidden_state[:, 12:]
+    torch.testing.assert_close(other_states[real.flatten(1)], states[real.flatten(1)])
+    assert other_states.isfinite().all()
+
+    pretraining = ClearHugForPreTraining(small_config(**fields)).eval()
+    before, after = pretraining(**batch, noise=noise), pretraining(**other, noise=noise)
+    torch.testing.assert_close(after.loss, before.loss)
+    torch.testing.assert_close(after.reconstruction[real], before.reconstruction[real])
+
+
+@pytest.mark.parametrize("fields", ALL_FORMS)
+def test_when_a_batch_is_trimmed_to_its_longest_then_numbers_stay(small_config, make_batch, fields):
+    full, trimmed = make_batch(15, (11, 9)), make_batch(11, (11, 9))
+    noise = torch.rand(2, 12, 15)
+    config = small_config(**fields)
+    model = ClearHugForSequenceClassification(config).eval()
+    torch.testing.assert_close(model(**trimmed).logits, model(**full).logits, atol=1e-5, rtol=0)
+
+    pretraining = ClearHugForPreTraining(config).eval()
+    for full_noise, trimmed_noise in ((noise, noise[:, :, :11]), (None, None)):
+        before, after = pretraining(**full, noise=full_noise), pretraining(**trimmed, noise=trimmed_noise)
+        assert after.masked_positions.equal(before.masked_positions[:, :, :11])
+        torch.testing.assert_close(after.loss, before.loss, atol=1e-5, rtol=0)
+    drawn = [pretraining(**batch, generator=torch.Generator().manual_seed(5)) for batch in (full, trimmed)]
+    assert drawn[1].masked_positions.equal(drawn[0].masked_positions[:, :, :11])
+
+
+@pytest.mark.parametrize("fields", ALL_FORMS)
+def test_when_recordings_come_one_by_one_then_numbers_are_those_of_the_batch(small_config, make_batch, fields):
+    batch = make_batch(15, (15, 9, 1))
+    single = [{name: value[i : i + 1] for name, value in batch.items()} for i in range(3)]
+    config = small_config(**fields)
+    model = ClearHugForSequenceClassification(config).eval()
+    logits = torch.cat([model(**sample).logits for sample in single])
+    torch.testing.assert_close(model(**batch).logits, logits, atol=1e-5, rtol=0)
+
+    pretraining = ClearHugForPreTraining(config).eval()
+    together, alone = pretraining(**batch), [pretraining(**sample) for sample in single]
+    assert together.masked_positions.equal(torch.cat([output.masked_positions for output in alone]))
+    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    reconstruction = torch.cat([output.reconstruction for output in alone])
+    torch.testing.assert_close(together.reconstruction[real], reconstruction[real], atol=1e-5, rtol=0)
+    weights = together.masked_positions.sum(dim=(1, 2))
+    mean = (torch.stack([output.loss for output in alone]) * weights).sum() / weights.sum()
+    torch.testing.assert_close(together.loss, mean)
+
+
+def test_when_beats_are_missing_in_one_lead_only_then_a_mask_per_lead_says_so(small_config, make_batch):
+    batch = make_batch(15, (15, 15))
+    beat_mask = torch.ones(2, 12, 15, dtype=torch.bool)
+    beat_mask[0, 3, 4:] = False
+    beat_mask[1, 10:] = False
+    model = ClearHugForSequenceClassification(small_config()).eval()
+    before = model(batch["input_values"], beat_mask=beat_mask).logits
+    batch["input_values"][0, 3, 4:] = 9.0
+    torch.testing.assert_close(model(batch["input_values"], beat_mask=beat_mask).logits, before)
+    # A lead without beats is a missing lead.
+    by_lead = model(batch["input_values"][1:], lead_mask=batch["lead_mask"][1:]).logits
+    torch.testing.assert_close(by_lead, before[1:])
+
+
+@pytest.mark.parametrize("head_type", ["hug", "mean", "weighted", "single_level"])
+def test_when_nothing_was_recorded_then_numbers_stay_finite(small_config, make_batch, head_type):
+    batch = make_batch(15, (15, 0))
+    model = ClearHugForSequenceClassification(small_config(head_type=head_type))
+    loss = model(**batch, labels=torch.ones(2, 5)).loss
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+    pretraining = ClearHugForPreTraining(small_config())
+    empty = {name: value[1:] for name, value in batch.items()}
+    output = pretraining(**empty)
+    output.loss.backward()
+    assert output.loss == 0
+    assert not output.masked_positions.any()
+    assert all(p.grad.isfinite().all() for p in pretraining.parameters() if p.grad is not None)
+
+
+# Which beats are hidden
+
+
+@pytest.mark.parametrize("mask_ratio", [0.5, 0.75, 0.8, 0.9, 1 / 3])
+def test_when_beats_are_hidden_then_each_recording_hides_its_share(small_config, mask_ratio):
+    model = ClearHugForPreTraining(small_config(mask_ratio=mask_ratio)).eval()
+    counts = torch.arange(0, 16)
+    beat_mask = torch.arange(15) < counts[:, None]
+    masked = model(torch.randn(16, 12, 15, 96), beat_mask=beat_mask, noise=torch.rand(16, 12, 15)).masked_positions
+    assert not (masked & ~beat_mask[:, None, :]).any()
+    hidden = masked.sum(dim=(1, 2))
+    expected = counts * 12 - (counts * 12 * (1 - mask_ratio) + 0.5 + 1e-3).floor()
+    assert hidden.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("mask_ratio", [0.1, 0.5, 0.75, 0.8, 0.85, 0.9, 0.99])
+def test_when_visible_beats_are_counted_then_slots_always_suffice(mask_ratio):
+    numbers = torch.arange(0, 500)
+    counts = count_visible(numbers, mask_ratio)
+    assert counts.tolist() == [count_visible(int(number), mask_ratio) for number in numbers]
+    assert (counts.diff() >= 0).all()
+
+
+def test_when_noise_is_given_then_the_lowest_stays_visible(small_config, make_batch):
+    batch = make_batch()
+    model = ClearHugForPreTraining(small_config())
+    noise = torch.rand(2, 12, 15)
+    first, second = (model(**batch, noise=noise).masked_positions for _ in range(2))
+    assert first.equal(second)
+    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    for sample in range(2):
+        seen = noise[sample][real[sample] & ~first[sample]]
+        assert seen.max() < noise[sample][first[sample]].min()
+    assert not first[0].equal(first[1])
+
+
+def test_when_the_generator_is_seeded_then_the_same_beats_are_hidden(small_config, make_batch):
+    batch = make_batch()
+    model = ClearHugForPreTraining(small_config())
+    masks = [model(**batch, generator=torch.Generator().manual_seed(seed)).masked_positions for seed in (3, 3, 4)]
+    assert masks[0].equal(masks[1])
+    assert not masks[0].equal(masks[2])
+
+
+def test_when_training_then_every_step_and_recording_hides_other_beats(small_config, make_batch):
+    batch = make_batch(15, (15, 15))
+    batch.pop("lead_mask")
+    model = ClearHugForPreTraining(small_config()).train()
+    first, second = (model(**batch).masked_positions for _ in range(2))
+    assert not first.equal(second)
+    assert not first[0].equal(first[1])
+
+
+def test_when_evaluating_then_results_are_deterministic(small_config, make_batch):
+    batch = make_batch()
+    config = small_config()
+    model = ClearHugForPreTraining(config).eval()
+    first = model(**batch)
+    torch.rand(7)
+    second = model(**batch)
+    assert first.loss.equal(second.loss)
+    assert first.reconstruction.equal(second.reconstruction)
+    # Another model, and another precision, hide the same beats.
+    assert ClearHugForPreTraining(config).eval().bfloat16()(**batch).masked_positions.equal(first.masked_positions)
+
+    encoder = ClearHugModel(config).eval()
+    assert encoder(**batch).last_hidden_state.equal(encoder(**batch).last_hidden_state)
+
+
+def test_when_hidden_beats_are_named_then_exactly_they_are_hidden_as_with_noise(small_config, make_batch):
+    batch = make_batch()
+    model = ClearHugForPreTraining(small_config()).eval()
+    by_noise = model(**batch, noise=torch.rand(2, 12, 15))
+    by_name = model(**batch, masked_positions=by_noise.masked_positions)
+    assert by_name.masked_positions.equal(by_noise.masked_positions)
+    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    torch.testing.assert_close(by_name.reconstruction[real], by_noise.reconstruction[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_name.loss, by_noise.loss)
+
+
+def test_when_pretraining_then_the_encoder_computes_visible_beats_only(small_config, make_batch):
+    batch = make_batch()
+    model = ClearHugForPreTraining(small_config()).eval()
+    hidden_states = model(**batch, output_hidden_states=True).hidden_states
+    assert {tuple(states.shape) for states in hidden_states} == {(2, 12 + 36, 32)}
+
+
+def test_when_the_loss_is_computed_then_it_is_the_mean_over_hidden_beats(small_config, make_batch):
+    output = ClearHugForPreTraining(small_config()).eval()(**make_batch())
+    errors = (output.reconstruction - output.target).square().mean(dim=-1)
+    torch.testing.assert_close(output.loss, errors[output.masked_positions].mean())
+
+
+# Heads
+
+
+def test_when_leads_are_missing_then_hug_means_run_over_those_present(small_config):
+    model = ClearHugForSequenceClassification(small_config()).eval()
+    states = torch.randn(1, 12, 32)
+    present = torch.ones(1, 12, dtype=torch.bool)
+    present[0, [2, 3, 4, 5]] = False  # III, and the whole second group
+    feature, groups = model.head(states, present)
+
+    maps, pairs, everything = model.head.group_maps, model.head.pair_maps, model.head.all_maps[0]
+    g1 = torch.stack([maps[0](states[:, lead]) for lead in (0, 1)]).mean(0)
+    g3 = torch.stack([maps[2](states[:, lead]) for lead in range(6, 12)]).mean(0)
+    p12, p23, p13 = pairs[0](g1), pairs[1](g3), (pairs[2](g1) + pairs[2](g3)) / 2
+    top = (everything(p12) + everything(p23) + everything(p13)) / 3
+    expected = torch.stack((g1, torch.zeros_like(g1), g3, p12, p23, p13, top), dim=1)
+    torch.testing.assert_close(groups, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(feature, (g1 + g3 + p12 + p23 + p13 + top) / 6, atol=1e-5, rtol=1e-5)
+
+
+def test_when_the_head_is_simpler_then_it_averages_as_the_paper_says(small_config):
+    states = torch.randn(2, 12, 32)
+    present = torch.ones(2, 12, dtype=torch.bool)
+    present[1, 6:] = False
+
+    mean = ClearHugForSequenceClassification(small_config(head_type="mean")).head(states, present)[0]
+    torch.testing.assert_close(mean, torch.stack((states[0].mean(0), states[1, :6].mean(0))))
+
+    weighted = ClearHugForSequenceClassification(small_config(head_type="weighted")).head
+    scores = weighted.score(states)[1, :6].softmax(dim=0)
+    torch.testing.assert_close(weighted(states, present)[0][1], (scores * states[1, :6]).sum(0))
+
+    single = ClearHugForSequenceClassification(small_config(head_type="single_level")).head
+    groups = [[0, 1, 2], [3, 4, 5], list(range(6, 12))]
+    combinations = [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]]
+    assert len(single.maps) == 7
+    vectors = [
+        layer(states[0, [lead for g in combination for lead in groups[g]]]).mean(0)
+        for layer, combination in zip(single.maps, combinations, strict=True)
+    ]
+    torch.testing.assert_close(single(states, present)[0][0], torch.stack(vectors).mean(0), atol=1e-5, rtol=1e-5)
+
+
+def test_when_leads_make_one_group_then_hug_is_refused(small_config):
+    with pytest.raises(ValueError, match="head_type='hug' pairs groups"):
+        ClearHugForSequenceClassification(small_config(lead_names=["I", "II", "III"]))
+    model = ClearHugForSequenceClassification(small_config(lead_names=["I", "II", "III"], head_type="mean")).eval()
+    assert model(torch.randn(1, 3, 4, 96)).logits.shape == (1, 5)
+
+
+def test_when_leads_and_groups_are_others_then_shapes_follow(small_config):
+    config = small_config(lead_names=["X", "Y", "Z", "II"], lead_groups=[["X"], ["Y"], ["Z"], ["II"]])
+    output = ClearHugForSequenceClassification(config).eval()(torch.randn(2, 4, 7, 96))
+    assert output.group_states.shape == (2, 4 + 6 + 1, 32)
+    assert ClearHugForPreTraining(config).eval()(torch.randn(2, 4, 7, 96)).reconstruction.shape == (2, 4, 7, 96)
