@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,22 @@ MIN_SAMPLING_RATE = 50.0
 """Lowest accepted rate [Hz]: below it the QRS complex, which reaches past 20 Hz, is not in the signal any more."""
 
 
+@dataclass(frozen=True)
+class Window:
+    """
+    A part of a cleaned recording that the model sees at once.
+
+    Args:
+        start (`int`): Where it begins [samples of the cleaned recording].
+        signal (`np.ndarray` of shape `(12, num_samples)`): Its signal, shorter than a window if the recording is.
+        r_peaks (`np.ndarray`): Its peaks [samples from `start`].
+    """
+
+    start: int
+    signal: np.ndarray
+    r_peaks: np.ndarray
+
+
 class ClearHugFeatureExtractor(FeatureExtractionMixin):
     """
     Turns recordings into the beats that [`ClearHugModel`] reads.
@@ -38,10 +55,10 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
         num_beats (`int`, *optional*, defaults to `15`): Beats kept per window, from the first.
         beat_length (`int`, *optional*, defaults to `96`): Length of one beat's window [samples at `sampling_rate`].
         window_seconds (`float`, *optional*, defaults to `10.0`): Length of the window that the model sees at once [s].
-        window (`str`, *optional*, defaults to `"first"`):
+        windows (`str`, *optional*, defaults to `"first"`):
             Part of a longer recording that is used: `"first"`, `"center"`, or `"all"` for every window
             `stride_seconds` apart (the last one moved back so that it ends with the recording).
-        stride_seconds (`float`, *optional*): Step between windows with `window="all"` [s]; `window_seconds` by
+        stride_seconds (`float`, *optional*): Step between windows with `windows="all"` [s]; `window_seconds` by
             default.
         detector (`str`, *optional*, defaults to `"multilead"`): Name of the R-peak detector (see `detect_r_peaks`).
         on_no_beats (`str`, *optional*, defaults to `"raise"`):
@@ -73,7 +90,7 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
         num_beats: int = 15,
         beat_length: int = 96,
         window_seconds: float = 10.0,
-        window: str = "first",
+        windows: str = "first",
         stride_seconds: float | None = None,
         detector: str = "multilead",
         on_no_beats: str = "raise",
@@ -96,7 +113,8 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
         self.num_beats = num_beats
         self.beat_length = beat_length
         self.window_seconds = window_seconds
-        self.window = window
+        # Not `window`: transformers leaves a field of that name out of the saved file.
+        self.windows = windows
         self.stride_seconds = stride_seconds
         self.detector = detector
         self.on_no_beats = on_no_beats
@@ -117,7 +135,7 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
                 f"bandpass_high is {bandpass_high} Hz: it must be below half the sampling rate "
                 f"({self.sampling_rate / 2} Hz)"
             )
-        self._check_choices(window, on_no_beats, detector, stride_seconds)
+        self._check_choices(windows, on_no_beats, detector, stride_seconds)
 
     @property
     def lead_names(self) -> tuple[str, ...]:
@@ -140,7 +158,7 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
         return_windows: bool = False,
         return_tensors: str | TensorType | None = None,
         *,
-        window: str | None = None,
+        windows: str | None = None,
         stride_seconds: float | None = None,
         detector: str | None = None,
         on_no_beats: str | None = None,
@@ -174,22 +192,22 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
                 Add `recording_ids` `(num_windows,)`, the place of each window's recording in the input, and
                 `window_starts` `(num_windows,)` [samples of that recording at its own rate, rounded].
             return_tensors (`str` or [`~utils.TensorType`], *optional*): `"pt"` or `"np"`.
-            window, stride_seconds, detector, on_no_beats, do_repair, do_derive_leads, do_resample, do_bandpass,
+            windows, stride_seconds, detector, on_no_beats, do_repair, do_derive_leads, do_resample, do_bandpass,
             do_rescale, do_mask_flat_leads (*optional*): Override the configuration for this call.
 
         Returns:
             [`BatchFeature`]: with `input_values` `(num_windows, 12, num_beats, beat_length)` float32, `beat_mask`
             `(num_windows, num_beats)` bool, `time_ids` `(num_windows, num_beats)` int64 and `lead_mask`
-            `(num_windows, 12)` bool. One window per recording unless `window="all"`.
+            `(num_windows, 12)` bool. One window per recording unless `windows="all"`.
 
         Raises:
             InputError: If a recording cannot be used; the message says which, why, and what to do.
         """
-        window = self.window if window is None else window
+        choice = self.windows if windows is None else windows
         stride_seconds = self.stride_seconds if stride_seconds is None else stride_seconds
         detector = self.detector if detector is None else detector
         on_no_beats = self.on_no_beats if on_no_beats is None else on_no_beats
-        self._check_choices(window, on_no_beats, detector, stride_seconds)
+        self._check_choices(choice, on_no_beats, detector, stride_seconds)
 
         recordings, single = _as_recordings(waveforms)
         count = len(recordings)
@@ -231,26 +249,24 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
                 with _Naming(index, count):
                     peaks.append(self._known_peaks(given[index], recordings[index].shape[-1], float(rates[index])))
 
-        windows, window_peaks, window_lead_masks, recording_ids, starts = [], [], [], [], []
+        cut_windows, window_peaks, window_lead_masks, recording_ids, starts = [], [], [], [], []
         for index, signal in enumerate(signals):
-            for start in self._window_starts(signal.shape[-1], window, stride_seconds):
-                stop = start + self.window_samples
-                windows.append(signal[:, start:stop])
-                inside = (peaks[index] >= start) & (peaks[index] < stop)
-                window_peaks.append(peaks[index][inside] - start)
+            for window in self.split(signal, peaks[index], choice, stride_seconds):
+                cut_windows.append(window.signal)
+                window_peaks.append(window.r_peaks)
                 window_lead_masks.append(lead_masks[index])
                 recording_ids.append(index)
-                starts.append(round(start * float(rates[index]) / self.sampling_rate))
-                if not inside.any() and on_no_beats == "raise":
+                starts.append(round(window.start * float(rates[index]) / self.sampling_rate))
+                if not window.r_peaks.size and on_no_beats == "raise":
+                    first = window.start / self.sampling_rate
+                    last = first + window.signal.shape[-1] / self.sampling_rate
                     with _Naming(index, count):
-                        last = min(stop, signal.shape[-1]) / self.sampling_rate
                         raise InputError(
-                            f"no beat was found between {start / self.sampling_rate:g} s and {last:g} s: check the "
-                            "leads and the unit, pass known peaks with `r_peaks=`, or mark such windows with "
-                            '`on_no_beats="mask"`'
+                            f"no beat was found between {first:g} s and {last:g} s: check the leads and the unit, "
+                            'pass known peaks with `r_peaks=`, or mark such windows with `on_no_beats="mask"`'
                         )
 
-        features = self.cut(windows, window_peaks, window_lead_masks)
+        features = self.cut(cut_windows, window_peaks, window_lead_masks)
         if return_r_peaks:
             features["r_peaks"] = pad_peaks(window_peaks)
         if return_windows:
@@ -379,6 +395,43 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
                 peaks[index] = recording_peaks
         return peaks
 
+    def split(
+        self,
+        signal: np.ndarray,
+        r_peaks: np.ndarray,
+        windows: str | None = None,
+        stride_seconds: float | None = None,
+    ) -> list[Window]:
+        """
+        The windows of a cleaned recording that the model shall see.
+
+        Args:
+            signal (`np.ndarray` of shape `(12, num_samples)`): As [`clean`] gives it.
+            r_peaks (`np.ndarray`): Its ascending peaks [samples].
+            windows, stride_seconds (*optional*): Override the configuration for this call.
+
+        Returns:
+            `list[Window]`: At least one, in order.
+        """
+        choice = self.windows if windows is None else windows
+        stride_seconds = self.stride_seconds if stride_seconds is None else stride_seconds
+        slack = signal.shape[-1] - self.window_samples
+        if slack <= 0 or choice == "first":
+            starts = [0]
+        elif choice == "center":
+            starts = [slack // 2]
+        else:
+            stride = max(1, round((stride_seconds or self.window_seconds) * self.sampling_rate))
+            starts = list(range(0, slack + 1, stride))
+            if starts[-1] < slack:
+                starts.append(slack)
+        found = []
+        for start in starts:
+            stop = start + self.window_samples
+            inside = r_peaks[(r_peaks >= start) & (r_peaks < stop)] - start
+            found.append(Window(start, signal[:, start:stop], inside))
+        return found
+
     def cut(
         self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
@@ -407,18 +460,6 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
             "lead_mask": np.stack(list(lead_masks)).astype(bool),
         }
 
-    def _window_starts(self, num_samples: int, window: str, stride_seconds: float | None) -> list[int]:
-        slack = num_samples - self.window_samples
-        if slack <= 0 or window == "first":
-            return [0]
-        if window == "center":
-            return [slack // 2]
-        stride = max(1, round((stride_seconds or self.window_seconds) * self.sampling_rate))
-        starts = list(range(0, slack + 1, stride))
-        if starts[-1] < slack:
-            starts.append(slack)
-        return starts
-
     def _known_peaks(self, r_peaks: np.ndarray, num_samples: int, rate: float) -> np.ndarray:
         given = np.asarray(r_peaks)
         if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)):
@@ -433,9 +474,9 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
         return np.minimum(peaks, math.ceil(num_samples * self.sampling_rate / rate) - 1)
 
     @staticmethod
-    def _check_choices(window: str, on_no_beats: str, detector: str, stride_seconds: float | None) -> None:
+    def _check_choices(windows: str, on_no_beats: str, detector: str, stride_seconds: float | None) -> None:
         for name, value, known in (
-            ("window", window, WINDOWS),
+            ("windows", windows, WINDOWS),
             ("on_no_beats", on_no_beats, ON_NO_BEATS),
             ("detector", detector, tuple(DETECTORS)),
         ):

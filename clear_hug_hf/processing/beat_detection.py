@@ -1,0 +1,298 @@
+"""
+R peaks of recordings, by named detectors; the default reads all leads at once.
+
+`"multilead"` follows Pan and Tompkins (IEEE Trans. Biomed. Eng. 32, 1985: band-pass, energy, moving window, a threshold
+that follows the signal's own beats, refractory period, T-wave rule), with the leads joined before anything is decided:
+
+1. One FFT per lead does the band-pass of 8-20 Hz (where the QRS stands out most: Elgendi et al., BIOSIGNALS 2010), with
+   zero phase, and the step to about 100 Hz. Its magnitude is taken, so that the sign of a lead does not matter.
+2. Each lead is divided by its own usual peak and cut off at 1: units do not matter, and neither an artefact nor a
+   giant ectopic beat in one lead can outweigh the others. The usual peak is a low quartile over windows of 2 s within
+   10 s, so that it comes from the beats that are always there rather than from the largest ones.
+3. The leads are averaged, each weighted by how rarely it is high (a QRS is short, noise is not) and by its squared
+   correlation with the average (a lead that sees other things than the rest is not heard).
+4. A window of 120 ms smooths the average. Maxima that nothing within 200 ms exceeds are beats if they reach
+   0.4 of the usual peak of the average, unless they follow a beat by at most 360 ms with less than half of its height
+   (a T wave). Where the average is high all the time there is noise and no beat.
+
+Pan and Tompkins' search for missed beats at half the threshold is left out: over 2,600 recordings of four sources it
+had nothing to add. The marked beats of the LUDB development records lie at 0.46 of the usual peak or higher (all but
+one at 0.7), everything else at 0.31 or lower: the one threshold stands between, and 0.35 to 0.45 give the same beats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+
+import numpy as np
+from scipy import fft
+from scipy.ndimage import correlate1d, maximum_filter1d
+
+from .errors import InputError
+from .leads import STANDARD_LEADS
+
+
+MINIMUM_RATE = 50.0
+"""Lowest sampling rate that a QRS survives [Hz]."""
+
+_RATE = 100  # The detector's own rate [Hz].
+_BAND = (8.0, 20.0)  # [Hz]
+_CLOSING = 0.5  # Length of the ramp that joins a recording's end to its start, for the circular filter [s].
+_BLOCK = 50  # Peaks are taken over blocks of half a second [samples at _RATE], ...
+_WINDOW = 4  # ... windows are 2 s: down to 30 beats a minute each holds a beat, and the quartile forgives down to 25.
+_NEIGHBOURHOOD = 17  # Windows that span 10 s.
+_QUARTILE = 0.25
+_LEAST_OF_MEDIAN = 0.4  # A pause longer than the quartile forgives must not turn T waves into peaks.
+_LOWEST_MEAN = 0.06  # A lead that is high more rarely than beats at 40 a minute make it has artefacts, no better beats.
+_DEAD = 1e-6  # Peaks below this share of a lead's range are rounding.
+_SMOOTHING = np.hanning(15)[1:-1] / np.hanning(15).sum()  # 120 ms at _RATE.
+_REFRACTORY = 20  # [samples at _RATE]
+_THRESHOLD = 0.4
+_T_WAVE_REACH = 36  # [samples at _RATE]
+_T_WAVE_SHARE = 0.5
+_NOISE = 0.5  # The average's 20th percentile: below 0.3 of its usual peak up to 220 beats a minute, 0.65 in noise.
+_CHUNK = 200_000  # Samples filtered at once: what stays in a core's cache.
+
+
+def _multilead(signals: np.ndarray, sampling_rate: float, present: np.ndarray) -> list[np.ndarray]:
+    num_recordings, num_leads, num_samples = signals.shape
+    chunk = max(1, _CHUNK // (num_leads * num_samples))
+    peaks: list[np.ndarray] = []
+    for start in range(0, num_recordings, chunk):
+        part = slice(start, start + chunk)
+        magnitude, usual, step = _lead_magnitudes(signals[part], sampling_rate)
+        usual = np.where(present[part, :, None], usual, 0.0)
+        average = _average_leads(magnitude, usual)
+        rows, places = _pick_beats(average)
+        samples = np.minimum(np.rint(places * step).astype(np.int64), num_samples - 1)
+        peaks += np.split(samples, np.searchsorted(rows, np.arange(1, len(average))))
+    return peaks
+
+
+def _lead_magnitudes(signals: np.ndarray, sampling_rate: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Band-passed magnitudes at `_RATE` (whole blocks), the usual peak of each block, and the step in samples."""
+    num_samples = signals.shape[-1]
+    length = fft.next_fast_len(num_samples + math.ceil(_CLOSING * sampling_rate), real=True)
+    closed = np.empty((*signals.shape[:-1], length), dtype=np.float32)
+    # Less its first sample before it loses digits: an offset must not drown the beats.
+    np.subtract(signals, signals[..., :1], out=closed[..., :num_samples], casting="same_kind")
+    ramp = np.linspace(1.0, 0.0, length - num_samples, dtype=np.float32)
+    np.multiply(closed[..., num_samples - 1 : num_samples], ramp, out=closed[..., num_samples:])
+    lead_range = np.maximum(closed.max(axis=-1), -closed.min(axis=-1))
+
+    own_length = round(length * _RATE / sampling_rate)
+    step = length / own_length
+    spectrum = fft.rfft(closed, axis=-1, overwrite_x=True)[..., : own_length // 2 + 1]
+    spectrum *= _bandpass_gain(length, sampling_rate)[: own_length // 2 + 1]
+    filtered = fft.irfft(spectrum, own_length, axis=-1, overwrite_x=True)
+
+    own_samples = min(math.ceil(num_samples / step), own_length)
+    whole = -(-own_samples // _BLOCK) * _BLOCK
+    magnitude = np.empty((*signals.shape[:-1], whole), dtype=np.float32)
+    np.abs(filtered[..., :own_samples], out=magnitude[..., :own_samples])
+    magnitude[..., own_samples:] = 0.0
+    usual = _usual_peaks(magnitude)
+    return magnitude, np.where(usual > _DEAD * lead_range[..., None], usual, 0.0), step
+
+
+@lru_cache(maxsize=16)
+def _bandpass_gain(length: int, sampling_rate: float) -> np.ndarray:
+    """A second-order Butterworth's squared magnitude on each side: what running it forwards and backwards gives."""
+    frequencies = np.maximum(fft.rfftfreq(length, 1.0 / sampling_rate), 1e-6)
+    gain = 1.0 / ((1.0 + (_BAND[0] / frequencies) ** 4) * (1.0 + (frequencies / _BAND[1]) ** 4))
+    return gain.astype(np.float32)
+
+
+def _usual_peaks(values: np.ndarray) -> np.ndarray:
+    """What the peaks around each block usually reach, of shape `(..., num_blocks)`; `values` holds whole blocks."""
+    num_blocks = values.shape[-1] // _BLOCK
+    # Several times faster than a maximum over the last axis of a reshaped array.
+    peaks = np.maximum.reduceat(values.reshape(-1), np.arange(0, values.size, _BLOCK))
+    peaks = peaks.reshape(*values.shape[:-1], num_blocks)
+    width = min(_WINDOW, num_blocks)
+    num_windows = num_blocks - width + 1
+    windows = peaks[..., :num_windows]
+    for offset in range(1, width):
+        windows = np.maximum(windows, peaks[..., offset : offset + num_windows])
+    around = min(_NEIGHBOURHOOD, num_windows)
+    ranked = np.sort(np.lib.stride_tricks.sliding_window_view(windows, around, axis=-1), axis=-1)
+    usual = np.maximum(
+        ranked[..., int(_QUARTILE * (around - 1))], _LEAST_OF_MEDIAN * ranked[..., (around - 1) // 2]
+    )
+    # The neighbourhood whose middle is nearest to the block.
+    middle = (around + width - 1) // 2
+    return usual[..., np.clip(np.arange(num_blocks) - middle, 0, usual.shape[-1] - 1)]
+
+
+def _average_leads(magnitude: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Weighted mean of the leads in units of their usual peaks, of shape `(num_recordings, num_samples)`."""
+    blocks = magnitude.reshape(*usual.shape, _BLOCK)
+    inverse = np.divide(1.0, usual, out=np.zeros(usual.shape, dtype=np.float32), where=usual > 0, casting="same_kind")
+    blocks *= inverse[..., None]
+    np.minimum(magnitude, 1.0, out=magnitude)
+
+    means = magnitude.mean(axis=-1)
+    weights = np.where(means > 0, np.maximum(means, _LOWEST_MEAN) ** -2.0, 0.0)
+    average = _mean_with(weights, magnitude)
+    centred = average - average.mean(axis=-1, keepdims=True)
+    covariance = np.matmul(magnitude, centred[..., None])[..., 0]
+    variance = np.einsum("blt,blt->bl", magnitude, magnitude) - means**2 * magnitude.shape[-1]
+    scale = variance * np.square(centred).sum(axis=-1, keepdims=True)
+    agreement = np.divide(np.maximum(covariance, 0.0) ** 2, scale, out=np.zeros_like(scale), where=scale > 0)
+    average = _mean_with(weights * agreement, magnitude)
+
+    return correlate1d(average, _SMOOTHING, axis=-1, mode="constant")
+
+
+def _mean_with(weights: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
+    total = weights.sum(axis=-1, keepdims=True)
+    shares = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)
+    return np.matmul(shares[:, None, :], magnitude)[:, 0]
+
+
+def _pick_beats(average: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recording and place of each beat, in order; places lie between samples where the maximum does."""
+    usual = np.repeat(_usual_peaks(average), _BLOCK, axis=-1)
+    sparse = average[:, :: len(_SMOOTHING) // 3]
+    fifth = sparse.shape[-1] // 5
+    quiet = np.partition(sparse, fifth, axis=-1)[:, fifth] < _NOISE * usual.mean(axis=-1)
+    highest = maximum_filter1d(average, 2 * _REFRACTORY + 1, axis=-1, mode="constant")
+    beats = (average == highest) & (average > 0) & (average >= _THRESHOLD * usual) & quiet[:, None]
+    rows, columns = np.nonzero(beats)
+
+    heights = average[rows, columns]
+    since = np.where(np.diff(rows, prepend=-1) == 0, np.diff(columns, prepend=0), np.iinfo(np.int64).max)
+    t_wave = (since <= _T_WAVE_REACH) & (heights < _T_WAVE_SHARE * np.roll(heights, 1))
+    # Equal heights within the refractory period are one flat top.
+    keep = ~t_wave & (since > _REFRACTORY)
+    rows, columns, heights = rows[keep], columns[keep], heights[keep]
+
+    before = average[rows, np.maximum(columns - 1, 0)]
+    after = average[rows, np.minimum(columns + 1, average.shape[-1] - 1)]
+    # Vertex of the parabola through the maximum and its neighbours: finer than the detector's own rate.
+    bend = before - 2.0 * heights + after
+    shift = np.divide(before - after, 2.0 * bend, out=np.zeros_like(bend), where=bend < 0)
+    return rows, np.maximum(columns + np.clip(shift, -0.5, 0.5), 0.0)
+
+
+def _find_xqrs(lead: np.ndarray, sampling_rate: float) -> np.ndarray:
+    try:
+        from wfdb.processing import xqrs_detect
+    except ImportError as error:
+        raise ImportError("the detector 'xqrs' needs wfdb: pip install wfdb") from error
+    return np.asarray(xqrs_detect(sig=lead, fs=sampling_rate, verbose=False))
+
+
+def _find_neurokit(lead: np.ndarray, sampling_rate: float) -> np.ndarray:
+    try:
+        import neurokit2
+    except ImportError as error:
+        raise ImportError("the detector 'neurokit' needs neurokit2: pip install neurokit2") from error
+    cleaned = neurokit2.ecg_clean(lead, sampling_rate=round(sampling_rate))
+    return np.asarray(neurokit2.ecg_peaks(cleaned, sampling_rate=round(sampling_rate))[1]["ECG_R_Peaks"])
+
+
+def _on_lead_ii(
+    signals: np.ndarray,
+    sampling_rate: float,
+    present: np.ndarray,
+    lead_names: Sequence[str],
+    find: Callable[[np.ndarray, float], np.ndarray],
+) -> list[np.ndarray]:
+    upper = [str(name).upper() for name in lead_names]
+    if "II" not in upper:
+        raise InputError(f"this detector reads lead II, which is not among {list(lead_names)}: use 'multilead'")
+    row = upper.index("II")
+    peaks = []
+    for recording, has_lead in zip(signals[:, row].astype(np.float64), present[:, row], strict=True):
+        if not has_lead:
+            raise InputError("this detector reads lead II, which a recording lacks: use 'multilead'")
+        # The libraries raise or divide by zero on a flat lead.
+        found = find(recording, sampling_rate) if np.ptp(recording) > 0 else np.empty(0)
+        peaks.append(np.sort(found).astype(np.int64))
+    return peaks
+
+
+DETECTORS: dict[str, Callable[[np.ndarray, float, np.ndarray, Sequence[str]], list[np.ndarray]]] = {
+    "multilead": lambda signals, sampling_rate, present, _: _multilead(signals, sampling_rate, present),
+    "xqrs": partial(_on_lead_ii, find=_find_xqrs),
+    "neurokit": partial(_on_lead_ii, find=_find_neurokit),
+}
+"""Detectors by name: `"multilead"` of this file, `"xqrs"` of wfdb (the paper's) and `"neurokit"` of NeuroKit2."""
+
+
+def detect_r_peaks(
+    signals: np.ndarray,
+    sampling_rate: float = 100.0,
+    detector: str = "multilead",
+    lead_names: Sequence[str] = STANDARD_LEADS,
+    lead_mask: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """
+    Find the R peaks of recordings. No beat is ever invented: a recording without beats gives an empty array.
+
+    A peak of `"multilead"` is where all leads together are highest: in the QRS, within a few ms of the R peak of
+    narrow beats. It does not depend on the order, the sign, the scale or the offset of the leads.
+
+    Args:
+        signals (`np.ndarray` of shape `(num_recordings, num_leads, num_samples)` or `(num_leads, num_samples)`):
+            Recordings of one length in any unit, the leads' units may differ. Samples that are not finite are bridged
+            by a straight line.
+        sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the signals [Hz], at least 50.
+        detector (`str`, *optional*, defaults to `"multilead"`):
+            One of [`DETECTORS`]. All but `"multilead"` read lead II alone, one recording at a time.
+        lead_names (`Sequence[str]`, *optional*, defaults to the 12 standard leads): Names of the rows.
+        lead_mask (`np.ndarray` of shape `(num_recordings, num_leads)` or `(num_leads,)`, *optional*):
+            True where a lead is present; the others are not read. A lead that is flat or has no finite sample may be
+            left present, it has no say.
+
+    Returns:
+        `list[np.ndarray]`: For each recording its R peaks, ascending [samples of `signals`], int64. A list of one
+        for two-dimensional `signals`.
+
+    Raises:
+        InputError: If the detector is unknown, the rate is below 50 Hz, the shapes do not fit together, or a detector
+            of lead II is asked for where there is none.
+        ImportError: If the detector's library is not installed.
+    """
+    if detector not in DETECTORS:
+        raise InputError(f"unknown beat detector {detector!r}: use one of {', '.join(map(repr, DETECTORS))}")
+    signals = np.asarray(signals)
+    if signals.ndim == 2:
+        signals = signals[None]
+    if signals.ndim != 3 or signals.shape[-1] == 0:
+        raise InputError(
+            f"signals have the shape {signals.shape}: give (leads, samples) or (recordings, leads, samples), not empty"
+        )
+    if not np.isfinite(sampling_rate) or sampling_rate < MINIMUM_RATE:
+        raise InputError(f"a sampling rate of {sampling_rate} Hz is too low to find beats: give at least 50 Hz")
+    if len(lead_names) != signals.shape[1]:
+        raise InputError(f"{len(lead_names)} lead names for {signals.shape[1]} leads: give one name per row")
+    present = np.ones(signals.shape[:2], dtype=bool)
+    if lead_mask is not None:
+        lead_mask = np.asarray(lead_mask, dtype=bool)
+        if lead_mask.shape not in (present.shape, present.shape[1:]):
+            raise InputError(f"the lead mask has the shape {lead_mask.shape}: give {present.shape} or one per lead")
+        present &= lead_mask
+    if not np.issubdtype(signals.dtype, np.floating):
+        signals = signals.astype(np.float64)
+    return DETECTORS[detector](_bridge_gaps(signals), float(sampling_rate), present, lead_names)
+
+
+def _bridge_gaps(signals: np.ndarray) -> np.ndarray:
+    """
+    Straight lines over what is not finite, zeros for a lead without one finite sample; a copy only if needed.
+
+    The model's own repair keeps the mean near the gap, which puts steps beside it; a detector takes steps for beats.
+    """
+    finite = np.isfinite(signals)
+    if finite.all():
+        return signals
+    signals = np.where(finite, signals, 0.0)
+    samples = np.arange(signals.shape[-1])
+    for recording, lead in np.argwhere(~finite.all(axis=-1) & finite.any(axis=-1)):
+        known = finite[recording, lead]
+        signals[recording, lead, ~known] = np.interp(samples[~known], samples[known], signals[recording, lead, known])
+    return signals
