@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from clear_hug_hf import STANDARD_LEADS, Recording
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -16,3 +20,82 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the shared recordings are not beside this checkout ({SHARED.name}/ not found)")
     return SHARED
+
+
+def _make_recordings(num_patients: int, per_patient: int = 1, sampling_rate: float = 100.0) -> list[Recording]:
+    """
+    Ten-second recordings made of pulses, in no time: every other patient's heart is fast and has large P waves, every
+    third one's T waves are inverted. Each lead has QRS complexes of its own height, and noise.
+    """
+    recordings = []
+    for patient in range(num_patients):
+        rng = np.random.default_rng([7, patient])
+        fast, inverted = patient % 2 == 0, patient % 3 == 0
+        for index in range(per_patient):
+            seconds = np.arange(round(10 * sampling_rate)) / sampling_rate
+            interval = rng.uniform(0.5, 0.6) if fast else rng.uniform(0.85, 1.1)
+            since = (seconds - rng.uniform(0.3, 0.5)) % interval
+            since = np.where(since > interval / 2, since - interval, since)
+            t_wave = np.exp(-0.5 * ((since - 0.22) / 0.04) ** 2) * (-1 if inverted else 1)
+            p_wave = np.exp(-0.5 * ((since + 0.16) / 0.03) ** 2) * fast
+            qrs = np.exp(-0.5 * (since / 0.012) ** 2) * rng.uniform(0.5, 1.5, (12, 1))
+            shape = qrs + 0.3 * t_wave + 0.3 * p_wave
+            recordings.append(
+                Recording(
+                    waveform=(shape + rng.normal(0.0, 0.01, shape.shape)).astype(np.float32),
+                    sampling_rate=sampling_rate,
+                    lead_names=list(STANDARD_LEADS),
+                    unit="mV",
+                    record_id=f"{patient}-{index}",
+                    patient_id=f"p{patient}",
+                    labels=(*(["fast"] if fast else []), *(["inverted"] if inverted else [])),
+                    split=("train", "train", "validation", "train", "train", "test")[patient // 6 % 6],
+                )
+            )
+    return recordings
+
+
+@pytest.fixture(scope="session")
+def make_recordings() -> Callable[..., list[Recording]]:
+    """Factory of synthetic recordings: `make_recordings(num_patients, per_patient=1, sampling_rate=100.0)`."""
+    return _make_recordings
+
+
+def _write_record(path: Path, recording: Recording) -> Path:
+    """Write a recording as WFDB format 16; the path has no extension. Returns the header's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digital = np.rint(recording.waveform.T * 1000).astype("<i2")
+    digital.tofile(path.with_name(path.name + ".dat"))
+    lines = [f"{path.name} {digital.shape[1]} {recording.sampling_rate:g} {digital.shape[0]}"]
+    lines += [f"{path.name}.dat 16 1000/{recording.unit} 16 0 0 0 0 {name}" for name in recording.lead_names]
+    header = path.with_name(path.name + ".hea")
+    header.write_text("\n".join(lines) + "\n")
+    return header
+
+
+@pytest.fixture(scope="session")
+def write_record() -> Callable[[Path, Recording], Path]:
+    """Writer of WFDB records: `write_record(path_without_extension, recording)` gives the header's path."""
+    return _write_record
+
+
+@pytest.fixture(scope="session")
+def ptbxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out as PTB-XL with 72 synthetic recordings in folds 1 to 10: fast hearts MI, inverted T STTC."""
+    folder = tmp_path_factory.mktemp("ptb-xl")
+    rows = []
+    for index, recording in enumerate(_make_recordings(72)):
+        name = f"records100/00000/{index:05d}_lr"
+        _write_record(folder / name, recording)
+        codes = {"SR": 0.0}
+        codes |= {"IMI": 100.0} if "fast" in (recording.labels or ()) else {"NORM": 100.0}
+        codes |= {"NDT": 50.0} if "inverted" in (recording.labels or ()) else {}
+        fold = {"train": 1 + index % 8, "validation": 9, "test": 10}[str(recording.split)]
+        rows.append(f'{index},{index}.0,60.0,0,"{codes}",{fold},{name}')
+    table = "ecg_id,patient_id,age,sex,scp_codes,strat_fold,filename_lr\n" + "\n".join(rows) + "\n"
+    (folder / "ptbxl_database.csv").write_text(table)
+    (folder / "scp_statements.csv").write_text(
+        ",description,diagnostic,form,rhythm,diagnostic_class\n"
+        "NORM,normal,1.0,,,NORM\nIMI,infarction,1.0,,,MI\nNDT,T abnormalities,1.0,1.0,,STTC\nSR,sinus,,,1.0,\n"
+    )
+    return folder

@@ -1,0 +1,82 @@
+"""Rows of a prepared dataset to a batch of model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..processing.errors import InputError
+from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+
+
+class BeatCollator:
+    """
+    Cuts the beats of a batch from the stored signals and peaks, all at once.
+
+    Args:
+        feature_extractor ([`ClearHugFeatureExtractor`]): The one that the dataset was prepared with.
+        label_names (`Sequence[str]`, *optional*): Labels of the batch, in the order of the model's outputs; by default
+            all that the rows have, in their order. An empty sequence leaves the labels out.
+        trim (`bool`, *optional*, defaults to `True`): Whether the batch is as wide as its recording with the most
+            beats, instead of `num_beats`; the model's output is the same.
+    """
+
+    def __init__(
+        self,
+        feature_extractor: ClearHugFeatureExtractor,
+        label_names: Sequence[str] | None = None,
+        trim: bool = True,
+    ):
+        self.feature_extractor = feature_extractor
+        self.label_names = None if label_names is None else list(label_names)
+        self.trim = trim
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """
+        Collate rows.
+
+        Args:
+            rows (`Sequence[Mapping]`): Rows as [`prepare`] makes them, as lists or as arrays.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `input_values` `(batch_size, 12, num_beats, beat_length)` float32, `beat_mask`
+            `(batch_size, num_beats)` bool, `time_ids` `(batch_size, num_beats)` int64, `lead_mask` `(batch_size, 12)`
+            bool and, with labels, `labels` `(batch_size, num_labels)` float32.
+
+        Raises:
+            InputError: If the rows are of another rate than the feature extractor, or lack a label.
+        """
+        rate = float(rows[0]["sampling_rate"])
+        if rate != self.feature_extractor.sampling_rate:
+            raise InputError(
+                f"the dataset was prepared at {rate:g} Hz and the model works at "
+                f"{self.feature_extractor.sampling_rate:g} Hz: prepare it with the model's feature extractor"
+            )
+        signals = [
+            np.asarray(row["signal"], dtype=np.float32) * np.asarray(row["signal_scale"], dtype=np.float32)[:, None]
+            for row in rows
+        ]
+        peaks = [np.asarray(row["r_peaks"], dtype=np.int64) for row in rows]
+        features = self.feature_extractor.cut(signals, peaks, [np.asarray(row["lead_mask"]) for row in rows])
+        if self.trim:
+            width = max(1, int(features["beat_mask"].sum(axis=1).max()))
+            for name, beat_axis in (("input_values", 2), ("beat_mask", 1), ("time_ids", 1)):
+                features[name] = features[name].take(range(width), axis=beat_axis)
+        batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}
+        names = list(rows[0].get("labels") or ()) if self.label_names is None else self.label_names
+        if names:
+            batch["labels"] = torch.tensor(self._labels(rows, names), dtype=torch.float32)
+        return batch
+
+    @staticmethod
+    def _labels(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[float]]:
+        known = rows[0].get("labels") or {}
+        if missing := [name for name in names if name not in known]:
+            raise InputError(f"the dataset has no label {missing[0]!r}: it has {', '.join(known) or 'none'}")
+        return [
+            [float("nan") if row["labels"][name] is None else float(row["labels"][name]) for name in names]
+            for row in rows
+        ]

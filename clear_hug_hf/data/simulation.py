@@ -1,0 +1,155 @@
+"""
+Simulated 12-lead recordings with labels, for demonstrations and tests without data.
+
+The leads come from NeuroKit2's dynamical model (McSharry et al., 2003; `neurokit2.ecg_simulate` with
+`method="multileads"`). Every patient has a rhythm and a heart rate of their own, and every third, whatever the rhythm,
+has inverted T waves; widths, amplitudes and electrode noise vary from patient to patient and recording to recording.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ..processing.errors import InputError
+from .records import Recording
+
+
+SIMULATED_LABELS = (
+    "sinus bradycardia",
+    "sinus rhythm",
+    "sinus tachycardia",
+    "irregular rhythm",
+    "T wave inversion",
+)
+"""Labels of simulated recordings: exactly one of the four rhythms, and the last one with a third of each."""
+
+SAMPLING_RATE = 250
+SECONDS = 10.0
+
+# Heart rate [1/min] and its standard deviation as a share of it, from patient to patient, per rhythm.
+_RHYTHMS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "sinus bradycardia": ((42.0, 57.0), (0.01, 0.05)),
+    "sinus rhythm": ((62.0, 96.0), (0.01, 0.05)),
+    "sinus tachycardia": ((103.0, 140.0), (0.01, 0.04)),
+    "irregular rhythm": ((65.0, 115.0), (0.16, 0.24)),
+}
+# The simulator integrates a whole power of two of seconds, so that 15 s cost the same as 10 s; a patient's recordings
+# are cut from them after the transient of the first beat.
+_SIMULATED_SECONDS = 15
+_FIRST_START = 0.5
+# Of each five patients with one rhythm.
+_SPLITS = ("train", "validation", "train", "test", "train")
+# Angles [degrees], amplitudes and widths [rad] of P, Q, R, S and T in the model.
+_ANGLES = np.array([-70.0, -15.0, 0.0, 15.0, 100.0])
+_AMPLITUDES = np.array([1.2, -5.0, 30.0, -7.5, 0.75])
+_WIDTHS = np.array([0.25, 0.1, 0.1, 0.1, 0.4])
+
+
+def simulate_recordings(
+    num_patients: int = 80, recordings_per_patient: int = 3, seed: int = 0, num_workers: int = 1
+) -> list[Recording]:
+    """
+    Simulate labelled recordings of 10 s at 250 Hz.
+
+    The recordings of one patient are overlapping parts of one simulation with gains, drift and noise of their own. The
+    same seed gives the same recordings, whatever the number of workers; the first patients are the same for any number
+    of patients.
+
+    Args:
+        num_patients (`int`, *optional*, defaults to 80): Patients; rhythms take turns.
+        recordings_per_patient (`int`, *optional*, defaults to 3): Recordings of each.
+        seed (`int`, *optional*, defaults to 0): Seed of everything random.
+        num_workers (`int`, *optional*, defaults to 1): Processes that simulate side by side.
+
+    Returns:
+        `list[Recording]`: With `labels` among [`SIMULATED_LABELS`], a `patient_id`, and a `split` by patient: of every
+        five patients with one rhythm, three are for training, one for validation and one for the test.
+
+    Raises:
+        ImportError: If neurokit2 is not installed.
+        InputError: If there is nothing to simulate.
+    """
+    if num_patients < 1 or recordings_per_patient < 1:
+        raise InputError("simulate at least one recording of at least one patient")
+    if num_workers > 1:
+        from joblib import Parallel, delayed
+
+        patients = Parallel(n_jobs=num_workers)(
+            delayed(_simulate_patient)(patient, recordings_per_patient, seed) for patient in range(num_patients)
+        )
+    else:
+        patients = [_simulate_patient(patient, recordings_per_patient, seed) for patient in range(num_patients)]
+    return [recording for recordings in patients for recording in recordings]
+
+
+def _simulate_patient(patient: int, count: int, seed: int) -> list[Recording]:
+    rng = np.random.default_rng([seed, patient])
+    rhythm = SIMULATED_LABELS[patient % len(_RHYTHMS)]
+    rates, shares = _RHYTHMS[rhythm]
+    heart_rate = rng.uniform(*rates)
+    amplitudes = _AMPLITUDES * rng.uniform(0.8, 1.25, 5)
+    labels = [rhythm]
+    if rhythm == "irregular rhythm":
+        amplitudes[0] = 0.0  # no P wave: the atria do not contract together
+    turn = patient // len(_RHYTHMS)
+    if (turn + patient) % 3 == 0:
+        amplitudes[4] *= -1.0
+        labels.append(SIMULATED_LABELS[-1])
+    leads = _simulate_leads(
+        heart_rate=heart_rate,
+        heart_rate_std=heart_rate * rng.uniform(*shares),
+        random_state=int(rng.integers(2**31)),
+        ti=_ANGLES * rng.uniform(0.95, 1.05, 5),
+        ai=amplitudes,
+        bi=_WIDTHS * rng.uniform(0.9, 1.15, 5),
+    )
+    waveform = leads.to_numpy(dtype=np.float64).T
+    length = round(SECONDS * SAMPLING_RATE)
+    starts = np.linspace(_FIRST_START, _SIMULATED_SECONDS - SECONDS, count) if count > 1 else np.array([_FIRST_START])
+    return [
+        Recording(
+            waveform=_as_recorded(waveform[:, first : first + length], rng),
+            sampling_rate=float(SAMPLING_RATE),
+            lead_names=list(leads.columns),
+            unit="mV",
+            record_id=f"simulated-{patient:04d}-{index}",
+            patient_id=f"patient-{patient:04d}",
+            labels=tuple(labels),
+            split=_SPLITS[turn % len(_SPLITS)],
+            metadata={"heart_rate": float(heart_rate)},
+        )
+        for index, first in enumerate(np.rint(starts * SAMPLING_RATE).astype(int))
+    ]
+
+
+def _simulate_leads(**settings: Any) -> Any:
+    try:
+        import neurokit2
+    except ImportError as error:
+        raise ImportError("simulated recordings need neurokit2: pip install neurokit2") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return neurokit2.ecg_simulate(
+            duration=_SIMULATED_SECONDS,
+            sampling_rate=SAMPLING_RATE,
+            method="multileads",
+            noise=0,
+            lfhfratio=0.2,
+            **settings,
+        )
+
+
+def _as_recorded(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What an electrocardiograph adds: a gain and noise per electrode, drift with breathing, mains hum."""
+    num_leads, num_samples = waveform.shape
+    seconds = np.arange(num_samples) / SAMPLING_RATE
+    gain = rng.uniform(0.6, 1.2, (num_leads, 1))
+    drift = rng.uniform(0.0, 0.15, (num_leads, 1)) * np.sin(
+        2 * np.pi * (rng.uniform(0.15, 0.35) * seconds + rng.random((num_leads, 1)))
+    )
+    hum = rng.uniform(0.0, 0.03) * np.sin(2 * np.pi * 50.0 * seconds)
+    noise = rng.normal(0.0, rng.uniform(0.01, 0.06, (num_leads, 1)), (num_leads, num_samples))
+    return (gain * waveform + drift + hum + noise).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Predictions of a model, and metrics with intervals over patients."""

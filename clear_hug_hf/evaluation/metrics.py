@@ -1,0 +1,260 @@
+"""
+Metrics of multi-label predictions, with intervals over patients.
+
+Both metrics are computed with a weight per recording: a bootstrap sample of patients is a row of whole-number weights,
+so that all samples of one label are one pass over its sorted scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..processing.errors import InputError
+
+
+# Samples weighted at once: bounds memory at this many numbers times the number of recordings.
+_CHUNK = 200
+
+
+def weighted_auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """
+    Area under the ROC curve for many weightings of the same recordings; ties count half.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_recordings,)`): 1 or 0.
+        scores (`np.ndarray` of shape `(num_recordings,)`): Higher means more likely.
+        weights (`np.ndarray` of shape `(num_weightings, num_recordings)`): At least 0.
+
+    Returns:
+        `np.ndarray` of shape `(num_weightings,)`: NaN where one class has no weight.
+    """
+    positive, negative = _class_weights_by_score(labels, scores, weights)
+    below = np.cumsum(negative, axis=1) - negative
+    won = (positive * (below + 0.5 * negative)).sum(axis=1)
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+def weighted_average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """
+    Average precision (mean of the precision at each threshold, weighted by the step in recall); arguments and result
+    as in [`weighted_auroc`].
+    """
+    positive, negative = _class_weights_by_score(labels, scores, weights)
+    positive, negative = positive[:, ::-1], negative[:, ::-1]
+    hits = np.cumsum(positive, axis=1)
+    called = hits + np.cumsum(negative, axis=1)
+    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    total = hits[:, -1]
+    summed = (precision * positive).sum(axis=1)
+    both = (total > 0) & (negative.sum(axis=1) > 0)
+    return np.divide(summed, total, out=np.full(len(weights), np.nan), where=both)
+
+
+def _class_weights_by_score(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of the positives and of the negatives at every distinct score, ascending."""
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    weights = weights[:, order].astype(np.float64)
+    is_positive = labels[order] > 0.5
+    positive = np.add.reduceat(weights * is_positive, first, axis=1)
+    return positive, np.add.reduceat(weights * ~is_positive, first, axis=1)
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "auroc": weighted_auroc,
+    "average_precision": weighted_average_precision,
+}
+
+
+def patient_weights(patient_ids: Sequence[str | None], num_samples: int, seed: int = 0) -> np.ndarray:
+    """
+    How often each recording is in each bootstrap sample of patients.
+
+    Args:
+        patient_ids (`Sequence[str | None]`): Patient of each recording; one without a patient stands alone.
+        num_samples (`int`): Bootstrap samples.
+        seed (`int`, *optional*, defaults to 0): Seed of the draw.
+
+    Returns:
+        `np.ndarray` of shape `(num_samples, num_recordings)`, int64.
+    """
+    names = [f"\0{index}" if patient is None else str(patient) for index, patient in enumerate(patient_ids)]
+    _, patient_of = np.unique(names, return_inverse=True)
+    num_patients = int(patient_of.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(num_patients, np.full(num_patients, 1 / num_patients), num_samples)
+    return drawn[:, patient_of]
+
+
+def macro_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """
+    Mean area under the ROC curve over the labels of which both classes are present; NaN if there are none.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
+        probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Or any scores.
+    """
+    areas = np.array(
+        [
+            weighted_auroc(labels[known, column], probabilities[known, column], np.ones((1, int(known.sum()))))[0]
+            for column, known in enumerate(~np.isnan(labels).T)
+            if known.any()
+        ]
+    )
+    areas = areas[~np.isnan(areas)]
+    return float(areas.mean()) if len(areas) else float("nan")
+
+
+def evaluate_predictions(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    label_names: Sequence[str],
+    patient_ids: Sequence[str | None] | None = None,
+    num_samples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Macro and per-label AUROC and average precision with bootstrap intervals over patients.
+
+    A label of which only one class is present has neither metric: it is named under `left_out` and counts in no mean.
+    The intervals are percentiles over bootstrap samples of patients; a sample in which a label has one class is left
+    out for that label, and for the macro mean. Where that leaves half of the samples or fewer there is no interval.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
+        probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions.
+        label_names (`Sequence[str]`): Name of each column.
+        patient_ids (`Sequence[str | None]`, *optional*): Patient of each recording; by default each its own.
+        num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples; 0 gives no intervals.
+        confidence (`float`, *optional*, defaults to 0.95): Coverage of the intervals.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+
+    Returns:
+        `dict`: `macro_auroc` and `macro_average_precision`, each `{"value", "low", "high"}`; `per_label`, for each
+        name the same two metrics and `num_positive`; `left_out`, label names; `num_recordings`, `num_patients`,
+        `num_samples`. Values that do not exist are `None`, so that the result can be written as JSON.
+
+    Raises:
+        InputError: If shapes differ, there is nothing to evaluate, or a probability is not a finite number.
+    """
+    labels, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
+    if labels.shape != probabilities.shape or labels.ndim != 2 or labels.shape[1] != len(label_names):
+        raise InputError(
+            f"labels {labels.shape}, probabilities {probabilities.shape} and {len(label_names)} label names do not "
+            "belong together: give one row per recording and one column per label"
+        )
+    if not len(labels):
+        raise InputError("there are no recordings to evaluate")
+    if not np.isfinite(probabilities).all():
+        rows = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+        raise InputError(
+            f"the probabilities of {len(rows)} recording(s) are NaN or infinite, the first in row {rows[0]}: the "
+            "model or its inputs are broken"
+        )
+    if patient_ids is None:
+        patient_ids = [None] * len(labels)
+    once = np.ones((1, len(labels)))
+    resampled = patient_weights(patient_ids, num_samples, seed) if num_samples else np.empty((0, len(labels)))
+
+    left_out: list[str] = []
+    per_label: dict[str, dict[str, Any]] = {}
+    values: dict[str, list[float]] = {name: [] for name in METRICS}
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+    for column, label in enumerate(label_names):
+        known = ~np.isnan(labels[:, column])
+        truth, scores = labels[known, column], probabilities[known, column]
+        entry: dict[str, Any] = {"num_positive": int((truth > 0.5).sum()), "num_known": int(known.sum())}
+        per_label[label] = entry
+        if not 0 < entry["num_positive"] < entry["num_known"]:
+            left_out.append(label)
+            entry.update(dict.fromkeys(METRICS))
+            continue
+        for name, metric in METRICS.items():
+            value = float(metric(truth, scores, once[:, known])[0])
+            chunks = [
+                metric(truth, scores, resampled[start : start + _CHUNK, known])
+                for start in range(0, len(resampled), _CHUNK)
+            ]
+            of_samples = np.concatenate(chunks) if chunks else np.empty(0)
+            entry[name] = _with_interval(value, of_samples, confidence)
+            values[name].append(value)
+            samples[name].append(of_samples)
+
+    result: dict[str, Any] = {}
+    for name in METRICS:
+        result[f"macro_{name}"] = (
+            _with_interval(float(np.mean(values[name])), np.mean(samples[name], axis=0), confidence)
+            if values[name]
+            else None
+        )
+    result["per_label"] = per_label
+    result["left_out"] = left_out
+    result["num_recordings"] = len(labels)
+    patients = {index if patient is None else str(patient) for index, patient in enumerate(patient_ids)}
+    result["num_patients"] = len(patients)
+    result["num_samples"] = num_samples
+    return result
+
+
+def macro_auroc_difference(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    other: np.ndarray,
+    patient_ids: Sequence[str | None] | None = None,
+    num_samples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """
+    How much higher the macro AUROC of one model is than another's on the same recordings, with a paired interval.
+
+    Both are computed on the same bootstrap samples of patients, so that what makes a sample hard for both cancels.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
+        probabilities, other (`np.ndarray` of shape `(num_recordings, num_labels)`): Of the two models.
+        patient_ids, num_samples, confidence, seed: As in [`evaluate_predictions`].
+
+    Returns:
+        `dict`: `{"value", "low", "high"}`; NaN as value if no label has both classes.
+    """
+    if patient_ids is None:
+        patient_ids = [None] * len(labels)
+    weights = np.concatenate(
+        [np.ones((1, len(labels)), dtype=np.int64), patient_weights(patient_ids, num_samples, seed)]
+    )
+    differences = []
+    for column, known in enumerate(~np.isnan(labels).T):
+        truth = labels[known, column]
+        if not 0 < (truth > 0.5).sum() < len(truth):
+            continue
+        first, second = (
+            np.concatenate(
+                [
+                    weighted_auroc(truth, scores[known, column], weights[start : start + _CHUNK, known])
+                    for start in range(0, len(weights), _CHUNK)
+                ]
+            )
+            for scores in (probabilities, other)
+        )
+        differences.append(first - second)
+    if not differences:
+        return {"value": float("nan"), "low": None, "high": None}
+    macro = np.mean(differences, axis=0)
+    return _with_interval(float(macro[0]), macro[1:], confidence)
+
+
+def _with_interval(value: float, samples: np.ndarray, confidence: float) -> dict[str, float | None]:
+    usable = samples[~np.isnan(samples)]
+    # With most samples left out, those that are left are not what other patients would give.
+    if 2 * len(usable) <= len(samples):
+        return {"value": value, "low": None, "high": None}
+    low, high = np.quantile(usable, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return {"value": value, "low": float(low), "high": float(high)}

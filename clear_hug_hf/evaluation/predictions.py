@@ -1,0 +1,162 @@
+"""Probabilities of a model for a prepared dataset, and what each group of leads contributes to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..data.collator import BeatCollator
+from ..modeling.configuration_clear_hug import ClearHugConfig
+from ..modeling.modeling_clear_hug import ClearHugForSequenceClassification
+from ..processing.errors import InputError
+from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+
+
+@dataclass
+class Predictions:
+    """
+    Predictions of a model, one row per row of the dataset.
+
+    Args:
+        label_names (`list[str]`): Labels of the model.
+        record_ids (`list[str]`): Recording of each row.
+        patient_ids (`list[str | None]`): Patient of each row, where known.
+        probabilities (`np.ndarray` of shape `(num_rows, num_labels)`): After the sigmoid or softmax.
+        labels (`np.ndarray` of shape `(num_rows, num_labels)`, *optional*): The truth, where the dataset has it.
+        contributions (`np.ndarray` of shape `(num_rows, 7, num_labels)`, *optional*, with the HUG head):
+            What each group adds to each logit (see [`group_contributions`]).
+    """
+
+    label_names: list[str]
+    record_ids: list[str]
+    patient_ids: list[str | None]
+    probabilities: np.ndarray
+    labels: np.ndarray | None = None
+    contributions: np.ndarray | None = None
+
+
+def model_label_names(config: Any) -> list[str]:
+    """Names of a model's outputs, in their order."""
+    return [config.id2label[index] for index in range(len(config.id2label))]
+
+
+def group_names(config: ClearHugConfig) -> list[str]:
+    """Short names of the groups that the HUG head reads, in the order of `group_states`."""
+    groups = ["/".join(config.lead_names[lead] for lead in group) for group in config.lead_group_indices()]
+    groups = [name if name != "V1/V2/V3/V4/V5/V6" else "V1-V6" for name in groups]
+    pairs = [(first, second) for second in range(len(groups)) for first in range(second)]
+    pairs.sort(key=lambda pair: (pair[1] - pair[0], pair))
+    return [*groups, *(f"{groups[first]} + {groups[second]}" for first, second in pairs), "all leads"]
+
+
+def group_contributions(model: ClearHugForSequenceClassification, group_states: torch.Tensor) -> torch.Tensor:
+    """
+    What each group of leads adds to each logit.
+
+    The feature that HUG classifies is the mean of its group states and the classifier is linear, so that the logit is
+    exactly the sum of the groups' contributions and the classifier's bias (paper section on HUG, Figure 5).
+
+    Args:
+        model ([`ClearHugForSequenceClassification`]): With the HUG head.
+        group_states (`torch.FloatTensor` of shape `(batch_size, 7, hidden_size)`): As the model gives them.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch_size, 7, num_labels)`.
+    """
+    present = (group_states != 0).any(dim=2).sum(dim=1).clamp(min=1)
+    return group_states @ model.classifier.weight.T / present[:, None, None]
+
+
+@torch.no_grad()
+def predict(
+    model: ClearHugForSequenceClassification,
+    dataset: datasets.Dataset,
+    feature_extractor: ClearHugFeatureExtractor,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Predictions:
+    """
+    Predict every row of a prepared dataset.
+
+    Args:
+        model ([`ClearHugForSequenceClassification`]): Predicts on the device that it is on.
+        dataset ([`datasets.Dataset`]): As `prepare` makes it. Its labels, if it has any, must be among the model's.
+        feature_extractor ([`ClearHugFeatureExtractor`]): The model's.
+        batch_size (`int`, *optional*, defaults to `64`): Rows at a time.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+
+    Returns:
+        [`Predictions`]: `labels` has a column per label of the model; those that the dataset lacks are NaN.
+
+    Raises:
+        InputError: If the dataset has a label that the model does not have, or has no rows.
+    """
+    if not len(dataset):
+        raise InputError("there are no recordings to predict")
+    names = model_label_names(model.config)
+    has = list(dataset.features["labels"]) if "labels" in dataset.features else []
+    if unknown := [name for name in has if name not in names]:
+        raise InputError(
+            f"the recordings have the label {unknown[0]!r} and the model does not: it knows {', '.join(names)}"
+        )
+    collator = BeatCollator(feature_extractor, label_names=has)
+    loader = DataLoader(dataset.with_format("numpy"), batch_size=batch_size, collate_fn=collator)
+    model.eval()
+    probabilities, labels, contributions = [], [], []
+    for batch in tqdm(loader, desc="predict", unit="batch", disable=not progress):
+        if has:
+            labels.append(batch.pop("labels").numpy())
+        output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        logits = output.logits.float()
+        if model.config.problem_type == "single_label_classification":
+            probabilities.append(logits.softmax(dim=1).cpu().numpy())
+        elif model.config.problem_type == "regression":
+            raise InputError("the model predicts values, not labels: only classification models give probabilities")
+        else:
+            probabilities.append(logits.sigmoid().cpu().numpy())
+        if output.group_states is not None:
+            contributions.append(group_contributions(model, output.group_states.float()).cpu().numpy())
+
+    truth = None
+    if has:
+        truth = np.full((len(dataset), len(names)), np.nan)
+        truth[:, [names.index(name) for name in has]] = np.concatenate(labels)
+    return Predictions(
+        label_names=names,
+        record_ids=list(dataset["record_id"]),
+        patient_ids=list(dataset["patient_id"]),
+        probabilities=np.concatenate(probabilities),
+        labels=truth,
+        contributions=np.concatenate(contributions) if contributions else None,
+    )
+
+
+def contributions_by_label(predictions: Predictions) -> np.ndarray:
+    """
+    Which groups drive which label: the mean contribution of each group to a label's logit over the recordings with the
+    label, minus that over the recordings without it.
+
+    Args:
+        predictions ([`Predictions`]): With `labels` and `contributions`.
+
+    Returns:
+        `np.ndarray` of shape `(num_labels, 7)` [logits]: NaN for a label of which one class is absent.
+
+    Raises:
+        InputError: If labels or contributions are missing.
+    """
+    if predictions.labels is None or predictions.contributions is None:
+        raise InputError("group activations need labelled recordings and a model with the HUG head")
+    rows = []
+    for column in range(len(predictions.label_names)):
+        truth, values = predictions.labels[:, column], predictions.contributions[:, :, column]
+        with_label, without = values[truth > 0.5], values[truth <= 0.5]
+        missing = np.full(values.shape[1], np.nan)
+        rows.append(with_label.mean(axis=0) - without.mean(axis=0) if len(with_label) and len(without) else missing)
+    return np.stack(rows)

@@ -1,0 +1,1 @@
+"""Pre-training on Accelerate and fine-tuning on the Trainer of transformers."""

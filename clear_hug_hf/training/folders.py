@@ -1,0 +1,220 @@
+"""Model folders: written whole or not at all, and loaded with an error that says what is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from ..processing.errors import InputError
+
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def check_writable(folder: str | Path) -> Path:
+    """
+    Refuse, before any work, an output folder that cannot be written.
+
+    Raises:
+        InputError: If the path is a file, or its nearest existing folder cannot be written.
+    """
+    folder = Path(folder)
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"{existing} is a file: choose another output folder")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"{existing} cannot be written: choose another output folder")
+    return folder
+
+
+def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extractor: Any) -> None:
+    """
+    Save a model with its feature extractor so that the folder is complete whenever it exists under its name.
+
+    Args:
+        folder (`str` or `Path`): Replaced if it exists.
+        model ([`PreTrainedModel`]): Saved with its config and code.
+        feature_extractor: Saved beside it.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        partial.chmod(0o755)
+        model.save_pretrained(partial)
+        feature_extractor.save_pretrained(partial)
+        if folder.exists():
+            replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-replaced-", dir=folder.parent))
+            folder.rename(replaced / folder.name)
+            partial.rename(folder)
+            shutil.rmtree(replaced)
+        else:
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file so that it is complete whenever it exists under its name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def find_model_folder(path: str | Path) -> Path:
+    """
+    The folder that holds a model: the path itself, or `model` in it where it is the output folder of a run.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        InputError: If it holds no model, or a model without weights or feature extractor.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"the model folder {path} does not exist: check the path")
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder: name the folder that holds the model's config.json")
+    folder = path if (path / "config.json").is_file() or not (path / "model").is_dir() else path / "model"
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds no model: there is no config.json in it")
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise InputError(f"{folder} holds no weights: there is no model.safetensors beside its config.json")
+    if not (folder / "preprocessor_config.json").is_file():
+        raise InputError(
+            f"{folder} holds no feature extractor: there is no preprocessor_config.json, which says how recordings "
+            "are cleaned for this model"
+        )
+    return folder
+
+
+def _load(auto_class: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    verbosity = logging.get_verbosity()
+    # Keys that are missing or left over are checked by the callers, whose errors say what to do.
+    logging.set_verbosity_error()
+    try:
+        return auto_class.from_pretrained(folder, output_loading_info=True, **kwargs)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def load_feature_extractor(folder: Path) -> Any:
+    """
+    The feature extractor of a model folder.
+
+    Raises:
+        InputError: If it cannot be loaded.
+    """
+    try:
+        return AutoFeatureExtractor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"the feature extractor in {folder} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def load_classifier(path: str | Path) -> tuple[Any, Any]:
+    """
+    A fine-tuned model and its feature extractor.
+
+    Args:
+        path (`str` or `Path`): A model folder, or the output folder of a run.
+
+    Returns:
+        `tuple`: The model, in evaluation mode, and the feature extractor.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        InputError: If it holds no whole fine-tuned model.
+    """
+    folder = find_model_folder(path)
+    model, info = _load(AutoModelForSequenceClassification, folder)
+    if info["missing_keys"]:
+        raise InputError(
+            f"{folder} holds no fine-tuned classifier ({len(info['missing_keys'])} weights are not in it): fine-tune "
+            "it first with `clear-hug finetune`"
+        )
+    return model.eval(), load_feature_extractor(folder)
+
+
+def load_pretrained(path: str | Path) -> tuple[Any, Any]:
+    """
+    A pre-trained model with its decoder, and its feature extractor; arguments and errors as in [`load_classifier`].
+    """
+    folder = find_model_folder(path)
+    model, info = _load(AutoModelForPreTraining, folder)
+    if info["missing_keys"]:
+        raise InputError(f"{folder} holds no pre-trained model with a decoder: pre-train it with `clear-hug pretrain`")
+    return model.eval(), load_feature_extractor(folder)
+
+
+def holds_decoder(folder: Path) -> bool:
+    """Whether a model folder holds a pre-trained model with its decoder."""
+    return any("ForPreTraining" in name for name in AutoConfig.from_pretrained(folder).architectures or ())
+
+
+def load_for_finetuning(path: str | Path, label_names: Sequence[str], **overrides: Any) -> tuple[Any, Any]:
+    """
+    A pre-trained encoder under a new head for some labels, and its feature extractor.
+
+    Args:
+        path (`str` or `Path`): A model folder, or the output folder of a run; pre-trained or fine-tuned.
+        label_names (`Sequence[str]`): Labels of the new classifier.
+        overrides: Fields of the config that differ, such as `head_type`.
+
+    Returns:
+        `tuple`: The model and the feature extractor. Set the seed before: the head is initialised here.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        InputError: If it holds no whole encoder, or a field is not one of the config's.
+    """
+    folder = find_model_folder(path)
+    config = classifier_config(AutoConfig.from_pretrained(folder), label_names, **overrides)
+    model, info = _load(AutoModelForSequenceClassification, folder, config=config, ignore_mismatched_sizes=True)
+    prefix = f"{model.base_model_prefix}."
+    if lost := [key for key in info["missing_keys"] if key.startswith(prefix)]:
+        raise InputError(f"{folder} holds no whole encoder: {lost[0]} and {len(lost) - 1} other weights are missing")
+    return model, load_feature_extractor(folder)
+
+
+def classifier_config(config: Any, label_names: Sequence[str], **overrides: Any) -> Any:
+    """
+    A copy of an encoder's config for a classifier of some labels.
+
+    Raises:
+        InputError: If a value does not fit the config.
+    """
+    fields = {
+        **config.to_dict(),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+        **overrides,
+    }
+    try:
+        return type(config).from_dict(fields)
+    except ValueError as error:
+        raise InputError(str(error)) from error

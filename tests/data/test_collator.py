@@ -1,0 +1,79 @@
+"""Batches are what the feature extractor gives for the recordings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import pytest
+import torch
+
+from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.preparation import prepare
+from clear_hug_hf.data.records import Recording
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+
+
+MakeRecordings = Callable[..., list[Recording]]
+
+
+@pytest.fixture(scope="module")
+def recordings(make_recordings: MakeRecordings) -> list[Recording]:
+    return make_recordings(4, sampling_rate=500.0)
+
+
+@pytest.fixture(scope="module")
+def dataset(recordings: list[Recording]) -> datasets.Dataset:
+    return prepare(recordings, ClearHugFeatureExtractor(), ("fast", "inverted"), progress=False).dataset
+
+
+@pytest.mark.parametrize("row_format", [None, "numpy"])
+def test_when_rows_are_collated_then_the_numbers_are_the_extractors(
+    recordings: list[Recording], dataset: datasets.Dataset, row_format: str | None
+) -> None:
+    extractor = ClearHugFeatureExtractor()
+    rows = [dataset.with_format(row_format)[index] for index in range(4)]
+    batch = BeatCollator(extractor, trim=False)(rows)
+    expected = extractor(
+        [recording.waveform for recording in recordings],
+        sampling_rate=500.0,
+        lead_names=recordings[0].lead_names,
+        unit="mV",
+        return_tensors="pt",
+    )
+    for name in ("beat_mask", "time_ids", "lead_mask"):
+        assert torch.equal(batch[name], expected[name])
+    # Samples are stored as 16-bit integers over each lead's range.
+    torch.testing.assert_close(batch["input_values"], expected["input_values"], atol=5e-5, rtol=0)
+    assert batch["input_values"].dtype == torch.float32
+    assert batch["labels"].tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+
+
+def test_when_a_batch_is_trimmed_then_only_missing_beats_go(dataset: datasets.Dataset) -> None:
+    extractor = ClearHugFeatureExtractor()
+    slow = [dataset[1], dataset[3]]
+    whole, trimmed = BeatCollator(extractor, trim=False)(slow), BeatCollator(extractor)(slow)
+    width = int(whole["beat_mask"].sum(dim=1).max())
+    assert width < 15
+    assert torch.equal(trimmed["input_values"], whole["input_values"][:, :, :width])
+    assert torch.equal(trimmed["beat_mask"], whole["beat_mask"][:, :width])
+    assert torch.equal(trimmed["time_ids"], whole["time_ids"][:, :width])
+    assert not whole["beat_mask"][:, width:].any()
+
+
+def test_when_labels_are_named_then_they_come_in_that_order_or_not_at_all(dataset: datasets.Dataset) -> None:
+    extractor, rows = ClearHugFeatureExtractor(), [dataset[0], dataset[2]]
+    assert BeatCollator(extractor, label_names=["inverted", "fast"])(rows)["labels"].tolist() == [
+        [1.0, 1.0],
+        [0.0, 1.0],
+    ]
+    assert "labels" not in BeatCollator(extractor, label_names=())(rows)
+    with pytest.raises(InputError, match="no label 'MI'"):
+        BeatCollator(extractor, label_names=["MI"])(rows)
+
+
+def test_when_the_rate_is_not_the_models_then_the_batch_is_refused(dataset: datasets.Dataset) -> None:
+    row: dict[str, Any] = {**dataset[0], "sampling_rate": 250.0}
+    with pytest.raises(InputError, match="prepared at 250 Hz and the model works at 100 Hz"):
+        BeatCollator(ClearHugFeatureExtractor())([row])

@@ -1,0 +1,99 @@
+"""Records become recordings with everything the header says, and paths are found or refused clearly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clear_hug_hf.data.records import Recording, RecordReference, find_records, read_record
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+
+
+MakeRecordings = Callable[..., list[Recording]]
+WriteRecord = Callable[[Path, Recording], Path]
+
+
+@pytest.mark.parametrize("name", ["one", "one.hea", "one.dat"])
+def test_when_a_record_is_named_in_any_way_then_it_is_read(
+    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord, name: str
+) -> None:
+    written = make_recordings(1, sampling_rate=250.0)[0]
+    write_record(tmp_path / "one", written)
+    recording = read_record(tmp_path / name)
+    np.testing.assert_allclose(recording.waveform, written.waveform, atol=5.1e-4)
+    assert recording.waveform.dtype == np.float32
+    assert (recording.sampling_rate, recording.unit, recording.record_id) == (250.0, "mV", "one")
+    assert list(recording.lead_names) == list(written.lead_names)
+
+
+def test_when_a_record_name_holds_a_dot_then_it_is_read(
+    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+) -> None:
+    write_record(tmp_path / "patient.1", make_recordings(1)[0])
+    assert read_record(tmp_path / "patient.1").waveform.shape == (12, 1000)
+
+
+def test_when_units_differ_between_leads_then_each_is_kept(tmp_path: Path) -> None:
+    np.zeros((100, 2), dtype="<i2").tofile(tmp_path / "one.dat")
+    (tmp_path / "one.hea").write_text(
+        "one 2 100 100\none.dat 16 1/uV 16 0 0 0 0 I\none.dat 16 1000/mV 16 0 0 0 0 II\n"
+    )
+    assert read_record(tmp_path / "one").unit == ["uV", "mV"]
+
+
+@pytest.mark.parametrize("folder", ["ptbxl", "cinc2011", "challenge", "ludb", "ptb", "formats"])
+def test_when_the_shared_records_are_read_then_all_fit_the_extractor(shared: Path, folder: str) -> None:
+    extractor = ClearHugFeatureExtractor()
+    headers = find_records(shared / "data" / folder)
+    for header in headers:
+        recording = read_record(header)
+        assert recording.waveform.shape[0] == len(recording.lead_names) >= 12
+    signal, lead_mask = extractor.clean(
+        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
+    )
+    assert signal.shape[0] == 12
+    assert lead_mask.all()
+
+
+def test_when_a_folder_is_searched_then_records_come_sorted_from_all_depths(
+    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+) -> None:
+    for name in ("b", "a/c", "a/b/d"):
+        write_record(tmp_path / name, make_recordings(1)[0])
+    found = [str(path.relative_to(tmp_path)) for path in find_records(tmp_path)]
+    assert found == ["a/b/d.hea", "a/c.hea", "b.hea"]
+    assert find_records(tmp_path / "b.dat") == [tmp_path / "b.hea"]
+
+
+def test_when_there_is_nothing_to_find_then_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no WFDB records"):
+        find_records(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none\.hea does not exist"):
+        find_records(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"none\.hea does not exist"):
+        read_record(tmp_path / "none.dat")
+    with pytest.raises(InputError, match="is a folder"):
+        read_record(tmp_path)
+
+
+def test_when_a_reference_is_read_then_it_carries_what_the_table_said(
+    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+) -> None:
+    write_record(tmp_path / "one", make_recordings(1)[0])
+    recording = RecordReference(tmp_path / "one", "17", "p3", ("MI",), "train", {"age": 60}).read()
+    assert (recording.record_id, recording.patient_id, recording.labels, recording.split) == (
+        "17",
+        "p3",
+        ("MI",),
+        "train",
+    )
+    assert recording.metadata["age"] == 60
+    assert recording.read() is recording
+
+
+def test_when_a_recording_is_unpacked_then_the_extractor_takes_it(make_recordings: MakeRecordings) -> None:
+    features = ClearHugFeatureExtractor()(**make_recordings(1)[0].as_inputs())
+    assert features["input_values"].shape == (1, 12, 15, 96)

@@ -1,0 +1,125 @@
+"""A model folder is whole or not there, and what is missing in one is said."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, ClearHugForSequenceClassification
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training import folders
+
+
+LABELS = ("a", "b", "c")
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
+    folders.save_model_folder(folder / "model", model, ClearHugFeatureExtractor(detector="xqrs"))
+    return folder
+
+
+def test_when_a_pretrained_folder_is_loaded_for_labels_then_the_encoder_is_its(pretrained: Path) -> None:
+    source, _ = folders.load_pretrained(pretrained)
+    model, extractor = folders.load_for_finetuning(pretrained, LABELS, head_type="weighted")
+    assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
+    assert model.config.head_type == "weighted"
+    assert model.classifier.out_features == 3
+    assert extractor.detector == "xqrs"
+    for name, tensor in source.clear_hug.state_dict().items():
+        assert torch.equal(model.clear_hug.state_dict()[name], tensor)
+    assert folders.holds_decoder(pretrained / "model")
+
+
+def test_when_a_classifier_is_given_other_labels_then_its_encoder_stays(pretrained: Path, tmp_path: Path) -> None:
+    model, extractor = folders.load_for_finetuning(pretrained, LABELS)
+    folders.save_model_folder(tmp_path / "model", model, extractor)
+    again, _ = folders.load_for_finetuning(tmp_path, ("x", "y"))
+    assert again.classifier.out_features == 2
+    assert torch.equal(again.clear_hug.state_dict()["norm.weight"], model.clear_hug.state_dict()["norm.weight"])
+    loaded, _ = folders.load_classifier(tmp_path)
+    assert torch.equal(loaded.classifier.weight, model.classifier.weight)
+    assert not folders.holds_decoder(tmp_path / "model")
+    with pytest.raises(InputError, match="with a decoder"):
+        folders.load_pretrained(tmp_path)
+
+
+def test_when_a_pretrained_folder_is_used_as_a_classifier_then_it_says_to_finetune(pretrained: Path) -> None:
+    with pytest.raises(InputError, match=r"no fine-tuned classifier.*clear-hug finetune"):
+        folders.load_classifier(pretrained)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.safetensors", "holds no weights"),
+        ("config.json", "holds no model"),
+        ("preprocessor_config.json", "holds no feature extractor"),
+    ],
+)
+def test_when_a_file_is_missing_then_it_is_named(pretrained: Path, tmp_path: Path, name: str, message: str) -> None:
+    shutil.copytree(pretrained / "model", tmp_path / "broken")
+    (tmp_path / "broken" / name).unlink()
+    with pytest.raises(InputError, match=message):
+        folders.load_classifier(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_when_a_file_is_garbage_then_one_sentence_says_so(pretrained: Path, tmp_path: Path, name: str) -> None:
+    model, extractor = folders.load_for_finetuning(pretrained, LABELS)
+    folders.save_model_folder(tmp_path / "broken", model, extractor)
+    (tmp_path / "broken" / name).write_text("not what it should be")
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        folders.load_classifier(tmp_path / "broken")
+    assert "\n" not in str(caught.value)
+
+
+def test_when_there_is_no_folder_then_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        folders.load_classifier(tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is not a folder"):
+        folders.load_classifier(tmp_path / "file")
+
+
+def test_when_saving_fails_then_the_folder_before_it_stays(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ClearHugForSequenceClassification(ClearHugConfig.preset("tiny", **SMALL))
+    folders.save_model_folder(tmp_path / "model", model, ClearHugFeatureExtractor())
+
+    class Failing:
+        def save_pretrained(self, folder: Path) -> None:
+            raise OSError("no space left on device")
+
+    torch.nn.init.zeros_(model.classifier.weight)
+    with pytest.raises(OSError, match="no space"):
+        folders.save_model_folder(tmp_path / "model", model, Failing())
+    loaded, _ = folders.load_classifier(tmp_path / "model")
+    assert loaded.classifier.weight.abs().sum() > 0
+    folders.save_model_folder(tmp_path / "model", model, ClearHugFeatureExtractor())
+    loaded, _ = folders.load_classifier(tmp_path / "model")
+    assert loaded.classifier.weight.abs().sum() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_when_an_output_folder_cannot_be_then_it_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        folders.check_writable(tmp_path / "file" / "run")
+    assert folders.check_writable(tmp_path / "new" / "run") == tmp_path / "new" / "run"
+    assert not (tmp_path / "new").exists()
