@@ -1,0 +1,357 @@
+"""The command line end to end on a handful of recordings, and everything that it must refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
+
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.records import Recording, read_record
+
+
+MakeRecordings = Callable[..., list[Recording]]
+WriteRecord = Callable[[Path, Recording], Path]
+RECIPE = ["--epochs", "30", "--batch-size", "8"]
+LABELS = ["NORM", "MI", "STTC", "CD", "HYP"]
+
+
+@pytest.fixture(scope="module")
+def runs(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folders `pretrained` and `finetuned` of the two verbs."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = str(ptbxl_folder)
+    pretrained, finetuned = str(folder / "pretrained"), str(folder / "finetuned")
+    assert main(["pretrain", "--data", data, "--output", pretrained, "--epochs", "2", "--batch-size", "16"]) == 0
+    assert main(["finetune", "--data", data, "--model", pretrained, "--output", finetuned, *RECIPE]) == 0
+    return folder
+
+
+def test_when_a_model_is_pretrained_then_the_folder_holds_model_log_and_pictures(runs: Path) -> None:
+    log = pd.read_csv(runs / "pretrained" / "pretraining_log.csv")
+    assert log["epoch"].tolist() == [1, 2]
+    assert log["validation_loss"].notna().all()
+    for name in ("recording", "reconstruction", "pretraining_loss"):
+        with Image.open(runs / "pretrained" / "pictures" / f"{name}.png") as image:
+            assert image.width > 400
+
+
+def test_when_a_model_is_finetuned_then_metrics_stand_beside_the_control(runs: Path) -> None:
+    metrics = json.loads((runs / "finetuned" / "metrics.json").read_text())
+    assert metrics["num_recordings"] == {"train": 48, "validation": 12, "test": 12}
+    for split in ("validation", "test"):
+        of_model, of_control = metrics["pretrained"][split], metrics["random_initialisation"][split]
+        assert of_model["left_out"] == of_control["left_out"] == ["CD", "HYP"]
+        difference = metrics["difference_of_macro_auroc"][split]["value"]
+        assert difference == pytest.approx(of_model["macro_auroc"]["value"] - of_control["macro_auroc"]["value"])
+        # Fast hearts and inverted T waves are easy to tell.
+        assert of_model["macro_auroc"]["value"] > 0.8
+    pictures = sorted(path.name for path in (runs / "finetuned" / "pictures").iterdir())
+    assert pictures == ["group_activations.png", "reconstruction.png", "recording.png"]
+
+
+def test_when_the_model_folder_is_loaded_then_it_reads_a_record_in_five_lines(runs: Path, ptbxl_folder: Path) -> None:
+    folder = runs / "finetuned" / "model"
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    inputs = extractor(**read_record(ptbxl_folder / "records100/00000/00001_lr").as_inputs(), return_tensors="pt")
+    with torch.no_grad():
+        assert model(**inputs).logits.shape == (1, 5)
+    assert list(model.config.id2label.values()) == LABELS
+
+
+def test_when_a_model_is_evaluated_then_the_numbers_are_those_of_finetuning(
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--data", str(ptbxl_folder), "--model", str(runs / "finetuned")]
+    assert main([*arguments, "--output", str(tmp_path / "metrics.json")]) == 0
+    evaluated = json.loads((tmp_path / "metrics.json").read_text())
+    trained = json.loads((runs / "finetuned" / "metrics.json").read_text())["pretrained"]["test"]
+    assert evaluated["split"] == "test"
+    assert evaluated["macro_auroc"] == pytest.approx(trained["macro_auroc"])
+    printed = capsys.readouterr().out
+    assert "12 test recordings of 12 patients" in printed
+    assert "left out: only one class is present" in printed
+    assert main([*arguments, "--labels", "MI", "--split", "validation"]) == 0
+    assert "STTC" not in capsys.readouterr().out
+
+
+def test_when_seeds_are_equal_then_two_finetunings_are(runs: Path, ptbxl_folder: Path, tmp_path: Path) -> None:
+    arguments = ["finetune", "--data", str(ptbxl_folder), "--model", str(runs / "pretrained"), *RECIPE]
+    assert main([*arguments, "--output", str(tmp_path / "again")]) == 0
+    first, again = (folder / "metrics.json" for folder in (runs / "finetuned", tmp_path / "again"))
+    assert first.read_text() == again.read_text()
+
+
+def test_when_records_are_predicted_then_each_has_its_labels(
+    runs: Path, ptbxl_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    folder = str(ptbxl_folder / "records100")
+    assert main(["predict", folder, "--model", str(runs / "finetuned"), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["record"] for line in lines] == [f"{folder}/00000/{index:05d}_lr" for index in range(72)]
+    for line in lines:
+        (window,) = line["windows"]
+        assert (window["start"], window["end"]) == (0.0, 10.0)
+        assert sorted(window["probabilities"]) == sorted(LABELS)
+        assert set(window["found"]) == {name for name, share in window["probabilities"].items() if share >= 0.5}
+    fast = [line["windows"][0]["probabilities"]["MI"] for line in lines]
+    assert np.mean(fast[0::2]) > np.mean(fast[1::2]) + 0.2
+
+
+def test_when_fewer_labels_are_asked_for_then_only_they_are_shown(
+    runs: Path, ptbxl_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = str(ptbxl_folder / "records100/00000/00002_lr.dat")
+    base = ["predict", record, "--model", str(runs / "finetuned" / "model")]
+    capsys.readouterr()
+    assert main([*base, "--top-k", "2", "--threshold", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("  * ") for line in lines[1:])
+    assert main([*base, "--labels", "HYP", "CD"]) == 0
+    assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]} == {"HYP", "CD"}
+
+
+def test_when_a_recording_is_long_then_its_windows_are_predicted_and_that_is_said(
+    runs: Path,
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recording = make_recordings(1)[0]
+    write_record(tmp_path / "long", replace(recording, waveform=np.tile(recording.waveform, (1, 3))[:, :2500]))
+    base = ["predict", str(tmp_path / "long"), "--model", str(runs / "finetuned")]
+    capsys.readouterr()
+    assert main(base) == 0
+    printed = capsys.readouterr().out
+    assert "25 s, longer than the model's window: predicted in 3 windows" in printed
+    assert "15-25 s" in printed
+    assert main([*base, "--json"]) == 0
+    windows = json.loads(capsys.readouterr().out)["windows"]
+    assert [(window["start"], window["end"]) for window in windows] == [(0, 10), (10, 20), (15, 25)]
+
+
+@pytest.mark.parametrize("name", ["ptb/s0010_re", "formats/muse-sinus", "challenge/A0001.mat", "cinc2011/1002867"])
+def test_when_real_records_of_any_source_are_predicted_then_they_are(
+    runs: Path, shared: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["predict", str(shared / "data" / name), "--model", str(runs / "finetuned"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["windows"]
+
+
+# ------------------------------------------------------------------------------------------------------- bad records
+
+_HEADER = "bad 12 100 1000\n"
+_SIGNALS = "".join(f"bad.dat 16 1000/mV 16 0 0 0 0 {name}\n" for name in ("I", "II", "III", "aVR", "aVL", "aVF"))
+_SIGNALS += "".join(f"bad.dat 16 1000/mV 16 0 0 0 0 V{index}\n" for index in range(1, 7))
+
+
+def _truncated(folder: Path) -> None:
+    (folder / "bad.dat").write_bytes((folder / "bad.dat").read_bytes()[:5000])
+
+
+def _headers(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "bad.hea").write_text(text) and None  # type: ignore[func-returns-value]
+
+
+def _samples(change: Callable[[np.ndarray], np.ndarray], num_samples: int = 1000) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        digital = np.fromfile(folder / "bad.dat", dtype="<i2").reshape(1000, 12)
+        change(digital)[:num_samples].astype("<i2").tofile(folder / "bad.dat")
+        (folder / "bad.hea").write_text(_HEADER.replace("1000", str(num_samples)) + _SIGNALS)
+
+    return write
+
+
+BAD_RECORDS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing header": (lambda folder: (folder / "bad.hea").unlink(), "bad.hea does not exist"),
+    "missing signals": (lambda folder: (folder / "bad.dat").unlink(), "refers to bad.dat, which is not beside it"),
+    "truncated": (_truncated, "holds 208 samples per lead where the header promises 1000"),
+    "too many leads": (_headers(_HEADER.replace("12", "15", 1) + _SIGNALS), "promises 15 leads but describes 12"),
+    "text": (_headers("Dear colleague, the recording is attached.\n"), "is not a WFDB header"),
+    "empty": (_headers(""), "is not a WFDB header"),
+    "no rate": (_headers("bad 12\n" + _SIGNALS), "states no sampling rate"),
+    "rate of zero": (_headers("bad 12 0 1000\n" + _SIGNALS), "sampling rate '0'"),
+    "rate too low": (_headers("bad 12 20 1000\n" + _SIGNALS), "the sampling rate is 20 Hz"),
+    "unknown lead": (_headers(_HEADER + _SIGNALS.replace(" V6", " Q6")), "unknown lead name 'Q6'"),
+    "unknown unit": (_headers(_HEADER + _SIGNALS.replace("/mV", "/mmHg")), "unknown unit 'mmHg'"),
+    "flat": (_samples(lambda digital: digital * 0), "all leads are flat"),
+    "all missing": (_samples(lambda digital: np.full_like(digital, -32768)), "every lead is NaN or Inf"),
+    "half a second": (_samples(lambda digital: digital, 50), "the recording lasts 0.5 s"),
+}
+
+
+@pytest.fixture
+def bad_folder(tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord) -> Path:
+    """A folder with the record `bad`, still whole."""
+    write_record(tmp_path / "records" / "bad", make_recordings(1)[0])
+    return tmp_path / "records"
+
+
+@pytest.mark.parametrize("kind", BAD_RECORDS)
+def test_when_a_record_is_bad_then_one_sentence_says_why(
+    kind: str, bad_folder: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, message = BAD_RECORDS[kind]
+    spoil(bad_folder)
+    before = sorted(bad_folder.rglob("*"))
+    capsys.readouterr()
+    assert main(["predict", str(bad_folder / "bad"), "--model", str(runs / "finetuned")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("clear-hug: error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(bad_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "flat"])
+def test_when_one_record_of_a_folder_is_bad_then_the_others_are_done_and_it_is_named_at_the_end(
+    kind: str,
+    bad_folder: Path,
+    runs: Path,
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil, message = BAD_RECORDS[kind]
+    spoil(bad_folder)
+    for name in ("a", "z"):
+        write_record(bad_folder / name, make_recordings(1)[0])
+    capsys.readouterr()
+    assert main(["predict", str(bad_folder), "--model", str(runs / "finetuned"), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert [Path(json.loads(line)["record"]).name for line in captured.out.splitlines()] == ["a", "z"]
+    lines = captured.err.splitlines()
+    assert lines[0] == "clear-hug: 1 recording(s) could not be used:"
+    assert lines[1].startswith(f"  {bad_folder / 'bad'}: ")
+    assert message in lines[1]
+
+
+def test_when_a_training_record_is_bad_then_the_run_goes_on_and_names_it(
+    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "ptb-xl"
+    shutil.copytree(ptbxl_folder, data)
+    (data / "records100/00000/00003_lr.dat").write_bytes(b"short")
+    output = tmp_path / "run"
+    capsys.readouterr()
+    assert main(["pretrain", "--data", str(data), "--output", str(output), "--epochs", "1", "--limit", "8"]) == 1
+    assert "  3: " in capsys.readouterr().err
+    assert (output / "model" / "config.json").is_file()
+
+
+# -------------------------------------------------------------------------------------------------- other bad inputs
+
+
+def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    *before, last = captured.err.splitlines()
+    assert last.startswith("clear-hug: error: ")
+    # Nothing but progress bars may come before.
+    assert all("it/s" in line or "rec/s" in line or "batch/s" in line for line in before if line)
+    return last
+
+
+def test_when_the_model_folder_is_bad_then_it_says_what_is_missing(
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = str(ptbxl_folder / "records100/00000/00001_lr")
+    shutil.copytree(runs / "finetuned" / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    assert "holds no weights" in _refused(["predict", record, "--model", str(tmp_path / "model")], capsys)
+    assert "does not exist" in _refused(["predict", record, "--model", str(tmp_path / "none")], capsys)
+    message = _refused(["predict", record, "--model", str(runs / "pretrained")], capsys)
+    assert "no fine-tuned classifier" in message
+    output = tmp_path / "run"
+    for verb in ("finetune", "evaluate"):
+        arguments = [verb, "--data", str(ptbxl_folder), "--model", str(tmp_path / "model"), "--output", str(output)]
+        assert "holds no weights" in _refused(arguments, capsys)
+        assert not output.exists()
+
+
+def test_when_labels_are_not_the_models_then_they_are_named(
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, data = str(ptbxl_folder / "records100/00000/00001_lr"), str(ptbxl_folder)
+    message = _refused(["predict", record, "--model", str(runs / "finetuned"), "--labels", "AFIB"], capsys)
+    assert "do not have the label 'AFIB': the labels are NORM, MI, STTC, CD, HYP" in message
+    two = tmp_path / "two"
+    arguments = ["--model", str(runs / "pretrained"), "--output", str(two), "--labels", "MI", "NORM", "--no-control"]
+    assert main(["finetune", "--data", data, *arguments, "--epochs", "1", "--head", "mean"]) == 0
+    metrics = json.loads((two / "metrics.json").read_text())
+    assert metrics["labels"] == ["MI", "NORM"]
+    assert "random_initialisation" not in metrics
+    message = _refused(["evaluate", "--data", data, "--model", str(two)], capsys)
+    assert "do not have the label 'STTC'" in message
+    output = tmp_path / "run"
+    arguments = ["--model", str(runs / "pretrained"), "--output", str(output), "--labels", "AFIB"]
+    assert "'AFIB'" in _refused(["finetune", "--data", data, *arguments], capsys)
+    assert not output.exists()
+
+
+def test_when_the_data_folder_is_bad_then_nothing_is_written(
+    runs: Path,
+    tmp_path: Path,
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, empty, unlabelled = tmp_path / "run", tmp_path / "empty", tmp_path / "unlabelled"
+    empty.mkdir()
+    write_record(unlabelled / "one", make_recordings(1)[0])
+    for data, message in ((tmp_path / "none", "does not exist"), (empty, "holds no WFDB records")):
+        for verb in ("pretrain", "demo"):
+            assert message in _refused([verb, "--data", str(data), "--output", str(output)], capsys)
+    arguments = ["finetune", "--model", str(runs / "pretrained"), "--output", str(output), "--data", str(unlabelled)]
+    assert "have no labels" in _refused(arguments, capsys)
+    (unlabelled / "one.dat").write_bytes(b"")
+    message = _refused(["pretrain", "--data", str(unlabelled), "--output", str(output)], capsys)
+    assert "no usable train recordings" in message
+    assert "recording one: " in message
+    assert "holds 0 samples" in message
+    assert not output.exists()
+
+
+def test_when_the_output_is_a_file_then_it_is_refused(
+    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["pretrain", "--data", str(ptbxl_folder), "--output", str(tmp_path / "file" / "run")]
+    assert "is a file" in _refused(arguments, capsys)
+
+
+def test_when_help_is_asked_for_then_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("pretrain", "finetune", "evaluate", "predict", "demo"):
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, "--help"])
+        assert stopped.value.code == 0
+        assert f"clear-hug {verb} " in capsys.readouterr().out.split("examples:")[1]
+
+
+def test_when_the_demo_runs_then_everything_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "demo"
+    assert main(["demo", "--output", str(output), "--patients", "16", "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "untrained encoder" in printed
+    assert f"clear-hug predict YOUR_RECORD.hea --model {output}" in printed
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["num_recordings"] == {"train": 24, "validation": 12, "test": 12}
+    assert (output / "model" / "model.safetensors").is_file()
+    assert (output / "pretrained" / "model" / "model.safetensors").is_file()
+    assert (output / "pictures" / "group_activations.png").is_file()
