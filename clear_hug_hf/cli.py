@@ -514,8 +514,10 @@ def _run_predict(arguments: argparse.Namespace) -> int:
             predictions = predict(model, dataset, extractor)
             num_done += _print_predictions(arguments, dataset, predictions, shown)
     if not num_done:
-        for _, reason in rejected:
-            print(f"clear-hug: error: {reason}", file=sys.stderr)
+        for record, reason in rejected:
+            # Messages about files name them; those about signals do not.
+            named = reason if record in reason else f"{record}: {reason}"
+            print(f"clear-hug: error: {named}", file=sys.stderr)
         return EXIT_BAD_INPUT
     _report_rejected(rejected)
     return EXIT_SOME_FAILED if rejected else EXIT_OK
@@ -685,11 +687,11 @@ def _choose_labels(asked: Sequence[str] | None, known: Sequence[str] | None, who
     from .processing import InputError
 
     if known is None:
-        raise InputError(f"{whose} have no labels: name a PTB-XL folder")
+        raise InputError(f"there are no labels in {whose}: name a PTB-XL folder")
     if asked is None:
         return list(known)
     if unknown := [name for name in asked if name not in known]:
-        raise InputError(f"{whose} do not have the label {unknown[0]!r}: the labels are {', '.join(known)}")
+        raise InputError(f"there is no label {unknown[0]!r} in {whose}: the labels are {', '.join(known)}")
     return list(dict.fromkeys(asked))
 
 

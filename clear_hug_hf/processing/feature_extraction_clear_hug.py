@@ -331,17 +331,17 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
             if not do_repair:
                 raise InputError("the recording holds NaN or Inf samples: repair them, or set `do_repair=True`")
             unusable = present & (1.0 - finite.mean(axis=1) > self.max_non_finite)
+            present = present & ~unusable
+            if not present.any():
+                raise InputError(
+                    f"every lead is NaN or Inf for more than {100 * self.max_non_finite:g} % of its samples: "
+                    "the file holds no usable signal"
+                )
             if unusable.any():
                 logger.warning(
                     "more than %g %% of lead(s) %s is NaN or Inf: treated as missing",
                     100 * self.max_non_finite,
                     ", ".join(np.array(STANDARD_LEADS)[unusable]),
-                )
-                present = present & ~unusable
-            if not present.any():
-                raise InputError(
-                    f"every lead is NaN or Inf for more than {100 * self.max_non_finite:g} % of its samples: "
-                    "the file holds no usable signal"
                 )
             signal = repair_non_finite(np.where(present[:, None], signal, 0.0))
 
