@@ -42,8 +42,9 @@ format: install  ## mend style
 	$(BIN)/ruff format .
 
 benchmark: install  ## print and save the speed and accuracy tables
-	$(BIN)/python benchmarks/beat_detectors.py
-	$(BIN)/python benchmarks/preparation.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beat_detectors.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/preparation.py
+	$(BIN)/python benchmarks/readme_tables.py
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -56,9 +56,12 @@ def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extrac
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        partial.chmod(0o755)
         model.save_pretrained(partial)
         feature_extractor.save_pretrained(partial)
+        # Temporary folders, and the weights as safetensors writes them, are for their owner's eyes only.
+        partial.chmod(0o755)
+        for path in partial.iterdir():
+            path.chmod(0o644)
         if folder.exists():
             replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-replaced-", dir=folder.parent))
             folder.rename(replaced / folder.name)

@@ -1,0 +1,16 @@
+"""
+Train a classifier on labelled recordings: `clear-hug finetune` for `accelerate launch`.
+
+    python scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --output runs/superclasses
+    accelerate launch scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --train-encoder
+
+`--help` lists the options. The batch size is that of one process.
+"""
+
+import sys
+
+from clear_hug_hf.cli import main
+
+
+if __name__ == "__main__":
+    sys.exit(main(["finetune", *sys.argv[1:]]))

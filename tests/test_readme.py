@@ -1,0 +1,95 @@
+"""What the README shows works: its Python runs, its commands parse, its tables are those of the CSV files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+from transformers import set_seed
+
+from clear_hug_hf import (
+    ClearHugConfig,
+    ClearHugFeatureExtractor,
+    ClearHugForPreTraining,
+    ClearHugForSequenceClassification,
+)
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.simulation import simulate_recordings
+
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the README's examples name: two records and the models of `make demo`, untrained."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "path" / "to").mkdir(parents=True)
+    for recording, name in zip(simulate_recordings(2, 1), ("record", "other_record"), strict=True):
+        wfdb.wrsamp(
+            name,
+            fs=recording.sampling_rate,
+            units=["mV"] * 12,
+            sig_name=list(recording.lead_names),
+            p_signal=np.asarray(recording.waveform.T, dtype=np.float64),
+            fmt=["16"] * 12,
+            write_dir=str(folder / "path" / "to"),
+        )
+    set_seed(0)
+    config = ClearHugConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
+    for path, model_class in (
+        ("demo/model", ClearHugForSequenceClassification),
+        ("demo/pretrained/model", ClearHugForPreTraining),
+    ):
+        model_class(config).save_pretrained(folder / path)
+        ClearHugFeatureExtractor().save_pretrained(folder / path)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_when_python_of_the_readme_runs_then_it_works(
+    number: int, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = PYTHON[number]
+    if "push_to_hub" in code:
+        pytest.skip("publishing needs the Hub")
+    monkeypatch.chdir(workplace)
+    exec(compile(code, f"README.md, Python block {number}", "exec"), {})
+
+
+@pytest.mark.parametrize("words", [c for c in COMMANDS if c[0] in ("clear-hug", "accelerate")], ids=" ".join)
+def test_when_a_command_of_the_readme_is_given_then_its_options_exist(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words[0] == "accelerate":
+        script = REPOSITORY / words[2]
+        assert script.is_file()
+        words = ["clear-hug", script.stem, *words[3:]]
+    # Neither the data nor the models are here: what parses is refused with a sentence, not by argparse's usage.
+    assert main(words[1:]) == 2
+    assert "clear-hug: error:" in capsys.readouterr().err
+
+
+def test_when_the_readme_names_a_target_then_make_has_it() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for target in {words[1] for words in COMMANDS if words[0] == "make"}:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_when_a_table_of_the_readme_is_checked_then_it_is_that_of_the_csv() -> None:
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "readme_tables.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
