@@ -163,7 +163,7 @@ def _run_pretrain(arguments: argparse.Namespace) -> int:
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 
 
-def _pretrain(arguments: argparse.Namespace, extractor: Any, sets: dict[str, datasets.Dataset], output: Path) -> Any:
+def _pretrain(arguments: argparse.Namespace, extractor: Any, sets: dict[str, datasets.Dataset], output: Path) -> None:
     """Pre-train on the sets and draw how it went; the same for `pretrain` and `demo`."""
     from transformers import set_seed
 
@@ -199,12 +199,13 @@ def _pretrain(arguments: argparse.Namespace, extractor: Any, sets: dict[str, dat
     last = result.history[-1]
     held_out = f", {last['validation_loss']:.3f} held out" if last["validation_loss"] is not None else ""
     _say(f"loss of hidden beats: {last['train_loss']:.3f} in training{held_out} (1 is a flat line)")
+    if not _is_main_process():
+        return
     pictures = output / "pictures"
     save_figure(plot_losses(result.history, "Pre-training"), pictures / "pretraining_loss.png")
     shown = sets.get("validation") or sets["train"]
     _draw_recording(shown, pictures / "recording.png")
     _draw_reconstruction(result.model, shown, extractor, pictures / "reconstruction.png")
-    return result.model
 
 
 # ---------------------------------------------------------------------------------------------------------- finetune
@@ -348,6 +349,8 @@ def _finetune(
             )
             for split in held_out
         }
+    if not _is_main_process():
+        return
     folders.write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
     shown, pictures = held_out[-1], output / "pictures"
@@ -413,6 +416,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
         check_writable(arguments.output.parent)
     _quiet_libraries()
     model, extractor = load_classifier(arguments.model)
+    _to_device(model)
     sources = _read_source(arguments.data, arguments.limit)
     split = arguments.split or ("test" if "test" in sources.splits else "validation")
     if split not in sources.splits:
@@ -489,6 +493,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
 
     _quiet_libraries()
     model, extractor = load_classifier(arguments.model)
+    _to_device(model)
 
     from .data.preparation import Rejected, describe_error, prepare
     from .data.records import RecordReference, find_records
@@ -617,6 +622,8 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         sources = _read_source(arguments.data, arguments.limit)
     else:
         sources = _simulate(arguments.patients, arguments.limit, arguments.seed)
+        # A few hundred recordings make too few steps per epoch for larger batches.
+        arguments.batch_size = 8
     _quiet_libraries()
     from .processing import ClearHugFeatureExtractor, InputError
 
@@ -711,7 +718,7 @@ def _prepare_splits(
                 replace(record, labels=tuple(name for name in record.labels or () if name in label_names))
                 for record in records
             ]
-        dataset, failed = prepare(records, extractor, label_names)
+        dataset, failed = prepare(records, extractor, label_names, progress=_is_main_process())
         rejected += failed
         if len(dataset):
             sets[split] = dataset
@@ -790,7 +797,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 
 def _report_rejected(rejected: Sequence[Rejected]) -> None:
     """Name the recordings that could not be used, the first ones if they are many."""
-    if not rejected:
+    if not rejected or not _is_main_process():
         return
     print(f"clear-hug: {len(rejected)} recording(s) could not be used:", file=sys.stderr)
     for record, reason in rejected[:_MOST_NAMED]:
@@ -812,8 +819,20 @@ def _quiet_libraries() -> None:
     logging.set_verbosity_error()
 
 
+def _is_main_process() -> bool:
+    """Whether this is the only process or the first of those that `accelerate launch` started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _to_device(model: Any) -> None:
+    from accelerate import PartialState
+
+    model.to(PartialState().device)
+
+
 def _say(text: str) -> None:
-    print(text, flush=True)
+    if _is_main_process():
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def plot_recording(
     if r_peaks is not None and len(r_peaks):
         peaks = np.asarray(r_peaks) / sampling_rate
         axes.vlines(peaks, bottom - 0.6 * _SPACING, 0.65 * _SPACING, color=_BEAT, alpha=0.18, linewidth=0.9)
-        top = (bottom if layout == "clinical" else 0.0) + 0.47 * _SPACING
+        top = (bottom if layout == "clinical" else 0.0) + 0.55 * _SPACING
         axes.plot(peaks, np.full(len(peaks), top), "v", color=_BEAT, markersize=6, clip_on=False)
     for row, parts in enumerate(rows):
         offset = -_SPACING * row
@@ -101,7 +101,7 @@ def plot_recording(
                 axes.plot(seconds[inside], offset + scale * signal[index, inside], color=_INK, linewidth=0.9)
             else:
                 axes.text((start + stop) / 2, offset, "not recorded", ha="center", va="center", color="#888888")
-            x, y, side = (start + 0.04, offset + 0.33 * _SPACING, "left")
+            x, y, side = (start + 0.05, offset + 0.42 * _SPACING, "left")
             if layout == "rows":
                 x, y, side = (-0.08, offset, "right")
             axes.text(x, y, lead, ha=side, va="center", fontsize=11, fontweight="bold", color=_INK)
@@ -291,7 +291,7 @@ def _checked(signal: np.ndarray, lead_mask: np.ndarray | None) -> tuple[np.ndarr
 def _page_scale(signal: np.ndarray) -> tuple[float, float]:
     """Axis units per unit of the signal, 1 for ordinary amplitudes; and a round height for the scale bar."""
     height = float(np.quantile(np.abs(signal), 0.999)) if signal.size else 1.0
-    scale = min(1.0, 0.48 * _SPACING / height) if height > 0.35 else 0.4 * _SPACING / max(height, 1e-6)
+    scale = min(1.0, 0.42 * _SPACING / height) if height > 0.35 else 0.4 * _SPACING / max(height, 1e-6)
     bar = next(
         (round_height for round_height in (1.0, 2.0, 5.0, 0.5, 0.2, 0.1) if 0.35 <= scale * round_height <= 1.3), 1.0
     )

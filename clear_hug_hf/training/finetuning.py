@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -126,6 +127,7 @@ def finetune(
         )
     _check_datasets(train_dataset, validation_dataset, label_names)
 
+    model.to(PartialState().device)
     collator = BeatCollator(feature_extractor, label_names=label_names)
     trained: nn.Module = model
     sets: list[Any] = [dataset.with_format("numpy") for dataset in (train_dataset, validation_dataset)]
