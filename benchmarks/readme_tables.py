@@ -1,5 +1,5 @@
 """
-Renew the tables of the README from the CSV files in `benchmarks/results`.
+Renew the tables of the README from the files in `benchmarks/results`.
 
     python benchmarks/readme_tables.py           # rewrite the README
     python benchmarks/readme_tables.py --check   # exit status 1 if a table is stale
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
 from collections.abc import Callable
 
@@ -59,11 +60,32 @@ def preparation() -> str:
     return _table(["pipeline", *parts], body) + "\n\n" + _where(rows[0])
 
 
+def superclasses() -> str:
+    """Macro AUROC of the demo on PTB-XL records: `metrics.json` of `clear-hug demo --data`, as it was written."""
+    metrics = json.loads((RESULTS / "ptbxl_tiny_metrics.json").read_text(encoding="utf-8"))
+    body = []
+    for name, run in (("pre-trained encoder", "pretrained"), ("untrained encoder", "random_initialisation")):
+        found = metrics[run]["validation"]
+        labels = [f"{found['per_label'][label]['auroc']['value']:.3f}" for label in metrics["labels"]]
+        body.append([name, _interval(found["macro_auroc"], ".3f"), *labels])
+    body.append(["difference", _interval(metrics["difference_of_macro_auroc"]["validation"], "+.3f")])
+    body[-1] += [""] * len(metrics["labels"])
+    return _table(["HUG head on a", "macro AUROC (95 %)", *metrics["labels"]], body)
+
+
+def _interval(metric: dict[str, float], form: str) -> str:
+    return f"{metric['value']:{form}} ({metric['low']:{form}} to {metric['high']:{form}})"
+
+
 def _where(row: Row) -> str:
     return f"*{row['cpu']}, one thread, {row['date']}; versions stand in the CSV.*"
 
 
-TABLES: dict[str, Callable[[], str]] = {"beat_detectors": beat_detectors, "preparation": preparation}
+TABLES: dict[str, Callable[[], str]] = {
+    "superclasses": superclasses,
+    "beat_detectors": beat_detectors,
+    "preparation": preparation,
+}
 
 
 def renew(text: str) -> str:
