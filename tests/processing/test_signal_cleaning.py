@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy import signal as scipy_signal
@@ -41,6 +43,23 @@ def test_when_a_slow_sine_is_resampled_then_it_stays_the_same_sine(rate: float) 
     resampled = resample(_sine(5.0, rate)[None], rate, 100.0)
     assert resampled.shape == (1, 1000)
     np.testing.assert_allclose(resampled[0, 50:-50], _sine(5.0, 100.0)[50:-50], atol=0.01)
+
+
+@pytest.mark.parametrize("rate", [50.0, 99.0, 128.0, 200.0, 250.0, 257.0, 360.0, 400.0, 499.9, 500.0, 977.77, 1000.0])
+@pytest.mark.parametrize("seconds", [0.6, 1.0, 10.013, 430.0])
+def test_when_a_signal_is_resampled_then_it_equals_scipys_polyphase_filter(rate: float, seconds: float) -> None:
+    signals = np.random.default_rng(0).standard_normal((2, 1, round(rate * seconds))).cumsum(axis=-1) + 40.0
+    ratio = (Fraction(100) / Fraction(rate).limit_denominator(10_000)).limit_denominator(10_000)
+    expected = scipy_signal.resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    np.testing.assert_allclose(resample(signals, rate, 100.0), expected, rtol=0, atol=1e-11)
+    single = resample(signals.astype(np.float32), rate, 100.0)
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, expected, rtol=0, atol=3e-6 * np.abs(signals).max())
+
+
+def test_when_whole_numbers_are_resampled_then_they_are_as_their_floats() -> None:
+    signals = np.random.default_rng(0).integers(-2000, 2000, (2, 500), dtype=np.int16)
+    np.testing.assert_array_equal(resample(signals, 500.0, 100.0), resample(signals.astype(np.float64), 500.0, 100.0))
 
 
 def test_when_a_frequency_lies_above_the_new_nyquist_then_it_is_removed_and_not_folded() -> None:
