@@ -40,12 +40,18 @@ _LAZY = {
     "find_records": ".data.records",
     "read_record": ".data.records",
     "prepare": ".data.preparation",
+    "load_prepared": ".data.prepared",
+    "open_source": ".data.readers",
+    "prepare_shards": ".data.sharding",
 }
 
 if TYPE_CHECKING:
     from .data.collator import BeatCollator
     from .data.preparation import prepare
+    from .data.prepared import load_prepared
+    from .data.readers import open_source
     from .data.records import Recording, find_records, read_record
+    from .data.sharding import prepare_shards
 
 
 def __getattr__(name: str) -> Any:
@@ -69,6 +75,9 @@ __all__ = [
     "InputError",
     "Recording",
     "find_records",
+    "load_prepared",
+    "open_source",
     "prepare",
+    "prepare_shards",
     "read_record",
 ]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_SOME_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 _DATA_HELP = (
-    "folder of PTB-XL: ptbxl_database.csv, scp_statements.csv and records100 or records500. Folds 1-8 train, 9 "
-    "validates, 10 tests; labels are the five diagnostic superclasses"
+    "output of `clear-hug prepare`; or a folder of PTB-XL: ptbxl_database.csv, scp_statements.csv and records100 or "
+    "records500. Folds 1-8 train, 9 validates, 10 tests; labels are the five diagnostic superclasses"
 )
 
 
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         description="ECG foundation models: from a recording to beats, representations and diagnoses.",
         epilog="examples:\n"
         "  clear-hug demo\n"
+        "  clear-hug prepare downloads/ptb-xl --labels ptbxl_super --output ptb-xl\n"
         "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
         "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/superclasses\n"
         "  clear-hug evaluate --data ptb-xl --model runs/superclasses\n"
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_prepare(verbs)
     _add_pretrain(verbs)
     _add_finetune(verbs)
     _add_evaluate(verbs)
@@ -111,6 +113,158 @@ def _share(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+# ----------------------------------------------------------------------------------------------------------- prepare
+
+
+def _add_prepare(verbs: Any) -> None:
+    from .data.label_sets import LABEL_SETS
+    from .data.readers import CSV_CONTRACT, READERS
+
+    parser = _add_verb(
+        verbs,
+        "prepare",
+        _run_prepare,
+        "recordings in, a dataset for training out",
+        "Read, clean and search recordings once, and store them as Parquet shards that `datasets.load_dataset` reads\n"
+        "and --data of the other verbs takes. Interrupted, killed or out of space, the same command resumes; the\n"
+        "result is the same bytes for any number of processes.\n\n"
+        "Writes to the output folder: data/*.parquet, README.md (the dataset card), manifest.json (settings, counts,\n"
+        "checksums), preprocessor_config.json, rejected.csv (recordings that cannot be used, with the reason) and\n"
+        "left_out.csv (those that the labels or options asked for leave out).\n\n"
+        "examples:\n"
+        "  clear-hug prepare downloads/ptb-xl --labels ptbxl_super --output ptb-xl --num-proc 8\n"
+        "  clear-hug prepare downloads/challenge --labels cpsc9 --output cpsc --split-fractions 0.7 0.1 0.2\n"
+        "  clear-hug prepare ward.csv --labels afib lvh --output ward --model runs/pretrained\n"
+        "  clear-hug prepare downloads/mimic --output mimic --windows all --shard-index 3 --num-shards 16",
+    )
+    parser.epilog = "your own recordings and labels:\n" + "".join(
+        f"  {line}".rstrip() + "\n" for line in CSV_CONTRACT.splitlines()
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of recordings, one record, or a CSV table")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder, or one to resume")
+    parser.add_argument("--kind", choices=tuple(READERS), help="layout of the source (default: what it looks like)")
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="NAME",
+        help=f"a label set ({', '.join(LABEL_SETS)}), or the label columns of a CSV table (default: no labels)",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=_option,
+        metavar="NAME=VALUE",
+        help="option of the reader, such as sampling_rate=500 for ptbxl; an unknown one names all",
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="clean as this model needs it (default: as a new one)"
+    )
+    parser.add_argument(
+        "--windows",
+        choices=("first", "center", "all"),
+        help="part of a recording longer than the model's window (default: the model's own choice, usually first)",
+    )
+    parser.add_argument(
+        "--stride-seconds",
+        type=float,
+        metavar="S",
+        help="with --windows all: from one to the next (default: one window)",
+    )
+    parser.add_argument(
+        "--split-fractions",
+        nargs=3,
+        type=_share,
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="draw splits by patient (default: the official ones; where there are none, 0.7 0.1 0.2)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of drawn splits (default: %(default)s)")
+    parser.add_argument(
+        "--num-proc", type=_positive, default=1, metavar="N", help="processes side by side (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=_positive,
+        default=1000,
+        metavar="N",
+        help="recordings per file; at most this many per process are done again after a kill (default: %(default)s)",
+    )
+    parser.add_argument("--shard-index", type=int, metavar="I", help="in a job array: number of this job, from 0")
+    parser.add_argument("--num-shards", type=_positive, metavar="N", help="in a job array: number of jobs")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _run_prepare(arguments: argparse.Namespace) -> int:
+    from .data.readers import guess_kind, open_source
+    from .data.sharding import extractor_settings, prepare_shards
+    from .processing import ClearHugFeatureExtractor, InputError
+
+    options: dict[str, Any] = dict(arguments.option)
+    kind = arguments.kind or guess_kind(arguments.source)
+    if arguments.labels and kind == "csv":
+        options["label_columns"] = arguments.labels
+    elif arguments.labels:
+        if len(arguments.labels) > 1:
+            raise InputError(f"{len(arguments.labels)} label sets for {kind}: name one; columns are for CSV tables")
+        options["label_set"] = arguments.labels[0]
+    source = open_source(kind, arguments.source, **options)
+    _quiet_libraries()
+    if arguments.model is None:
+        extractor: Any = ClearHugFeatureExtractor()
+    else:
+        from .training.folders import find_model_folder, load_feature_extractor
+
+        extractor = load_feature_extractor(find_model_folder(arguments.model))
+    chosen = {"windows": arguments.windows, "stride_seconds": arguments.stride_seconds}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    extractor = type(extractor)(**{**extractor_settings(extractor), **chosen})
+    if arguments.stride_seconds is not None and extractor.windows != "all":
+        raise InputError("--stride-seconds is the step between windows: give --windows all with it")
+    fractions = arguments.split_fractions
+    outcome = prepare_shards(
+        source,
+        arguments.output,
+        extractor,
+        num_proc=arguments.num_proc,
+        shard_size=arguments.shard_size,
+        split_fractions=fractions and dict(zip(("train", "validation", "test"), fractions, strict=True)),
+        seed=arguments.seed,
+        shard_index=arguments.shard_index,
+        num_shards=arguments.num_shards,
+    )
+    if outcome.manifest is None:
+        _say(
+            f"{arguments.output}: {outcome.num_done} of {outcome.num_planned} shards are there; the job that makes "
+            "the last one finishes the dataset, and so does the same command without --shard-index"
+        )
+        return EXIT_OK
+    if outcome.num_found == outcome.num_planned:
+        _say(f"{arguments.output} was prepared before with the same settings: no recording was read")
+    _print_prepared(outcome.manifest)
+    _say(f"\nnext: clear-hug pretrain --data {arguments.output} --output runs/pretrained")
+    return EXIT_SOME_FAILED if any(split["rejected"] for split in outcome.manifest["splits"].values()) else EXIT_OK
+
+
+def _print_prepared(manifest: dict[str, Any]) -> None:
+    columns = ("records", "kept", "rejected", "rows")
+    _say(f"  {'split':12s}" + "".join(f"{column:>10s}" for column in columns))
+    for name, split in manifest["splits"].items():
+        _say(f"  {name:12s}" + "".join(f"{split[column]:10d}" for column in columns))
+    if manifest["left_out"]:
+        _say(f"  {manifest['left_out']} recordings were left out by the labels or options: left_out.csv lists them")
+    if any(split["rejected"] for split in manifest["splits"].values()):
+        _say("  rejected.csv says why recordings were rejected")
 
 
 # ---------------------------------------------------------------------------------------------------------- pretrain
@@ -154,7 +308,7 @@ def _run_pretrain(arguments: argparse.Namespace) -> int:
     _quiet_libraries()
     from .processing import ClearHugFeatureExtractor
 
-    extractor = ClearHugFeatureExtractor()
+    extractor = sources.extractor or ClearHugFeatureExtractor()
     sets, rejected = _prepare_splits(sources, extractor, None)
     _require(sets, rejected, "train")
     _pretrain(arguments, extractor, sets, output)
@@ -629,7 +783,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
 
     if sources.label_names is None:
         raise InputError(f"{arguments.data} has no labels: the demo needs a PTB-XL folder, or no --data at all")
-    extractor = ClearHugFeatureExtractor()
+    extractor = sources.extractor or ClearHugFeatureExtractor()
     sets, rejected = _prepare_splits(sources, extractor, sources.label_names)
     _require(sets, rejected, "train", "validation")
     _pretrain(arguments, extractor, sets, output / "pretrained")
@@ -656,11 +810,22 @@ def _simulate(patients: int, limit: int | None, seed: int) -> _Sources:
 
 
 class _Sources:
-    """Recordings by split, and the labels that they may have."""
+    """
+    Recordings by split, and the labels that they may have; or prepared datasets, their folder, and the feature
+    extractor that they were prepared with.
+    """
 
-    def __init__(self, splits: dict[str, list[Any]], label_names: list[str] | None):
+    def __init__(
+        self,
+        splits: dict[str, Any],
+        label_names: list[str] | None,
+        prepared: Path | None = None,
+        extractor: Any = None,
+    ):
         self.splits = splits
         self.label_names = label_names
+        self.prepared = prepared
+        self.extractor = extractor
 
     @classmethod
     def by_split(
@@ -675,14 +840,23 @@ class _Sources:
 
 
 def _read_source(folder: Path, limit: int | None) -> _Sources:
-    """The recordings at `--data`: PTB-XL with labels and folds, or any WFDB records, without labels, to train on."""
-    from .data.ptbxl import SUPERCLASSES, is_ptbxl, read_ptbxl
+    """What `--data` names: a prepared folder, PTB-XL with labels and folds, or any WFDB records, without labels."""
+    from .data.prepared import is_prepared, load_prepared
+    from .data.readers import open_source
+    from .data.readers.ptbxl import TABLE
     from .data.records import RecordReference, find_records
 
     if not folder.exists():
         raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
-    if is_ptbxl(folder):
-        return _Sources.by_split(read_ptbxl(folder), list(SUPERCLASSES), limit)
+    if is_prepared(folder):
+        _quiet_libraries()
+        sets, extractor = load_prepared(folder)
+        label_names = list(next(iter(sets.values())).features.get("labels") or ()) or None
+        limited = {split: rows.select(range(min(limit or len(rows), len(rows)))) for split, rows in sets.items()}
+        return _Sources(limited, label_names, folder, extractor)
+    if (folder / TABLE).is_file():
+        source = open_source("ptbxl", folder, label_set="ptbxl_super", keep_unlabelled=True)
+        return _Sources.by_split(source, source.label_names, limit)
     references = [
         RecordReference(path, str(path.relative_to(folder).with_suffix("")), split="train")
         for path in find_records(folder)
@@ -694,7 +868,9 @@ def _choose_labels(asked: Sequence[str] | None, known: Sequence[str] | None, who
     from .processing import InputError
 
     if known is None:
-        raise InputError(f"there are no labels in {whose}: name a PTB-XL folder")
+        raise InputError(
+            f"there are no labels in {whose}: prepare them with labels, as `clear-hug prepare --help` says"
+        )
     if asked is None:
         return list(known)
     if unknown := [name for name in asked if name not in known]:
@@ -705,17 +881,21 @@ def _choose_labels(asked: Sequence[str] | None, known: Sequence[str] | None, who
 def _prepare_splits(
     sources: _Sources, extractor: Any, label_names: list[str] | None
 ) -> tuple[dict[str, datasets.Dataset], list[Rejected]]:
-    """Prepare each split; labels that were not chosen are left out of the recordings."""
+    """Prepare each split that is not prepared; labels that were not chosen are left out of the recordings."""
     from dataclasses import replace
 
     from .data.preparation import prepare
+    from .data.prepared import check_prepared_for, keep_labels
 
+    if sources.prepared is not None:
+        check_prepared_for(sources.prepared, extractor)
+        return {split: keep_labels(dataset, label_names) for split, dataset in sources.splits.items()}, []
     sets: dict[str, datasets.Dataset] = {}
     rejected: list[Rejected] = []
     for split, records in sources.splits.items():
         if label_names is not None:
             records = [
-                replace(record, labels=tuple(name for name in record.labels or () if name in label_names))
+                replace(record, labels=record.labels and {name: record.labels[name] for name in label_names})
                 for record in records
             ]
         dataset, failed = prepare(records, extractor, label_names, progress=_is_main_process())

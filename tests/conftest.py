@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
@@ -12,6 +13,14 @@ from clear_hug_hf import STANDARD_LEADS, Recording
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What `datasets` caches while the tests run goes away with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +57,7 @@ def _make_recordings(num_patients: int, per_patient: int = 1, sampling_rate: flo
                     unit="mV",
                     record_id=f"{patient}-{index}",
                     patient_id=f"p{patient}",
-                    labels=(*(["fast"] if fast else []), *(["inverted"] if inverted else [])),
+                    labels={"fast": float(fast), "inverted": float(inverted)},
                     split=("train", "train", "validation", "train", "train", "test")[patient // 6 % 6],
                 )
             )
@@ -88,8 +97,8 @@ def ptbxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"records100/00000/{index:05d}_lr"
         _write_record(folder / name, recording)
         codes = {"SR": 0.0}
-        codes |= {"IMI": 100.0} if "fast" in (recording.labels or ()) else {"NORM": 100.0}
-        codes |= {"NDT": 50.0} if "inverted" in (recording.labels or ()) else {}
+        codes |= {"IMI": 100.0} if (recording.labels or {})["fast"] else {"NORM": 100.0}
+        codes |= {"NDT": 50.0} if (recording.labels or {})["inverted"] else {}
         fold = {"train": 1 + index % 8, "validation": 9, "test": 10}[str(recording.split)]
         rows.append(f'{index},{index}.0,60.0,0,"{codes}",{fold},{name}')
     table = "ecg_id,patient_id,age,sex,scp_codes,strat_fold,filename_lr\n" + "\n".join(rows) + "\n"

@@ -1,23 +1,29 @@
-"""From recordings to a `datasets.Dataset`: cleaned once, beats found once, samples kept as 16-bit integers."""
+"""From recordings to rows: cleaned once, beats found once, samples kept as 16-bit integers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
+from datasets.table import InMemoryTable
 from tqdm.auto import tqdm
 
 from ..processing.errors import InputError
 from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+from ..processing.leads import STANDARD_LEADS
 from ..processing.signal_cleaning import canonical_unit
+from .quality import Quality, recording_quality
 from .records import Recording, RecordReference
 
 
 _INT16_MAX = 32767
-Item = TypeVar("Item")
+# Recordings are searched for beats together, this many or this many samples per lead [at the model's rate] at once;
+# many long recordings would not fit in memory.
+_BATCH_RECORDS, _BATCH_SAMPLES = 64, 1_000_000
+_TABLE_ROWS = 1000
 
 
 class Rejected(NamedTuple):
@@ -34,6 +40,14 @@ class Prepared(NamedTuple):
     rejected: list[Rejected]
 
 
+class _Cleaned(NamedTuple):
+    record: Recording | RecordReference
+    unit: str
+    signal: np.ndarray
+    lead_mask: np.ndarray
+    quality: Quality
+
+
 def dataset_features(label_names: Sequence[str] | None = None) -> datasets.Features:
     """
     Columns of a prepared dataset.
@@ -47,11 +61,14 @@ def dataset_features(label_names: Sequence[str] | None = None) -> datasets.Featu
         - `record_id`, `patient_id`, `split`: strings, the last two null where unknown.
         - `window_start` (`float32`): Where the row begins in its recording [s].
         - `sampling_rate` (`float32`): Rate of `signal` [Hz].
-        - `signal` (`int16`, 12 x samples) and `signal_scale` (`float32`, 12): cleaned leads in the standard order;
-          their product is in `unit`: `mV`, or `NU` for normalised recordings.
-        - `lead_mask` (`bool`, 12): Which leads were recorded.
-        - `r_peaks` (`int32`): All beats of the row [samples from its start].
-        - `labels`: one `float32` per label name, 1 or 0, NaN where unknown.
+        - `unit` (`string`): Of the signal: `mV`, or `NU` for normalised recordings.
+        - `lead_names` (`string`, 12): Names of the leads, in the order of the next three columns.
+        - `signal` (`int16`, 12 x samples) and `signal_scale` (`float32`, 12): cleaned leads; their product is in
+          `unit`.
+        - `lead_mask` (`bool`, 12): Which leads the signal holds; the others are zeros.
+        - `r_peaks` (`int32`): All beats of the row [samples from its start], and `num_beats` (`int32`), their number.
+        - `flat_leads`, `nan_share`, `clipped_share`: The recording as it came, see [`Quality`].
+        - `labels`: one `float32` per label name: 1 or 0, or a value to regress; NaN where unknown.
     """
     features: dict[str, Any] = {
         "record_id": datasets.Value("string"),
@@ -60,12 +77,17 @@ def dataset_features(label_names: Sequence[str] | None = None) -> datasets.Featu
         "window_start": datasets.Value("float32"),
         "sampling_rate": datasets.Value("float32"),
         "unit": datasets.Value("string"),
+        "lead_names": datasets.List(datasets.Value("string"), length=12),
         "signal": datasets.List(datasets.List(datasets.Value("int16")), length=12),
         "signal_scale": datasets.List(datasets.Value("float32"), length=12),
         "lead_mask": datasets.List(datasets.Value("bool"), length=12),
         "r_peaks": datasets.List(datasets.Value("int32")),
+        "num_beats": datasets.Value("int32"),
+        "flat_leads": datasets.List(datasets.Value("string")),
+        "nan_share": datasets.Value("float32"),
+        "clipped_share": datasets.Value("float32"),
     }
-    if label_names is not None:
+    if label_names:
         features["labels"] = {name: datasets.Value("float32") for name in label_names}
     return datasets.Features(features)
 
@@ -89,21 +111,18 @@ def prepare(
     label_names: Sequence[str] | None = None,
     *,
     windows: str | None = None,
-    batch_size: int = 64,
     progress: bool = True,
 ) -> Prepared:
     """
-    Read, clean and search recordings, batch by batch.
+    Read, clean and search recordings, into memory; [`prepare_shards`] does the same for any number of them.
 
     Args:
-        records (`Iterable[Recording | RecordReference]`): The recordings; references are read here, one batch at a
-            time.
+        records (`Iterable[Recording | RecordReference]`): The recordings; references are read here, one at a time.
         feature_extractor ([`ClearHugFeatureExtractor`]): Cleans and finds beats; the model must use the same one.
-        label_names (`Sequence[str]`, *optional*): Columns of the multi-hot labels. A recording that nobody labelled
-            gets NaN in each. Without names the dataset has no labels.
+        label_names (`Sequence[str]`, *optional*): Columns of the labels. A recording that nobody labelled gets NaN in
+            each. Without names the dataset has no labels.
         windows (`str`, *optional*): What a recording longer than the extractor's window gives: one row (`"first"`,
             `"center"`) or one per window (`"all"`); the extractor's own choice by default.
-        batch_size (`int`, *optional*, defaults to `64`): Recordings that are searched together.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
 
     Returns:
@@ -115,37 +134,59 @@ def prepare(
             recording.
     """
     features = dataset_features(label_names)
-    total = len(records) if isinstance(records, Sequence) else None
-    parts: list[datasets.Dataset] = []
     rejected: list[Rejected] = []
-    with tqdm(total=total, desc="prepare", unit="rec", disable=not progress) as bar:
-        for batch in _batches(records, batch_size):
-            rows = _prepare_batch(batch, feature_extractor, label_names, windows, rejected)
-            if rows:
-                columns = {name: [row[name] for row in rows] for name in features}
-                parts.append(datasets.Dataset.from_dict(columns, features=features))
-            bar.update(len(batch))
-    if parts:
-        return Prepared(datasets.concatenate_datasets(parts), rejected)
-    return Prepared(datasets.Dataset.from_dict({name: [] for name in features}, features=features), rejected)
+    with tqdm(records, desc="prepare", unit="rec", disable=not progress) as counted:
+        tables = list(prepare_tables(counted, feature_extractor, label_names, rejected, windows=windows))
+    table = pa.concat_tables(tables) if tables else features.arrow_schema.empty_table()
+    return Prepared(datasets.Dataset(InMemoryTable(table), datasets.DatasetInfo(features=features)), rejected)
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def prepare_tables(
+    records: Iterable[Recording | RecordReference],
+    feature_extractor: ClearHugFeatureExtractor,
+    label_names: Sequence[str] | None,
+    rejected: list[Rejected],
+    *,
+    windows: str | None = None,
+) -> Iterator[pa.Table]:
+    """
+    The rows of recordings, in order, as small tables: what every preparation is made of.
+
+    Args:
+        records, feature_extractor, label_names, windows: As in [`prepare`].
+        rejected (`list[Rejected]`): Recordings that cannot be used are added here.
+
+    Yields:
+        `pyarrow.Table`: With the columns of [`dataset_features`], none of them empty.
+
+    Raises:
+        InputError: As in [`prepare`].
+    """
+    schema = dataset_features(label_names).arrow_schema
+    for batch in _cleaned_batches(records, feature_extractor, label_names, rejected):
+        rows: list[dict[str, Any]] = []
+        for one, found in zip(batch, _detect(batch, feature_extractor), strict=True):
+            if isinstance(found, Exception):
+                rejected.append(Rejected(one.record.record_id, describe_error(found)))
+                continue
+            try:
+                rows += _rows(one, found, feature_extractor, label_names, windows)
+            except InputError as error:
+                rejected.append(Rejected(one.record.record_id, describe_error(error)))
+        for start in range(0, len(rows), _TABLE_ROWS):
+            yield _table(rows[start : start + _TABLE_ROWS], schema)
 
 
-def _prepare_batch(
-    batch: Sequence[Recording | RecordReference],
+def _cleaned_batches(
+    records: Iterable[Recording | RecordReference],
     extractor: ClearHugFeatureExtractor,
     label_names: Sequence[str] | None,
-    windows: str | None,
     rejected: list[Rejected],
-) -> list[dict[str, Any]]:
-    cleaned: list[tuple[Recording | RecordReference, str, np.ndarray, np.ndarray]] = []
-    for record in batch:
-        if label_names is not None and (unknown := sorted(set(record.labels or ()).difference(label_names))):
+) -> Iterator[list[_Cleaned]]:
+    batch: list[_Cleaned] = []
+    samples = 0
+    for record in records:
+        if label_names and (unknown := sorted(set(record.labels or ()).difference(label_names))):
             raise InputError(
                 f"recording {record.record_id} has the label {unknown[0]!r}, which is not among "
                 f"{', '.join(label_names)}: name all labels of the recordings"
@@ -158,45 +199,79 @@ def _prepare_batch(
                 lead_names=recording.lead_names,
                 unit=recording.unit,
             )
+            units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
+            # The extractor turns every other unit into mV.
+            unit = "NU" if "NU" in map(canonical_unit, units) else "mV"
+            batch.append(_Cleaned(record, unit, signal, lead_mask, recording_quality(recording)))
         except Exception as error:  # whatever is wrong with one file, the others are prepared
             rejected.append(Rejected(record.record_id, describe_error(error)))
             continue
-        units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
-        # The extractor turns every other unit into mV.
-        cleaned.append((record, "NU" if "NU" in map(canonical_unit, units) else "mV", signal, lead_mask))
-    if not cleaned:
-        return []
+        samples += signal.shape[1]
+        if len(batch) == _BATCH_RECORDS or samples >= _BATCH_SAMPLES:
+            yield batch
+            batch, samples = [], 0
+    if batch:
+        yield batch
 
-    peaks = extractor.detect([signal for *_, signal, _ in cleaned], [lead_mask for *_, lead_mask in cleaned])
-    rows = []
-    for (record, unit, signal, lead_mask), found in zip(cleaned, peaks, strict=True):
-        parts = extractor.split(signal, found, windows)
-        empty = [one for one in parts if not one.r_peaks.size]
-        if empty and extractor.on_no_beats == "raise":
-            first = empty[0].start / extractor.sampling_rate
-            last = first + empty[0].signal.shape[1] / extractor.sampling_rate
-            reason = f"no beat was found between {first:g} s and {last:g} s: check the leads and the unit"
-            rejected.append(Rejected(record.record_id, reason))
-            continue
-        for one in parts:
-            scale = np.maximum(np.abs(one.signal).max(axis=1), np.finfo(np.float32).tiny * _INT16_MAX) / _INT16_MAX
-            row = {
-                "record_id": record.record_id,
-                "patient_id": record.patient_id,
-                "split": record.split,
-                "window_start": one.start / extractor.sampling_rate,
-                "sampling_rate": extractor.sampling_rate,
-                "unit": unit,
-                "signal": np.rint(one.signal / scale[:, None]).astype(np.int16),
-                "signal_scale": scale.astype(np.float32),
-                "lead_mask": lead_mask,
-                "r_peaks": one.r_peaks.astype(np.int32),
-            }
-            if label_names is not None:
-                known = record.labels
-                row["labels"] = {name: float("nan") if known is None else float(name in known) for name in label_names}
-            rows.append(row)
-    return rows
+
+def _detect(batch: list[_Cleaned], extractor: ClearHugFeatureExtractor) -> list[np.ndarray | Exception]:
+    """Peaks of each recording, or why there are none."""
+    try:
+        return [*extractor.detect([one.signal for one in batch], [one.lead_mask for one in batch])]
+    except Exception as error:  # detectors of other libraries fail in many ways on single recordings
+        if len(batch) == 1:
+            return [error]
+        return [found for one in batch for found in _detect([one], extractor)]
+
+
+def _rows(
+    one: _Cleaned,
+    peaks: np.ndarray,
+    extractor: ClearHugFeatureExtractor,
+    label_names: Sequence[str] | None,
+    windows: str | None,
+) -> Iterator[dict[str, Any]]:
+    parts = extractor.split(one.signal, peaks, windows)
+    empty = [part for part in parts if not part.r_peaks.size]
+    if empty and extractor.on_no_beats == "raise":
+        first = empty[0].start / extractor.sampling_rate
+        last = first + empty[0].signal.shape[1] / extractor.sampling_rate
+        raise InputError(f"no beat was found between {first:g} s and {last:g} s: check the leads and the unit")
+    for part in parts:
+        scale = np.maximum(np.abs(part.signal).max(axis=1), np.finfo(np.float32).tiny * _INT16_MAX) / _INT16_MAX
+        row = {
+            "record_id": one.record.record_id,
+            "patient_id": one.record.patient_id,
+            "split": one.record.split,
+            "window_start": part.start / extractor.sampling_rate,
+            "sampling_rate": extractor.sampling_rate,
+            "unit": one.unit,
+            "lead_names": STANDARD_LEADS,
+            "signal": np.rint(part.signal / scale[:, None]).astype(np.int16),
+            "signal_scale": scale.astype(np.float32),
+            "lead_mask": one.lead_mask,
+            "r_peaks": part.r_peaks.astype(np.int32),
+            "num_beats": part.r_peaks.size,
+            **one.quality._asdict(),
+        }
+        if label_names:
+            known = one.record.labels
+            row["labels"] = {name: (known or {}).get(name, float("nan")) for name in label_names}
+        yield row
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as one table; the samples go there as arrays, one by one they would take most of the time."""
+    lengths = np.repeat([row["signal"].shape[1] for row in rows], 12)
+    samples = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(lengths)]), type=pa.int32()),
+        pa.array(np.concatenate([row["signal"].reshape(-1) for row in rows])),
+    )
+    columns = {"signal": pa.FixedSizeListArray.from_arrays(samples, 12)}
+    for field in schema:
+        if field.name not in columns:
+            columns[field.name] = pa.array([row[field.name] for row in rows], type=field.type)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def describe_error(error: Exception) -> str:

@@ -29,7 +29,8 @@ class Recording:
         unit (`str` or `Sequence[str]`): `"mV"`, `"uV"`, `"V"` or `"NU"`, for all rows or for each.
         record_id (`str`): Name of the recording in its source.
         patient_id (`str`, *optional*): Whose recording it is; recordings of one patient stay on one side of a split.
-        labels (`tuple[str, ...]`, *optional*): Names of the labels that it has; `None` where nobody labelled it.
+        labels (`Mapping[str, float]`, *optional*): Value of each label: 1 or 0 for classes, any number for a
+            regression, NaN where unknown; `None` where nobody labelled the recording.
         split (`str`, *optional*): `"train"`, `"validation"` or `"test"` where the source has official splits.
         metadata (`dict`, *optional*): Anything else that the source says.
     """
@@ -40,7 +41,7 @@ class Recording:
     unit: str | Sequence[str]
     record_id: str
     patient_id: str | None = None
-    labels: tuple[str, ...] | None = None
+    labels: Mapping[str, float] | None = None
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -62,7 +63,7 @@ class Recording:
 class RecordReference:
     """
     A recording that is still on disk, with what its source's tables say about it; the fields are those of
-    [`Recording`].
+    [`Recording`]. It can be pickled.
 
     Args:
         path (`Path`): The record, as [`read_record`] takes it.
@@ -71,18 +72,22 @@ class RecordReference:
     path: Path
     record_id: str
     patient_id: str | None = None
-    labels: tuple[str, ...] | None = None
+    labels: Mapping[str, float] | None = None
     split: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def load(self) -> Recording:
+        """The recording as its file alone tells it; sources in another format than WFDB override this."""
+        return read_record(self.path)
+
     def read(self) -> Recording:
         """
-        Read the samples.
+        Read the samples; what the source's tables say goes before what the file says.
 
         Raises:
             FileNotFoundError, InputError: As [`read_record`] does.
         """
-        recording = read_record(self.path)
+        recording = self.load()
         return replace(
             recording,
             record_id=self.record_id,

@@ -117,7 +117,7 @@ def _simulate_patient(patient: int, count: int, seed: int) -> list[Recording]:
             unit="mV",
             record_id=f"simulated-{patient:04d}-{index}",
             patient_id=f"patient-{patient:04d}",
-            labels=tuple(labels),
+            labels={name: float(name in labels) for name in SIMULATED_LABELS},
             split=_SPLITS[turn % len(_SPLITS)],
             metadata={"heart_rate": float(heart_rate)},
         )

@@ -22,7 +22,7 @@ LABELS = ("fast", "inverted")
 def test_when_recordings_are_prepared_then_the_rows_hold_them(make_recordings: MakeRecordings) -> None:
     recordings = make_recordings(5, sampling_rate=250.0)
     extractor = ClearHugFeatureExtractor()
-    dataset, rejected = prepare(recordings, extractor, LABELS, batch_size=2, progress=False)
+    dataset, rejected = prepare(recordings, extractor, LABELS, progress=False)
     assert rejected == []
     assert dataset["record_id"] == [recording.record_id for recording in recordings]
     assert dataset["patient_id"] == ["p0", "p1", "p2", "p3", "p4"]
@@ -59,7 +59,7 @@ def test_when_some_recordings_are_bad_then_they_are_listed_and_the_counts_add_up
         RecordReference(tmp_path / "absent", "missing file"),
     ]
     records: list[Recording | RecordReference] = [good[0], *bad, *good[1:]]
-    dataset, rejected = prepare(records, ClearHugFeatureExtractor(), batch_size=3, progress=False)
+    dataset, rejected = prepare(records, ClearHugFeatureExtractor(), progress=False)
     assert dataset["record_id"] == [recording.record_id for recording in good]
     assert [record_id for record_id, _ in rejected] == [record.record_id for record in bad]
     for (_, reason), part in zip(
@@ -107,3 +107,38 @@ def test_when_there_are_no_labels_then_asking_for_names_is_refused(make_recordin
     assert len(dataset) == 0
     with pytest.raises(InputError, match="no labels"):
         label_names_of(dataset)
+
+
+def test_when_a_detector_fails_on_one_recording_then_only_that_one_is_rejected(
+    make_recordings: MakeRecordings,
+) -> None:
+    recordings = make_recordings(3, sampling_rate=250.0)
+    without = [index for index, name in enumerate(recordings[0].lead_names) if name not in ("I", "II")]
+    recordings[1] = replace(
+        recordings[1],
+        waveform=recordings[1].waveform[without],
+        lead_names=[recordings[1].lead_names[index] for index in without],
+    )
+    dataset, rejected = prepare(recordings, ClearHugFeatureExtractor(detector="xqrs"), progress=False)
+    assert dataset["record_id"][:] == ["0-0", "2-0"]
+    assert [record_id for record_id, _ in rejected] == ["1-0"]
+    assert "this detector reads lead II" in rejected[0].reason
+
+
+def test_when_some_labels_are_unknown_then_they_are_nan_and_the_others_kept(make_recordings: MakeRecordings) -> None:
+    recording = replace(make_recordings(1)[0], labels={"inverted": 0.25})
+    dataset, _ = prepare([recording], ClearHugFeatureExtractor(), LABELS, progress=False)
+    assert math.isnan(dataset[0]["labels"]["fast"])
+    assert dataset[0]["labels"]["inverted"] == 0.25
+
+
+def test_when_a_recording_is_prepared_then_its_row_says_how_good_it_is(make_recordings: MakeRecordings) -> None:
+    recording = make_recordings(1, sampling_rate=250.0)[0]
+    recording.waveform[4] = 0.0
+    recording.waveform[7, 100:105] = np.nan
+    row = prepare([recording], ClearHugFeatureExtractor(), progress=False).dataset[0]
+    assert row["flat_leads"] == ["aVL"]
+    assert row["lead_mask"] == [index != 4 for index in range(12)]
+    assert row["nan_share"] == pytest.approx(5 / recording.waveform.size)
+    assert row["num_beats"] == len(row["r_peaks"]) > 5
+    assert row["lead_names"] == list(recording.lead_names)

@@ -1,0 +1,380 @@
+"""
+Label sets: which of a source's codes mean which label, and which recordings a benchmark leaves out.
+
+The names and their order are those of the label files that MERL (Liu et al., 2024) published and CLEAR-HUG is
+evaluated on, so that a model's outputs can be compared with theirs one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..processing.errors import InputError
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """
+    Labels of one benchmark, from a source's own codes.
+
+    Args:
+        name (`str`): What the set is called in [`LABEL_SETS`].
+        names (`tuple[str, ...]`): Labels in the order of the model's outputs.
+        descriptions (`Mapping[str, str]`): What each label means, in words.
+        codes (`Mapping[str, tuple[str, ...]]`): Labels of each code of the source; a code that is not here means none.
+        readers (`tuple[str, ...]`): Kinds of sources whose codes these are.
+        databases (`tuple[str, ...]`): Databases of the PhysioNet Challenge that the set is for; empty where the
+            source is one database.
+        known_codes (`frozenset[str]`, *optional*): A recording with any other code is left out.
+        leave_out_unlabelled (`bool`, *optional*, defaults to `True`): Whether a recording without any of the labels
+            is left out, as the published files do.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    descriptions: Mapping[str, str]
+    codes: Mapping[str, tuple[str, ...]]
+    readers: tuple[str, ...]
+    databases: tuple[str, ...] = ()
+    known_codes: frozenset[str] | None = None
+    leave_out_unlabelled: bool = True
+
+    def labels(self, codes: Iterable[str]) -> dict[str, float]:
+        """
+        Multi-hot labels of a recording.
+
+        Args:
+            codes (`Iterable[str]`): The recording's codes, as its source writes them.
+
+        Returns:
+            `dict[str, float]`: 1 or 0 for every name, in order.
+        """
+        present = {name for code in codes for name in self.codes.get(code, ())}
+        return {name: float(name in present) for name in self.names}
+
+    def reason_to_leave_out(self, codes: Iterable[str]) -> str | None:
+        """Why the benchmark leaves a recording with these codes out, or `None` where it does not."""
+        codes = list(codes)
+        if self.known_codes is not None and (unknown := [code for code in codes if code not in self.known_codes]):
+            return f"it has the code {unknown[0]}, which the code table of {self.name} does not have"
+        if self.leave_out_unlabelled and not any(self.codes.get(code) for code in codes):
+            return f"it has none of the labels of {self.name}"
+        return None
+
+
+def get_label_set(name: str, reader: str | None = None) -> LabelSet:
+    """
+    A label set by name.
+
+    Args:
+        name (`str`): One of [`LABEL_SETS`].
+        reader (`str`, *optional*): Kind of source that it is for.
+
+    Raises:
+        InputError: If there is no such set, or it is not for that source.
+    """
+    fitting = [key for key, one in LABEL_SETS.items() if reader is None or reader in one.readers]
+    if name not in fitting:
+        what = "there is no label set" if name not in LABEL_SETS else f"{reader} recordings do not have the codes of"
+        raise InputError(f"{what} {name!r}: choose from {', '.join(fitting) or 'none: this source has no label set'}")
+    return LABEL_SETS[name]
+
+
+# ------------------------------------------------------------------------------------------------------------ PTB-XL
+
+# Statement, diagnostic class and subclass (dashes where it is not diagnostic), kinds (d diagnostic, f form, r rhythm)
+# and meaning: the facts of PTB-XL's scp_statements.csv (Wagner et al., 2020), in its order.
+_SCP_STATEMENTS = """
+NDT STTC STTC df non-diagnostic T abnormalities
+NST_ STTC NST df non-specific ST changes
+DIG STTC STTC df digitalis effect
+LNGQT STTC STTC df long QT interval
+NORM NORM NORM d normal ECG
+IMI MI IMI d inferior myocardial infarction
+ASMI MI AMI d anteroseptal myocardial infarction
+LVH HYP LVH d left ventricular hypertrophy
+LAFB CD LAFB/LPFB d left anterior fascicular block
+ISC_ STTC ISC d non-specific ischemic changes
+IRBBB CD IRBBB d incomplete right bundle branch block
+1AVB CD AVB d first degree AV block
+IVCD CD IVCD d non-specific intraventricular conduction disturbance
+ISCAL STTC ISCA d ischemic changes in anterolateral leads
+CRBBB CD CRBBB d complete right bundle branch block
+CLBBB CD CLBBB d complete left bundle branch block
+ILMI MI IMI d inferolateral myocardial infarction
+LAO/LAE HYP LAO/LAE d left atrial overload or enlargement
+AMI MI AMI d anterior myocardial infarction
+ALMI MI AMI d anterolateral myocardial infarction
+ISCIN STTC ISCI d ischemic changes in inferior leads
+INJAS MI AMI d subendocardial injury in anteroseptal leads
+LMI MI LMI d lateral myocardial infarction
+ISCIL STTC ISCI d ischemic changes in inferolateral leads
+LPFB CD LAFB/LPFB d left posterior fascicular block
+ISCAS STTC ISCA d ischemic changes in anteroseptal leads
+INJAL MI AMI d subendocardial injury in anterolateral leads
+ISCLA STTC ISCA d ischemic changes in lateral leads
+RVH HYP RVH d right ventricular hypertrophy
+ANEUR STTC STTC d ST-T changes compatible with ventricular aneurysm
+RAO/RAE HYP RAO/RAE d right atrial overload or enlargement
+EL STTC STTC d electrolyte disturbance or drug effect
+WPW CD WPW d Wolff-Parkinson-White syndrome
+ILBBB CD ILBBB d incomplete left bundle branch block
+IPLMI MI IMI d inferoposterolateral myocardial infarction
+ISCAN STTC ISCA d ischemic changes in anterior leads
+IPMI MI IMI d inferoposterior myocardial infarction
+SEHYP HYP SEHYP d septal hypertrophy
+INJIN MI IMI d subendocardial injury in inferior leads
+INJLA MI AMI d subendocardial injury in lateral leads
+PMI MI PMI d posterior myocardial infarction
+3AVB CD AVB d third degree AV block
+INJIL MI IMI d subendocardial injury in inferolateral leads
+2AVB CD AVB d second degree AV block
+ABQRS - - f abnormal QRS
+PVC - - f ventricular premature complex
+STD_ - - f non-specific ST depression
+VCLVH - - f voltage criteria for left ventricular hypertrophy
+QWAVE - - f Q waves present
+LOWT - - f low amplitude T waves
+NT_ - - f non-specific T wave changes
+PAC - - f atrial premature complex
+LPR - - f prolonged PR interval
+INVT - - f inverted T waves
+LVOLT - - f low QRS voltages
+HVOLT - - f high QRS voltage
+TAB_ - - f T wave abnormality
+STE_ - - f non-specific ST elevation
+PRC(S) - - f premature complexes
+SR - - r sinus rhythm
+AFIB - - r atrial fibrillation
+STACH - - r sinus tachycardia
+SARRH - - r sinus arrhythmia
+SBRAD - - r sinus bradycardia
+PACE - - r normally functioning artificial pacemaker
+SVARR - - r supraventricular arrhythmia
+BIGU - - r bigeminal pattern
+AFLT - - r atrial flutter
+SVTAC - - r supraventricular tachycardia
+PSVT - - r paroxysmal supraventricular tachycardia
+TRIGU - - r trigeminal pattern
+"""
+_SUPERCLASSES = {
+    "HYP": "hypertrophy",
+    "NORM": "normal ECG",
+    "MI": "myocardial infarction",
+    "CD": "conduction disturbance",
+    "STTC": "ST/T change",
+}
+_SUBCLASSES = {
+    "AMI": "anterior myocardial infarction",
+    "LAFB/LPFB": "left anterior or posterior fascicular block",
+    "LVH": "left ventricular hypertrophy",
+    "STTC": "ST/T change",
+    "IMI": "inferior myocardial infarction",
+    "SEHYP": "septal hypertrophy",
+    "CRBBB": "complete right bundle branch block",
+    "WPW": "Wolff-Parkinson-White syndrome",
+    "LAO/LAE": "left atrial overload or enlargement",
+    "NORM": "normal ECG",
+    "AVB": "AV block",
+    "RAO/RAE": "right atrial overload or enlargement",
+    "ISC": "non-specific ischemic changes",
+    "LMI": "lateral myocardial infarction",
+    "ISCI": "ischemic changes in inferior leads",
+    "ISCA": "ischemic changes in anterior or lateral leads",
+    "NST": "non-specific ST changes",
+    "CLBBB": "complete left bundle branch block",
+    "ILBBB": "incomplete left bundle branch block",
+    "IRBBB": "incomplete right bundle branch block",
+    "PMI": "posterior myocardial infarction",
+    "RVH": "right ventricular hypertrophy",
+    "IVCD": "non-specific intraventricular conduction disturbance",
+}
+_FORM = "PAC DIG HVOLT STD LPR QWAVE VCLVH NDT TAB LOWT ABQRS LNGQT PRC(S) NT STE NST PVC INVT LVOLT"
+_RHYTHM = "SVARR BIGU STACH SARRH SBRAD TRIGU AFIB SR SVTAC PSVT AFLT PACE"
+
+
+def _ptbxl_label_sets() -> list[LabelSet]:
+    """
+    The five sets of PTB-XL (Strodthoff et al., 2020).
+
+    A recording has a label if any of its statements, at any likelihood, maps to it. Likelihood 0 counts: it means
+    "not stated", and PTB-XL writes it for its rhythm statements. Trailing underscores of statements are left out.
+    """
+    statements = [line.split(maxsplit=4) for line in _SCP_STATEMENTS.strip().splitlines()]
+    meaning = {code.rstrip("_"): text for code, _, _, _, text in statements}
+
+    def plain(name: str, order: Iterable[str], kind: str) -> LabelSet:
+        names = tuple(order)
+        codes = {code: (code.rstrip("_"),) for code, _, _, kinds, _ in statements if kind in kinds}
+        return LabelSet(name, names, {one: meaning[one] for one in names}, codes, ("ptbxl",))
+
+    diagnostic = [row for row in statements if "d" in row[3]]
+    superclass = {code: (one,) for code, one, _, _, _ in diagnostic}
+    subclass = {code: (one,) for code, _, one, _, _ in diagnostic}
+    return [
+        LabelSet("ptbxl_super", tuple(_SUPERCLASSES), _SUPERCLASSES, superclass, ("ptbxl",)),
+        LabelSet("ptbxl_sub", tuple(_SUBCLASSES), _SUBCLASSES, subclass, ("ptbxl",)),
+        plain("ptbxl_form", _FORM.split(), "f"),
+        plain("ptbxl_rhythm", _RHYTHM.split(), "r"),
+        plain("ptbxl_all", meaning, ""),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------- CPSC2018
+
+# Label, number in REFERENCE.csv, SNOMED code and abbreviation in the Challenge's headers, meaning. The first Challenge
+# headers of 2020 have the abbreviation in `#Dx`, the later ones the code.
+_CPSC9 = (
+    ("AFIB", "2", "164889003", "AF", "atrial fibrillation"),
+    ("VPC", "7", "164884008", "PVC", "ventricular premature contraction"),
+    ("NORM", "1", "426783006", "Normal", "normal"),
+    ("1AVB", "3", "270492004", "I-AVB", "first degree AV block"),
+    ("CRBBB", "5", "59118001", "RBBB", "right bundle branch block"),
+    ("STE", "9", "164931005", "STE", "ST segment elevation"),
+    ("PAC", "6", "284470004", "PAC", "atrial premature contraction"),
+    ("CLBBB", "4", "164909002", "LBBB", "left bundle branch block"),
+    ("STD", "8", "429622005", "STD", "ST segment depression"),
+)
+
+
+def _cpsc9() -> LabelSet:
+    """The nine classes of CPSC2018 (Liu et al., 2018) under the names of MERL's files."""
+    return LabelSet(
+        "cpsc9",
+        names=tuple(row[0] for row in _CPSC9),
+        descriptions={row[0]: row[4] for row in _CPSC9},
+        codes={code: (row[0],) for row in _CPSC9 for code in row[1:4]},
+        readers=("challenge", "cpsc2018"),
+        databases=("CPSC2018",),
+    )
+
+
+# --------------------------------------------------------------------------------------- Chapman-Shaoxing-Ningbo (CSN)
+
+# Labels of MERL's files: acronym, SNOMED code, meaning; in the order of the files' columns.
+_CSN = """
+AQW 164917005 abnormal Q wave
+UW 164937009 U wave
+SR 426783006 sinus rhythm
+WPW 74390002 Wolff-Parkinson-White syndrome
+2AVB 195042002 second degree AV block
+AT 713422000 atrial tachycardia
+VB 11157007 ventricular bigeminy
+ARS 47665007 right axis shift
+STTC 428750005 ST-T change
+SA 427393009 sinus irregularity
+STE 164930006 ST segment change upwards
+VPB 17338001 ventricular premature beat
+TWO 59931005 inverted T wave
+STTU 164931005 ST segment tilted up
+ALS 39732003 left axis shift
+APB 284470004 atrial premature beat
+2AVB1 54016002 second degree AV block, type one
+PRIE 164947007 prolonged PR interval
+CCR 251199005 counterclockwise rotation
+CR 251198002 clockwise rotation
+AF 164890007 atrial flutter
+AVB 233917008 AV block
+QTIE 111975006 prolonged QT interval
+LBBB 164909002 left bundle branch block
+VEB 75532003 ventricular escape beat
+SVT 426761007 supraventricular tachycardia
+RBBB 59118001 right bundle branch block
+1AVB 270492004 first degree AV block
+STDD 429622005 ST segment depression
+MI 164865005 myocardial infarction
+AFIB 164889003 atrial fibrillation
+TWC 164934002 T wave change
+PWC 164912004 P wave change
+ERV 428417006 early repolarization of the ventricles
+RVH 89792004 right ventricular hypertrophy
+LVH 164873001 left ventricular hypertrophy
+ST 427084000 sinus tachycardia
+JEB 426995002 junctional escape beat
+"""
+# The other codes of the database's own table, with its first acronym where a code has several.
+_CSN_OTHER_CODES = {
+    "426177001": "SB",
+    "251146004": "LVQRSAL",
+    "251148003": "LVQRSCL",
+    "251147008": "LVQRSLL",
+    "698252002": "IDC",
+    "195060002": "VPE",
+    "13640000": "VFW",
+    "251164006": "JPT",
+    "446358003": "RAH",
+    "251180001": "VET",
+    "164942001": "FQRS",
+    "233897008": "AVRT",
+    "233896004": "AVNRT",
+    "28189009": "2AVB2",
+    "27885002": "3AVB",
+    "251173003": "ABI",
+    "195101003": "WAVN",
+}
+
+
+def _csn_label_sets() -> list[LabelSet]:
+    """
+    The 38 labels of Chapman-Shaoxing-Ningbo (Zheng et al., 2020), as they are meant and as they were published.
+
+    The published files keep a recording if every one of its codes is in the database's own code table and at least one
+    published column is 1: 23,026 of 45,152. Sinus bradycardia, low QRS voltages, non-specific conduction differences
+    and pre-excitation are in the table but not among the 38; the files do not say why.
+
+    `csn` takes each code for what it means. `csn_published` has the columns as published, where a recording has a
+    label if its acronym is *part of* the acronym of any of its codes: atrial fibrillation (AFIB) is also atrial
+    flutter (AF), every AV block is also ventricular bigeminy (VB), ST changes are also sinus tachycardia (ST), and
+    low QRS voltages (LVQRSAL) are also sinus irregularity (SA). Use it to compare with published numbers, `csn` for
+    anything else. The published files hold 147 recordings more than `csn` keeps; two of them (sinus bradycardia with
+    pre-excitation) have no label in them either, and `csn_published` leaves those out.
+    """
+    rows = [line.split(maxsplit=2) for line in _CSN.strip().splitlines()]
+    names = tuple(row[0] for row in rows)
+    acronyms = {code: name for name, code, _ in rows} | _CSN_OTHER_CODES
+
+    def make(name: str, codes: Mapping[str, tuple[str, ...]]) -> LabelSet:
+        return LabelSet(
+            name,
+            names=names,
+            descriptions={row[0]: row[2] for row in rows},
+            codes=codes,
+            readers=("challenge",),
+            databases=("Chapman-Shaoxing-Ningbo",),
+            known_codes=frozenset(acronyms),
+        )
+
+    # Parity with the published columns: a substring test where an equality was meant.
+    published = {code: tuple(name for name in names if name in acronym) for code, acronym in acronyms.items()}
+    return [make("csn", {row[1]: (row[0],) for row in rows}), make("csn_published", published)]
+
+
+# ---------------------------------------------------------------------------------------------------------- CODE-15%
+
+_CODE15 = {
+    "1dAVb": "first degree AV block",
+    "RBBB": "right bundle branch block",
+    "LBBB": "left bundle branch block",
+    "SB": "sinus bradycardia",
+    "AF": "atrial fibrillation",
+    "ST": "sinus tachycardia",
+}
+
+
+def _code15() -> LabelSet:
+    """The six abnormalities of CODE-15% (Ribeiro et al., 2021); an exam without any of them is kept."""
+    return LabelSet(
+        "code15",
+        names=tuple(_CODE15),
+        descriptions=_CODE15,
+        codes={name: (name,) for name in _CODE15},
+        readers=("code15",),
+        leave_out_unlabelled=False,
+    )
+
+
+LABEL_SETS: Mapping[str, LabelSet] = {
+    one.name: one for one in (*_ptbxl_label_sets(), _cpsc9(), *_csn_label_sets(), _code15())
+}
+"""All label sets by name."""

@@ -1,0 +1,93 @@
+"""Prepared folders, to train and evaluate on: memory-mapped datasets, and whether they fit a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ..processing.errors import InputError
+from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+from .sharding import EXTRACTOR, MANIFEST, WORK, extractor_settings
+
+
+# Settings that act after the signal and the peaks are stored, or only choose which windows are: a model may differ in
+# these from the dataset.
+_NOT_STORED = frozenset(["num_beats", "beat_length", "windows", "stride_seconds", "on_no_beats"])
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether a folder is the output of `clear-hug prepare`, finished or not."""
+    folder = Path(folder)
+    return (folder / WORK).is_dir() or all((folder / name).is_file() for name in (MANIFEST, EXTRACTOR))
+
+
+def load_prepared(folder: str | Path) -> tuple[dict[str, datasets.Dataset], ClearHugFeatureExtractor]:
+    """
+    The datasets of a prepared folder by split, and the feature extractor that they were prepared with.
+
+    The rows stay on disk, in the cache of `datasets`.
+
+    Raises:
+        InputError: If the preparation is not finished, or a file is missing or damaged.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    files: dict[str, list[str]] = {}
+    for shard in manifest["shards"]:
+        path = folder / shard["file"]
+        if not path.is_file() or path.stat().st_size != shard["size"]:
+            raise InputError(f"{path} is missing or damaged: copy the folder again, or prepare it anew")
+        if shard["rows"]:
+            files.setdefault(shard["split"], []).append(str(path))
+    loaded = datasets.load_dataset("parquet", data_files=files)
+    return {split: loaded[split] for split in files}, ClearHugFeatureExtractor.from_pretrained(folder)
+
+
+def check_prepared_for(folder: str | Path, feature_extractor: ClearHugFeatureExtractor) -> None:
+    """
+    Refuse a prepared folder whose signals or beats a model's own feature extractor would have made otherwise.
+
+    Args:
+        folder (`str` or `Path`): The prepared folder.
+        feature_extractor ([`ClearHugFeatureExtractor`]): The model's.
+
+    Raises:
+        InputError: If a setting differs; or as in [`load_prepared`].
+    """
+    prepared, wanted = _read_manifest(Path(folder))["feature_extractor"], extractor_settings(feature_extractor)
+    for name in sorted({*prepared, *wanted} - _NOT_STORED):
+        if prepared.get(name) != wanted.get(name):
+            raise InputError(
+                f"{folder} was prepared with {name}={prepared.get(name)!r} and the model needs "
+                f"{name}={wanted.get(name)!r}: prepare the recordings again with `clear-hug prepare --model`"
+            )
+
+
+def keep_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> datasets.Dataset:
+    """A prepared dataset with these of its labels only, in this order; without labels for `None`."""
+    has = list(dataset.features.get("labels") or ())
+    if has == list(label_names or ()):
+        return dataset
+    bare = dataset.remove_columns("labels")
+    if not label_names:
+        return bare
+    labels = [{name: row[name] for name in label_names} for row in dataset["labels"]]
+    feature = {name: datasets.Value("float32") for name in label_names}
+    return bare.add_column("labels", labels, feature=feature)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} is not prepared to the end: start the same `clear-hug prepare` again, it resumes")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path} is damaged: copy the folder again, or prepare it anew") from None
+    if not {"shards", "feature_extractor"} <= manifest.keys():
+        raise InputError(f"{path} is not a manifest of `clear-hug prepare`: name the folder that it wrote")
+    return manifest

@@ -1,0 +1,142 @@
+"""
+Readers: one per published layout, and two for recordings of your own, over one interface.
+
+```python
+source = open_source("ptbxl", "data/ptb-xl", label_set="ptbxl_super")
+for reference in source:
+    recording = reference.read()
+```
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...processing.errors import InputError
+from . import code15, cpsc2018, ludb, mimic_iv_ecg, ptbxl
+from .base import LeftOut, RecordSource
+from .challenge import ChallengeSource, read_comments
+from .code15 import Code15Source
+from .cpsc2018 import Cpsc2018Source
+from .csv_labels import CSV_CONTRACT, CsvSource
+from .ludb import LudbSource
+from .mimic_iv_ecg import MimicIvEcgSource
+from .ptbxl import PtbXlSource
+from .wfdb_folder import WfdbFolderSource
+
+
+READERS: Mapping[str, type[RecordSource]] = {
+    one.kind: one
+    for one in (
+        PtbXlSource,
+        ChallengeSource,
+        Cpsc2018Source,
+        MimicIvEcgSource,
+        Code15Source,
+        LudbSource,
+        WfdbFolderSource,
+        CsvSource,
+    )
+}
+"""Readers by the kind of source."""
+
+
+def open_source(kind: str | None, path: str | Path, **options: Any) -> RecordSource:
+    """
+    Open recordings on disk.
+
+    Args:
+        kind (`str`, *optional*): One of [`READERS`]; `None` finds it with [`guess_kind`].
+        path (`str` or `Path`): The folder or, for some kinds, file.
+        **options: Options of that reader.
+
+    Returns:
+        [`RecordSource`]: References to the recordings.
+
+    Raises:
+        FileNotFoundError: If the path does not exist.
+        InputError: If there is no such kind, the reader has no such option, or the reader refuses what it finds.
+    """
+    kind = guess_kind(path) if kind is None else kind
+    if kind not in READERS:
+        raise InputError(f"there is no reader {kind!r}: choose from {', '.join(READERS)}")
+    reader = READERS[kind]
+    if unknown := sorted(set(options).difference(reader_options(kind))):
+        raise InputError(f"{kind} has no option {unknown[0]!r}: it has {', '.join(reader_options(kind))}")
+    return reader(path, **options)
+
+
+def reader_options(kind: str) -> list[str]:
+    """Names of the options of a reader."""
+    return [name for name in inspect.signature(READERS[kind]).parameters if name != "path"]
+
+
+def guess_kind(path: str | Path) -> str:
+    """
+    Find the kind of source from what lies at a path.
+
+    Args:
+        path (`str` or `Path`): A folder, a CSV table or a WFDB record.
+
+    Returns:
+        `str`: One of [`READERS`].
+
+    Raises:
+        FileNotFoundError: If the path does not exist.
+        InputError: If nothing there looks like recordings.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return CsvSource.kind
+    if not path.is_dir():
+        if path.is_file() or path.with_name(f"{path.name}.hea").is_file():
+            return WfdbFolderSource.kind
+        raise FileNotFoundError(f"{path} does not exist: check the path")
+    for module, kind in ((ptbxl, "ptbxl"), (mimic_iv_ecg, "mimic_iv_ecg"), (code15, "code15"), (ludb, "ludb")):
+        if (path / module.TABLE).is_file():
+            return kind
+    header = _first_header(path)
+    if header is not None:
+        lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
+        stated = read_comments(line for line in lines if line.startswith("#"))
+        return ChallengeSource.kind if "codes" in stated else WfdbFolderSource.kind
+    if cpsc2018.find_tables(path):
+        return Cpsc2018Source.kind
+    raise InputError(
+        f"{path} has no recordings: there is neither a .hea file in it or below, nor one of the tables {ptbxl.TABLE}, "
+        f"{mimic_iv_ecg.TABLE}, {code15.TABLE}, {ludb.TABLE} and {cpsc2018.TABLE} of the known sets; for labels of "
+        "your own name the CSV table itself"
+    )
+
+
+def _first_header(folder: Path) -> Path | None:
+    """The first header below a folder; stops there, since published sets have hundreds of thousands."""
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        headers = sorted(name for name in files if name.endswith(".hea"))
+        if headers:
+            return Path(parent) / headers[0]
+    return None
+
+
+__all__ = [
+    "CSV_CONTRACT",
+    "ChallengeSource",
+    "Code15Source",
+    "Cpsc2018Source",
+    "CsvSource",
+    "LeftOut",
+    "LudbSource",
+    "MimicIvEcgSource",
+    "PtbXlSource",
+    "READERS",
+    "RecordSource",
+    "WfdbFolderSource",
+    "guess_kind",
+    "open_source",
+    "reader_options",
+]

@@ -1,0 +1,162 @@
+"""What every reader gives: references to recordings in a fixed order, and what is known about the set."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, overload
+
+from ...processing.errors import InputError
+from ..label_sets import LabelSet, get_label_set
+from ..records import RecordReference
+
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBLEM_TYPES = ("multi_label_classification", "single_label_classification", "regression")
+"""What labels can be, under the names that transformers' models use."""
+
+_MOST_NAMED = 10
+
+
+class LeftOut(NamedTuple):
+    """A recording that is in the folder but not in the source, and why."""
+
+    record_id: str
+    reason: str
+
+
+class RecordSource(Sequence[RecordReference]):
+    """
+    Recordings on disk as a sequence of [`RecordReference`]s.
+
+    The order is the same on every machine. Tables are in memory, samples never: a reference reads them when asked.
+    References can be pickled, so that other processes can read them.
+
+    Args:
+        path (`str` or `Path`): Where the source is.
+        label_set (`str`, *optional*): Name of a label set for this source's codes. `None` gives no labels.
+        keep_unlabelled (`bool`, *optional*, defaults to `False`): Whether recordings that the label set's benchmark
+            leaves out are kept, with 0 for every label.
+
+    Attributes:
+        kind (`str`): Name of the reader in the registry.
+        title, license, citation (`str`): Of the published set, where there is one.
+        label_names (`list[str]`, *optional*): Labels of the recordings, in order.
+        problem_type (`str`, *optional*): One of [`PROBLEM_TYPES`] where there are labels.
+        settings (`dict`): Everything that decides which recordings come and with which labels.
+        left_out (`list[LeftOut]`): Recordings at the path that are not in the sequence, each with a reason.
+
+    Raises:
+        InputError: If there are no recordings, a record id appears twice, or the label set is not for this source.
+        FileNotFoundError: If the path, or a table that the layout needs, does not exist.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str | None] = None
+    license: ClassVar[str | None] = None
+    citation: ClassVar[str | None] = None
+
+    def __init__(self, path: str | Path, label_set: str | None = None, keep_unlabelled: bool = False, **settings: Any):
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path} does not exist: check the path of the {self.title or 'recordings'}")
+        self.label_set: LabelSet | None = None if label_set is None else get_label_set(label_set, self.kind)
+        self.keep_unlabelled = keep_unlabelled
+        self.label_names: list[str] | None = None if self.label_set is None else list(self.label_set.names)
+        self.problem_type: str | None = None if self.label_set is None else "multi_label_classification"
+        self.settings: dict[str, Any] = {
+            "kind": self.kind,
+            "label_set": label_set,
+            "keep_unlabelled": keep_unlabelled,
+            **settings,
+        }
+        self.left_out: list[LeftOut] = []
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of recordings that the source gives."""
+
+    @abstractmethod
+    def reference(self, index: int) -> RecordReference:
+        """The recording at an index from 0 to `len(self) - 1`."""
+
+    @overload
+    def __getitem__(self, index: int) -> RecordReference: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RecordReference]: ...
+    def __getitem__(self, index: int | slice) -> RecordReference | list[RecordReference]:
+        if isinstance(index, slice):
+            return [self.reference(one) for one in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.reference(index % len(self))
+
+    def is_left_out(self, record_id: str, codes: Iterable[str]) -> bool:
+        """Whether the label set leaves a recording out, which is then noted in `left_out`."""
+        if self.label_set is None or self.keep_unlabelled:
+            return False
+        reason = self.label_set.reason_to_leave_out(codes)
+        if reason is not None:
+            self.left_out.append(LeftOut(record_id, reason))
+        return reason is not None
+
+    def labels_of(self, codes: Iterable[str]) -> dict[str, float] | None:
+        """Labels of a recording with these codes, `None` where no label set was asked for."""
+        return None if self.label_set is None else self.label_set.labels(codes)
+
+    def require_records(self, record_ids: Sequence[str]) -> None:
+        """Refuse a source without recordings, and one where two recordings have one id."""
+        if not record_ids:
+            reason = ""
+            if self.left_out:
+                reason = f"; all {len(self.left_out)} were left out, the first because {self.left_out[0].reason}"
+            raise InputError(f"{self.path} has no recordings for {self.kind}{reason}")
+        twice = [one for one, count in Counter(record_ids).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"{self.path} has {shorten(twice, 'record id')} more than once: give every recording an id of its own"
+            )
+
+
+def shorten(items: Sequence[Any], what: str) -> str:
+    """A count with the first ten items: "12 record ids (a, b, c, ... and 2 more)"."""
+    named = ", ".join(str(item) for item in items[:_MOST_NAMED])
+    more = f", and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
+    return f"{len(items)} {what}{'' if len(items) == 1 else 's'} ({named}{more})"
+
+
+def read_table(path: Path, columns: Iterable[str], whose: str, **options: Any) -> pd.DataFrame:
+    """
+    Read a CSV table and make sure that it is the right one.
+
+    Raises:
+        FileNotFoundError: If the table does not exist.
+        InputError: If it cannot be read, or lacks a column.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {whose} comes with it")
+    try:
+        table = pd.read_csv(path, **options)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a CSV table: {str(error).strip()}") from error
+    if missing := [column for column in columns if column not in table.columns]:
+        raise InputError(f"{path} has no column {', '.join(missing)}: it is not the table of {whose}")
+    return table
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts `9` before `10` and is the same on every machine."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part)
+
+
+def known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of some values: without `None`, NaN and empty texts."""
+    return {name: value for name, value in values.items() if value is not None and value == value and value != ""}

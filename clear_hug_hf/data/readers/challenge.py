@@ -1,0 +1,142 @@
+"""The layout of the PhysioNet/CinC Challenges 2020 and 2021: WFDB headers with diagnoses in their comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...processing.errors import InputError
+from ..records import Recording, RecordReference, find_records, read_record
+from .base import LeftOut, RecordSource, known
+
+
+DATABASES = {
+    "A": "CPSC2018",
+    "Q": "CPSC-Extra",
+    "I": "INCART",
+    "S": "PTB",
+    "HR": "PTB-XL",
+    "E": "Georgia",
+    "JS": "Chapman-Shaoxing-Ningbo",
+}
+"""Database of a recording by the letters that its name starts with."""
+
+_NAME = re.compile(r"([A-Z]+)\d+")
+_COMMENT = re.compile(r"^#?\s*(?P<key>\w+)\s*:\s*(?P<value>.*?)\s*$")
+_UNSTATED = ("", "unknown", "nan", "-1")
+
+
+def database_of(record_id: str) -> str | None:
+    """Database that a recording of the Challenges comes from, or `None` where its name is none of theirs."""
+    match = _NAME.fullmatch(record_id)
+    return None if match is None else DATABASES.get(match[1])
+
+
+def read_comments(lines: Iterable[str]) -> dict[str, Any]:
+    """
+    Age [years], sex and diagnosis codes from the comment lines of a header.
+
+    Args:
+        lines (`Iterable[str]`): Lines such as `#Age: 74`; others are passed over.
+
+    Returns:
+        `dict`: `age` (`float`), `sex` (`"female"` or `"male"`) and `codes` (`list[str]`), as far as they are stated.
+    """
+    stated: dict[str, Any] = {}
+    for line in lines:
+        match = _COMMENT.match(line)
+        if match is None:
+            continue
+        key, value = match["key"].lower(), match["value"]
+        if key == "dx":
+            stated["codes"] = [code.strip() for code in value.split(",") if code.strip()]
+        elif value.lower() in _UNSTATED:
+            continue
+        elif key == "age" and re.fullmatch(r"\d+(\.\d+)?", value):
+            stated["age"] = float(value)
+        elif key == "sex" and value[0].lower() in "fm":
+            stated["sex"] = "female" if value[0].lower() == "f" else "male"
+    return stated
+
+
+@dataclass(frozen=True)
+class ChallengeReference(RecordReference):
+    """A record whose header comments say age, sex and diagnoses."""
+
+    def load(self) -> Recording:
+        recording = read_record(self.path)
+        return replace(recording, metadata=recording.metadata | read_comments(recording.metadata["comments"]))
+
+
+class ChallengeSource(RecordSource):
+    """
+    Recordings in the Challenges' layout: a header with `#Age`, `#Sex` and `#Dx` and a `.mat` file each, in one folder
+    or nested (`g1`, `g2`, ... or `WFDBRecords/01/010`).
+
+    This is how CPSC2018, CPSC-Extra, Chapman-Shaoxing-Ningbo and Georgia are published. No patient is known, so that
+    random splits take every recording for another patient's. With a label set all headers are read at once.
+
+    Args:
+        path (`str` or `Path`): The folder.
+        label_set (`str`, *optional*): `"cpsc9"`, `"csn"` or `"csn_published"`.
+        keep_unlabelled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
+        databases (`Iterable[str]`, *optional*): Which of [`DATABASES`] to read, by their names; by default those that
+            the label set is for, or all.
+
+    Raises:
+        InputError: If the folder holds no such records.
+    """
+
+    kind = "challenge"
+    title = "PhysioNet/CinC Challenge 2020/2021"
+    license = "CC BY 4.0"
+    citation = (
+        "Perez Alday et al., Classification of 12-lead ECGs: the PhysioNet/Computing in Cardiology Challenge 2020, "
+        "Physiol Meas 41, 124003 (2020); Reyna et al., Will two do?, Comput Cardiol (2021)"
+    )
+
+    def __init__(
+        self,
+        path: str | Path,
+        label_set: str | None = None,
+        keep_unlabelled: bool = False,
+        databases: Iterable[str] | None = None,
+    ):
+        super().__init__(path, label_set, keep_unlabelled)
+        asked = None if databases is None else sorted(set(databases))
+        if asked is not None and (unknown := sorted(set(asked).difference(DATABASES.values()))):
+            raise InputError(f"there is no database {unknown[0]!r}: choose from {', '.join(DATABASES.values())}")
+        if asked is None and self.label_set is not None:
+            asked = sorted(self.label_set.databases)
+        self.settings["databases"] = asked
+        self._records: list[tuple[Path, tuple[str, ...]]] = []
+        for header in find_records(path):
+            codes: list[str] = []
+            if asked is not None and database_of(header.stem) not in asked:
+                self.left_out.append(LeftOut(header.stem, f"it is not of {' or '.join(asked)}"))
+                continue
+            if self.label_set is not None:
+                stated = read_comments(header.read_text(encoding="utf-8", errors="replace").splitlines())
+                if "codes" not in stated:
+                    self.left_out.append(LeftOut(header.stem, f"{header} has no #Dx line"))
+                    continue
+                codes = stated["codes"]
+                if self.is_left_out(header.stem, codes):
+                    continue
+            self._records.append((header, tuple(codes)))
+        self.require_records([header.stem for header, _ in self._records])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def reference(self, index: int) -> RecordReference:
+        header, codes = self._records[index]
+        return ChallengeReference(
+            path=header,
+            record_id=header.stem,
+            labels=self.labels_of(codes),
+            metadata=known({"database": database_of(header.stem)}),
+        )

@@ -1,0 +1,130 @@
+"""CPSC2018 as its organisers first published it: a MATLAB struct per recording and one reference table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...processing.errors import InputError
+from ...processing.leads import STANDARD_LEADS
+from ..records import Recording, RecordReference
+from .base import LeftOut, RecordSource, known, read_table
+
+
+SAMPLING_RATE = 500.0
+TABLE = "REFERENCE.csv"
+_LABEL_COLUMNS = ("First_label", "Second_label", "Third_label")
+_CLASSES = range(1, 10)
+
+
+def read_struct(path: Path) -> Recording:
+    """
+    Read one `.mat` file with a struct `ECG` of `sex`, `age` and `data` (12 leads x samples [mV], 500 Hz).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it does not hold such a struct.
+    """
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {TABLE} names it")
+    try:
+        struct = loadmat(str(path))["ECG"][0, 0]
+        waveform = np.ascontiguousarray(struct["data"], dtype=np.float32)
+    except Exception as error:  # scipy raises many kinds for files that are damaged
+        raise InputError(f"{path} has no struct ECG with 12-lead data: {error}") from error
+    if waveform.ndim != 2 or waveform.shape[0] != len(STANDARD_LEADS):
+        raise InputError(f"{path} has data of shape {waveform.shape}: it must be 12 leads x samples")
+    return Recording(
+        waveform=waveform,
+        sampling_rate=SAMPLING_RATE,
+        lead_names=list(STANDARD_LEADS),
+        unit="mV",
+        record_id=path.stem,
+        metadata={"path": str(path)} | _person(struct),
+    )
+
+
+def _person(struct: Any) -> dict[str, Any]:
+    fields = struct.dtype.names
+    sex = str(np.squeeze(struct["sex"])).strip().lower() if "sex" in fields else ""
+    age = float(np.squeeze(struct["age"])) if "age" in fields and np.size(struct["age"]) == 1 else np.nan
+    return known({"sex": sex if sex in ("male", "female") else None, "age": age if age >= 0 else None})
+
+
+@dataclass(frozen=True)
+class Cpsc2018Reference(RecordReference):
+    """A recording in a `.mat` file with a struct."""
+
+    def load(self) -> Recording:
+        return read_struct(self.path)
+
+
+class Cpsc2018Source(RecordSource):
+    """
+    CPSC2018 in its first layout: `A0001.mat`, ... in one folder or several (`TrainingSet1`, ...), and
+    `REFERENCE.csv` with the columns `Recording`, `First_label`, `Second_label` and `Third_label`, numbers 1 to 9.
+
+    No patient is known, so that random splits take every recording for another patient's.
+
+    Args:
+        path (`str` or `Path`): The folder; the table may be in a subfolder.
+        label_set (`str`, *optional*, defaults to `"cpsc9"`): The label set, or `None`.
+        keep_unlabelled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
+
+    Raises:
+        FileNotFoundError: If there is no table.
+        InputError: If the table is another one, has a label that is not 1 to 9, or there are no recordings.
+    """
+
+    kind = "cpsc2018"
+    title = "CPSC2018"
+    citation = (
+        "Liu et al., An open access database for evaluating the algorithms of electrocardiogram rhythm and morphology "
+        "abnormality detection, J Med Imaging Health Inform 8, 1368-1373 (2018)"
+    )
+
+    def __init__(self, path: str | Path, label_set: str | None = "cpsc9", keep_unlabelled: bool = False):
+        super().__init__(path, label_set, keep_unlabelled)
+        tables = find_tables(self.path)
+        if not tables:
+            raise FileNotFoundError(f"{self.path / TABLE} does not exist: CPSC2018 comes with it")
+        files = {file.stem: file for file in sorted(self.path.rglob("*.mat"), key=lambda one: one.as_posix())}
+        self._records: list[tuple[Path, tuple[str, ...]]] = []
+        listed: list[str] = []
+        for table_path in tables:
+            table = read_table(table_path, ("Recording", *_LABEL_COLUMNS), "CPSC2018")
+            for row in table.to_dict("records"):
+                name = str(row["Recording"])
+                listed.append(name)
+                codes = self._codes(table_path, name, [row[column] for column in _LABEL_COLUMNS])
+                if not self.is_left_out(name, codes):
+                    # A recording that is listed but absent is named when it is read.
+                    self._records.append((files.get(name, table_path.with_name(f"{name}.mat")), codes))
+        for name in sorted(set(files).difference(listed)):
+            self.left_out.append(LeftOut(name, f"{TABLE} does not list it"))
+        self.require_records([file.stem for file, _ in self._records])
+
+    @staticmethod
+    def _codes(table: Path, name: str, values: list[float]) -> tuple[str, ...]:
+        numbers = [value for value in values if value == value]
+        if wrong := [value for value in numbers if value not in _CLASSES]:
+            raise InputError(f"{table} gives {name} the label {wrong[0]:g}: CPSC2018's labels are 1 to 9")
+        return tuple(str(int(value)) for value in numbers)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def reference(self, index: int) -> RecordReference:
+        file, codes = self._records[index]
+        return Cpsc2018Reference(path=file, record_id=file.stem, labels=self.labels_of(codes))
+
+
+def find_tables(folder: Path) -> list[Path]:
+    """The reference tables at a folder and one level below it, sorted."""
+    found = [*folder.glob("*.csv"), *folder.glob("*/*.csv")]
+    return sorted(file for file in found if file.name.upper() == TABLE.upper())

@@ -1,0 +1,52 @@
+"""Any folder of WFDB records, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..records import RecordReference, find_records
+from .base import RecordSource
+
+
+class WfdbFolderSource(RecordSource):
+    """
+    A WFDB record, or a folder of them with all its subfolders.
+
+    The id of a recording is its path below the folder, without extension. There are no labels.
+
+    Args:
+        path (`str` or `Path`): The folder, or one record.
+        label_set (`str`, *optional*): There is none for this source.
+        keep_unlabelled (`bool`, *optional*, defaults to `False`): Without effect here.
+        patient_folders (`bool`, *optional*, defaults to `False`): Whether each folder that holds records is one
+            patient, as in the PTB database. Otherwise patients are not known, and random splits take every recording
+            for another patient's.
+
+    Raises:
+        FileNotFoundError: If there is neither a record nor a folder at the path.
+        InputError: If the folder holds no records.
+    """
+
+    kind = "wfdb"
+
+    def __init__(
+        self,
+        path: str | Path,
+        label_set: str | None = None,
+        keep_unlabelled: bool = False,
+        patient_folders: bool = False,
+    ):
+        headers = find_records(path)
+        folder = Path(path) if Path(path).is_dir() else headers[0].parent
+        super().__init__(folder, label_set, keep_unlabelled, patient_folders=patient_folders)
+        self._patient_folders = patient_folders
+        self._names = sorted(header.relative_to(folder).with_suffix("").as_posix() for header in headers)
+        self.require_records(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def reference(self, index: int) -> RecordReference:
+        name = self._names[index]
+        patient = Path(name).parent.as_posix() if self._patient_folders else None
+        return RecordReference(self.path / f"{name}.hea", record_id=name, patient_id=patient)

@@ -1,0 +1,621 @@
+"""
+A source of recordings to a folder of Parquet shards, in parallel, on one machine or many, and resumable.
+
+The recordings of each split are divided into runs of `shard_size`, in the source's order: one run, one shard. A shard
+is written under another name, flushed to the disk and renamed, and then described by a small file of its own; what has
+that file is done. So it does not matter in which order, by how many processes or after how many interruptions the
+shards are made: their bytes are the same. When the last one is there, the manifest and the dataset card are written.
+
+```
+README.md                          dataset card
+manifest.json                      source, settings, versions, counts, checksums; written last
+preprocessor_config.json           the feature extractor
+rejected.csv                       recordings that could not be used, and why
+left_out.csv                       recordings that the labels or settings asked for leave out
+data/train-00000-of-00003.parquet  rows, see `dataset_features`
+.preparation/                      only while unfinished
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import datasets
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCardData
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from ..processing.errors import InputError
+from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+from .preparation import Rejected, dataset_features, prepare_tables
+from .readers.base import RecordSource
+from .records import RecordReference
+from .splits import DEFAULT_FRACTIONS, assign_splits
+
+
+SHARD_SIZE = 1000
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_CARD, EXTRACTOR, _REJECTED, _DATA = "README.md", "preprocessor_config.json", "rejected.csv", "data"
+_LEFT_OUT = "left_out.csv"
+WORK, _PLAN, _SUMMARIES = ".preparation", "plan.json", "shards"
+_SPLITS = ("train", "validation", "test")
+# What decides about bytes beside the settings: a resumed preparation must not mix two of them.
+_VERSIONS = ("clear-hug-hf", "numpy", "scipy", "pyarrow")
+# Names of licences on the Hub.
+_HUB_LICENSES = {"CC BY 4.0": "cc-by-4.0", "ODC-By 1.0": "odc-by", "ODbL 1.0": "odbl"}
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+# Neighbouring samples differ by little, which this encoding stores in few bits; nothing is left to compress then.
+_PARQUET: dict[str, Any] = {
+    "version": "2.6",
+    "use_dictionary": False,
+    "column_encoding": {"signal.list.element.list.element": "DELTA_BINARY_PACKED"},
+    "compression": "snappy",
+    "store_schema": True,
+}
+
+
+class Outcome(NamedTuple):
+    """
+    What [`prepare_shards`] leaves.
+
+    Args:
+        folder (`Path`): The output folder.
+        num_done, num_planned (`int`): Shards that are there now, and shards of the whole.
+        num_found (`int`): Shards that were there before.
+        manifest (`dict`, *optional*): The manifest, once the whole is there.
+    """
+
+    folder: Path
+    num_done: int
+    num_planned: int
+    num_found: int
+    manifest: dict[str, Any] | None
+
+
+class _Shard(NamedTuple):
+    """One file to be made."""
+
+    split: str
+    number: int
+    of: int
+    position: int
+    records: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:05d}-of-{self.of:05d}"
+
+    @property
+    def file(self) -> str:
+        return f"{_DATA}/{self.name}.parquet"
+
+    @property
+    def summary(self) -> str:
+        return f"{WORK}/{_SUMMARIES}/{self.name}.json"
+
+
+def prepare_shards(
+    source: RecordSource,
+    output: str | Path,
+    feature_extractor: ClearHugFeatureExtractor,
+    *,
+    num_proc: int = 1,
+    shard_size: int = SHARD_SIZE,
+    split_fractions: Mapping[str, float] | None = None,
+    seed: int = 0,
+    shard_index: int | None = None,
+    num_shards: int | None = None,
+    progress: bool = True,
+) -> Outcome:
+    """
+    Prepare all recordings of a source, or one job's part of them, or what an interrupted call left to do.
+
+    Processes are started afresh, so a script that calls this with `num_proc` above 1 needs the usual
+    `if __name__ == "__main__":`.
+
+    Args:
+        source ([`RecordSource`]): The recordings, as `open_source` gives them.
+        output (`str` or `Path`): Folder for the result: new, empty, or one that the same preparation began.
+        feature_extractor ([`ClearHugFeatureExtractor`]): Cleans, finds beats and chooses windows; saved beside the
+            shards.
+        num_proc (`int`, *optional*, defaults to 1): Processes that prepare side by side. The result is the same.
+        shard_size (`int`, *optional*, defaults to 1000): Recordings of one shard; about 24 kB each.
+        split_fractions (`Mapping[str, float]`, *optional*), seed (`int`, *optional*, defaults to 0): Splits, as
+            [`assign_splits`] takes them.
+        shard_index, num_shards (`int`, *optional*): Prepare only every `num_shards`-th shard, from `shard_index` on:
+            jobs on several machines share the work and the output folder. The job that ends last finishes the whole.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
+
+    Returns:
+        [`Outcome`]: What is there now. With a finished preparation nothing is done.
+
+    Raises:
+        InputError: If a patient is in two splits, no recording can be used, the folder holds anything else or cannot
+            be written, the device is full, or a process is killed. What is written stays valid, and the same call
+            resumes.
+    """
+    if num_proc < 1 or shard_size < 1:
+        raise InputError(f"num_proc is {num_proc} and shard_size {shard_size}: both must be at least 1")
+    if (shard_index is None) != (num_shards is None) or (
+        num_shards is not None and not 0 <= (shard_index or 0) < num_shards
+    ):
+        raise InputError(
+            f"shard_index is {shard_index} and num_shards {num_shards}: give both, the first from 0 to num_shards - 1"
+        )
+    folder = Path(output)
+    split_of = assign_splits(source, split_fractions, seed)
+    official = split_fractions is None and source[0].split is not None
+    splits = None if official else {"fractions": dict(split_fractions or DEFAULT_FRACTIONS), "seed": seed}
+    plan = _make_plan(source, split_of, feature_extractor, shard_size, splits)
+    shards = _plan_shards(plan["source"]["num_records"], shard_size)
+    with _explaining_disk_errors(folder):
+        if (manifest := _begin(folder, plan)) is not None:
+            return Outcome(folder, len(shards), len(shards), len(shards), manifest)
+        found = {shard for shard in shards if _read_summary(folder, shard) is not None}
+        if progress and found:
+            tqdm.write(f"{folder}: resuming, {len(found)} of {len(shards)} shards are there", file=sys.stderr)
+        job, jobs = shard_index or 0, num_shards or 1
+        mine = [shard for shard in shards if shard not in found and shard.position % jobs == job]
+        total = sum(shard.records for shard in mine)
+        with tqdm(desc="prepare", unit="rec", total=total, disable=not progress) as bar:
+            work = _gather(source, split_of, mine, shard_size)
+            _write_shards(work, folder, source.label_names, feature_extractor, num_proc, bar)
+
+        summaries = [summary for shard in shards if (summary := _read_summary(folder, shard)) is not None]
+        # Another job of the array may have finished the whole meanwhile, and put away the summaries.
+        manifest = _read_json(folder / MANIFEST)
+        if manifest is None and len(summaries) == len(shards):
+            manifest = _finish(folder, plan, summaries, feature_extractor, source.left_out)
+    return Outcome(folder, len(summaries) if manifest is None else len(shards), len(shards), len(found), manifest)
+
+
+# ------------------------------------------------------------------------------------------------------------- plan
+
+
+def extractor_settings(feature_extractor: ClearHugFeatureExtractor) -> dict[str, Any]:
+    """The settings of a feature extractor, as its saved file spells them, without what only says how to load it."""
+    settings = json.loads(feature_extractor.to_json_string())
+    return {name: value for name, value in settings.items() if name not in ("feature_extractor_type", "auto_map")}
+
+
+def _make_plan(
+    source: RecordSource,
+    split_of: Mapping[str, str],
+    extractor: ClearHugFeatureExtractor,
+    shard_size: int,
+    splits: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What two runs must agree on to be the same preparation."""
+    counts: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    for record in source:
+        split = split_of[record.record_id]
+        counts[split] += 1
+        known = [record.record_id, record.patient_id, split, record.labels]
+        digest.update(json.dumps(known, default=dict).encode())
+    order = sorted(counts, key=lambda split: (_SPLITS.index(split) if split in _SPLITS else len(_SPLITS), split))
+    plan = {
+        "format": _FORMAT,
+        "source": {
+            "title": source.title or source.kind,
+            "license": source.license,
+            "citation": source.citation,
+            "settings": source.settings,
+            "label_names": source.label_names or [],
+            "problem_type": source.problem_type,
+            "num_records": {split: counts[split] for split in order},
+            "records_sha256": digest.hexdigest(),
+        },
+        "random_splits": splits,
+        "feature_extractor": extractor_settings(extractor),
+        "shard_size": shard_size,
+        "versions": {package: version(package) for package in _VERSIONS},
+    }
+    return json.loads(json.dumps(plan, default=str))  # as it will be read back
+
+
+def _plan_shards(counts: Mapping[str, int], shard_size: int) -> list[_Shard]:
+    shards: list[_Shard] = []
+    for split, count in counts.items():
+        of = -(-count // shard_size)
+        for number in range(of):
+            shards.append(_Shard(split, number, of, len(shards), min(shard_size, count - number * shard_size)))
+    return shards
+
+
+def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """Take an output folder for a plan if it is free, or begun for the same; its manifest if it is finished."""
+    # In this order, so that a job of an array that begins, or finishes, at this moment is understood.
+    entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    begun = _read_json(folder / WORK / _PLAN)
+    manifest = _read_json(folder / MANIFEST)
+    there = manifest or begun
+    if there is None and entries - {WORK}:
+        raise InputError(f"{folder} holds other files: choose a new or an empty output folder")
+    # Another version may make other bytes: that does not matter to what is finished.
+    compared = [name for name in plan if not (manifest and name == "versions")]
+    differences = (_difference(there.get(name), plan[name], name) for name in compared) if there else iter(())
+    if difference := next(filter(None, differences), None):
+        raise InputError(
+            f"{folder} holds another preparation ({difference}): choose another output folder, or delete it"
+        )
+    if manifest is None:
+        (folder / WORK / _SUMMARIES).mkdir(parents=True, exist_ok=True)
+        if begun is None:
+            _write(folder, f"{WORK}/{_PLAN}", _as_json(plan))
+        (folder / _DATA).mkdir(exist_ok=True)
+    return manifest
+
+
+def _difference(there: Any, now: Any, name: str) -> str | None:
+    """The first setting that differs, in words."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        differences = (_difference(there.get(key), now.get(key), f"{name}.{key}") for key in {**there, **now})
+        return next(filter(None, differences), None)
+    if there == now:
+        return None
+    if name.endswith("records_sha256"):
+        return "its records have other ids, patients, splits or labels"
+    return f"{name} is {there!r} there and {now!r} now"
+
+
+# ------------------------------------------------------------------------------------------------------------- work
+
+
+def _gather(
+    source: RecordSource, split_of: Mapping[str, str], shards: list[_Shard], shard_size: int
+) -> Iterator[tuple[_Shard, list[RecordReference]]]:
+    """Shards with their recordings, each as soon as the source has given its last one."""
+    wanted = {(shard.split, shard.number): shard for shard in shards}
+    seen: Counter[str] = Counter()
+    members: dict[tuple[str, int], list[RecordReference]] = {}
+    for record in source if wanted else ():
+        split = split_of[record.record_id]
+        key = (split, seen[split] // shard_size)
+        seen[split] += 1
+        if key in wanted:
+            members.setdefault(key, []).append(replace(record, split=split))
+            if len(members[key]) == wanted[key].records:
+                yield wanted[key], members.pop(key)
+
+
+def _write_shards(
+    work: Iterator[tuple[_Shard, list[RecordReference]]],
+    folder: Path,
+    label_names: list[str] | None,
+    extractor: ClearHugFeatureExtractor,
+    num_proc: int,
+    bar: tqdm,
+) -> None:
+    rejected = 0
+
+    def count(summary: Mapping[str, Any]) -> None:
+        nonlocal rejected
+        rejected += len(summary["rejected"])
+        bar.set_postfix(rejected=rejected, refresh=False)
+        bar.update(summary["records"])
+
+    if num_proc == 1:
+        for shard, records in work:
+            count(_write_shard(folder, shard, records, extractor, label_names))
+        return
+
+    # A fork of this process would inherit the locks of its threads; the server imports once what each process needs.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])
+    running: dict[Future[dict[str, Any]], str] = {}
+    with ProcessPoolExecutor(num_proc, context, initializer=_start_process) as pool:
+        try:
+            for shard, records in work:
+                job = pool.submit(_write_shard, folder, shard, records, extractor, label_names)
+                running[job] = f"{records[0].record_id} to {records[-1].record_id}"
+                if len(running) > num_proc:
+                    for one in wait(running, return_when=FIRST_COMPLETED).done:
+                        count(one.result())
+                        del running[one]
+            for one in as_completed(running):
+                count(one.result())
+        except BrokenProcessPool:
+            raise InputError(
+                "a process was killed, for lack of memory or by a library that crashed, at a record among "
+                f"{'; '.join(running.values())}: start the same preparation again, it resumes; with fewer processes "
+                "if memory is short"
+            ) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process in order
+    logging.set_verbosity_error()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its parent is killed: it would wait for work for ever."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def _write_shard(
+    folder: Path,
+    shard: _Shard,
+    records: list[RecordReference],
+    extractor: ClearHugFeatureExtractor,
+    label_names: list[str] | None,
+) -> dict[str, Any]:
+    """Prepare the recordings of one shard and write it; what the manifest says about it, and the rejected ones."""
+    rejected: list[Rejected] = []
+    ids: set[str] = set()
+    positive: Counter[str] = Counter()
+    rows = num_bytes = 0
+    # One thread: the processes are the parallelism, and the rounding of sums must not depend on it.
+    with (
+        _replacing(folder, shard.file) as file,
+        pq.ParquetWriter(file, dataset_features(label_names).arrow_schema, **_PARQUET) as writer,
+        threadpool_limits(limits=1),
+    ):
+        for table in prepare_tables(records, extractor, label_names, rejected):
+            writer.write_table(table)
+            rows += table.num_rows
+            num_bytes += table.nbytes
+            ids.update(table["record_id"].to_pylist())
+            for name in label_names or ():
+                positive[name] += pc.sum(pc.equal(pc.struct_field(table["labels"], [name]), 1.0)).as_py() or 0
+    with (folder / shard.file).open("rb") as written:
+        checksum = hashlib.file_digest(written, "sha256").hexdigest()
+    summary = {
+        "file": shard.file,
+        "split": shard.split,
+        "records": len(records),
+        "kept": len(ids),
+        "rows": rows,
+        "positive": dict(positive),
+        "num_bytes": num_bytes,
+        "size": (folder / shard.file).stat().st_size,
+        "sha256": checksum,
+        "rejected": [list(one) for one in rejected],
+    }
+    if len(ids) + len(rejected) != len(records):
+        raise RuntimeError(f"{shard.file}: {len(records)} records became {len(ids)} and {len(rejected)} rejected ones")
+    _write(folder, shard.summary, _as_json(summary))
+    return summary
+
+
+def _read_summary(folder: Path, shard: _Shard) -> dict[str, Any] | None:
+    """What is known about a shard, if it is done."""
+    summary = _read_json(folder / shard.summary)
+    path = folder / shard.file
+    if summary is None or not path.is_file() or path.stat().st_size != summary["size"]:
+        return None
+    return summary
+
+
+# ----------------------------------------------------------------------------------------------------------- finish
+
+
+def _finish(
+    folder: Path,
+    plan: dict[str, Any],
+    summaries: list[dict[str, Any]],
+    extractor: ClearHugFeatureExtractor,
+    left_out: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    rejected = [one for summary in summaries for one in summary.pop("rejected")]
+    for name, rows in ((_REJECTED, rejected), (_LEFT_OUT, left_out)):
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(Rejected._fields)
+        table.writerows(rows)
+        _write(folder, name, text.getvalue())
+    if len(rejected) == sum(summary["records"] for summary in summaries):
+        raise InputError(
+            f"none of the {len(rejected)} recordings could be used, {folder / _REJECTED} lists them; the first, "
+            f"{rejected[0][0]}: {rejected[0][1]}"
+        )
+    splits: dict[str, dict[str, Any]] = {}
+    for summary in summaries:
+        empty: dict[str, Any] = {"records": 0, "kept": 0, "rejected": 0, "rows": 0, "positive": {}}
+        split = splits.setdefault(summary["split"], empty)
+        for name in ("records", "kept", "rows"):
+            split[name] += summary[name]
+        split["rejected"] = split["records"] - split["kept"]
+        positive = summary.pop("positive")
+        for label, number in {} if plan["source"]["problem_type"] == "regression" else positive.items():
+            split["positive"][label] = split["positive"].get(label, 0) + number
+    manifest = {**plan, "splits": splits, "left_out": len(left_out), "shards": summaries}
+    _write(folder, EXTRACTOR, extractor.to_json_string())
+    _write(folder, _CARD, _card(manifest))
+    _write(folder, MANIFEST, _as_json(manifest))
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    return manifest
+
+
+def _card(manifest: Mapping[str, Any]) -> str:
+    """The dataset card: what the Hub and `datasets.load_dataset` read, and what a person wants to know."""
+    source, splits = manifest["source"], manifest["splits"]
+    features = dataset_features(source["label_names"])
+    filled = [split for split in splits if splits[split]["rows"]]
+    sizes = {
+        split: {
+            field: sum(shard[field] for shard in manifest["shards"] if shard["split"] == split)
+            for field in ("num_bytes", "size")
+        }
+        for split in filled
+    }
+    info = datasets.DatasetInfo(
+        features=features,
+        splits={
+            split: {"name": split, "num_bytes": size["num_bytes"], "num_examples": splits[split]["rows"]}
+            for split, size in sizes.items()
+        },
+        download_size=sum(size["size"] for size in sizes.values()),
+        dataset_size=sum(size["num_bytes"] for size in sizes.values()),
+    )
+    header = DatasetCardData(
+        pretty_name=f"{source['title']}, prepared",
+        license=_HUB_LICENSES.get(source["license"], "other"),
+        tags=["ecg", "electrocardiogram", "12-lead-ecg", "clear-hug-hf"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"{_DATA}/{split}-*.parquet"} for split in filled],
+            }
+        ],
+    )
+    datasets.info.DatasetInfosDict({"default": info}).to_dataset_card_data(header)
+    counts = "\n".join(
+        f"| {split} | {one['records']} | {one['kept']} | {one['rejected']} | {one['rows']} |"
+        for split, one in splits.items()
+    )
+    labels = ""
+    if source["label_names"] and source["problem_type"] != "regression":
+        lines = (
+            f"| {name} | " + " | ".join(str(splits[split]["positive"].get(name, 0)) for split in splits) + " |"
+            for name in source["label_names"]
+        )
+        labels = (
+            f"\n## Labels\n\nRows with each label.\n\n| label | {' | '.join(splits)} |\n|---|{'---|' * len(splits)}\n"
+            + "\n".join(lines)
+            + "\n"
+        )
+    extractor = manifest["feature_extractor"]
+    return f"""---
+{header}
+---
+
+# {source["title"]}, prepared
+
+12-lead ECG recordings at {extractor["sampling_rate"]:g} Hz with their heart beats, made by `clear-hug prepare`
+(clear-hug-hf {manifest["versions"]["clear-hug-hf"]}). Licence of the recordings:
+{source["license"] or "see their source"}. {source["citation"] or ""}
+
+| split | records | kept | rejected | rows |
+|---|---|---|---|---|
+{counts}
+
+`{_REJECTED}` says why a recording was rejected; `{_LEFT_OUT}` lists the {manifest["left_out"]} that the labels or
+settings asked for leave out. `{MANIFEST}` has the settings and the checksum of every file. The splits are
+{"official" if manifest["random_splits"] is None else "random by patient"}: no patient is in two of them.
+{labels}
+## Use
+
+```python
+import numpy as np
+from datasets import load_dataset
+
+row = load_dataset("PATH OR HUB NAME OF THIS FOLDER", split="{filled[0]}")[0]
+signal = np.array(row["signal"]) * np.array(row["signal_scale"])[:, None]  # 12 leads x samples, in row["unit"]
+```
+
+```
+clear-hug pretrain --data THIS_FOLDER --output runs/pretrained
+```
+
+## Columns
+
+| column | what |
+|---|---|
+{_COLUMNS}
+"""
+
+
+_COLUMNS = """\
+| `record_id`, `patient_id`, `split` | as the source has them; null where it does not say |
+| `window_start` | where the row begins in its recording [s] |
+| `sampling_rate` | of the signal [Hz] |
+| `unit` | of the signal times its scale: mV, or NU for recordings that were normalised before |
+| `lead_names` | the order of the leads |
+| `signal`, `signal_scale` | cleaned samples as 16-bit integers, and what each lead's are to be multiplied by |
+| `lead_mask` | which leads the signal holds; the others are zeros |
+| `r_peaks`, `num_beats` | all beats [samples from the row's start], and their number |
+| `flat_leads`, `nan_share`, `clipped_share` | the whole recording as it came: leads that do not vary, share of NaN, \
+share at the end of the range |
+| `labels` | one number per label: 1 or 0, or a value to regress; NaN where unknown |"""
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    with _replacing(folder, name) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def _replacing(folder: Path, name: str) -> Iterator[BinaryIO]:
+    """A file that is there whole, and on the disk, or not at all, whenever this process is killed."""
+    # Under a name of its own, so that two processes that make the same file do not meet; `_finish` clears leftovers.
+    partial = folder / WORK / f"{Path(name).name}.{socket.gethostname()}.{os.getpid()}.partial"
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / name)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        directory = os.open((folder / name).parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+@contextmanager
+def _explaining_disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise InputError(
+                f"no space is left for {folder}: what is written there stays valid; free some space and start the "
+                "same preparation again, it resumes"
+            ) from error
+        if error.errno in _NOT_WRITABLE:
+            raise InputError(f"{folder} cannot be written ({error.strerror}): choose another output folder") from error
+        raise

@@ -1,0 +1,510 @@
+"""Shards are the same bytes however they are made, and every recording is in them or rejected."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clear_hug_hf.data import sharding
+from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.prepared import load_prepared
+from clear_hug_hf.data.records import Recording, RecordReference
+from clear_hug_hf.data.sharding import prepare_shards
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+
+
+MakeRecordings = Callable[..., list[Recording]]
+LABELS = ["fast", "inverted"]
+NUM_GOOD, NUM_BAD, SHARD_SIZE = 30, 4, 5
+
+
+@dataclass
+class ListSource:
+    """A source of given records."""
+
+    records: list[Any]
+    kind: str = "synthetic"
+    title: str | None = None
+    license: str | None = "CC BY 4.0"
+    citation: str | None = None
+    label_names: list[str] | None = field(default_factory=lambda: list(LABELS))
+    problem_type: str | None = "multi_label_classification"
+    settings: dict[str, Any] = field(default_factory=dict)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.records)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def _multi_hot(recording: Recording) -> dict[str, float]:
+    patient = int(recording.record_id.split("-")[0])
+    return {"fast": float(patient % 2 == 0), "inverted": float(patient % 3 == 0)}
+
+
+@pytest.fixture(scope="module")
+def recordings(make_recordings: MakeRecordings) -> list[Recording]:
+    return make_recordings(NUM_GOOD, sampling_rate=250.0)
+
+
+@pytest.fixture(scope="module")
+def source(
+    recordings: list[Recording],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ListSource:
+    """WFDB records of two splits, some of which cannot be used."""
+    folder = tmp_path_factory.mktemp("source")
+    splits = ("train", "train", "test")
+    references = [
+        RecordReference(
+            write_record(folder / recording.record_id, recording),
+            record_id=recording.record_id,
+            patient_id=recording.patient_id,
+            labels=_multi_hot(recording),
+            split=splits[index % 3],
+        )
+        for index, recording in enumerate(recordings)
+    ]
+    flat = replace(recordings[0], waveform=np.zeros_like(recordings[0].waveform))
+    header = write_record(folder / "flat", flat)
+    truncated = write_record(folder / "truncated", recordings[1])
+    truncated.with_suffix(".dat").write_bytes(b"abc")
+    nonsense = folder / "nonsense.hea"
+    nonsense.write_bytes(bytes(range(256)))
+    for place, path in ((3, header), (9, truncated), (10, nonsense), (33, folder / "absent")):
+        references.insert(place, RecordReference(path, path.stem, split="train"))
+    return ListSource(references)
+
+
+@pytest.fixture(scope="module")
+def prepared(source: ListSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "output"
+    outcome = prepare_shards(source, folder, ClearHugFeatureExtractor(), shard_size=SHARD_SIZE, progress=False)
+    assert outcome.manifest is not None
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_when_a_source_is_prepared_then_the_folder_is_whole_and_the_counts_add_up(
+    source: ListSource, prepared: Path
+) -> None:
+    names = [f"data/test-{index:05d}-of-00002.parquet" for index in range(2)]
+    names += [f"data/train-{index:05d}-of-00005.parquet" for index in range(5)]
+    others = ["README.md", "left_out.csv", "manifest.json", "preprocessor_config.json", "rejected.csv"]
+    assert sorted(_files(prepared)) == sorted([*names, *others])
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        assert shard["sha256"] == hashlib.sha256((prepared / shard["file"]).read_bytes()).hexdigest()
+    with (prepared / "rejected.csv").open(newline="") as file:
+        rejected = {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(rejected) == {"flat", "truncated", "nonsense", "absent"}
+    assert "flat" in rejected["flat"]
+    assert "does not exist" in rejected["absent"]
+    datasets, _ = load_prepared(prepared)
+    kept = [record_id for dataset in datasets.values() for record_id in dataset["record_id"]]
+    assert sorted([*kept, *rejected]) == sorted(record.record_id for record in source)
+    for split in ("train", "test"):
+        counts = manifest["splits"][split]
+        assert counts["records"] == counts["kept"] + counts["rejected"]
+        assert counts["rows"] == len(datasets[split])
+        for label in LABELS:
+            assert counts["positive"][label] == sum(row[label] for row in datasets[split]["labels"])
+    assert sum(counts["records"] for counts in manifest["splits"].values()) == len(source)
+
+
+def test_when_two_processes_prepare_then_the_bytes_are_the_same(
+    source: ListSource, prepared: Path, tmp_path: Path
+) -> None:
+    prepare_shards(
+        source, tmp_path / "two", ClearHugFeatureExtractor(), num_proc=2, shard_size=SHARD_SIZE, progress=False
+    )
+    assert _files(tmp_path / "two") == _files(prepared)
+
+
+def test_when_jobs_share_the_work_then_the_last_one_finishes_and_the_bytes_are_the_same(
+    source: ListSource, prepared: Path, tmp_path: Path
+) -> None:
+    finished = []
+    for job in (2, 0, 1):
+        outcome = prepare_shards(
+            source,
+            tmp_path / "jobs",
+            ClearHugFeatureExtractor(),
+            shard_size=SHARD_SIZE,
+            shard_index=job,
+            num_shards=3,
+            progress=False,
+        )
+        finished.append(outcome.manifest is not None)
+    assert finished == [False, False, True]
+    assert _files(tmp_path / "jobs") == _files(prepared)
+
+
+# A preparation whose reader waits at one record for as long as a file exists, and says who waits there.
+_WAITING = """
+import os, pickle, sys, time
+from pathlib import Path
+from clear_hug_hf.data.records import RecordReference
+from clear_hug_hf.data.sharding import prepare_shards
+from clear_hug_hf.processing import ClearHugFeatureExtractor
+
+class Waiting(RecordReference):
+    def read(self):
+        while gate.exists():
+            gate.write_text(str(os.getpid()))
+            time.sleep(0.02)
+        return super().read()
+
+class Source(list):
+    pass
+
+output, gate, wanted = map(Path, sys.argv[1:])
+if __name__ == "__main__":
+    attributes, records = pickle.loads(wanted.read_bytes())
+    source = Source(
+        (Waiting if fields["record_id"] == "12-0" else RecordReference)(**fields) for fields in records
+    )
+    vars(source).update(attributes)
+    prepare_shards(source, output, ClearHugFeatureExtractor(), num_proc=2, shard_size=3, progress=False)
+"""
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see which processes are left")
+def test_when_a_preparation_is_killed_then_the_next_one_completes_it_with_the_same_bytes(
+    source: ListSource, tmp_path: Path
+) -> None:
+    script, gate, output, wanted = (tmp_path / name for name in ("waiting.py", "gate", "killed", "wanted"))
+    script.write_text(_WAITING)
+    gate.write_text("")
+    records = [replace(record, split="train") for record in source.records]
+    same = replace(source, records=records)
+    attributes = {name: value for name, value in vars(same).items() if name != "records"}
+    wanted.write_bytes(pickle.dumps((attributes, [vars(record) for record in records])))
+    running = subprocess.Popen([sys.executable, str(script), str(output), str(gate), str(wanted)])
+    # One process waits within a shard and the other one has done what it could.
+    while not gate.read_text() or len(list(output.glob(".preparation/shards/*.json"))) < 9:
+        assert running.poll() is None
+        time.sleep(0.02)
+    waiting = int(gate.read_text())
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    while _is_running(waiting):
+        time.sleep(0.02)
+    assert list(output.glob(".preparation/*.partial")), "it was killed while it wrote"
+    assert not (output / "manifest.json").exists()
+    done = {path: path.stat().st_mtime_ns for path in output.glob("data/*.parquet")}
+    gate.unlink()
+
+    for where in (output, tmp_path / "whole"):
+        outcome = prepare_shards(same, where, ClearHugFeatureExtractor(), shard_size=3, progress=False)
+        assert outcome.num_done == outcome.num_planned
+        assert outcome.num_found == (len(done) if where == output else 0)
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "what was done is not done again"
+    assert _files(output) == _files(tmp_path / "whole")
+
+
+def test_when_a_device_is_full_then_what_is_written_stays_and_the_same_call_resumes(
+    source: ListSource, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, calls = os.fsync, iter(range(1000))
+
+    def fsync(descriptor: int) -> None:
+        if next(calls) == 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    folder, extractor = tmp_path / "full", ClearHugFeatureExtractor()
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(InputError, match=r"no space is left for .*full.*what is written there stays valid.*resumes"):
+        prepare_shards(source, folder, extractor, shard_size=SHARD_SIZE, progress=False)
+    assert not list(folder.rglob("*.partial"))
+    assert _files(folder / "data").items() < _files(prepared / "data").items()
+    outcome = prepare_shards(source, folder, extractor, shard_size=SHARD_SIZE, progress=False)
+    assert 0 < outcome.num_found < outcome.num_planned == outcome.num_done
+    assert _files(folder) == _files(prepared)
+
+
+@dataclass(frozen=True)
+class Fatal(RecordReference):
+    """A record that a library crashes at."""
+
+    def read(self) -> Recording:
+        os._exit(3)
+
+
+@dataclass(frozen=True)
+class Failing(RecordReference):
+    """A record at which a reader fails in its own way."""
+
+    error: type[Exception] = RuntimeError
+
+    def read(self) -> Recording:
+        raise self.error("of the reader")
+
+
+def test_when_a_process_dies_then_the_error_says_where_and_the_others_work_is_kept(
+    source: ListSource, tmp_path: Path
+) -> None:
+    records = [record for record in source.records if record.split == "train"][:12]
+    records[-1] = Fatal(Path("crash"), "crash", split="train")
+    with pytest.raises(InputError, match=r"a process was killed, .* at a record among .* to crash.* it resumes"):
+        prepare_shards(
+            ListSource(records),
+            tmp_path / "dead",
+            ClearHugFeatureExtractor(),
+            num_proc=2,
+            shard_size=2,
+            progress=False,
+        )
+    assert list((tmp_path / "dead" / "data").glob("*.parquet"))
+    # What is known of the records is the same, so this is the same preparation.
+    records[-1] = Failing(Path("crash"), "crash", split="train")
+    outcome = prepare_shards(
+        ListSource(records), tmp_path / "dead", ClearHugFeatureExtractor(), shard_size=2, progress=False
+    )
+    assert outcome.manifest is not None
+    assert outcome.num_found > 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, IndexError, AssertionError, UnicodeError])
+def test_when_a_reader_raises_anything_then_the_record_is_rejected_with_it(
+    source: ListSource, tmp_path: Path, error: type[Exception]
+) -> None:
+    records = [source.records[0], Failing(Path("x"), "x", split="train", error=error)]
+    prepare_shards(ListSource(records), tmp_path / "output", ClearHugFeatureExtractor(), progress=False)
+    assert (tmp_path / "output" / "rejected.csv").read_text() == (
+        f"record_id,reason\nx,{error.__name__}: of the reader\n"
+    )
+
+
+def test_when_the_package_is_absent_then_datasets_reads_the_shards(prepared: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules["clear_hug_hf"] = None
+import datasets
+datasets.disable_progress_bars()
+files = {{"train": r"{prepared}/data/train-*.parquet", "test": r"{prepared}/data/test-*.parquet"}}
+for loaded in (
+    datasets.load_dataset("parquet", data_files=files, cache_dir="cache"),
+    datasets.load_dataset(r"{prepared}", cache_dir="cache"),
+):
+    assert set(loaded) == {{"train", "test"}}, loaded
+    assert len(loaded["train"]) + len(loaded["test"]) == {NUM_GOOD}
+    features = loaded["train"].features
+    assert list(features["labels"]) == {LABELS}, features
+    assert features["signal"] == datasets.List(datasets.List(datasets.Value("int16")), length=12)
+    row = loaded["test"][0]
+    assert row["record_id"] == "2-0" and row["lead_names"][:3] == ["I", "II", "III"] and row["num_beats"] > 5
+"""
+    offline = {**os.environ, "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=offline, check=True)
+
+
+def test_when_loaded_rows_are_collated_then_the_numbers_are_the_extractors_to_16_bits(
+    source: ListSource, prepared: Path
+) -> None:
+    datasets, extractor = load_prepared(prepared)
+    rows = list(datasets["train"])
+    paths = {record.record_id: record.path for record in source.records}
+    originals = [RecordReference(paths[row["record_id"]], row["record_id"]).read() for row in rows]
+    expected = extractor(
+        [recording.waveform for recording in originals], 250.0, originals[0].lead_names, "mV", return_tensors="pt"
+    )
+    batch = BeatCollator(extractor, trim=False)(rows)
+    for name in ("beat_mask", "time_ids", "lead_mask"):
+        assert (batch[name] == expected[name]).all()
+    # Half of the last bit of each lead, and the rounding of the division by it.
+    tolerance = np.array([row["signal_scale"] for row in rows])[:, :, None, None] * 0.505
+    assert (np.abs(batch["input_values"].numpy() - expected["input_values"].numpy()) <= tolerance).all()
+    truth = {record.record_id: record.labels for record in source.records}
+    assert batch["labels"].tolist() == [[truth[row["record_id"]][name] for name in LABELS] for row in rows]
+
+
+def test_when_a_preparation_is_finished_then_the_same_call_does_nothing(source: ListSource, prepared: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
+    outcome = prepare_shards(source, prepared, ClearHugFeatureExtractor(), shard_size=SHARD_SIZE, progress=False)
+    assert outcome.num_found == outcome.num_planned == 7
+    assert outcome.manifest == json.loads((prepared / "manifest.json").read_text())
+    assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == before
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "finished"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extractor": {"do_rescale": True}}, "feature_extractor.do_rescale is False there and True now"),
+        ({"shard_size": 6}, "shard_size is 5 there and 6 now"),
+        ({"records": 1}, "source.num_records.train is 24 there and 23 now"),
+        ({"labels": True}, "its records have other ids, patients, splits or labels"),
+        ({"source": {"settings": {"label_set": "x"}}}, "source.settings.label_set is None there and 'x' now"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_when_the_output_holds_another_preparation_then_it_is_refused_and_left(
+    source: ListSource, prepared: Path, tmp_path: Path, change: dict[str, Any], message: str, begun: bool
+) -> None:
+    folder = prepared
+    if begun:
+        folder = tmp_path / "begun"
+        job = {"shard_size": SHARD_SIZE, "shard_index": 6, "num_shards": 7}
+        prepare_shards(source, folder, ClearHugFeatureExtractor(), progress=False, **job)
+    before = _files(folder)
+    records = source.records[change.get("records", 0) :]
+    if "labels" in change:
+        records = [replace(records[0], labels=None), *records[1:]]
+    changed = replace(source, records=records, **change.get("source", {}))
+    extractor = ClearHugFeatureExtractor(**change.get("extractor", {}))
+    with pytest.raises(InputError, match="holds another preparation") as raised:
+        prepare_shards(changed, folder, extractor, shard_size=change.get("shard_size", SHARD_SIZE), progress=False)
+    assert message in str(raised.value)
+    assert _files(folder) == before
+
+
+def test_when_a_preparation_was_begun_with_another_version_then_the_two_are_not_mixed(
+    source: ListSource, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, extractor = tmp_path / "begun", ClearHugFeatureExtractor()
+    prepare_shards(source, folder, extractor, shard_size=SHARD_SIZE, shard_index=6, num_shards=7, progress=False)
+    monkeypatch.setattr(sharding, "version", lambda package: "99")
+    with pytest.raises(InputError, match=r"versions\.clear-hug-hf is .* there and '99' now"):
+        prepare_shards(source, folder, extractor, shard_size=SHARD_SIZE, progress=False)
+    assert prepare_shards(source, prepared, extractor, shard_size=SHARD_SIZE, progress=False).manifest is not None
+
+
+def test_when_the_output_is_not_for_us_then_it_is_refused(source: ListSource, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files: choose a new or an empty output folder"):
+        prepare_shards(source, tmp_path, ClearHugFeatureExtractor(), progress=False)
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare_shards(source, tmp_path / "notes.txt" / "below", ClearHugFeatureExtractor(), progress=False)
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare_shards(source, tmp_path / "notes.txt", ClearHugFeatureExtractor(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_proc": 0}, "num_proc is 0"),
+        ({"shard_size": 0}, "shard_size 0"),
+        ({"shard_index": 1}, "give both"),
+        ({"num_shards": 2}, "give both"),
+        ({"shard_index": 2, "num_shards": 2}, "from 0 to num_shards - 1"),
+        ({"shard_index": 0, "num_shards": 0}, "from 0 to num_shards - 1"),
+        ({"shard_index": -1, "num_shards": 2}, "from 0 to num_shards - 1"),
+    ],
+)
+def test_when_a_number_makes_no_sense_then_nothing_is_written(
+    source: ListSource, tmp_path: Path, settings: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare_shards(source, tmp_path / "output", ClearHugFeatureExtractor(), progress=False, **settings)
+    assert not (tmp_path / "output").exists()
+
+
+def test_when_no_recording_can_be_used_then_the_first_reason_is_given_and_all_are_listed(
+    source: ListSource, tmp_path: Path
+) -> None:
+    flat = source.records[3]
+    with pytest.raises(InputError, match=r"none of the 1 recordings could be used, .*rejected.csv .* flat: all leads"):
+        prepare_shards(ListSource([flat]), tmp_path / "output", ClearHugFeatureExtractor(), progress=False)
+    assert len((tmp_path / "output" / "rejected.csv").read_text().splitlines()) == 2
+    assert not (tmp_path / "output" / "manifest.json").exists()
+
+
+def test_when_a_whole_split_is_rejected_then_the_others_load(source: ListSource, tmp_path: Path) -> None:
+    records = [source.records[0], replace(source.records[3], patient_id="other", split="test")]
+    prepare_shards(ListSource(records), tmp_path / "output", ClearHugFeatureExtractor(), progress=False)
+    datasets, _ = load_prepared(tmp_path / "output")
+    assert {split: len(dataset) for split, dataset in datasets.items()} == {"train": 1}
+
+
+def test_when_a_source_has_no_splits_then_patients_are_drawn_and_none_is_on_two_sides(
+    make_recordings: MakeRecordings, tmp_path: Path
+) -> None:
+    records = [replace(record, split=None) for record in make_recordings(12, per_patient=2)]
+    fractions = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    found = []
+    for name, order, seed in (("a", records, 1), ("b", records[::-1], 1), ("c", records, 2)):
+        prepare_shards(
+            ListSource(order),
+            tmp_path / name,
+            ClearHugFeatureExtractor(),
+            split_fractions=fractions,
+            seed=seed,
+            progress=False,
+        )
+        datasets, _ = load_prepared(tmp_path / name)
+        patients = {split: set(dataset["patient_id"]) for split, dataset in datasets.items()}
+        assert {split: len(members) for split, members in patients.items()} == {"train": 6, "validation": 3, "test": 3}
+        assert len(set.union(*patients.values())) == 12
+        assert all(set(dataset["split"]) == {split} for split, dataset in datasets.items())
+        found.append(patients)
+    assert found[0] == found[1] != found[2]
+
+
+def test_when_official_splits_share_a_patient_then_nothing_is_written(source: ListSource, tmp_path: Path) -> None:
+    records = [source.records[0], replace(source.records[1], patient_id="p0", split="test")]
+    with pytest.raises(InputError, match="patient p0 is on two sides"):
+        prepare_shards(ListSource(records), tmp_path / "output", ClearHugFeatureExtractor(), progress=False)
+    assert not (tmp_path / "output").exists()
+
+
+def test_when_the_source_leaves_recordings_out_then_they_are_listed_with_the_reason(
+    source: ListSource, tmp_path: Path
+) -> None:
+    shorter = replace(source, records=source.records[:2], left_out=[("A1", "it has none of the labels")])
+    outcome = prepare_shards(shorter, tmp_path / "output", ClearHugFeatureExtractor(), progress=False)
+    assert outcome.manifest is not None
+    assert outcome.manifest["left_out"] == 1
+    assert (tmp_path / "output" / "left_out.csv").read_text() == "record_id,reason\nA1,it has none of the labels\n"
+
+
+def test_when_recordings_give_several_windows_then_each_is_a_row_and_the_choice_is_saved(
+    make_recordings: MakeRecordings, tmp_path: Path
+) -> None:
+    recording = make_recordings(1)[0]
+    long = replace(recording, waveform=np.tile(recording.waveform, (1, 3))[:, :2500])
+    extractor = ClearHugFeatureExtractor(windows="all", stride_seconds=5.0)
+    outcome = prepare_shards(ListSource([long]), tmp_path / "output", extractor, progress=False)
+    assert outcome.manifest is not None
+    assert outcome.manifest["splits"]["train"] | {"positive": 0} == {
+        "records": 1,
+        "kept": 1,
+        "rejected": 0,
+        "rows": 4,
+        "positive": 0,
+    }
+    datasets, saved = load_prepared(tmp_path / "output")
+    assert datasets["train"]["window_start"][:] == [0.0, 5.0, 10.0, 15.0]
+    assert (saved.windows, saved.stride_seconds) == ("all", 5.0)

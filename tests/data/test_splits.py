@@ -1,0 +1,115 @@
+"""No patient is ever on two sides, whatever the recordings and their order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clear_hug_hf.data.readers import open_source
+from clear_hug_hf.data.records import RecordReference
+from clear_hug_hf.data.splits import assign_splits, check_patients, patient_key, random_splits
+from clear_hug_hf.processing import InputError
+
+
+def _records(rng: np.random.Generator, num_records: int, num_patients: int) -> list[RecordReference]:
+    """Recordings of few or many patients, some of them unknown, some named as recordings are."""
+    names = [*(f"p{index}" for index in range(num_patients)), None, "r1", "r2"]
+    return [
+        RecordReference(Path(f"r{index}"), f"r{index}", patient_id=names[rng.integers(len(names))])
+        for index in range(num_records)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_when_recordings_are_split_at_random_then_patients_stay_together(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    records = _records(rng, int(rng.integers(1, 120)), int(rng.integers(1, 60)))
+    fractions = dict(zip(("train", "validation", "test"), rng.dirichlet([3.0, 1.0, 1.0]).tolist(), strict=True))
+    splits = random_splits(records, fractions, seed)
+    check_patients(records, splits)
+    assert set(splits) == {record.record_id for record in records}
+    sides: dict[str, set[str]] = {}
+    for record in records:
+        sides.setdefault(patient_key(record), set()).add(splits[record.record_id])
+    assert all(len(side) == 1 for side in sides.values())
+    counts = Counter(side for (side,) in sides.values())
+    for name, share in fractions.items():
+        assert abs(counts[name] - share * len(sides)) <= (1 if len(sides) > 20 else 2) + (counts[name] == 1)
+    if len(sides) >= 3:
+        assert set(counts) == set(fractions)
+    shuffled = [records[index] for index in rng.permutation(len(records))]
+    assert random_splits(shuffled, fractions, seed) == splits
+
+
+def test_when_the_seed_changes_then_the_split_does_and_stays_the_same_forever() -> None:
+    records = _records(np.random.default_rng(0), 200, 100)
+    assert random_splits(records, seed=1) != random_splits(records, seed=2)
+    few = [RecordReference(Path(name), name, patient_id=name) for name in "abcdefghij"]
+    splits = random_splits(few, seed=0)
+    assert Counter(splits.values()) == {"train": 7, "test": 2, "validation": 1}
+    held_out = {name: split for name, split in splits.items() if split != "train"}
+    assert held_out == {"d": "test", "g": "test", "j": "validation"}
+
+
+def test_when_patients_gain_recordings_then_nobody_changes_sides() -> None:
+    records = [RecordReference(Path("x"), f"{patient}", patient_id=f"p{patient}") for patient in range(30)]
+    more = [RecordReference(Path("x"), f"{patient} again", patient_id=f"p{patient}") for patient in range(0, 30, 3)]
+    before, after = random_splits(records), random_splits(records + more)
+    assert {record: after[record] for record in before} == before
+    check_patients(records + more, after)
+
+
+def test_when_a_patient_is_unknown_then_each_recording_is_its_own() -> None:
+    records = [RecordReference(Path("x"), f"r{index}") for index in range(100)]
+    assert Counter(random_splits(records).values()) == {"train": 70, "validation": 10, "test": 20}
+    check_patients(records, random_splits(records))
+    assert patient_key(RecordReference(Path("x"), "a")) != patient_key(RecordReference(Path("x"), "b", "record a"))
+
+
+def test_when_a_source_has_official_splits_then_they_are_used(shared: Path) -> None:
+    source = open_source("ptbxl", shared / "data" / "ptbxl")
+    splits = assign_splits(source)
+    assert splits == {reference.record_id: reference.split for reference in source}
+    random = assign_splits(source, {"train": 0.8, "validation": 0.2}, seed=3)
+    check_patients(source, random)
+    assert set(random.values()) == {"train", "validation"}
+
+
+def test_when_a_source_has_none_then_they_are_random(shared: Path) -> None:
+    source = open_source("challenge", shared / "data" / "challenge")
+    counts = Counter(assign_splits(source).values())
+    assert counts == {"train": 137, "validation": 20, "test": 39}
+
+
+def test_when_a_patient_is_on_two_sides_then_both_recordings_are_named() -> None:
+    records = [
+        RecordReference(Path("x"), "r1", patient_id="p", split="train"),
+        RecordReference(Path("x"), "r2", patient_id="q", split="test"),
+        RecordReference(Path("x"), "r3", patient_id="p", split="test"),
+    ]
+    with pytest.raises(InputError, match="patient p is on two sides: recording r1 is for train, r3 for test"):
+        assign_splits(records)
+    with pytest.raises(InputError, match="patient p is on two sides"):
+        check_patients(records, {record.record_id: str(record.split) for record in records})
+    assert len(set(assign_splits(records, {"train": 0.5, "test": 0.5}).values())) == 2
+
+
+def test_when_only_some_recordings_have_a_split_then_that_is_refused() -> None:
+    records = [RecordReference(Path("x"), "r1", split="train"), RecordReference(Path("x"), "r2")]
+    with pytest.raises(InputError, match="1 of 2 recordings have no split"):
+        assign_splits(records)
+
+
+@pytest.mark.parametrize("fractions", [{"train": 0.5}, {"train": 1.2, "test": -0.2}, {}, {"train": float("nan")}])
+def test_when_shares_are_no_shares_then_they_are_refused(fractions: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="must be between 0 and 1 and add up to 1"):
+        random_splits([RecordReference(Path("x"), "r1")], fractions)
+
+
+def test_when_there_are_fewer_patients_than_splits_then_all_recordings_still_get_one() -> None:
+    records = [RecordReference(Path("x"), "r1"), RecordReference(Path("x"), "r2")]
+    assert set(random_splits(records)) == {"r1", "r2"}
+    assert random_splits([]) == {}

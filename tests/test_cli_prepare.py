@@ -1,0 +1,195 @@
+"""`clear-hug prepare`, and the other verbs on what it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.prepared import load_prepared
+from clear_hug_hf.data.records import Recording
+from clear_hug_hf.training.folders import load_feature_extractor
+
+
+RECIPE = ["--epochs", "3", "--batch-size", "8", "--no-control"]
+
+
+@pytest.fixture(scope="module")
+def prepared(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PTB-XL prepared with its superclasses, and one setting that is not a new model's."""
+    folder = tmp_path_factory.mktemp("prepare") / "prepared"
+    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", str(folder), "--shard-size", "20"]
+    assert main([*command, "--windows", "all"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folders of `pretrain` and `finetune` on the prepared folder."""
+    folder, data = tmp_path_factory.mktemp("runs"), ["--data", str(prepared)]
+    pretrained = str(folder / "pretrained")
+    assert main(["pretrain", *data, "--output", pretrained, "--epochs", "1", "--batch-size", "16"]) == 0
+    labels = ["--labels", "MI", "STTC"]
+    assert (
+        main(["finetune", *data, "--model", pretrained, "--output", str(folder / "finetuned"), *labels, *RECIPE]) == 0
+    )
+    return folder
+
+
+def test_when_a_source_is_prepared_then_counts_are_shown_and_the_second_time_nothing_is_done(
+    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "prepared"
+    command = ["prepare", str(ptbxl_folder), "--output", str(output)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "train               48        48         0        48" in shown
+    assert f"next: clear-hug pretrain --data {output}" in shown
+    assert main(command) == 0
+    assert "was prepared before with the same settings: no recording was read" in capsys.readouterr().out
+    assert main([*command, "--windows", "center"]) == 2
+    assert "feature_extractor.windows is 'first' there and 'center' now" in capsys.readouterr().err
+
+
+def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(
+    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["prepare", str(ptbxl_folder), "--output", str(tmp_path / "jobs"), "--shard-size", "20"]
+    assert main([*command, "--shard-index", "1", "--num-shards", "2"]) == 0
+    assert "2 of 5 shards are there" in capsys.readouterr().out
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "resuming, 2 of 5 shards are there" in captured.err
+    assert "train               48" in captured.out
+
+
+def test_when_some_records_are_rejected_then_the_status_says_so(
+    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "source", tmp_path / "prepared"
+    shutil.copytree(ptbxl_folder, source)
+    (source / "records100" / "00000" / "00003_lr.dat").unlink()
+    assert main(["prepare", str(source), "--output", str(output)]) == 1
+    assert "rejected.csv says why" in capsys.readouterr().out
+    rejected = pd.read_csv(output / "rejected.csv", dtype=str)
+    assert rejected["record_id"].tolist() == ["3"]
+    assert "00003_lr.dat, which is not beside it" in rejected["reason"][0]
+
+
+def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_splits_are_kept(
+    make_recordings: Callable[..., list[Recording]], write_record: Callable[[Path, Recording], Path], tmp_path: Path
+) -> None:
+    rows = []
+    for index, recording in enumerate(make_recordings(10, per_patient=2)):
+        write_record(tmp_path / recording.record_id, replace(recording, labels=None))
+        rows.append({"path": recording.record_id, "patient_id": recording.patient_id, "afib": index % 2, "age": 60})
+    pd.DataFrame(rows).to_csv(tmp_path / "own.csv", index=False)
+    output = tmp_path / "prepared"
+    command = ["prepare", str(tmp_path / "own.csv"), "--labels", "afib", "--output", str(output)]
+    assert main([*command, "--split-fractions", "0.6", "0.2", "0.2", "--seed", "3"]) == 0
+    datasets, _ = load_prepared(output)
+    patients = [set(dataset["patient_id"]) for dataset in datasets.values()]
+    assert [len(members) for members in patients] == [6, 2, 2]
+    assert len(set.union(*patients)) == 10
+    assert sum(row["afib"] for dataset in datasets.values() for row in dataset["labels"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "nothing"], "nothing"),
+        (["--labels", "ptbxl_super", "ptbxl_all"], "2 label sets for ptbxl: name one"),
+        (["--option", "colour=red"], "ptbxl has no option 'colour': it has label_set"),
+        (["--option", "sampling_rate=250"], "not at 250 Hz"),
+        (["--kind", "ludb"], "ludb.csv does not exist"),
+        (["--stride-seconds", "5"], "give --windows all with it"),
+        (["--windows", "all", "--stride-seconds", "-5"], "it must be positive"),
+        (["--shard-index", "3"], "give both"),
+        (["--split-fractions", "0.5", "0.5", "0.5"], "add up to 1"),
+        (["--model", "absent"], "the model folder absent does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_when_an_option_cannot_be_used_then_one_sentence_says_so_and_nothing_is_written(
+    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["prepare", str(ptbxl_folder), "--output", str(tmp_path / "prepared"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_when_there_are_no_records_then_one_sentence_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "source").mkdir()
+    assert main(["prepare", str(tmp_path / "source"), "--output", str(tmp_path / "prepared")]) == 2
+    assert "has no recordings" in capsys.readouterr().err
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_when_help_is_asked_for_then_it_teaches_the_table_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    shown = capsys.readouterr().out
+    assert "path,patient_id,split,afib,lvh" in shown
+    assert "ptbxl_super" in shown
+
+
+def test_when_models_are_trained_on_a_prepared_folder_then_they_keep_its_extractor(runs: Path) -> None:
+    assert load_feature_extractor(runs / "pretrained" / "model").windows == "all"
+    metrics = json.loads((runs / "finetuned" / "metrics.json").read_text())
+    assert metrics["labels"] == ["MI", "STTC"]
+    assert metrics["num_recordings"] == {"train": 48, "validation": 12, "test": 12}
+
+
+def test_when_a_model_is_evaluated_then_prepared_and_raw_recordings_agree(
+    runs: Path, prepared: Path, ptbxl_folder: Path, tmp_path: Path
+) -> None:
+    found = []
+    for name, data in (("prepared", prepared), ("raw", ptbxl_folder)):
+        command = ["evaluate", "--data", str(data), "--model", str(runs / "finetuned"), "--labels", "STTC", "MI"]
+        assert main([*command, "--output", str(tmp_path / f"{name}.json")]) == 0
+        found.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert found[0]["macro_auroc"] == found[1]["macro_auroc"]
+    assert found[0]["num_recordings"] == 12
+
+
+def test_when_a_folder_was_prepared_otherwise_then_the_model_refuses_it_and_prepare_can_mend_it(
+    runs: Path, prepared: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(runs / "finetuned" / "model", model)
+    settings = json.loads((model / "preprocessor_config.json").read_text())
+    (model / "preprocessor_config.json").write_text(json.dumps({**settings, "do_rescale": True}))
+    evaluate = ["evaluate", "--model", str(model), "--labels", "STTC", "MI", "--data"]
+    assert main([*evaluate, str(prepared)]) == 2
+    assert "was prepared with do_rescale=False and the model needs do_rescale=True" in capsys.readouterr().err
+    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", str(tmp_path / "again")]
+    assert main([*command, "--model", str(model)]) == 0
+    assert main([*evaluate, str(tmp_path / "again")]) == 0
+
+
+def test_when_a_prepared_folder_has_no_labels_then_finetuning_says_so(
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = tmp_path / "prepared"
+    assert main(["prepare", str(ptbxl_folder), "--output", str(prepared)]) == 0
+    command = [
+        "finetune",
+        "--data",
+        str(prepared),
+        "--model",
+        str(runs / "pretrained"),
+        "--output",
+        str(tmp_path / "x"),
+    ]
+    assert main(command) == 2
+    assert "there are no labels in the recordings of" in capsys.readouterr().err
