@@ -1,7 +1,7 @@
 """
-Renew the tables of the README from the files in `benchmarks/results`.
+Renew the tables of the README and of docs/ from the files in `benchmarks/results`.
 
-    python benchmarks/readme_tables.py           # rewrite the README
+    python benchmarks/readme_tables.py           # rewrite them
     python benchmarks/readme_tables.py --check   # exit status 1 if a table is stale
 """
 
@@ -60,6 +60,34 @@ def preparation() -> str:
     return _table(["pipeline", *parts], body) + "\n\n" + _where(rows[0])
 
 
+def prepare_dataset() -> str:
+    """Time of each part of `clear-hug prepare` on each source, and of the released pipeline."""
+    rows = _read("prepare_dataset.csv")
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    times = {(row["pipeline"], row["part"], row["source"]): float(row["ms_per_record"]) for row in rows}
+    parts = list(dict.fromkeys(part for pipeline, part, _ in times if pipeline == "clear_hug_hf"))
+    body = [[part, *(f"{times['clear_hug_hf', part, source]:.2f}" for source in sources)] for part in parts]
+    released = [times["as released", "total", source] for source in sources]
+    body.append(["total as released, writing nothing", *(f"{total:.2f}" for total in released)])
+    ratios = [total / times["clear_hug_hf", "total", source] for total, source in zip(released, sources, strict=True)]
+    body.append(["times faster", *(f"{ratio:.1f}" for ratio in ratios)])
+    return _table(["ms a record", *sources], body) + "\n\n" + _where(rows[0])
+
+
+def prepare_dataset_memory() -> str:
+    """Peak memory of `clear-hug prepare` at two sizes."""
+    rows = _read("prepare_dataset_memory.csv")
+    columns = {
+        "records": "records",
+        "processes": "processes",
+        "main_mib": "main process [MiB]",
+        "largest_worker_mib": "largest worker [MiB]",
+        "largest_worker_unshared_mib": "of that its own [MiB]",
+        "all_mib": "all together [MiB]",
+    }
+    return _table(list(columns.values()), [[row[name] for name in columns] for row in rows])
+
+
 def superclasses() -> str:
     """Macro AUROC of the demo on PTB-XL records: `metrics.json` of `clear-hug demo --data`, as it was written."""
     metrics = json.loads((RESULTS / "ptbxl_tiny_metrics.json").read_text(encoding="utf-8"))
@@ -81,38 +109,40 @@ def _where(row: Row) -> str:
     return f"*{row['cpu']}, one thread, {row['date']}; versions stand in the CSV.*"
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "superclasses": superclasses,
-    "beat_detectors": beat_detectors,
-    "preparation": preparation,
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"superclasses": superclasses, "beat_detectors": beat_detectors, "preparation": preparation},
+    "docs/preparation.md": {"prepare_dataset": prepare_dataset, "prepare_dataset_memory": prepare_dataset_memory},
 }
 
 
-def renew(text: str) -> str:
-    """The text with every marked table made anew."""
-    for name, make in TABLES.items():
+def renew(page: str, text: str) -> str:
+    """The text of a page with each of its tables made anew."""
+    for name, make in TABLES[page].items():
         first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, found, rest = text.partition(first)
         _, ended, after = rest.partition(last)
         if not found or not ended:
-            raise ValueError(f"README.md has no place marked for the table {name}")
+            raise ValueError(f"{page} has no place marked for the table {name}")
         text = f"{before}{first}\n{make()}\n\n{last}{after}"
     return text
 
 
 def main() -> int:
-    """Rewrite or check the README."""
+    """Rewrite or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing, exit with 1 if a table is stale")
     arguments = parser.parse_args()
-    readme = REPOSITORY / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = renew(before)
-    if arguments.check:
-        print("README.md is up to date" if after == before else "README.md is stale: run this without --check")
-        return int(after != before)
-    readme.write_text(after, encoding="utf-8")
-    return 0
+    stale = False
+    for page in TABLES:
+        path = REPOSITORY / page
+        before = path.read_text(encoding="utf-8")
+        after = renew(page, before)
+        stale |= after != before
+        if arguments.check:
+            print(f"{page} is " + ("up to date" if after == before else "stale: run this without --check"))
+        else:
+            path.write_text(after, encoding="utf-8")
+    return int(stale and arguments.check)
 
 
 if __name__ == "__main__":

@@ -35,19 +35,8 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the README's examples name: two records and the models of `make demo`, untrained."""
+    """A folder with what the README's examples name: records, a table of them prepared, untrained models."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "path" / "to").mkdir(parents=True)
-    for recording, name in zip(simulate_recordings(2, 1), ("record", "other_record"), strict=True):
-        wfdb.wrsamp(
-            name,
-            fs=recording.sampling_rate,
-            units=["mV"] * 12,
-            sig_name=list(recording.lead_names),
-            p_signal=np.asarray(recording.waveform.T, dtype=np.float64),
-            fmt=["16"] * 12,
-            write_dir=str(folder / "path" / "to"),
-        )
     set_seed(0)
     config = ClearHugConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
     for path, model_class in (
@@ -56,6 +45,28 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         model_class(config).save_pretrained(folder / path)
         ClearHugFeatureExtractor().save_pretrained(folder / path)
+
+    table = ["path,patient_id,stemi,lbbb,split"]
+    for number, (recording, name) in enumerate(
+        zip(simulate_recordings(3, 1), ("path/to/record", "ward/0001", "ward/0002"), strict=True)
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        wfdb.wrsamp(
+            Path(name).name,
+            fs=recording.sampling_rate,
+            units=["mV"] * 12,
+            sig_name=list(recording.lead_names),
+            p_signal=np.asarray(recording.waveform.T, dtype=np.float64),
+            fmt=["16"] * 12,
+            write_dir=str((folder / name).parent),
+        )
+        if name.startswith("ward"):
+            table.append(f"{name},p{number},{number % 2},{(number + 1) % 2},train")
+    (folder / "ward.csv").write_text("\n".join(table) + "\n")
+    command = next(words for words in COMMANDS if words[:3] == ["clear-hug", "prepare", "ward.csv"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(command[1:]) == 0
     return folder
 
 
