@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return arguments.run(arguments)
     except KeyboardInterrupt:
         print("clear-hug: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -56,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"clear-hug: error: {message}", file=sys.stderr)
         return EXIT_BAD_INPUT
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one sentence, without the line of code that Python would show."""
+    print(f"clear-hug: warning: {message}", file=sys.stderr)
 
 
 def _user_message(error: Exception) -> str | None:

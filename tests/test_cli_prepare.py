@@ -193,3 +193,14 @@ def test_when_a_prepared_folder_has_no_labels_then_finetuning_says_so(
     ]
     assert main(command) == 2
     assert "there are no labels in the recordings of" in capsys.readouterr().err
+
+
+def test_when_a_label_has_one_value_then_a_warning_of_one_line_says_so(
+    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = sorted(ptbxl_folder.rglob("*.hea"))[0]
+    (tmp_path / "one.csv").write_text(f"path,af\n{record},0\n")
+    assert main(["prepare", str(tmp_path / "one.csv"), "--labels", "af", "--output", str(tmp_path / "out")]) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith("clear-hug: warning: the label 'af' of")

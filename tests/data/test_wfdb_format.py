@@ -13,14 +13,13 @@ from clear_hug_hf.processing import InputError
 
 
 _SIGNALS = "one.dat 16 100/mV 16 0 0 0 0 I\none.dat 16 100/mV 16 0 0 0 0 II\n"
-# Every third record is compared: formats, offsets and gains differ between sets, not between neighbours.
 _FOLDERS = ("ptbxl", "cinc2011", "challenge", "ludb", "ptb", "formats")
 
 
 @pytest.mark.parametrize("folder", _FOLDERS)
 def test_when_wfdb_can_read_a_record_then_the_samples_are_identical(shared: Path, folder: str) -> None:
     compared = 0
-    for path in sorted((shared / "data" / folder).rglob("*.hea"))[::3]:
+    for path in sorted((shared / "data" / folder).rglob("*.hea")):
         header = read_header(path)
         samples = read_samples(header)
         try:
