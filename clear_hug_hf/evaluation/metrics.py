@@ -142,7 +142,8 @@ def evaluate_predictions(
         `num_samples`. Values that do not exist are `None`, so that the result can be written as JSON.
 
     Raises:
-        InputError: If shapes differ, there is nothing to evaluate, or a probability is not a finite number.
+        InputError: If shapes differ, there is nothing to evaluate, a label is neither 1 nor 0 nor NaN, or a
+            probability is not a finite number.
     """
     labels, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
     if labels.shape != probabilities.shape or labels.ndim != 2 or labels.shape[1] != len(label_names):
@@ -157,6 +158,15 @@ def evaluate_predictions(
         raise InputError(
             f"the probabilities of {len(rows)} recording(s) are NaN or infinite, the first in row {rows[0]}: the "
             "model or its inputs are broken"
+        )
+    if other := [
+        name
+        for name, column in zip(label_names, labels.T, strict=True)
+        if (np.isfinite(column) & (column != 0) & (column != 1)).any()
+    ]:
+        raise InputError(
+            f"the label {other[0]!r} has values other than 1 and 0: these are metrics of labels, not of numbers to be "
+            "predicted"
         )
     if patient_ids is None:
         patient_ids = [None] * len(labels)

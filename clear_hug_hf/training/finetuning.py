@@ -114,8 +114,8 @@ def finetune(
         [`FinetuningResult`]
 
     Raises:
-        InputError: If a set is empty, patients are on both sides, a label is not among the model's, or no label has
-            both classes in the validation recordings.
+        InputError: If a set is empty, patients are on both sides, a label is not among the model's or has values other
+            than 1 and 0, or no label has both classes in the validation recordings.
     """
     arguments = FinetuningArguments() if arguments is None else arguments
     label_names = model_label_names(model.config)
@@ -262,6 +262,15 @@ def _check_datasets(
             raise InputError(f"the {name} recordings have the label {unknown[0]!r} and the model does not")
         if missing := [label for label in label_names if label not in has]:
             raise InputError(f"the model has the label {missing[0]!r} and the {name} recordings do not")
+        for row in dataset["labels"]:
+            for label in label_names:
+                # None and NaN are unknown, and unequal to every number.
+                if row[label] not in (0.0, 1.0, None) and row[label] == row[label]:
+                    raise InputError(
+                        f"the {name} recordings have the value {row[label]:g} for the label {label!r}: this recipe "
+                        "trains labels that are 1 or 0; numbers to be predicted need a Trainer of your own with "
+                        'problem_type="regression"'
+                    )
     shared = {*train_dataset["patient_id"]} & {*validation_dataset["patient_id"]} - {None}
     if shared:
         raise InputError(

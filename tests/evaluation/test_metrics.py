@@ -148,3 +148,9 @@ def test_when_two_models_are_compared_then_the_interval_is_paired(case: tuple[np
     assert result["value"] == pytest.approx(macro_auroc(labels, probabilities) - macro_auroc(labels, worse))
     alone = evaluate_predictions(labels, probabilities, list("abcd"))["macro_auroc"]
     assert result["high"] - result["low"] < 0.7 * (alone["high"] - alone["low"])
+
+
+def test_when_a_label_is_a_number_to_be_predicted_then_it_is_refused_by_name() -> None:
+    labels = np.array([[1.0, 61.5], [0.0, 72.0]])
+    with pytest.raises(InputError, match="the label 'rate' has values other than 1 and 0"):
+        evaluate_predictions(labels, np.full((2, 2), 0.5), ["af", "rate"])

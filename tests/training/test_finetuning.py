@@ -121,6 +121,18 @@ def test_when_labels_do_not_fit_the_model_then_they_are_named(
         finetune(_model(), unlabelled, sets[1], extractor, arguments=_recipe())
 
 
+def test_when_labels_are_numbers_to_be_predicted_then_they_are_refused(
+    make_recordings: Callable[..., list[Recording]], tmp_path: Path
+) -> None:
+    recordings = make_recordings(4)
+    for recording in recordings:
+        recording.labels = dict.fromkeys(LABELS, 63.5)
+    numbers = prepare(recordings, ClearHugFeatureExtractor(), LABELS, progress=False).dataset
+    with pytest.raises(InputError, match=r"value 63\.5 for the label .* labels that are 1 or 0"):
+        finetune(_model(), numbers, numbers, ClearHugFeatureExtractor(), tmp_path / "run", _recipe())
+    assert not (tmp_path / "run").exists()
+
+
 def test_when_there_is_nothing_to_learn_or_choose_by_then_it_is_refused(sets: Sets) -> None:
     extractor = ClearHugFeatureExtractor()
     with pytest.raises(InputError, match="no validation recordings"):
