@@ -11,7 +11,7 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 from transformers.utils import TensorType, logging
 
-from .beat_detection import DETECTORS, detect_r_peaks
+from .beat_detection import DETECTORS, MINIMUM_RATE, detect_r_peaks
 from .beats import cut_beats, pad_peaks
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads
@@ -22,8 +22,6 @@ logger = logging.get_logger(__name__)
 
 WINDOWS = ("first", "center", "all")
 ON_NO_BEATS = ("raise", "mask")
-MIN_SAMPLING_RATE = 50.0
-"""Lowest accepted rate [Hz]: below it the QRS complex, which reaches past 20 Hz, is not in the signal any more."""
 
 
 @dataclass(frozen=True)
@@ -534,9 +532,9 @@ def _checked_rate(sampling_rate: Any) -> float:
         rate = float(sampling_rate)
     except (TypeError, ValueError):
         raise InputError(f"the sampling rate {sampling_rate!r} is not a number: pass it in Hz") from None
-    if not math.isfinite(rate) or rate < MIN_SAMPLING_RATE:
+    if not math.isfinite(rate) or rate < MINIMUM_RATE:
         raise InputError(
-            f"the sampling rate is {rate:g} Hz: at least {MIN_SAMPLING_RATE:g} Hz are needed to see a QRS complex"
+            f"the sampling rate is {rate:g} Hz: at least {MINIMUM_RATE:g} Hz are needed to see a QRS complex"
         )
     return rate
 
