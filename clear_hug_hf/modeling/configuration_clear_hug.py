@@ -19,6 +19,7 @@ STANDARD_LEAD_GROUPS = (
 """The paper's three views of the heart: bipolar limb leads, augmented limb leads, precordial leads."""
 
 CLS_ATTENTION_RULES = ("lead", "full", "reference_bias")
+DECODER_ATTENTION_FORMS = ("auto", "dense", "pieces")
 BEAT_EMBEDDINGS = ("linear", "conv")
 HEAD_TYPES = ("hug", "mean", "weighted", "single_level")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -126,6 +127,10 @@ class ClearHugConfig(PreTrainedConfig):
         full_attention (`bool`, *optional*, defaults to `False`):
             The masked-autoencoder baseline of the paper's Table 2: everything attends to everything in encoder and
             decoder.
+        decoder_attention_form (`str`, *optional*, defaults to `"auto"`):
+            How the decoder computes its sparse attention; the numbers are the same. `"dense"` scores every pair and
+            masks most, `"pieces"` computes only lead by lead, beat by beat and among the visible beats, and `"auto"`
+            does that on a CPU, where it was measured to pay.
         head_type (`str`, *optional*, defaults to `"hug"`):
             How the classifier summarises the leads (the paper's Table 3): `"hug"`, `"mean"`, `"weighted"` or
             `"single_level"`.
@@ -182,6 +187,7 @@ class ClearHugConfig(PreTrainedConfig):
     view_guidance: bool = True
     conduction_guidance: bool = True
     full_attention: bool = False
+    decoder_attention_form: str = "auto"
 
     head_type: str = "hug"
     # A plain string: a wrong value is refused below as any other.
@@ -284,6 +290,7 @@ class ClearHugConfig(PreTrainedConfig):
         choices: tuple[tuple[str, tuple[str, ...]], ...] = (
             ("cls_attention", CLS_ATTENTION_RULES),
             ("beat_embedding", BEAT_EMBEDDINGS),
+            ("decoder_attention_form", DECODER_ATTENTION_FORMS),
             ("head_type", HEAD_TYPES),
             ("problem_type", PROBLEM_TYPES),
         )

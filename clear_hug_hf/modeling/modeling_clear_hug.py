@@ -12,7 +12,7 @@ beats in all in lead-major order, `K` beats that the encoder computes, `D` the w
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -285,6 +285,33 @@ def count_visible(num_real: Count, mask_ratio: float) -> Count:
     return (num_real * per_myriad + 5_000) // 10_000
 
 
+def noise_counters(config: ClearHugConfig) -> torch.Tensor:
+    """What [`seeded_noise`] adds to a seed for each beat: multiples of SplitMix64's step, of shape `(L, num_beats)`."""
+    counters = torch.arange(1, config.num_leads * config.num_beats + 1, device="cpu") * -7046029254386353131
+    return counters.view(config.num_leads, config.num_beats)
+
+
+def seeded_noise(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
+    """
+    Uniform noise that depends on nothing but a seed: the same on every device, in any batch, for any number of
+    processes (SplitMix64, the generator of Steele, Lea and Flood, OOPSLA 2014, with a counter).
+
+    Args:
+        seeds (`torch.LongTensor` of shape `(B,)`):
+            One per recording.
+        counters (`torch.LongTensor` of shape `(L, N)`):
+            As [`noise_counters`] makes them.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, L, N)`, from 0 to below 1 in steps of 2 ** -24.
+    """
+    # Whole numbers of 64 bits wrap around when they are multiplied; the constants are those of the paper, signed.
+    state = seeds[:, None, None] + counters
+    state = (state ^ (state >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
+    state = (state ^ (state >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
+    return (state >> 40 & 0xFFFFFF).float() / 0x1000000
+
+
 def evaluation_order(config: ClearHugConfig) -> torch.Tensor:
     """The fixed order of shape `(L, config.num_beats)` in which evaluation hides beats, the highest numbers first."""
     generator = torch.Generator("cpu").manual_seed(0)
@@ -357,6 +384,35 @@ class ClearHugEmbeddings(nn.Module):
         return (self.cls_token + positions[:num_leads]).expand(batch_size, -1, -1), tokens
 
 
+def to_autocast_dtype(states: torch.Tensor) -> torch.Tensor:
+    """
+    Under autocast, states in its dtype. Layers that pass them on like this save a cast, forth and back, at every linear
+    map, and half of the memory traffic between the maps.
+    """
+    device_type = states.device.type
+    return states.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else states
+
+
+def drop(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:
+    """
+    Dropout. On a CPU a random number of 16 bits decides each value, a quarter of those that torch draws: its own
+    dropout spends a fifth of a training step there. The share is exact to 1 / 65536, and so is the scale.
+    """
+    if not training or not share or states.device.type != "cpu":
+        return F.dropout(states, share, training)
+    dropped = round(share * 65_536)
+    bits = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = (bits[: states.numel()] >= dropped - 32_768).view(states.shape)
+    return states * (kept.to(states.dtype) * (65_536 / (65_536 - dropped)))
+
+
+class ClearHugDropout(nn.Dropout):
+    """Dropout as [`drop`] does it."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return drop(states, self.p, self.training)
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -375,7 +431,7 @@ def eager_attention_forward(
         else:
             scores = scores + attention_mask
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    output = torch.matmul(F.dropout(weights, p=dropout, training=module.training), value)
+    output = torch.matmul(drop(weights, dropout, module.training), value)
     return output.transpose(1, 2).contiguous(), weights
 
 
@@ -404,37 +460,173 @@ class ClearHugAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        output, weights = self.attend(query, key, value, attention_mask, **kwargs)
+        return self.o_proj(output.reshape(hidden_states.shape)), weights
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Queries, keys and values `(B, heads, sequence, head_dim)` to `(B, sequence, heads, head_dim)` and weights."""
         if attention_mask is not None and attention_mask.is_floating_point():
             attention_mask = attention_mask.to(query.dtype)  # autocast may have lowered the query
-
+        dropout = self.attention_dropout if self.training else 0.0
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        output, weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
+        if dropout and query.device.type == "cpu":
+            attention = eager_attention_forward  # with dropout, torch's SDPA is slower than this on a CPU
+        return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+
+
+class DecoderPattern(NamedTuple):
+    """
+    The decoder's attention in three small pieces that hold every allowed pair, in place of one mask of all pairs. Masks
+    are True where attention is allowed.
+
+    Args:
+        summaries (`torch.BoolTensor` of shape `(B * L, 1, 1, 1 + N)`):
+            Each summary token to itself and to the beats of its lead.
+        columns (`torch.BoolTensor` of shape `(B * N, 1, L, 2 * L)`):
+            The same beat of all leads to each other, and to the summaries.
+        seen (`torch.BoolTensor` of shape `(B, 1, K, K + L)`):
+            The beats that the encoder computed to each other, and to the summaries.
+        kept_beats (`torch.LongTensor` of shape `(B, K)`):
+            Which beats the last are, in lead-major order.
+        slots (`torch.LongTensor` of shape `(B, L * N)`):
+            Where among them each beat stands; of no meaning for hidden beats.
+        visible (`torch.BoolTensor` of shape `(B, L, N)`):
+            Beats that the encoder saw: they attend as in `seen`, the others as in `columns`.
+    """
+
+    summaries: torch.Tensor
+    columns: torch.Tensor
+    seen: torch.Tensor
+    kept_beats: torch.Tensor
+    slots: torch.Tensor
+    visible: torch.Tensor
+
+
+def decoder_pattern(
+    config: ClearHugConfig,
+    real_beats: torch.Tensor,
+    visible: torch.Tensor,
+    kept_beats: torch.Tensor,
+    slots: torch.Tensor,
+) -> DecoderPattern:
+    """
+    What [`decoder_attention_mask`] allows, as a [`DecoderPattern`].
+
+    Args:
+        config (`ClearHugConfig`):
+            Says which of the rules hold; every token to every token is not a pattern.
+        real_beats, visible (`torch.BoolTensor` of shape `(B, L, N)`):
+            As in [`decoder_attention_mask`].
+        kept_beats (`torch.LongTensor` of shape `(B, K)`):
+            The beats that the encoder computed, in lead-major order; all visible ones are among them.
+        slots (`torch.LongTensor` of shape `(B, L * N)`):
+            Where among them each beat stands.
+    """
+    batch_size, num_leads, num_beats = real_beats.shape
+    device = real_beats.device
+    own = torch.eye(num_leads, dtype=torch.bool, device=device)
+    real_leads = real_beats.any(dim=2)
+
+    summaries = F.pad(real_beats.flatten(0, 1), (1, 0), value=True)[:, None, None, :]
+
+    by_beat = real_beats.transpose(1, 2).flatten(0, 1)[:, None, :]
+    if not config.conduction_guidance:
+        by_beat = torch.zeros_like(by_beat)
+    views = own & (real_leads[:, None, :] if config.view_guidance else torch.zeros_like(real_leads)[:, None, :])
+    views = views[:, None].expand(-1, num_beats, -1, -1).flatten(0, 1)
+    columns = torch.cat((by_beat | own, views), dim=2)[:, None]
+
+    seen_keys = visible.flatten(1).gather(1, kept_beats)[:, None, :]
+    itself = torch.eye(kept_beats.shape[1], dtype=torch.bool, device=device)
+    leads = torch.arange(num_leads, device=device)
+    seen_views = (kept_beats[:, :, None] // num_beats == leads) & real_leads[:, None, :]
+    seen = torch.cat((seen_keys | itself, seen_views), dim=2)[:, None]
+    return DecoderPattern(summaries, columns, seen, kept_beats, slots, visible)
+
+
+class ClearHugDecoderAttention(ClearHugAttention):
+    """Self-attention of the decoder, under a mask of all pairs or piece by piece under a [`DecoderPattern`]."""
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | DecoderPattern | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not isinstance(attention_mask, DecoderPattern):
+            return super().attend(query, key, value, attention_mask, **kwargs)
+        pattern = attention_mask
+        num_leads, num_beats = pattern.visible.shape[1:]
+        states = (query, key, value)
+        summary_q, summary_k, summary_v = (state[:, :, :num_leads] for state in states)
+        beat_q, beat_k, beat_v = (state[:, :, num_leads:].unflatten(2, (num_leads, num_beats)) for state in states)
+
+        # (B, heads, L, N, d) to one sequence per lead.
+        of_summaries, _ = super().attend(
+            summary_q.transpose(1, 2).flatten(0, 1)[:, :, None],
+            *(
+                torch.cat((summary[:, :, :, None], beats), dim=3).transpose(1, 2).flatten(0, 1)
+                for summary, beats in ((summary_k, beat_k), (summary_v, beat_v))
+            ),
+            pattern.summaries,
             **kwargs,
         )
-        return self.o_proj(output.reshape(hidden_states.shape)), weights
+        of_summaries = of_summaries.unflatten(0, (-1, num_leads)).squeeze(2)
+
+        # To one sequence per beat.
+        of_columns, _ = super().attend(
+            beat_q.permute(0, 3, 1, 2, 4).flatten(0, 1),
+            *(
+                torch.cat(
+                    (beats.permute(0, 3, 1, 2, 4), summary[:, None].expand(-1, num_beats, -1, -1, -1)), dim=3
+                ).flatten(0, 1)
+                for summary, beats in ((summary_k, beat_k), (summary_v, beat_v))
+            ),
+            pattern.columns,
+            **kwargs,
+        )
+        of_columns = of_columns.unflatten(0, (-1, num_beats)).transpose(1, 2).flatten(1, 2)
+
+        # To the beats that the encoder computed.
+        index = pattern.kept_beats[:, None, :, None].expand(-1, query.shape[1], -1, self.head_dim)
+        seen_q, seen_k, seen_v = (state[:, :, num_leads:].gather(2, index) for state in states)
+        of_seen, _ = super().attend(
+            seen_q,
+            torch.cat((seen_k, summary_k), dim=2),
+            torch.cat((seen_v, summary_v), dim=2),
+            pattern.seen,
+            **kwargs,
+        )
+        index = pattern.slots[:, :, None, None].expand(-1, -1, query.shape[1], self.head_dim)
+        of_beats = torch.where(pattern.visible.flatten(1)[:, :, None, None], of_seen.gather(1, index), of_columns)
+        return torch.cat((of_summaries, of_beats), dim=1), None
 
 
 class ClearHugLayer(GradientCheckpointingLayer):
     """A post-norm transformer layer, as the released models have it."""
 
+    attention_class = ClearHugAttention
+
     def __init__(self, config: ClearHugConfig, hidden_size: int, num_heads: int, intermediate_size: int):
         super().__init__()
-        self.attention = ClearHugAttention(config, hidden_size, num_heads)
+        self.attention = self.attention_class(config, hidden_size, num_heads)
         self.attention_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.fc1 = nn.Linear(hidden_size, intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ClearHugDropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -443,9 +635,16 @@ class ClearHugLayer(GradientCheckpointingLayer):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
-        hidden_states = self.attention_norm(hidden_states + self.dropout(attended))
+        # On some devices autocast lets norms answer in float32.
+        hidden_states = self.attention_norm(hidden_states + self.dropout(attended)).to(hidden_states.dtype)
         expanded = self.dropout(self.activation(self.fc1(hidden_states)))
-        return self.feed_forward_norm(hidden_states + self.dropout(self.fc2(expanded)))
+        return self.feed_forward_norm(hidden_states + self.dropout(self.fc2(expanded))).to(hidden_states.dtype)
+
+
+class ClearHugDecoderLayer(ClearHugLayer):
+    """A layer of the decoder."""
+
+    attention_class = ClearHugDecoderAttention
 
 
 class ClearHugDecoder(nn.Module):
@@ -460,15 +659,23 @@ class ClearHugDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, width))
         self.layers = nn.ModuleList(
-            ClearHugLayer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
+            ClearHugDecoderLayer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
             for _ in range(config.decoder_num_hidden_layers)
         )
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.prediction = nn.Linear(width, config.beat_length)
 
+    def _in_pieces(self, device: torch.device) -> bool:
+        """Whether the attention is computed as a [`DecoderPattern`]. Only the paper's own rules are one."""
+        if self.config.full_attention or self.config.cls_attention == "full":
+            return False
+        form = self.config.decoder_attention_form
+        return form == "pieces" or (form == "auto" and device.type == "cpu")
+
     def forward(
         self,
         memory: torch.Tensor,
+        kept_beats: torch.Tensor,
         slots: torch.Tensor,
         visible: torch.Tensor,
         real_beats: torch.Tensor,
@@ -478,6 +685,8 @@ class ClearHugDecoder(nn.Module):
         Args:
             memory (`torch.FloatTensor` of shape `(B, L + K, D)`):
                 The encoder's states of the summary tokens and the beats it computed.
+            kept_beats (`torch.LongTensor` of shape `(B, K)`):
+                Which beats those are, as `lead * num_beats + beat`.
             slots (`torch.LongTensor` of shape `(B, T)`):
                 Where among the `K` beats each beat stands; of no meaning for hidden beats.
             visible (`torch.BoolTensor` of shape `(B, L, N)`):
@@ -497,8 +706,12 @@ class ClearHugDecoder(nn.Module):
         positions = self.position_embeddings[0]
         beat_positions = positions[num_leads:].unflatten(0, (num_leads, self.config.num_beats))[:, :num_beats]
         positions = torch.cat((positions[:num_leads], beat_positions.flatten(0, 1)))
-        hidden_states = torch.cat((summaries, beats), dim=1) + positions
-        attention_mask = decoder_attention_mask(self.config, real_beats, visible)
+        hidden_states = to_autocast_dtype(torch.cat((summaries, beats), dim=1) + positions)
+        attention_mask: torch.Tensor | DecoderPattern
+        if self._in_pieces(hidden_states.device):
+            attention_mask = decoder_pattern(self.config, real_beats, visible, kept_beats, slots)
+        else:
+            attention_mask = decoder_attention_mask(self.config, real_beats, visible)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         reconstruction = self.prediction(self.norm(hidden_states[:, num_leads:]))
@@ -662,7 +875,7 @@ class ClearHugPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Trainer would otherwise take the loss for one that is divided by num_items_in_batch.
     accepts_loss_kwargs = False
-    _no_split_modules = ["ClearHugEmbeddings", "ClearHugLayer"]  # noqa: RUF012
+    _no_split_modules = ["ClearHugEmbeddings", "ClearHugLayer", "ClearHugDecoderLayer"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
@@ -688,6 +901,7 @@ class ClearHugPreTrainedModel(PreTrainedModel):
                 init.copy_(module.pair_members, module.make_pair_members())
         elif isinstance(module, ClearHugForPreTraining):
             init.copy_(module.evaluation_order, evaluation_order(module.config))
+            init.copy_(module.noise_counters, noise_counters(module.config))
 
 
 class ClearHugModel(ClearHugPreTrainedModel):
@@ -775,7 +989,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         positions = slots // num_beats * self.config.num_beats + slots % num_beats
 
         attention_mask = encoder_attention_mask(self.config, real_beats.any(dim=2), real_slots, positions)
-        hidden_states = torch.cat((summaries.to(tokens.dtype), tokens), dim=1)
+        hidden_states = to_autocast_dtype(torch.cat((summaries.to(tokens.dtype), tokens), dim=1))
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         hidden_states = self.norm(hidden_states)
@@ -787,7 +1001,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
     CLEAR: the encoder with a decoder that rebuilds hidden beats.
 
     Each recording hides `config.mask_ratio` of its own beats. In training they are drawn anew every time, from
-    `generator` if there is one; in evaluation they are the same for every recording and every call, so that two
+    `seeds` or `generator` if there are any; in evaluation they are the same for every recording and every call, so that two
     evaluations can be compared and a recording does not depend on those beside it.
 
     Args:
@@ -797,17 +1011,24 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
 
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\."]  # noqa: RUF012
     evaluation_order: torch.Tensor
+    noise_counters: torch.Tensor
 
     def __init__(self, config: ClearHugConfig):
         super().__init__(config)
         self.clear_hug = ClearHugModel(config)
         self.decoder = ClearHugDecoder(config)
         self.register_buffer("evaluation_order", evaluation_order(config), persistent=False)
+        self.register_buffer("noise_counters", noise_counters(config), persistent=False)
         self.post_init()
 
-    def _draw_noise(self, real_beats: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def _draw_noise(
+        self, real_beats: torch.Tensor, seeds: torch.Tensor | None, generator: torch.Generator | None
+    ) -> torch.Tensor:
         """Noise of shape `(B, L, N)`, the same for the same beats however many missing ones follow."""
         batch_size, num_leads, num_beats = real_beats.shape
+        if seeds is not None:
+            _expect_shape("seeds", seeds, (batch_size,))
+            return seeded_noise(seeds.to(real_beats.device), self.noise_counters[:, :num_beats])
         if generator is None and not self.training:
             return self.evaluation_order[:, :num_beats].expand(batch_size, -1, -1)
         shape = (batch_size, num_leads, self.config.num_beats)
@@ -819,6 +1040,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         real_beats: torch.Tensor,
         noise: torch.Tensor | None,
         masked_positions: torch.Tensor | None,
+        seeds: torch.Tensor | None,
         generator: torch.Generator | None,
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """
@@ -834,7 +1056,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
             return order, visible.flatten(1).sum(dim=1), num_beats
 
         if noise is None:
-            noise = self._draw_noise(real_beats, generator)
+            noise = self._draw_noise(real_beats, seeds, generator)
         _expect_shape("noise", noise, tuple(real_beats.shape))
         noise = noise.float().masked_fill(~real_beats, torch.inf)
         order = noise.flatten(1).argsort(dim=1, stable=True)
@@ -851,6 +1073,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         lead_mask: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         masked_positions: torch.Tensor | None = None,
+        seeds: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ClearHugForPreTrainingOutput:
@@ -869,6 +1092,9 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
             masked_positions (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
                 Exactly these beats are hidden, in place of a share of `config.mask_ratio`. Slower than `noise`: the
                 encoder keeps room for every beat.
+            seeds (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                A recording's seed decides which of its beats are hidden, whatever the device and the batch, also in
+                evaluation.
             generator (`torch.Generator`, *optional*):
                 Draws the hidden beats, also in evaluation.
 
@@ -880,23 +1106,31 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         """
         check_beats(input_values, self.config)
         real_beats = find_real_beats(input_values, beat_mask, lead_mask)
-        order, num_visible, num_slots = self._choose_visible(real_beats, noise, masked_positions, generator)
+        order, num_visible, num_slots = self._choose_visible(
+            real_beats, noise, masked_positions, seeds, generator
+        )
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
         slots = torch.empty_like(order).scatter(1, order, ranks)
         visible = (slots < num_visible[:, None]).view_as(real_beats)
         masked_positions = real_beats & ~visible
+        kept_beats = order[:, :num_slots]
 
         outputs: ClearHugModelOutput = self.clear_hug(
             input_values,
             beat_mask=beat_mask,
             time_ids=time_ids,
             lead_mask=lead_mask,
-            kept_beats=order[:, :num_slots],
+            kept_beats=kept_beats,
             kept_mask=ranks[:, :num_slots] < num_visible[:, None],
             **kwargs,
         )
         reconstruction = self.decoder(
-            outputs.last_hidden_state, slots.clamp(max=num_slots - 1), visible, real_beats, **kwargs
+            outputs.last_hidden_state,
+            kept_beats,
+            slots.clamp(max=num_slots - 1),
+            visible,
+            real_beats,
+            **kwargs,
         )
 
         target = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
@@ -982,7 +1216,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
         self.num_labels = len(config.id2label or {})
         self.clear_hug = ClearHugModel(config)
         self.head = HEADS[config.head_type](config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = ClearHugDropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.loss_function = classification_loss
         self.post_init()
