@@ -279,85 +279,97 @@ def _print_prepared(manifest: dict[str, Any]) -> None:
 
 
 def _add_pretrain(verbs: Any) -> None:
+    from .training.recipes import add_recipe_options
+
     parser = _add_verb(
         verbs,
         "pretrain",
         _run_pretrain,
         "pre-train an encoder on recordings without labels",
         "Pre-train CLEAR: hide most beats of each recording and rebuild them from the same beat in the other leads\n"
-        "and from the summary of their own lead.\n\n"
-        "Writes to the output folder: model/ (a from_pretrained folder with its feature extractor),\n"
-        "pretraining_log.csv, and pictures/ (the loss, a recording with its beats, a reconstruction).\n\n"
+        "and from the summary of their own lead. Without --config, the recipe for tiny size on a CPU.\n\n"
+        "Killed or interrupted, the same command goes on from the last checkpoint, to the same weights.\n\n"
+        "Writes to the output folder: model/ and best/ (from_pretrained folders: after the last epoch, and of the\n"
+        "lowest validation loss), pretraining_log.csv, pretraining_steps.csv, tracking/, checkpoints/, and pictures/\n"
+        "(the loss, a recording with its beats, a reconstruction).\n\n"
         "examples:\n"
         "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
-        "  clear-hug pretrain --data ptb-xl --output runs/base --size base --epochs 100 --batch-size 256 --bf16",
+        "  clear-hug pretrain --data ptb-xl cinc2011 --epochs 100 --model-option mask_ratio=0.75\n"
+        "  clear-hug pretrain --config scripts/recipes/clear_base_mimic.yaml --learning-rate 3e-4\n"
+        "  accelerate launch scripts/pretrain.py --config scripts/recipes/clear_base_mimic.yaml",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA_HELP)
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/pretrained"), metavar="DIR", help="default: %(default)s"
-    )
-    parser.add_argument("--size", choices=("tiny", "base", "large"), default="tiny", help="default: %(default)s")
-    parser.add_argument("--epochs", type=_positive, default=25, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="RATE", help="default: %(default)s")
-    parser.add_argument(
-        "--mask-ratio", type=_share, default=0.8, metavar="SHARE", help="share of beats hidden (default: %(default)s)"
-    )
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="use only the first N recordings of each split")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--restart", action="store_true", help="start anew where the output folder has checkpoints")
+    add_recipe_options(parser)
 
 
 def _run_pretrain(arguments: argparse.Namespace) -> int:
+    from .processing import InputError
     from .training.folders import check_writable
+    from .training.recipes import recipe_from_options
 
-    output = check_writable(arguments.output)
-    sources = _read_source(arguments.data, arguments.limit)
+    recipe = recipe_from_options(arguments)
+    if not recipe.data:
+        raise InputError("no recordings to pre-train on: name their folders with --data, or as `data` in the recipe")
+    recipe.make_config()
+    check_writable(recipe.output)
     _quiet_libraries()
-    from .processing import ClearHugFeatureExtractor
-
-    extractor = sources.extractor or ClearHugFeatureExtractor()
-    sets, rejected = _prepare_splits(sources, extractor, None)
+    folders = [Path(folder) for folder in recipe.data]
+    extractor, sets, rejected = _read_for_pretraining(recipe, folders)
     _require(sets, rejected, "train")
-    _pretrain(arguments, extractor, sets, output)
+    try:
+        _pretrain(recipe, extractor, sets, Path(recipe.output), arguments.restart)
+    except KeyboardInterrupt:
+        _say("\nstopped: the same command goes on from the last checkpoint")
+        raise
     _report_rejected(rejected)
-    _say(f"\nnext: clear-hug finetune --data {arguments.data} --model {output} --output runs/finetuned")
+    _say(f"\nnext: clear-hug finetune --data {folders[0]} --model {recipe.output} --output runs/finetuned")
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 
 
-def _pretrain(arguments: argparse.Namespace, extractor: Any, sets: dict[str, datasets.Dataset], output: Path) -> None:
+def _read_for_pretraining(recipe: Any, folders: Sequence[Path]) -> tuple[Any, dict[str, Any], list[Rejected]]:
+    """The feature extractor, the recordings of all folders by split, and those that cannot be used."""
+    import datasets
+
+    from .data.prepared import count_prepared
+    from .processing import ClearHugFeatureExtractor, InputError
+
+    streamed = ("train",) if recipe.streaming else ()
+    all_sources = [_read_source(folder, recipe.limit, streamed) for folder in folders]
+    extractor = next((one.extractor for one in all_sources if one.extractor), None) or ClearHugFeatureExtractor()
+    parts: dict[str, list[Any]] = {}
+    rejected: list[Rejected] = []
+    for sources in all_sources:
+        sets, failed = _prepare_splits(sources, extractor, None)
+        rejected += failed
+        for split, dataset in sets.items():
+            parts.setdefault(split, []).append(dataset)
+    if recipe.streaming:
+        if recipe.training.recordings_per_epoch is None:
+            counts = [count_prepared(folder).get("train", 0) for folder in folders]
+            recipe.training.recordings_per_epoch = sum(min(count, recipe.limit or count) for count in counts)
+        if any(isinstance(part, datasets.Dataset) for part in parts.get("train", ())):
+            raise InputError("only prepared folders can be streamed: prepare the recordings first, or leave it out")
+    return extractor, {split: datasets.concatenate_datasets(some) for split, some in parts.items()}, rejected
+
+
+def _pretrain(recipe: Any, extractor: Any, sets: dict[str, Any], output: Path, restart: bool) -> None:
     """Pre-train on the sets and draw how it went; the same for `pretrain` and `demo`."""
     from transformers import set_seed
 
-    from .modeling import ClearHugConfig, ClearHugForPreTraining
     from .plotting import plot_losses, save_figure
-    from .processing import InputError
-    from .training.pretraining import PretrainingArguments, pretrain
+    from .training.pretraining import pretrain
 
-    try:
-        config = ClearHugConfig.preset(arguments.size, mask_ratio=arguments.mask_ratio)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    arguments = recipe.training
     set_seed(arguments.seed)
-    model = ClearHugForPreTraining(config)
+    model = recipe.make_model()
+    count = arguments.recordings_per_epoch if recipe.streaming else len(sets["train"])
     _say(
-        f"pre-training CLEAR {arguments.size} ({model.num_parameters() / 1e6:.1f} M parameters) on "
-        f"{len(sets['train'])} recordings, {arguments.epochs} epochs"
+        f"pre-training {recipe.system} {recipe.size} ({model.num_parameters() / 1e6:.1f} M parameters) on "
+        f"{count} recordings, {arguments.epochs} epochs"
     )
-    result = pretrain(
-        model,
-        sets["train"],
-        extractor,
-        output,
-        sets.get("validation"),
-        PretrainingArguments(
-            epochs=arguments.epochs,
-            batch_size=arguments.batch_size,
-            learning_rate=arguments.learning_rate,
-            mixed_precision="bf16" if arguments.bf16 else "no",
-            seed=arguments.seed,
-        ),
-    )
+    result = pretrain(model, sets["train"], extractor, output, sets.get("validation"), arguments, restart=restart)
+    if result.resumed_from == result.history[-1]["step"]:
+        _say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
     last = result.history[-1]
     held_out = f", {last['validation_loss']:.3f} held out" if last["validation_loss"] is not None else ""
     _say(f"loss of hidden beats: {last['train_loss']:.3f} in training{held_out} (1 is a flat line)")
@@ -366,8 +378,9 @@ def _pretrain(arguments: argparse.Namespace, extractor: Any, sets: dict[str, dat
     pictures = output / "pictures"
     save_figure(plot_losses(result.history, "Pre-training"), pictures / "pretraining_loss.png")
     shown = sets.get("validation") or sets["train"]
-    _draw_recording(shown, pictures / "recording.png")
-    _draw_reconstruction(result.model, shown, extractor, pictures / "reconstruction.png")
+    if not recipe.streaming:
+        _draw_recording(shown, pictures / "recording.png")
+        _draw_reconstruction(result.model, shown, extractor, pictures / "reconstruction.png")
 
 
 # ---------------------------------------------------------------------------------------------------------- finetune
@@ -762,11 +775,6 @@ def _add_demo(verbs: Any) -> None:
     parser.add_argument("--limit", type=_positive, metavar="N", help="use only the first N recordings of each split")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.set_defaults(
-        size="tiny",
-        mask_ratio=0.8,
-        bf16=False,
-        batch_size=32,
-        learning_rate=1e-3,
         head="hug",
         train_encoder=False,
         finetune_epochs=60,
@@ -784,17 +792,21 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         sources = _read_source(arguments.data, arguments.limit)
     else:
         sources = _simulate(arguments.patients, arguments.limit, arguments.seed)
-        # A few hundred recordings make too few steps per epoch for larger batches.
-        arguments.batch_size = 8
     _quiet_libraries()
     from .processing import ClearHugFeatureExtractor, InputError
+    from .training.recipes import read_recipe
+
+    recipe = read_recipe(None, {"epochs": arguments.epochs, "seed": arguments.seed, "trackers": []})
+    if arguments.data is None:
+        # A few hundred recordings make too few steps per epoch for larger batches.
+        recipe.training.batch_size = 8
 
     if sources.label_names is None:
         raise InputError(f"{arguments.data} has no labels: the demo needs a PTB-XL folder, or no --data at all")
     extractor = sources.extractor or ClearHugFeatureExtractor()
     sets, rejected = _prepare_splits(sources, extractor, sources.label_names)
     _require(sets, rejected, "train", "validation")
-    _pretrain(arguments, extractor, sets, output / "pretrained")
+    _pretrain(recipe, extractor, sets, output / "pretrained", restart=True)
     _finetune(arguments, output / "pretrained" / "model", sets, sources.label_names, output)
     _report_rejected(rejected)
     _say(
@@ -847,7 +859,7 @@ class _Sources:
         return cls(splits, label_names)
 
 
-def _read_source(folder: Path, limit: int | None) -> _Sources:
+def _read_source(folder: Path, limit: int | None, streamed: Sequence[str] = ()) -> _Sources:
     """What `--data` names: a prepared folder, PTB-XL with labels and folds, or any WFDB records, without labels."""
     from .data.prepared import is_prepared, load_prepared
     from .data.readers import open_source
@@ -858,9 +870,12 @@ def _read_source(folder: Path, limit: int | None) -> _Sources:
         raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
     if is_prepared(folder):
         _quiet_libraries()
-        sets, extractor = load_prepared(folder)
-        label_names = list(next(iter(sets.values())).features.get("labels") or ()) or None
-        limited = {split: rows.select(range(min(limit or len(rows), len(rows)))) for split, rows in sets.items()}
+        sets, extractor = load_prepared(folder, streamed)
+        label_names = list((next(iter(sets.values())).features or {}).get("labels") or ()) or None
+        limited = {
+            split: rows if limit is None else rows.take(min(limit, len(rows)) if split not in streamed else limit)
+            for split, rows in sets.items()
+        }
         return _Sources(limited, label_names, folder, extractor)
     if (folder / TABLE).is_file():
         source = open_source("ptbxl", folder, label_set="ptbxl_super", keep_unlabelled=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,17 @@ def is_prepared(folder: str | Path) -> bool:
     return (folder / WORK).is_dir() or all((folder / name).is_file() for name in (MANIFEST, EXTRACTOR))
 
 
-def load_prepared(folder: str | Path) -> tuple[dict[str, datasets.Dataset], ClearHugFeatureExtractor]:
+def load_prepared(
+    folder: str | Path, streamed: Collection[str] = ()
+) -> tuple[dict[str, datasets.Dataset], ClearHugFeatureExtractor]:
     """
     The datasets of a prepared folder by split, and the feature extractor that they were prepared with.
 
-    The rows stay on disk, in the cache of `datasets`.
+    Args:
+        folder (`str` or `Path`): What `clear-hug prepare` wrote.
+        streamed (`Collection[str]`, *optional*): Splits that become `datasets.IterableDataset`s, which read the files
+            as they are used. The others are copied into the cache of `datasets` first, from where any row can be read
+            at once.
 
     Raises:
         InputError: If the preparation is not finished, or a file is missing or damaged.
@@ -43,8 +49,20 @@ def load_prepared(folder: str | Path) -> tuple[dict[str, datasets.Dataset], Clea
             raise InputError(f"{path} is missing or damaged: copy the folder again, or prepare it anew")
         if shard["rows"]:
             files.setdefault(shard["split"], []).append(str(path))
-    loaded = datasets.load_dataset("parquet", data_files=files)
+    loaded: dict[str, datasets.Dataset] = {}
+    for streaming in (False, True):
+        some = {split: paths for split, paths in files.items() if (split in streamed) == streaming}
+        if some:
+            loaded.update(datasets.load_dataset("parquet", data_files=some, streaming=streaming))
     return {split: loaded[split] for split in files}, ClearHugFeatureExtractor.from_pretrained(folder)
+
+
+def count_prepared(folder: str | Path) -> dict[str, int]:
+    """Rows of each split of a prepared folder; errors as in [`load_prepared`]."""
+    counts: dict[str, int] = {}
+    for shard in _read_manifest(Path(folder))["shards"]:
+        counts[shard["split"]] = counts.get(shard["split"], 0) + shard["rows"]
+    return counts
 
 
 def check_prepared_for(folder: str | Path, feature_extractor: ClearHugFeatureExtractor) -> None:
@@ -69,7 +87,7 @@ def check_prepared_for(folder: str | Path, feature_extractor: ClearHugFeatureExt
 
 def keep_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> datasets.Dataset:
     """A prepared dataset with these of its labels only, in this order; without labels for `None`."""
-    has = list(dataset.features.get("labels") or ())
+    has = list((dataset.features or {}).get("labels") or ())
     if has == list(label_names or ()):
         return dataset
     bare = dataset.remove_columns("labels")

@@ -51,6 +51,7 @@ from transformers.utils import logging
 
 from ..processing.errors import InputError
 from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+from .differences import Difference, first_difference
 from .preparation import Rejected, dataset_features, prepare_tables
 from .readers.base import RecordSource
 from .records import RecordReference
@@ -260,10 +261,10 @@ def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         raise InputError(f"{folder} holds other files: choose a new or an empty output folder")
     # Another version may make other bytes: that does not matter to what is finished.
     compared = [name for name in plan if not (manifest and name == "versions")]
-    differences = (_difference(there.get(name), plan[name], name) for name in compared) if there else iter(())
+    differences = (first_difference(there.get(name), plan[name], name) for name in compared) if there else iter(())
     if difference := next(filter(None, differences), None):
         raise InputError(
-            f"{folder} holds another preparation ({difference}): choose another output folder, or delete it"
+            f"{folder} holds another preparation ({_in_words(difference)}): choose another output folder, or delete it"
         )
     if manifest is None:
         (folder / WORK / _SUMMARIES).mkdir(parents=True, exist_ok=True)
@@ -273,16 +274,10 @@ def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     return manifest
 
 
-def _difference(there: Any, now: Any, name: str) -> str | None:
-    """The first setting that differs, in words."""
-    if isinstance(there, dict) and isinstance(now, dict):
-        differences = (_difference(there.get(key), now.get(key), f"{name}.{key}") for key in {**there, **now})
-        return next(filter(None, differences), None)
-    if there == now:
-        return None
-    if name.endswith("records_sha256"):
+def _in_words(difference: Difference) -> str:
+    if difference.name.endswith("records_sha256"):
         return "its records have other ids, patients, splits or labels"
-    return f"{name} is {there!r} there and {now!r} now"
+    return f"{difference.name} is {difference.there!r} there and {difference.now!r} now"
 
 
 # ------------------------------------------------------------------------------------------------------------- work

@@ -75,6 +75,8 @@ class ClearHugForPreTrainingOutput(ModelOutput):
             Of the encoder: the summary tokens, then the visible beats.
         attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
             Of the encoder.
+        loss_weight (`torch.FloatTensor` of shape `()`):
+            How many hidden beats `loss` is the mean of: batches that make up one step are weighted by it.
     """
 
     loss: torch.Tensor | None = None
@@ -83,6 +85,7 @@ class ClearHugForPreTrainingOutput(ModelOutput):
     target: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    loss_weight: torch.Tensor | None = None
 
 
 @dataclass
@@ -286,7 +289,7 @@ def count_visible(num_real: Count, mask_ratio: float) -> Count:
 
 
 def noise_counters(config: ClearHugConfig) -> torch.Tensor:
-    """What [`seeded_noise`] adds to a seed for each beat: multiples of SplitMix64's step, of shape `(L, num_beats)`."""
+    """What [`seeded_noise`] adds to a seed for each beat, `(L, num_beats)`: multiples of SplitMix64's step."""
     counters = torch.arange(1, config.num_leads * config.num_beats + 1, device="cpu") * -7046029254386353131
     return counters.view(config.num_leads, config.num_beats)
 
@@ -386,8 +389,8 @@ class ClearHugEmbeddings(nn.Module):
 
 def to_autocast_dtype(states: torch.Tensor) -> torch.Tensor:
     """
-    Under autocast, states in its dtype. Layers that pass them on like this save a cast, forth and back, at every linear
-    map, and half of the memory traffic between the maps.
+    Under autocast, states in its dtype. Layers that pass them on like this save a cast, forth and back, at every
+    linear map, and half of the memory traffic between the maps.
     """
     device_type = states.device.type
     return states.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else states
@@ -471,7 +474,7 @@ class ClearHugAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries, keys and values `(B, heads, sequence, head_dim)` to `(B, sequence, heads, head_dim)` and weights."""
+        """Queries, keys and values `(B, heads, S, head_dim)` to states `(B, S, heads, head_dim)` and weights."""
         if attention_mask is not None and attention_mask.is_floating_point():
             attention_mask = attention_mask.to(query.dtype)  # autocast may have lowered the query
         dropout = self.attention_dropout if self.training else 0.0
@@ -485,8 +488,8 @@ class ClearHugAttention(nn.Module):
 
 class DecoderPattern(NamedTuple):
     """
-    The decoder's attention in three small pieces that hold every allowed pair, in place of one mask of all pairs. Masks
-    are True where attention is allowed.
+    The decoder's attention in three small pieces that hold every allowed pair, in place of one mask of all pairs.
+    Masks are True where attention is allowed.
 
     Args:
         summaries (`torch.BoolTensor` of shape `(B * L, 1, 1, 1 + N)`):
@@ -531,7 +534,7 @@ def decoder_pattern(
         slots (`torch.LongTensor` of shape `(B, L * N)`):
             Where among them each beat stands.
     """
-    batch_size, num_leads, num_beats = real_beats.shape
+    _, num_leads, num_beats = real_beats.shape
     device = real_beats.device
     own = torch.eye(num_leads, dtype=torch.bool, device=device)
     real_leads = real_beats.any(dim=2)
@@ -572,27 +575,29 @@ class ClearHugDecoderAttention(ClearHugAttention):
         summary_q, summary_k, summary_v = (state[:, :, :num_leads] for state in states)
         beat_q, beat_k, beat_v = (state[:, :, num_leads:].unflatten(2, (num_leads, num_beats)) for state in states)
 
-        # (B, heads, L, N, d) to one sequence per lead.
+        # To one sequence per lead: its summary, then its beats.
+        summary_and_beats = [
+            torch.cat((summary[:, :, :, None], beats), dim=3).transpose(1, 2).flatten(0, 1)
+            for summary, beats in ((summary_k, beat_k), (summary_v, beat_v))
+        ]
         of_summaries, _ = super().attend(
             summary_q.transpose(1, 2).flatten(0, 1)[:, :, None],
-            *(
-                torch.cat((summary[:, :, :, None], beats), dim=3).transpose(1, 2).flatten(0, 1)
-                for summary, beats in ((summary_k, beat_k), (summary_v, beat_v))
-            ),
+            summary_and_beats[0],
+            summary_and_beats[1],
             pattern.summaries,
             **kwargs,
         )
         of_summaries = of_summaries.unflatten(0, (-1, num_leads)).squeeze(2)
 
-        # To one sequence per beat.
+        # To one sequence per beat: that beat in all leads, then the summaries.
+        beat_and_summaries = [
+            torch.cat((beats.permute(0, 3, 1, 2, 4), summary[:, None].expand(-1, num_beats, -1, -1, -1)), dim=3)
+            for summary, beats in ((summary_k, beat_k), (summary_v, beat_v))
+        ]
         of_columns, _ = super().attend(
             beat_q.permute(0, 3, 1, 2, 4).flatten(0, 1),
-            *(
-                torch.cat(
-                    (beats.permute(0, 3, 1, 2, 4), summary[:, None].expand(-1, num_beats, -1, -1, -1)), dim=3
-                ).flatten(0, 1)
-                for summary, beats in ((summary_k, beat_k), (summary_v, beat_v))
-            ),
+            beat_and_summaries[0].flatten(0, 1),
+            beat_and_summaries[1].flatten(0, 1),
             pattern.columns,
             **kwargs,
         )
@@ -1001,8 +1006,8 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
     CLEAR: the encoder with a decoder that rebuilds hidden beats.
 
     Each recording hides `config.mask_ratio` of its own beats. In training they are drawn anew every time, from
-    `seeds` or `generator` if there are any; in evaluation they are the same for every recording and every call, so that two
-    evaluations can be compared and a recording does not depend on those beside it.
+    `seeds` or `generator` if there are any; in evaluation they are the same for every recording and every call, so
+    that two evaluations can be compared and a recording does not depend on those beside it.
 
     Args:
         config ([`ClearHugConfig`]):
@@ -1106,9 +1111,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         """
         check_beats(input_values, self.config)
         real_beats = find_real_beats(input_values, beat_mask, lead_mask)
-        order, num_visible, num_slots = self._choose_visible(
-            real_beats, noise, masked_positions, seeds, generator
-        )
+        order, num_visible, num_slots = self._choose_visible(real_beats, noise, masked_positions, seeds, generator)
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
         slots = torch.empty_like(order).scatter(1, order, ranks)
         visible = (slots < num_visible[:, None]).view_as(real_beats)
@@ -1135,7 +1138,8 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
 
         target = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
         errors = (reconstruction.float() - target).square().mean(dim=3)
-        loss = (errors * masked_positions).sum() / masked_positions.sum().clamp(min=1)
+        loss_weight = masked_positions.sum().float()
+        loss = (errors * masked_positions).sum() / loss_weight.clamp(min=1)
         return ClearHugForPreTrainingOutput(
             loss=loss,
             reconstruction=reconstruction,
@@ -1143,6 +1147,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
             target=target,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            loss_weight=loss_weight,
         )
 
 

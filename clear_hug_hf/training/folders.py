@@ -43,7 +43,9 @@ def check_writable(folder: str | Path) -> Path:
     return folder
 
 
-def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extractor: Any) -> None:
+def save_model_folder(
+    folder: str | Path, model: PreTrainedModel, feature_extractor: Any, state_dict: dict[str, Any] | None = None
+) -> None:
     """
     Save a model with its feature extractor so that the folder is complete whenever it exists under its name.
 
@@ -51,12 +53,13 @@ def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extrac
         folder (`str` or `Path`): Replaced if it exists.
         model ([`PreTrainedModel`]): Saved with its config and code.
         feature_extractor: Saved beside it.
+        state_dict (`dict`, *optional*): The weights, where the model holds only a part of them.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=state_dict)
         feature_extractor.save_pretrained(partial)
         # Temporary folders, and the weights as safetensors writes them, are for their owner's eyes only.
         partial.chmod(0o755)

@@ -1,37 +1,58 @@
 """
 One pre-training loop on Accelerate for every model of this package.
 
-A model trains here if its `forward` returns an output with a `loss`. One that has to follow its own training, such as
-a teacher network, may define `after_optimizer_step(progress)`, which is called with the share of the steps done.
+A model trains here if its `forward` returns an output with a `loss`, and then may:
+
+- return `loss_weight`, of how many terms its loss is the mean: the parts of a step, on one process or several, then
+  add up to exactly the loss of the whole step. Without it, recordings count alike;
+- take `seeds`, one per recording, and draw from them what it draws: the same on any device and number of processes;
+- define `after_optimizer_step(progress)`, called with the share of the steps done, to lead a teacher network along.
+
+Order, hidden beats and dropout follow from the seed and the step alone, so a run goes on from a checkpoint as if it
+had never stopped.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import importlib.util
+import inspect
 import io
 import math
+import os
 import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, gather_object, send_to_device, set_seed
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..data.collator import BeatCollator
 from ..processing.errors import InputError
+from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, share_loader, step_loader
+from .checkpoints import Checkpoints
 from .folders import check_writable, save_model_folder, write_text
 
 
-LOG_NAME = "pretraining_log.csv"
-MODEL_FOLDER = "model"
+EPOCH_LOG, STEP_LOG = "pretraining_log.csv", "pretraining_steps.csv"
+MODEL_FOLDER, BEST_FOLDER, TRACKING_FOLDER = "model", "best", "tracking"
+TRACKERS = ("tensorboard", "wandb", "trackio")
+_STEP_COLUMNS = ("step", "epoch", "loss", "gradient_norm", "learning_rate")
 
 
 @dataclass
@@ -41,44 +62,89 @@ class PretrainingArguments:
 
     Args:
         epochs (`int`, *optional*, defaults to 100): Passes over the training recordings.
-        batch_size (`int`, *optional*, defaults to 64): Recordings per step and process.
+        batch_size (`int`, *optional*, defaults to 64): Recordings of one optimiser step, over all processes. A run is
+            the same on one device or several, as far as they hold it.
+        micro_batch_size (`int`, *optional*): Most recordings that a process computes at once; the gradients of a
+            step's parts add up. Without it the whole share of the process, or 16 on a CPU: parts of like length need
+            less padding.
         learning_rate (`float`, *optional*, defaults to 5e-4): Highest rate, at the end of the warm-up.
         min_learning_rate (`float`, *optional*, defaults to 1e-5): Rate at the end of the cosine.
         warmup_epochs (`float`, *optional*, defaults to 5.0): Length of the linear warm-up; at most a tenth of the run.
         weight_decay (`float`, *optional*, defaults to 0.05): For the weights of linear and convolution layers only.
         betas (`tuple[float, float]`, *optional*, defaults to `(0.9, 0.98)`): Of AdamW.
         max_grad_norm (`float`, *optional*, defaults to 3.0): Gradients are clipped to this norm.
-        mixed_precision (`str`, *optional*, defaults to `"no"`): `"no"` or `"bf16"`.
+        mixed_precision (`str`, *optional*, defaults to `"auto"`): `"no"`, `"bf16"`, or `"auto"`: bf16 on a GPU that
+            has it.
+        compile (`bool`, *optional*, defaults to `False`): Compile each layer with `torch.compile`.
+        gradient_checkpointing (`bool`, *optional*, defaults to `False`): Compute the layers' states again in the
+            backward pass instead of keeping them: less memory, a third more time.
         seed (`int`, *optional*, defaults to 0): Of the order, the hidden beats and dropout.
-        num_workers (`int`, *optional*, defaults to 0): Processes that make batches.
-        refresh_every (`int`, *optional*, defaults to 10):
-            Steps between two readings of the loss for the progress bar; each waits for the device.
+        num_workers (`int`, *optional*, defaults to 0): Processes that make batches; 0 makes them in the training
+            process.
+        shuffle_buffer (`int`, *optional*, defaults to 10000): Recordings among which a stream is shuffled. Other
+            datasets are shuffled as a whole.
+        recordings_per_epoch (`int`, *optional*): Recordings of an epoch of a stream; a prepared folder knows its own.
+        checkpoint_every (`int`, *optional*): Steps between two checkpoints, beside one at the end of every epoch.
+        keep_checkpoints (`int`, *optional*, defaults to 2): Newest checkpoints that are kept.
+        log_every (`int`, *optional*, defaults to 10): Steps between two readings of the loss; each waits for the
+            device.
+        trackers (`tuple[str]`, *optional*, defaults to `()`): Where losses also go: `tensorboard`, `wandb`, `trackio`.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
     """
 
     epochs: int = 100
     batch_size: int = 64
+    micro_batch_size: int | None = None
     learning_rate: float = 5e-4
     min_learning_rate: float = 1e-5
     warmup_epochs: float = 5.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     max_grad_norm: float = 3.0
-    mixed_precision: str = "no"
+    mixed_precision: str = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
     num_workers: int = 0
-    refresh_every: int = 10
+    shuffle_buffer: int = 10_000
+    recordings_per_epoch: int | None = None
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    trackers: tuple[str, ...] = ()
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "refresh_every"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be positive")
+        self.trackers = tuple(self.trackers)
+        positive = ("epochs", "batch_size", "micro_batch_size", "learning_rate", "max_grad_norm", "shuffle_buffer")
+        for name in (*positive, "recordings_per_epoch", "checkpoint_every", "keep_checkpoints", "log_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} is {value}: it must be positive")
         for name in ("min_learning_rate", "warmup_epochs", "weight_decay", "num_workers"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}: it must not be negative")
-        if self.mixed_precision not in ("no", "bf16"):
-            raise InputError(f"mixed_precision is {self.mixed_precision!r}: choose 'no' or 'bf16'")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas are {self.betas}: give two numbers from 0 to below 1")
+        if self.mixed_precision not in ("auto", "no", "bf16"):
+            raise InputError(f"mixed_precision is {self.mixed_precision!r}: choose 'auto', 'no' or 'bf16'")
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise InputError(f"there is no tracker {name!r}: choose from {', '.join(TRACKERS)}")
+
+
+# Settings that may change when a run goes on: they do not change what is trained.
+_FREE = (
+    "micro_batch_size",
+    "compile",
+    "gradient_checkpointing",
+    "num_workers",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "trackers",
+    "progress",
+)
 
 
 @dataclass
@@ -90,10 +156,15 @@ class PretrainingResult:
         model ([`PreTrainedModel`]): The trained model, in evaluation mode.
         history (`list[dict]`): One row per epoch, as in the log: `epoch`, `step`, `train_loss`, `validation_loss`
             (`None` without validation recordings), `learning_rate`, `seconds`, `recordings_per_second`.
+        steps (`list[dict]`): One row per step: `step`, `epoch`, `loss`, `gradient_norm` (before it is clipped),
+            `learning_rate`.
+        resumed_from (`int`, *optional*): Step of the checkpoint from which the run went on.
     """
 
     model: PreTrainedModel
     history: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    resumed_from: int | None = None
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -134,152 +205,439 @@ def learning_rate_at(step: int, num_steps: int, warmup_steps: int, peak: float, 
 
 def pretrain(
     model: PreTrainedModel,
-    train_dataset: datasets.Dataset,
+    train_dataset: datasets.Dataset | datasets.IterableDataset,
     feature_extractor: Any,
     output_dir: str | Path | None = None,
     validation_dataset: datasets.Dataset | None = None,
     arguments: PretrainingArguments | None = None,
+    *,
+    collator: Collator | None = None,
+    restart: bool = False,
 ) -> PretrainingResult:
     """
-    Pre-train a model on a prepared dataset.
+    Pre-train a model on a prepared dataset, or go on where a killed run stopped.
 
     Args:
-        model ([`PreTrainedModel`]): Its `forward` returns a `loss`.
-        train_dataset ([`datasets.Dataset`]): As `prepare` makes it.
+        model ([`PreTrainedModel`]): Its `forward` returns a `loss`, and may do what stands at the top of this file.
+        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): As `prepare` makes it.
         feature_extractor: The one that the dataset was prepared with; saved beside the weights.
-        output_dir (`str` or `Path`, *optional*): Gets `model/`, renewed after every epoch, and
-            `pretraining_log.csv`. Nothing is written without it.
+        output_dir (`str` or `Path`, *optional*): Gets `model/`, renewed after every epoch, `best/`, the model with the
+            lowest validation loss, `pretraining_log.csv` and `pretraining_steps.csv`, `tracking/`, and `checkpoints/`.
+            If the same run left checkpoints there, it goes on from the newest. Nothing is written without it.
         validation_dataset ([`datasets.Dataset`], *optional*): Its loss is computed after every epoch.
         arguments ([`PretrainingArguments`], *optional*): The recipe.
+        collator (`Callable`, *optional*): Makes a batch of rows; a [`BeatCollator`] by default.
+        restart (`bool`, *optional*, defaults to `False`): Whether to start anew where there are checkpoints.
 
     Returns:
         [`PretrainingResult`]
 
     Raises:
-        InputError: If there is nothing to train on, the folder cannot be written, or the loss is not finite; a loss
-            that is not finite leaves the folder as the epoch before left it.
+        InputError: If there is nothing to train on, the batch does not fit, the rate is not the model's, the folder
+            cannot be written or holds another run, or a loss is not finite; that leaves every checkpoint and model
+            folder as it was.
     """
     arguments = PretrainingArguments() if arguments is None else arguments
-    if not len(train_dataset):
-        raise InputError("there are no recordings to pre-train on")
     if output_dir is not None:
         output_dir = check_writable(output_dir)
-    # Accelerate keeps the precision of the first accelerator of a process; each run here has its own.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
-    set_seed(arguments.seed)
-
-    collator = BeatCollator(feature_extractor, label_names=())
-    loader = _loader(train_dataset, collator, arguments, shuffle=True)
-    optimizer = torch.optim.AdamW(
-        decay_groups(model, arguments.weight_decay), lr=arguments.learning_rate, betas=arguments.betas
-    )
-    prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    validation_loader = None
-    if validation_dataset is not None and len(validation_dataset):
-        validation_loader = accelerator.prepare(_loader(validation_dataset, collator, arguments, shuffle=False))
-
-    num_steps = arguments.epochs * len(loader)
-    warmup_steps = round(min(arguments.warmup_epochs, arguments.epochs / 10) * len(loader))
-    after_step = getattr(model, "after_optimizer_step", None)
-    history: list[dict[str, Any]] = []
-    step = 0
-    started = time.perf_counter()
-    shown = arguments.progress and accelerator.is_main_process
-    bar = tqdm(total=num_steps, desc="pre-train", unit="step", disable=not shown)
-    with bar:
-        for epoch in range(1, arguments.epochs + 1):
-            prepared.train()
-            total = torch.zeros((), device=accelerator.device)
-            seen, epoch_started = 0, time.perf_counter()
-            for batch in loader:
-                rate = learning_rate_at(
-                    step, num_steps, warmup_steps, arguments.learning_rate, arguments.min_learning_rate
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss = prepared(**batch).loss
-                accelerator.backward(loss)
-                accelerator.clip_grad_norm_(prepared.parameters(), arguments.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                step += 1
-                if after_step is not None:
-                    after_step(step / num_steps)
-                size = len(batch["input_values"])
-                total += loss.detach() * size
-                seen += size
-                if step % arguments.refresh_every == 0:
-                    bar.set_postfix(loss=f"{_finite(loss.item(), step, rate):.4f}", lr=f"{rate:.1e}", refresh=False)
-                bar.update(1)
-            row = {
-                "epoch": epoch,
-                "step": step,
-                "train_loss": _finite(_mean_over_processes(accelerator, total, seen), step, rate),
-                "validation_loss": _validation_loss(accelerator, prepared, validation_loader),
-                "learning_rate": rate,
-                "seconds": round(time.perf_counter() - started, 3),
-                "recordings_per_second": round(
-                    seen * accelerator.num_processes / (time.perf_counter() - epoch_started), 1
-                ),
-            }
-            history.append(row)
-            if output_dir is not None and accelerator.is_main_process:
-                save_model_folder(output_dir / MODEL_FOLDER, accelerator.unwrap_model(prepared), feature_extractor)
-                write_text(output_dir / LOG_NAME, _as_csv(history))
-    accelerator.wait_for_everyone()
-    trained = accelerator.unwrap_model(prepared).eval()
-    return PretrainingResult(model=trained, history=history)
+    collator = BeatCollator(feature_extractor, label_names=()) if collator is None else collator
+    _check_rate(model, train_dataset, feature_extractor)
+    accelerator = _accelerator(arguments, output_dir)
+    plan = _plan(train_dataset, arguments, accelerator)
+    loop = _Loop(model, train_dataset, validation_dataset, feature_extractor, collator, arguments, plan, accelerator)
+    return loop.run(output_dir, restart)
 
 
 def settings(arguments: PretrainingArguments) -> dict[str, Any]:
-    """The recipe as it is written beside results."""
-    return {name: value for name, value in asdict(arguments).items() if name not in ("progress", "refresh_every")}
+    """The recipe as it is written beside results: what changes what is trained."""
+    return {name: value for name, value in asdict(arguments).items() if name not in _FREE}
 
 
-def _loader(
-    dataset: datasets.Dataset, collator: BeatCollator, arguments: PretrainingArguments, shuffle: bool
-) -> DataLoader:
-    generator = torch.Generator().manual_seed(arguments.seed)
-    return DataLoader(
-        dataset.with_format("numpy"),
-        batch_size=arguments.batch_size,
-        shuffle=shuffle,
-        generator=generator if shuffle else None,
-        # A last batch of a few recordings would weigh as much as a whole one.
-        drop_last=shuffle and len(dataset) >= arguments.batch_size,
-        collate_fn=collator,
-        num_workers=arguments.num_workers,
-        persistent_workers=arguments.num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
+# ------------------------------------------------------------------------------------------------------------ before
+
+
+def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Accelerator:
+    for name in arguments.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"the tracker {name} is not installed: `pip install {name}`, or choose another")
+    precision = arguments.mixed_precision
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION")
+        precision = "bf16" if asked == "bf16" or has_bf16 else "no"
+    # Accelerate keeps the precision of the first accelerator of a process; each run here has its own.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=precision,
+        log_with=list(arguments.trackers) if arguments.trackers and output_dir is not None else None,
+        project_dir=None if output_dir is None else str(output_dir / TRACKING_FOLDER),
+        # The models' buffers are constants.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
 
 
-@torch.no_grad()
-def _validation_loss(accelerator: Accelerator, model: nn.Module, loader: Any) -> float | None:
-    if loader is None:
-        return None
-    model.eval()
-    total, seen = torch.zeros((), device=accelerator.device), 0
-    for batch in loader:
-        size = len(batch["input_values"])
-        total += model(**batch).loss * size
-        seen += size
-    return _mean_over_processes(accelerator, total, seen)
+def _check_rate(model: PreTrainedModel, dataset: Any, feature_extractor: Any) -> None:
+    wanted = getattr(model.config, "sampling_rate", None)
+    first: dict[str, Any] = next(iter(dataset.take(1)), {})
+    rates = {
+        "the feature extractor works at": getattr(feature_extractor, "sampling_rate", None),
+        "the dataset was prepared at": first.get("sampling_rate"),
+    }
+    for what, rate in rates.items():
+        if wanted is not None and rate is not None and float(rate) != float(wanted):
+            raise InputError(
+                f"{what} {float(rate):g} Hz and the model at {float(wanted):g} Hz: prepare the recordings for this "
+                "model, or set the model's sampling_rate"
+            )
 
 
-def _mean_over_processes(accelerator: Accelerator, total: torch.Tensor, seen: int) -> float:
-    sums = accelerator.reduce(torch.stack([total.float(), torch.tensor(float(seen), device=total.device)]), "sum")
-    return float(sums[0] / sums[1])
-
-
-def _finite(loss: float, step: int, rate: float) -> float:
-    if not math.isfinite(loss):
+def _plan(dataset: Any, arguments: PretrainingArguments, accelerator: Accelerator) -> StepPlan:
+    if isinstance(dataset, datasets.IterableDataset):
+        found = arguments.recordings_per_epoch
+        if found is None:
+            raise InputError("a stream does not say how many recordings it holds: set recordings_per_epoch")
+    else:
+        found = len(dataset)
+    batch, processes = arguments.batch_size, accelerator.num_processes
+    if not found:
+        raise InputError("there are no recordings to pre-train on")
+    if batch > found:
+        raise InputError(f"batch_size is {batch} and there are {found} recordings to train on: choose at most {found}")
+    if batch % processes:
         raise InputError(
-            f"the loss is {loss} at step {step} with learning rate {rate:.2e}: lower the learning rate, or look for "
-            "broken recordings"
+            f"batch_size is {batch} and there are {processes} processes: choose a multiple of {processes}"
         )
-    return loss
+    return StepPlan(found, batch, arguments.epochs, arguments.seed, accelerator.process_index, processes)
+
+
+def _identity(model: PreTrainedModel, dataset: Any, arguments: PretrainingArguments, precision: str) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped."""
+    config = {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if name not in ("transformers_version", "dtype", "auto_map", "architectures") and not name.startswith("_")
+    }
+    digest = hashlib.sha256()
+    if isinstance(dataset, datasets.IterableDataset):
+        ids: Any = (row["record_id"] for row in islice(dataset.select_columns(["record_id"]), 100))
+        count = arguments.recordings_per_epoch
+    else:
+        ids, count = dataset["record_id"], len(dataset)
+    for record in ids:
+        digest.update(f"{record}\n".encode())
+    return {
+        "the model": {"class": type(model).__name__, **config},
+        "the dataset": {"recordings": count, "record ids (sha256)": digest.hexdigest()},
+        "the recipe": {**settings(arguments), "mixed_precision": precision},
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- loop
+
+
+class _Loop:
+    """One run: what it works with, and where it stands."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        train_dataset: Any,
+        validation_dataset: datasets.Dataset | None,
+        feature_extractor: Any,
+        collator: Collator,
+        arguments: PretrainingArguments,
+        plan: StepPlan,
+        accelerator: Accelerator,
+    ):
+        self.arguments, self.plan, self.accelerator = arguments, plan, accelerator
+        self.feature_extractor, self.collator = feature_extractor, collator
+        self.identity = _identity(model, train_dataset, arguments, accelerator.mixed_precision)
+        self.train_dataset = _only(train_dataset, collator)
+        self.validation_dataset = None
+        if validation_dataset is not None and len(validation_dataset):
+            self.validation_dataset = _only(validation_dataset, collator)
+        share = plan.batch_size // plan.num_processes
+        most = arguments.micro_batch_size or (16 if accelerator.device.type == "cpu" else share)
+        self.micro_batch_size = min(most, share)
+        self.with_seeds = "seeds" in inspect.signature(model.forward).parameters
+
+        if arguments.gradient_checkpointing:
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable()
+        if arguments.compile:
+            # Layers are alike, so that compiling one compiles all of them.
+            layers: list[nn.Module] = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+            for module in layers or [model]:
+                module.compile()
+        optimizer = torch.optim.AdamW(
+            decay_groups(model, arguments.weight_decay),
+            lr=arguments.learning_rate,
+            betas=arguments.betas,
+            fused=accelerator.device.type in ("cpu", "cuda"),
+        )
+        with warnings.catch_warnings():
+            # Newer releases of torch call the option of `_accelerator` by another name, which older ones do not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.after_step = getattr(model, "after_optimizer_step", None)
+
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
+        self.seconds_before = 0.0
+        self.best_loss = math.inf
+        # Losses and norms of the steps since they were last read, still on the device, and their recordings.
+        self._unread: list[tuple[float, torch.Tensor, list[torch.Tensor]]] = []
+        self._unread_ids: deque[list[list[str]]] = deque(maxlen=arguments.log_every)
+
+    def run(self, output_dir: Path | None, restart: bool) -> PretrainingResult:
+        """Train from the newest checkpoint, or from the start, to the end."""
+        arguments, plan, accelerator = self.arguments, self.plan, self.accelerator
+        set_seed(arguments.seed)
+        checkpoints, resumed_from = None, None
+        if output_dir is not None:
+            checkpoints = Checkpoints(output_dir, accelerator, self.identity, arguments.keep_checkpoints)
+            if accelerator.is_main_process:
+                checkpoints.clean(restart)
+            accelerator.wait_for_everyone()
+            resumed_from = self._resume(output_dir, checkpoints)
+        if self.step == plan.num_steps:
+            return self._result(resumed_from)
+
+        loader = step_loader(
+            self.train_dataset,
+            plan,
+            StepCollator(self.collator, self.micro_batch_size, arguments.seed, self.with_seeds),
+            self.step,
+            arguments.num_workers,
+            arguments.shuffle_buffer,
+        )
+        if accelerator.log_with and output_dir is not None:
+            accelerator.init_trackers("pretraining", config=_flat(self.identity))
+        self._started = self._epoch_started = time.perf_counter()
+        self._epoch_first = self.step
+        shown = arguments.progress and accelerator.is_main_process
+        bar = tqdm(total=plan.num_steps, initial=self.step, desc="pre-train", unit="step", disable=not shown)
+        self.model.train()
+        with bar:
+            for batches in loader:
+                self._train_step(batches)
+                bar.update(1)
+                at_end = self.step % plan.steps_per_epoch == 0
+                due = checkpoints is not None and (
+                    at_end or (arguments.checkpoint_every and self.step % arguments.checkpoint_every == 0)
+                )
+                if len(self._unread) >= arguments.log_every or at_end or due:
+                    self._read_losses(bar)
+                if at_end:
+                    self._end_epoch(output_dir)
+                if due and checkpoints is not None and output_dir is not None:
+                    self._write_logs(output_dir)
+                    checkpoints.save(self.step, self._state())
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.wait_for_everyone()
+        return self._result(resumed_from)
+
+    def _train_step(self, step: StepBatches) -> None:
+        arguments, plan, accelerator = self.arguments, self.plan, self.accelerator
+        warmup = round(min(arguments.warmup_epochs, arguments.epochs / 10) * plan.steps_per_epoch)
+        rate = learning_rate_at(
+            self.step, plan.num_steps, warmup, arguments.learning_rate, arguments.min_learning_rate
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout, too, follows from the step, so that no generator needs to be saved.
+        torch.manual_seed(int(recording_seeds(arguments.seed, [(self.step, plan.process)])[0]))
+
+        sums = torch.zeros(2, device=accelerator.device)
+        losses = []
+        for number, batch in enumerate(step.batches, start=1):
+            batch = send_to_device(batch, accelerator.device, non_blocking=True)
+            synchronised = nullcontext() if number == len(step.batches) else accelerator.no_sync(self.model)
+            with synchronised:
+                loss, weight = _loss_and_weight(self.model(**batch), batch)
+                weighted = loss * weight
+                accelerator.backward(weighted)
+            sums += torch.stack((weighted.detach(), weight))
+            losses.append(loss.detach())
+        sums = accelerator.reduce(sums, "sum")
+        weight = sums[1].clamp(min=1)
+        # Gradients are sums over this process's terms, averaged over processes: they become means over all terms.
+        norm = _scale_and_clip(self.model, plan.num_processes / weight, arguments.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.after_step is not None:
+            self.after_step(self.step / plan.num_steps)
+        self._unread.append((rate, torch.stack((sums[0] / weight, norm)), losses))
+        self._unread_ids.append(step.record_ids)
+
+    def _read_losses(self, bar: Any) -> None:
+        """Read what the device has computed since, write it down, and stop if something is not finite."""
+        unread, ids = self._unread, list(self._unread_ids)
+        self._unread, self._unread_ids = [], deque(maxlen=self.arguments.log_every)
+        values = torch.stack([value for _, value, _ in unread]).tolist()
+        first = self.step - len(unread) + 1
+        for number, ((rate, _, losses), (loss, norm)) in enumerate(zip(unread, values, strict=True)):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                suspects = _suspects(ids[number], losses)
+                named = sorted(set(gather_object(suspects)))
+                what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+                raise InputError(
+                    f"{what} at step {first + number} with learning rate {rate:.2e}, in the batch of recordings "
+                    f"{_listed(named)}: lower the learning rate, or look at these recordings. Nothing was saved since "
+                    "the last checkpoint"
+                )
+            epoch = (first + number - 1) // self.plan.steps_per_epoch + 1
+            row = dict(zip(_STEP_COLUMNS, (first + number, epoch, loss, norm, rate), strict=True))
+            self.steps.append(row)
+            self.accelerator.log({f"train/{name}": row[name] for name in _STEP_COLUMNS[2:]}, step=row["step"])
+        done = (self.step - self._epoch_first) * self.plan.batch_size
+        speed = done / (time.perf_counter() - self._epoch_started)
+        bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.1e}", recordings=f"{speed:.0f}/s", refresh=False)
+
+    def _end_epoch(self, output_dir: Path | None) -> None:
+        accelerator, plan = self.accelerator, self.plan
+        now = time.perf_counter()
+        epoch = self.step // plan.steps_per_epoch
+        losses = [row["loss"] for row in self.steps if row["epoch"] == epoch]
+        validation_loss = self._validation_loss()
+        row = {
+            "epoch": epoch,
+            "step": self.step,
+            "train_loss": float(np.mean(losses)),
+            "validation_loss": validation_loss,
+            "learning_rate": self.steps[-1]["learning_rate"],
+            "seconds": round(self.seconds_before + now - self._started, 3),
+            "recordings_per_second": round(
+                (self.step - self._epoch_first) * plan.batch_size / (now - self._epoch_started), 1
+            ),
+        }
+        self.history.append(row)
+        if validation_loss is not None:
+            accelerator.log({"validation/loss": validation_loss}, step=self.step)
+        if output_dir is not None:
+            self._save_model(output_dir / MODEL_FOLDER)
+            if validation_loss is not None and validation_loss < self.best_loss:
+                self.best_loss = validation_loss
+                self._save_model(output_dir / BEST_FOLDER)
+        self._epoch_started, self._epoch_first = time.perf_counter(), self.step
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float | None:
+        if self.validation_dataset is None:
+            return None
+        accelerator = self.accelerator
+        self.model.eval()
+        sums = torch.zeros(2, device=accelerator.device)
+        loader = share_loader(
+            self.validation_dataset,
+            self.collator,
+            self.micro_batch_size,
+            accelerator.process_index,
+            accelerator.num_processes,
+            # Sharded models compute together: no process may have a batch more than another.
+            equal=accelerator.distributed_type == DistributedType.FSDP,
+            num_workers=self.arguments.num_workers,
+        )
+        for batch in loader:
+            batch = send_to_device(batch, accelerator.device, non_blocking=True)
+            loss, weight = _loss_and_weight(self.model(**batch), batch)
+            sums += torch.stack((loss * weight, weight))
+        self.model.train()
+        total, weight = accelerator.reduce(sums, "sum").tolist()
+        return total / max(weight, 1.0)
+
+    # ------------------------------------------------------------------------------------------------------- folders
+
+    def _resume(self, output_dir: Path, checkpoints: Checkpoints) -> int | None:
+        found = checkpoints.newest()
+        if found is None:
+            return None
+        path, state = found
+        checkpoints.load(path)
+        self.step, self.history = state["step"], state["history"]
+        self.seconds_before = state["seconds"]
+        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+        self.steps = [row for row in _read_steps(output_dir / STEP_LOG) if row["step"] <= self.step]
+        if self.arguments.progress and self.accelerator.is_main_process:
+            tqdm.write(f"{output_dir}: going on after step {self.step} of {self.plan.num_steps}")
+        return self.step
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "history": self.history,
+            "best_loss": None if math.isinf(self.best_loss) else self.best_loss,
+            "seconds": round(self.seconds_before + time.perf_counter() - self._started, 3),
+        }
+
+    def _write_logs(self, output_dir: Path) -> None:
+        if self.accelerator.is_main_process:
+            write_text(output_dir / STEP_LOG, _as_csv(self.steps))
+            if self.history:
+                write_text(output_dir / EPOCH_LOG, _as_csv(self.history))
+
+    def _save_model(self, folder: Path) -> None:
+        state_dict = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            model = self.accelerator.unwrap_model(self.model)
+            save_model_folder(folder, model, self.feature_extractor, state_dict)
+        self.accelerator.wait_for_everyone()
+
+    def _result(self, resumed_from: int | None) -> PretrainingResult:
+        trained = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
+        return PretrainingResult(trained, self.history, self.steps, resumed_from)
+
+
+def _only(dataset: Any, collator: Collator) -> Any:
+    """The columns that the collator reads, if it says so: reading the others takes time."""
+    columns = getattr(collator, "columns", None)
+    return dataset if columns is None else dataset.select_columns([*columns, "record_id"])
+
+
+def _loss_and_weight(output: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = getattr(output, "loss_weight", None)
+    if weight is None:
+        weight = torch.full_like(output.loss, len(next(iter(batch.values()))))
+    return output.loss, weight.detach()
+
+
+@torch.no_grad()
+def _scale_and_clip(model: nn.Module, scale: torch.Tensor, max_norm: float) -> torch.Tensor:
+    """Multiply gradients by `scale`, then clip them to a norm, in one pass; the norm before it was clipped."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    norm = getattr(norm, "full_tensor", lambda: norm)() * scale  # of sharded gradients the norm is sharded, too
+    torch._foreach_mul_(gradients, scale * (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def _suspects(record_ids: list[list[str]], losses: Sequence[torch.Tensor]) -> list[str]:
+    """The recordings of those batches of this process whose loss is not finite; of all if none is."""
+    bad = [ids for ids, loss in zip(record_ids, losses, strict=True) if not math.isfinite(loss.item())]
+    return [record for ids in (bad or record_ids) for record in ids]
+
+
+def _listed(names: Sequence[str], most: int = 64) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """Settings as trackers take them: plain values only."""
+    merged = {**identity["the model"], **identity["the dataset"], **identity["the recipe"]}
+    return {
+        name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in merged.items()
+    }
+
+
+def _read_steps(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield {name: int(row[name]) if name in ("step", "epoch") else float(row[name]) for name in _STEP_COLUMNS}
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:

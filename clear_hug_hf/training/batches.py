@@ -1,0 +1,273 @@
+"""
+Which recordings an optimiser step trains on, and their batches.
+
+Everything follows from the seed and the number of the step: the order, the share of each process, and the seed of each
+recording, from which its hidden beats are drawn. So a run can go on from any step with any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from ..processing.errors import InputError
+
+
+Row = Mapping[str, Any]
+Collator = Callable[[Sequence[Row]], dict[str, torch.Tensor]]
+# Where a recording stands: epoch from 0, and position in the dataset (in its stream, if it is one).
+_Place = tuple[int, int]
+
+
+class StepBatches(NamedTuple):
+    """
+    What one process computes in one optimiser step.
+
+    Args:
+        record_ids (`list[list[str]]`): The recordings of each batch.
+        batches (`list[dict[str, torch.Tensor]]`): Inputs of the model; together the share of this process.
+    """
+
+    record_ids: list[list[str]]
+    batches: list[dict[str, torch.Tensor]]
+
+
+class StepPlan(NamedTuple):
+    """
+    How a dataset is cut into optimiser steps.
+
+    Args:
+        num_recordings (`int`): Recordings of one epoch.
+        batch_size (`int`): Recordings of one step, over all processes.
+        epochs (`int`): Passes over the recordings.
+        seed (`int`): Of the order and of the recordings' own seeds.
+        process, num_processes (`int`): Which share of every step is this process's.
+    """
+
+    num_recordings: int
+    batch_size: int
+    epochs: int
+    seed: int
+    process: int = 0
+    num_processes: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """`int`: Whole steps of an epoch; what is left over takes its turn in another epoch's order."""
+        return self.num_recordings // self.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        """`int`: Steps of the run."""
+        return self.epochs * self.steps_per_epoch
+
+    def share(self, recordings: Any) -> Any:
+        """The part of one step's recordings that is this process's."""
+        return recordings[self.process :: self.num_processes]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order of the recordings in an epoch, counted from 0: `(num_recordings,)`."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_recordings)
+
+    def places(self, first_step: int) -> Iterator[list[_Place]]:
+        """This process's recordings of every step from `first_step` on."""
+        if not self.steps_per_epoch:
+            return
+        for epoch in range(first_step // self.steps_per_epoch, self.epochs):
+            order = self.order(epoch)
+            begin = max(first_step - epoch * self.steps_per_epoch, 0)
+            for step in range(begin, self.steps_per_epoch):
+                chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+                yield [(epoch, int(index)) for index in self.share(chosen)]
+
+
+def recording_seeds(seed: int, places: Sequence[_Place]) -> np.ndarray:
+    """
+    A seed for each recording in each epoch (SplitMix64's mixing, three times over).
+
+    Args:
+        seed (`int`): Of the run.
+        places (`Sequence[tuple[int, int]]`): Epoch and position of each recording.
+
+    Returns:
+        `np.ndarray` of shape `(len(places),)`, int64.
+    """
+    state = np.full(len(places), seed % 2**64, dtype=np.uint64)
+    for column in np.asarray(places, dtype=np.uint64).reshape(len(places), 2).T:
+        state = _mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ column
+    return _mix(state + np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+class StepCollator:
+    """
+    Recordings of one step to batches. Recordings of like length stand together, so that short ones are not padded to
+    the longest of all; the gradient is that of the whole step, whatever stands beside what.
+
+    Args:
+        collator (`Callable`): Makes one batch of rows. If it has a method `length(row)`, rows are sorted by it.
+        micro_batch_size (`int`): Most recordings of one batch.
+        seed (`int`): Of the run.
+        with_seeds (`bool`): Whether the model takes `seeds`.
+    """
+
+    def __init__(self, collator: Collator, micro_batch_size: int, seed: int, with_seeds: bool):
+        self.collator = collator
+        self.micro_batch_size = micro_batch_size
+        self.seed = seed
+        self.with_seeds = with_seeds
+
+    def __call__(self, placed: Sequence[tuple[_Place, Row]]) -> StepBatches:
+        """Collate the rows of a step with their places."""
+        seeds = recording_seeds(self.seed, [place for place, _ in placed])
+        order = list(range(len(placed)))
+        length = getattr(self.collator, "length", None)
+        if length is not None:
+            order.sort(key=lambda index: length(placed[index][1]))
+        step = StepBatches([], [])
+        # Parts of equal size, so that the last is no leftover.
+        for part in np.array_split(order, -(-len(order) // self.micro_batch_size)):
+            rows = [placed[index][1] for index in part]
+            batch = self.collator(rows)
+            if self.with_seeds:
+                batch["seeds"] = torch.from_numpy(seeds[part])
+            step.record_ids.append([str(row.get("record_id", "?")) for row in rows])
+            step.batches.append(batch)
+        return step
+
+
+class _PlacedRows(Dataset):
+    """Rows of a map-style dataset by epoch and index; the epoch only passes through."""
+
+    def __init__(self, dataset: datasets.Dataset):
+        self.dataset = dataset
+
+    def __getitems__(self, places: list[_Place]) -> list[tuple[_Place, Row]]:
+        rows = self.dataset.__getitems__([index for _, index in places])
+        return list(zip(places, rows, strict=True))
+
+    def __getitem__(self, place: _Place) -> tuple[_Place, Row]:
+        return self.__getitems__([place])[0]
+
+
+class _PlaceSampler(Sampler):
+    """The places of every step, from one step on."""
+
+    def __init__(self, plan: StepPlan, first_step: int):
+        self.plan = plan
+        self.first_step = first_step
+
+    def __iter__(self) -> Iterator[list[_Place]]:
+        return self.plan.places(self.first_step)
+
+    def __len__(self) -> int:
+        return self.plan.num_steps - self.first_step
+
+
+class _StreamedSteps(IterableDataset):
+    """
+    The batches of every step of a stream. Every process reads the whole stream and keeps its share: only so are the
+    steps the same for any number of processes.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        plan: StepPlan,
+        first_step: int,
+        shuffle_buffer: int,
+        collate: StepCollator,
+    ):
+        self.dataset = dataset.shuffle(seed=plan.seed, buffer_size=shuffle_buffer) if shuffle_buffer > 1 else dataset
+        self.plan = plan
+        self.first_step = first_step
+        self.collate = collate
+
+    def __iter__(self) -> Iterator[StepBatches]:
+        plan = self.plan
+        for epoch in range(self.first_step // plan.steps_per_epoch, plan.epochs):
+            self.dataset.set_epoch(epoch)
+            begin = max(self.first_step - epoch * plan.steps_per_epoch, 0) * plan.batch_size
+            rows = iter(self.dataset.skip(begin) if begin else self.dataset)
+            for first in range(begin, plan.steps_per_epoch * plan.batch_size, plan.batch_size):
+                placed = [((epoch, first + number), row) for number, row in enumerate(islice(rows, plan.batch_size))]
+                if len(placed) < plan.batch_size:
+                    raise InputError(
+                        f"the stream ended after {first + len(placed)} recordings, and an epoch was to have "
+                        f"{plan.num_recordings}: set recordings_per_epoch to what the stream holds"
+                    )
+                yield self.collate(plan.share(placed))
+
+
+def step_loader(
+    dataset: datasets.Dataset | datasets.IterableDataset,
+    plan: StepPlan,
+    collate: StepCollator,
+    first_step: int = 0,
+    num_workers: int = 0,
+    shuffle_buffer: int = 10_000,
+) -> DataLoader:
+    """
+    The batches of every step from one on, over all epochs, so that no epoch waits for its first batch.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): Rows as `prepare` makes them.
+        plan ([`StepPlan`]): Cuts them into steps.
+        collate ([`StepCollator`]): Makes the batches.
+        first_step (`int`, *optional*, defaults to 0): A map-style dataset goes there at once; a stream is read up to
+            there.
+        num_workers (`int`, *optional*, defaults to 0): Processes that make batches; a stream uses one at most.
+        shuffle_buffer (`int`, *optional*, defaults to 10000): Recordings among which a stream is shuffled.
+    """
+    pinned = torch.cuda.is_available()
+    if isinstance(dataset, datasets.IterableDataset):
+        steps = _StreamedSteps(dataset.with_format("numpy"), plan, first_step, shuffle_buffer, collate)
+        return DataLoader(steps, batch_size=None, num_workers=min(num_workers, 1), pin_memory=pinned)
+    return DataLoader(
+        _PlacedRows(dataset.with_format("numpy")),
+        batch_sampler=_PlaceSampler(plan, first_step),
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=pinned,
+    )
+
+
+def share_loader(
+    dataset: datasets.Dataset,
+    collator: Collator,
+    batch_size: int,
+    process: int,
+    num_processes: int,
+    *,
+    equal: bool,
+    num_workers: int,
+) -> DataLoader:
+    """
+    One process's share of a dataset, in its order.
+
+    Args:
+        dataset, collator, num_workers: As in [`step_loader`].
+        batch_size (`int`): Recordings of a batch.
+        process, num_processes (`int`): Which share, of how many.
+        equal (`bool`): Whether all shares must be of one size; what does not divide is left out.
+    """
+    last = len(dataset) // num_processes * num_processes if equal else len(dataset)
+    share = range(process, last, num_processes)
+    return DataLoader(
+        dataset.with_format("numpy"),
+        batch_sampler=[list(share[start : start + batch_size]) for start in range(0, len(share), batch_size)],
+        collate_fn=collator,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,141 @@
+"""
+Checkpoints of a pre-training run: whole or absent, rotated, and refused for a run that is not the same.
+
+A checkpoint is written beside the others under a hidden name, flushed to disk, and renamed when it is whole. Whatever
+kills the run, the newest folder under its own name can be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..data.differences import first_difference
+from ..processing.errors import InputError
+
+
+FOLDER = "checkpoints"
+_STATE = "training_state.json"
+_PREFIX = "step-"
+_PARTIAL = ".partial-"
+
+
+class Checkpoints:
+    """
+    The checkpoints of one run.
+
+    Args:
+        output_dir (`Path`): Folder of the run; the checkpoints are in `checkpoints/` there.
+        accelerator ([`Accelerator`]): Saves and loads what it prepared: model and optimiser.
+        identity (`dict`): What two runs must share to be the same, as JSON has it; the keys are words for users.
+        keep (`int`): Newest checkpoints that are kept.
+    """
+
+    def __init__(self, output_dir: Path, accelerator: Accelerator, identity: dict[str, Any], keep: int):
+        self.folder = output_dir / FOLDER
+        self.accelerator = accelerator
+        self.identity = json.loads(json.dumps(identity, default=str))
+        self.keep = keep
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """
+        The newest whole checkpoint and its state.
+
+        Raises:
+            InputError: If it belongs to another run, with what differs.
+        """
+        for path in reversed(self._all()):
+            state = _read(path)
+            if state is None:
+                continue
+            if (found := first_difference(state["identity"], self.identity, joint=": ")) is not None:
+                raise InputError(
+                    f"{self.folder.parent} holds the checkpoints of another run ({found.name} was {found.there!r} and "
+                    f"is {found.now!r} now): choose another output folder, give the settings of that run, or replace "
+                    "it with --restart"
+                )
+            return path, state
+        return None
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """
+        Write a checkpoint; every process calls this.
+
+        Args:
+            step (`int`): Steps done.
+            state (`dict`): What the loop must know to go on, as JSON has it.
+        """
+        main = self.accelerator.is_main_process
+        partial = self.folder / f"{_PARTIAL}{step:08d}"
+        if main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if not main:
+            return
+        files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
+        text = json.dumps({"step": step, "identity": self.identity, "files": files, **state})
+        (partial / _STATE).write_text(text, encoding="utf-8")
+        for path in partial.rglob("*"):
+            _flush(path)
+        final = self.folder / f"{_PREFIX}{step:08d}"
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _flush(self.folder)
+        for old in self._all()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load(self, path: Path) -> None:
+        """
+        Put the weights and the optimiser's state of a checkpoint back; every process calls this.
+
+        Raises:
+            InputError: If the files cannot be read.
+        """
+        try:
+            self.accelerator.load_state(str(path))
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): delete that folder, and the "
+                "same command goes on from the one before it"
+            ) from error
+
+    def clean(self, restart: bool) -> None:
+        """Remove what killed runs left half written, or everything with `restart`; the main process calls this."""
+        if restart:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif self.folder.is_dir():
+            for path in self.folder.glob(f"{_PARTIAL}*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{_PREFIX}*")) if self.folder.is_dir() else []
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The state of a checkpoint, or `None` if a file is missing or of another size than it was written."""
+    try:
+        state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        if any((folder / name).stat().st_size != size for name, size in state["files"].items()):
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    return state
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file or folder before it gets its name, as far as the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

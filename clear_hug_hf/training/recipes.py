@@ -1,0 +1,254 @@
+"""
+Pre-training recipes: a YAML file, each of whose fields the command line can override.
+
+A recipe is flat: the fields of [`Recipe`] and those of [`PretrainingArguments`], side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..modeling import ClearHugConfig, ClearHugForPreTraining
+from ..processing.errors import InputError
+from .pretraining import PretrainingArguments
+
+
+class System(typing.NamedTuple):
+    """The classes of one paper's system."""
+
+    config: Any
+    model: Any
+
+
+SYSTEMS = {"clear_hug": System(ClearHugConfig, ClearHugForPreTraining)}
+
+# What differs from the paper's recipe at tiny size: a few thousand recordings on two CPU cores.
+TINY: dict[str, Any] = {"epochs": 25, "batch_size": 32, "learning_rate": 1e-3, "trackers": ["tensorboard"]}
+
+
+@dataclass
+class Recipe:
+    """
+    What is pre-trained, on what.
+
+    Args:
+        system (`str`, *optional*, defaults to `"clear_hug"`): Whose models.
+        size (`str`, *optional*, defaults to `"tiny"`): A preset of the system's config.
+        model (`dict`, *optional*): Fields of the config that differ from the preset, such as `mask_ratio`.
+        data (`list[str]`): Folders of recordings; the training splits of several are joined, and so are their
+            validation splits.
+        output (`str`, *optional*, defaults to `"runs/pretrained"`): Folder of the run.
+        streaming (`bool`, *optional*, defaults to `False`): Read prepared folders as they are trained on, instead of
+            through a copy in the cache of `datasets`: for sets larger than the free disk.
+        limit (`int`, *optional*): Use only the first recordings of each split.
+        training ([`PretrainingArguments`]): How.
+    """
+
+    system: str = "clear_hug"
+    size: str = "tiny"
+    model: dict[str, Any] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+    output: str = "runs/pretrained"
+    streaming: bool = False
+    limit: int | None = None
+    training: PretrainingArguments = field(default_factory=lambda: PretrainingArguments(**TINY))
+
+    def make_config(self) -> Any:
+        """
+        The model's config.
+
+        Raises:
+            InputError: If there is no such system or size, or a field or value is not one of the config's.
+        """
+        if self.system not in SYSTEMS:
+            raise InputError(f"there is no system {self.system!r}{_nearest(self.system, SYSTEMS)}")
+        config_class = SYSTEMS[self.system].config
+        known = [one.name for one in fields(config_class)]
+        for name in self.model:
+            if name not in known:
+                raise InputError(f"the model has no field {name!r}{_nearest(name, known)}")
+        try:
+            return config_class.preset(self.size, **self.model)
+        except (TypeError, ValueError) as error:
+            raise InputError(" ".join(str(error).split())) from error
+
+    def make_model(self) -> Any:
+        """A new model; set the seed before."""
+        return SYSTEMS[self.system].model(self.make_config())
+
+
+_OWN = tuple(one.name for one in fields(Recipe) if one.name != "training")
+_TRAINING = tuple(one.name for one in fields(PretrainingArguments))
+
+
+def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """
+    A recipe from a file and what overrides it.
+
+    Args:
+        path (`str` or `Path`, *optional*): A YAML file; without one, the tiny recipe.
+        overrides (`Mapping`, *optional*): Fields by name, with values as YAML has them. Those of `model` are merged.
+
+    Returns:
+        [`Recipe`]
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is no YAML mapping, a field is unknown (with the nearest known one), or a value does not fit.
+    """
+    overrides = dict(overrides or {})
+    given = dict(TINY) if path is None else _read(Path(path))
+    where = "the recipe" if path is None else str(path)
+    values = {**given, **overrides}
+    values["model"] = {**(given.get("model") or {}), **(overrides.get("model") or {})}
+    known = (*_OWN, *_TRAINING)
+    for name in values:
+        if name not in known:
+            raise InputError(f"{where} has an unknown field {name!r}{_nearest(str(name), known)}")
+    own = {name: _fit(Recipe, name, value, where) for name, value in values.items() if name in _OWN}
+    training = {
+        name: _fit(PretrainingArguments, name, value, where) for name, value in values.items() if name in _TRAINING
+    }
+    return Recipe(**own, training=PretrainingArguments(**training))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"the recipe {path} does not exist: check the path, or leave out --config")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not a recipe: it must be lines of `field: value`")
+    return found
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f": did you mean {found[0]!r}?" if found else f": choose from {', '.join(known)}"
+
+
+def _fit(owner: type, name: str, value: Any, where: str) -> Any:
+    """A value as the type of its field has it; YAML takes 5e-4 for a word."""
+    kinds = typing.get_type_hints(owner)[name]
+    optional = isinstance(kinds, types.UnionType) and type(None) in typing.get_args(kinds)
+    if value is None and optional:
+        return None
+    kind = next(one for one in typing.get_args(kinds) if one is not type(None)) if optional else kinds
+    origin, inside = typing.get_origin(kind) or kind, typing.get_args(kind)
+    try:
+        if origin is tuple:
+            if isinstance(value, str | int | float):
+                value = [value]
+            return tuple(_convert(inside[0], one) for one in value or ())
+        return _convert(origin, value)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: {name} is {value!r}: give {_KINDS.get(origin, 'another value')}") from None
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    if kind is str and value is False:
+        return "no"  # what YAML takes for a truth value
+    if kind is bool or isinstance(value, bool):
+        if kind is not bool or not isinstance(value, bool):
+            raise TypeError
+        return value
+    if kind is int:
+        if isinstance(value, str) or float(value) != int(value):
+            raise ValueError
+        return int(value)
+    if kind is dict and not isinstance(value, dict):
+        raise TypeError
+    if kind is str and not isinstance(value, str):
+        raise TypeError
+    return kind(value)
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    tuple: "a list",
+    dict: "a list of `field: value`",
+}
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every field of a recipe, with the text of its documentation as help."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a recipe (YAML); the options below override it")
+    for owner, names in ((Recipe, _OWN), (PretrainingArguments, _TRAINING)):
+        group = parser.add_argument_group("what is trained" if owner is Recipe else "how it is trained")
+        help_of = _documentation(owner)
+        for name in names:
+            if name == "model":
+                group.add_argument(
+                    "--model-option",
+                    dest="recipe_model",
+                    action="append",
+                    type=_option,
+                    default=argparse.SUPPRESS,
+                    metavar="NAME=VALUE",
+                    help="a field of the model's config, such as mask_ratio=0.75; may be repeated",
+                )
+                continue
+            kind = str(typing.get_type_hints(owner)[name])
+            many = "tuple" in kind
+            settings: dict[str, Any] = {"nargs": "*", "metavar": "VALUE"} if many else {"metavar": "VALUE"}
+            if "bool" in kind:
+                settings = {"action": argparse.BooleanOptionalAction}
+            else:
+                settings["type"] = str if "str" in kind else _value
+            group.add_argument(
+                "--" + name.replace("_", "-"),
+                dest=f"recipe_{name}",
+                default=argparse.SUPPRESS,
+                help=help_of[name].replace("%", "%%"),
+                **settings,
+            )
+
+
+def recipe_from_options(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that the options of [`add_recipe_options`] give."""
+    given = {name[len("recipe_") :]: value for name, value in vars(arguments).items() if name.startswith("recipe_")}
+    if "model" in given:
+        given["model"] = dict(given["model"])
+    return read_recipe(arguments.config, given)
+
+
+def _value(text: str) -> Any:
+    """A word or number, as a recipe would have it."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, int | float | None) and not isinstance(value, bool) else text
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=VALUE")
+    return name, yaml.safe_load(value)
+
+
+def _documentation(owner: type) -> dict[str, str]:
+    """The text of each argument in a class's docstring, without its type."""
+    entries = re.findall(
+        r"^        (\w+) \([^\n]*?\): (.*?)(?=^        \w+ \(|\Z|^    \w)", owner.__doc__ or "", re.M | re.S
+    )
+    return {name: " ".join(text.replace("`", "").split()) for name, text in entries}
