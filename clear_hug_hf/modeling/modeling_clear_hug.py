@@ -401,7 +401,7 @@ def drop(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:
     Dropout. On a CPU a random number of 16 bits decides each value, a quarter of those that torch draws: its own
     dropout spends a fifth of a training step there. The share is exact to 1 / 65536, and so is the scale.
     """
-    if not training or not share or states.device.type != "cpu":
+    if not training or not share or states.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(states, share, training)
     dropped = round(share * 65_536)
     bits = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
@@ -481,7 +481,7 @@ class ClearHugAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        if dropout and query.device.type == "cpu":
+        if dropout and query.device.type == "cpu" and not torch.compiler.is_compiling():
             attention = eager_attention_forward  # with dropout, torch's SDPA is slower than this on a CPU
         return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
 

@@ -7,8 +7,11 @@ from clear_hug_hf.modeling import ClearHugForPreTraining, ClearHugForSequenceCla
 from clear_hug_hf.modeling.modeling_clear_hug import (
     count_visible,
     decoder_attention_mask,
+    drop,
     encoder_attention_mask,
+    noise_counters,
     normalize_beats,
+    seeded_noise,
 )
 
 
@@ -132,9 +135,10 @@ def test_when_beats_are_normalised_then_mean_and_unbiased_variance_are_gone():
 
 def rebuild(model, memory, slots, visible, real):
     with torch.no_grad():
-        return model.decoder(memory, slots, visible, real)
+        return model.decoder(memory, slots, slots, visible, real)
 
 
+@pytest.mark.parametrize("form", ["dense", "pieces"])
 @pytest.mark.parametrize(
     ("fields", "sees_same_beat", "sees_own_summary", "sees_rest"),
     [
@@ -146,10 +150,11 @@ def rebuild(model, memory, slots, visible, real):
     ],
 )
 def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
-    small_config, fields, sees_same_beat, sees_own_summary, sees_rest
+    small_config, form, fields, sees_same_beat, sees_own_summary, sees_rest
 ):
     # With one layer nothing reaches a beat but what it attends to.
-    model = ClearHugForPreTraining(small_config(decoder_num_hidden_layers=1, **fields)).eval()
+    config = small_config(decoder_num_hidden_layers=1, decoder_attention_form=form, **fields)
+    model = ClearHugForPreTraining(config).eval()
     real = torch.ones(1, 12, 15, dtype=torch.bool)
     visible = torch.zeros(1, 12, 15, dtype=torch.bool)
     visible[0, :, 3] = True
@@ -172,8 +177,10 @@ def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
     assert not reacts_to(12 + 2 * 15 + 4)  # what stands where a hidden beat would be
 
 
-def test_when_decoder_memory_changes_then_a_visible_beat_sees_visible_beats_and_its_summary(small_config):
-    model = ClearHugForPreTraining(small_config(decoder_num_hidden_layers=1)).eval()
+@pytest.mark.parametrize("form", ["dense", "pieces"])
+def test_when_decoder_memory_changes_then_a_visible_beat_sees_visible_beats_and_its_summary(small_config, form):
+    config = small_config(decoder_num_hidden_layers=1, decoder_attention_form=form)
+    model = ClearHugForPreTraining(config).eval()
     real = torch.ones(1, 12, 15, dtype=torch.bool)
     visible = torch.zeros(1, 12, 15, dtype=torch.bool)
     visible[0, 2, 3] = visible[0, 5, 9] = True
@@ -184,6 +191,53 @@ def test_when_decoder_memory_changes_then_a_visible_beat_sees_visible_beats_and_
         other = memory.clone()
         other[0, token] += torch.randn(32)
         assert bool(changed(before, rebuild(model, other, slots, visible, real)[0, 2, 3])) is expected
+
+
+GUIDANCE = [
+    {},
+    {"view_guidance": False},
+    {"conduction_guidance": False},
+    {"view_guidance": False, "conduction_guidance": False},
+    {"cls_attention": "reference_bias", "beat_embedding": "conv"},
+]
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("fields", GUIDANCE)
+def test_when_the_decoder_attends_in_pieces_then_it_rebuilds_what_one_mask_does(
+    small_config, make_batch, fields, implementation
+):
+    batch = make_batch(num_beats=13, real_beats=(13, 7, 1))
+    batch["lead_mask"][2, :6] = False
+    model = ClearHugForPreTraining(small_config(**fields)).eval()
+    model.set_attn_implementation(implementation)
+    outputs, gradients = [], []
+    for form in ("dense", "pieces"):
+        model.config.decoder_attention_form = form
+        outputs.append(model(**batch))
+        model.zero_grad()
+        outputs[-1].loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    hidden = outputs[0].masked_positions
+    assert hidden.flatten(1).any(dim=1).all()
+    torch.testing.assert_close(outputs[1].reconstruction[hidden], outputs[0].reconstruction[hidden])
+    torch.testing.assert_close(outputs[1].loss, outputs[0].loss)
+    for dense, pieces in zip(*gradients, strict=True):
+        torch.testing.assert_close(pieces, dense, atol=1e-5, rtol=1e-4)
+    # Visible beats, too, and those named one by one.
+    seen = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None] & ~hidden
+    torch.testing.assert_close(outputs[1].reconstruction[seen], outputs[0].reconstruction[seen])
+    named = model(**batch, masked_positions=hidden)
+    torch.testing.assert_close(named.reconstruction[hidden], outputs[0].reconstruction[hidden])
+
+
+@pytest.mark.parametrize("fields", [{"full_attention": True}, {"cls_attention": "full"}])
+def test_when_more_may_be_attended_to_than_the_pieces_hold_then_one_mask_is_used(small_config, make_batch, fields):
+    batch = make_batch()
+    model = ClearHugForPreTraining(small_config(decoder_attention_form="pieces", **fields)).eval()
+    pieces = model(**batch).reconstruction
+    model.config.decoder_attention_form = "dense"
+    torch.testing.assert_close(model(**batch).reconstruction, pieces, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("fields", [{}, {"full_attention": True}, {"cls_attention": "reference_bias"}])
@@ -365,6 +419,55 @@ def test_when_the_generator_is_seeded_then_the_same_beats_are_hidden(small_confi
     assert not masks[0].equal(masks[2])
 
 
+def test_when_seeds_are_given_then_a_recording_hides_the_same_beats_in_any_batch(small_config, make_batch):
+    model = ClearHugForPreTraining(small_config()).train()
+    batch = make_batch(real_beats=(12, 12))
+    seeds = torch.tensor([3, -(2**62)])
+    first = model(**batch, seeds=seeds).masked_positions
+    torch.manual_seed(5)
+    turned = {name: value.flip(0) for name, value in batch.items()}
+    turned["lead_mask"] = batch["lead_mask"]
+    trimmed = {
+        "input_values": batch["input_values"][:, :, :12],
+        "beat_mask": batch["beat_mask"][:, :12],
+        "lead_mask": batch["lead_mask"],
+    }
+    assert torch.equal(model(**trimmed, seeds=seeds).masked_positions, first[:, :, :12])
+    assert torch.equal(model.eval()(**batch, seeds=seeds).masked_positions, first)
+    full = {**batch, "lead_mask": torch.ones_like(batch["lead_mask"])}
+    both, alone = model(**full, seeds=seeds), {name: value[1:] for name, value in full.items()}
+    assert torch.equal(model(**alone, seeds=seeds[1:]).masked_positions, both.masked_positions[1:])
+    assert not torch.equal(both.masked_positions[0], both.masked_positions[1])
+
+
+def test_when_noise_comes_from_seeds_then_it_is_uniform_and_every_recordings_own(small_config):
+    noise = seeded_noise(torch.arange(2000), noise_counters(small_config())).flatten(1)
+    assert noise.min() >= 0
+    assert noise.max() < 1
+    counts = torch.histc(noise, bins=10, min=0, max=1) / noise.numel()
+    torch.testing.assert_close(counts, torch.full((10,), 0.1), atol=2e-3, rtol=0)
+    # Neither neighbouring seeds nor neighbouring beats go together.
+    for first, second in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1])):
+        correlation = torch.corrcoef(torch.stack((first.flatten(), second.flatten())))[0, 1]
+        assert correlation.abs() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_when_values_are_dropped_then_share_scale_and_gradient_are_those_of_dropout(dtype):
+    states = torch.ones(999, 1001, dtype=dtype, requires_grad=True)
+    dropped = drop(states, 0.1, True)
+    kept = dropped != 0
+    assert kept.float().mean().item() == pytest.approx(0.9, abs=2e-3)
+    torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 1 / 0.9), atol=1e-4, rtol=1e-2)
+    dropped.sum().backward()
+    assert torch.equal(states.grad != 0, kept)
+    # No pattern along rows or columns.
+    assert kept.float().mean(dim=0).std() < 0.02
+    assert kept.float().mean(dim=1).std() < 0.02
+    assert drop(states, 0.1, False) is states
+    assert drop(states, 0.0, True) is states
+
+
 def test_when_training_then_every_step_and_recording_hides_other_beats(small_config, make_batch):
     batch = make_batch(15, (15, 15))
     batch.pop("lead_mask")
@@ -406,6 +509,17 @@ def test_when_pretraining_then_the_encoder_computes_visible_beats_only(small_con
     model = ClearHugForPreTraining(small_config()).eval()
     hidden_states = model(**batch, output_hidden_states=True).hidden_states
     assert {tuple(states.shape) for states in hidden_states} == {(2, 12 + 36, 32)}
+
+
+def test_when_a_batch_is_split_then_weighted_losses_add_up(small_config, make_batch):
+    model = ClearHugForPreTraining(small_config()).eval()
+    batch = make_batch(real_beats=(15, 9))
+    whole = model(**batch)
+    parts = [model(**{name: value[i : i + 1] for name, value in batch.items()}) for i in (0, 1)]
+    assert parts[0].loss_weight > parts[1].loss_weight
+    assert whole.loss_weight == sum(part.loss_weight for part in parts)
+    total = sum(part.loss * part.loss_weight for part in parts) / whole.loss_weight
+    torch.testing.assert_close(total, whole.loss)
 
 
 def test_when_the_loss_is_computed_then_it_is_the_mean_over_hidden_beats(small_config, make_batch):
