@@ -249,7 +249,24 @@ def test_when_a_training_record_is_bad_then_the_run_goes_on_and_names_it(
     (data / "records100/00000/00003_lr.dat").write_bytes(b"short")
     output = tmp_path / "run"
     capsys.readouterr()
-    assert main(["pretrain", "--data", str(data), "--output", str(output), "--epochs", "1", "--batch-size", "4", "--limit", "8"]) == 1
+    assert (
+        main(
+            [
+                "pretrain",
+                "--data",
+                str(data),
+                "--output",
+                str(output),
+                "--epochs",
+                "1",
+                "--batch-size",
+                "4",
+                "--limit",
+                "8",
+            ]
+        )
+        == 1
+    )
     assert "  3: " in capsys.readouterr().err
     assert (output / "model" / "config.json").is_file()
 

@@ -7,7 +7,7 @@ recording, from which its hidden beats are drawn. So a run can go on from any st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -189,7 +189,9 @@ class _StreamedSteps(IterableDataset):
         shuffle_buffer: int,
         collate: StepCollator,
     ):
-        self.dataset = dataset.shuffle(seed=plan.seed, buffer_size=shuffle_buffer) if shuffle_buffer > 1 else dataset
+        # The buffer is our own: that of `datasets` draws otherwise in a worker process than in the main one.
+        self.dataset = dataset.shuffle(seed=plan.seed, buffer_size=1) if shuffle_buffer > 1 else dataset
+        self.shuffle_buffer = shuffle_buffer
         self.plan = plan
         self.first_step = first_step
         self.collate = collate
@@ -199,7 +201,8 @@ class _StreamedSteps(IterableDataset):
         for epoch in range(self.first_step // plan.steps_per_epoch, plan.epochs):
             self.dataset.set_epoch(epoch)
             begin = max(self.first_step - epoch * plan.steps_per_epoch, 0) * plan.batch_size
-            rows = iter(self.dataset.skip(begin) if begin else self.dataset)
+            generator = np.random.default_rng([plan.seed, epoch])
+            rows = islice(_shuffled(self.dataset, self.shuffle_buffer, generator), begin, None)
             for first in range(begin, plan.steps_per_epoch * plan.batch_size, plan.batch_size):
                 placed = [((epoch, first + number), row) for number, row in enumerate(islice(rows, plan.batch_size))]
                 if len(placed) < plan.batch_size:
@@ -208,6 +211,20 @@ class _StreamedSteps(IterableDataset):
                         f"{plan.num_recordings}: set recordings_per_epoch to what the stream holds"
                     )
                 yield self.collate(plan.share(placed))
+
+
+def _shuffled(rows: Iterable[Row], size: int, generator: np.random.Generator) -> Iterator[Row]:
+    """Rows in an order that is drawn among `size` of them at a time."""
+    buffer: list[Row] = []
+    for row in rows:
+        if len(buffer) < size:
+            buffer.append(row)
+        else:
+            drawn = int(generator.integers(size))
+            yield buffer[drawn]
+            buffer[drawn] = row
+    for drawn in generator.permutation(len(buffer)):
+        yield buffer[drawn]
 
 
 def step_loader(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from ..data.differences import first_difference
 from ..processing.errors import InputError
@@ -102,7 +104,7 @@ class Checkpoints:
         """
         try:
             self.accelerator.load_state(str(path))
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
             raise InputError(
                 f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): delete that folder, and the "
                 "same command goes on from the one before it"

@@ -71,7 +71,7 @@ class PretrainingArguments:
         min_learning_rate (`float`, *optional*, defaults to 1e-5): Rate at the end of the cosine.
         warmup_epochs (`float`, *optional*, defaults to 5.0): Length of the linear warm-up; at most a tenth of the run.
         weight_decay (`float`, *optional*, defaults to 0.05): For the weights of linear and convolution layers only.
-        betas (`tuple[float, float]`, *optional*, defaults to `(0.9, 0.98)`): Of AdamW.
+        betas (`tuple[float, float]`, *optional*, defaults to `(0.9, 0.98)`): Of AdamW's two averages.
         max_grad_norm (`float`, *optional*, defaults to 3.0): Gradients are clipped to this norm.
         mixed_precision (`str`, *optional*, defaults to `"auto"`): `"no"`, `"bf16"`, or `"auto"`: bf16 on a GPU that
             has it.
@@ -464,7 +464,7 @@ class _Loop:
         sums = accelerator.reduce(sums, "sum")
         weight = sums[1].clamp(min=1)
         # Gradients are sums over this process's terms, averaged over processes: they become means over all terms.
-        norm = _scale_and_clip(self.model, plan.num_processes / weight, arguments.max_grad_norm)
+        norm = scale_and_clip(self.model, plan.num_processes / weight, arguments.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -604,8 +604,18 @@ def _loss_and_weight(output: Any, batch: dict[str, torch.Tensor]) -> tuple[torch
 
 
 @torch.no_grad()
-def _scale_and_clip(model: nn.Module, scale: torch.Tensor, max_norm: float) -> torch.Tensor:
-    """Multiply gradients by `scale`, then clip them to a norm, in one pass; the norm before it was clipped."""
+def scale_and_clip(model: nn.Module, scale: torch.Tensor, max_norm: float) -> torch.Tensor:
+    """
+    Multiply gradients and clip them in one pass.
+
+    Args:
+        model (`nn.Module`): Holds the gradients.
+        scale (`torch.Tensor` of shape `()`): Multiplies them.
+        max_norm (`float`): Largest norm that they may have then.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Their norm after scaling, before clipping.
+    """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
     norm = getattr(norm, "full_tensor", lambda: norm)() * scale  # of sharded gradients the norm is sharded, too

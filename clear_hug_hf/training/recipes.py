@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 
 from ..modeling import ClearHugConfig, ClearHugForPreTraining
 from ..processing.errors import InputError
@@ -79,7 +80,7 @@ class Recipe:
                 raise InputError(f"the model has no field {name!r}{_nearest(name, known)}")
         try:
             return config_class.preset(self.size, **self.model)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, StrictDataclassError) as error:
             raise InputError(" ".join(str(error).split())) from error
 
     def make_model(self) -> Any:
@@ -110,11 +111,12 @@ def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] | None = N
     given = dict(TINY) if path is None else _read(Path(path))
     where = "the recipe" if path is None else str(path)
     values = {**given, **overrides}
-    values["model"] = {**(given.get("model") or {}), **(overrides.get("model") or {})}
     known = (*_OWN, *_TRAINING)
     for name in values:
         if name not in known:
             raise InputError(f"{where} has an unknown field {name!r}{_nearest(str(name), known)}")
+    fitted = [_fit(Recipe, "model", source.get("model") or {}, where) for source in (given, overrides)]
+    values["model"] = {**fitted[0], **fitted[1]}
     own = {name: _fit(Recipe, name, value, where) for name, value in values.items() if name in _OWN}
     training = {
         name: _fit(PretrainingArguments, name, value, where) for name, value in values.items() if name in _TRAINING

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import dataclasses
+import importlib.util
+import inspect
 import math
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,17 +18,22 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoFeatureExtractor, AutoModelForPreTraining, set_seed
 
+from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training.batches import StepPlan
 from clear_hug_hf.training.pretraining import (
     PretrainingArguments,
     decay_groups,
     learning_rate_at,
     pretrain,
+    scale_and_clip,
 )
 
 
@@ -75,7 +86,43 @@ def test_when_a_model_is_pretrained_then_the_loss_falls_and_the_folder_loads(
         assert torch.equal(loaded.state_dict()[name], tensor), name
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "run" / "model")
     assert extractor.to_dict() | {"auto_map": None} == ClearHugFeatureExtractor().to_dict() | {"auto_map": None}
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model", "pretraining_log.csv"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "best",
+        "checkpoints",
+        "model",
+        "pretraining_log.csv",
+        "pretraining_steps.csv",
+    ]
+    with (tmp_path / "run" / "pretraining_steps.csv").open() as file:
+        steps = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in steps] == list(range(1, 46))
+    assert [float(row["loss"]) for row in steps] == [row["loss"] for row in result.steps]
+    assert sum(row["loss"] for row in result.steps[-3:]) / 3 == pytest.approx(result.history[-1]["train_loss"])
+
+
+def test_when_an_epoch_was_best_then_its_model_is_kept(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    class Moody(ClearHugForPreTraining):
+        seen = 0
+
+        def forward(self, **kwargs: Any) -> Any:
+            output = super().forward(**kwargs)
+            if not self.training:
+                self.seen += 1
+                output.loss = output.loss * (1.0, 0.1, 1.0)[self.seen - 1]
+            return output
+
+    set_seed(0)
+    model = Moody(ClearHugConfig.preset("tiny", **SMALL))
+    recipe = _recipe(epochs=3, keep_checkpoints=3)
+    pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, dataset.select(range(4)), recipe)
+    kept = {
+        name: load_file(tmp_path / name / "model.safetensors")
+        for name in ("best", "model", "checkpoints/step-00000008", "checkpoints/step-00000012")
+    }
+    for folder, checkpoint in (("best", 8), ("model", 12)):
+        expected = kept[f"checkpoints/step-{checkpoint:08d}"]
+        assert all(torch.equal(expected[name], tensor) for name, tensor in kept[folder].items())
+    AutoModelForPreTraining.from_pretrained(tmp_path / "best")
 
 
 def test_when_seeds_are_equal_then_runs_are_and_else_they_differ(dataset: datasets.Dataset) -> None:
@@ -122,10 +169,39 @@ def test_when_the_loss_is_not_finite_then_the_last_good_folder_stays(
 
     set_seed(0)
     model = Breaking(ClearHugConfig.preset("tiny", **SMALL))
-    with pytest.raises(InputError, match="loss is nan at step 8"):
+    plan = StepPlan(18, 4, 2, seed=0)
+    batch = sorted(dataset["record_id"][index] for _, index in list(plan.places(0))[4])
+    with pytest.raises(InputError, match=rf"loss is nan at step 5 with learning rate \S+, .* {', '.join(batch)}: "):
         pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
     saved = AutoModelForPreTraining.from_pretrained(tmp_path / "model")
     assert all(torch.isfinite(parameter).all() for parameter in saved.parameters())
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    assert len((tmp_path / "pretraining_steps.csv").read_text().splitlines()) == 5
+
+
+def test_when_one_part_of_a_step_is_not_finite_then_only_its_recordings_are_named(dataset: datasets.Dataset) -> None:
+    class Breaking(ClearHugForPreTraining):
+        calls = 0
+
+        def forward(self, **kwargs: Any) -> Any:
+            output = super().forward(**kwargs)
+            self.calls += 1
+            if self.calls == 6:
+                output.loss = output.loss * math.inf
+            return output
+
+    set_seed(0)
+    model = Breaking(ClearHugConfig.preset("tiny", **SMALL))
+    with pytest.raises(InputError, match=r"loss is (inf|nan) at step 3 .* recordings \d+-0, \d+-0: "):
+        pretrain(model, dataset, ClearHugFeatureExtractor(), arguments=_recipe(micro_batch_size=2))
+
+
+def test_when_a_gradient_is_not_finite_then_the_run_stops_before_the_next_loss(dataset: datasets.Dataset) -> None:
+    set_seed(0)
+    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
+    model.decoder.prediction.bias.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(InputError, match="gradient's norm is nan at step 1"):
+        pretrain(model, dataset, ClearHugFeatureExtractor(), arguments=_recipe(log_every=1))
 
 
 def test_when_parameters_are_grouped_then_only_weights_of_maps_decay() -> None:
@@ -158,6 +234,237 @@ def test_when_the_rate_is_scheduled_then_it_rises_to_the_peak_and_falls_to_the_l
 def test_when_a_setting_is_out_of_range_then_it_is_named(field: str, value: Any) -> None:
     with pytest.raises(InputError, match=field):
         PretrainingArguments(**{field: value})
+
+
+# Parts of a step
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def _steady_model() -> ClearHugForPreTraining:
+    set_seed(0)
+    return ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL, **NO_DROPOUT))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"micro_batch_size": 3}, {"micro_batch_size": 1}, {"gradient_checkpointing": True}]
+)
+def test_when_a_step_is_computed_otherwise_then_it_is_the_same_step(
+    dataset: datasets.Dataset, changed: dict[str, Any]
+) -> None:
+    runs = [
+        pretrain(_steady_model(), dataset, ClearHugFeatureExtractor(), arguments=_recipe(batch_size=9, **fields))
+        for fields in ({}, changed)
+    ]
+    for first, second in zip(runs[0].steps, runs[1].steps, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
+        assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], abs=1e-5)
+    for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        torch.testing.assert_close(second, first, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("largest", [0.01, 1000.0])
+def test_when_gradients_are_scaled_and_clipped_then_they_are_as_torch_does_it(
+    dataset: datasets.Dataset, largest: float
+) -> None:
+    model = _steady_model().eval()
+    batch = BeatCollator(ClearHugFeatureExtractor(), ())(list(dataset.with_format("numpy")))
+    output = model(**batch)
+    (output.loss * output.loss_weight).backward()
+    other = copy.deepcopy(model)
+    other.zero_grad()
+    other(**batch).loss.backward()
+    expected = torch.nn.utils.clip_grad_norm_(other.parameters(), largest)
+    norm = scale_and_clip(model, 1 / output.loss_weight, largest)
+    torch.testing.assert_close(norm, expected)
+    for first, second in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(first.grad, second.grad, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_when_layers_are_compiled_then_the_losses_are_the_same(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    runs = [
+        pretrain(
+            _steady_model(), dataset, ClearHugFeatureExtractor(), tmp_path / str(on), arguments=_recipe(compile=on)
+        )
+        for on in (False, True)
+    ]
+    for first, second in zip(runs[0].steps, runs[1].steps, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], abs=1e-4)
+    AutoModelForPreTraining.from_pretrained(tmp_path / "True" / "model")
+
+
+# Going on
+
+
+def _stopping(stop_at: int) -> ClearHugForPreTraining:
+    """A model that is interrupted in a step, as a run is that is killed."""
+
+    class Stopping(ClearHugForPreTraining):
+        calls = 0
+
+        def forward(self, **kwargs: Any) -> Any:
+            if self.training:
+                self.calls += 1
+                if self.calls == stop_at:
+                    raise KeyboardInterrupt
+            return super().forward(**kwargs)
+
+        forward.__signature__ = inspect.signature(ClearHugForPreTraining.forward)  # type: ignore[attr-defined]
+
+    Stopping.__name__ = "ClearHugForPreTraining"
+    set_seed(0)
+    return Stopping(ClearHugConfig.preset("tiny", **SMALL))
+
+
+def _same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("stop_at", [3, 7, 9, 11])
+def test_when_a_run_is_interrupted_then_the_same_call_ends_with_the_same_weights(
+    dataset: datasets.Dataset, tmp_path: Path, stop_at: int, streamed: bool
+) -> None:
+    rows: Any = dataset.select(range(16))
+    recipe = _recipe(epochs=3, checkpoint_every=3, recordings_per_epoch=16, shuffle_buffer=8)
+    if streamed:
+        rows = rows.to_iterable_dataset(num_shards=2)
+    validation, extractor = dataset.select(range(14, 18)), ClearHugFeatureExtractor()
+    whole = pretrain(_model(), rows, extractor, tmp_path / "whole", validation, recipe)
+    assert whole.resumed_from is None
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(_stopping(stop_at), rows, extractor, tmp_path / "cut", validation, recipe)
+    set_seed(99)  # the new process starts from anywhere
+    resumed = pretrain(
+        ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL)),
+        rows,
+        extractor,
+        tmp_path / "cut",
+        validation,
+        dataclasses.replace(recipe, num_workers=1),
+    )
+    done = [step for step in (3, 4, 6, 8, 9, 12) if step < stop_at]
+    assert resumed.resumed_from == (done[-1] if done else None)
+    if done:
+        assert _same_weights(resumed.model, whole.model)
+        assert resumed.steps == whole.steps
+        timeless = [{k: v for k, v in row.items() if "second" not in k} for row in resumed.history]
+        assert timeless == [{k: v for k, v in row.items() if "second" not in k} for row in whole.history]
+    for name in ("model", "best"):
+        AutoModelForPreTraining.from_pretrained(tmp_path / "cut" / name)
+
+
+def test_when_a_run_is_finished_then_the_same_call_trains_nothing_and_restart_trains_anew(
+    dataset: datasets.Dataset, tmp_path: Path
+) -> None:
+    first = pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
+    log = (tmp_path / "pretraining_log.csv").read_text()
+    set_seed(99)
+    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
+    again = pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
+    assert again.resumed_from == 8
+    assert again.history == first.history
+    assert again.steps == first.steps
+    assert _same_weights(again.model, first.model)
+    assert (tmp_path / "pretraining_log.csv").read_text() == log
+    anew = pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe(), restart=True)
+    assert anew.resumed_from is None
+    assert _same_weights(anew.model, first.model)
+
+
+@pytest.mark.parametrize(
+    ("model", "records", "recipe", "message"),
+    [
+        ({"mask_ratio": 0.5}, 18, {}, r"the model: mask_ratio was 0\.8 and is 0\.5 now"),
+        ({"hidden_size": 64}, 18, {}, "the model: hidden_size was 32 and is 64 now"),
+        ({}, 17, {}, "the dataset: recordings was 18 and is 17 now"),
+        ({}, 18, {"learning_rate": 1e-4}, r"the recipe: learning_rate was 0\.002 and is 0\.0001 now"),
+        ({}, 18, {"epochs": 5}, "the recipe: epochs was 2 and is 5 now"),
+        ({}, 18, {"batch_size": 6}, "the recipe: batch_size was 4 and is 6 now"),
+        ({}, 18, {"mixed_precision": "bf16"}, "the recipe: mixed_precision was 'no' and is 'bf16' now"),
+    ],
+)
+def test_when_the_folder_holds_another_run_then_what_differs_is_named_and_nothing_changes(
+    dataset: datasets.Dataset,
+    tmp_path: Path,
+    model: dict[str, Any],
+    records: int,
+    recipe: dict[str, Any],
+    message: str,
+) -> None:
+    pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    other = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **{**SMALL, **model}))
+    with pytest.raises(InputError, match=rf"holds the checkpoints of another run \({message}\)"):
+        pretrain(
+            other, dataset.select(range(records)), ClearHugFeatureExtractor(), tmp_path, arguments=_recipe(**recipe)
+        )
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_when_recordings_are_others_then_the_run_does_not_go_on(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    pretrain(_model(), dataset.select(range(16)), ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
+    with pytest.raises(InputError, match="the dataset: record ids"):
+        pretrain(_model(), dataset.select(range(2, 18)), ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
+
+
+def test_when_a_tracker_is_named_then_losses_go_there(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    pretrain(
+        _model(),
+        dataset,
+        ClearHugFeatureExtractor(),
+        tmp_path,
+        dataset,
+        arguments=_recipe(trackers=("tensorboard",)),
+    )
+    events = EventAccumulator(str(tmp_path / "tracking" / "pretraining")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
+    assert [event.step for event in events.Scalars("validation/loss")] == [4, 8]
+
+
+# What cannot be trained
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"batch_size": 19}, "batch_size is 19 and there are 18 recordings.*at most 18"),
+        ({"trackers": ("wandb",)}, "tracker wandb is not installed: `pip install wandb`"),
+    ],
+)
+def test_when_a_recipe_does_not_fit_then_it_says_what_would(
+    dataset: datasets.Dataset, tmp_path: Path, recipe: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=message):
+        pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe(**recipe))
+    assert not (tmp_path / "run").exists()
+
+
+def test_when_the_rate_is_not_the_models_then_it_is_refused(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    set_seed(0)
+    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", sampling_rate=200, **SMALL))
+    with pytest.raises(InputError, match=r"works at 100 Hz and the model at 200 Hz"):
+        pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe())
+    with pytest.raises(InputError, match=r"dataset was prepared at 100 Hz and the model at 200 Hz"):
+        pretrain(model, dataset, ClearHugFeatureExtractor(sampling_rate=200), tmp_path / "run", arguments=_recipe())
+    assert not (tmp_path / "run").exists()
+
+
+def test_when_a_stream_has_no_length_then_it_is_asked_for(dataset: datasets.Dataset) -> None:
+    with pytest.raises(InputError, match="recordings_per_epoch"):
+        pretrain(_model(), dataset.to_iterable_dataset(), ClearHugFeatureExtractor(), arguments=_recipe())
+
+
+def test_when_the_folder_cannot_be_written_then_it_is_said_before_any_work(
+    dataset: datasets.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match="cannot be written"):
+        pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe())
 
 
 def test_when_there_is_nothing_to_train_on_then_nothing_is_written(dataset: datasets.Dataset, tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""Whatever kills a run, the newest checkpoint under its own name can be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from clear_hug_hf.processing import InputError
+from clear_hug_hf.training.checkpoints import Checkpoints
+
+
+IDENTITY = {"the model": {"width": 3}, "the recipe": {"betas": (0.9, 0.98)}}
+
+
+class _Run:
+    def __init__(self, folder: Path, keep: int = 2):
+        self.accelerator = Accelerator(cpu=True)
+        model = nn.Linear(3, 3)
+        self.model, self.optimizer = self.accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+        self.checkpoints = Checkpoints(folder, self.accelerator, IDENTITY, keep)
+
+    def train(self, value: float) -> None:
+        with torch.no_grad():
+            self.model.weight.fill_(value)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> _Run:
+    run = _Run(tmp_path)
+    for step in (4, 8, 12):
+        run.train(float(step))
+        run.checkpoints.save(step, {"history": [step]})
+    return run
+
+
+def test_when_checkpoints_are_saved_then_the_newest_are_kept_and_found(run: _Run, tmp_path: Path) -> None:
+    assert _names(tmp_path) == ["step-00000008", "step-00000012"]
+    found = _Run(tmp_path)
+    path, state = found.checkpoints.newest() or pytest.fail("nothing was found")
+    assert (path.name, state["step"], state["history"]) == ("step-00000012", 12, [12])
+    found.checkpoints.load(path)
+    assert found.model.weight.eq(12.0).all()
+
+
+def test_when_there_are_no_checkpoints_then_none_is_found(tmp_path: Path) -> None:
+    assert _Run(tmp_path).checkpoints.newest() is None
+
+
+@pytest.mark.parametrize("fault", ["truncated", "missing", "no state", "half a state"])
+def test_when_the_newest_is_broken_then_the_one_before_is_used(run: _Run, tmp_path: Path, fault: str) -> None:
+    newest = tmp_path / "checkpoints" / "step-00000012"
+    if fault == "truncated":
+        (newest / "model.safetensors").write_bytes((newest / "model.safetensors").read_bytes()[:-1])
+    elif fault == "missing":
+        (newest / "optimizer.bin").unlink()
+    elif fault == "no state":
+        (newest / "training_state.json").unlink()
+    else:
+        text = (newest / "training_state.json").read_text()
+        (newest / "training_state.json").write_text(text[: len(text) // 2])
+    path, state = _Run(tmp_path).checkpoints.newest() or pytest.fail("nothing was found")
+    assert (path.name, state["step"]) == ("step-00000008", 8)
+
+
+@pytest.mark.parametrize("at", ["save_state", "rename", "write_text"])
+def test_when_a_run_is_killed_while_it_writes_then_the_one_before_is_used(
+    run: _Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        if at == "save_state":
+            (tmp_path / "checkpoints" / ".partial-00000016" / "model.safetensors").write_bytes(b"half")
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.accelerator if at == "save_state" else Path, at, killed)
+        with pytest.raises(SystemExit):
+            run.checkpoints.save(16, {})
+    assert ".partial-00000016" in _names(tmp_path)
+    after = _Run(tmp_path)
+    path, _ = after.checkpoints.newest() or pytest.fail("nothing was found")
+    assert path.name == "step-00000012"
+    after.checkpoints.clean(restart=False)
+    assert _names(tmp_path) == ["step-00000008", "step-00000012"]
+
+
+def test_when_a_step_is_saved_again_then_it_replaces_the_former(run: _Run, tmp_path: Path) -> None:
+    run.train(5.0)
+    run.checkpoints.save(12, {"history": ["again"]})
+    path, state = run.checkpoints.newest() or pytest.fail("nothing was found")
+    assert state["history"] == ["again"]
+    run.checkpoints.load(path)
+    assert run.model.weight.eq(5.0).all()
+
+
+def test_when_files_have_their_size_but_cannot_be_read_then_it_says_what_to_do(run: _Run, tmp_path: Path) -> None:
+    weights = tmp_path / "checkpoints" / "step-00000012" / "model.safetensors"
+    weights.write_bytes(b"\xff" * weights.stat().st_size)
+    path, _ = run.checkpoints.newest() or pytest.fail("nothing was found")
+    with pytest.raises(InputError, match=r"step-00000012 cannot be read .*delete that folder"):
+        run.checkpoints.load(path)
+
+
+def test_when_another_run_looks_then_it_is_refused_and_restart_removes_all(run: _Run, tmp_path: Path) -> None:
+    other = Checkpoints(tmp_path, run.accelerator, {**IDENTITY, "the model": {"width": 4}}, 2)
+    with pytest.raises(InputError, match=r"the model: width was 3 and is 4 now.*--restart"):
+        other.newest()
+    other.clean(restart=True)
+    assert other.newest() is None
+
+
+def test_when_the_state_is_read_then_it_is_plain_json(run: _Run, tmp_path: Path) -> None:
+    state = json.loads((tmp_path / "checkpoints" / "step-00000012" / "training_state.json").read_text())
+    assert state["identity"] == {"the model": {"width": 3}, "the recipe": {"betas": [0.9, 0.98]}}
+    assert {"model.safetensors", "optimizer.bin"} <= set(state["files"])

@@ -1,0 +1,124 @@
+"""Recipes say what they mean: fields are checked, the command line overrides them, and the help explains each."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clear_hug_hf.processing import InputError
+from clear_hug_hf.training.pretraining import PretrainingArguments
+from clear_hug_hf.training.recipes import Recipe, add_recipe_options, read_recipe, recipe_from_options
+
+
+RECIPES = Path(__file__).resolve().parents[2] / "scripts" / "recipes"
+
+
+def _parse(*words: str) -> Recipe:
+    parser = argparse.ArgumentParser()
+    add_recipe_options(parser)
+    return recipe_from_options(parser.parse_args(words))
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_when_a_recipe_of_the_repository_is_read_then_it_makes_a_config(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.make_config().model_type == recipe.system
+    assert recipe.training.batch_size % (recipe.training.micro_batch_size or 1) == 0
+
+
+def test_when_no_recipe_is_named_then_it_is_the_tiny_one_of_the_repository() -> None:
+    assert _parse() == read_recipe(RECIPES / "clear_tiny.yaml")
+
+
+def test_when_the_base_recipe_is_read_then_it_is_the_papers() -> None:
+    recipe = read_recipe(RECIPES / "clear_base_mimic.yaml")
+    training = recipe.training
+    assert (recipe.make_config().hidden_size, recipe.make_config().mask_ratio) == (768, 0.8)
+    assert (training.epochs, training.batch_size, training.warmup_epochs) == (100, 6 * 256, 5)
+    assert (training.learning_rate, training.min_learning_rate) == (5e-4, 1e-5)
+    assert (training.betas, training.weight_decay, training.max_grad_norm) == ((0.9, 0.98), 0.05, 3.0)
+
+
+def test_when_options_are_given_then_they_override_the_file(tmp_path: Path) -> None:
+    path = _write(tmp_path, "size: base\nmodel: {mask_ratio: 0.7, num_beats: 10}\nepochs: 7\nlearning_rate: 5e-4\n")
+    recipe = _parse(
+        "--config",
+        str(path),
+        *("--epochs", "9", "--betas", "0.8", "0.9", "--data", "2024", "b", "--limit", "50", "--compile"),
+        *("--model-option", "mask_ratio=0.75", "--mixed-precision", "no", "--trackers", "wandb", "--streaming"),
+    )
+    assert recipe.model == {"mask_ratio": 0.75, "num_beats": 10}
+    assert (recipe.size, recipe.data, recipe.limit, recipe.streaming) == ("base", ("2024", "b"), 50, True)
+    training = recipe.training
+    assert (training.epochs, training.learning_rate, training.betas) == (9, 5e-4, (0.8, 0.9))
+    assert (training.compile, training.mixed_precision, training.trackers) == (True, "no", ("wandb",))
+    assert _parse("--config", str(path), "--trackers", "--no-progress").training.trackers == ()
+    # What the file leaves out is as for everyone, not as for the tiny recipe.
+    assert _parse("--config", str(path)).training.batch_size == PretrainingArguments().batch_size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1.0e-3", r"unknown field 'learning_rat': did you mean 'learning_rate'\?"),
+        ("epoch: 5", r"unknown field 'epoch': did you mean 'epochs'\?"),
+        ("zzz: 5", r"unknown field 'zzz': choose from system, size"),
+        ("epochs: many", "epochs is 'many': give a whole number"),
+        ("epochs: 2.5", "epochs is 2.5: give a whole number"),
+        ("epochs: 0", "epochs is 0: it must be positive"),
+        ("epochs: true", "epochs is True: give a whole number"),
+        ("compile: 1", "compile is 1: give true or false"),
+        ("model: base", "model is 'base'"),
+        ("betas: [0.9]", "betas"),
+        ("betas: [0.9, x]", "betas is .*give a list"),
+        ("trackers: [mlflow]", "no tracker 'mlflow'"),
+        ("mixed_precision: fp16", "mixed_precision is 'fp16'"),
+        ("- 1\n- 2", "is not a recipe"),
+        ("a: [", "is not a YAML file"),
+        ("", "is not a recipe"),
+    ],
+)
+def test_when_a_recipe_is_wrong_then_the_field_and_the_mend_are_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        read_recipe(_write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"system": "clear"}, r"no system 'clear': did you mean 'clear_hug'\?"),
+        ({"size": "huge"}, "no preset 'huge'"),
+        ({"model": {"mask_ration": 0.5}}, r"no field 'mask_ration': did you mean 'mask_ratio'\?"),
+        ({"model": {"mask_ratio": 2.0}}, "mask_ratio"),
+        ({"model": {"mask_ratio": "much"}}, "mask_ratio"),
+    ],
+)
+def test_when_the_model_of_a_recipe_is_wrong_then_it_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_recipe(None, values).make_config()
+
+
+def test_when_a_recipe_is_absent_then_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml does not exist"):
+        read_recipe(tmp_path / "none.yaml")
+
+
+def test_when_help_is_asked_for_then_every_field_is_explained() -> None:
+    parser = argparse.ArgumentParser()
+    add_recipe_options(parser)
+    options = {action.dest: action for action in parser._actions}
+    for owner in (Recipe, PretrainingArguments):
+        for one in fields(owner):
+            if one.name != "training":
+                assert len(options[f"recipe_{one.name}"].help or "") > 10
+    parser.format_help()
