@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: Exit status: 0 all done, 1 some recordings could not be used, 2 bad input, 130 interrupted.
     """
     arguments = _parser().parse_args(argv)
+    # Read when torch first needs memory: large pages make a training step on a CPU about a tenth faster.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
