@@ -109,8 +109,59 @@ def _where(row: Row) -> str:
     return f"*{row['cpu']}, one thread, {row['date']}; versions stand in the CSV.*"
 
 
+def pretrain_step() -> str:
+    """A pre-training step in the plain form, with each improvement alone, and with all."""
+    return _steps(_read("pretrain_step_cpu_base.csv"))
+
+
+def pretrain_step_short() -> str:
+    """The plain form of a pre-training step beside all improvements together."""
+    return _steps(
+        [row for row in _read("pretrain_step_cpu_base.csv") if row["form"] in ("plain", "all, fp32", "all, bf16")]
+    )
+
+
+def _steps(rows: list[Row]) -> str:
+    steps = [row for row in rows if row["forward_s"]]
+    columns = ("load_s", "forward_s", "backward_s", "optimizer_s")
+    body = [
+        [
+            row["form"],
+            f"{float(row['recordings_per_second']):.1f} ({float(row['slowest']):.1f} to {float(row['fastest']):.1f})",
+            f"{float(row['times_plain']):.1f}",
+            *(f"{float(row[column]):.2f}" for column in columns),
+            f"{float(row['peak_memory_mib']) / 1024:.1f}",
+            f"{float(row['share_of_matmul']):.0%}",
+        ]
+        for row in steps
+    ]
+    header = [
+        "form",
+        "recordings/s (slowest to fastest step)",
+        "times plain",
+        "load [s]",
+        "forward [s]",
+        "backward [s]",
+    ]
+    header += ["optimiser [s]", "memory [GiB]", "of the matmul rate"]
+    loaders = [
+        f"{float(row['recordings_per_second']):,.0f} with {row['form'].removeprefix('loader, ')}"
+        for row in rows
+        if not row["forward_s"]
+    ]
+    loader = f"The loader alone makes, in recordings/s: {', '.join(loaders)}.\n\n" if loaders else ""
+    machine = f"*{rows[0]['cpu']}, {rows[0]['cores']} cores, {rows[0]['date']}; versions stand in the CSV.*"
+    return f"{_table(header, body)}\n\n{loader}{machine}"
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"superclasses": superclasses, "beat_detectors": beat_detectors, "preparation": preparation},
+    "README.md": {
+        "superclasses": superclasses,
+        "beat_detectors": beat_detectors,
+        "preparation": preparation,
+        "pretrain_step_short": pretrain_step_short,
+    },
+    "docs/pretraining.md": {"pretrain_step": pretrain_step},
     "docs/preparation.md": {"prepare_dataset": prepare_dataset, "prepare_dataset_memory": prepare_dataset_memory},
 }
 

@@ -25,10 +25,12 @@ from clear_hug_hf.data.simulation import simulate_recordings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+GUIDE = (REPOSITORY / "docs" / "pretraining.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for page in (README, GUIDE)
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
 ]
 
@@ -81,14 +83,32 @@ def test_when_python_of_the_readme_runs_then_it_works(
     exec(compile(code, f"README.md, Python block {number}", "exec"), {})
 
 
-@pytest.mark.parametrize("words", [c for c in COMMANDS if c[0] in ("clear-hug", "accelerate")], ids=" ".join)
-def test_when_a_command_of_the_readme_is_given_then_its_options_exist(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+def test_when_python_of_the_guide_to_pretraining_runs_then_it_works(
+    ptbxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", "prepared/ptb-xl"]) == 0
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    exec(compile(code, "docs/pretraining.md", "exec"), {})
+    assert sorted(path.name for path in (tmp_path / "runs" / "mine").iterdir()) == [
+        "best",
+        "checkpoints",
+        "model",
+        "pretraining_log.csv",
+        "pretraining_steps.csv",
+    ]
+
+
+@pytest.mark.parametrize("words", [c for c in COMMANDS if c[0] in ("clear-hug", "accelerate")], ids=" ".join)
+def test_when_a_command_of_the_readme_or_guide_is_given_then_its_options_exist(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
+    monkeypatch.chdir(tmp_path)
     if words[0] == "accelerate":
-        script = REPOSITORY / words[2]
-        assert script.is_file()
-        words = ["clear-hug", script.stem, *words[3:]]
+        position = next(index for index, word in enumerate(words) if word.endswith(".py"))
+        assert all((REPOSITORY / word).is_file() for word in words if word.startswith("scripts/"))
+        words = ["clear-hug", Path(words[position]).stem, *words[position + 1 :]]
     # Neither the data nor the models are here: what parses is refused with a sentence, not by argparse's usage.
     assert main(words[1:]) == 2
     assert "clear-hug: error:" in capsys.readouterr().err

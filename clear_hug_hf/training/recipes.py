@@ -43,8 +43,8 @@ class Recipe:
     What is pre-trained, on what.
 
     Args:
-        system (`str`, *optional*, defaults to `"clear_hug"`): Whose models.
-        size (`str`, *optional*, defaults to `"tiny"`): A preset of the system's config.
+        system (`str`, *optional*, defaults to `"clear_hug"`): Which models.
+        size (`str`, *optional*, defaults to `"tiny"`): A preset of the system's config: `tiny`, `base` or `large`.
         model (`dict`, *optional*): Fields of the config that differ from the preset, such as `mask_ratio`.
         data (`list[str]`): Folders of recordings; the training splits of several are joined, and so are their
             validation splits.
@@ -193,8 +193,11 @@ _KINDS = {
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """An option for every field of a recipe, with the text of its documentation as help."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="a recipe (YAML); the options below override it")
-    for owner, names in ((Recipe, _OWN), (PretrainingArguments, _TRAINING)):
-        group = parser.add_argument_group("what is trained" if owner is Recipe else "how it is trained")
+    usual = Recipe()
+    for owner, names, values in ((Recipe, _OWN, usual), (PretrainingArguments, _TRAINING, usual.training)):
+        group = parser.add_argument_group(
+            "what is trained" if owner is Recipe else "how it is trained (the defaults are those of the tiny recipe)"
+        )
         help_of = _documentation(owner)
         for name in names:
             if name == "model":
@@ -210,6 +213,9 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
                 continue
             kind = str(typing.get_type_hints(owner)[name])
             many = "tuple" in kind
+            value = getattr(values, name)
+            default = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            shown = "" if default in (None, "", False, True) else f" (default: {default})"
             settings: dict[str, Any] = {"nargs": "*", "metavar": "VALUE"} if many else {"metavar": "VALUE"}
             if "bool" in kind:
                 settings = {"action": argparse.BooleanOptionalAction}
@@ -219,7 +225,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
                 "--" + name.replace("_", "-"),
                 dest=f"recipe_{name}",
                 default=argparse.SUPPRESS,
-                help=help_of[name].replace("%", "%%"),
+                help=(help_of[name].rstrip(".") + shown).replace("%", "%%"),
                 **settings,
             )
 
