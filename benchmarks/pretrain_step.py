@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,6 @@ PLAIN: dict[str, Any] = {
     "optimizer": "foreach",
     "precision": "no",
     "compile": False,
-    "large_pages": False,
 }
 TOGETHER: dict[str, Any] = {
     **PLAIN,
@@ -48,7 +46,6 @@ TOGETHER: dict[str, Any] = {
     "dropout": "own",
     "parts": True,
     "optimizer": "fused",
-    "large_pages": True,
 }
 FORMS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
@@ -58,7 +55,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "dropout from 16 bits": {**PLAIN, "dropout": "own"},
     "parts of like length": {**PLAIN, "parts": True},
     "fused AdamW": {**PLAIN, "optimizer": "fused"},
-    "large pages": {**PLAIN, "large_pages": True},
     "bf16": {**PLAIN, "precision": "bf16"},
     "compiled layers": {**PLAIN, "masks": "boolean", "compile": True},
     "all, fp32": TOGETHER,
@@ -115,12 +111,8 @@ def _loaders(arguments: argparse.Namespace) -> list[str]:
 
 
 def _in_process(form: str) -> dict[str, Any]:
-    environment = {**os.environ}
-    environment.pop("THP_MEM_ALLOC_ENABLE", None)
-    if form in FORMS and FORMS[form]["large_pages"]:
-        environment["THP_MEM_ALLOC_ENABLE"] = "1"
     command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--form", form]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{form} failed:\n{done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,8 +1,8 @@
 """
 `clear-hug`: pre-train, fine-tune, evaluate and use ECG models from the command line.
 
-What the user can mend is one sentence on stderr and exit status 2, with nothing written. The libraries that train are
-imported inside the verbs, so that `--help` is quick.
+What the user can mend is one sentence on stderr and exit status 2, with nothing written. Most libraries are imported
+inside the verbs, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: Exit status: 0 all done, 1 some recordings could not be used, 2 bad input, 130 interrupted.
     """
     arguments = _parser().parse_args(argv)
-    # Read when torch first needs memory: large pages make a training step on a CPU about a tenth faster.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -325,7 +323,9 @@ def _run_pretrain(arguments: argparse.Namespace) -> int:
         raise
     _report_rejected(rejected)
     _say(f"\nnext: clear-hug finetune --data {folders[0]} --model {recipe.output} --output runs/finetuned")
-    return EXIT_SOME_FAILED if rejected else EXIT_OK
+    # A launcher would stop the other processes of a run for the exit status of one.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return EXIT_SOME_FAILED if rejected and alone else EXIT_OK
 
 
 def _read_for_pretraining(recipe: Any, folders: Sequence[Path]) -> tuple[Any, dict[str, Any], list[Rejected]]:
@@ -337,6 +337,9 @@ def _read_for_pretraining(recipe: Any, folders: Sequence[Path]) -> tuple[Any, di
 
     streamed = ("train",) if recipe.streaming else ()
     all_sources = [_read_source(folder, recipe.limit, streamed) for folder in folders]
+    for folder, sources in zip(folders, all_sources, strict=True):
+        if recipe.streaming and sources.prepared is None:
+            raise InputError(f"{folder} is not prepared, so it cannot be streamed: `clear-hug prepare` it first")
     extractor = next((one.extractor for one in all_sources if one.extractor), None) or ClearHugFeatureExtractor()
     parts: dict[str, list[Any]] = {}
     rejected: list[Rejected] = []
@@ -345,12 +348,9 @@ def _read_for_pretraining(recipe: Any, folders: Sequence[Path]) -> tuple[Any, di
         rejected += failed
         for split, dataset in sets.items():
             parts.setdefault(split, []).append(dataset)
-    if recipe.streaming:
-        if recipe.training.recordings_per_epoch is None:
-            counts = [count_prepared(folder).get("train", 0) for folder in folders]
-            recipe.training.recordings_per_epoch = sum(min(count, recipe.limit or count) for count in counts)
-        if any(isinstance(part, datasets.Dataset) for part in parts.get("train", ())):
-            raise InputError("only prepared folders can be streamed: prepare the recordings first, or leave it out")
+    if recipe.streaming and recipe.training.recordings_per_epoch is None:
+        counts = [count_prepared(folder).get("train", 0) for folder in folders]
+        recipe.training.recordings_per_epoch = sum(min(count, recipe.limit or count) for count in counts)
     return extractor, {split: datasets.concatenate_datasets(some) for split, some in parts.items()}, rejected
 
 
@@ -808,6 +808,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     extractor = sources.extractor or ClearHugFeatureExtractor()
     sets, rejected = _prepare_splits(sources, extractor, sources.label_names)
     _require(sets, rejected, "train", "validation")
+    recipe.training.batch_size = min(recipe.training.batch_size, len(sets["train"]))
     _pretrain(recipe, extractor, sets, output / "pretrained", restart=True)
     _finetune(arguments, output / "pretrained" / "model", sets, sources.label_names, output)
     _report_rejected(rejected)

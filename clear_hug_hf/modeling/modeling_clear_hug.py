@@ -393,18 +393,22 @@ def to_autocast_dtype(states: torch.Tensor) -> torch.Tensor:
     linear map, and half of the memory traffic between the maps.
     """
     device_type = states.device.type
-    return states.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else states
+    if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
+        return states
+    return states.to(torch.get_autocast_dtype(device_type))
 
 
 def drop(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:
     """
     Dropout. On a CPU a random number of 16 bits decides each value, a quarter of those that torch draws: its own
-    dropout spends a fifth of a training step there. The share is exact to 1 / 65536, and so is the scale.
+    dropout spends a fifth of a training step there. The share is exact to 1 / 65536, and the scale fits it.
     """
     if not training or not share or states.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(states, share, training)
     dropped = round(share * 65_536)
-    bits = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    bits = (
+        torch.empty(-(-states.numel() // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None).view(torch.int16)
+    )
     kept = (bits[: states.numel()] >= dropped - 32_768).view(states.shape)
     return states * (kept.to(states.dtype) * (65_536 / (65_536 - dropped)))
 

@@ -15,7 +15,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
 from ..data.differences import first_difference
@@ -50,9 +52,10 @@ class Checkpoints:
         The newest whole checkpoint and its state.
 
         Raises:
-            InputError: If it belongs to another run, with what differs.
+            InputError: If it belongs to another run, with what differs; or if there are checkpoints and none is whole.
         """
-        for path in reversed(self._all()):
+        everything = self._all()
+        for path in reversed(everything):
             state = _read(path)
             if state is None:
                 continue
@@ -62,8 +65,18 @@ class Checkpoints:
                     f"is {found.now!r} now): choose another output folder, give the settings of that run, or replace "
                     "it with --restart"
                 )
+            if state["sharded"] != self._sharded:
+                raise InputError(
+                    f"{path} was written {'with' if state['sharded'] else 'without'} FSDP: launch the run as before"
+                )
             return path, state
+        if everything:
+            raise InputError(f"no checkpoint in {self.folder} is whole: start anew with --restart")
         return None
+
+    @property
+    def _sharded(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.FSDP
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """
@@ -84,16 +97,19 @@ class Checkpoints:
         if not main:
             return
         files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-        text = json.dumps({"step": step, "identity": self.identity, "files": files, **state})
-        (partial / _STATE).write_text(text, encoding="utf-8")
-        for path in partial.rglob("*"):
+        known = {"step": step, "identity": self.identity, "files": files, "sharded": self._sharded}
+        (partial / _STATE).write_text(json.dumps({**known, **state}), encoding="utf-8")
+        for path in (*partial.rglob("*"), partial):
             _flush(path)
         final = self.folder / f"{_PREFIX}{step:08d}"
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _flush(self.folder)
-        for old in self._all()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        # Later ones were damaged, or the run would have gone on from them.
+        kept = [path for path in self._all() if path <= final][-self.keep :]
+        for path in self._all():
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)
 
     def load(self, path: Path) -> None:
         """
@@ -104,6 +120,8 @@ class Checkpoints:
         """
         try:
             self.accelerator.load_state(str(path))
+        except torch.OutOfMemoryError:
+            raise
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
             raise InputError(
                 f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): delete that folder, and the "

@@ -43,9 +43,7 @@ def check_writable(folder: str | Path) -> Path:
     return folder
 
 
-def save_model_folder(
-    folder: str | Path, model: PreTrainedModel, feature_extractor: Any, state_dict: dict[str, Any] | None = None
-) -> None:
+def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extractor: Any) -> None:
     """
     Save a model with its feature extractor so that the folder is complete whenever it exists under its name.
 
@@ -53,13 +51,12 @@ def save_model_folder(
         folder (`str` or `Path`): Replaced if it exists.
         model ([`PreTrainedModel`]): Saved with its config and code.
         feature_extractor: Saved beside it.
-        state_dict (`dict`, *optional*): The weights, where the model holds only a part of them.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.save_pretrained(partial, state_dict=state_dict)
+        model.save_pretrained(partial)
         feature_extractor.save_pretrained(partial)
         # Temporary folders, and the weights as safetensors writes them, are for their owner's eyes only.
         partial.chmod(0o755)
@@ -74,6 +71,15 @@ def save_model_folder(
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what a kill left of [`save_model_folder`]; a folder that was just being replaced gets its name back."""
+    folder = Path(folder)
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        if (left / folder.name).is_dir() and not folder.exists():
+            (left / folder.name).rename(folder)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -8,8 +8,8 @@ A model trains here if its `forward` returns an output with a `loss`, and then m
 - take `seeds`, one per recording, and draw from them what it draws: the same on any device and number of processes;
 - define `after_optimizer_step(progress)`, called with the share of the steps done, to lead a teacher network along.
 
-Order, hidden beats and dropout follow from the seed and the step alone, so a run goes on from a checkpoint as if it
-had never stopped.
+Order and hidden beats follow from the seed and the step alone, dropout from these and the process, so a run goes on
+from a checkpoint as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import inspect
 import io
 import math
 import os
+import shutil
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -34,10 +35,11 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object, send_to_device, set_seed
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -46,7 +48,7 @@ from ..data.collator import BeatCollator
 from ..processing.errors import InputError
 from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, share_loader, step_loader
 from .checkpoints import Checkpoints
-from .folders import check_writable, save_model_folder, write_text
+from .folders import check_writable, remove_leftovers, save_model_folder, write_text
 
 
 EPOCH_LOG, STEP_LOG = "pretraining_log.csv", "pretraining_steps.csv"
@@ -74,7 +76,7 @@ class PretrainingArguments:
         betas (`tuple[float, float]`, *optional*, defaults to `(0.9, 0.98)`): Of AdamW's two averages.
         max_grad_norm (`float`, *optional*, defaults to 3.0): Gradients are clipped to this norm.
         mixed_precision (`str`, *optional*, defaults to `"auto"`): `"no"`, `"bf16"`, or `"auto"`: bf16 on a GPU that
-            has it.
+            has it, or where the launcher asks for it.
         compile (`bool`, *optional*, defaults to `False`): Compile each layer with `torch.compile`.
         gradient_checkpointing (`bool`, *optional*, defaults to `False`): Compute the layers' states again in the
             backward pass instead of keeping them: less memory, a third more time.
@@ -126,6 +128,8 @@ class PretrainingArguments:
                 raise InputError(f"{name} is {getattr(self, name)}: it must not be negative")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas are {self.betas}: give two numbers from 0 to below 1")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}: it must lie between 0 and {2**32 - 1}")
         if self.mixed_precision not in ("auto", "no", "bf16"):
             raise InputError(f"mixed_precision is {self.mixed_precision!r}: choose 'auto', 'no' or 'bf16'")
         for name in self.trackers:
@@ -133,7 +137,7 @@ class PretrainingArguments:
                 raise InputError(f"there is no tracker {name!r}: choose from {', '.join(TRACKERS)}")
 
 
-# Settings that may change when a run goes on: they do not change what is trained.
+# Settings that may change when a run goes on: at most they round otherwise, or draw dropout otherwise.
 _FREE = (
     "micro_batch_size",
     "compile",
@@ -262,18 +266,26 @@ def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Ac
             raise InputError(f"the tracker {name} is not installed: `pip install {name}`, or choose another")
     precision = arguments.mixed_precision
     if precision == "auto":
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        on_gpu = PartialState().device.type == "cuda"
+        has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION")
         precision = "bf16" if asked == "bf16" or has_bf16 else "no"
     # Accelerate keeps the precision of the first accelerator of a process; each run here has its own.
     AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=precision,
         log_with=list(arguments.trackers) if arguments.trackers and output_dir is not None else None,
         project_dir=None if output_dir is None else str(output_dir / TRACKING_FOLDER),
         # The models' buffers are constants.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and precision == "bf16":
+        # By default everything that goes in and out is rounded, too: beats, targets, loss and its weight.
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+    return accelerator
 
 
 def _check_rate(model: PreTrainedModel, dataset: Any, feature_extractor: Any) -> None:
@@ -310,13 +322,16 @@ def _plan(dataset: Any, arguments: PretrainingArguments, accelerator: Accelerato
     return StepPlan(found, batch, arguments.epochs, arguments.seed, accelerator.process_index, processes)
 
 
-def _identity(model: PreTrainedModel, dataset: Any, arguments: PretrainingArguments, precision: str) -> dict[str, Any]:
+def _identity(
+    model: PreTrainedModel, dataset: Any, feature_extractor: Any, arguments: PretrainingArguments, precision: str
+) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
-    config = {
-        name: value
-        for name, value in model.config.to_dict().items()
-        if name not in ("transformers_version", "dtype", "auto_map", "architectures") and not name.startswith("_")
-    }
+
+    def plain(settings: dict[str, Any]) -> dict[str, Any]:
+        # Versions and how to load say nothing about the numbers, nor does how the attention is computed.
+        apart = ("transformers_version", "dtype", "auto_map", "architectures", "decoder_attention_form")
+        return {k: v for k, v in settings.items() if k not in apart and not k.startswith("_")}
+
     digest = hashlib.sha256()
     if isinstance(dataset, datasets.IterableDataset):
         ids: Any = (row["record_id"] for row in islice(dataset.select_columns(["record_id"]), 100))
@@ -326,7 +341,8 @@ def _identity(model: PreTrainedModel, dataset: Any, arguments: PretrainingArgume
     for record in ids:
         digest.update(f"{record}\n".encode())
     return {
-        "the model": {"class": type(model).__name__, **config},
+        "the model": {"class": type(model).__name__, **plain(model.config.to_dict())},
+        "the feature extractor": plain(feature_extractor.to_dict()),
         "the dataset": {"recordings": count, "record ids (sha256)": digest.hexdigest()},
         "the recipe": {**settings(arguments), "mixed_precision": precision},
     }
@@ -350,8 +366,9 @@ class _Loop:
         accelerator: Accelerator,
     ):
         self.arguments, self.plan, self.accelerator = arguments, plan, accelerator
+        self.model_class = type(model)  # FSDP changes it
         self.feature_extractor, self.collator = feature_extractor, collator
-        self.identity = _identity(model, train_dataset, arguments, accelerator.mixed_precision)
+        self.identity = _identity(model, train_dataset, feature_extractor, arguments, accelerator.mixed_precision)
         self.train_dataset = _only(train_dataset, collator)
         self.validation_dataset = None
         if validation_dataset is not None and len(validation_dataset):
@@ -399,6 +416,7 @@ class _Loop:
             checkpoints = Checkpoints(output_dir, accelerator, self.identity, arguments.keep_checkpoints)
             if accelerator.is_main_process:
                 checkpoints.clean(restart)
+                self._clean(output_dir, restart)
             accelerator.wait_for_everyone()
             resumed_from = self._resume(output_dir, checkpoints)
         if self.step == plan.num_steps:
@@ -419,8 +437,8 @@ class _Loop:
         shown = arguments.progress and accelerator.is_main_process
         bar = tqdm(total=plan.num_steps, initial=self.step, desc="pre-train", unit="step", disable=not shown)
         self.model.train()
-        with bar:
-            for batches in loader:
+        with bar, self._trackers():
+            for batches in _explained(loader):
                 self._train_step(batches)
                 bar.update(1)
                 at_end = self.step % plan.steps_per_epoch == 0
@@ -434,10 +452,17 @@ class _Loop:
                 if due and checkpoints is not None and output_dir is not None:
                     self._write_logs(output_dir)
                     checkpoints.save(self.step, self._state())
-        for tracker in accelerator.trackers:
-            tracker.finish()
         accelerator.wait_for_everyone()
         return self._result(resumed_from)
+
+    @contextmanager
+    def _trackers(self) -> Iterator[None]:
+        """Has the trackers write down what they have, however the run ends."""
+        try:
+            yield
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
     def _train_step(self, step: StepBatches) -> None:
         arguments, plan, accelerator = self.arguments, self.plan, self.accelerator
@@ -503,6 +528,11 @@ class _Loop:
         epoch = self.step // plan.steps_per_epoch
         losses = [row["loss"] for row in self.steps if row["epoch"] == epoch]
         validation_loss = self._validation_loss()
+        if validation_loss is not None and not math.isfinite(validation_loss):
+            raise InputError(
+                f"the validation loss is {validation_loss} after epoch {epoch} and the last step's {losses[-1]:.4f}: "
+                "look for broken validation recordings. Nothing was saved since the last checkpoint"
+            )
         row = {
             "epoch": epoch,
             "step": self.step,
@@ -547,7 +577,7 @@ class _Loop:
             sums += torch.stack((loss * weight, weight))
         self.model.train()
         total, weight = accelerator.reduce(sums, "sum").tolist()
-        return total / max(weight, 1.0)
+        return total / weight if weight else None
 
     # ------------------------------------------------------------------------------------------------------- folders
 
@@ -579,15 +609,45 @@ class _Loop:
                 write_text(output_dir / EPOCH_LOG, _as_csv(self.history))
 
     def _save_model(self, folder: Path) -> None:
-        state_dict = self.accelerator.get_state_dict(self.model)
+        model = self._whole_model()
         if self.accelerator.is_main_process:
-            model = self.accelerator.unwrap_model(self.model)
-            save_model_folder(folder, model, self.feature_extractor, state_dict)
+            save_model_folder(folder, model, self.feature_extractor)
         self.accelerator.wait_for_everyone()
 
+    def _whole_model(self) -> PreTrainedModel:
+        """The model without wrappers; where processes hold shards, the first one gets a whole model."""
+        model: PreTrainedModel = self.accelerator.unwrap_model(self.model)
+        if self.accelerator.distributed_type != DistributedType.FSDP:
+            return model
+        weights = self.accelerator.get_state_dict(self.model)  # all processes take part
+        if not self.accelerator.is_main_process:
+            return model
+        whole = self.model_class(model.config)
+        whole.load_state_dict(weights)
+        return whole
+
+    @staticmethod
+    def _clean(output_dir: Path, restart: bool) -> None:
+        """Remove what killed runs left half written, or all of a former run with `restart`."""
+        for name in (MODEL_FOLDER, BEST_FOLDER):
+            remove_leftovers(output_dir / name)
+        if restart:
+            for name in (MODEL_FOLDER, BEST_FOLDER, TRACKING_FOLDER):
+                shutil.rmtree(output_dir / name, ignore_errors=True)
+            for name in (EPOCH_LOG, STEP_LOG):
+                (output_dir / name).unlink(missing_ok=True)
+
     def _result(self, resumed_from: int | None) -> PretrainingResult:
-        trained = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
-        return PretrainingResult(trained, self.history, self.steps, resumed_from)
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return PretrainingResult(self._whole_model().eval(), self.history, self.steps, resumed_from)
+
+
+def _explained(loader: Iterable[StepBatches]) -> Iterator[StepBatches]:
+    """The batches of a loader; the errors of its worker processes without the traceback that torch adds as text."""
+    try:
+        yield from loader
+    except InputError as error:
+        raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
 
 
 def _only(dataset: Any, collator: Collator) -> Any:

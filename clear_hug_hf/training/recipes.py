@@ -64,6 +64,10 @@ class Recipe:
     limit: int | None = None
     training: PretrainingArguments = field(default_factory=lambda: PretrainingArguments(**TINY))
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}: it must be positive")
+
     def make_config(self) -> Any:
         """
         The model's config.
@@ -155,7 +159,7 @@ def _fit(owner: type, name: str, value: Any, where: str) -> Any:
                 value = [value]
             return tuple(_convert(inside[0], one) for one in value or ())
         return _convert(origin, value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{where}: {name} is {value!r}: give {_KINDS.get(origin, 'another value')}") from None
 
 
@@ -251,7 +255,10 @@ def _option(text: str) -> tuple[str, Any]:
     name, found, value = text.partition("=")
     if not found:
         raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=VALUE")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"{value} is not a value as YAML has it") from None
 
 
 def _documentation(owner: type) -> dict[str, str]:

@@ -215,6 +215,14 @@ def test_when_forward_runs_then_nothing_waits_for_the_device(model_class, small_
     assert main_output(output).shape[0] == 2
 
 
+@with_each_model
+def test_when_on_the_meta_device_then_shapes_come_out(model_class, small_config, make_batch):
+    model = model_class(small_config()).to("meta").train()
+    output = main_output(model(**{name: value.to("meta") for name, value in make_batch().items()}))
+    assert output.device.type == "meta"
+    assert output.shape[0] == 2
+
+
 @pytest.mark.parametrize("fields", [{}, {"cls_attention": "reference_bias", "beat_embedding": "conv"}])
 @with_each_model
 def test_when_captured_as_one_graph_then_numbers_are_the_same(model_class, fields, small_config, make_batch):

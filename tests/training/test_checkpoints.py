@@ -93,6 +93,26 @@ def test_when_a_run_is_killed_while_it_writes_then_the_one_before_is_used(
     assert _names(tmp_path) == ["step-00000008", "step-00000012"]
 
 
+def test_when_damaged_checkpoints_are_newer_then_they_do_not_push_out_the_good_one(run: _Run, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-00000012" / "model.safetensors").write_bytes(b"short")
+    resumed = _Run(tmp_path)
+    path, _ = resumed.checkpoints.newest() or pytest.fail("nothing was found")
+    resumed.checkpoints.load(path)
+    resumed.checkpoints.save(10, {"history": ["resumed"]})
+    assert _names(tmp_path) == ["step-00000008", "step-00000010"]
+    path, state = resumed.checkpoints.newest() or pytest.fail("nothing was found")
+    assert (path.name, state["history"]) == ("step-00000010", ["resumed"])
+
+
+def test_when_every_checkpoint_is_damaged_then_it_is_said_instead_of_starting_at_zero(
+    run: _Run, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "checkpoints").iterdir():
+        (path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"no checkpoint in .* is whole: .*--restart"):
+        _Run(tmp_path).checkpoints.newest()
+
+
 def test_when_a_step_is_saved_again_then_it_replaces_the_former(run: _Run, tmp_path: Path) -> None:
     run.train(5.0)
     run.checkpoints.save(12, {"history": ["again"]})

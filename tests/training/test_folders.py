@@ -34,6 +34,20 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_when_a_kill_left_folders_then_they_go_and_a_folder_being_replaced_gets_its_name_back(tmp_path: Path) -> None:
+    for name in ("model", "best"):
+        (tmp_path / f".{name}-abc").mkdir()
+        (tmp_path / f".{name}-replaced-xyz" / name).mkdir(parents=True)
+        (tmp_path / f".{name}-replaced-xyz" / name / "config.json").write_text("old")
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "config.json").write_text("new")
+    for name in ("model", "best"):
+        folders.remove_leftovers(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "model"]
+    assert (tmp_path / "model" / "config.json").read_text() == "old"
+    assert (tmp_path / "best" / "config.json").read_text() == "new"
+
+
 def test_when_a_pretrained_folder_is_loaded_for_labels_then_the_encoder_is_its(pretrained: Path) -> None:
     source, _ = folders.load_pretrained(pretrained)
     model, extractor = folders.load_for_finetuning(pretrained, LABELS, head_type="weighted")

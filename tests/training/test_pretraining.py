@@ -229,7 +229,16 @@ def test_when_the_rate_is_scheduled_then_it_rises_to_the_peak_and_falls_to_the_l
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("batch_size", -1), ("learning_rate", 0.0), ("weight_decay", -0.1), ("mixed_precision", "fp8")],
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("betas", (0.9, 1.0)),
+        ("epochs", 0),
+        ("batch_size", -1),
+        ("learning_rate", 0.0),
+        ("weight_decay", -0.1),
+        ("mixed_precision", "fp8"),
+    ],
 )
 def test_when_a_setting_is_out_of_range_then_it_is_named(field: str, value: Any) -> None:
     with pytest.raises(InputError, match=field):
@@ -407,6 +416,10 @@ def test_when_the_folder_holds_another_run_then_what_differs_is_named_and_nothin
 
 def test_when_recordings_are_others_then_the_run_does_not_go_on(dataset: datasets.Dataset, tmp_path: Path) -> None:
     pretrain(_model(), dataset.select(range(16)), ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
+    with pytest.raises(InputError, match="the feature extractor: num_beats was 15 and is 12 now"):
+        pretrain(
+            _model(), dataset.select(range(16)), ClearHugFeatureExtractor(num_beats=12), tmp_path, arguments=_recipe()
+        )
     with pytest.raises(InputError, match="the dataset: record ids"):
         pretrain(_model(), dataset.select(range(2, 18)), ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
 
@@ -442,6 +455,52 @@ def test_when_a_recipe_does_not_fit_then_it_says_what_would(
     with pytest.raises(InputError, match=message):
         pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe(**recipe))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_when_a_row_cannot_be_used_then_its_error_is_one_sentence_from_any_process(
+    dataset: datasets.Dataset, num_workers: int
+) -> None:
+    class Refusing(BeatCollator):
+        def __call__(self, rows: Any) -> dict[str, torch.Tensor]:
+            raise InputError("this row is broken: mend it")
+
+    collator = Refusing(ClearHugFeatureExtractor(), ())
+    with pytest.raises(InputError, match=r"^this row is broken: mend it$"):
+        pretrain(
+            _model(),
+            dataset,
+            ClearHugFeatureExtractor(),
+            arguments=_recipe(num_workers=num_workers),
+            collator=collator,
+        )
+
+
+def test_when_the_validation_loss_is_not_finite_then_the_run_stops(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    class Blind(ClearHugForPreTraining):
+        def forward(self, **kwargs: Any) -> Any:
+            output = super().forward(**kwargs)
+            if not self.training:
+                output.loss = output.loss * math.nan
+            return output
+
+    set_seed(0)
+    model = Blind(ClearHugConfig.preset("tiny", **SMALL))
+    with pytest.raises(InputError, match="validation loss is nan after epoch 1"):
+        pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, dataset, _recipe())
+    assert not (tmp_path / "best").exists()
+
+
+def test_when_a_run_starts_anew_then_nothing_of_the_former_stays(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, dataset, _recipe(trackers=("tensorboard",)))
+    assert (tmp_path / "best").is_dir()
+    pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe(), restart=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoints",
+        "model",
+        "pretraining_log.csv",
+        "pretraining_steps.csv",
+    ]
 
 
 def test_when_the_rate_is_not_the_models_then_it_is_refused(dataset: datasets.Dataset, tmp_path: Path) -> None:

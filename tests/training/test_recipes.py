@@ -76,6 +76,9 @@ def test_when_options_are_given_then_they_override_the_file(tmp_path: Path) -> N
         ("epochs: many", "epochs is 'many': give a whole number"),
         ("epochs: 2.5", "epochs is 2.5: give a whole number"),
         ("epochs: 0", "epochs is 0: it must be positive"),
+        ("epochs: .inf", "epochs is inf: give a whole number"),
+        ("limit: 0", "limit is 0: it must be positive"),
+        ("seed: -1", "seed is -1"),
         ("epochs: true", "epochs is True: give a whole number"),
         ("compile: 1", "compile is 1: give true or false"),
         ("model: base", "model is 'base'"),
@@ -106,6 +109,13 @@ def test_when_a_recipe_is_wrong_then_the_field_and_the_mend_are_named(text: str,
 def test_when_the_model_of_a_recipe_is_wrong_then_it_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_recipe(None, values).make_config()
+
+
+def test_when_a_model_option_is_no_yaml_then_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("lead_groups=[1", "mask_ratio"):
+        with pytest.raises(SystemExit):
+            _parse("--model-option", option)
+    assert "is not a value as YAML has it" in capsys.readouterr().err
 
 
 def test_when_a_recipe_is_absent_then_it_is_said(tmp_path: Path) -> None:
