@@ -27,6 +27,7 @@ from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training import pretraining
 from clear_hug_hf.training.batches import StepPlan
 from clear_hug_hf.training.pretraining import (
     PretrainingArguments,
@@ -303,6 +304,28 @@ def test_when_layers_are_compiled_then_the_losses_are_the_same(dataset: datasets
     for first, second in zip(runs[0].steps, runs[1].steps, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-4)
     AutoModelForPreTraining.from_pretrained(tmp_path / "True" / "model")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_when_on_a_gpu_then_a_step_does_not_wait_for_the_device(
+    dataset: datasets.Dataset, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_step = pretraining._Loop._train_step
+
+    def watched(self: Any, step: Any) -> None:
+        # The first steps set up libraries and the optimiser's state.
+        torch.cuda.set_sync_debug_mode("error" if self.step > 2 else "default")
+        try:
+            train_step(self, step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(pretraining._Loop, "_train_step", watched)
+    recipe = _recipe(epochs=4, mixed_precision=precision, log_every=100)
+    result = pretrain(_model(), dataset, ClearHugFeatureExtractor(), arguments=recipe)
+    assert next(result.model.parameters()).is_cuda
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
 
 
 # Going on
