@@ -503,7 +503,7 @@ class DecoderPattern(NamedTuple):
         seen (`torch.BoolTensor` of shape `(B, 1, K, K + L)`):
             The beats that the encoder computed to each other, and to the summaries.
         kept_beats (`torch.LongTensor` of shape `(B, K)`):
-            Which beats the last are, in lead-major order.
+            Which beats the last are, as `lead * num_beats + beat`.
         slots (`torch.LongTensor` of shape `(B, L * N)`):
             Where among them each beat stands; of no meaning for hidden beats.
         visible (`torch.BoolTensor` of shape `(B, L, N)`):
@@ -534,7 +534,7 @@ def decoder_pattern(
         real_beats, visible (`torch.BoolTensor` of shape `(B, L, N)`):
             As in [`decoder_attention_mask`].
         kept_beats (`torch.LongTensor` of shape `(B, K)`):
-            The beats that the encoder computed, in lead-major order; all visible ones are among them.
+            The beats that the encoder computed, as `lead * num_beats + beat`; all visible ones are among them.
         slots (`torch.LongTensor` of shape `(B, L * N)`):
             Where among them each beat stands.
     """
