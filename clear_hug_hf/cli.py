@@ -204,9 +204,9 @@ def _add_prepare(verbs: Any) -> None:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    name, found, value = text.partition("=")
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=VALUE")
+    from .training.recipes import split_option
+
+    name, value = split_option(text)
     try:
         return name, json.loads(value)
     except ValueError:

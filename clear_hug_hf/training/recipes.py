@@ -251,10 +251,16 @@ def _value(text: str) -> Any:
     return value if isinstance(value, int | float | None) and not isinstance(value, bool) else text
 
 
-def _option(text: str) -> tuple[str, Any]:
+def split_option(text: str) -> tuple[str, str]:
+    """Name and value of an option `NAME=VALUE`."""
     name, found, value = text.partition("=")
     if not found:
         raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=VALUE")
+    return name, value
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, value = split_option(text)
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError:
