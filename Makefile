@@ -45,6 +45,7 @@ benchmark: install  ## print and save the speed and accuracy tables
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beat_detectors.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/preparation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prepare_dataset.py
+	$(BIN)/python benchmarks/pretrain_step.py
 	$(BIN)/python benchmarks/readme_tables.py
 
 clean:  ## remove what the targets made

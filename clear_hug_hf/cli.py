@@ -319,7 +319,8 @@ def _run_pretrain(arguments: argparse.Namespace) -> int:
     try:
         _pretrain(recipe, extractor, sets, Path(recipe.output), arguments.restart)
     except KeyboardInterrupt:
-        _say("\nstopped: the same command goes on from the last checkpoint")
+        command = "the same command without --restart" if arguments.restart else "the same command"
+        _say(f"\nstopped: {command} goes on from the last checkpoint")
         raise
     _report_rejected(rejected)
     _say(f"\nnext: clear-hug finetune --data {folders[0]} --model {recipe.output} --output runs/finetuned")
@@ -379,8 +380,8 @@ def _pretrain(recipe: Any, extractor: Any, sets: dict[str, Any], output: Path, r
         return
     pictures = output / "pictures"
     save_figure(plot_losses(result.history, "Pre-training"), pictures / "pretraining_loss.png")
-    shown = sets.get("validation") or sets["train"]
-    if not recipe.streaming:
+    shown = sets.get("validation") or (None if recipe.streaming else sets["train"])
+    if shown is not None:
         _draw_recording(shown, pictures / "recording.png")
         _draw_reconstruction(result.model, shown, extractor, pictures / "reconstruction.png")
 

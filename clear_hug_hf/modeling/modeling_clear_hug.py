@@ -400,8 +400,8 @@ def to_autocast_dtype(states: torch.Tensor) -> torch.Tensor:
 
 def drop(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:
     """
-    Dropout. On a CPU a random number of 16 bits decides each value, a quarter of those that torch draws: its own
-    dropout spends a fifth of a training step there. The share is exact to 1 / 65536, and the scale fits it.
+    Dropout. On a CPU a random number of 16 bits decides each value, so that one draw serves four: torch's own dropout
+    spends most of its time on drawing there. The share is exact to 1 / 65536, and the scale fits it.
     """
     if not training or not share or states.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(states, share, training)

@@ -24,13 +24,12 @@ import os
 import shutil
 import time
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -79,7 +78,7 @@ class PretrainingArguments:
             has it, or where the launcher asks for it.
         compile (`bool`, *optional*, defaults to `False`): Compile each layer with `torch.compile`.
         gradient_checkpointing (`bool`, *optional*, defaults to `False`): Compute the layers' states again in the
-            backward pass instead of keeping them: less memory, a third more time.
+            backward pass instead of keeping them: less memory, more time.
         seed (`int`, *optional*, defaults to 0): Of the order, the hidden beats and dropout.
         num_workers (`int`, *optional*, defaults to 0): Processes that make batches; 0 makes them in the training
             process.
@@ -351,6 +350,28 @@ def _identity(
 # -------------------------------------------------------------------------------------------------------------- loop
 
 
+class _Unread(NamedTuple):
+    """
+    What a step gave, still on the device.
+
+    Args:
+        learning_rate (`float`): Of the step.
+        loss_and_norm (`torch.Tensor` of shape `(2,)`): Loss of the whole step, and norm of its gradient.
+        losses (`list[torch.Tensor]`): Of each batch of this process.
+        record_ids (`list[list[str]]`): Recordings of each batch of this process.
+    """
+
+    learning_rate: float
+    loss_and_norm: torch.Tensor
+    losses: list[torch.Tensor]
+    record_ids: list[list[str]]
+
+    def suspects(self) -> list[str]:
+        """The recordings of those batches whose loss is not finite; of all if none is."""
+        bad = [ids for ids, loss in zip(self.record_ids, self.losses, strict=True) if not math.isfinite(loss.item())]
+        return [record for ids in (bad or self.record_ids) for record in ids]
+
+
 class _Loop:
     """One run: what it works with, and where it stands."""
 
@@ -403,9 +424,7 @@ class _Loop:
         self.steps: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.best_loss = math.inf
-        # Losses and norms of the steps since they were last read, still on the device, and their recordings.
-        self._unread: list[tuple[float, torch.Tensor, list[torch.Tensor]]] = []
-        self._unread_ids: deque[list[list[str]]] = deque(maxlen=arguments.log_every)
+        self._unread: list[_Unread] = []
 
     def run(self, output_dir: Path | None, restart: bool) -> PretrainingResult:
         """Train from the newest checkpoint, or from the start, to the end."""
@@ -495,29 +514,27 @@ class _Loop:
         self.step += 1
         if self.after_step is not None:
             self.after_step(self.step / plan.num_steps)
-        self._unread.append((rate, torch.stack((sums[0] / weight, norm)), losses))
-        self._unread_ids.append(step.record_ids)
+        self._unread.append(_Unread(rate, torch.stack((sums[0] / weight, norm)), losses, step.record_ids))
 
     def _read_losses(self, bar: Any) -> None:
         """Read what the device has computed since, write it down, and stop if something is not finite."""
-        unread, ids = self._unread, list(self._unread_ids)
-        self._unread, self._unread_ids = [], deque(maxlen=self.arguments.log_every)
-        values = torch.stack([value for _, value, _ in unread]).tolist()
+        unread, self._unread = self._unread, []
+        values = torch.stack([one.loss_and_norm for one in unread]).tolist()
         first = self.step - len(unread) + 1
-        for number, ((rate, _, losses), (loss, norm)) in enumerate(zip(unread, values, strict=True)):
+        for number, (one, (loss, norm)) in enumerate(zip(unread, values, strict=True), start=first):
+            rate = one.learning_rate
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                suspects = _suspects(ids[number], losses)
-                named = sorted(set(gather_object(suspects)))
+                named = sorted(set(gather_object(one.suspects())))
                 what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
                 raise InputError(
-                    f"{what} at step {first + number} with learning rate {rate:.2e}, in the batch of recordings "
+                    f"{what} at step {number} with learning rate {rate:.2e}, in the batch of recordings "
                     f"{_listed(named)}: lower the learning rate, or look at these recordings. Nothing was saved since "
                     "the last checkpoint"
                 )
-            epoch = (first + number - 1) // self.plan.steps_per_epoch + 1
-            row = dict(zip(_STEP_COLUMNS, (first + number, epoch, loss, norm, rate), strict=True))
+            epoch = (number - 1) // self.plan.steps_per_epoch + 1
+            row = dict(zip(_STEP_COLUMNS, (number, epoch, loss, norm, rate), strict=True))
             self.steps.append(row)
-            self.accelerator.log({f"train/{name}": row[name] for name in _STEP_COLUMNS[2:]}, step=row["step"])
+            self.accelerator.log({f"train/{name}": row[name] for name in _STEP_COLUMNS[2:]}, step=number)
         done = (self.step - self._epoch_first) * self.plan.batch_size
         speed = done / (time.perf_counter() - self._epoch_started)
         bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.1e}", recordings=f"{speed:.0f}/s", refresh=False)
@@ -681,12 +698,6 @@ def scale_and_clip(model: nn.Module, scale: torch.Tensor, max_norm: float) -> to
     norm = getattr(norm, "full_tensor", lambda: norm)() * scale  # of sharded gradients the norm is sharded, too
     torch._foreach_mul_(gradients, scale * (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
-
-
-def _suspects(record_ids: list[list[str]], losses: Sequence[torch.Tensor]) -> list[str]:
-    """The recordings of those batches of this process whose loss is not finite; of all if none is."""
-    bad = [ids for ids, loss in zip(record_ids, losses, strict=True) if not math.isfinite(loss.item())]
-    return [record for ids in (bad or record_ids) for record in ids]
 
 
 def _listed(names: Sequence[str], most: int = 64) -> str:
