@@ -34,9 +34,9 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, gather_object, send_to_device, set_seed
+from accelerate.utils import DistributedType, gather_object, parse_flag_from_env, send_to_device, set_seed
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm.auto import tqdm
@@ -263,21 +263,29 @@ def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Ac
     for name in arguments.trackers:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"the tracker {name} is not installed: `pip install {name}`, or choose another")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # Without a GPU, Accelerate connects processes only if it is told that they are to use the CPU.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (launched > 1 and not torch.accelerator.is_available())
     precision = arguments.mixed_precision
     if precision == "auto":
-        on_gpu = PartialState().device.type == "cuda"
-        has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = torch.cuda.is_available() and not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION")
         precision = "bf16" if asked == "bf16" or has_bf16 else "no"
     # Accelerate keeps the precision of the first accelerator of a process; each run here has its own.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
+        cpu=on_cpu,
         mixed_precision=precision,
         log_with=list(arguments.trackers) if arguments.trackers and output_dir is not None else None,
         project_dir=None if output_dir is None else str(output_dir / TRACKING_FOLDER),
         # The models' buffers are constants.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
+    if accelerator.num_processes != launched:
+        raise InputError(
+            f"{launched} processes were launched and Accelerate connects {accelerator.num_processes}: they would "
+            "train apart and overwrite each other; launch them with `accelerate launch` or torchrun"
+        )
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and precision == "bf16":
         # By default everything that goes in and out is rounded, too: beats, targets, loss and its weight.

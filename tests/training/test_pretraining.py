@@ -536,6 +536,16 @@ def test_when_the_rate_is_not_the_models_then_it_is_refused(dataset: datasets.Da
     assert not (tmp_path / "run").exists()
 
 
+def test_when_launched_processes_are_not_connected_then_the_run_is_refused(
+    dataset: datasets.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(pretraining, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    with pytest.raises(InputError, match="2 processes were launched and Accelerate connects 1"):
+        pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe())
+    assert not (tmp_path / "run").exists()
+
+
 def test_when_a_stream_has_no_length_then_it_is_asked_for(dataset: datasets.Dataset) -> None:
     with pytest.raises(InputError, match="recordings_per_epoch"):
         pretrain(_model(), dataset.to_iterable_dataset(), ClearHugFeatureExtractor(), arguments=_recipe())
