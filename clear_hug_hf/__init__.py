@@ -43,6 +43,12 @@ _LAZY = {
     "load_prepared": ".data.prepared",
     "open_source": ".data.readers",
     "prepare_shards": ".data.sharding",
+    "evaluate_predictions": ".evaluation.metrics",
+    "predict": ".evaluation.predictions",
+    "FinetuningArguments": ".training.finetuning",
+    "finetune": ".training.finetuning",
+    "load_classifier": ".training.folders",
+    "load_for_finetuning": ".training.folders",
 }
 
 if TYPE_CHECKING:
@@ -52,6 +58,10 @@ if TYPE_CHECKING:
     from .data.readers import open_source
     from .data.records import Recording, find_records, read_record
     from .data.sharding import prepare_shards
+    from .evaluation.metrics import evaluate_predictions
+    from .evaluation.predictions import predict
+    from .training.finetuning import FinetuningArguments, finetune
+    from .training.folders import load_classifier, load_for_finetuning
 
 
 def __getattr__(name: str) -> Any:
@@ -72,11 +82,17 @@ __all__ = [
     "ClearHugForPreTraining",
     "ClearHugForSequenceClassification",
     "ClearHugModel",
+    "FinetuningArguments",
     "InputError",
     "Recording",
+    "evaluate_predictions",
     "find_records",
+    "finetune",
+    "load_classifier",
+    "load_for_finetuning",
     "load_prepared",
     "open_source",
+    "predict",
     "prepare",
     "prepare_shards",
     "read_record",

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
+_LABELLED_HELP = (
+    "output of `clear-hug prepare`; or a CSV table of records and labels, as `clear-hug prepare --help` explains it; "
+    "or a folder of PTB-XL, where labels are the five diagnostic superclasses"
+)
 _DATA_HELP = (
     "output of `clear-hug prepare`; or a folder of PTB-XL: ptbxl_database.csv, scp_statements.csv and records100 or "
     "records500. Folds 1-8 train, 9 validates, 10 tests; labels are the five diagnostic superclasses"
@@ -87,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
         "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/superclasses\n"
         "  clear-hug evaluate --data ptb-xl --model runs/superclasses\n"
-        "  clear-hug predict patient7.hea --model runs/superclasses\n\n"
+        "  clear-hug predict patient7.hea --model runs/superclasses\n"
+        "  clear-hug benchmark --tasks ptb-xl --models clear=runs/pretrained\n\n"
         "`clear-hug VERB --help` explains each verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -97,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_finetune(verbs)
     _add_evaluate(verbs)
     _add_predict(verbs)
+    _add_benchmark(verbs)
     _add_demo(verbs)
     return parser
 
@@ -396,33 +402,54 @@ def _add_finetune(verbs: Any) -> None:
         _run_finetune,
         "train a classifier on labelled recordings",
         "Put a new head on a pre-trained encoder and train it. The epoch with the best macro AUROC on the validation\n"
-        "recordings is kept. Beside it, the same is done with an encoder that was never trained, which says what the\n"
-        "pre-training was worth.\n\n"
-        "Writes to the output folder: model/, metrics.json (metrics with 95 % intervals over patients, the control's\n"
-        "beside them), and pictures/ (a recording with its beats, a reconstruction where the model folder has a\n"
+        "recordings is kept, and for each label the threshold with the best F1 there. Beside it, the same is done\n"
+        "with an encoder that was never trained, which says what the pre-training was worth.\n\n"
+        "Killed or interrupted, the same command goes on from the last epoch. What a frozen encoder makes of the\n"
+        "recordings is computed once and kept, so that the next head on it trains in seconds.\n\n"
+        "Writes to the output folder: model/, control/ (the untrained encoder's), finetuning_log.csv, metrics.json\n"
+        "(metrics with 95 % intervals over patients, the control's beside them), and pictures/ (a recording with its\n"
+        "beats, one with its predictions, ROC curves with confusion matrices, a reconstruction where the model has a\n"
         "decoder, and which groups of leads drive each label).\n\n"
         "examples:\n"
+        "  clear-hug finetune --data ward.csv --labels stemi lbbb --model runs/pretrained --output runs/ward\n"
         "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/superclasses\n"
-        "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/full --train-encoder\n"
+        "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/full --method full --epochs 20\n"
         "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/mi --labels NORM MI --head mean",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA_HELP)
+    parser.add_argument("--data", type=Path, required=True, metavar="DATA", help=_LABELLED_HELP)
     parser.add_argument(
         "--model", type=Path, required=True, metavar="FOLDER", help="a model folder or the output of `pretrain`"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("runs/finetuned"), metavar="DIR", help="default: %(default)s"
     )
-    parser.add_argument("--labels", nargs="+", metavar="NAME", help="labels to train (default: all of the data)")
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="NAME",
+        help="labels to train (default: all of the data; needed for a CSV table)",
+    )
     _add_finetuning_options(parser)
+    parser.add_argument("--restart", action="store_true", help="start anew where the output folder holds a run")
     parser.add_argument("--limit", type=_positive, metavar="N", help="use only the first N recordings of each split")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 
 def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
     heads = ("hug", "mean", "weighted", "single_level")
-    parser.add_argument("--head", choices=heads, default="hug", help="default: %(default)s")
-    parser.add_argument("--train-encoder", action="store_true", help="train the whole model, not only the head")
+    parser.add_argument(
+        "--head",
+        choices=heads,
+        default="hug",
+        help="mean is the linear probe where the encoder is frozen (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("frozen", "full", "lora"),
+        default="frozen",
+        help="train the head alone, the whole model with lower rates for lower layers, or the head and low-rank "
+        "updates of the encoder (default: %(default)s)",
+    )
     parser.add_argument(
         "--epochs",
         dest="finetune_epochs",
@@ -440,29 +467,123 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         help="default: %(default)s",
     )
     parser.add_argument(
+        "--patience",
+        type=_positive,
+        default=10,
+        metavar="N",
+        help="stop after N epochs without a better one (default: %(default)s)",
+    )
+    parser.add_argument(
         "--head-learning-rate",
         type=float,
         metavar="RATE",
-        help="default: 0.005, the paper's; 0.001 with --train-encoder",
+        help="default: 0.005, the paper's; 0.001 where the encoder is trained",
+    )
+    parser.add_argument(
+        "--encoder-learning-rate", type=float, metavar="RATE", help="default: 0.0005; 0.002 for LoRA's updates"
+    )
+    parser.add_argument(
+        "--layer-decay",
+        type=float,
+        default=0.75,
+        metavar="SHARE",
+        help="with --method full: rate of a layer, as a share of that of the layer above it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lora-rank", type=_positive, default=8, metavar="N", help="of LoRA's updates (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--class-weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced weighs rare labels up; their probabilities are then too high (default: %(default)s)",
     )
     parser.add_argument("--no-control", action="store_true", help="leave out the run with an untrained encoder")
+    _add_cache_options(parser)
+
+
+def _add_cache_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--feature-cache",
+        type=Path,
+        metavar="DIR",
+        help="where features of frozen encoders are kept (default: clear_hug_features in the cache of Hugging Face)",
+    )
+    parser.add_argument("--no-feature-cache", action="store_true", help="keep no features on disk")
+
+
+def _cache_dir(arguments: argparse.Namespace) -> Path | None:
+    from .training.features import default_cache
+
+    if arguments.no_feature_cache:
+        return None
+    return arguments.feature_cache or default_cache()
 
 
 def _run_finetune(arguments: argparse.Namespace) -> int:
+    from .training.finetuning import check_datasets
     from .training.folders import check_writable, find_model_folder, load_feature_extractor
 
     output = check_writable(arguments.output)
     folder = find_model_folder(arguments.model)
-    sources = _read_source(arguments.data, arguments.limit)
+    _finetuning_arguments(arguments)
+    sources = _read_source(arguments.data, arguments.limit, label_columns=arguments.labels or ())
     _quiet_libraries()
     extractor = load_feature_extractor(folder)
-    label_names = _choose_labels(arguments.labels, sources.label_names, f"the recordings of {arguments.data}")
+    label_names = _choose_labels(
+        None if sources.is_table else arguments.labels, sources.label_names, f"the recordings of {arguments.data}"
+    )
     sets, rejected = _prepare_splits(sources, extractor, label_names)
     _require(sets, rejected, "train", "validation")
-    _finetune(arguments, folder, sets, label_names, output)
+    if arguments.labels is None:
+        sets, label_names = _leave_out_absent(sets, label_names)
+    check_datasets(sets["train"], sets["validation"], label_names)
+    try:
+        _finetune(arguments, folder, sets, label_names, output)
+    except KeyboardInterrupt:
+        command = "the same command without --restart" if arguments.restart else "the same command"
+        _say(f"\nstopped: {command} goes on from the last epoch")
+        raise
     _report_rejected(rejected)
-    _say(f"\nnext: clear-hug predict RECORD... --model {output}")
+    _say(
+        "\nnext:\n"
+        f"  clear-hug predict RECORD... --model {output}\n"
+        f"  clear-hug evaluate --data {arguments.data} --model {output} --pictures {output / 'pictures'}"
+    )
     return EXIT_SOME_FAILED if rejected else EXIT_OK
+
+
+def _leave_out_absent(
+    sets: dict[str, datasets.Dataset], label_names: list[str]
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """Without labels of which the training recordings have one class only, where nobody asked for these by name."""
+    from .data.prepared import keep_labels
+    from .training.features import dataset_labels
+    from .training.finetuning import absent_labels
+
+    absent = absent_labels(dataset_labels(sets["train"], label_names), label_names)
+    kept = [name for name in label_names if name not in absent]
+    if not absent or not kept:
+        return sets, label_names
+    _say(f"left out, since no training recording has them or all have: {', '.join(absent)}")
+    return {split: keep_labels(dataset, kept) for split, dataset in sets.items()}, kept
+
+
+def _finetuning_arguments(arguments: argparse.Namespace) -> Any:
+    from .training.finetuning import FinetuningArguments
+
+    return FinetuningArguments(
+        method=arguments.method,
+        epochs=arguments.finetune_epochs,
+        batch_size=arguments.finetune_batch_size,
+        patience=arguments.patience,
+        head_learning_rate=arguments.head_learning_rate,
+        encoder_learning_rate=arguments.encoder_learning_rate,
+        layer_decay=arguments.layer_decay,
+        lora_rank=arguments.lora_rank,
+        class_weights=arguments.class_weights,
+        seed=arguments.seed,
+    )
 
 
 def _finetune(
@@ -475,19 +596,13 @@ def _finetune(
     """Fine-tune, compare with an untrained encoder, write metrics and pictures; for `finetune` and `demo`."""
     from transformers import set_seed
 
-    from .evaluation.metrics import evaluate_predictions, macro_auroc_difference
-    from .evaluation.predictions import contributions_by_label, group_names, predict
+    from .evaluation.metrics import evaluate_predictions, macro_auroc_interval
+    from .evaluation.predictions import contributions_by_label, group_names, model_thresholds, predict
     from .modeling import ClearHugForSequenceClassification
     from .plotting import plot_group_activations, save_figure
     from .training import finetuning, folders
 
-    recipe = finetuning.FinetuningArguments(
-        epochs=arguments.finetune_epochs,
-        batch_size=arguments.finetune_batch_size,
-        freeze_encoder=not arguments.train_encoder,
-        head_learning_rate=arguments.head_learning_rate,
-        seed=arguments.seed,
-    )
+    recipe = _finetuning_arguments(arguments)
     set_seed(arguments.seed)
     model, extractor = folders.load_for_finetuning(folder, label_names, head_type=arguments.head)
     runs = {"pretrained": model}
@@ -501,27 +616,44 @@ def _finetune(
         "num_recordings": {split: len(dataset) for split, dataset in sets.items()},
         "head": arguments.head,
         "recipe": finetuning.settings(recipe),
-        "chosen_by": "the epoch with the best validation macro AUROC, in both runs: the validation numbers are "
-        "somewhat too good, those of a test split are not",
+        "chosen_by": "the epoch with the best validation macro AUROC and thresholds with the best validation F1, in "
+        "both runs: the validation numbers are somewhat too good, those of a test split are not",
     }
     predictions: dict[tuple[str, str], Any] = {}
     for name, run in runs.items():
-        _say(f"\nfine-tuning the {arguments.head} head on {len(sets['train'])} recordings ({_RUN_NAMES[name]})")
-        where = output if name == "pretrained" else None
-        result = finetuning.finetune(run, sets["train"], sets["validation"], extractor, where, recipe)
+        how = {"frozen": f"the {arguments.head} head", "full": "the whole model", "lora": "the head and LoRA"}
+        _say(f"\nfine-tuning {how[recipe.method]} on {len(sets['train'])} recordings ({_RUN_NAMES[name]})")
+        result = finetuning.finetune(
+            run,
+            sets["train"],
+            sets["validation"],
+            extractor,
+            output if name == "pretrained" else output / "control",
+            recipe,
+            cache_dir=_cache_dir(arguments),
+            restart=arguments.restart,
+        )
+        if result.finished_before:
+            _say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
+        runs[name] = result.model
         metrics[name] = {"best_epoch": result.best_epoch}
         for split in held_out:
             found = predictions[name, split] = predict(result.model, sets[split], extractor)
             assert found.labels is not None
             metrics[name][split] = evaluate_predictions(
-                found.labels, found.probabilities, found.label_names, found.patient_ids, seed=arguments.seed
+                found.labels,
+                found.probabilities,
+                found.label_names,
+                found.patient_ids,
+                seed=arguments.seed,
+                thresholds=model_thresholds(result.model.config),
             )
     if not arguments.no_control:
         metrics["difference_of_macro_auroc"] = {
-            split: macro_auroc_difference(
+            split: macro_auroc_interval(
                 predictions["pretrained", split].labels,
-                predictions["pretrained", split].probabilities,
-                predictions["random_initialisation", split].probabilities,
+                [predictions["pretrained", split].probabilities],
+                [predictions["random_initialisation", split].probabilities],
                 predictions["pretrained", split].patient_ids,
                 seed=arguments.seed,
             )
@@ -532,8 +664,10 @@ def _finetune(
     folders.write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
     shown, pictures = held_out[-1], output / "pictures"
+    model, found = runs["pretrained"], predictions["pretrained", shown]
     _draw_recording(sets[shown], pictures / "recording.png")
-    found = predictions["pretrained", shown]
+    _draw_prediction(model, sets[shown], found, 0, pictures / "prediction.png")
+    _draw_roc_sheet(model, found, f"{len(found.record_ids)} {shown} recordings", pictures / "roc.png")
     if found.contributions is not None:
         figure = plot_group_activations(
             contributions_by_label(found),
@@ -563,26 +697,44 @@ _RUN_NAMES = {"pretrained": "pre-trained encoder", "random_initialisation": "unt
 
 
 def _add_evaluate(verbs: Any) -> None:
+    from .data.label_sets import LABEL_MAPS
+
     parser = _add_verb(
         verbs,
         "evaluate",
         _run_evaluate,
         "metrics of a fine-tuned model on labelled recordings",
-        "Macro and per-label AUROC and average precision with 95 % intervals over patients. Labels of which only one\n"
-        "class is present are named and left out.\n\n"
+        "Macro and per-label AUROC, average precision, F1 at the model's thresholds and calibration error, with 95 %\n"
+        "intervals over patients. Labels of which only one class is present are named and left out.\n\n"
+        "Recordings of another source may call their labels otherwise: --map says which label of the data is which\n"
+        "of the model, or which several. With --compare-with, the same labels are evaluated on recordings of the\n"
+        "model's own source, and the loss of AUROC is reported.\n\n"
         "examples:\n"
         "  clear-hug evaluate --data ptb-xl --model runs/superclasses\n"
-        "  clear-hug evaluate --data ptb-xl --model runs/superclasses --split test --output test_metrics.json",
+        "  clear-hug evaluate --data ward.csv --model runs/ward --output ward_metrics.json --pictures pictures\n"
+        "  clear-hug evaluate --data ward.csv --model runs/superclasses --map infarct=MI block=CD\n"
+        "  clear-hug evaluate --data cpsc2018 --model runs/ptb-xl --map ptbxl-cpsc9 --compare-with ptb-xl",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA_HELP)
+    parser.add_argument("--data", type=Path, required=True, metavar="DATA", help=_LABELLED_HELP)
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`")
     parser.add_argument(
         "--split",
         choices=("train", "validation", "test"),
-        help="default: test, or validation where the data has no test recordings",
+        help="default: test, or validation where the data has no test recordings; all of a CSV table without splits",
     )
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="only these labels (default: all of the data)")
+    parser.add_argument(
+        "--map",
+        nargs="+",
+        metavar="DATA=MODEL",
+        help="labels of the data and the model's label, or labels joined by +, that mean them; or a mapping by name: "
+        + ", ".join(LABEL_MAPS),
+    )
+    parser.add_argument(
+        "--compare-with", type=Path, metavar="DATA", help="labelled recordings of the source that the model is of"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the metrics as JSON")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw ROC curves with confusion matrices")
     parser.add_argument("--limit", type=_positive, metavar="N", help="use only the first N recordings of each split")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
 
@@ -592,47 +744,145 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
 
     if arguments.output is not None:
         check_writable(arguments.output.parent)
+    if arguments.pictures is not None:
+        check_writable(arguments.pictures)
     _quiet_libraries()
     model, extractor = load_classifier(arguments.model)
     _to_device(model)
-    sources = _read_source(arguments.data, arguments.limit)
-    split = arguments.split or ("test" if "test" in sources.splits else "validation")
-    if split not in sources.splits:
-        from .processing import InputError
-
-        raise InputError(f"{arguments.data} has no {split} recordings: it has {', '.join(sources.splits)}")
 
     from .evaluation.metrics import evaluate_predictions
-    from .evaluation.predictions import model_label_names, predict
+    from .evaluation.predictions import model_label_names
 
-    label_names = _choose_labels(arguments.labels, sources.label_names, f"the recordings of {arguments.data}")
-    _choose_labels(label_names, model_label_names(model.config), f"the model in {arguments.model}")
-    sources.splits = {split: sources.splits[split]}
-    sets, rejected = _prepare_splits(sources, extractor, label_names)
-    _require(sets, rejected, split)
-    found = predict(model, sets[split], extractor, progress=True)
-    columns = [found.label_names.index(name) for name in label_names]
-    assert found.labels is not None
-    metrics = {
+    names = model_label_names(model.config)
+    mapping = _label_mapping(arguments.map, names)
+    found, rejected = _evaluated(arguments, arguments.data, model, extractor, mapping)
+    metrics: dict[str, Any] = {
         "data": str(arguments.data),
-        "split": split,
+        "split": found.split,
         "model": str(arguments.model),
         **evaluate_predictions(
-            found.labels[:, columns],
-            found.probabilities[:, columns],
-            label_names,
+            found.labels,
+            found.probabilities,
+            found.label_names,
             found.patient_ids,
             seed=arguments.seed,
+            thresholds=found.thresholds,
         ),
     }
-    _say(f"{metrics['num_recordings']} {split} recordings of {metrics['num_patients']} patients")
-    _say(f"macro AUROC {_interval(metrics['macro_auroc'])}")
+    if mapping is not None:
+        metrics["mapping"] = {name: list(mapping[name]) for name in found.label_names}
+    _say(f"{metrics['num_recordings']} {found.split} recordings of {metrics['num_patients']} patients")
+    for name, title in _METRIC_NAMES.items():
+        _say(f"macro {title:18s} {_interval(metrics[f'macro_{name}'])}")
     _print_metrics(metrics)
+    if arguments.compare_with is not None:
+        own, more = _evaluated(arguments, arguments.compare_with, model, extractor, mapping, own=True)
+        rejected += more
+        metrics["loss"] = _print_loss(arguments, found, own)
+    if arguments.pictures is not None:
+        title = f"{metrics['num_recordings']} {found.split} recordings of {arguments.data.name}"
+        path = arguments.pictures / "roc.png"
+        _draw_roc_sheet(None, found, title, path)
+        _say(f"\nwritten: {path}")
     if arguments.output is not None:
         write_text(arguments.output, json.dumps(metrics, indent=2) + "\n")
         _say(f"\nwritten: {arguments.output}")
     _report_rejected(rejected)
     return EXIT_SOME_FAILED if rejected else EXIT_OK
+
+
+_METRIC_NAMES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "f1": "F1",
+    "calibration_error": "calibration error",
+}
+
+
+def _label_mapping(given: Sequence[str] | None, names: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
+    """Labels of the data, each with the labels of the model that mean it."""
+    from .data.label_sets import LABEL_MAPS
+    from .processing import InputError
+    from .training.recipes import split_option
+
+    if given is None:
+        return None
+    mapping: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        if text in LABEL_MAPS:
+            # A mapping by name is for a model with all labels: one with fewer is evaluated on what it has.
+            mapping |= {k: v for k, v in LABEL_MAPS[text].items() if set(v) <= set(names)}
+            continue
+        try:
+            label, of_model = split_option(text)
+        except argparse.ArgumentTypeError:
+            raise InputError(f"{text!r} is no mapping: give DATA=MODEL, or one of {', '.join(LABEL_MAPS)}") from None
+        mapping[label] = tuple(of_model.split("+"))
+        if unknown := [name for name in mapping[label] if name not in names]:
+            raise InputError(f"the model has no label {unknown[0]!r}: it knows {', '.join(names)}")
+    if not mapping:
+        raise InputError(f"none of the labels of {', '.join(given)} is among the model's: it knows {', '.join(names)}")
+    return mapping
+
+
+def _evaluated(
+    arguments: argparse.Namespace,
+    data: Path,
+    model: Any,
+    extractor: Any,
+    mapping: dict[str, tuple[str, ...]] | None,
+    own: bool = False,
+) -> tuple[Any, list[Rejected]]:
+    """Labels and probabilities of a source; `own` if its labels are the model's, as those that are compared with."""
+    from .data.prepared import keep_labels
+    from .evaluation.predictions import map_predictions, model_label_names, model_thresholds, predict
+    from .processing import InputError
+    from .training.features import dataset_labels
+
+    names = model_label_names(model.config)
+    mapping = {name: (name,) for name in names} if mapping is None else mapping
+    if arguments.labels is not None:
+        _choose_labels(arguments.labels, list(mapping), f"the model in {arguments.model}, or the mapping to it")
+        mapping = {name: mapping[name] for name in arguments.labels}
+    wanted = list(dict.fromkeys(name for of_model in mapping.values() for name in of_model)) if own else list(mapping)
+    sources = _read_source(data, arguments.limit, label_columns=wanted, whole=True)
+    if sources.label_names is None:
+        _choose_labels(None, None, f"the recordings of {data}")
+    known = [name for name in wanted if name in (sources.label_names or ())]
+    if arguments.labels is not None and not own:
+        _choose_labels(arguments.labels, sources.label_names, f"the recordings of {data}")
+    if unknown := [name for name in sources.label_names or () if name not in wanted and arguments.labels is None]:
+        _say(f"labels of {data} that are not evaluated, since the model does not know them: {', '.join(unknown)}")
+    if not known:
+        raise InputError(f"the recordings of {data} have none of the labels {', '.join(wanted)}")
+    split = arguments.split or next(
+        (one for one in ("test", "validation", "all") if one in sources.splits), next(iter(sources.splits))
+    )
+    if split not in sources.splits:
+        raise InputError(f"{data} has no {split} recordings: it has {', '.join(sources.splits)}")
+    sources.splits = {split: sources.splits[split]}
+    sets, rejected = _prepare_splits(sources, extractor, known)
+    _require(sets, rejected, split)
+    found = predict(model, keep_labels(sets[split], None), extractor, progress=True)
+    truth = dataset_labels(sets[split], known).numpy().astype(float)
+    mapping = {name: of_model for name, of_model in mapping.items() if set(of_model if own else (name,)) <= set(known)}
+    thresholds = model_thresholds(model.config)
+    return map_predictions(found, truth, known, thresholds, mapping, own, split), rejected
+
+
+def _print_loss(arguments: argparse.Namespace, found: Any, own: Any) -> dict[str, Any]:
+    """What is lost from the model's own source to another, over the labels that both have both classes of."""
+    from .evaluation.predictions import auroc_loss
+    from .processing import InputError
+
+    loss = auroc_loss(found, own, seed=arguments.seed)
+    if not loss["labels"]:
+        raise InputError("no label has both classes in both sources: there is nothing to compare")
+    _say(f"\nof the labels {', '.join(loss['labels'])}, macro AUROC")
+    _say(f"  on {len(own.labels)} {own.split} recordings of {arguments.compare_with}: {_interval(loss['own'])}")
+    _say(f"  on {len(found.labels)} {found.split} recordings of {arguments.data}: {_interval(loss['other'])}")
+    _say(f"  lost: {_interval(loss['lost'], sign=True)}")
+    return loss
 
 
 # ----------------------------------------------------------------------------------------------------------- predict
@@ -645,63 +895,98 @@ def _add_predict(verbs: Any) -> None:
         _run_predict,
         "labels of recordings, with probabilities",
         "Predict WFDB records (.hea with .dat or .mat; any rate from 50 Hz, any order of leads). A recording longer\n"
-        "than the model's window is predicted window by window. Exit status 1 if some records could not be used;\n"
-        "they are named at the end.\n\n"
+        "than the model's window is predicted window by window. A label counts as found from the threshold on that\n"
+        "fine-tuning chose for it. Exit status 1 if some records could not be used; they are named at the end.\n\n"
         "examples:\n"
-        "  clear-hug predict patient7.hea --model runs/superclasses\n"
+        "  clear-hug predict patient7.hea --model runs/superclasses --pictures pictures\n"
         "  clear-hug predict ward3/ extra/A0001 --model runs/superclasses --top-k 2\n"
+        "  clear-hug predict ward.csv --model runs/ward --output predictions.csv\n"
         "  clear-hug predict ward3/ --model runs/superclasses --json > ward3.jsonl",
     )
-    parser.add_argument("records", nargs="+", type=Path, metavar="RECORD", help="records, or folders of records")
+    parser.add_argument(
+        "records",
+        nargs="+",
+        type=Path,
+        metavar="RECORD",
+        help="records, folders of records, or CSV tables with a column `path`",
+    )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`")
     parser.add_argument("--json", action="store_true", help="one JSON object per record and line")
     parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write a CSV table: a row per record and window, with the probability of each label, and what was found",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIR",
+        help="draw each record with its beats, predictions and the leads behind them",
+    )
+    parser.add_argument(
         "--threshold",
         type=_share,
-        default=0.5,
         metavar="SHARE",
-        help="from here on a label counts as found (default: %(default)s)",
+        help="from here on any label counts as found (default: each label's own in the model, else 0.5)",
     )
     parser.add_argument("--top-k", type=_positive, metavar="K", help="show only the K most probable labels")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="show only these labels")
 
 
 def _run_predict(arguments: argparse.Namespace) -> int:
-    from .training.folders import load_classifier
+    from .training.folders import check_writable, load_classifier, write_text
 
+    for path in (arguments.output and arguments.output.parent, arguments.pictures):
+        if path is not None:
+            check_writable(path)
     _quiet_libraries()
     model, extractor = load_classifier(arguments.model)
     _to_device(model)
 
-    from .data.preparation import Rejected, describe_error, prepare
-    from .data.records import RecordReference, find_records
-    from .evaluation.predictions import model_label_names, predict
-    from .processing import InputError
+    from .data.preparation import prepare
+    from .evaluation.predictions import model_label_names, model_thresholds, predict
+    from .training.pretraining import as_csv
 
-    shown = _choose_labels(arguments.labels, model_label_names(model.config), f"the model in {arguments.model}")
-    references: list[RecordReference] = []
+    names = model_label_names(model.config)
+    shown = _choose_labels(arguments.labels, names, f"the model in {arguments.model}")
+    thresholds = dict(zip(names, model_thresholds(model.config), strict=True))
+    if arguments.threshold is not None:
+        thresholds = dict.fromkeys(names, arguments.threshold)
     rejected: list[Rejected] = []
-    for path in arguments.records:
-        try:
-            found = find_records(path)
-        except (InputError, FileNotFoundError) as error:
-            rejected.append(Rejected(str(path), describe_error(error)))
-            continue
-        references += [RecordReference(header, str(header.with_suffix(""))) for header in found]
+    references = _records_to_predict(arguments.records, rejected)
+    table: list[dict[str, Any]] = []
     num_done = 0
     for start in range(0, len(references), _RECORDS_AT_ONCE):
         batch = references[start : start + _RECORDS_AT_ONCE]
         dataset, failed = prepare(batch, extractor, windows="all", progress=False)
         rejected += failed
-        if len(dataset):
-            predictions = predict(model, dataset, extractor)
-            num_done += _print_predictions(arguments, dataset, predictions, shown)
+        if not len(dataset):
+            continue
+        found = predict(model, dataset, extractor)
+        records = _windows_by_record(dataset, found, shown, thresholds, arguments.top_k)
+        num_done += len(records)
+        for record, windows in records.items():
+            if arguments.output is not None:
+                table += [_table_row(record, window, shown) for window in windows]
+            else:
+                _print_record(record, windows, thresholds, arguments.json)
+        if arguments.pictures is not None:
+            for row, record in enumerate(found.record_ids):
+                place = f"_{float(dataset[row]['window_start']):g}s" if len(records[record]) > 1 else ""
+                path = arguments.pictures / f"{_file_name(record)}{place}.png"
+                _draw_prediction(model, dataset, found, row, path, thresholds)
     if not num_done:
         for record, reason in rejected:
             # Messages about files name them; those about signals do not.
             named = reason if record in reason else f"{record}: {reason}"
             print(f"clear-hug: error: {named}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    if arguments.output is not None:
+        write_text(arguments.output, as_csv(table))
+        _say(f"{num_done} record(s), {len(table)} window(s): {arguments.output}")
+    if arguments.pictures is not None:
+        print(f"pictures: {arguments.pictures}", file=sys.stderr)
     _report_rejected(rejected)
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 
@@ -709,43 +994,217 @@ def _run_predict(arguments: argparse.Namespace) -> int:
 _RECORDS_AT_ONCE = 64
 
 
-def _print_predictions(arguments: argparse.Namespace, dataset: datasets.Dataset, found: Any, shown: list[str]) -> int:
-    """Print the windows of each record together; the number of records."""
-    rows_of: dict[str, list[int]] = {}
-    for row, record in enumerate(found.record_ids):
-        rows_of.setdefault(record, []).append(row)
+def _records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[RecordReference]:
+    """The records at paths, in folders and in tables; what is not there goes to `rejected`."""
+    from .data.preparation import Rejected, describe_error
+    from .data.readers import open_source
+    from .data.records import RecordReference, find_records
+    from .processing import InputError
+
+    references: list[RecordReference] = []
+    for path in paths:
+        try:
+            if path.suffix.lower() == ".csv":
+                table = open_source("csv", path)
+                references += [table.reference(index) for index in range(len(table))]
+            else:
+                references += [RecordReference(header, str(header.with_suffix(""))) for header in find_records(path)]
+        except (InputError, FileNotFoundError) as error:
+            rejected.append(Rejected(str(path), describe_error(error)))
+    return references
+
+
+def _windows_by_record(
+    dataset: datasets.Dataset, found: Any, shown: list[str], thresholds: dict[str, float], top_k: int | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Start and end of each record's windows, with the most probable labels and those that reach their thresholds."""
     columns = [found.label_names.index(name) for name in shown]
-    for record, rows in rows_of.items():
-        windows: list[dict[str, Any]] = []
-        for row in rows:
-            start = float(dataset[row]["window_start"])
-            probabilities = {
-                name: float(found.probabilities[row, column]) for name, column in zip(shown, columns, strict=True)
+    records: dict[str, list[dict[str, Any]]] = {}
+    starts, rates = dataset["window_start"], dataset["sampling_rate"]
+    for row, record in enumerate(found.record_ids):
+        probabilities = {
+            name: float(found.probabilities[row, column]) for name, column in zip(shown, columns, strict=True)
+        }
+        ranked = sorted(probabilities, key=lambda name: -probabilities[name])[:top_k]
+        start = float(starts[row])
+        records.setdefault(record, []).append(
+            {
+                "start": round(start, 3),
+                "end": round(start + len(dataset[row]["signal"][0]) / float(rates[row]), 3),
+                "found": [name for name in ranked if probabilities[name] >= thresholds[name]],
+                "probabilities": {name: round(probabilities[name], 6) for name in ranked},
             }
-            ranked = sorted(probabilities, key=lambda name: -probabilities[name])[: arguments.top_k]
-            windows.append(
-                {
-                    "start": round(start, 3),
-                    "end": round(start + len(dataset[row]["signal"][0]) / float(dataset[row]["sampling_rate"]), 3),
-                    "found": [name for name in ranked if probabilities[name] >= arguments.threshold],
-                    "probabilities": {name: round(probabilities[name], 6) for name in ranked},
-                }
-            )
-        if arguments.json:
-            print(json.dumps({"record": record, "windows": windows}), flush=True)
-            continue
-        seconds = windows[-1]["end"]
-        if len(windows) == 1:
-            _say(f"{record}  ({seconds:g} s)")
-        else:
-            _say(f"{record}  ({seconds:g} s, longer than the model's window: predicted in {len(windows)} windows)")
-        for window in windows:
-            if len(windows) > 1:
-                _say(f"  {window['start']:g}-{window['end']:g} s")
-            for name, probability in window["probabilities"].items():
-                mark = "*" if probability >= arguments.threshold else " "
-                _say(f"  {mark} {probability:6.1%}  {name}")
-    return len(rows_of)
+        )
+    return records
+
+
+def _table_row(record: str, window: dict[str, Any], shown: list[str]) -> dict[str, Any]:
+    probabilities = window["probabilities"]
+    return {
+        "record_id": record,
+        "start": window["start"],
+        "end": window["end"],
+        "found": " ".join(window["found"]),
+        **{name: probabilities.get(name, "") for name in shown},
+    }
+
+
+def _print_record(record: str, windows: list[dict[str, Any]], thresholds: dict[str, float], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"record": record, "windows": windows}), flush=True)
+        return
+    seconds = windows[-1]["end"]
+    if len(windows) == 1:
+        _say(f"{record}  ({seconds:g} s)")
+    else:
+        _say(f"{record}  ({seconds:g} s, longer than the model's window: predicted in {len(windows)} windows)")
+    for window in windows:
+        if len(windows) > 1:
+            _say(f"  {window['start']:g}-{window['end']:g} s")
+        for name, probability in window["probabilities"].items():
+            mark = "*" if probability >= thresholds[name] else " "
+            _say(f"  {mark} {probability:6.1%}  {name}")
+
+
+def _file_name(record: str) -> str:
+    """A record's id as the name of a file: the path's parts joined, so that no two records share one."""
+    return "_".join(part for part in Path(record).parts if part not in ("/", "..", "."))
+
+
+# --------------------------------------------------------------------------------------------------------- benchmark
+
+
+def _add_benchmark(verbs: Any) -> None:
+    parser = _add_verb(
+        verbs,
+        "benchmark",
+        _run_benchmark,
+        "the paper's protocol: tasks x shares of the labels x models x heads",
+        "Train and test models on 1, 10 and 100 % of the training recordings of each task, with several seeds,\n"
+        "beside the same encoder without its weights and, if asked for, a supervised ResNet. Shares are drawn by\n"
+        "patient and keep the labels' frequencies. The epoch is chosen on validation recordings, the test recordings\n"
+        "are used once per cell; where a task has none its validation recordings are tested, and the epoch is chosen\n"
+        "on a tenth of the training patients.\n\n"
+        "Stopped or killed, the same command goes on with the cells that are missing; more tasks, models, fractions\n"
+        "or seeds can be added later.\n\n"
+        "Writes to the output folder: results.csv (a row per cell, with intervals), table.md (laid out as the\n"
+        "paper's Table 1, with the paper's numbers where the recordings are the same, and differences to the\n"
+        "controls), benchmark.json and cells/.\n\n"
+        "examples:\n"
+        "  clear-hug benchmark --tasks prepared/super prepared/rhythm --models clear=runs/pretrained\n"
+        "  clear-hug benchmark --tasks prepared/super --models clear=runs/pretrained --protocols knn probe \\\n"
+        "      --heads mean hug --fractions 10 100 --seeds 0 1 2 --resnet --output runs/benchmark",
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="[NAME=]DIR",
+        help="folders of `clear-hug prepare --labels`, under the folder's name unless another is given",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="[NAME=]FOLDER",
+        help="model folders or outputs of `pretrain`, under the folder's name unless another is given",
+    )
+    parser.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=("knn", "probe", "finetune", "lora"),
+        default=["probe"],
+        help="k nearest neighbours, head on the frozen encoder, whole model, LoRA (default: probe)",
+    )
+    parser.add_argument(
+        "--heads",
+        nargs="+",
+        choices=("hug", "mean", "weighted", "single_level"),
+        default=["mean", "hug"],
+        help="mean with probe is the linear probe (default: mean hug)",
+    )
+    parser.add_argument(
+        "--fractions",
+        nargs="+",
+        type=float,
+        default=[1.0, 10.0, 100.0],
+        metavar="PERCENT",
+        help="of the training recordings (default: 1 10 100)",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    parser.add_argument("--no-control", action="store_true", help="leave out the encoder without its weights")
+    parser.add_argument("--resnet", action="store_true", help="train a supervised 1-D ResNet beside")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="only these labels of each task (default: all)")
+    parser.add_argument(
+        "--min-positives",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="leave out, by name, labels with fewer training or test recordings of a class (default: %(default)s)",
+    )
+    for name, value in (("probe", 100), ("finetune", 20), ("reference", 10)):
+        parser.add_argument(
+            f"--{name}-epochs", type=_positive, default=value, metavar="N", help="default: %(default)s"
+        )
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/benchmark"), metavar="DIR", help="default: %(default)s"
+    )
+    _add_cache_options(parser)
+
+
+def _run_benchmark(arguments: argparse.Namespace) -> int:
+    from .processing import InputError
+    from .training.folders import check_writable
+
+    output = check_writable(arguments.output)
+    named = {what: _named_folders(getattr(arguments, what)) for what in ("tasks", "models")}
+    _quiet_libraries()
+    from .training.benchmark import RANDOM, RESNET, BenchmarkArguments, load_task, recipes, run_benchmark
+
+    if reserved := {RANDOM, RESNET} & named["models"].keys():
+        raise InputError(f"the name {min(reserved)!r} is taken by a control: give the model another, NAME=FOLDER")
+    models: dict[str, Path | None] = dict(named["models"])
+    if not arguments.no_control:
+        models[RANDOM] = None
+    if arguments.resnet:
+        models[RESNET] = None
+    chosen = BenchmarkArguments(
+        heads=tuple(dict.fromkeys(arguments.heads)),
+        protocols=tuple(dict.fromkeys(arguments.protocols)),
+        fractions=tuple(dict.fromkeys(percent / 100 for percent in arguments.fractions)),
+        seeds=tuple(dict.fromkeys(arguments.seeds)),
+        recipes=recipes(arguments.probe_epochs, arguments.finetune_epochs, arguments.reference_epochs),
+    )
+    tasks = [
+        load_task(name, folder, arguments.labels, arguments.min_positives) for name, folder in named["tasks"].items()
+    ]
+    for task in tasks:
+        for note in task.notes:
+            _say(f"{task.name}: {note}")
+    try:
+        run_benchmark(tasks, models, output, chosen, _cache_dir(arguments), say=_say)
+    except KeyboardInterrupt:
+        _say("\nstopped: the same command goes on with the cells that are missing")
+        raise
+    table = output / "table.md"
+    _say(f"\n{table.read_text(encoding='utf-8')}\nwritten: {output / 'results.csv'}, {table}")
+    return EXIT_OK
+
+
+def _named_folders(given: Sequence[str]) -> dict[str, Path]:
+    from .processing import InputError
+
+    named: dict[str, Path] = {}
+    for text in given:
+        name, found, folder = text.partition("=")
+        path = Path(folder if found else text)
+        name = name if found else path.name
+        if not name:
+            raise InputError(f"{text!r} has no name: give NAME=FOLDER")
+        if name in named:
+            raise InputError(f"two folders are called {name!r}: give them names, NAME=FOLDER")
+        named[name] = path
+    return named
 
 
 # -------------------------------------------------------------------------------------------------------------- demo
@@ -779,11 +1238,18 @@ def _add_demo(verbs: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.set_defaults(
         head="hug",
-        train_encoder=False,
+        method="frozen",
         finetune_epochs=60,
         finetune_batch_size=64,
+        patience=10,
         head_learning_rate=None,
+        encoder_learning_rate=None,
+        layer_decay=0.75,
+        lora_rank=8,
+        class_weights="none",
         no_control=False,
+        no_feature_cache=True,
+        restart=True,
     )
 
 
@@ -811,7 +1277,8 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     _require(sets, rejected, "train", "validation")
     recipe.training.batch_size = min(recipe.training.batch_size, len(sets["train"]))
     _pretrain(recipe, extractor, sets, output / "pretrained", restart=True)
-    _finetune(arguments, output / "pretrained" / "model", sets, sources.label_names, output)
+    sets, label_names = _leave_out_absent(sets, sources.label_names)
+    _finetune(arguments, output / "pretrained" / "model", sets, label_names, output)
     _report_rejected(rejected)
     _say(
         "\nNext:\n"
@@ -845,11 +1312,13 @@ class _Sources:
         label_names: list[str] | None,
         prepared: Path | None = None,
         extractor: Any = None,
+        is_table: bool = False,
     ):
         self.splits = splits
         self.label_names = label_names
         self.prepared = prepared
         self.extractor = extractor
+        self.is_table = is_table
 
     @classmethod
     def by_split(
@@ -863,8 +1332,17 @@ class _Sources:
         return cls(splits, label_names)
 
 
-def _read_source(folder: Path, limit: int | None, streamed: Sequence[str] = ()) -> _Sources:
-    """What `--data` names: a prepared folder, PTB-XL with labels and folds, or any WFDB records, without labels."""
+def _read_source(
+    folder: Path,
+    limit: int | None,
+    streamed: Sequence[str] = (),
+    label_columns: Sequence[str] | None = None,
+    whole: bool = False,
+) -> _Sources:
+    """
+    What `--data` names: a prepared folder, PTB-XL with labels and folds, a CSV table (with `label_columns`; `whole` if
+    one without splits is not to be split), or any WFDB records, without labels.
+    """
     from .data.prepared import is_prepared, load_prepared
     from .data.readers import open_source
     from .data.readers.ptbxl import TABLE
@@ -872,6 +1350,8 @@ def _read_source(folder: Path, limit: int | None, streamed: Sequence[str] = ()) 
 
     if not folder.exists():
         raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
+    if folder.suffix.lower() == ".csv" and label_columns is not None:
+        return _read_table(folder, limit, label_columns, whole)
     if is_prepared(folder):
         _quiet_libraries()
         sets, extractor = load_prepared(folder, streamed)
@@ -889,6 +1369,33 @@ def _read_source(folder: Path, limit: int | None, streamed: Sequence[str] = ()) 
         for path in find_records(folder)
     ]
     return _Sources.by_split(references, None, limit)
+
+
+def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], whole: bool) -> _Sources:
+    from dataclasses import replace
+
+    from .data.readers import CsvSource
+    from .data.splits import assign_splits
+    from .processing import InputError
+
+    free = CsvSource(path).free_columns
+    if whole:
+        label_columns = [name for name in label_columns if name in free]
+    if not label_columns:
+        raise InputError(
+            f"which columns of {path} are labels? Name them with --labels; it has {', '.join(free) or 'no others'}"
+        )
+    source = CsvSource(path, label_columns=label_columns)
+    records: list[Any] = [source.reference(index) for index in range(len(source))]
+    if whole and all(record.split is None for record in records):
+        return _Sources({"all": records[:limit]}, source.label_names, is_table=True)
+    splits = assign_splits(records)
+    if all(record.split is None for record in records):
+        _say(f"{path} has no column `split`: patients are split at random, 70 % train, 10 % validation, 20 % test")
+    records = [replace(record, split=splits[record.record_id]) for record in records]
+    found = _Sources.by_split(records, source.label_names, limit)
+    found.is_table = True
+    return found
 
 
 def _choose_labels(asked: Sequence[str] | None, known: Sequence[str] | None, whose: str) -> list[str]:
@@ -960,6 +1467,48 @@ def _draw_recording(dataset: datasets.Dataset, path: Path) -> None:
     save_figure(figure, path)
 
 
+def _draw_prediction(
+    model: Any,
+    dataset: datasets.Dataset,
+    found: Any,
+    index: int,
+    path: Path,
+    thresholds: dict[str, float] | None = None,
+) -> None:
+    import numpy as np
+
+    from .evaluation.predictions import group_names, model_thresholds
+    from .plotting import plot_prediction, save_figure
+
+    row = dataset.with_format("numpy")[index]
+    chosen = model_thresholds(model.config) if thresholds is None else [thresholds[one] for one in found.label_names]
+    explained = found.contributions is not None
+    figure = plot_prediction(
+        row["signal"] * np.asarray(row["signal_scale"])[:, None],
+        row["r_peaks"],
+        found.label_names,
+        found.probabilities[index],
+        thresholds=chosen,
+        contributions=found.contributions[index] if explained else None,
+        group_names=group_names(model.config) if explained else None,
+        lead_mask=row["lead_mask"],
+        sampling_rate=float(row["sampling_rate"]),
+        unit=str(row["unit"]),
+        title=f"Recording {row['record_id']}",
+    )
+    save_figure(figure, path)
+
+
+def _draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> None:
+    """ROC curves of predictions with labels; with thresholds of the model, or the predictions' own."""
+    from .evaluation.predictions import model_thresholds
+    from .plotting import plot_roc_sheet, save_figure
+
+    thresholds = found.thresholds if model is None else model_thresholds(model.config)
+    figure = plot_roc_sheet(found.labels, found.probabilities, found.label_names, thresholds=thresholds, title=title)
+    save_figure(figure, path)
+
+
 def _draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
     import numpy as np
     import torch
@@ -995,11 +1544,15 @@ def _interval(metric: dict[str, Any] | None, sign: bool = False) -> str:
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    width = max(len(name) for name in metrics["per_label"])
-    _say(f"\n  {'label':{width}s}  {'positive':>8s}  AUROC")
+    width = max(5, *(len(name) for name in metrics["per_label"]))
+    _say(f"\n  {'label':{width}s}  {'positive':>8s}  {'AUROC':24s}  {'avg. precision':24s}  F1 at threshold")
     for name, entry in metrics["per_label"].items():
-        value = "left out: only one class is present" if entry["auroc"] is None else _interval(entry["auroc"])
-        _say(f"  {name:{width}s}  {entry['num_positive']:8d}  {value}")
+        if entry["auroc"] is None:
+            _say(f"  {name:{width}s}  {entry['num_positive']:8d}  left out: only one class is present")
+            continue
+        values = f"{_interval(entry['auroc']):24s}  {_interval(entry['average_precision']):24s}"
+        at_threshold = f"{entry['f1']['value']:.3f} at {entry['threshold']:.2f}"
+        _say(f"  {name:{width}s}  {entry['num_positive']:8d}  {values}  {at_threshold}")
 
 
 def _report_rejected(rejected: Sequence[Rejected]) -> None:

@@ -1,5 +1,6 @@
 """
-Pictures: recordings on ECG paper, reconstructions, group activations, loss curves.
+Pictures: recordings on ECG paper, predictions and which leads spoke for them, reconstructions, group activations, ROC
+curves, loss curves.
 
 Every function gives a `matplotlib.figure.Figure` of its own, without `pyplot` and its global state: they work without
 a display, and in a notebook a figure shows itself.
@@ -7,14 +8,17 @@ a display, and in a notebook a figure shows itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch, Rectangle
+from sklearn.metrics import auc, roc_curve
 
 from .processing.beats import cut_beats
 from .processing.errors import InputError
@@ -27,6 +31,8 @@ RHYTHM_LEAD = "II"
 
 _INK, _BEAT, _HIDDEN, _REBUILT = "#1a1a1a", "#0b5394", "#fde9c9", "#c1121f"
 _PAPER, _FINE, _COARSE = "#fffafa", "#f6d9d9", "#e8b4b4"
+_TINT, _FAINT, _AGAINST = "#fff0b3", "#bcc4cc", "#6d94ba"
+_RIGHT, _WRONG = "#e3edf6", "#f9e0e0"
 _SPACING = 2.6  # Between the rows of a page, in the unit of the y axis.
 _DPI = 110
 
@@ -68,49 +74,125 @@ def plot_recording(
         InputError: If the signal has another shape, or the layout is unknown.
     """
     signal, lead_mask = _checked(signal, lead_mask)
-    seconds = np.arange(signal.shape[1]) / sampling_rate
-    duration = signal.shape[1] / sampling_rate
-    if layout == "clinical":
-        # Each of the four columns shows its part of the time, as an electrocardiograph prints it.
-        rows = [
-            [(lead, column * duration / 4, (column + 1) * duration / 4) for column, lead in enumerate(leads)]
-            for leads in CLINICAL_LAYOUT
-        ]
-        rows.append([(RHYTHM_LEAD, 0.0, duration)])
-    elif layout == "rows":
-        rows = [[(lead, 0.0, duration)] for lead in STANDARD_LEADS]
-    else:
-        raise InputError(f"layout is {layout!r}: choose 'clinical' or 'rows'")
-
-    scale, gain = _page_scale(signal[lead_mask])
-    figure = Figure(figsize=(13.0, 1.0 + 1.55 * len(rows) if layout == "clinical" else 1.0 + 0.95 * len(rows)))
+    rows = _page_rows(layout, signal.shape[1] / sampling_rate)
+    figure = Figure(figsize=(13.0, 1.0 + (1.55 if layout == "clinical" else 0.95) * len(rows)))
     axes = figure.add_subplot()
-    bottom = -_SPACING * (len(rows) - 1)
-    _draw_paper(axes, duration, bottom - 0.6 * _SPACING, 0.65 * _SPACING)
-    if r_peaks is not None and len(r_peaks):
-        peaks = np.asarray(r_peaks) / sampling_rate
-        axes.vlines(peaks, bottom - 0.6 * _SPACING, 0.65 * _SPACING, color=_BEAT, alpha=0.18, linewidth=0.9)
-        top = (bottom if layout == "clinical" else 0.0) + 0.55 * _SPACING
-        axes.plot(peaks, np.full(len(peaks), top), "v", color=_BEAT, markersize=6, clip_on=False)
-    for row, parts in enumerate(rows):
-        offset = -_SPACING * row
-        for lead, start, stop in parts:
-            index = STANDARD_LEADS.index(lead)
-            inside = (seconds >= start) & (seconds < stop)
-            if lead_mask[index]:
-                axes.plot(seconds[inside], offset + scale * signal[index, inside], color=_INK, linewidth=0.9)
-            else:
-                axes.text((start + stop) / 2, offset, "not recorded", ha="center", va="center", color="#888888")
-            x, y, side = (start + 0.05, offset + 0.42 * _SPACING, "left")
-            if layout == "rows":
-                x, y, side = (-0.08, offset, "right")
-            axes.text(x, y, lead, ha=side, va="center", fontsize=11, fontweight="bold", color=_INK)
-            if start > 0:
-                axes.vlines(start, offset - 0.3, offset + 0.3, color=_INK, linewidth=1.2)
-    _draw_scale_bar(axes, duration, bottom, scale * gain, f"{gain:g} {_unit_name(unit)}")
-    _finish_time_axis(axes, duration)
+    _draw_page(axes, rows, signal, r_peaks, lead_mask, sampling_rate, unit)
     if title:
         axes.set_title(title, loc="left", fontsize=12)
+    return figure
+
+
+def plot_prediction(
+    signal: np.ndarray,
+    r_peaks: np.ndarray | None,
+    label_names: Sequence[str],
+    probabilities: np.ndarray,
+    thresholds: Sequence[float] | np.ndarray | None = None,
+    contributions: np.ndarray | None = None,
+    group_names: Sequence[str] | None = None,
+    lead_mask: np.ndarray | None = None,
+    sampling_rate: float = 100.0,
+    unit: str = "mV",
+    title: str | None = None,
+    most_labels: int = 8,
+) -> Figure:
+    """
+    One page about one recording: the recording on ECG paper, what the model predicts, and which leads spoke for it.
+
+    A label is found if its probability is at least its threshold. The label that is explained is the most probable of
+    those found, or the most probable of all where none is found. The leads of the single group that added most to its
+    logit are tinted on the page, unless every single group spoke against it.
+
+    Args:
+        signal (`np.ndarray` of shape `(12, num_samples)`): Leads in the standard order [`unit`].
+        r_peaks (`np.ndarray`, *optional*): R peaks [samples].
+        label_names (`Sequence[str]`): Names of the labels.
+        probabilities (`np.ndarray` of shape `(num_labels,)`): Of this recording.
+        thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): From which probability on a label is found; 0.5
+            by default.
+        contributions (`np.ndarray` of shape `(num_groups, num_labels)`, *optional*): What each group of leads added to
+            each logit, as `predict` gives them for models with the HUG head [logits].
+        group_names (`Sequence[str]`, *optional*): Names of the groups, as the function of that name gives them: leads
+            joined by `/` (`V1-V6` for the six), groups joined by ` + `, or `all leads`. Needed with `contributions`.
+        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
+        sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
+        unit (`str`, *optional*, defaults to `"mV"`): Named at the scale bar.
+        title (`str`, *optional*): Above the picture.
+        most_labels (`int`, *optional*, defaults to 8): Labels shown, from the most probable on.
+
+    Returns:
+        `matplotlib.figure.Figure`: Its axes are the page, the probabilities, and with `contributions` those.
+
+    Raises:
+        InputError: If lengths do not fit, a probability is NaN or outside 0 to 1, a threshold or contribution is NaN,
+            or a group's name holds something else than leads.
+    """
+    signal, lead_mask = _checked(signal, lead_mask)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    thresholds = _checked_thresholds(thresholds, label_names)
+    if probabilities.shape != (len(label_names),) or not len(label_names):
+        raise InputError(
+            f"{probabilities.shape} probabilities do not fit {len(label_names)} labels: give one per label"
+        )
+    for name, probability in zip(label_names, probabilities, strict=True):
+        if not 0.0 <= probability <= 1.0:
+            raise InputError(f"the probability of {name!r} is {probability}: it must lie between 0 and 1")
+    if most_labels < 1:
+        raise InputError(f"most_labels is {most_labels}: show at least 1 label")
+    found = probabilities >= thresholds
+    explained = int(np.argmax(np.where(found | ~found.any(), probabilities, -1.0)))
+    tinted: list[str] = []
+    added = np.empty(0)
+    if contributions is not None:
+        added, tinted = _explain(np.asarray(contributions, dtype=np.float64), group_names, label_names, explained)
+
+    shown = np.argsort(-probabilities, kind="stable")[:most_labels]
+    names = [_wrapped(label_names[index], 30 if len(added) else 60) for index in shown]
+    groups = [_wrapped(name, 30) for name in group_names or ()] if len(added) else []
+    lines = max(name.count("\n") + 1 for name in (*names, *groups))
+    num_bars = max(len(shown), len(added), 3)
+    note = _note_on_hidden_labels(label_names, found, np.setdiff1d(np.arange(len(found)), shown))
+    heights = (7.2, 1.4 + (0.19 + 0.13 * lines) * num_bars + 0.3 * bool(note))
+    figure = Figure(figsize=(13.0, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=heights)
+    above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+
+    page = above.add_subplot()
+    rows = _page_rows("clinical", signal.shape[1] / sampling_rate)
+    _draw_page(page, rows, signal, r_peaks, lead_mask, sampling_rate, unit, tinted)
+    if title:
+        page.set_title(_wrapped(title, 120), loc="left", fontsize=12)
+    if len(added):
+        subject = _shortened(label_names[explained], 26)
+        text = (
+            f"leads of the single group that added most to {subject}"
+            if tinted
+            else f"no single group added to {subject}"
+        )
+        handles = [Patch(facecolor=_TINT if tinted else "none", edgecolor=_FAINT if tinted else "none", label=text)]
+        page.legend(
+            handles=handles,
+            handlelength=2.0 if tinted else 0.0,
+            loc="upper right",
+            bbox_to_anchor=(1.0, -0.035),
+            frameon=False,
+            fontsize=10,
+            borderpad=0.2,
+        )
+
+    left: SubFigure = below
+    if len(added):
+        halves = below.add_gridspec(1, 2)
+        left, right = below.add_subfigure(halves[0]), below.add_subfigure(halves[1])
+    _draw_probabilities(left.add_subplot(), names, probabilities[shown], thresholds[shown], num_bars, note)
+    if len(added):
+        axes = right.add_subplot()
+        _draw_contributions(axes, added, groups, _tinted_group(added, group_names), num_bars)
+        heading = _wrapped(f"What each group of leads added to {_shortened(label_names[explained], 90)}", 48)
+        if not found.any():
+            heading += "\n(the most probable label; none reached its threshold)"
+        axes.set_title(heading, loc="left", fontsize=11)
     return figure
 
 
@@ -147,19 +229,8 @@ def plot_reconstruction(
         InputError: If shapes do not belong together.
     """
     signal, lead_mask = _checked(signal, lead_mask)
-    num_beats, beat_length = reconstruction.shape[1:]
-    if reconstruction.shape[0] != len(signal) or masked_positions.shape != reconstruction.shape[:2]:
-        raise InputError("reconstruction, masked positions and signal do not belong to one recording")
+    rebuilt = _rebuild(signal, lead_mask, r_peaks, reconstruction, masked_positions, sampling_rate, eps)
     duration = signal.shape[1] / sampling_rate
-    # Cutting the sample numbers as well says where every sample of a beat's window lies (-1 outside the beat).
-    numbered = np.concatenate([signal, np.arange(1, signal.shape[1] + 1, dtype=np.float64)[None]]).astype(np.float64)
-    beats, beat_mask, _ = cut_beats(
-        numbered[None], np.asarray(r_peaks, dtype=np.int64)[None], num_beats, beat_length, sampling_rate
-    )
-    samples = beats[0, -1].astype(np.int64) - 1
-    mean = beats[0, :-1].mean(axis=2, keepdims=True)
-    deviation = np.sqrt(beats[0, :-1].var(axis=2, ddof=1, keepdims=True) + eps)
-    rebuilt = reconstruction * deviation + mean
 
     figure = Figure(figsize=(14.0, 13.0))
     axes = figure.add_subplot()
@@ -169,32 +240,7 @@ def plot_reconstruction(
         if not lead_mask[row]:
             axes.text(duration / 2, offset, "not recorded", ha="center", va="center", color="#888888")
             continue
-        scale = 0.8 * _SPACING / max(float(np.ptp(signal[row])), 1e-6)
-        centre = (signal[row].max() + signal[row].min()) / 2
-        segments = []
-        for beat in np.flatnonzero(masked_positions[row] & beat_mask[0]):
-            inside = samples[beat] >= 0
-            when = samples[beat, inside] / sampling_rate
-            axes.fill_between(
-                [when[0], when[-1] + 1 / sampling_rate],
-                offset - 0.47 * _SPACING,
-                offset + 0.47 * _SPACING,
-                color=_HIDDEN,
-                linewidth=0,
-                zorder=0,
-            )
-            value = offset + scale * (rebuilt[row, beat, inside] - centre)
-            segments.append(np.column_stack([when, np.clip(value, offset - 0.6 * _SPACING, offset + 0.6 * _SPACING)]))
-        axes.plot(
-            np.arange(signal.shape[1]) / sampling_rate,
-            offset + scale * (signal[row] - centre),
-            color=_INK,
-            linewidth=0.9,
-            label="recorded" if row == 0 else None,
-        )
-        axes.add_collection(
-            LineCollection(segments, colors=_REBUILT, linewidths=1.1, label="rebuilt" if row == 0 else None)
-        )
+        _draw_rebuilt_lead(axes, offset, row, signal, rebuilt, sampling_rate, named=row == 0)
     axes.fill_between([], [], color=_HIDDEN, label="hidden from the model")
     axes.set_xlim(-0.02, duration)
     axes.set_ylim(-_SPACING * (len(STANDARD_LEADS) - 0.4), 0.6 * _SPACING)
@@ -205,6 +251,91 @@ def plot_reconstruction(
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=11)
     if title:
         axes.set_title(title, loc="left", fontsize=12)
+    return figure
+
+
+def plot_reconstructions(
+    signal: np.ndarray,
+    r_peaks: np.ndarray,
+    reconstructions: Mapping[str, np.ndarray],
+    masked_positions: np.ndarray,
+    leads: Sequence[str] = ("II", "V2", "V5"),
+    lead_mask: np.ndarray | None = None,
+    sampling_rate: float = 100.0,
+    eps: float = 1e-6,
+    title: str | None = None,
+) -> Figure:
+    """
+    What several models made of the same hidden beats: a row for each model, a column for each lead (the paper's Figure
+    4).
+
+    Beats are shown as in [`plot_reconstruction`]. Beside each row stands the mean squared error over the hidden beats
+    of all leads that were recorded, also those that are not shown. It is the model's loss: true beats are normalised
+    one by one, and windows count in full, with the zeros around a beat.
+
+    Args:
+        signal (`np.ndarray` of shape `(12, num_samples)`): Cleaned leads, as the beats were cut from.
+        r_peaks (`np.ndarray`): R peaks [samples].
+        reconstructions (`Mapping[str, np.ndarray]`): Output of shape `(12, num_beats, beat_length)` of each model, by
+            the model's name.
+        masked_positions (`np.ndarray` of shape `(12, num_beats)`): True where a beat was hidden, from all models.
+        leads (`Sequence[str]`, *optional*, defaults to `("II", "V2", "V5")`): Leads shown.
+        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
+        sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
+        eps (`float`, *optional*, defaults to 1e-6): The models' `beat_norm_eps`.
+        title (`str`, *optional*): Above the picture.
+
+    Returns:
+        `matplotlib.figure.Figure`
+
+    Raises:
+        InputError: If shapes do not belong together, a lead is unknown, there are no models or leads, or no beat is
+            hidden.
+    """
+    signal, lead_mask = _checked(signal, lead_mask)
+    if not reconstructions or not leads:
+        raise InputError("there is nothing to show: give at least one reconstruction and one lead")
+    if unknown := [lead for lead in leads if lead not in STANDARD_LEADS]:
+        raise InputError(f"there is no lead {unknown[0]!r}: the leads are {', '.join(STANDARD_LEADS)}")
+    duration = signal.shape[1] / sampling_rate
+    figure = Figure(figsize=(2.2 + 4.2 * len(leads), 1.4 + 1.7 * len(reconstructions)), layout="constrained")
+    grid = figure.subplots(
+        len(reconstructions), len(leads), sharex=True, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.0}
+    )
+    for place, (name, reconstruction) in enumerate(reconstructions.items()):
+        panels, is_last = grid[place], place == len(grid) - 1
+        try:
+            rebuilt = _rebuild(signal, lead_mask, r_peaks, reconstruction, masked_positions, sampling_rate, eps)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        if not rebuilt.hidden.any():
+            raise InputError("no beat is hidden: there is no reconstruction to compare")
+        for axes, lead in zip(panels, leads, strict=True):
+            row = STANDARD_LEADS.index(lead)
+            axes.set_xlim(-0.02, duration)
+            axes.set_ylim(-0.6 * _SPACING, 0.6 * _SPACING)
+            axes.set_yticks([])
+            axes.tick_params(axis="x", length=3 if is_last else 0)
+            for side in ("top", "left", "right", "bottom"):
+                axes.spines[side].set_visible(side == "bottom" and is_last)
+            if lead_mask[row]:
+                _draw_rebuilt_lead(axes, 0.0, row, signal, rebuilt, sampling_rate)
+            else:
+                axes.text(duration / 2, 0.0, "not recorded", ha="center", va="center", color="#888888")
+        error_text = f"mean squared\nerror {rebuilt.error:.3f}"
+        panels[0].set_ylabel(
+            f"{_wrapped(name, 20)}\n{error_text}", rotation=0, ha="right", va="center", fontsize=11, labelpad=8
+        )
+    for axes, lead in zip(grid[0], leads, strict=True):
+        axes.set_title(lead, fontsize=12, fontweight="bold")
+    for axes in grid[-1]:
+        axes.set_xlabel("time [s]", fontsize=11)
+    (recorded,) = grid[0, 0].plot([], [], color=_INK, linewidth=0.9, label="recorded")
+    (again,) = grid[0, 0].plot([], [], color=_REBUILT, linewidth=1.1, label="rebuilt")
+    handles = [recorded, again, Patch(color=_HIDDEN, label="hidden from the models")]
+    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=11)
+    if title:
+        figure.suptitle(_wrapped(title, int(10 * figure.get_figwidth())), x=0.01, ha="left", fontsize=12)
     return figure
 
 
@@ -252,6 +383,82 @@ def plot_group_activations(
     return figure
 
 
+def plot_roc_sheet(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    label_names: Sequence[str],
+    thresholds: Sequence[float] | np.ndarray | None = None,
+    title: str | None = None,
+    columns: int = 4,
+) -> Figure:
+    """
+    A panel for each label: its ROC curve, where its threshold lies on it, and what is right and wrong there.
+
+    The four numbers in a panel count the recordings at the threshold, which is where the dot lies: true and false
+    positives above, false and true negatives below. A label of which only one class is present is named at the bottom.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
+        probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions.
+        label_names (`Sequence[str]`): Name of each column.
+        thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): From which probability on a label is found; 0.5
+            by default.
+        title (`str`, *optional*): Above the picture.
+        columns (`int`, *optional*, defaults to 4): Panels side by side.
+
+    Returns:
+        `matplotlib.figure.Figure`: Its axes are the panels, in the order of the labels.
+
+    Raises:
+        InputError: If shapes differ, a label is neither 1 nor 0 nor NaN, a probability is not a finite number, a
+            threshold is NaN, or no label has both classes.
+    """
+    labels, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
+    if labels.shape != probabilities.shape or labels.ndim != 2 or labels.shape[1] != len(label_names):
+        raise InputError(
+            f"labels {labels.shape}, probabilities {probabilities.shape} and {len(label_names)} label names do not "
+            "belong together: give one row per recording and one column per label"
+        )
+    if not np.isfinite(probabilities).all():
+        row, column = (int(index) for index in np.argwhere(~np.isfinite(probabilities))[0])
+        raise InputError(f"the probability of {label_names[column]!r} in row {row} is {probabilities[row, column]}")
+    if not np.isin(labels[~np.isnan(labels)], (0.0, 1.0)).all():
+        raise InputError("the labels have values other than 1, 0 and NaN: a ROC curve needs two classes")
+    if columns < 1:
+        raise InputError(f"columns is {columns}: give at least 1")
+    thresholds = _checked_thresholds(thresholds, label_names)
+    has_both = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
+    if not has_both.any():
+        raise InputError("no label has recordings with it and without it: there is no ROC curve to draw")
+    drawn = [int(column) for column in np.flatnonzero(has_both)]
+    columns = min(columns, len(drawn))
+    num_rows = -(-len(drawn) // columns)
+    names = [_wrapped(label_names[column], 34) for column in drawn]
+    left_out = ", ".join(name for name, both in zip(label_names, has_both, strict=True) if not both)
+
+    width = max(3.2 * columns + 0.3, 4.2)
+    letters = int(13 * width)
+    bottom = _wrapped(f"left out, only one class present: {left_out}", letters) if left_out else ""
+    top = _wrapped(title, int(10 * width)) if title else ""
+    panel = width / columns + 0.35 + 0.16 * max(name.count("\n") + 1 for name in names)
+    height = panel * num_rows + 0.16 * (bottom.count("\n") + 2) + 0.2 * (top.count("\n") + 1)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.add_gridspec(num_rows, columns)
+    for place, (column, name) in enumerate(zip(drawn, names, strict=True)):
+        axes = figure.add_subplot(grid[place // columns, place % columns])
+        known = ~np.isnan(labels[:, column])
+        _draw_roc(axes, name, labels[known, column] == 1, probabilities[known, column], thresholds[column])
+        if place % columns == 0:
+            axes.set_ylabel("sensitivity", fontsize=9)
+        if place + columns >= len(drawn):
+            axes.set_xlabel("1 - specificity", fontsize=9)
+    if bottom:
+        figure.supxlabel(bottom, x=0.01, ha="left", fontsize=9)
+    if top:
+        figure.suptitle(top, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
 def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
     """
     Training and validation loss over the epochs.
@@ -285,7 +492,324 @@ def _checked(signal: np.ndarray, lead_mask: np.ndarray | None) -> tuple[np.ndarr
             f"the signal has shape {signal.shape}: give the 12 leads as the feature extractor cleans them"
         )
     mask = np.ones(len(signal), dtype=bool) if lead_mask is None else np.asarray(lead_mask, dtype=bool)
+    if mask.shape != (len(signal),):
+        raise InputError(f"the lead mask has shape {mask.shape}: give one value for each of the 12 leads")
     return signal, mask
+
+
+def _checked_thresholds(thresholds: Sequence[float] | np.ndarray | None, label_names: Sequence[str]) -> np.ndarray:
+    if thresholds is None:
+        return np.full(len(label_names), 0.5)
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+    if thresholds.shape != (len(label_names),):
+        raise InputError(f"{thresholds.shape} thresholds do not fit {len(label_names)} labels: give one per label")
+    for name, threshold in zip(label_names, thresholds, strict=True):
+        if np.isnan(threshold):
+            raise InputError(f"the threshold of {name!r} is NaN")
+    return thresholds
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width)) or text
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3].rstrip() + "..."
+
+
+def _page_rows(layout: str, duration: float) -> list[list[tuple[str, float, float]]]:
+    """For each row of a page the leads from left to right, with the time that each shows [s]."""
+    if layout == "rows":
+        return [[(lead, 0.0, duration)] for lead in STANDARD_LEADS]
+    if layout != "clinical":
+        raise InputError(f"layout is {layout!r}: choose 'clinical' or 'rows'")
+    # Each of the four columns shows its part of the time, as an electrocardiograph prints it.
+    rows = [
+        [(lead, column * duration / 4, (column + 1) * duration / 4) for column, lead in enumerate(leads)]
+        for leads in CLINICAL_LAYOUT
+    ]
+    return [*rows, [(RHYTHM_LEAD, 0.0, duration)]]
+
+
+def _draw_page(
+    axes: Axes,
+    rows: Sequence[Sequence[tuple[str, float, float]]],
+    signal: np.ndarray,
+    r_peaks: np.ndarray | None,
+    lead_mask: np.ndarray,
+    sampling_rate: float,
+    unit: str,
+    tinted: Collection[str] = (),
+) -> None:
+    """A recording on ECG paper, its beats marked, with a tint behind some leads where they were recorded."""
+    seconds = np.arange(signal.shape[1]) / sampling_rate
+    duration = signal.shape[1] / sampling_rate
+    has_columns = len(rows[0]) > 1
+    scale, gain = _page_scale(signal[lead_mask])
+    bottom = -_SPACING * (len(rows) - 1)
+    _draw_paper(axes, duration, bottom - 0.6 * _SPACING, 0.65 * _SPACING)
+    if r_peaks is not None and len(r_peaks):
+        peaks = np.asarray(r_peaks) / sampling_rate
+        axes.vlines(peaks, bottom - 0.6 * _SPACING, 0.65 * _SPACING, color=_BEAT, alpha=0.18, linewidth=0.9)
+        top = (bottom if has_columns else 0.0) + 0.55 * _SPACING
+        axes.plot(peaks, np.full(len(peaks), top), "v", color=_BEAT, markersize=6, clip_on=False)
+    for row, parts in enumerate(rows):
+        offset = -_SPACING * row
+        for lead, start, stop in parts:
+            index = STANDARD_LEADS.index(lead)
+            inside = (seconds >= start) & (seconds < stop)
+            if lead in tinted and lead_mask[index]:
+                corner = (start, offset - 0.5 * _SPACING)
+                axes.add_patch(Rectangle(corner, stop - start, _SPACING, facecolor=_TINT, edgecolor="none", zorder=-1))
+            if lead_mask[index]:
+                axes.plot(seconds[inside], offset + scale * signal[index, inside], color=_INK, linewidth=0.9)
+            else:
+                axes.text((start + stop) / 2, offset, "not recorded", ha="center", va="center", color="#888888")
+            x, y, side = (start + 0.05, offset + 0.42 * _SPACING, "left")
+            if not has_columns:
+                x, y, side = (-0.08, offset, "right")
+            axes.text(x, y, lead, ha=side, va="center", fontsize=11, fontweight="bold", color=_INK)
+            if start > 0:
+                axes.vlines(start, offset - 0.3, offset + 0.3, color=_INK, linewidth=1.2)
+    _draw_scale_bar(axes, duration, bottom, scale * gain, f"{gain:g} {_unit_name(unit)}")
+    _finish_time_axis(axes, duration)
+
+
+def _explain(
+    contributions: np.ndarray, group_names: Sequence[str] | None, label_names: Sequence[str], label: int
+) -> tuple[np.ndarray, list[str]]:
+    """What each group added to a label's logit, and the leads of the single group that added most to it."""
+    if group_names is None:
+        raise InputError("contributions need the names of their groups: give group_names")
+    if contributions.shape != (len(group_names), len(label_names)) or not len(group_names):
+        raise InputError(
+            f"{contributions.shape} contributions do not fit {len(group_names)} groups and {len(label_names)} labels"
+        )
+    added = contributions[:, label]
+    if not np.isfinite(added).all():
+        raise InputError(f"the contributions to {label_names[label]!r} are not all finite numbers")
+    leads_of = [_leads_of(name) for name in group_names]
+    most = _tinted_group(added, group_names)
+    return added, [] if most is None else leads_of[most]
+
+
+def _is_single_group(name: str) -> bool:
+    return " + " not in name and name != "all leads"
+
+
+def _leads_of(group: str) -> list[str]:
+    if not _is_single_group(group):
+        return []
+    leads = [f"V{number}" for number in range(1, 7)] if group == "V1-V6" else group.split("/")
+    if unknown := [lead for lead in leads if lead not in STANDARD_LEADS]:
+        raise InputError(f"the group {group!r} holds {unknown[0]!r}: the leads are {', '.join(STANDARD_LEADS)}")
+    return leads
+
+
+def _tinted_group(added: np.ndarray, group_names: Sequence[str] | None) -> int | None:
+    singles = [index for index, name in enumerate(group_names or ()) if _is_single_group(name) and added[index] > 0]
+    return max(singles, key=lambda index: added[index]) if singles else None
+
+
+def _note_on_hidden_labels(label_names: Sequence[str], found: np.ndarray, hidden: np.ndarray) -> str:
+    if not len(hidden):
+        return ""
+    note = f"{len(hidden)} less probable label{'s are' if len(hidden) > 1 else ' is'} not shown"
+    if number := int(found[hidden].sum()):
+        names = [_shortened(label_names[index], 24) for index in hidden if found[index]][:3]
+        more = f" and {number - 3} more" if number > 3 else ""
+        note += f"; found among them: {', '.join(names)}{more}"
+    return note
+
+
+def _draw_probabilities(
+    axes: Axes, names: Sequence[str], probabilities: np.ndarray, thresholds: np.ndarray, num_bars: int, note: str
+) -> None:
+    places = np.arange(len(names))
+    found = probabilities >= thresholds
+    axes.barh(places, probabilities, height=0.62, color=np.where(found, _BEAT, _FAINT))
+    visible = (thresholds >= 0) & (thresholds <= 1)
+    ends = (places[visible] - 0.42, places[visible] + 0.42)
+    axes.vlines(thresholds[visible], *ends, color="white", linewidth=4.5, clip_on=False)  # Sets it off from the bar.
+    axes.vlines(thresholds[visible], *ends, color=_INK, linewidth=2.5, clip_on=False)
+    axes.set_yticks(places, names, fontsize=10)
+    for place, text in enumerate(axes.get_yticklabels()):
+        weight = "bold" if found[place] else "normal"
+        text.set_fontweight(weight)
+        axes.annotate(
+            f"{probabilities[place]:.2f}",
+            (1.0, place),
+            xytext=(36, 0),  # Points to the right of the axes, where no bar or tick is.
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=10,
+            fontweight=weight,
+        )
+    axes.set_xlim(0.0, 1.0)
+    _finish_bars(axes, num_bars)
+    legend = "probability (black tick: threshold; bold: at or above it)"
+    axes.set_xlabel("\n".join([legend, *([_wrapped(note, 70)] if note else [])]), fontsize=10)
+    axes.set_title("What the model finds", loc="left", fontsize=11)
+
+
+def _draw_contributions(
+    axes: Axes, added: np.ndarray, names: Sequence[str], tinted: int | None, num_bars: int
+) -> None:
+    order = np.argsort(-np.abs(added), kind="stable")
+    places = np.arange(len(order))
+    values = added[order]
+    if tinted is not None:
+        strip = int(np.flatnonzero(order == tinted)[0])
+        axes.axhspan(strip - 0.47, strip + 0.47, facecolor=_TINT, edgecolor="none", zorder=0)
+    axes.barh(places, values, height=0.62, color=np.where(values > 0, _REBUILT, _AGAINST))
+    axes.axvline(0.0, color=_INK, linewidth=0.8)
+    # The numbers stand at the ends of the bars, inside the axes.
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    reach = (high - low) or 1.0
+    axes.set_xlim(low - (0.17 if low < 0 else 0.02) * reach, high + (0.17 if high > 0 else 0.02) * reach)
+    for place, value in enumerate(values):
+        gap, side = (0.012 * reach, "left") if value >= 0 else (-0.012 * reach, "right")
+        axes.text(value + gap, place, f"{value:+.2f}", ha=side, va="center", fontsize=10)
+    axes.set_yticks(places, [names[index] for index in order], fontsize=10)
+    _finish_bars(axes, num_bars)
+    axes.set_xlabel("added to the logit", fontsize=10)
+
+
+def _finish_bars(axes: Axes, num_bars: int) -> None:
+    """Room for so many bars, so that those of two charts side by side are equally thick."""
+    axes.set_ylim(num_bars - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _draw_roc(axes: Axes, name: str, truth: np.ndarray, scores: np.ndarray, threshold: float) -> None:
+    false_rate, true_rate, _ = roc_curve(truth, scores)
+    found = scores >= threshold
+    counts = {
+        "TP": int((found & truth).sum()),
+        "FP": int((found & ~truth).sum()),
+        "FN": int((~found & truth).sum()),
+        "TN": int((~found & ~truth).sum()),
+    }
+    axes.plot([0, 1], [0, 1], "--", color=_FAINT, linewidth=0.9)
+    axes.plot(false_rate, true_rate, color=_INK, linewidth=1.3)
+    x, y = counts["FP"] / (~truth).sum(), counts["TP"] / truth.sum()
+    axes.plot([x], [y], "o", color=_REBUILT, markersize=6, clip_on=False, zorder=5)
+
+    # The counts stand below the curve; one that dips there leaves the corner above it free, since it never falls.
+    width, height, left, low = 0.225, 0.19, 0.53, 0.03
+    if np.interp(left, false_rate, true_rate) < low + 2 * height + 0.03:
+        left, low = 0.02, 0.59
+    for cell, (kind, count) in enumerate(counts.items()):
+        corner = (left + cell % 2 * width, low + (1 - cell // 2) * height)
+        colour = _RIGHT if kind in ("TP", "TN") else _WRONG
+        axes.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor="white", linewidth=1.5))
+        axes.text(
+            corner[0] + width / 2,
+            corner[1] + height / 2,
+            f"{kind}\n{count}",
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            color=_INK,
+            linespacing=1.1,
+        )
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_box_aspect(1)
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.tick_params(labelsize=8.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    area = float(auc(false_rate, true_rate))
+    axes.set_title(f"{name}\nAUROC {area:.3f}, threshold {threshold:.2f}", fontsize=9.5)
+
+
+class _Rebuilt(NamedTuple):
+    values: np.ndarray  # The model's beats with mean and variance of the true ones.
+    samples: np.ndarray  # Of the recording, for each place of a beat's window; -1 outside the beat.
+    hidden: np.ndarray  # Beats that exist and were hidden.
+    error: float  # Mean squared error over them, NaN if there are none.
+
+
+def _rebuild(
+    signal: np.ndarray,
+    lead_mask: np.ndarray,
+    r_peaks: np.ndarray,
+    reconstruction: np.ndarray,
+    masked_positions: np.ndarray,
+    sampling_rate: float,
+    eps: float,
+) -> _Rebuilt:
+    """Bring the model's beats to the recording's scale and place, and compare them with the true ones."""
+    reconstruction, masked = np.asarray(reconstruction), np.asarray(masked_positions, dtype=bool)
+    if (
+        reconstruction.ndim != 3
+        or reconstruction.shape[0] != len(signal)
+        or masked.shape != reconstruction.shape[:2]
+        or np.ndim(r_peaks) != 1
+    ):
+        raise InputError(
+            f"reconstruction {reconstruction.shape}, masked positions {masked.shape}, {np.shape(r_peaks)} R peaks and "
+            "signal do not belong to one recording"
+        )
+    num_beats, beat_length = reconstruction.shape[1:]
+    # Cutting the sample numbers as well says where every sample of a beat's window lies (-1 outside the beat).
+    numbered = np.concatenate([signal, np.arange(1, signal.shape[1] + 1, dtype=np.float64)[None]]).astype(np.float64)
+    cut, beat_mask, _ = cut_beats(
+        numbered[None], np.asarray(r_peaks, dtype=np.int64)[None], num_beats, beat_length, sampling_rate
+    )
+    beats = cut[0, :-1]
+    mean = beats.mean(axis=2, keepdims=True)
+    deviation = np.sqrt(beats.var(axis=2, ddof=1, keepdims=True) + eps)
+    hidden = masked & beat_mask[0] & lead_mask[:, None]
+    errors = np.square(reconstruction - (beats - mean) / deviation).mean(axis=2)
+    return _Rebuilt(
+        values=reconstruction * deviation + mean,
+        samples=cut[0, -1].astype(np.int64) - 1,
+        hidden=hidden,
+        error=float(errors[hidden].mean()) if hidden.any() else float("nan"),
+    )
+
+
+def _draw_rebuilt_lead(
+    axes: Axes,
+    offset: float,
+    lead: int,
+    signal: np.ndarray,
+    rebuilt: _Rebuilt,
+    sampling_rate: float,
+    named: bool = False,
+) -> None:
+    """One lead, scaled to its row, with its hidden beats shaded and rebuilt; `named` puts both lines into a legend."""
+    recorded = signal[lead]
+    scale = 0.8 * _SPACING / max(float(np.ptp(recorded)), 1e-6)
+    centre = (recorded.max() + recorded.min()) / 2
+    segments = []
+    for beat in np.flatnonzero(rebuilt.hidden[lead]):
+        inside = rebuilt.samples[beat] >= 0
+        when = rebuilt.samples[beat, inside] / sampling_rate
+        axes.fill_between(
+            [when[0], when[-1] + 1 / sampling_rate],
+            offset - 0.47 * _SPACING,
+            offset + 0.47 * _SPACING,
+            color=_HIDDEN,
+            linewidth=0,
+            zorder=0,
+        )
+        value = offset + scale * (rebuilt.values[lead, beat, inside] - centre)
+        segments.append(np.column_stack([when, np.clip(value, offset - 0.6 * _SPACING, offset + 0.6 * _SPACING)]))
+    axes.plot(
+        np.arange(len(recorded)) / sampling_rate,
+        offset + scale * (recorded - centre),
+        color=_INK,
+        linewidth=0.9,
+        label="recorded" if named else None,
+    )
+    axes.add_collection(LineCollection(segments, colors=_REBUILT, linewidths=1.1, label="rebuilt" if named else None))
 
 
 def _page_scale(signal: np.ndarray) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from clear_hug_hf import STANDARD_LEADS, Recording
+from clear_hug_hf.training import features
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -17,8 +18,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What `datasets` caches while the tests run goes away with them."""
+    """What `datasets` and frozen encoders leave in caches while the tests run goes away with them."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "HF_HOME", tmp_path_factory.mktemp("features-cache"))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
         yield
 

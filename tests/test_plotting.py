@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
+from clear_hug_hf.modeling.modeling_clear_hug import normalize_beats
 from clear_hug_hf.plotting import (
     plot_group_activations,
     plot_losses,
+    plot_prediction,
     plot_reconstruction,
+    plot_reconstructions,
     plot_recording,
+    plot_roc_sheet,
     save_figure,
 )
 from clear_hug_hf.processing import STANDARD_LEADS, InputError, cut_beats
 
 
 PEAKS = np.array([40, 120, 205, 290])
+SINGLE_GROUPS = ["I/II/III", "aVR/aVL/aVF", "V1-V6"]
+GROUPS = [*SINGLE_GROUPS, "I/II/III + aVR/aVL/aVF", "aVR/aVL/aVF + V1-V6", "I/II/III + V1-V6", "all leads"]
+LABELS = ["NORM", "MI", "HYP"]
 
 
 @pytest.fixture
@@ -30,8 +42,26 @@ def signal() -> np.ndarray:
     return np.linspace(0.5, 1.5, 12)[:, None] * beats + np.random.default_rng(0).normal(0, 0.01, (12, 400))
 
 
-def _texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].texts]
+def _texts(figure: Figure, panel: int = 0) -> list[str]:
+    return [text.get_text() for text in figure.axes[panel].texts]
+
+
+def _bars(figure: Figure, panel: int) -> dict[str, float]:
+    axes = figure.axes[panel]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    widths = [bar.get_width() for bar in axes.containers[0]]
+    return {name.replace("\n", " "): float(width) for name, width in zip(names, widths, strict=True)}
+
+
+def _tinted(figure: Figure) -> list[str]:
+    """Names of the leads whose panels are tinted, from the names that stand on the tint."""
+    page = figure.axes[0]
+    tints = [patch.get_bbox() for patch in page.patches if isinstance(patch, Rectangle)]
+    return [
+        text.get_text()
+        for text in page.texts
+        if text.get_text() in STANDARD_LEADS and any(tint.contains(*text.get_position()) for tint in tints)
+    ]
 
 
 def test_when_a_recording_is_drawn_then_the_leads_stand_in_the_clinical_order(signal: np.ndarray) -> None:
@@ -76,6 +106,236 @@ def test_when_the_reconstruction_is_perfect_then_it_lies_on_the_recording(signal
         assert at[0] == (PEAKS[beat - 1] + PEAKS[beat]) // 2
         assert PEAKS[beat] in at
         np.testing.assert_allclose(segment[:, 1], recorded[lead].get_ydata()[at], atol=5e-4)
+
+
+def test_when_several_models_are_compared_then_each_row_shows_the_models_loss(signal: np.ndarray) -> None:
+    generator = np.random.default_rng(1)
+    hidden = generator.random((12, 5)) < 0.6  # of five beats there are four
+    lead_mask = np.ones(12, dtype=bool)
+    lead_mask[9] = False
+    made = {name: generator.normal(size=(12, 5, 96)) for name in ("CLEAR", "without view guidance")}
+    figure = plot_reconstructions(signal, PEAKS, made, hidden, lead_mask=lead_mask, eps=1e-3)
+
+    beats = cut_beats(signal[None], PEAKS[None], num_beats=5)[0]
+    errors: dict[str, list[float]] = {name: [] for name in made}
+    for lead, beat in zip(*np.nonzero(hidden), strict=True):
+        if beat < 4 and lead != 9:
+            window = beats[0, lead, beat]
+            true = (window - window.mean()) / np.sqrt(window.var(ddof=1) + 1e-3)
+            for name, output in made.items():
+                errors[name].append(((output[lead, beat] - true) ** 2).mean())
+    for axes, (name, values) in zip(figure.axes[::3], errors.items(), strict=True):
+        shown = axes.get_ylabel().replace("\n", " ")
+        assert shown == f"{name} mean squared error {np.mean(values):.3f}"
+
+
+def test_when_the_models_loss_is_computed_then_it_is_the_one_shown(signal: np.ndarray) -> None:
+    beats, beat_mask, _ = cut_beats(signal[None], PEAKS[None], num_beats=5)
+    real = torch.from_numpy(beat_mask)[:, None].expand(1, 12, 5)
+    target = normalize_beats(torch.from_numpy(beats), real, 1e-6)
+    made = {"by 0.5": (target[0] + 0.5).numpy(), "exact": target[0].numpy()}
+    figure = plot_reconstructions(signal, PEAKS, made, np.ones((12, 5), dtype=bool), leads=["V1"])
+    assert [axes.get_ylabel().split()[-1] for axes in figure.axes] == ["0.250", "0.000"]
+
+
+def test_when_leads_are_chosen_then_they_are_columns_and_a_missing_one_says_so(signal: np.ndarray) -> None:
+    lead_mask = np.ones(12, dtype=bool)
+    lead_mask[STANDARD_LEADS.index("V3")] = False
+    made = {name: np.zeros((12, 4, 96)) for name in "abc"}
+    figure = plot_reconstructions(
+        signal, PEAKS, made, np.eye(12, 4, dtype=bool), leads=["II", "V3"], lead_mask=lead_mask
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["II", "V3", "", "", "", ""]
+    assert [_texts(figure, panel) for panel in range(6)] == [[], ["not recorded"]] * 3
+    (recorded,) = [line for line in figure.axes[2].lines if len(line.get_xdata()) == 400]
+    assert np.corrcoef(recorded.get_ydata(), signal[1])[0, 1] > 0.999999
+
+
+def test_when_reconstructions_cannot_be_compared_then_the_reason_is_given(signal: np.ndarray) -> None:
+    made, hidden = {"CLEAR": np.zeros((12, 5, 96))}, np.ones((12, 5), dtype=bool)
+    with pytest.raises(InputError, match="no lead 'V9'"):
+        plot_reconstructions(signal, PEAKS, made, hidden, leads=["II", "V9"])
+    with pytest.raises(InputError, match="at least one reconstruction"):
+        plot_reconstructions(signal, PEAKS, {}, hidden)
+    with pytest.raises(InputError, match=r"other: .* do not belong"):
+        plot_reconstructions(signal, PEAKS, {**made, "other": np.zeros((12, 4, 96))}, hidden)
+    with pytest.raises(InputError, match="no beat is hidden"):
+        plot_reconstructions(signal, PEAKS, made, ~hidden)
+
+
+def test_when_a_prediction_is_drawn_then_labels_stand_by_probability_and_found_ones_are_bold(
+    signal: np.ndarray,
+) -> None:
+    figure = plot_prediction(signal, PEAKS, LABELS, np.array([0.4, 0.7, 0.6]), np.array([0.4, 0.8, 0.5]))
+    assert _bars(figure, 1) == {"MI": 0.7, "HYP": 0.6, "NORM": 0.4}
+    axes = figure.axes[1]
+    assert [label.get_fontweight() for label in axes.get_yticklabels()] == ["normal", "bold", "bold"]
+    colours = [bar.get_facecolor() for bar in axes.containers[0]]
+    assert colours[0] != colours[1] == colours[2]
+    for lines in axes.collections:
+        assert [segment[0, 0] for segment in lines.get_segments()] == [0.8, 0.5, 0.4]
+    assert _texts(figure, 1) == ["0.70", "0.60", "0.40"]
+    assert len(figure.axes) == 2
+    leads = [text for text in _texts(figure) if text in STANDARD_LEADS]
+    assert leads == [text for text in _texts(plot_recording(signal, PEAKS)) if text in STANDARD_LEADS]
+    assert _tinted(figure) == []
+
+
+def test_when_groups_contribute_then_those_of_the_label_found_are_shown_strongest_first(signal: np.ndarray) -> None:
+    contributions = np.zeros((7, 3))
+    contributions[:, 2] = [0.3, -0.1, 0.2, 0.9, -0.8, 0.0, 0.05]
+    contributions[:, 1] = 5.0  # of the most probable label, which is below its threshold
+    thresholds = np.array([0.5, 0.95, 0.5])
+    figure = plot_prediction(signal, PEAKS, LABELS, np.array([0.55, 0.9, 0.6]), thresholds, contributions, GROUPS)
+    order = [3, 4, 0, 2, 1, 6, 5]
+    assert _bars(figure, 2) == {GROUPS[group]: contributions[group, 2] for group in order}
+    assert list(_bars(figure, 2)) == [GROUPS[group] for group in order]
+    assert figure.axes[2].get_title(loc="left") == "What each group of leads added to HYP"
+    assert _texts(figure, 2)[:2] == ["+0.90", "-0.80"]
+
+
+@pytest.mark.parametrize(
+    ("most", "leads"),
+    [
+        (0, ["I", "II", "III", "II"]),
+        (1, ["aVR", "aVL", "aVF"]),
+        (2, ["V1", "V4", "V2", "V5", "V3", "V6"]),
+    ],
+)
+def test_when_a_single_group_added_most_then_its_leads_are_tinted(
+    signal: np.ndarray, most: int, leads: list[str]
+) -> None:
+    contributions = np.full((7, 3), 4.0)  # pairs and all leads may add more
+    contributions[:3, 0] = [-3.0, -3.0, -3.0]  # a group that spoke against it does not count
+    contributions[:3, 1:] = 3.0
+    contributions[most, 0] = 0.5
+    figure = plot_prediction(signal, PEAKS, LABELS, np.array([0.9, 0.1, 0.1]), None, contributions, GROUPS)
+    assert _tinted(figure) == leads
+    (text,) = figure.axes[0].get_legend().get_texts()
+    assert text.get_text() == "leads of the single group that added most to NORM"
+
+
+def test_when_a_lead_of_the_group_is_missing_then_it_is_not_tinted(signal: np.ndarray) -> None:
+    lead_mask = np.ones(12, dtype=bool)
+    lead_mask[STANDARD_LEADS.index("aVL")] = False
+    contributions = np.array([[0.0], [1.0], [0.5]])
+    figure = plot_prediction(
+        signal, PEAKS, ["MI"], np.array([0.9]), None, contributions, SINGLE_GROUPS, lead_mask=lead_mask
+    )
+    assert _tinted(figure) == ["aVR", "aVF"]
+
+
+def test_when_no_label_is_found_and_no_group_added_then_the_page_says_so(signal: np.ndarray) -> None:
+    figure = plot_prediction(
+        signal, None, LABELS, np.array([0.1, 0.4, 0.2]), None, np.full((7, 3), -1.0), GROUPS, title="Recording 7"
+    )
+    assert _tinted(figure) == []
+    assert figure.axes[0].get_title(loc="left") == "Recording 7"
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "no single group added to MI"
+    assert "added to MI\n(the most probable label; none reached" in figure.axes[2].get_title(loc="left")
+
+
+def test_when_there_are_more_labels_than_shown_then_their_number_and_those_found_are_named(
+    signal: np.ndarray,
+) -> None:
+    names = [f"label {index}" for index in range(38)]
+    probabilities, thresholds = np.linspace(0.9, 0.1, 38), np.full(38, 0.6)
+    thresholds[30] = 0.05
+    figure = plot_prediction(signal, PEAKS, names, probabilities, thresholds, most_labels=20)
+    assert list(_bars(figure, 1)) == names[:20]
+    assert "18 less probable labels are not shown; found among them: label 30" in figure.axes[1].get_xlabel()
+
+
+def test_when_a_prediction_does_not_fit_then_the_reason_is_given(signal: np.ndarray) -> None:
+    good = np.array([0.1, 0.5, 0.9])
+    with pytest.raises(InputError, match="probabilities do not fit 3 labels"):
+        plot_prediction(signal, PEAKS, LABELS, good[:2])
+    for bad in (np.nan, 1.5, -0.1):
+        with pytest.raises(InputError, match="probability of 'MI'"):
+            plot_prediction(signal, PEAKS, LABELS, np.array([0.1, bad, 0.2]))
+    with pytest.raises(InputError, match="thresholds do not fit"):
+        plot_prediction(signal, PEAKS, LABELS, good, np.array([0.5]))
+    with pytest.raises(InputError, match="threshold of 'HYP' is NaN"):
+        plot_prediction(signal, PEAKS, LABELS, good, np.array([0.5, 0.5, np.nan]))
+    with pytest.raises(InputError, match="group_names"):
+        plot_prediction(signal, PEAKS, LABELS, good, contributions=np.zeros((7, 3)))
+    with pytest.raises(InputError, match="contributions do not fit 7 groups and 3 labels"):
+        plot_prediction(signal, PEAKS, LABELS, good, contributions=np.zeros((3, 7)), group_names=GROUPS)
+    with pytest.raises(InputError, match="finite"):
+        plot_prediction(signal, PEAKS, LABELS, good, contributions=np.full((7, 3), np.nan), group_names=GROUPS)
+    with pytest.raises(InputError, match="'left' holds 'left'"):
+        plot_prediction(signal, PEAKS, LABELS, good, contributions=np.zeros((1, 3)), group_names=["left"])
+    with pytest.raises(InputError, match="most_labels"):
+        plot_prediction(signal, PEAKS, LABELS, good, most_labels=0)
+    with pytest.raises(InputError, match="lead mask"):
+        plot_prediction(signal, PEAKS, LABELS, good, lead_mask=np.ones(3, dtype=bool))
+
+
+def test_when_a_roc_sheet_is_drawn_then_dot_and_counts_are_those_at_the_threshold() -> None:
+    truth = np.array([1, 1, 1, 0, 0, 0, 0, np.nan])
+    scores = np.array([0.9, 0.4, 0.3, 0.8, 0.4, 0.2, 0.1, 1.0])
+    figure = plot_roc_sheet(truth[:, None], scores[:, None], ["MI"], np.array([0.4]))
+    (axes,) = figure.axes
+    # At or above 0.4: two of three with the label, two of four without it; the unknown one counts nowhere.
+    assert _texts(figure) == ["TP\n2", "FP\n2", "FN\n1", "TN\n2"]
+    (dot,) = [line for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose([dot.get_xdata()[0], dot.get_ydata()[0]], [2 / 4, 2 / 3])
+    area = roc_auc_score(truth[:7], scores[:7])
+    assert axes.get_title() == f"MI\nAUROC {area:.3f}, threshold 0.40"
+
+
+def test_when_a_label_has_one_class_then_it_is_named_and_has_no_panel() -> None:
+    generator = np.random.default_rng(2)
+    labels = (generator.random((60, 4)) < 0.5).astype(float)
+    labels[:, 1] = 0.0
+    labels[:, 3] = np.where(labels[:, 3] == 1, 1.0, np.nan)
+    figure = plot_roc_sheet(labels, generator.random((60, 4)), ["NORM", "MI", "HYP", "CD"], title="test")
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == ["NORM", "HYP"]
+    assert figure.get_supxlabel() == "left out, only one class present: MI, CD"
+    assert figure.get_suptitle() == "test"
+
+
+@pytest.mark.parametrize("quality", [-4.0, -1.0, 0.0, 1.0, 4.0])
+def test_when_a_curve_is_good_or_bad_then_the_counts_do_not_cover_it(quality: float) -> None:
+    generator = np.random.default_rng(3)
+    labels = (generator.random((500, 1)) < 0.5).astype(float)
+    figure = plot_roc_sheet(labels, generator.normal(size=(500, 1)) + quality * labels, ["MI"])
+    (axes,) = figure.axes
+    x, y = max((line.get_data() for line in axes.lines), key=lambda data: len(data[0]))
+    # Points along the curve, also between its corners.
+    x, y = (np.concatenate([np.linspace(a, b, 50) for a, b in pairwise(v)]) for v in (x, y))
+    for patch in axes.patches:
+        box = patch.get_bbox()
+        assert not ((x > box.x0) & (x < box.x1) & (y > box.y0) & (y < box.y1)).any()
+
+
+@pytest.mark.parametrize("number", [1, 5, 40])
+def test_when_there_are_few_or_many_labels_then_text_is_readable_and_panels_do_not_meet(number: int) -> None:
+    labels = np.tile(np.array([[0.0], [1.0], [1.0]]), number)
+    names = [f"a long name of a finding of number {index}" for index in range(number)]
+    figure = plot_roc_sheet(labels, np.array([[0.1], [0.2], [0.9]]) * np.ones(number), names)
+    assert len(figure.axes) == number
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 8
+    figure.draw_without_rendering()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert all(box.width > 200 and box.height > 200 for box in boxes)
+    assert not any(first.overlaps(second) for index, first in enumerate(boxes) for second in boxes[:index])
+
+
+def test_when_a_roc_sheet_cannot_be_drawn_then_the_reason_is_given() -> None:
+    labels, scores = np.array([[1.0], [0.0]]), np.array([[0.8], [0.3]])
+    with pytest.raises(InputError, match="do not belong together"):
+        plot_roc_sheet(labels, scores[:1], ["MI"])
+    with pytest.raises(InputError, match="do not belong together"):
+        plot_roc_sheet(labels, scores, ["MI", "CD"])
+    with pytest.raises(InputError, match="probability of 'MI' in row 1 is nan"):
+        plot_roc_sheet(labels, np.array([[0.8], [np.nan]]), ["MI"])
+    with pytest.raises(InputError, match="no label has recordings"):
+        plot_roc_sheet(np.array([[1.0], [np.nan]]), scores, ["MI"])
+    with pytest.raises(InputError, match="other than 1, 0 and NaN"):
+        plot_roc_sheet(labels * 2, scores, ["MI"])
+    with pytest.raises(InputError, match="columns"):
+        plot_roc_sheet(labels, scores, ["MI"], columns=0)
 
 
 def test_when_activations_are_drawn_then_every_value_is_written() -> None:

@@ -378,3 +378,49 @@ LABEL_SETS: Mapping[str, LabelSet] = {
     one.name: one for one in (*_ptbxl_label_sets(), _cpsc9(), *_csn_label_sets(), _code15())
 }
 """All label sets by name."""
+
+
+LABEL_MAPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "ptbxl-cpsc9": {
+        "AFIB": ("AFIB",),
+        "VPC": ("PVC",),
+        "NORM": ("NORM",),
+        "1AVB": ("1AVB",),
+        "CRBBB": ("CRBBB",),
+        "STE": ("STE",),
+        "PAC": ("PAC",),
+        "CLBBB": ("CLBBB",),
+        "STD": ("STD",),
+    },
+    # Chapman's bundle branch blocks may be incomplete, and its infarctions are of any place.
+    "ptbxl-csn": {
+        "AQW": ("QWAVE",),
+        "SR": ("SR",),
+        "WPW": ("WPW",),
+        "2AVB": ("2AVB",),
+        "VB": ("BIGU",),
+        "SA": ("SARRH",),
+        "VPB": ("PVC",),
+        "TWO": ("INVT",),
+        "APB": ("PAC",),
+        "PRIE": ("LPR",),
+        "AF": ("AFLT",),
+        "QTIE": ("LNGQT",),
+        "LBBB": ("CLBBB", "ILBBB"),
+        "SVT": ("SVTAC",),
+        "RBBB": ("CRBBB", "IRBBB"),
+        "1AVB": ("1AVB",),
+        "STDD": ("STD",),
+        "MI": ("IMI", "ASMI", "ILMI", "AMI", "ALMI", "LMI", "IPLMI", "IPMI", "PMI"),
+        "AFIB": ("AFIB",),
+        "RVH": ("RVH",),
+        "LVH": ("LVH",),
+        "ST": ("STACH",),
+    },
+}
+"""
+Labels of one source, each with the statements of another that mean it, as `clear-hug evaluate --map` takes them.
+
+The statements are those of `ptbxl_all`. A label is here only where the words of both sources say the same; statements
+of degree and cause, which sources grade differently, are not.
+"""

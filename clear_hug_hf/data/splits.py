@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from ..processing.errors import InputError
 from .records import Recording, RecordReference
@@ -88,9 +90,40 @@ def random_splits(
     return {record: split_of[patient] for record, patient in patient_of.items()}
 
 
+def patient_folds(
+    record_ids: Sequence[str], patient_ids: Sequence[str | None], num_folds: int, seed: int = 0
+) -> np.ndarray:
+    """
+    Folds of about as many patients each for cross-validation; all recordings of a patient are in one fold.
+
+    A hash of seed and name decides, so that a patient is in the same fold in every dataset, whoever else is in it.
+
+    Args:
+        record_ids (`Sequence[str]`): Name of each recording.
+        patient_ids (`Sequence[str | None]`): Patient of each recording; one without a patient counts as one of its
+            own.
+        num_folds (`int`): At least 2.
+        seed (`int`, *optional*, defaults to `0`): Another seed gives other folds.
+
+    Returns:
+        `np.ndarray` of shape `(num_recordings,)`, int64: Fold of each recording, from 0.
+
+    Raises:
+        InputError: If there are fewer than two folds, or fewer patients than folds.
+    """
+    keys = [_key(record, patient) for record, patient in zip(record_ids, patient_ids, strict=True)]
+    if num_folds < 2 or len(set(keys)) < num_folds:
+        raise InputError(f"{num_folds} folds of {len(set(keys))} patient(s): give 2 or more, at most one per patient")
+    return np.array([int.from_bytes(_hash(seed, key)[:8], "big") * num_folds >> 64 for key in keys], dtype=np.int64)
+
+
 def patient_key(record: Recording | RecordReference) -> str:
     """Name of a recording's patient that cannot be confused with that of a recording without one."""
-    return f"record {record.record_id}" if record.patient_id is None else f"patient {record.patient_id}"
+    return _key(record.record_id, record.patient_id)
+
+
+def _key(record_id: str, patient_id: str | None) -> str:
+    return f"record {record_id}" if patient_id is None else f"patient {patient_id}"
 
 
 def check_patients(records: Iterable[Recording | RecordReference], splits: Mapping[str, str]) -> None:

@@ -1,13 +1,14 @@
 """
 Metrics of multi-label predictions, with intervals over patients.
 
-Both metrics are computed with a weight per recording: a bootstrap sample of patients is a row of whole-number weights,
+All metrics are computed with a weight per recording: a bootstrap sample of patients is a row of whole-number weights,
 so that all samples of one label are one pass over its sorted scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,20 +68,58 @@ def _class_weights_by_score(
     return positive, np.add.reduceat(weights * ~is_positive, first, axis=1)
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "auroc": weighted_auroc,
-    "average_precision": weighted_average_precision,
-}
+def weighted_f1(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """
+    F1 of the recordings whose score reaches a threshold; arguments and result as in [`weighted_auroc`].
+
+    It is 0, not undefined, where no recording with the label is found.
+    """
+    positive, found = labels > 0.5, scores >= threshold
+    hits = weights @ (positive & found).astype(np.float64)
+    wrong = weights @ (positive ^ found).astype(np.float64)
+    both = (weights @ positive.astype(np.float64) > 0) & (weights @ (~positive).astype(np.float64) > 0)
+    return np.divide(2 * hits, 2 * hits + wrong, out=np.full(len(weights), np.nan), where=both)
 
 
-def patient_weights(patient_ids: Sequence[str | None], num_samples: int, seed: int = 0) -> np.ndarray:
+def weighted_calibration_error(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """
+    Expected calibration error of one label (Naeini et al., 2015): the mean distance between the mean probability and
+    the share of recordings with the label, over [`CALIBRATION_BINS`] bins of equal width; arguments and result as in
+    [`weighted_auroc`], with scores that are probabilities.
+    """
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    member = (bins[:, None] == np.arange(CALIBRATION_BINS)).astype(np.float64)
+    gaps = np.abs(weights @ (member * (scores - (labels > 0.5))[:, None])).sum(axis=1)
+    total = weights.sum(axis=1)
+    positive = weights @ (labels > 0.5).astype(np.float64)
+    both = (positive > 0) & (positive < total)
+    return np.divide(gaps, total, out=np.full(len(weights), np.nan), where=both)
+
+
+CALIBRATION_BINS = 15
+
+METRICS = ("auroc", "average_precision", "f1", "calibration_error")
+"""What [`evaluate_predictions`] gives, for each label and as a mean over labels."""
+
+
+def _metric(name: str, threshold: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    if name == "f1":
+        return partial(weighted_f1, threshold=threshold)
+    return {
+        "auroc": weighted_auroc,
+        "average_precision": weighted_average_precision,
+        "calibration_error": weighted_calibration_error,
+    }[name]
+
+
+def patient_weights(patient_ids: Sequence[str | None], num_samples: int, seed: int | Sequence[int] = 0) -> np.ndarray:
     """
     How often each recording is in each bootstrap sample of patients.
 
     Args:
         patient_ids (`Sequence[str | None]`): Patient of each recording; one without a patient stands alone.
         num_samples (`int`): Bootstrap samples.
-        seed (`int`, *optional*, defaults to 0): Seed of the draw.
+        seed (`int` or `Sequence[int]`, *optional*, defaults to 0): Seed of the draw.
 
     Returns:
         `np.ndarray` of shape `(num_samples, num_recordings)`, int64.
@@ -119,55 +158,41 @@ def evaluate_predictions(
     num_samples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """
-    Macro and per-label AUROC and average precision with bootstrap intervals over patients.
+    Macro and per-label AUROC, average precision, F1 and calibration error with bootstrap intervals over patients.
 
-    A label of which only one class is present has neither metric: it is named under `left_out` and counts in no mean.
+    A label of which only one class is present has no metric: it is named under `left_out` and counts in no mean.
     The intervals are percentiles over bootstrap samples of patients; a sample in which a label has one class is left
     out for that label, and for the macro mean. Where that leaves half of the samples or fewer there is no interval.
 
     Args:
         labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
-        probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions.
+        probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions, from 0 to 1.
         label_names (`Sequence[str]`): Name of each column.
         patient_ids (`Sequence[str | None]`, *optional*): Patient of each recording; by default each its own.
         num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples; 0 gives no intervals.
         confidence (`float`, *optional*, defaults to 0.95): Coverage of the intervals.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+        thresholds (`Sequence[float]`, *optional*): From which probability on each label counts as found, for F1; 0.5
+            by default. Chosen on other recordings than these, as [`choose_thresholds`] does.
 
     Returns:
-        `dict`: `macro_auroc` and `macro_average_precision`, each `{"value", "low", "high"}`; `per_label`, for each
-        name the same two metrics and `num_positive`; `left_out`, label names; `num_recordings`, `num_patients`,
-        `num_samples`. Values that do not exist are `None`, so that the result can be written as JSON.
+        `dict`: `macro_auroc`, `macro_average_precision`, `macro_f1` and `macro_calibration_error`, each
+        `{"value", "low", "high"}`; `per_label`, for each name the same metrics, `threshold`, `num_positive` and
+        `num_known`; `left_out`, label names; `num_recordings`, `num_patients`, `num_samples`. Values that do not
+        exist are `None`, so that the result can be written as JSON.
 
     Raises:
         InputError: If shapes differ, there is nothing to evaluate, a label is neither 1 nor 0 nor NaN, or a
-            probability is not a finite number.
+            probability is NaN or not from 0 to 1.
     """
     labels, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
-    if labels.shape != probabilities.shape or labels.ndim != 2 or labels.shape[1] != len(label_names):
-        raise InputError(
-            f"labels {labels.shape}, probabilities {probabilities.shape} and {len(label_names)} label names do not "
-            "belong together: give one row per recording and one column per label"
-        )
-    if not len(labels):
-        raise InputError("there are no recordings to evaluate")
-    if not np.isfinite(probabilities).all():
-        rows = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
-        raise InputError(
-            f"the probabilities of {len(rows)} recording(s) are NaN or infinite, the first in row {rows[0]}: the "
-            "model or its inputs are broken"
-        )
-    if other := [
-        name
-        for name, column in zip(label_names, labels.T, strict=True)
-        if (np.isfinite(column) & (column != 0) & (column != 1)).any()
-    ]:
-        raise InputError(
-            f"the label {other[0]!r} has values other than 1 and 0: these are metrics of labels, not of numbers to be "
-            "predicted"
-        )
+    _check_predictions(labels, probabilities, label_names)
+    thresholds = [0.5] * len(label_names) if thresholds is None else list(thresholds)
+    if len(thresholds) != len(label_names):
+        raise InputError(f"there are {len(thresholds)} thresholds for {len(label_names)} labels: give one for each")
     if patient_ids is None:
         patient_ids = [None] * len(labels)
     once = np.ones((1, len(labels)))
@@ -180,19 +205,20 @@ def evaluate_predictions(
     for column, label in enumerate(label_names):
         known = ~np.isnan(labels[:, column])
         truth, scores = labels[known, column], probabilities[known, column]
-        entry: dict[str, Any] = {"num_positive": int((truth > 0.5).sum()), "num_known": int(known.sum())}
+        entry: dict[str, Any] = {
+            "num_positive": int((truth > 0.5).sum()),
+            "num_known": int(known.sum()),
+            "threshold": float(thresholds[column]),
+        }
         per_label[label] = entry
         if not 0 < entry["num_positive"] < entry["num_known"]:
             left_out.append(label)
             entry.update(dict.fromkeys(METRICS))
             continue
-        for name, metric in METRICS.items():
+        for name in METRICS:
+            metric = _metric(name, thresholds[column])
             value = float(metric(truth, scores, once[:, known])[0])
-            chunks = [
-                metric(truth, scores, resampled[start : start + _CHUNK, known])
-                for start in range(0, len(resampled), _CHUNK)
-            ]
-            of_samples = np.concatenate(chunks) if chunks else np.empty(0)
+            of_samples = _in_chunks(metric, truth, scores, resampled, known)
             entry[name] = _with_interval(value, of_samples, confidence)
             values[name].append(value)
             samples[name].append(of_samples)
@@ -213,52 +239,145 @@ def evaluate_predictions(
     return result
 
 
-def macro_auroc_difference(
+def _in_chunks(
+    metric: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    truth: np.ndarray,
+    scores: np.ndarray,
+    weights: np.ndarray,
+    known: np.ndarray,
+) -> np.ndarray:
+    """A metric of the known recordings for every row of weights, so many rows at once as memory allows."""
+    chunks = [
+        metric(truth, scores, weights[start : start + _CHUNK, known]) for start in range(0, len(weights), _CHUNK)
+    ]
+    return np.concatenate(chunks) if chunks else np.empty(0)
+
+
+def _check_predictions(labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]) -> None:
+    if labels.shape != probabilities.shape or labels.ndim != 2 or labels.shape[1] != len(label_names):
+        raise InputError(
+            f"labels {labels.shape}, probabilities {probabilities.shape} and {len(label_names)} label names do not "
+            "belong together: give one row per recording and one column per label"
+        )
+    if not len(labels):
+        raise InputError("there are no recordings to evaluate")
+    if not np.isfinite(probabilities).all():
+        rows = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+        raise InputError(
+            f"the probabilities of {len(rows)} recording(s) are NaN or infinite, the first in row {rows[0]}: the "
+            "model or its inputs are broken"
+        )
+    if probabilities.min() < 0 or probabilities.max() > 1:
+        raise InputError(
+            f"the probabilities lie between {probabilities.min():g} and {probabilities.max():g}: give probabilities "
+            "from 0 to 1, not logits"
+        )
+    if other := [
+        name
+        for name, column in zip(label_names, labels.T, strict=True)
+        if (np.isfinite(column) & (column != 0) & (column != 1)).any()
+    ]:
+        raise InputError(
+            f"the label {other[0]!r} has values other than 1 and 0: these are metrics of labels, not of numbers to be "
+            "predicted"
+        )
+
+
+def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> list[float | None]:
+    """
+    For each label the threshold with the highest F1; of equally good ones the lowest.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown. Of validation
+            recordings: on those that a threshold is chosen on, its F1 is too good.
+        probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions.
+
+    Returns:
+        `list[float | None]`: Half-way between two neighbouring probabilities, so that the same choice is made for
+        probabilities that differ in the last digit; `None` for a label of which only one class is present.
+    """
+    chosen: list[float | None] = []
+    for column, known in enumerate(~np.isnan(labels).T):
+        truth, scores = labels[known, column] > 0.5, probabilities[known, column].astype(np.float64)
+        if not 0 < truth.sum() < len(truth):
+            chosen.append(None)
+            continue
+        distinct, place = np.unique(scores, return_inverse=True)
+        # Of the recordings at or above each distinct score: how many there are, and how many have the label.
+        found = np.bincount(place, minlength=len(distinct))[::-1].cumsum()[::-1]
+        hits = np.bincount(place, weights=truth, minlength=len(distinct))[::-1].cumsum()[::-1]
+        best = int(np.argmax(2 * hits / (found + truth.sum())))
+        below = distinct[best - 1] if best else 0.0
+        chosen.append(float((below + distinct[best]) / 2))
+    return chosen
+
+
+def macro_auroc_interval(
     labels: np.ndarray,
-    probabilities: np.ndarray,
-    other: np.ndarray,
+    runs: Sequence[np.ndarray],
+    others: Sequence[np.ndarray] = (),
     patient_ids: Sequence[str | None] | None = None,
     num_samples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, float | None]:
     """
-    How much higher the macro AUROC of one model is than another's on the same recordings, with a paired interval.
+    Mean macro AUROC of several runs on the same recordings, or how much higher it is than that of other runs.
 
-    Both are computed on the same bootstrap samples of patients, so that what makes a sample hard for both cancels.
+    All are computed on the same bootstrap samples of patients, so that what makes a sample hard for all cancels in a
+    difference. The interval is over patients; how far the runs lie apart is not in it.
 
     Args:
         labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
-        probabilities, other (`np.ndarray` of shape `(num_recordings, num_labels)`): Of the two models.
+        runs (`Sequence[np.ndarray]`): Probabilities `(num_recordings, num_labels)` of each run, such as one per seed.
+        others (`Sequence[np.ndarray]`, *optional*): Of the runs whose mean is subtracted.
         patient_ids, num_samples, confidence, seed: As in [`evaluate_predictions`].
 
     Returns:
         `dict`: `{"value", "low", "high"}`; NaN as value if no label has both classes.
+    """
+    samples = macro_auroc_samples(labels, runs, patient_ids, num_samples, seed)
+    if others:
+        samples = samples - macro_auroc_samples(labels, others, patient_ids, num_samples, seed)
+    return interval_of_samples(samples, confidence)
+
+
+def macro_auroc_samples(
+    labels: np.ndarray,
+    runs: Sequence[np.ndarray],
+    patient_ids: Sequence[str | None] | None = None,
+    num_samples: int = 1000,
+    seed: int | Sequence[int] = 0,
+) -> np.ndarray:
+    """
+    Mean macro AUROC of several runs on the recordings as they are, and on each bootstrap sample of their patients.
+
+    Args:
+        labels, runs, patient_ids, num_samples, seed: As in [`macro_auroc_interval`].
+
+    Returns:
+        `np.ndarray` of shape `(1 + num_samples,)`: NaN in samples in which a label has only one class.
     """
     if patient_ids is None:
         patient_ids = [None] * len(labels)
     weights = np.concatenate(
         [np.ones((1, len(labels)), dtype=np.int64), patient_weights(patient_ids, num_samples, seed)]
     )
-    differences = []
+    areas = []
     for column, known in enumerate(~np.isnan(labels).T):
         truth = labels[known, column]
-        if not 0 < (truth > 0.5).sum() < len(truth):
-            continue
-        first, second = (
-            np.concatenate(
-                [
-                    weighted_auroc(truth, scores[known, column], weights[start : start + _CHUNK, known])
-                    for start in range(0, len(weights), _CHUNK)
-                ]
+        if 0 < (truth > 0.5).sum() < len(truth):
+            areas.append(
+                np.mean(
+                    [_in_chunks(weighted_auroc, truth, run[known, column], weights, known) for run in runs], axis=0
+                )
             )
-            for scores in (probabilities, other)
-        )
-        differences.append(first - second)
-    if not differences:
-        return {"value": float("nan"), "low": None, "high": None}
-    macro = np.mean(differences, axis=0)
-    return _with_interval(float(macro[0]), macro[1:], confidence)
+    return np.mean(areas, axis=0) if areas else np.full(1 + num_samples, np.nan)
+
+
+def interval_of_samples(samples: np.ndarray, confidence: float = 0.95) -> dict[str, float | None]:
+    """`{"value", "low", "high"}` of what [`macro_auroc_samples`] gives, or of sums and differences of such."""
+    return _with_interval(float(samples[0]), samples[1:], confidence)
 
 
 def _with_interval(value: float, samples: np.ndarray, confidence: float) -> dict[str, float | None]:

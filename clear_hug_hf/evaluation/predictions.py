@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..modeling.configuration_clear_hug import ClearHugConfig
 from ..modeling.modeling_clear_hug import ClearHugForSequenceClassification
 from ..processing.errors import InputError
 from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+from .metrics import interval_of_samples, macro_auroc, macro_auroc_samples
 
 
 @dataclass
@@ -44,6 +46,12 @@ class Predictions:
 def model_label_names(config: Any) -> list[str]:
     """Names of a model's outputs, in their order."""
     return [config.id2label[index] for index in range(len(config.id2label))]
+
+
+def model_thresholds(config: Any) -> list[float]:
+    """From which probability on each of a model's labels counts as found; 0.5 where none was chosen."""
+    chosen = getattr(config, "label_thresholds", None) or {}
+    return [float(chosen.get(name, 0.5)) for name in model_label_names(config)]
 
 
 def group_names(config: ClearHugConfig) -> list[str]:
@@ -160,3 +168,105 @@ def contributions_by_label(predictions: Predictions) -> np.ndarray:
         missing = np.full(values.shape[1], np.nan)
         rows.append(with_label.mean(axis=0) - without.mean(axis=0) if len(with_label) and len(without) else missing)
     return np.stack(rows)
+
+
+@dataclass
+class Evaluated:
+    """
+    Labels and probabilities side by side, whoever named the labels.
+
+    Args:
+        label_names (`list[str]`): Labels of the data.
+        labels (`np.ndarray` of shape `(num_rows, num_labels)`): 1, 0, or NaN where unknown.
+        probabilities (`np.ndarray` of shape `(num_rows, num_labels)`): Of the model.
+        patient_ids (`list[str | None]`): Patient of each row, where known.
+        thresholds (`list[float]`): From which probability on a label counts as found.
+        split (`str`): Which recordings these are.
+    """
+
+    label_names: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    patient_ids: list[str | None]
+    thresholds: list[float]
+    split: str
+
+
+def map_predictions(
+    predictions: Predictions,
+    truth: np.ndarray,
+    truth_names: Sequence[str],
+    thresholds: Sequence[float],
+    mapping: Mapping[str, Sequence[str]],
+    of_model: bool = False,
+    split: str = "",
+) -> Evaluated:
+    """
+    Probabilities for the labels of another source.
+
+    Args:
+        predictions ([`Predictions`]): Of the model.
+        truth (`np.ndarray` of shape `(num_rows, len(truth_names))`): Labels of the rows: 1, 0, or NaN where unknown.
+        truth_names (`Sequence[str]`): Their names.
+        thresholds (`Sequence[float]`): The model's, one for each of its labels.
+        mapping (`Mapping[str, Sequence[str]]`): For each label of the source those of the model that mean it. Of
+            several, the highest probability and the lowest threshold count.
+        of_model (`bool`, *optional*, defaults to `False`): Whether `truth` has the model's labels, of which a row then
+            needs any one, instead of the source's.
+        split (`str`, *optional*): Which recordings these are.
+    """
+    probabilities, labels, chosen = [], [], []
+    for name, members in mapping.items():
+        columns = [predictions.label_names.index(member) for member in members]
+        probabilities.append(predictions.probabilities[:, columns].max(axis=1))
+        chosen.append(min(thresholds[column] for column in columns))
+        sources = [truth[:, list(truth_names).index(one)] for one in (members if of_model else (name,))]
+        # Unknown only where no member is known to be there and one is unknown.
+        known = np.max([np.nan_to_num(one, nan=0.0) for one in sources], axis=0)
+        unknown = np.any([np.isnan(one) for one in sources], axis=0) & (known < 0.5)
+        labels.append(np.where(unknown, np.nan, known))
+    return Evaluated(
+        label_names=list(mapping),
+        labels=np.stack(labels, axis=1),
+        probabilities=np.stack(probabilities, axis=1),
+        patient_ids=predictions.patient_ids,
+        thresholds=chosen,
+        split=split,
+    )
+
+
+def auroc_loss(other: Evaluated, own: Evaluated, num_samples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """
+    How much macro AUROC a model loses from recordings of its own source to those of another.
+
+    Args:
+        other ([`Evaluated`]): On the other source.
+        own ([`Evaluated`]): On its own, of patients that it was not trained on.
+        num_samples, seed: As in [`evaluate_predictions`]; the patients of both are drawn independently.
+
+    Returns:
+        `dict`: `labels`, those that have both classes in both; `own`, `other` and `lost` (own minus other), each
+        `{"value", "low", "high"}`; `per_label`, with `own` and `other` AUROC of each.
+    """
+    names = [
+        name for name in other.label_names if name in own.label_names and all(_both(one, name) for one in (other, own))
+    ]
+    result: dict[str, Any] = {"labels": names, "per_label": {}}
+    if not names:
+        return result
+    samples = {}
+    for number, (side, one) in enumerate((("own", own), ("other", other))):
+        columns = [one.label_names.index(name) for name in names]
+        labels, scores = one.labels[:, columns], one.probabilities[:, columns]
+        samples[side] = macro_auroc_samples(labels, [scores], one.patient_ids, num_samples, [seed, number])
+        result[side] = interval_of_samples(samples[side])
+        for column, name in enumerate(names):
+            area = macro_auroc(labels[:, [column]], scores[:, [column]])
+            result["per_label"].setdefault(name, {})[side] = area
+    result["lost"] = interval_of_samples(samples["own"] - samples["other"])
+    return result
+
+
+def _both(one: Evaluated, name: str) -> bool:
+    values = one.labels[:, one.label_names.index(name)]
+    return bool((values == 1).any() and (values == 0).any())

@@ -137,6 +137,9 @@ class ClearHugConfig(PreTrainedConfig):
         problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
             Decides the loss of the classifier. A recording may have several diagnoses, so that labels are independent
             of each other unless `"single_label_classification"` or `"regression"` is asked for, also with one label.
+        label_thresholds (`dict[str, float]`, *optional*):
+            From which probability on a label counts as found, for labels by name: chosen on validation recordings by
+            fine-tuning. A label that is not in it has 0.5.
 
     Raises:
         `ValueError`: if fields contradict each other or a value is out of range.
@@ -192,6 +195,7 @@ class ClearHugConfig(PreTrainedConfig):
     head_type: str = "hug"
     # A plain string: a wrong value is refused below as any other.
     problem_type: str | None = "multi_label_classification"  # type: ignore[assignment]
+    label_thresholds: dict[str, float] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.lead_names = list(self.lead_names)
@@ -297,6 +301,9 @@ class ClearHugConfig(PreTrainedConfig):
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        for name, threshold in (self.label_thresholds or {}).items():
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"label_thresholds must lie between 0 and 1, got {threshold} for {name!r}.")
         if self.full_attention and not (self.view_guidance and self.conduction_guidance):
             raise ValueError(
                 "full_attention lets every token attend to every token: it cannot be combined with "

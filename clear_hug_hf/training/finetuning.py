@@ -1,8 +1,15 @@
-"""Fine-tuning on transformers' Trainer: a frozen encoder under a new head, or the whole model."""
+"""Fine-tuning on transformers' Trainer: a new head on a frozen encoder, the whole model, or LoRA."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import json
+import re
+import shutil
 import tempfile
+from collections.abc import Iterable
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +17,9 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import PartialState
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import (
     EvalPrediction,
@@ -25,12 +32,22 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from ..data.collator import BeatCollator
-from ..evaluation.metrics import macro_auroc
-from ..evaluation.predictions import model_label_names
+from ..evaluation.metrics import choose_thresholds, macro_auroc
+from ..evaluation.predictions import model_label_names, predict
 from ..modeling.modeling_clear_hug import ClearHugForSequenceClassification, find_real_beats
 from ..processing.errors import InputError
-from .folders import check_writable, save_model_folder
-from .pretraining import MODEL_FOLDER, decay_groups
+from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
+from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
+from .pretraining import MODEL_FOLDER, as_csv, decay_groups
+
+
+METHODS = ("frozen", "full", "lora")
+CLASS_WEIGHTS = ("none", "balanced")
+LOG, RUN, CHECKPOINTS = "finetuning_log.csv", "finetuning.json", "checkpoints"
+# A label with fewer positives than one in a hundred would drown the others.
+_MOST_WEIGHT = 100.0
+_HEAD_RATES = {"frozen": 5e-3, "full": 1e-3, "lora": 1e-3}
+_ENCODER_RATES = {"frozen": 0.0, "full": 5e-4, "lora": 2e-3}
 
 
 @dataclass
@@ -39,40 +56,72 @@ class FinetuningArguments:
     How a classifier is trained; the defaults are the paper's recipe except for its length and batch.
 
     Args:
+        method (`str`, *optional*, defaults to `"frozen"`): `"frozen"` trains head and classifier on an encoder that
+            stays as it is, `"full"` the whole model, `"lora"` the head and low-rank updates of the encoder's attention
+            (Hu et al., 2021; needs peft), which are merged into the weights at the end.
         epochs (`int`, *optional*, defaults to 40): Most passes over the training recordings.
         batch_size (`int`, *optional*, defaults to 64): Recordings per step and device.
-        freeze_encoder (`bool`, *optional*, defaults to `True`): Whether only the head is trained.
         head_learning_rate (`float`, *optional*, defaults to 5e-3 with a frozen encoder, else 1e-3):
             Highest rate of head and classifier.
-        encoder_learning_rate (`float`, *optional*, defaults to 5e-4): Highest rate of the encoder where it is trained.
+        encoder_learning_rate (`float`, *optional*, defaults to 5e-4, with LoRA 2e-3): Highest rate of the encoder's
+            last layer, or of the low-rank updates.
+        layer_decay (`float`, *optional*, defaults to 0.75): With `"full"`, each layer's rate is this times that of the
+            layer above it; the embeddings are the lowest. 1 trains all at one rate.
+        lora_rank (`int`, *optional*, defaults to 8): Rank of the updates; they are scaled by 2.
+        class_weights (`str`, *optional*, defaults to `"none"`): `"balanced"` weighs the recordings with a label by
+            how many more there are without it, at most 100 times. Probabilities are then too high for rare labels.
         warmup_share (`float`, *optional*, defaults to 0.1): Share of the steps over which the rates rise.
         weight_decay (`float`, *optional*, defaults to 0.05): For the weights of linear and convolution layers only.
         patience (`int`, *optional*, defaults to 10): Epochs without a better validation macro AUROC before it stops.
+        allow_absent_labels (`bool`, *optional*, defaults to `False`): Whether labels may have no training recording
+            with them, or none without: nothing is learnt about them then. Refused by default.
+        precompute (`bool`, *optional*, defaults to `True`): With `"frozen"`, read each recording once with the encoder
+            instead of once per epoch; the result is the same.
         bf16 (`bool`, *optional*, defaults to `False`): Whether to compute in bfloat16 where that is safe.
         seed (`int`, *optional*, defaults to 0): Of the order and dropout.
         num_workers (`int`, *optional*, defaults to 0): Processes that make batches.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
     """
 
+    method: str = "frozen"
     epochs: int = 40
     batch_size: int = 64
-    freeze_encoder: bool = True
     head_learning_rate: float | None = None
-    encoder_learning_rate: float = 5e-4
+    encoder_learning_rate: float | None = None
+    layer_decay: float = 0.75
+    lora_rank: int = 8
+    class_weights: str = "none"
     warmup_share: float = 0.1
     weight_decay: float = 0.05
     patience: int = 10
+    allow_absent_labels: bool = False
+    precompute: bool = True
     bf16: bool = False
     seed: int = 0
     num_workers: int = 0
     progress: bool = True
 
     def __post_init__(self) -> None:
+        for name, allowed in (("method", METHODS), ("class_weights", CLASS_WEIGHTS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(allowed)}")
         if self.head_learning_rate is None:
-            self.head_learning_rate = 5e-3 if self.freeze_encoder else 1e-3
-        for name in ("epochs", "batch_size", "head_learning_rate", "encoder_learning_rate", "patience"):
+            self.head_learning_rate = _HEAD_RATES[self.method]
+        if self.encoder_learning_rate is None:
+            self.encoder_learning_rate = _ENCODER_RATES[self.method]
+        for name in ("epochs", "batch_size", "head_learning_rate", "layer_decay", "lora_rank", "patience"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be positive")
+        if self.encoder_learning_rate < 0 or (self.method != "frozen" and not self.encoder_learning_rate):
+            raise InputError(f"encoder_learning_rate is {self.encoder_learning_rate}: it must be positive")
+        if self.layer_decay > 1:
+            raise InputError(f"layer_decay is {self.layer_decay}: it must be at most 1")
+        if self.method == "lora" and importlib.util.find_spec("peft") is None:
+            raise InputError("LoRA needs the package peft: `pip install 'clear-hug-hf[lora]'`")
+
+
+# Settings that change no number.
+_FREE = ("precompute", "num_workers", "progress")
 
 
 @dataclass
@@ -84,11 +133,13 @@ class FinetuningResult:
         model ([`ClearHugForSequenceClassification`]): The model of the best epoch, in evaluation mode.
         best_epoch (`int`): The epoch with the highest validation macro AUROC, from 1.
         history (`list[dict]`): One row per epoch: `epoch`, `train_loss`, `validation_loss`, `validation_macro_auroc`.
+        finished_before (`bool`): Whether the folder held this run, finished, so that nothing was trained.
     """
 
     model: ClearHugForSequenceClassification
     best_epoch: int
     history: list[dict[str, Any]] = field(default_factory=list)
+    finished_before: bool = False
 
 
 def finetune(
@@ -98,24 +149,35 @@ def finetune(
     feature_extractor: Any,
     output_dir: str | Path | None = None,
     arguments: FinetuningArguments | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    restart: bool = False,
 ) -> FinetuningResult:
     """
-    Train a classifier and keep the epoch with the best validation macro AUROC, of equal ones that of the lowest loss.
+    Train a classifier and keep the epoch with the best validation macro AUROC, of equal ones that of the lowest loss;
+    or go on where a killed run stopped.
+
+    For each label the threshold with the best F1 on the validation recordings is saved in the model's config.
 
     Args:
         model ([`ClearHugForSequenceClassification`]): A multi-label classifier; trained in place.
         train_dataset ([`datasets.Dataset`]): As `prepare` makes it, with the model's labels.
         validation_dataset ([`datasets.Dataset`]): Recordings of other patients, with the same labels.
         feature_extractor: The one that the datasets were prepared with; saved beside the weights.
-        output_dir (`str` or `Path`, *optional*): Gets `model/` at the end. Nothing is written without it.
+        output_dir (`str` or `Path`, *optional*): Gets `model/` at the end and `finetuning_log.csv`; `checkpoints/`
+            while it runs, from which the same run goes on. Nothing is written without it.
         arguments ([`FinetuningArguments`], *optional*): The recipe.
+        cache_dir (`str` or `Path`, *optional*): Where features of a frozen encoder are kept for later runs (see
+            [`encode`]). Without it they are computed once for this run.
+        restart (`bool`, *optional*, defaults to `False`): Whether to start anew where the folder holds a run.
 
     Returns:
         [`FinetuningResult`]
 
     Raises:
-        InputError: If a set is empty, patients are on both sides, a label is not among the model's or has values other
-            than 1 and 0, or no label has both classes in the validation recordings.
+        InputError: If a set is empty, patients are on both sides, a label is not among the model's, has values other
+            than 1 and 0 or none to learn from, no label has both classes in the validation recordings, leads, beats or
+            rate are not the model's, the folder holds another run, or the loss is not finite.
     """
     arguments = FinetuningArguments() if arguments is None else arguments
     label_names = model_label_names(model.config)
@@ -125,24 +187,82 @@ def finetune(
         raise InputError(
             f"the model's problem_type is {model.config.problem_type!r}: this recipe trains multi-label classifiers"
         )
-    _check_datasets(train_dataset, validation_dataset, label_names)
+    check_datasets(train_dataset, validation_dataset, label_names, arguments.allow_absent_labels)
+    check_fits(model.config, feature_extractor, train_dataset, validation_dataset)
 
     model.to(PartialState().device)
-    collator = BeatCollator(feature_extractor, label_names=label_names)
-    trained: nn.Module = model
-    sets: list[Any] = [dataset.with_format("numpy") for dataset in (train_dataset, validation_dataset)]
-    collate: Any = collator
-    if arguments.freeze_encoder:
-        # Nothing changes before the head, so that the encoder reads every recording once instead of once per epoch.
-        encoded = [encode(model, dataset, collator, progress=arguments.progress) for dataset in sets]
-        trained, sets, collate = HeadOnly(model), encoded, None
+    identity = None
+    if output_dir is not None:
+        identity = _identity(model, train_dataset, validation_dataset, label_names, arguments)
+        finished = _finished(output_dir, identity, restart)
+        if finished is not None:
+            done, _ = load_classifier(output_dir)
+            return FinetuningResult(done, finished["best_epoch"], finished["history"], finished_before=True)
 
-    best = _BestEpoch(trained, arguments.patience, arguments.progress)
-    with tempfile.TemporaryDirectory(prefix="finetuning-") as checkpoints:
+    collator = BeatCollator(feature_extractor, label_names=label_names)
+    train_labels = dataset_labels(train_dataset, label_names)
+    sets: list[Any] = [train_dataset, validation_dataset]
+    collate: Any = collator
+    if arguments.method == "frozen" and arguments.precompute:
+        # Nothing changes before the head, so that the encoder reads every recording once instead of once per epoch.
+        sets = [encode(model, one, collator, progress=arguments.progress, cache_dir=cache_dir) for one in sets]
+        collate = as_it_is
+    else:
+        sets = [one.select_columns(collator.columns).with_format("numpy") for one in sets]
+    with _adapted(model, arguments) as trained, _loss(model, trained, train_labels, arguments):
+        best_epoch, history = train_with_trainer(
+            trained, sets[0], sets[1], collate, make_optimizer(model, arguments), arguments, output_dir
+        )
+    model.eval()
+
+    found = predict(model, validation_dataset, feature_extractor)
+    assert found.labels is not None
+    chosen = choose_thresholds(found.labels, found.probabilities)
+    model.config.label_thresholds = {
+        name: one for name, one in zip(label_names, chosen, strict=True) if one is not None
+    }
+    if output_dir is not None and PartialState().is_main_process:
+        save_model_folder(output_dir / MODEL_FOLDER, model, feature_extractor)
+        write_text(output_dir / LOG, as_csv(history))
+        # Written last: what is here is whole.
+        run = {**(identity or {}), "finished": {"best_epoch": best_epoch, "history": history}}
+        write_text(output_dir / RUN, json.dumps(run, indent=2) + "\n")
+        shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    return FinetuningResult(model=model, best_epoch=best_epoch, history=history)
+
+
+def train_with_trainer(
+    module: nn.Module,
+    train_set: Any,
+    validation_set: Any,
+    collate: Any,
+    optimizer: torch.optim.Optimizer,
+    arguments: FinetuningArguments,
+    output_dir: Path | None = None,
+) -> tuple[int, list[dict[str, Any]]]:
+    """
+    Train a module that gives `loss` and `logits`, and leave it with the weights of its best epoch.
+
+    Args:
+        module (`nn.Module`): Trained in place, from the newest checkpoint in `output_dir` where there is one.
+        train_set, validation_set: What a loader reads.
+        collate (`Callable`): Makes batches of it.
+        optimizer (`torch.optim.Optimizer`): Holds the parameters to train.
+        arguments ([`FinetuningArguments`]): Length, batch, patience, seed.
+        output_dir (`Path`, *optional*): Gets `checkpoints/`, one per epoch, of which the best and the last are kept.
+
+    Returns:
+        `tuple[int, list[dict]]`: The best epoch, and a row per epoch as in [`FinetuningResult`].
+    """
+    kept = None if output_dir is None else output_dir / CHECKPOINTS
+    with nullcontext(str(kept)) if kept else tempfile.TemporaryDirectory(prefix="finetuning-") as folder:
+        checkpoints = Path(folder)
+        course = _Course(arguments.patience, arguments.progress)
         trainer = Trainer(
-            model=trained,
+            model=module,
             args=TrainingArguments(
-                output_dir=checkpoints,
+                output_dir=str(checkpoints),
                 num_train_epochs=arguments.epochs,
                 per_device_train_batch_size=arguments.batch_size,
                 per_device_eval_batch_size=arguments.batch_size,
@@ -150,77 +270,60 @@ def finetune(
                 warmup_steps=arguments.warmup_share,
                 bf16=arguments.bf16,
                 eval_strategy="epoch",
-                save_strategy="no",
+                save_strategy="epoch",
+                save_total_limit=1,
+                load_best_model_at_end=True,
+                metric_for_best_model="choice",
+                greater_is_better=True,
                 logging_strategy="epoch",
                 remove_unused_columns=False,
                 label_names=["labels"],
-                dataloader_num_workers=0 if arguments.freeze_encoder else arguments.num_workers,
+                dataloader_num_workers=0 if collate is as_it_is else arguments.num_workers,
                 dataloader_pin_memory=torch.cuda.is_available(),
                 seed=arguments.seed,
                 report_to="none",
                 disable_tqdm=True,
             ),
-            train_dataset=sets[0],
-            eval_dataset=sets[1],
+            train_dataset=train_set,
+            eval_dataset=validation_set,
             data_collator=collate,
             compute_metrics=_validation_metrics,
             preprocess_logits_for_metrics=_first_output,
-            optimizers=(_optimizer(model, arguments), None),
-            callbacks=[best],
+            optimizers=(optimizer, None),
+            callbacks=[course],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    best.restore()
-    model.eval()
-    if output_dir is not None and trainer.is_world_process_zero():
-        save_model_folder(output_dir / MODEL_FOLDER, model, feature_extractor)
-    return FinetuningResult(model=model, best_epoch=best.epoch, history=best.history)
+        newest = _newest_checkpoint(checkpoints)
+        if newest is not None and arguments.progress and PartialState().is_main_process:
+            tqdm.write(f"{output_dir}: going on after {newest.name}")
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+        history = _history(trainer.state)
+    return _best(history), history
 
 
-class EncodedDataset(Dataset):
-    """
-    What a frozen encoder makes of recordings: items with `lead_states` `(num_leads, hidden_size)`, `present`
-    `(num_leads,)` and `labels` `(num_labels,)`.
-    """
-
-    def __init__(self, columns: dict[str, torch.Tensor]):
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(self.columns["labels"])
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: column[index] for name, column in self.columns.items()}
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: Trainer writes its state last."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-@torch.no_grad()
-def encode(
-    model: ClearHugForSequenceClassification,
-    dataset: datasets.Dataset,
-    collator: BeatCollator,
-    batch_size: int = 64,
-    progress: bool = False,
-) -> EncodedDataset:
-    """
-    Read every recording once with the encoder, without dropout.
+def _history(state: TrainerState) -> list[dict[str, Any]]:
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+    return [
+        {
+            "epoch": number,
+            "train_loss": loss,
+            "validation_loss": entry["eval_loss"],
+            "validation_macro_auroc": entry["eval_macro_auroc"],
+            "choice": entry["eval_choice"],
+        }
+        for number, (loss, entry) in enumerate(zip(losses, evaluations, strict=False), start=1)
+    ]
 
-    Args:
-        model ([`ClearHugForSequenceClassification`]): Its encoder is used, on the device that it is on.
-        dataset ([`datasets.Dataset`]): As `prepare` makes it.
-        collator ([`BeatCollator`]): Makes the batches and labels.
-        batch_size (`int`, *optional*, defaults to `64`): Recordings at a time.
-        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
-    """
-    model.eval()
-    parts: dict[str, list[torch.Tensor]] = {"lead_states": [], "present": [], "labels": []}
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collator)
-    for batch in tqdm(loader, desc="encode", unit="batch", disable=not progress):
-        parts["labels"].append(batch.pop("labels"))
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        parts["lead_states"].append(model.base_model(**batch).lead_states.cpu())
-        real_beats = find_real_beats(batch["input_values"], batch["beat_mask"], batch["lead_mask"])
-        parts["present"].append(real_beats.any(dim=2).cpu())
-    return EncodedDataset({name: torch.cat(part) for name, part in parts.items()})
+
+def _best(history: list[dict[str, Any]]) -> int:
+    return 1 + int(np.argmax([row["choice"] for row in history]))
 
 
 class HeadOnly(nn.Module):
@@ -246,14 +349,183 @@ class HeadOnly(nn.Module):
         return {"loss": self.loss_function(labels, logits, self.config), "logits": logits}
 
 
+class FrozenEncoder(HeadOnly):
+    """As [`HeadOnly`], but reads beats: the encoder computes every batch anew, always in evaluation mode."""
+
+    def __init__(self, model: ClearHugForSequenceClassification):
+        super().__init__(model)
+        # In a list it is no part of this module: neither its mode nor its weights change.
+        self._encoder = [model.base_model.eval()]
+
+    def forward(  # type: ignore[override]
+        self,
+        input_values: torch.Tensor,
+        beat_mask: torch.Tensor,
+        time_ids: torch.Tensor,
+        lead_mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """As in [`HeadOnly`], of beats as [`BeatCollator`] makes them."""
+        with torch.no_grad():
+            encoded = self._encoder[0](input_values, beat_mask=beat_mask, time_ids=time_ids, lead_mask=lead_mask)
+        present = find_real_beats(input_values, beat_mask, lead_mask).any(dim=2)
+        return super().forward(encoded.lead_states, present, labels)
+
+
+@contextmanager
+def _adapted(model: ClearHugForSequenceClassification, arguments: FinetuningArguments) -> Any:
+    """The module to train; afterwards the model has what it learnt."""
+    if arguments.method == "frozen":
+        yield HeadOnly(model) if arguments.precompute else FrozenEncoder(model)
+        return
+    if arguments.method == "full":
+        yield model
+        return
+    from peft import LoraConfig, LoraModel
+
+    prefix = re.escape(model.base_model_prefix)
+    config = LoraConfig(
+        r=arguments.lora_rank,
+        lora_alpha=2 * arguments.lora_rank,
+        target_modules=rf"{prefix}\..*\.(q_proj|k_proj|v_proj|o_proj)",
+    )
+    tuner = LoraModel(model, {"default": config}, "default")
+    for part in (model.head, model.classifier):
+        part.requires_grad_(True)
+    try:
+        yield tuner
+    finally:
+        tuner.merge_and_unload()
+        model.requires_grad_(True)
+
+
+@contextmanager
+def _loss(
+    model: ClearHugForSequenceClassification, trained: nn.Module, labels: torch.Tensor, arguments: FinetuningArguments
+) -> Any:
+    """Trains with class weights, if asked for; afterwards the model has its own loss."""
+    if arguments.class_weights == "none":
+        yield
+        return
+    weights = positive_weights(labels)
+    own = model.loss_function
+
+    def balanced(labels: torch.Tensor, logits: torch.Tensor, config: Any, **_: Any) -> torch.Tensor:
+        labels, logits = labels.to(logits.device).float(), logits.float()
+        known = ~labels.isnan()
+        losses = F.binary_cross_entropy_with_logits(
+            logits, labels.nan_to_num(0.0), reduction="none", pos_weight=weights.to(logits.device)
+        )
+        return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+
+    for owner in {id(one): one for one in (model, trained)}.values():
+        if hasattr(owner, "loss_function"):
+            owner.loss_function = balanced  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        model.loss_function = own
+
+
+def positive_weights(labels: torch.Tensor) -> torch.Tensor:
+    """
+    How many more recordings there are without each label than with it, from 1/100 to 100.
+
+    Args:
+        labels (`torch.Tensor` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
+
+    Returns:
+        `torch.Tensor` of shape `(num_labels,)`: 1 for a label of which only one class is present.
+    """
+    with_label, without = (labels == 1).sum(dim=0), (labels == 0).sum(dim=0)
+    weights = (without / with_label.clamp(min=1)).clamp(1 / _MOST_WEIGHT, _MOST_WEIGHT)
+    return torch.where((with_label > 0) & (without > 0), weights, torch.ones_like(weights))
+
+
 def settings(arguments: FinetuningArguments) -> dict[str, Any]:
-    """The recipe as it is written beside results."""
-    return {name: value for name, value in asdict(arguments).items() if name != "progress"}
+    """The recipe as it is written beside results: what changes what is trained."""
+    return {name: value for name, value in asdict(arguments).items() if name not in _FREE}
 
 
-def _check_datasets(
-    train_dataset: datasets.Dataset, validation_dataset: datasets.Dataset, label_names: list[str]
+def _identity(
+    model: ClearHugForSequenceClassification,
+    train_dataset: datasets.Dataset,
+    validation_dataset: datasets.Dataset,
+    label_names: list[str],
+    arguments: FinetuningArguments,
+) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped."""
+
+    def digest(dataset: datasets.Dataset) -> str:
+        labels = dataset_labels(dataset, label_names).numpy().tobytes()
+        return hashlib.sha256(dataset_digest(dataset).encode() + labels).hexdigest()
+
+    return {
+        "the recipe": settings(arguments),
+        "the model": {
+            "encoder": weights_digest(model.base_model),
+            "head": model.config.head_type,
+            "labels": label_names,
+        },
+        "the training recordings": digest(train_dataset),
+        "the validation recordings": digest(validation_dataset),
+    }
+
+
+def _finished(output_dir: Path, identity: dict[str, Any], restart: bool) -> dict[str, Any] | None:
+    """
+    Result of the same run in the folder, if it finished. Refuses the folder of another run, unless it is to be started
+    anew; writes down whose folder it is.
+    """
+    path = output_dir / RUN
+    before: dict[str, Any] | None = None
+    if path.is_file() and not restart:
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise InputError(f"{path} is damaged: choose another folder, or start anew with --restart") from None
+        plain = json.loads(json.dumps(identity))
+        for what, value in plain.items():
+            if before.get(what) != value:
+                raise InputError(
+                    f"{output_dir} holds a run in which {what} was different{_difference(before.get(what), value)}: "
+                    "choose another folder, or start anew with --restart"
+                )
+    PartialState().wait_for_everyone()
+    if PartialState().is_main_process:
+        remove_leftovers(output_dir / MODEL_FOLDER)
+        if before is None:
+            shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
+            write_text(path, json.dumps(identity, indent=2) + "\n")
+        # What a kill left half written.
+        for checkpoint in (output_dir / CHECKPOINTS).glob("checkpoint-*"):
+            if not (checkpoint / "trainer_state.json").is_file():
+                shutil.rmtree(checkpoint, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    return None if before is None else before.get("finished")
+
+
+def _difference(before: Any, now: Any) -> str:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return ""
+    name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+    return f" ({name} was {before.get(name)!r} and is {now.get(name)!r})"
+
+
+def check_datasets(
+    train_dataset: datasets.Dataset,
+    validation_dataset: datasets.Dataset,
+    label_names: list[str],
+    allow_absent_labels: bool = False,
 ) -> None:
+    """
+    Refuse recordings that a classifier cannot be trained and chosen on; errors as in [`finetune`].
+
+    Args:
+        train_dataset, validation_dataset ([`datasets.Dataset`]): As `prepare` makes them.
+        label_names (`list[str]`): Labels of the model.
+        allow_absent_labels (`bool`, *optional*, defaults to `False`): As in [`FinetuningArguments`].
+    """
     for name, dataset in (("training", train_dataset), ("validation", validation_dataset)):
         if not len(dataset):
             raise InputError(f"there are no {name} recordings")
@@ -277,25 +549,80 @@ def _check_datasets(
             f"{len(shared)} patient(s) are in the training and in the validation recordings, such as {min(shared)}: "
             "split by patient"
         )
-    truth = np.array([[float(row[label]) for label in label_names] for row in validation_dataset["labels"]])
+    if (absent := absent_labels(dataset_labels(train_dataset, label_names), label_names)) and not allow_absent_labels:
+        kept = [name for name in label_names if name not in absent]
+        raise InputError(
+            f"nothing can be learnt about the label(s) {', '.join(absent)}: no training recording has them, or all "
+            f"have. Leave them out with `--labels {' '.join(kept)}`, or move recordings with them into training"
+        )
+    truth = dataset_labels(validation_dataset, label_names).numpy()
     if not any(0 < np.nansum(column) < np.isfinite(column).sum() for column in truth.T):
         raise InputError(
             "no label is both present and absent among the validation recordings: there is nothing to choose by"
         )
 
 
-def _optimizer(model: ClearHugForSequenceClassification, arguments: FinetuningArguments) -> torch.optim.Optimizer:
-    encoder = {id(parameter) for parameter in model.base_model.parameters()}
-    parts = [(False, arguments.head_learning_rate)]
-    if not arguments.freeze_encoder:
-        parts.append((True, arguments.encoder_learning_rate))
-    groups = []
-    for group in decay_groups(model, arguments.weight_decay):
-        for inside, rate in parts:
-            parameters = [parameter for parameter in group["params"] if (id(parameter) in encoder) == inside]
-            if parameters:
-                groups.append({**group, "params": parameters, "lr": rate})
-    return torch.optim.AdamW(groups)
+def absent_labels(labels: torch.Tensor, label_names: Iterable[str]) -> list[str]:
+    """Names of the labels `(num_recordings, num_labels)` of which only one class is present."""
+    some = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
+    return [name for name, both in zip(label_names, some.tolist(), strict=True) if not both]
+
+
+def check_fits(config: Any, feature_extractor: Any, *sets: datasets.Dataset) -> None:
+    """
+    Refuse a feature extractor or prepared datasets that are not for a model.
+
+    Raises:
+        InputError: If the rate, the leads or the length of a beat differ.
+    """
+    for name, unit in (("sampling_rate", " Hz"), ("beat_length", " samples")):
+        wanted, found = getattr(config, name, None), getattr(feature_extractor, name, None)
+        if wanted is not None and found is not None and float(wanted) != float(found):
+            raise InputError(
+                f"the feature extractor has {name} {found:g}{unit} and the model {wanted:g}{unit}: use the one "
+                "that is saved beside the model"
+            )
+    for dataset in sets:
+        first = dataset[0]
+        if float(first["sampling_rate"]) != float(config.sampling_rate):
+            raise InputError(
+                f"the recordings were prepared at {float(first['sampling_rate']):g} Hz and the model works at "
+                f"{config.sampling_rate:g} Hz: prepare them with the model's feature extractor"
+            )
+        if len(first["signal"]) != len(config.lead_names):
+            raise InputError(
+                f"the recordings were prepared with {len(first['signal'])} leads and the model reads "
+                f"{len(config.lead_names)} ({', '.join(config.lead_names)}): prepare them with the model's feature "
+                "extractor"
+            )
+
+
+def make_optimizer(model: ClearHugForSequenceClassification, arguments: FinetuningArguments) -> torch.optim.Optimizer:
+    """AdamW over what is trained: head at one rate, the encoder's layers at rates that fall towards the input."""
+    encoder = {id(parameter): name for name, parameter in model.base_model.named_parameters()}
+    layers = model.config.num_hidden_layers
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    for number, group in enumerate(decay_groups(model, arguments.weight_decay)):
+        for parameter in group["params"]:
+            name = encoder.get(id(parameter))
+            rate = float(arguments.head_learning_rate or 0.0)
+            if name is not None:
+                if arguments.method == "frozen":
+                    continue
+                rate = float(arguments.encoder_learning_rate or 0.0)
+                if arguments.method == "full":
+                    rate *= arguments.layer_decay ** (layers - layer_number(name, layers))
+            chosen = groups.setdefault((number, rate), {**group, "params": [], "lr": rate})
+            chosen["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()))
+
+
+def layer_number(name: str, num_layers: int) -> int:
+    """How high a parameter of an encoder is: 0 for embeddings and tokens, `num_layers` for last layer and norm."""
+    found = re.search(r"(?:^|\.)layers?\.(\d+)\.", name)
+    if found:
+        return int(found.group(1)) + 1
+    return num_layers if re.match(r"(final_|layer_?)?norm", name) else 0
 
 
 def _first_output(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -304,62 +631,47 @@ def _first_output(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    return {"macro_auroc": macro_auroc(np.asarray(prediction.label_ids), np.asarray(prediction.predictions))}
+    """Macro AUROC, and what epochs are chosen by: of equally good ones the one with better probabilities."""
+    labels, logits = np.asarray(prediction.label_ids, dtype=np.float64), np.asarray(prediction.predictions, np.float64)
+    if not np.isfinite(logits).all():
+        raise InputError("the model's outputs are NaN or infinite: lower the learning rate, or look at the recordings")
+    score = macro_auroc(labels, logits)
+    losses = np.logaddexp(0.0, np.where(labels > 0.5, -logits, logits))[~np.isnan(labels)]
+    # Where labels are easy to tell apart many epochs rank all recordings rightly.
+    return {"macro_auroc": score, "choice": score - 1e-6 * float(np.minimum(losses, 100.0).mean())}
 
 
-class _BestEpoch(TrainerCallback):
-    """Keeps the trained weights of the best epoch in memory, stops when it is long past, and shows how it goes."""
+class _Course(TrainerCallback):
+    """Stops when the best epoch is long past, and shows how it goes; what it knows it reads from Trainer's state."""
 
-    def __init__(self, model: nn.Module, patience: int, progress: bool):
-        self.model = model
+    def __init__(self, patience: int, progress: bool):
         self.patience = patience
         self.progress = progress
-        self.epoch = 0
-        self.score, self.loss = -np.inf, np.inf
-        self.history: list[dict[str, Any]] = []
-        self._weights: dict[str, torch.Tensor] = {}
         self._bar: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         shown = self.progress and state.is_world_process_zero
-        self._bar = tqdm(total=round(args.num_train_epochs), desc="fine-tune", unit="epoch", disable=not shown)
+        total, done = round(args.num_train_epochs), len(_history(state))
+        self._bar = tqdm(total=total, initial=done, desc="fine-tune", unit="epoch", disable=not shown)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        metrics = kwargs["metrics"]
-        epoch, score = len(self.history) + 1, metrics["eval_macro_auroc"]
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        self.history.append(
-            {
-                "epoch": epoch,
-                "train_loss": losses[-1],
-                "validation_loss": metrics["eval_loss"],
-                "validation_macro_auroc": score,
-            }
+        history = _history(state)
+        last, best = history[-1], _best(history)
+        highest = history[best - 1]["validation_macro_auroc"]
+        self._bar.set_postfix(
+            loss=f"{last['train_loss']:.3f}",
+            auroc=f"{last['validation_macro_auroc']:.4f}",
+            best=f"{highest:.4f}",
+            refresh=False,
         )
-        # Where labels are easy to tell apart many epochs rank all recordings rightly: then better probabilities win.
-        if (score, -metrics["eval_loss"]) > (self.score, -self.loss):
-            self.epoch, self.score, self.loss = epoch, score, metrics["eval_loss"]
-            self._weights = {
-                name: parameter.detach().clone()
-                for name, parameter in self.model.named_parameters()
-                if parameter.requires_grad
-            }
-        self._bar.set_postfix(loss=f"{losses[-1]:.3f}", auroc=f"{score:.4f}", best=f"{self.score:.4f}", refresh=False)
         self._bar.update(1)
-        control.should_training_stop = control.should_training_stop or epoch - self.epoch >= self.patience
+        control.should_training_stop = control.should_training_stop or len(history) - best >= self.patience
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._bar.close()
-
-    def restore(self) -> None:
-        """Put the weights of the best epoch back."""
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if name in self._weights:
-                    parameter.copy_(self._weights[name])

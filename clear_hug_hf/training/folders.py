@@ -224,6 +224,8 @@ def classifier_config(config: Any, label_names: Sequence[str], **overrides: Any)
         **config.to_dict(),
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
+        # Thresholds of another classifier say nothing about this one.
+        "label_thresholds": None,
         **overrides,
     }
     try:

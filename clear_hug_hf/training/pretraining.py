@@ -629,9 +629,9 @@ class _Loop:
 
     def _write_logs(self, output_dir: Path) -> None:
         if self.accelerator.is_main_process:
-            write_text(output_dir / STEP_LOG, _as_csv(self.steps))
+            write_text(output_dir / STEP_LOG, as_csv(self.steps))
             if self.history:
-                write_text(output_dir / EPOCH_LOG, _as_csv(self.history))
+                write_text(output_dir / EPOCH_LOG, as_csv(self.history))
 
     def _save_model(self, folder: Path) -> None:
         model = self._whole_model()
@@ -729,7 +729,8 @@ def _read_steps(path: Path) -> Iterator[dict[str, Any]]:
             yield {name: int(row[name]) if name in ("step", "epoch") else float(row[name]) for name in _STEP_COLUMNS}
 
 
-def _as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows that share their keys as the text of a CSV table."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

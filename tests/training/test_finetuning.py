@@ -7,18 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, set_seed
+import torch.nn.functional as F
+from transformers import AutoModelForSequenceClassification, TrainerCallback, set_seed
 
 from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.evaluation.metrics import macro_auroc
+from clear_hug_hf.evaluation.metrics import choose_thresholds, macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
-from clear_hug_hf.training.finetuning import FinetuningArguments, HeadOnly, encode, finetune
+from clear_hug_hf.training import finetuning
+from clear_hug_hf.training.features import encode
+from clear_hug_hf.training.finetuning import (
+    FinetuningArguments,
+    HeadOnly,
+    check_fits,
+    finetune,
+    layer_number,
+    make_optimizer,
+    positive_weights,
+)
+from clear_hug_hf.training.folders import load_classifier
 
 
 LABELS = ("fast", "inverted")
@@ -28,7 +41,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 def _model(**overrides: Any) -> ClearHugForSequenceClassification:
     set_seed(0)
     labels = {"id2label": dict(enumerate(LABELS)), "label2id": {name: index for index, name in enumerate(LABELS)}}
-    return ClearHugForSequenceClassification(ClearHugConfig.preset("tiny", **SMALL, **labels, **overrides))
+    return ClearHugForSequenceClassification(ClearHugConfig.preset("tiny", **{**SMALL, **labels, **overrides}))
 
 
 def _recipe(**overrides: Any) -> FinetuningArguments:
@@ -59,7 +72,7 @@ def test_when_the_encoder_is_frozen_then_only_the_head_learns(sets: Sets, tmp_pa
     assert all(parameter.requires_grad for parameter in model.parameters())
 
     scores = [row["validation_macro_auroc"] for row in result.history]
-    ranks = [(row["validation_macro_auroc"], -row["validation_loss"]) for row in result.history]
+    ranks = [(round(row["validation_macro_auroc"], 6), -row["validation_loss"]) for row in result.history]
     assert result.best_epoch == 1 + ranks.index(max(ranks))
     found = predict(model, sets[1], ClearHugFeatureExtractor())
     assert found.labels is not None
@@ -67,6 +80,9 @@ def test_when_the_encoder_is_frozen_then_only_the_head_learns(sets: Sets, tmp_pa
 
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     assert loaded.config.id2label == {0: "fast", 1: "inverted"}
+    chosen = choose_thresholds(found.labels, found.probabilities)
+    assert [loaded.config.label_thresholds[name] for name in LABELS] == pytest.approx(chosen)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["finetuning.json", "finetuning_log.csv", "model"]
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
 
@@ -85,7 +101,7 @@ def test_when_features_are_computed_once_then_the_logits_are_the_models(sets: Se
 def test_when_the_whole_model_is_trained_then_the_encoder_learns_too(sets: Sets) -> None:
     model = _model()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    recipe = _recipe(freeze_encoder=False, epochs=3)
+    recipe = _recipe(method="full", epochs=3)
     assert recipe.head_learning_rate == 1e-3
     finetune(model, *sets, ClearHugFeatureExtractor(), arguments=recipe)
     moved = {name: not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()}
@@ -143,3 +159,223 @@ def test_when_there_is_nothing_to_learn_or_choose_by_then_it_is_refused(sets: Se
         finetune(_model(problem_type="regression"), *sets, extractor, arguments=_recipe())
     with pytest.raises(InputError, match="epochs is 0"):
         FinetuningArguments(epochs=0)
+
+
+# ------------------------------------------------------------------------------------------------------------ methods
+
+
+def test_when_features_are_kept_then_the_probe_is_that_of_an_encoder_that_runs_every_epoch(
+    sets: Sets, tmp_path: Path
+) -> None:
+    runs = [
+        finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(**how), cache_dir=cache)
+        for how, cache in (({"precompute": False}, None), ({}, None), ({}, tmp_path), ({}, tmp_path))
+    ]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    slow = runs[0].model.state_dict()
+    for run in runs[1:]:
+        assert run.best_epoch == runs[0].best_epoch
+        for name, tensor in run.model.state_dict().items():
+            torch.testing.assert_close(tensor, slow[name], atol=1e-5, rtol=0)
+
+
+def test_when_lora_trains_then_the_merged_model_needs_no_peft(sets: Sets, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    model = _model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    finetune(model, *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(method="lora", epochs=2, lora_rank=2))
+    assert model.state_dict().keys() == before.keys()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    for name, tensor in model.state_dict().items():
+        change = tensor - before[name]
+        if name.startswith("clear_hug.") and name.endswith(("q_proj.weight", "k_proj.weight", "o_proj.weight")):
+            assert torch.linalg.matrix_rank(change, rtol=1e-3) == 2, name
+        elif name.startswith("clear_hug.") and "v_proj.weight" not in name:
+            assert torch.equal(tensor, before[name]), name
+    loaded, _ = load_classifier(tmp_path)
+    inputs = BeatCollator(ClearHugFeatureExtractor(), label_names=LABELS)([sets[1][0], sets[1][1]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_when_peft_is_absent_then_lora_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'clear-hug-hf\[lora\]'"):
+        _recipe(method="lora")
+
+
+def test_when_rates_decay_by_layer_then_each_layer_has_its_own() -> None:
+    model = _model(num_hidden_layers=3)
+    recipe = _recipe(method="full", encoder_learning_rate=1.0, head_learning_rate=8.0, layer_decay=0.5)
+    rate_of = {
+        id(parameter): group["lr"]
+        for group in make_optimizer(model, recipe).param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        inside = name.removeprefix("clear_hug.")
+        wanted = 8.0
+        if inside != name:
+            wanted = {"embeddings": 0.125, "layers.0": 0.25, "layers.1": 0.5, "layers.2": 1.0, "norm": 1.0}[
+                ".".join(inside.split(".")[:2]) if inside.startswith("layers") else inside.split(".")[0]
+            ]
+        assert rate_of[id(parameter)] == pytest.approx(wanted), name
+    assert layer_number("layers.11.fc1.weight", 12) == 12
+    frozen = make_optimizer(model, _recipe()).param_groups
+    trained = {id(parameter) for group in frozen for parameter in group["params"]}
+    assert trained == {id(parameter) for part in (model.head, model.classifier) for parameter in part.parameters()}
+
+
+def test_when_classes_are_weighted_then_the_loss_is_that_of_repeated_recordings(sets: Sets) -> None:
+    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, float("nan")], [0.0, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(positive_weights(labels), torch.tensor([4.0, 1.0]))
+    assert positive_weights(torch.eye(1000))[0] == 100.0
+    model = _model()
+    logits = torch.randn(5, 2)
+    recipe = _recipe(class_weights="balanced")
+    with finetuning._loss(model, HeadOnly(model), labels, recipe):
+        weighted = model.loss_function(labels, logits, model.config)
+    first = F.binary_cross_entropy_with_logits(
+        torch.cat([logits[:1, 0].repeat(4), logits[1:, 0]]), torch.tensor([1.0] * 4 + [0.0] * 4), reduction="sum"
+    )
+    known = torch.tensor([0, 1, 3, 4])
+    second = F.binary_cross_entropy_with_logits(logits[known, 1], labels[known, 1], reduction="sum")
+    torch.testing.assert_close(weighted, (first + second) / 9)
+    # Afterwards the model has its own loss again.
+    assert model.loss_function(labels, logits, model.config) != weighted
+
+    plain = finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1))
+    balanced = finetune(
+        _model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1, class_weights="balanced")
+    )
+    assert not torch.equal(plain.model.classifier.weight, balanced.model.classifier.weight)
+
+
+# ------------------------------------------------------------------------------------------------------------- resume
+
+
+class _Kill(TrainerCallback):
+    """Stops a run in the middle of an epoch, as a kill would."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+    with monkeypatch.context() as patch:
+        trainer = finetuning.Trainer
+        patch.setattr(
+            finetuning,
+            "Trainer",
+            lambda callbacks, **kwargs: trainer(callbacks=[*callbacks, _Kill(step)], **kwargs),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            finetune(*arguments)
+
+
+@pytest.mark.parametrize("method", ["frozen", "full", "lora"])
+def test_when_a_run_is_killed_then_the_same_call_goes_on_to_the_same_weights(
+    method: str, sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor, recipe = ClearHugFeatureExtractor(), _recipe(method=method, epochs=4)
+    if method == "lora":
+        pytest.importorskip("peft")
+    whole = finetune(_model(), *sets, extractor, tmp_path / "whole", recipe)
+    for step in (8, 11):  # three steps an epoch
+        _killed_at(step, monkeypatch, _model(), *sets, extractor, tmp_path / "killed", recipe)
+    assert not (tmp_path / "killed" / "model").exists()
+    # What a kill in the middle of a checkpoint leaves.
+    (tmp_path / "killed" / "checkpoints" / "checkpoint-12").mkdir()
+    resumed = finetune(_model(), *sets, extractor, tmp_path / "killed", recipe)
+    assert resumed.history == whole.history
+    assert resumed.best_epoch == whole.best_epoch
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, whole.model.state_dict()[name]), name
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
+        "finetuning.json",
+        "finetuning_log.csv",
+        "model",
+    ]
+
+
+def test_when_a_run_is_finished_then_the_same_call_trains_nothing(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = ClearHugFeatureExtractor()
+    first = finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=2))
+    assert not first.finished_before
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "train_with_trainer", None)
+        again = finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=2))
+    assert again.finished_before
+    assert again.history == first.history
+    assert torch.equal(again.model.classifier.weight, first.model.classifier.weight)
+    anew = finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=3), restart=True)
+    assert len(anew.history) == 3
+
+
+def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, tmp_path: Path) -> None:
+    extractor = ClearHugFeatureExtractor()
+    finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=1))
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match=r"the recipe was different \(epochs was 1 and is 2\)"):
+        finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=2))
+    with pytest.raises(InputError, match="the training recordings was different"):
+        finetune(_model(), sets[0].select(range(20)), sets[1], extractor, tmp_path, _recipe(epochs=1))
+    other = _model()
+    with torch.no_grad():
+        other.clear_hug.norm.weight[0] += 1e-3
+    with pytest.raises(InputError, match=r"the model was different \(encoder was"):
+        finetune(other, *sets, extractor, tmp_path, _recipe(epochs=1))
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_when_a_label_is_absent_from_training_then_it_is_named(sets: Sets) -> None:
+    rows = [index for index, row in enumerate(sets[0]["labels"]) if not row["inverted"]]
+    with pytest.raises(InputError, match=r"about the label\(s\) inverted: .* `--labels fast`"):
+        finetune(_model(), sets[0].select(rows), sets[1], ClearHugFeatureExtractor(), arguments=_recipe())
+    recipe = _recipe(epochs=1, allow_absent_labels=True)
+    assert finetune(_model(), sets[0].select(rows), sets[1], ClearHugFeatureExtractor(), arguments=recipe).history
+
+
+def test_when_rate_or_leads_are_not_the_models_then_both_are_named(sets: Sets) -> None:
+    extractor = ClearHugFeatureExtractor()
+    with pytest.raises(InputError, match="sampling_rate 100 Hz and the model 250 Hz"):
+        finetune(_model(sampling_rate=250), *sets, extractor, arguments=_recipe())
+    six = ["I", "II", "III", "V1", "V3", "V5"]
+    with pytest.raises(InputError, match=r"prepared with 12 leads and the model reads 6 \(I, II"):
+        finetune(_model(lead_names=six), *sets, extractor, arguments=_recipe())
+    other = ClearHugFeatureExtractor(sampling_rate=250)
+    with pytest.raises(InputError, match="prepared at 100 Hz and the model works at 250 Hz"):
+        check_fits(_model(sampling_rate=250).config, other, sets[0])
+
+
+def test_when_outputs_are_nan_then_training_stops_and_says_so(sets: Sets, tmp_path: Path) -> None:
+    model = _model()
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = np.nan
+    with pytest.raises(InputError, match="outputs are NaN or infinite: lower the learning rate"):
+        finetune(model, *sets, ClearHugFeatureExtractor(), tmp_path / "run", _recipe())
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("method", "freeze", "method is 'freeze': choose from frozen, full, lora"),
+        ("class_weights", "auto", "choose from none, balanced"),
+        ("layer_decay", 1.5, "must be at most 1"),
+        ("batch_size", 0, "batch_size is 0: it must be positive"),
+        ("head_learning_rate", -1.0, "must be positive"),
+    ],
+)
+def test_when_a_field_of_the_recipe_is_wrong_then_it_is_named(field: str, value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FinetuningArguments(**{field: value})

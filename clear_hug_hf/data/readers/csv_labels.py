@@ -245,6 +245,11 @@ class CsvSource(RecordSource):
                     f"the label {name!r} of {self.path} has {what}: nothing can be learnt about it", stacklevel=4
                 )
 
+    @property
+    def free_columns(self) -> list[str]:
+        """`list[str]`: Columns that could be labels: all but those that say what a row belongs to."""
+        return [name for name in self._columns if name not in self._role.values()]
+
     def __len__(self) -> int:
         return len(self._record_ids)
 

@@ -1,0 +1,234 @@
+"""
+The paper's ablations (Tables 2 and 3) at tiny size on real recordings, cross-validated by patient.
+
+    python benchmarks/ablations.py --data prepared/ptb-xl --output runs/ablations   # everything: hours on two cores
+    python benchmarks/ablations.py --data prepared/ptb-xl --output runs/ablations --only pretraining
+    python benchmarks/ablations.py --data prepared/ptb-xl --output runs/ablations --only probes
+
+`--data` is the output of `clear-hug prepare --labels ptbxl_super`. All its recordings (folds 1 to 9) are divided into
+three thirds by patient. For each third, encoders are pre-trained on the other two without labels, heads are trained on
+nine tenths of their patients and chosen on the last tenth, and the third is tested: no encoder or head ever saw a
+patient that it is tested on, and every recording is tested once. The seed of a pre-training run is the number of its
+third; heads have three seeds each. Stopped, the same command goes on.
+
+Writes `benchmarks/results/ablations.csv`: for each method the mean over thirds and seeds with a 95 % bootstrap
+interval over patients, the value of each seed, and paired differences to the controls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from machine import REPOSITORY, describe_machine, write_csv
+from transformers import set_seed
+from transformers.utils import logging
+
+from clear_hug_hf.data.prepared import load_prepared
+from clear_hug_hf.data.splits import patient_folds
+from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
+from clear_hug_hf.evaluation.protocol import split_off
+from clear_hug_hf.training.benchmark import (
+    CELLS,
+    RANDOM,
+    RESNET,
+    BenchmarkArguments,
+    Cell,
+    Task,
+    recipes,
+    run_benchmark,
+)
+from clear_hug_hf.training.features import dataset_labels
+from clear_hug_hf.training.pretraining import pretrain
+from clear_hug_hf.training.recipes import read_recipe
+
+
+NUM_FOLDS = 3
+SEEDS = (0, 1, 2)
+# Fields of the config of each pre-trained variant; the last three are those of the paper's Figure 4.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "clear": {},
+    "masked_autoencoder": {"full_attention": True},
+    "no_view": {"view_guidance": False},
+    "no_conduction": {"conduction_guidance": False},
+    "neither": {"view_guidance": False, "conduction_guidance": False},
+}
+PROBED = ("clear", "masked_autoencoder")
+HEADS = ("mean", "weighted", "single_level", "hug")
+
+# Rows of the results: name, cells' model, protocol and head.
+METHODS = [
+    ("no pre-training + mean", RANDOM, "probe", "mean"),
+    ("no pre-training + HUG", RANDOM, "probe", "hug"),
+    ("masked autoencoder + mean", "masked_autoencoder", "probe", "mean"),
+    ("masked autoencoder + HUG", "masked_autoencoder", "probe", "hug"),
+    ("CLEAR + mean", "clear", "probe", "mean"),
+    ("CLEAR + weighted", "clear", "probe", "weighted"),
+    ("CLEAR + single-level", "clear", "probe", "single_level"),
+    ("CLEAR + HUG", "clear", "probe", "hug"),
+    ("whole model from random, HUG", RANDOM, "finetune", "hug"),
+    ("whole model from CLEAR, HUG", "clear", "finetune", "hug"),
+    ("supervised ResNet", RESNET, "supervised", ""),
+]
+DIFFERENCES = [
+    ("CLEAR + mean", "no pre-training + mean"),
+    ("CLEAR + HUG", "no pre-training + HUG"),
+    ("CLEAR + mean", "masked autoencoder + mean"),
+    ("CLEAR + HUG", "masked autoencoder + HUG"),
+    ("CLEAR + HUG", "CLEAR + mean"),
+    ("CLEAR + HUG", "CLEAR + weighted"),
+    ("CLEAR + HUG", "CLEAR + single-level"),
+    ("whole model from CLEAR, HUG", "whole model from random, HUG"),
+    ("CLEAR + HUG", "supervised ResNet"),
+    ("whole model from CLEAR, HUG", "supervised ResNet"),
+]
+
+
+def all_recordings(data: Path) -> tuple[datasets.Dataset, Any, np.ndarray]:
+    """All recordings of a prepared folder, its feature extractor, and the third of each recording."""
+    sets, extractor = load_prepared(data)
+    everything = datasets.concatenate_datasets([sets[split] for split in ("train", "validation") if split in sets])
+    return everything, extractor, patient_folds(everything["record_id"], everything["patient_id"], NUM_FOLDS)
+
+
+def pretrain_variant(variant: str, fold: int, data: Path, output: Path) -> Path:
+    """Pre-train a variant on all thirds but one, or find that it was."""
+    everything, extractor, folds = all_recordings(data)
+    recipe = read_recipe(None, {"seed": fold, "trackers": [], "model": VARIANTS[variant]})
+    set_seed(fold)
+    folder = output / "pretrained" / f"{variant}-{fold}"
+    rows = np.flatnonzero(folds != fold)
+    result = pretrain(recipe.make_model(), everything.select(rows), extractor, folder, None, recipe.training)
+    print(
+        f"{variant}, third {fold}: loss {result.history[-1]['train_loss']:.4f} on {len(rows)} recordings", flush=True
+    )
+    return folder
+
+
+def task_of_fold(fold: int, data: Path) -> Task:
+    """Train, validation and test recordings of a third."""
+    everything, extractor, folds = all_recordings(data)
+    names = list(everything.features["labels"])
+    others = everything.select(np.flatnonzero(folds != fold))
+    labels = dataset_labels(others, names).numpy()
+    first, second = split_off(labels, others["patient_id"], 0.1, seed=fold)
+    sets = {
+        "train": others.select(first),
+        "validation": others.select(second),
+        "test": everything.select(np.flatnonzero(folds == fold)),
+    }
+    return Task(f"third{fold}", sets, names, extractor)
+
+
+def run_fold(fold: int, data: Path, output: Path, which: str) -> None:
+    """Probe, fine-tune or train the reference on a third."""
+    task = task_of_fold(fold, data)
+    models: dict[str, Path | None] = {
+        variant: output / "pretrained" / f"{variant}-{fold}" / "model" for variant in PROBED
+    }
+    arguments = {
+        "probes": BenchmarkArguments(heads=HEADS, fractions=(1.0,), seeds=SEEDS),
+        "finetuning": BenchmarkArguments(
+            heads=("hug",),
+            protocols=("finetune",),
+            fractions=(1.0,),
+            seeds=(fold,),
+            recipes=recipes(finetune_epochs=12),
+        ),
+        "reference": BenchmarkArguments(protocols=(), fractions=(1.0,), seeds=SEEDS),
+    }[which]
+    if which == "finetuning":
+        del models["masked_autoencoder"]
+    if which == "reference":
+        models = {RESNET: None}
+    else:
+        models[RANDOM] = None
+    run_benchmark([task], models, output / f"{which}-{fold}", arguments, output / "features")
+
+
+def summarise(data: Path, output: Path) -> list[dict[str, Any]]:
+    """Rows of the results, of the methods whose cells are all there."""
+    samples: dict[str, np.ndarray] = {}
+    seeds_of: dict[str, list[float]] = {}
+    place = {"probe": "probes", "finetune": "finetuning", "supervised": "reference"}
+    tasks = {fold: task_of_fold(fold, data) for fold in range(NUM_FOLDS)}
+    for name, model, protocol, head in METHODS:
+        of_folds, by_seed = [], []
+        for fold, task in tasks.items():
+            seeds = (fold,) if protocol == "finetune" else SEEDS
+            runs = []
+            for seed in seeds:
+                cell = Cell(task.name, 1.0, seed, model, protocol, head)
+                path = output / f"{place[protocol]}-{fold}" / CELLS / f"{cell.name}.npy"
+                if path.is_file():
+                    runs.append(np.load(path))
+            if len(runs) < len(seeds):
+                break
+            labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
+            patients = task.sets["test"]["patient_id"]
+            # The patients of the thirds are others, so that they are drawn apart.
+            of_folds.append(macro_auroc_samples(labels, runs, patients, 2000, seed=fold))
+            by_seed.append([float(macro_auroc_samples(labels, [run], patients, 0)[0]) for run in runs])
+        if len(of_folds) == NUM_FOLDS:
+            samples[name] = np.mean(of_folds, axis=0)
+            # With one run per third there is no seed that all thirds share: the values are those of the thirds.
+            seeds_of[name] = [row[0] for row in by_seed] if protocol == "finetune" else list(np.mean(by_seed, axis=0))
+    rows = [_row("macro AUROC", name, "", one, seeds_of[name]) for name, one in samples.items()]
+    for first, second in DIFFERENCES:
+        if first in samples and second in samples:
+            between = [a - b for a, b in zip(seeds_of[first], seeds_of[second], strict=True)]
+            if "whole model" in first and "whole model" not in second:
+                between = []
+            rows.append(_row("difference", first, second, samples[first] - samples[second], between))
+    return [{**row, **describe_machine("torch", "transformers", "scikit-learn")} for row in rows]
+
+
+def _row(kind: str, method: str, minus: str, samples: np.ndarray, by_seed: list[float]) -> dict[str, Any]:
+    interval = interval_of_samples(samples)
+    return {
+        "what": kind,
+        "method": method,
+        "minus": minus,
+        **{name: f"{value:.5f}" for name, value in interval.items() if value is not None},
+        "seeds": " ".join(f"{value:.4f}" for value in by_seed),
+    }
+
+
+def main() -> int:
+    """Run what is asked for, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="output of `clear-hug prepare`")
+    parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="DIR", help="%(default)s")
+    parts = ("pretraining", "probes", "reference", "finetuning")
+    parser.add_argument("--only", choices=(*parts, "summary"), help="one part; side by side, parts share the machine")
+    parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="thirds")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of torch")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "ablations.csv")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    datasets.disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for part in parts if arguments.only is None else (arguments.only,):
+        for fold in arguments.folds:
+            if part == "pretraining":
+                for variant in PROBED if fold else VARIANTS:
+                    pretrain_variant(variant, fold, arguments.data, arguments.output)
+            elif part != "summary":
+                run_fold(fold, arguments.data, arguments.output, part)
+    rows = summarise(arguments.data, arguments.output)
+    if rows:
+        write_csv(arguments.results, rows)
+    for row in rows:
+        minus = f" - {row['minus']}" if row["minus"] else ""
+        print(f"{row['method']}{minus}: {row['value']} ({row['low']} to {row['high']}); seeds {row['seeds']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""
+The protocol of the paper's Table 1: several tasks, with 1 %, 10 % and 100 % of the training recordings, macro AUROC.
+
+What is here does not train: which recordings a fraction has, nearest neighbours, and tables of results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from ..data.label_sets import LABEL_SETS
+from ..processing.errors import InputError
+from .metrics import macro_auroc
+
+
+def stratified_subset(
+    labels: np.ndarray, patient_ids: Sequence[str | None], fraction: float, seed: int = 0
+) -> np.ndarray:
+    """
+    A share of the recordings in which each label is about as frequent as in all of them; whole patients only.
+
+    Patients are drawn one by one, each time one with the label that is furthest behind its share. A smaller fraction
+    with the same seed is part of a larger one.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown, which counts as 0.
+        patient_ids (`Sequence[str | None]`): Patient of each recording; one without a patient stands alone.
+        fraction (`float`): Share of the recordings, above 0 up to 1. At least one recording is taken; the last
+            patient may exceed the share.
+        seed (`int`, *optional*, defaults to 0): Another seed draws other patients.
+
+    Returns:
+        `np.ndarray` of shape `(num_chosen,)`, int64: Positions, ascending.
+
+    Raises:
+        InputError: If the fraction is not a share, or there are no recordings.
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"the fraction is {fraction:g}: give a share above 0 and up to 1")
+    if not len(labels):
+        raise InputError("there are no recordings to draw from")
+    if fraction == 1:
+        return np.arange(len(labels))
+    has = np.nan_to_num(np.asarray(labels, dtype=np.float64)) > 0.5
+    # A recording without any label belongs to a group of its own, which keeps its share, too.
+    has = np.concatenate([has, ~has.any(axis=1, keepdims=True)], axis=1)
+    names = [f"\0{index}" if patient is None else str(patient) for index, patient in enumerate(patient_ids)]
+    _, patient_of = np.unique(names, return_inverse=True)
+    num_patients = int(patient_of.max()) + 1
+    counts = np.zeros((num_patients, has.shape[1]))
+    np.add.at(counts, patient_of, has)
+    sizes = np.bincount(patient_of, minlength=num_patients)
+
+    rng = np.random.default_rng([seed, len(labels)])
+    order = rng.permutation(num_patients)
+    waiting = [[patient for patient in order[::-1] if counts[patient, label]] for label in range(has.shape[1])]
+    share = has.sum(axis=0) / len(labels)
+    wanted = max(1, round(fraction * len(labels)))
+    taken = np.zeros(num_patients, dtype=bool)
+    found, num_found = np.zeros(has.shape[1]), 0
+    while num_found < wanted:
+        behind = share * (num_found + 1) - found
+        for label in np.argsort(-behind, kind="stable"):
+            while waiting[label] and taken[waiting[label][-1]]:
+                waiting[label].pop()
+            if waiting[label]:
+                patient = waiting[label].pop()
+                break
+        taken[patient] = True
+        found += counts[patient]
+        num_found += int(sizes[patient])
+    return np.flatnonzero(taken[patient_of])
+
+
+def split_off(
+    labels: np.ndarray, patient_ids: Sequence[str | None], fraction: float = 0.1, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Recordings in two parts without a common patient, the second with a share of them; arguments and errors as in
+    [`stratified_subset`].
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Positions of the larger part and of the smaller one.
+    """
+    second = stratified_subset(labels, patient_ids, fraction, seed)
+    first = np.setdiff1d(np.arange(len(labels)), second)
+    if not len(first):
+        raise InputError(f"a share of {fraction:g} of {len(labels)} recording(s) leaves none: there are too few")
+    return first, second
+
+
+NEIGHBOURS = (1, 5, 10, 20, 50, 100)
+
+
+def nearest_neighbour_scores(
+    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, num_neighbours: int
+) -> np.ndarray:
+    """
+    Share of the nearest training recordings with each label, each weighted by its cosine similarity.
+
+    Args:
+        features (`np.ndarray` of shape `(num_training, width)`): Of the training recordings.
+        labels (`np.ndarray` of shape `(num_training, num_labels)`): 1, 0, or NaN where unknown: then a neighbour does
+            not count for that label.
+        queries (`np.ndarray` of shape `(num_recordings, width)`): Features of the recordings to score.
+        num_neighbours (`int`): At most this many.
+
+    Returns:
+        `np.ndarray` of shape `(num_recordings, num_labels)`: From 0 to 1.
+    """
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+    search = NearestNeighbors(n_neighbors=min(num_neighbours, len(features)), metric="cosine", algorithm="brute")
+    distances, nearest = search.fit((features - mean) / deviation).kneighbors((queries - mean) / deviation)
+    # From 0 for opposite to 1 for equal directions: never negative.
+    weights = 1 - distances[:, :, None] / 2
+    known = ~np.isnan(labels)[nearest]
+    votes = (weights * np.nan_to_num(labels)[nearest] * known).sum(axis=1)
+    # Rounding may exceed 1 in the last digit.
+    return np.clip(votes / np.maximum((weights * known).sum(axis=1), 1e-12), 0.0, 1.0)
+
+
+def nearest_neighbours(
+    features: np.ndarray,
+    labels: np.ndarray,
+    validation_features: np.ndarray,
+    validation_labels: np.ndarray,
+    queries: np.ndarray,
+) -> tuple[int, np.ndarray]:
+    """
+    Scores by the number of neighbours of [`NEIGHBOURS`] with the best macro AUROC on the validation recordings.
+
+    Returns:
+        `tuple[int, np.ndarray]`: That number, and the scores as in [`nearest_neighbour_scores`].
+    """
+    usable = [count for count in NEIGHBOURS if count <= len(features)]
+    scores = [
+        macro_auroc(validation_labels, nearest_neighbour_scores(features, labels, validation_features, count))
+        for count in usable
+    ]
+    best = usable[int(np.argmax(scores))]
+    return best, nearest_neighbour_scores(features, labels, queries, best)
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class Published:
+    """
+    What was published of a task.
+
+    Args:
+        title (`str`): Of the task, as in the paper's Table 1.
+        sizes (`tuple[int, int, int]`): Training, validation and test recordings (Liu et al., 2024, MERL).
+        values (`Mapping[str, tuple[float, float, float]]`): Macro AUROC in percent with 1, 10 and 100 % of the
+            training recordings, by method.
+    """
+
+    title: str
+    sizes: tuple[int, int, int]
+    values: Mapping[str, tuple[float, float, float]]
+
+
+def _published(title: str, sizes: tuple[int, int, int], *rows: tuple[float, float, float]) -> Published:
+    methods = ("HeartLang", "ST-MEM", "CLEAR, mean + linear", "CLEAR-HUG")
+    return Published(title, sizes, dict(zip(methods, rows, strict=True)))
+
+
+# Pan et al., "Tracing the Heart's Pathways" (arXiv 2512.24002), Table 1.
+PAPER: Mapping[str, Published] = {
+    "ptbxl_sub": _published(
+        "PTB-XL Sub",
+        (17084, 2146, 2158),
+        (64.68, 79.34, 88.91),
+        (54.12, 57.86, 63.59),
+        (73.86, 80.11, 89.30),
+        (76.66, 84.59, 91.44),
+    ),
+    "ptbxl_super": _published(
+        "PTB-XL Super",
+        (17084, 2146, 2158),
+        (78.94, 85.59, 87.52),
+        (61.12, 66.87, 71.36),
+        (78.59, 85.43, 88.68),
+        (79.61, 86.85, 90.24),
+    ),
+    "ptbxl_form": _published(
+        "PTB-XL Form",
+        (7197, 901, 880),
+        (58.70, 63.99, 80.23),
+        (55.71, 59.99, 66.07),
+        (61.00, 69.96, 80.34),
+        (61.01, 75.19, 82.86),
+    ),
+    "ptbxl_rhythm": _published(
+        "PTB-XL Rhythm",
+        (16832, 2100, 2098),
+        (62.08, 76.22, 90.34),
+        (51.12, 65.44, 74.85),
+        (79.24, 86.72, 93.66),
+        (79.48, 90.57, 94.08),
+    ),
+    "cpsc9": _published(
+        "CPSC2018",
+        (4950, 551, 1376),
+        (60.44, 66.26, 77.87),
+        (56.69, 63.32, 70.39),
+        (64.82, 78.10, 89.59),
+        (66.97, 82.59, 91.17),
+    ),
+    "csn_published": _published(
+        "CSN",
+        (16546, 1860, 4620),
+        (57.94, 68.93, 82.49),
+        (59.77, 66.87, 71.36),
+        (62.88, 76.33, 86.75),
+        (72.09, 82.14, 89.93),
+    ),
+}
+
+
+def published_for(label_names: Sequence[str], sizes: Mapping[str, int]) -> Published | None:
+    """
+    What the paper says about a task, if its recordings are the same set: the same labels in the same order, and as
+    many training, validation and test recordings.
+
+    Args:
+        label_names (`Sequence[str]`): Labels of the task.
+        sizes (`Mapping[str, int]`): Recordings by split, before any fraction is drawn.
+    """
+    for name, published in PAPER.items():
+        same_labels = tuple(label_names) == LABEL_SETS[name].names
+        if same_labels and published.sizes == tuple(sizes.get(split) for split in ("train", "validation", "test")):
+            return published
+    return None
+
+
+def protocol_table(
+    rows: Iterable[Mapping[str, Any]], published: Mapping[str, Published], fractions: Sequence[float]
+) -> str:
+    """
+    A Markdown table laid out as the paper's Table 1: a row per method, for each task a column per fraction.
+
+    Args:
+        rows (`Iterable[Mapping]`): Each with `method`, `task`, `fraction` (a share) and `macro_auroc`
+            (`{"value", "low", "high"}`, shown in percent; `None` where there is none).
+        published (`Mapping[str, Published]`): The paper's numbers by task, for tasks on the same recordings.
+        fractions (`Sequence[float]`): Columns of each task.
+    """
+    rows = list(rows)
+    tasks, methods = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "method"))
+    found = {(row["method"], row["task"], row["fraction"]): row["macro_auroc"] for row in rows}
+    columns = [(task, fraction) for task in tasks for fraction in fractions]
+    lines = [["method", *(f"{task} {fraction:.0%}" for task, fraction in columns)]]
+    lines.append(["---", *["---:"] * len(columns)])
+    for method in methods:
+        lines.append([method, *(_percent(found.get((method, *column))) for column in columns)])
+    paper = list(dict.fromkeys(method for one in published.values() for method in one.values))
+    place = {0.01: 0, 0.1: 1, 1.0: 2}
+    for method in paper:
+        cells = [
+            f"{published[task].values[method][place[fraction]]:.2f}" if task in published and fraction in place else ""
+            for task, fraction in columns
+        ]
+        lines.append([f"*{method} (paper)*", *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _percent(metric: Mapping[str, float | None] | None) -> str:
+    if metric is None or metric["value"] is None or np.isnan(metric["value"]):
+        return ""
+    if metric["low"] is None or metric["high"] is None:
+        return f"{100 * metric['value']:.1f}"
+    return f"{100 * metric['value']:.1f} ({100 * metric['low']:.1f} to {100 * metric['high']:.1f})"

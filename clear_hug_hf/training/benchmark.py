@@ -1,0 +1,592 @@
+"""
+The paper's protocol run: task x fraction x seed x model x protocol x head, one file per finished cell.
+
+A benchmark can be stopped at any time and goes on with the cells that are missing; more tasks, models, fractions or
+seeds can be added to the same folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoConfig, set_seed
+
+from ..data.collator import BeatCollator
+from ..data.prepared import check_prepared_for, keep_labels, load_prepared
+from ..evaluation.metrics import (
+    METRICS,
+    choose_thresholds,
+    evaluate_predictions,
+    macro_auroc_interval,
+)
+from ..evaluation.predictions import predict
+from ..evaluation.protocol import (
+    nearest_neighbour_scores,
+    nearest_neighbours,
+    protocol_table,
+    published_for,
+    split_off,
+    stratified_subset,
+)
+from ..modeling import ClearHugForSequenceClassification
+from ..processing.errors import InputError
+from .features import EncodedDataset, as_it_is, dataset_digest, dataset_labels, encode, weights_digest
+from .finetuning import (
+    FinetuningArguments,
+    HeadOnly,
+    absent_labels,
+    check_datasets,
+    check_fits,
+    finetune,
+    make_optimizer,
+    settings,
+    train_with_trainer,
+)
+from .folders import (
+    check_writable,
+    classifier_config,
+    find_model_folder,
+    load_for_finetuning,
+    write_text,
+)
+from .pretraining import as_csv
+from .reference import REFERENCE, predict_reference, signals_of, train_reference
+
+
+PROTOCOLS = ("knn", "probe", "finetune", "lora")
+RANDOM, RESNET = "random", "resnet"
+"""Models that need no folder: the encoder of the first model without its weights, and a supervised ResNet."""
+CELLS, CSV, TABLE, RUN = "cells", "results.csv", "table.md", "benchmark.json"
+
+
+@dataclass
+class Task:
+    """
+    Recordings with labels, and who is trained, chosen and tested on them.
+
+    Args:
+        name (`str`): In tables.
+        sets (`dict[str, datasets.Dataset]`): Prepared `train`, `validation` and `test` recordings, with the labels of
+            the task only.
+        label_names (`list[str]`): Labels that are trained and tested.
+        feature_extractor: The one that they were prepared with.
+        folder (`Path`, *optional*): Where they were prepared.
+        notes (`list[str]`): What a reader of the results must know: labels left out, splits that were made.
+        published (*optional*): What the paper says about the same recordings.
+    """
+
+    name: str
+    sets: dict[str, datasets.Dataset]
+    label_names: list[str]
+    feature_extractor: Any
+    folder: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    published: Any = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what is trained how on what, and tested."""
+
+    task: str
+    fraction: float
+    seed: int
+    model: str
+    protocol: str
+    head: str = ""
+
+    @property
+    def name(self) -> str:
+        """`str`: Name of the cell's files."""
+        parts = (self.task, f"{100 * self.fraction:g}pc", f"seed{self.seed}", self.model, self.protocol, self.head)
+        return "__".join("".join(c if c.isalnum() or c in "-." else "_" for c in part) for part in parts if part)
+
+    @property
+    def method(self) -> str:
+        """`str`: What is the same for all fractions and seeds."""
+        return ", ".join(filter(None, (self.model, self.protocol, self.head)))
+
+
+@dataclass
+class BenchmarkArguments:
+    """
+    Which cells, and how each is trained.
+
+    Args:
+        heads (`Sequence[str]`, *optional*, defaults to `mean` and `hug`): For all protocols but `knn`; `mean` with
+            `probe` is the linear protocol.
+        protocols (`Sequence[str]`, *optional*, defaults to `probe`): `knn`, `probe` (frozen encoder), `finetune`
+            (whole model), `lora`.
+        fractions (`Sequence[float]`, *optional*, defaults to 0.01, 0.1 and 1): Shares of the training recordings.
+        seeds (`Sequence[int]`, *optional*, defaults to 0, 1, 2): Each draws other recordings and another head.
+        recipes (`Mapping[str, FinetuningArguments]`, *optional*): How each protocol, and `supervised`, trains.
+        num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples of patients.
+    """
+
+    heads: Sequence[str] = ("mean", "hug")
+    protocols: Sequence[str] = ("probe",)
+    fractions: Sequence[float] = (0.01, 0.1, 1.0)
+    seeds: Sequence[int] = (0, 1, 2)
+    recipes: Mapping[str, FinetuningArguments] = field(default_factory=lambda: recipes())
+    num_samples: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in self.protocols:
+            if name not in PROTOCOLS:
+                raise InputError(f"there is no protocol {name!r}: choose from {', '.join(PROTOCOLS)}")
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise InputError(f"the fraction is {100 * fraction:g} %: give percentages above 0 and up to 100")
+
+
+def recipes(probe_epochs: int = 100, finetune_epochs: int = 20, reference_epochs: int = 10) -> dict[str, Any]:
+    """
+    How each protocol trains: the paper's recipe of a probe with its 100 epochs, and no early stop anywhere, so that
+    every cell of a column has had the same chance.
+    """
+    common: dict[str, Any] = {"allow_absent_labels": True, "progress": False}
+    return {
+        "probe": FinetuningArguments(epochs=probe_epochs, patience=probe_epochs, **common),
+        "finetune": FinetuningArguments(
+            method="full", epochs=finetune_epochs, patience=finetune_epochs, batch_size=32, **common
+        ),
+        "lora": FinetuningArguments(
+            method="lora", epochs=finetune_epochs, patience=finetune_epochs, batch_size=32, **common
+        ),
+        "supervised": FinetuningArguments(
+            **{**REFERENCE, "epochs": reference_epochs, "patience": reference_epochs}, **common
+        ),
+    }
+
+
+def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None, min_positives: int = 1) -> Task:
+    """
+    A task of a prepared folder.
+
+    Where there are no test recordings the validation recordings are tested, and where there are then none to choose
+    by, a tenth of the training patients is, drawn with seed 0: nothing is ever chosen on what is tested.
+
+    Args:
+        name (`str`): In tables.
+        folder (`Path`): What `clear-hug prepare --labels` wrote.
+        label_names (`Sequence[str]`, *optional*): Only these labels; all by default.
+        min_positives (`int`, *optional*, defaults to 1): A label with fewer recordings that have it, or that do not,
+            among the training or the test recordings is left out and named.
+
+    Raises:
+        InputError: If the folder has no labels, or no label is left.
+    """
+    sets, extractor = load_prepared(folder)
+    known = list((next(iter(sets.values())).features or {}).get("labels") or ())
+    if not known:
+        raise InputError(f"there are no labels in {folder}: prepare it with `clear-hug prepare --labels`")
+    if unknown := [one for one in label_names or () if one not in known]:
+        raise InputError(f"there is no label {unknown[0]!r} in {folder}: the labels are {', '.join(known)}")
+    sizes = {split: len(dataset) for split, dataset in sets.items()}
+    notes = []
+    if "test" not in sets and "validation" in sets:
+        sets["test"] = sets.pop("validation")
+        notes.append("there are no test recordings: the validation recordings are tested")
+    for split in ("train", "test"):
+        if split not in sets:
+            raise InputError(f"{folder} has no {split} recordings: prepare it with splits")
+    if "validation" not in sets:
+        labels = dataset_labels(sets["train"], known).numpy()
+        first, second = split_off(labels, sets["train"]["patient_id"], 0.1, seed=0)
+        sets["validation"] = sets["train"].select(second.tolist())
+        sets["train"] = sets["train"].select(first.tolist())
+        notes.append(f"the epoch is chosen on {len(second)} training recordings of other patients")
+    chosen: list[str] = []
+    left_out: list[str] = []
+    for one in label_names or known:
+        fewest = min(_fewest(sets[split], one) for split in ("train", "test"))
+        (chosen if fewest >= max(1, min_positives) else left_out).append(one)
+    if left_out:
+        notes.append(
+            f"left out, with fewer than {max(1, min_positives)} training or test recordings of a class: "
+            f"{', '.join(left_out)}"
+        )
+    if not chosen:
+        raise InputError(
+            f"no label of {folder} has {max(1, min_positives)} recordings of each class to train and test"
+        )
+    published = published_for(chosen, sizes)
+    sets = {split: keep_labels(sets[split], chosen) for split in ("train", "validation", "test")}
+    return Task(name, sets, chosen, extractor, folder, notes, published)
+
+
+def _fewest(dataset: datasets.Dataset, label: str) -> int:
+    values = dataset_labels(dataset, [label])
+    return int(min((values == 1).sum(), (values == 0).sum()))
+
+
+def run_benchmark(
+    tasks: Sequence[Task],
+    models: Mapping[str, Path | None],
+    output_dir: str | Path,
+    arguments: BenchmarkArguments | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """
+    Run every cell that is not in the folder yet, and write table and CSV of all that are asked for.
+
+    Args:
+        tasks (`Sequence[Task]`): See [`load_task`].
+        models (`Mapping[str, Path | None]`): Model folders by name; `None` for [`RANDOM`] and [`RESNET`].
+        output_dir (`str` or `Path`): Gets `results.csv`, `table.md`, `benchmark.json` (what was run on what) and
+            `cells/`, a JSON file and the test probabilities of each finished cell.
+        arguments ([`BenchmarkArguments`], *optional*): Which cells.
+        cache_dir (`str` or `Path`, *optional*): Where features of frozen encoders are kept (see [`encode`]).
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
+        say (`Callable`, *optional*): Takes what is worth knowing while it runs, such as classes that a fraction has
+            no recording of.
+
+    Returns:
+        `list[dict]`: The rows of the CSV.
+
+    Raises:
+        InputError: If a model does not fit a task, or the folder holds cells of other recordings, weights or recipes
+            under the same names.
+    """
+    arguments = BenchmarkArguments() if arguments is None else arguments
+    output_dir = check_writable(output_dir)
+    for task in tasks:
+        check_datasets(task.sets["train"], task.sets["validation"], task.label_names, allow_absent_labels=True)
+        _check_test_patients(task)
+    runner = _Runner(tasks, models, arguments, cache_dir, output_dir)
+    runner.check_identity()
+    cells = list(_cells(tasks, models, arguments))
+    missing = [cell for cell in cells if runner.read(cell) is None]
+    said: set[str] = set()
+    done = len(cells) - len(missing)
+    with tqdm(total=len(cells), initial=done, desc="benchmark", unit="cell", disable=not progress) as bar:
+        for cell in missing:
+            bar.set_postfix_str(cell.name, refresh=True)
+            result = runner.run(cell)
+            text = f"{cell.task}, {cell.fraction:.0%}, seed {cell.seed}: no training recording with "
+            text += ", ".join(result["absent"])
+            if result["absent"] and text not in said:
+                said.add(text)
+                bar.clear()
+                say(text)
+            bar.update(1)
+    results = {cell: runner.read(cell) for cell in cells}
+    rows = [_row(cell, result) for cell, result in results.items() if result is not None]
+    write_text(output_dir / CSV, as_csv(rows))
+    write_text(output_dir / TABLE, runner.tables(cells))
+    return rows
+
+
+def _cells(tasks: Sequence[Task], models: Mapping[str, Path | None], arguments: BenchmarkArguments) -> Iterator[Cell]:
+    for task in tasks:
+        # Cheap cells first: a stopped benchmark already says something.
+        for fraction in sorted(arguments.fractions):
+            for model in models:
+                for seed in arguments.seeds:
+                    if model == RESNET:
+                        yield Cell(task.name, fraction, seed, model, "supervised")
+                        continue
+                    for protocol in arguments.protocols:
+                        for head in ("",) if protocol == "knn" else arguments.heads:
+                            yield Cell(task.name, fraction, seed, model, protocol, head)
+
+
+def _check_test_patients(task: Task) -> None:
+    tested = {*task.sets["test"]["patient_id"]} - {None}
+    for split in ("train", "validation"):
+        if shared := tested & {*task.sets[split]["patient_id"]}:
+            raise InputError(
+                f"{task.name}: {len(shared)} patient(s) are in the {split} and in the test recordings, such as "
+                f"{min(shared)}: split by patient"
+            )
+
+
+class _Runner:
+    """Runs cells of a benchmark, and keeps what several of them need."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        models: Mapping[str, Path | None],
+        arguments: BenchmarkArguments,
+        cache_dir: str | Path | None,
+        output_dir: Path,
+    ):
+        self.tasks = {task.name: task for task in tasks}
+        self.models, self.arguments, self.output_dir = dict(models), arguments, output_dir
+        self.cache_dir = cache_dir
+        self.folders = {name: find_model_folder(folder) for name, folder in models.items() if folder is not None}
+        if RANDOM in models and not self.folders:
+            raise InputError(f"{RANDOM!r} is the first model without its weights: name a model folder, too")
+        for task in tasks:
+            for folder in self.folders.values():
+                if task.folder is not None:
+                    _, extractor = load_for_finetuning(folder, task.label_names, head_type="mean")
+                    check_prepared_for(task.folder, extractor)
+                check_fits(AutoConfig.from_pretrained(folder), task.feature_extractor, *task.sets.values())
+        self._held: dict[tuple[Any, ...], Any] = {}
+
+    # ---------------------------------------------------------------------------------------------------- what is run
+
+    def check_identity(self) -> None:
+        """Refuse a folder with cells of other data, weights or recipes of the same names; write down what is run."""
+        identity: dict[str, dict[str, Any]] = {
+            "tasks": {name: self._task_identity(task) for name, task in self.tasks.items()},
+            "models": {
+                name: weights_digest(self._load(name, next(iter(self.tasks)), "mean", 0).base_model)
+                for name in self.models
+                if name != RESNET
+            },
+            "recipes": {name: settings(one) for name, one in self.arguments.recipes.items()},
+        }
+        path = self.output_dir / RUN
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            for kind, named in json.loads(json.dumps(identity)).items():
+                for name, value in named.items():
+                    if before.get(kind, {}).get(name, value) != value:
+                        raise InputError(
+                            f"{self.output_dir} holds cells of another {kind[:-1]} called {name!r}: choose another "
+                            "output folder, or another name"
+                        )
+            identity = {kind: {**before.get(kind, {}), **named} for kind, named in identity.items()}
+        write_text(path, json.dumps(identity, indent=2) + "\n")
+
+    @staticmethod
+    def _task_identity(task: Task) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for split in ("train", "validation", "test"):
+            digest.update(dataset_digest(task.sets[split]).encode())
+            digest.update(dataset_labels(task.sets[split], task.label_names).numpy().tobytes())
+        return {
+            "labels": task.label_names,
+            "recordings": {split: len(dataset) for split, dataset in task.sets.items()},
+            "digest": digest.hexdigest(),
+        }
+
+    def _load(self, model: str, task: str, head: str, seed: int) -> Any:
+        """A classifier with a new head; the encoder of [`RANDOM`] is new, too."""
+        set_seed(seed)
+        names = self.tasks[task].label_names
+        if model == RANDOM:
+            config = AutoConfig.from_pretrained(next(iter(self.folders.values())))
+            return ClearHugForSequenceClassification(classifier_config(config, names, head_type=head))
+        return load_for_finetuning(self.folders[model], names, head_type=head)[0]
+
+    # -------------------------------------------------------------------------------------------------------- running
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Train and test a cell, and write it down."""
+        started = time.perf_counter()
+        task = self.tasks[cell.task]
+        labels = dataset_labels(task.sets["train"], task.label_names)
+        rows = stratified_subset(labels.numpy(), task.sets["train"]["patient_id"], cell.fraction, cell.seed)
+        absent = absent_labels(labels[rows], task.label_names)
+        best, on_validation, on_test = self._train(cell, task, rows)
+        truth = {
+            split: dataset_labels(task.sets[split], task.label_names).numpy().astype(np.float64)
+            for split in ("validation", "test")
+        }
+        thresholds = [0.5 if one is None else one for one in choose_thresholds(truth["validation"], on_validation)]
+        metrics = evaluate_predictions(
+            truth["test"],
+            on_test,
+            task.label_names,
+            task.sets["test"]["patient_id"],
+            num_samples=self.arguments.num_samples,
+            thresholds=thresholds,
+        )
+        result = {
+            **asdict(cell),
+            "num_train": len(rows),
+            "num_validation": len(task.sets["validation"]),
+            "num_test": len(task.sets["test"]),
+            "absent": absent,
+            "chosen": best,
+            "seconds": round(time.perf_counter() - started, 2),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "versions": " ".join(f"{one}={version(one)}" for one in ("clear-hug-hf", "torch", "transformers")),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
+            "metrics": metrics,
+        }
+        path = self.output_dir / CELLS / cell.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial.npy")
+        np.save(partial, on_test.astype(np.float32))
+        partial.replace(path.with_name(path.name + ".npy"))
+        # Last: a cell whose JSON is there is whole.
+        write_text(path.with_name(path.name + ".json"), json.dumps(result, indent=2) + "\n")
+        return result
+
+    def _train(self, cell: Cell, task: Task, rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        """What was chosen on the validation recordings (epoch or neighbours), and probabilities there and of test."""
+        if cell.protocol == "supervised":
+            sets = {split: self._signals(task, split) for split in ("train", "validation", "test")}
+            recipe = replace(self.arguments.recipes["supervised"], seed=cell.seed)
+            network, best, _ = train_reference(sets["train"].select(rows.tolist()), sets["validation"], recipe)
+            return best, predict_reference(network, sets["validation"]), predict_reference(network, sets["test"])
+        if cell.protocol in ("knn", "probe"):
+            encoded = {split: self._features(cell, task, split) for split in ("train", "validation", "test")}
+            train = encoded["train"].select(rows.tolist())
+            if cell.protocol == "knn":
+                return _neighbours(train, encoded["validation"], encoded["test"])
+            model = self._load(cell.model, cell.task, cell.head, cell.seed)
+            recipe = replace(self.arguments.recipes["probe"], seed=cell.seed)
+            head = HeadOnly(model)
+            best, _ = train_with_trainer(
+                head, train, encoded["validation"], as_it_is, make_optimizer(model, recipe), recipe
+            )
+            return best, _probabilities(head, encoded["validation"]), _probabilities(head, encoded["test"])
+        model = self._load(cell.model, cell.task, cell.head, cell.seed)
+        recipe = replace(self.arguments.recipes[cell.protocol], seed=cell.seed)
+        train_rows = task.sets["train"].select(rows.tolist())
+        done = finetune(model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe)
+        found = [
+            predict(done.model, task.sets[split], task.feature_extractor).probabilities
+            for split in ("validation", "test")
+        ]
+        return done.best_epoch, found[0], found[1]
+
+    def _features(self, cell: Cell, task: Task, split: str) -> EncodedDataset:
+        seed = cell.seed if cell.model == RANDOM else 0
+        key = ("features", cell.model, seed, cell.task, split)
+        if key not in self._held:
+            # Those of other tasks are not needed again: cells come task by task.
+            self._held = {one: held for one, held in self._held.items() if cell.task in one}
+            model = self._load(cell.model, cell.task, "mean", seed)
+            collator = BeatCollator(task.feature_extractor, label_names=task.label_names)
+            self._held[key] = encode(model, task.sets[split], collator, cache_dir=self.cache_dir)
+        return self._held[key]
+
+    def _signals(self, task: Task, split: str) -> EncodedDataset:
+        key = ("signals", task.name, split)
+        if key not in self._held:
+            self._held = {one: held for one, held in self._held.items() if task.name in one}
+            samples = round(task.feature_extractor.window_seconds * task.feature_extractor.sampling_rate)
+            self._held[key] = signals_of(task.sets[split], task.label_names, samples)
+        return self._held[key]
+
+    # -------------------------------------------------------------------------------------------------------- results
+
+    def read(self, cell: Cell) -> dict[str, Any] | None:
+        """A finished cell; `None` for one that is missing or damaged, which is then run again."""
+        path = self.output_dir / CELLS / (cell.name + ".json")
+        try:
+            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return result if path.with_suffix(".npy").is_file() else None
+
+    def tables(self, cells: Sequence[Cell]) -> str:
+        """The table of the paper's form, the differences to the controls, and what a reader must know, as Markdown."""
+        runs: dict[tuple[str, str, float], list[np.ndarray]] = {}
+        for cell in cells:
+            found = np.load(self.output_dir / CELLS / (cell.name + ".npy"))
+            runs.setdefault((cell.method, cell.task, cell.fraction), []).append(found)
+        columns = sorted(self.arguments.fractions)
+        published = {name: task.published for name, task in self.tasks.items() if task.published is not None}
+
+        def table(control: Callable[[str], str | None] | None) -> str:
+            rows = []
+            for (method, task, fraction), found in runs.items():
+                others: list[np.ndarray] = []
+                if control is not None:
+                    other = control(method)
+                    if other is None or (other, task, fraction) not in runs:
+                        continue
+                    others = runs[other, task, fraction]
+                interval = macro_auroc_interval(
+                    dataset_labels(self.tasks[task].sets["test"], self.tasks[task].label_names).numpy().astype(float),
+                    found,
+                    others,
+                    self.tasks[task].sets["test"]["patient_id"],
+                    self.arguments.num_samples,
+                )
+                rows.append({"method": method, "task": task, "fraction": fraction, "macro_auroc": interval})
+            return protocol_table(rows, published if control is None else {}, columns) if rows else ""
+
+        first = [
+            f"Macro AUROC [%], mean of {len(self.arguments.seeds)} seed(s), with 95 % bootstrap intervals over the "
+            "patients tested, for shares of the training recordings.",
+            table(None),
+        ]
+        with_random = table(lambda method: _instead(method, RANDOM))
+        if with_random:
+            first += ["Ahead of the same encoder without its weights, paired (points of macro AUROC):", with_random]
+        with_resnet = table(lambda method: None if method.startswith(RESNET) else f"{RESNET}, supervised")
+        if with_resnet:
+            first += ["Ahead of the supervised ResNet, paired (points of macro AUROC):", with_resnet]
+        notes = [f"- {name}: {note}." for name, task in self.tasks.items() for note in task.notes]
+        empty: dict[str, list[str]] = {}
+        for cell in cells:
+            result = self.read(cell)
+            if result is not None and result["absent"]:
+                where = f"{cell.task}, {cell.fraction:.0%}, seed {cell.seed}"
+                empty.setdefault(where, result["absent"])
+        notes += [f"- {where}: no training recording with {', '.join(labels)}." for where, labels in empty.items()]
+        notes += [
+            f"- {name}: the paper's numbers are not beside ours, since these are not its recordings."
+            for name in self.tasks
+            if name not in published
+        ]
+        return "\n\n".join([*first, "\n".join(notes)]) + "\n"
+
+
+def _instead(method: str, model: str) -> str | None:
+    """The same method with another model; `None` for that model itself and for what has no such control."""
+    own, _, rest = method.partition(", ")
+    return None if own in (model, RESNET) else f"{model}, {rest}"
+
+
+def _neighbours(
+    train: EncodedDataset, validation: EncodedDataset, test: EncodedDataset
+) -> tuple[int, np.ndarray, np.ndarray]:
+    features = [_mean_feature(one) for one in (train, validation, test)]
+    labels = [one.columns["labels"].numpy().astype(np.float64) for one in (train, validation)]
+    best, on_test = nearest_neighbours(features[0], labels[0], features[1], labels[1], features[2])
+    return best, nearest_neighbour_scores(features[0], labels[0], features[1], best), on_test
+
+
+def _mean_feature(encoded: EncodedDataset) -> np.ndarray:
+    """Mean of the states of the leads that a recording has, `(num_recordings, hidden_size)`."""
+    present = encoded.columns["present"][:, :, None].float()
+    states = (encoded.columns["lead_states"] * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+    return states.numpy()
+
+
+@torch.no_grad()
+def _probabilities(head: HeadOnly, encoded: EncodedDataset) -> np.ndarray:
+    head.eval()
+    device = head.classifier.weight.device
+    states, present = (encoded.columns[name].to(device) for name in ("lead_states", "present"))
+    return head(states, present)["logits"].sigmoid().cpu().numpy()
+
+
+def _row(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = result["metrics"]
+    row: dict[str, Any] = {**asdict(cell), "fraction": f"{cell.fraction:g}"}
+    for name in ("num_train", "num_validation", "num_test", "chosen"):
+        row[name] = result[name]
+    for name in METRICS:
+        metric = metrics[f"macro_{name}"] or {"value": None, "low": None, "high": None}
+        for part in ("value", "low", "high"):
+            column = f"macro_{name}" if part == "value" else f"macro_{name}_{part}"
+            row[column] = "" if metric[part] is None else f"{metric[part]:.5f}"
+    row["absent_in_training"] = " ".join(result["absent"])
+    row["left_out"] = " ".join(metrics["left_out"])
+    return {**row, **{name: result[name] for name in ("seconds", "date", "versions", "machine")}}

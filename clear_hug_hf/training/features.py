@@ -1,0 +1,203 @@
+"""What a frozen encoder makes of recordings: computed once, kept on disk by what it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from huggingface_hub.constants import HF_HOME
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..data.collator import BeatCollator
+from ..data.sharding import extractor_settings
+from ..modeling.modeling_clear_hug import find_real_beats
+
+
+# Changed whenever the same weights and recordings give other features.
+_VERSION = "1"
+# Columns of a prepared dataset on which features depend.
+_READ = ("sampling_rate", "signal", "signal_scale", "lead_mask", "r_peaks")
+
+
+class EncodedDataset(Dataset):
+    """
+    Features of recordings with their labels: items with `lead_states` `(num_leads, hidden_size)`, `present`
+    `(num_leads,)` and `labels` `(num_labels,)`.
+
+    Args:
+        columns (`dict[str, torch.Tensor]`): Each with one row per recording.
+    """
+
+    def __init__(self, columns: dict[str, torch.Tensor]):
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns["labels"])
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """A whole batch at once, for a loader with [`as_it_is`] as its collator."""
+        chosen = torch.as_tensor(indices)
+        return {name: column[chosen] for name, column in self.columns.items()}
+
+    def select(self, indices: Sequence[int]) -> EncodedDataset:
+        """The recordings at some positions."""
+        return EncodedDataset(self.__getitems__(list(indices)))
+
+    def with_labels(self, labels: torch.Tensor) -> EncodedDataset:
+        """The same features with other labels `(num_recordings, num_labels)`."""
+        return EncodedDataset({**self.columns, "labels": labels})
+
+
+def as_it_is(batch: Any) -> Any:
+    """A collator for datasets that make whole batches."""
+    return batch
+
+
+def default_cache() -> Path:
+    """Folder of kept features: `clear_hug_features` beside the caches of Hugging Face (`HF_HOME`)."""
+    return Path(HF_HOME) / "clear_hug_features"
+
+
+def encode(
+    model: PreTrainedModel,
+    dataset: datasets.Dataset,
+    collator: BeatCollator,
+    batch_size: int = 64,
+    progress: bool = False,
+    cache_dir: str | Path | None = None,
+) -> EncodedDataset:
+    """
+    Read every recording once with the encoder, without dropout; or take what an earlier call kept.
+
+    Args:
+        model ([`PreTrainedModel`]): Its encoder is used, on the device that it is on.
+        dataset ([`datasets.Dataset`]): As `prepare` makes it.
+        collator ([`BeatCollator`]): Makes the batches and labels.
+        batch_size (`int`, *optional*, defaults to `64`): Recordings at a time.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+        cache_dir (`str` or `Path`, *optional*): Where features are kept, under the [`features_key`] of encoder,
+            feature extractor and recordings. Not kept without it. A file that is damaged is made anew.
+    """
+    labels = dataset_labels(dataset, collator.label_names)
+    path = None
+    if cache_dir is not None:
+        path = Path(cache_dir) / f"{features_key(model, dataset, collator)}.safetensors"
+        kept = _read(path, len(dataset))
+        if kept is not None:
+            return EncodedDataset({**kept, "labels": labels})
+    columns = _encode(model, dataset, collator, batch_size, progress)
+    if path is not None:
+        _write(path, columns)
+    return EncodedDataset({**columns, "labels": labels})
+
+
+@torch.no_grad()
+def _encode(
+    model: PreTrainedModel, dataset: datasets.Dataset, collator: BeatCollator, batch_size: int, progress: bool
+) -> dict[str, torch.Tensor]:
+    model.eval()
+    parts: dict[str, list[torch.Tensor]] = {"lead_states": [], "present": []}
+    only = BeatCollator(collator.feature_extractor, label_names=(), trim=collator.trim)
+    # Recordings with like many beats together need less padding, and padding costs as much as beats.
+    order = sorted(range(len(dataset)), key=[len(peaks) for peaks in dataset["r_peaks"]].__getitem__)
+    rows = dataset.select_columns(only.columns).with_format("numpy").select(order)
+    loader = DataLoader(rows, batch_size=batch_size, collate_fn=only)
+    for batch in tqdm(loader, desc="encode", unit="batch", disable=not progress):
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        parts["lead_states"].append(model.base_model(**batch).lead_states.float().cpu())
+        real_beats = find_real_beats(batch["input_values"], batch["beat_mask"], batch["lead_mask"])
+        parts["present"].append(real_beats.any(dim=2).cpu())
+    back = torch.as_tensor(order).argsort()
+    return {name: torch.cat(part)[back] for name, part in parts.items()}
+
+
+def dataset_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> torch.Tensor:
+    """Labels of a prepared dataset as `(num_recordings, num_labels)`: 1, 0, or NaN where unknown."""
+    names = list(dataset.features["labels"]) if label_names is None else list(label_names)
+    return torch.tensor(
+        [[float("nan") if row[name] is None else float(row[name]) for name in names] for row in dataset["labels"]]
+        if names
+        else [[] for _ in range(len(dataset))],
+        dtype=torch.float32,
+    )
+
+
+def features_key(model: PreTrainedModel, dataset: datasets.Dataset, collator: BeatCollator) -> str:
+    """
+    Hexadecimal name of the features of a dataset: another encoder weight or config, another sample, peak or order of
+    the recordings, or another setting of the feature extractor gives another name. Head and labels do not count.
+    """
+    return _digest(
+        weights_digest(model.base_model), dataset_digest(dataset), extractor_settings(collator.feature_extractor)
+    )
+
+
+def weights_digest(model: Any) -> str:
+    """Hexadecimal digest of a model's weights and of those settings that change what it computes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    # What only heads, decoder, training or loading read; and how the attention is computed, which gives the same.
+    apart: tuple[str, ...] = (
+        "label",
+        "decoder_",
+        "transformers",
+        "dtype",
+        "auto_map",
+        "architectures",
+        "head_type",
+        "problem_type",
+    )
+    apart += ("classifier", "mask_ratio", "initializer", "_", "view_guidance", "conduction_guidance")
+    settings = {k: v for k, v in model.config.to_dict().items() if not k.startswith(apart) and k != "id2label"}
+    return _digest(digest.hexdigest(), settings)
+
+
+def dataset_digest(dataset: datasets.Dataset) -> str:
+    """Hexadecimal digest of what a model reads of a prepared dataset: signals, leads and peaks, in their order."""
+    digest = hashlib.sha256()
+    for batch in dataset.select_columns(list(_READ)).with_format("arrow").iter(batch_size=500):
+        for column in batch.combine_chunks().to_batches():
+            digest.update(column.serialize())
+    return digest.hexdigest()
+
+
+def _digest(*parts: Any) -> str:
+    text = json.dumps([_VERSION, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _read(path: Path, count: int) -> dict[str, torch.Tensor] | None:
+    try:
+        columns = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    fits = set(columns) == {"lead_states", "present"} and all(len(one) == count for one in columns.values())
+    return columns if fits else None
+
+
+def _write(path: Path, columns: dict[str, torch.Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(columns, partial)
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)

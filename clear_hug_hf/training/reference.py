@@ -1,0 +1,157 @@
+"""
+A supervised 1-D ResNet on the signal itself: the outside reference that every pre-trained model must be ahead of.
+
+It sees the same prepared recordings and labels, is chosen by the same validation macro AUROC, and was never
+pre-trained. It is no model of this package's own: it is not saved or published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from torch import nn
+from transformers import set_seed
+
+from .features import EncodedDataset, as_it_is, dataset_labels
+from .finetuning import FinetuningArguments, train_with_trainer
+from .pretraining import decay_groups
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with batch normalisation and a way around them (He et al., 2016), in one dimension."""
+
+    def __init__(self, inputs: int, width: int, stride: int, kernel_size: int):
+        super().__init__()
+        padding = kernel_size // 2
+        self.convolution1 = nn.Conv1d(inputs, width, kernel_size, stride, padding, bias=False)
+        self.norm1 = nn.BatchNorm1d(width)
+        self.convolution2 = nn.Conv1d(width, width, kernel_size, 1, padding, bias=False)
+        self.norm2 = nn.BatchNorm1d(width)
+        self.around = nn.Sequential()
+        if stride != 1 or inputs != width:
+            self.around = nn.Sequential(nn.Conv1d(inputs, width, 1, stride, bias=False), nn.BatchNorm1d(width))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """`(batch_size, inputs, length)` to `(batch_size, width, length / stride)`."""
+        inside = F.relu(self.norm1(self.convolution1(states)))
+        return F.relu(self.norm2(self.convolution2(inside)) + self.around(states))
+
+
+class ResNet1d(nn.Module):
+    """
+    An 18-layer ResNet over time with the leads as channels; the feature is the mean and the maximum over time.
+
+    Args:
+        num_labels (`int`): Outputs.
+        num_leads (`int`, *optional*, defaults to 12): Inputs.
+        widths (`Sequence[int]`, *optional*, defaults to 64, 96, 128, 192): Channels of the four stages of two blocks.
+        kernel_size (`int`, *optional*, defaults to 7): Of every convolution but the first, whose is 15.
+        dropout (`float`, *optional*, defaults to 0.3): Of the feature.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        num_leads: int = 12,
+        widths: Sequence[int] = (64, 96, 128, 192),
+        kernel_size: int = 7,
+        dropout: float = 0.3,
+    ):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv1d(num_leads, widths[0], 15, 2, 7, bias=False),
+            nn.BatchNorm1d(widths[0]),
+            nn.ReLU(),
+            nn.MaxPool1d(3, 2, 1),
+        )
+        blocks = []
+        inputs = widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(2):
+                stride = 2 if stage and not block else 1
+                blocks.append(ResidualBlock(inputs, width, stride, kernel_size))
+                inputs = width
+        self.blocks = nn.Sequential(*blocks)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(2 * inputs, num_labels)
+
+    def forward(self, signal: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            signal (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`): Standardised leads.
+            labels (`torch.Tensor` of shape `(batch_size, num_labels)`, *optional*): 1, 0, or NaN where unknown.
+        """
+        states = self.blocks(self.stem(signal))
+        feature = torch.cat((states.mean(dim=2), states.amax(dim=2)), dim=1)
+        logits = self.classifier(self.dropout(feature))
+        if labels is None:
+            return {"logits": logits}
+        known = ~labels.isnan()
+        losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), reduction="none")
+        return {"loss": losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1), "logits": logits}
+
+
+REFERENCE: Mapping[str, Any] = {"epochs": 30, "batch_size": 32, "head_learning_rate": 3e-3, "weight_decay": 0.01}
+"""Recipe of the reference: chosen once for PTB-XL's superclasses, used for all tasks."""
+
+
+def signals_of(dataset: datasets.Dataset, label_names: Sequence[str], num_samples: int) -> EncodedDataset:
+    """
+    Signals of prepared recordings with their labels.
+
+    Args:
+        dataset ([`datasets.Dataset`]): As `prepare` makes it.
+        label_names (`Sequence[str]`): Labels, in the order of the outputs.
+        num_samples (`int`): Longer signals are cut, shorter ones end with zeros.
+
+    Returns:
+        [`EncodedDataset`]: With `signal` `(num_leads, num_samples)`, each lead divided by its standard deviation,
+        since sources differ in units; and `labels`.
+    """
+    signals = np.zeros((len(dataset), len(dataset[0]["signal"]), num_samples), dtype=np.float32)
+    for row, recording in enumerate(dataset.select_columns(["signal"]).with_format("numpy")):
+        signal = np.asarray(recording["signal"], dtype=np.float32)[:, :num_samples]
+        signal = signal - signal.mean(axis=1, keepdims=True)
+        signals[row, :, : signal.shape[1]] = signal / np.maximum(signal.std(axis=1, keepdims=True), 1e-6)
+    labels = dataset_labels(dataset, label_names)
+    return EncodedDataset({"signal": torch.from_numpy(signals), "labels": labels})
+
+
+def train_reference(
+    train_set: EncodedDataset, validation_set: EncodedDataset, arguments: FinetuningArguments
+) -> tuple[ResNet1d, int, list[dict[str, Any]]]:
+    """
+    Train the reference from random initialisation.
+
+    Args:
+        train_set, validation_set ([`EncodedDataset`]): As [`signals_of`] makes them.
+        arguments ([`FinetuningArguments`]): Such as [`REFERENCE`]; `head_learning_rate` is that of the whole network.
+
+    Returns:
+        `tuple[ResNet1d, int, list[dict]]`: The network of the best epoch, that epoch, and a row per epoch.
+    """
+    set_seed(arguments.seed)
+    signal, labels = train_set.columns["signal"], train_set.columns["labels"]
+    model = ResNet1d(labels.shape[1], signal.shape[1]).to(PartialState().device)
+    optimizer = torch.optim.AdamW(
+        decay_groups(model, arguments.weight_decay), lr=arguments.head_learning_rate or REFERENCE["head_learning_rate"]
+    )
+    best, history = train_with_trainer(model, train_set, validation_set, as_it_is, optimizer, arguments)
+    return model.eval(), best, history
+
+
+@torch.no_grad()
+def predict_reference(model: ResNet1d, dataset: EncodedDataset, batch_size: int = 64) -> np.ndarray:
+    """Probabilities `(num_recordings, num_labels)` of the reference."""
+    device = next(model.parameters()).device
+    parts = [
+        model(part.to(device))["logits"].sigmoid().cpu().numpy()
+        for part in dataset.columns["signal"].split(batch_size)
+    ]
+    return np.concatenate(parts)
