@@ -719,8 +719,9 @@ def _add_evaluate(verbs: Any) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`")
     parser.add_argument(
         "--split",
-        choices=("train", "validation", "test"),
-        help="default: test, or validation where the data has no test recordings; all of a CSV table without splits",
+        choices=("train", "validation", "test", "all"),
+        help="default: test, or validation where the data has no test recordings. A CSV table without splits is "
+        "split as `finetune` splits it; `all` is for a table of other patients",
     )
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="only these labels (default: all of the data)")
     parser.add_argument(
@@ -834,6 +835,8 @@ def _evaluated(
     own: bool = False,
 ) -> tuple[Any, list[Rejected]]:
     """Labels and probabilities of a source; `own` if its labels are the model's, as those that are compared with."""
+    from datasets import concatenate_datasets
+
     from .data.prepared import keep_labels
     from .evaluation.predictions import map_predictions, model_label_names, model_thresholds, predict
     from .processing import InputError
@@ -845,26 +848,27 @@ def _evaluated(
         _choose_labels(arguments.labels, list(mapping), f"the model in {arguments.model}, or the mapping to it")
         mapping = {name: mapping[name] for name in arguments.labels}
     wanted = list(dict.fromkeys(name for of_model in mapping.values() for name in of_model)) if own else list(mapping)
-    sources = _read_source(data, arguments.limit, label_columns=wanted, whole=True)
+    sources = _read_source(data, arguments.limit, label_columns=wanted, known_only=True)
     if sources.label_names is None:
         _choose_labels(None, None, f"the recordings of {data}")
     known = [name for name in wanted if name in (sources.label_names or ())]
     if arguments.labels is not None and not own:
         _choose_labels(arguments.labels, sources.label_names, f"the recordings of {data}")
     if unknown := [name for name in sources.label_names or () if name not in wanted and arguments.labels is None]:
-        _say(f"labels of {data} that are not evaluated, since the model does not know them: {', '.join(unknown)}")
+        listed = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        _say(f"labels of {data} that are not evaluated, since the model does not know them: {listed}")
     if not known:
         raise InputError(f"the recordings of {data} have none of the labels {', '.join(wanted)}")
-    split = arguments.split or next(
-        (one for one in ("test", "validation", "all") if one in sources.splits), next(iter(sources.splits))
-    )
-    if split not in sources.splits:
+    split = arguments.split or ("test" if "test" in sources.splits else "validation")
+    if split != "all" and split not in sources.splits:
         raise InputError(f"{data} has no {split} recordings: it has {', '.join(sources.splits)}")
-    sources.splits = {split: sources.splits[split]}
+    if split != "all":
+        sources.splits = {split: sources.splits[split]}
     sets, rejected = _prepare_splits(sources, extractor, known)
-    _require(sets, rejected, split)
-    found = predict(model, keep_labels(sets[split], None), extractor, progress=True)
-    truth = dataset_labels(sets[split], known).numpy().astype(float)
+    _require(sets, rejected, *sources.splits)
+    rows = concatenate_datasets(list(sets.values()))
+    found = predict(model, keep_labels(rows, None), extractor, progress=True)
+    truth = dataset_labels(rows, known).numpy().astype(float)
     mapping = {name: of_model for name, of_model in mapping.items() if set(of_model if own else (name,)) <= set(known)}
     thresholds = model_thresholds(model.config)
     return map_predictions(found, truth, known, thresholds, mapping, own, split), rejected
@@ -1337,11 +1341,11 @@ def _read_source(
     limit: int | None,
     streamed: Sequence[str] = (),
     label_columns: Sequence[str] | None = None,
-    whole: bool = False,
+    known_only: bool = False,
 ) -> _Sources:
     """
-    What `--data` names: a prepared folder, PTB-XL with labels and folds, a CSV table (with `label_columns`; `whole` if
-    one without splits is not to be split), or any WFDB records, without labels.
+    What `--data` names: a prepared folder, PTB-XL with labels and folds, a CSV table (with `label_columns`, of which
+    with `known_only` the table may lack some), or any WFDB records, without labels.
     """
     from .data.prepared import is_prepared, load_prepared
     from .data.readers import open_source
@@ -1351,7 +1355,7 @@ def _read_source(
     if not folder.exists():
         raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
     if folder.suffix.lower() == ".csv" and label_columns is not None:
-        return _read_table(folder, limit, label_columns, whole)
+        return _read_table(folder, limit, label_columns, known_only)
     if is_prepared(folder):
         _quiet_libraries()
         sets, extractor = load_prepared(folder, streamed)
@@ -1371,7 +1375,7 @@ def _read_source(
     return _Sources.by_split(references, None, limit)
 
 
-def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], whole: bool) -> _Sources:
+def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], known_only: bool) -> _Sources:
     from dataclasses import replace
 
     from .data.readers import CsvSource
@@ -1379,7 +1383,7 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], who
     from .processing import InputError
 
     free = CsvSource(path).free_columns
-    if whole:
+    if known_only:
         label_columns = [name for name in label_columns if name in free]
     if not label_columns:
         raise InputError(
@@ -1387,11 +1391,12 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], who
         )
     source = CsvSource(path, label_columns=label_columns)
     records: list[Any] = [source.reference(index) for index in range(len(source))]
-    if whole and all(record.split is None for record in records):
-        return _Sources({"all": records[:limit]}, source.label_names, is_table=True)
     splits = assign_splits(records)
     if all(record.split is None for record in records):
-        _say(f"{path} has no column `split`: patients are split at random, 70 % train, 10 % validation, 20 % test")
+        _say(
+            f"{path} has no column `split`: 70 % of the patients are for training, 10 % for validation, 20 % for "
+            "testing, always the same"
+        )
     records = [replace(record, split=splits[record.record_id]) for record in records]
     found = _Sources.by_split(records, source.label_names, limit)
     found.is_table = True

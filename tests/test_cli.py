@@ -417,7 +417,7 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     assert "which columns" in _refused(base, capsys)
     assert not output.exists()
     assert main([*base, "--labels", "tachy", "inv", "--no-control", *RECIPE]) == 0
-    assert "patients are split at random" in capsys.readouterr().out
+    assert "has no column `split`: 70 % of the patients" in capsys.readouterr().out
     assert json.loads((output / "metrics.json").read_text())["num_recordings"] == {
         "train": 42,
         "validation": 6,
@@ -433,7 +433,14 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     assert area > 0.8
 
     metrics = tmp_path / "metrics.json"
-    assert main(["evaluate", "--data", str(ward), "--model", str(output), "--output", str(metrics)]) == 0
+    evaluate = ["evaluate", "--data", str(ward), "--model", str(output), "--output", str(metrics)]
+    assert main(evaluate) == 0
+    # By default those that fine-tuning kept apart, so that nobody takes training patients for a test.
+    tested = json.loads(metrics.read_text())
+    trained = json.loads((output / "metrics.json").read_text())["pretrained"]["test"]
+    assert (tested["split"], tested["num_recordings"]) == ("test", 12)
+    assert tested["macro_auroc"] == pytest.approx(trained["macro_auroc"])
+    assert main([*evaluate, "--split", "all"]) == 0
     evaluated = json.loads(metrics.read_text())
     assert (evaluated["split"], evaluated["num_recordings"]) == ("all", 60)
     # Probabilities in the table are rounded.

@@ -256,7 +256,7 @@ def protocol_table(
     tasks, methods = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "method"))
     found = {(row["method"], row["task"], row["fraction"]): row["macro_auroc"] for row in rows}
     columns = [(task, fraction) for task in tasks for fraction in fractions]
-    lines = [["method", *(f"{task} {fraction:.0%}" for task, fraction in columns)]]
+    lines = [["method", *(f"{task} {100 * fraction:g}%" for task, fraction in columns)]]
     lines.append(["---", *["---:"] * len(columns)])
     for method in methods:
         lines.append([method, *(_percent(found.get((method, *column))) for column in columns)])

@@ -112,7 +112,10 @@ class Cell:
     def name(self) -> str:
         """`str`: Name of the cell's files."""
         parts = (self.task, f"{100 * self.fraction:g}pc", f"seed{self.seed}", self.model, self.protocol, self.head)
-        return "__".join("".join(c if c.isalnum() or c in "-." else "_" for c in part) for part in parts if part)
+        # Other signs by number, so that no two names become one.
+        return "__".join(
+            "".join(c if c.isalnum() or c in "-._" else f"~{ord(c):x}~" for c in part) for part in parts if part
+        )
 
     @property
     def method(self) -> str:
@@ -265,6 +268,11 @@ def run_benchmark(
     """
     arguments = BenchmarkArguments() if arguments is None else arguments
     output_dir = check_writable(output_dir)
+    names = [task.name for task in tasks]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two tasks are called {double[0]!r}: give them names of their own")
+    if taken := [name for name in (RANDOM, RESNET) if models.get(name) is not None]:
+        raise InputError(f"the name {taken[0]!r} is taken by a control: give the model another")
     for task in tasks:
         check_datasets(task.sets["train"], task.sets["validation"], task.label_names, allow_absent_labels=True)
         _check_test_patients(task)
@@ -278,8 +286,7 @@ def run_benchmark(
         for cell in missing:
             bar.set_postfix_str(cell.name, refresh=True)
             result = runner.run(cell)
-            text = f"{cell.task}, {cell.fraction:.0%}, seed {cell.seed}: no training recording with "
-            text += ", ".join(result["absent"])
+            text = f"{_where(cell)}: training recordings of one class only for {', '.join(result['absent'])}"
             if result["absent"] and text not in said:
                 said.add(text)
                 bar.clear()
@@ -314,6 +321,10 @@ def _check_test_patients(task: Task) -> None:
                 f"{task.name}: {len(shared)} patient(s) are in the {split} and in the test recordings, such as "
                 f"{min(shared)}: split by patient"
             )
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.task}, {100 * cell.fraction:g}%, seed {cell.seed}"
 
 
 class _Runner:
@@ -352,11 +363,18 @@ class _Runner:
                 for name in self.models
                 if name != RESNET
             },
-            "recipes": {name: settings(one) for name, one in self.arguments.recipes.items()},
+            "recipes": {
+                name: settings(one)
+                for name, one in self.arguments.recipes.items()
+                if name in self.arguments.protocols or (name == "supervised" and RESNET in self.models)
+            },
         }
         path = self.output_dir / RUN
         if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                before = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise InputError(f"{path} is damaged: choose another output folder") from None
             for kind, named in json.loads(json.dumps(identity)).items():
                 for name, value in named.items():
                     if before.get(kind, {}).get(name, value) != value:
@@ -485,12 +503,20 @@ class _Runner:
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """A finished cell; `None` for one that is missing or damaged, which is then run again."""
-        path = self.output_dir / CELLS / (cell.name + ".json")
+        path = self.output_dir / CELLS / cell.name
         try:
-            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            result: Any = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+            found = np.load(path.with_name(path.name + ".npy"))
+        except (OSError, ValueError, EOFError):
             return None
-        return result if path.with_suffix(".npy").is_file() else None
+        task = self.tasks[cell.task]
+        whole = (
+            isinstance(result, dict)
+            and "metrics" in result
+            and all(result.get(name) == value for name, value in asdict(cell).items())
+            and found.shape == (len(task.sets["test"]), len(task.label_names))
+        )
+        return result if whole else None
 
     def tables(self, cells: Sequence[Cell]) -> str:
         """The table of the paper's form, the differences to the controls, and what a reader must know, as Markdown."""
@@ -536,9 +562,11 @@ class _Runner:
         for cell in cells:
             result = self.read(cell)
             if result is not None and result["absent"]:
-                where = f"{cell.task}, {cell.fraction:.0%}, seed {cell.seed}"
-                empty.setdefault(where, result["absent"])
-        notes += [f"- {where}: no training recording with {', '.join(labels)}." for where, labels in empty.items()]
+                empty.setdefault(_where(cell), result["absent"])
+        notes += [
+            f"- {where}: training recordings of one class only for {', '.join(labels)}."
+            for where, labels in empty.items()
+        ]
         notes += [
             f"- {name}: the paper's numbers are not beside ours, since these are not its recordings."
             for name in self.tasks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -267,7 +268,7 @@ def train_with_trainer(
                 per_device_train_batch_size=arguments.batch_size,
                 per_device_eval_batch_size=arguments.batch_size,
                 lr_scheduler_type="cosine",
-                warmup_steps=arguments.warmup_share,
+                warmup_steps=_warmup_steps(len(train_set), arguments),
                 bf16=arguments.bf16,
                 eval_strategy="epoch",
                 save_strategy="epoch",
@@ -294,17 +295,40 @@ def train_with_trainer(
         )
         trainer.remove_callback(PrinterCallback)
         newest = _newest_checkpoint(checkpoints)
-        if newest is not None and arguments.progress and PartialState().is_main_process:
-            tqdm.write(f"{output_dir}: going on after {newest.name}")
+        if newest is not None and PartialState().is_main_process:
+            _find_best_here(newest)
+            if arguments.progress:
+                tqdm.write(f"{output_dir}: going on after {newest.name}")
+        PartialState().wait_for_everyone()
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
         history = _history(trainer.state)
     return _best(history), history
+
+
+def _warmup_steps(num_recordings: int, arguments: FinetuningArguments) -> int:
+    """Whole steps of the warm-up, rounded down: the only step of a run would else be at rate 0."""
+    per_epoch = math.ceil(num_recordings / (arguments.batch_size * PartialState().num_processes))
+    return math.floor(arguments.warmup_share * per_epoch * arguments.epochs + 1e-9)
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint: Trainer writes its state last."""
     found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _find_best_here(checkpoint: Path) -> None:
+    """
+    Trainer remembers the best checkpoint by its path. Where the run's folder was moved, or is called from elsewhere,
+    it would not find it and silently keep the last weights.
+    """
+    path = checkpoint / "trainer_state.json"
+    state = TrainerState.load_from_json(str(path))
+    if state.best_model_checkpoint is not None:
+        here = checkpoint.parent / Path(state.best_model_checkpoint).name
+        if str(here) != state.best_model_checkpoint:
+            state.best_model_checkpoint = str(here)
+            state.save_to_json(str(path))
 
 
 def _history(state: TrainerState) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 
 from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import RecordReference
-from clear_hug_hf.data.splits import assign_splits, check_patients, patient_key, random_splits
+from clear_hug_hf.data.splits import assign_splits, check_patients, patient_folds, patient_key, random_splits
 from clear_hug_hf.processing import InputError
 
 
@@ -113,3 +113,38 @@ def test_when_there_are_fewer_patients_than_splits_then_all_recordings_still_get
     records = [RecordReference(Path("x"), "r1"), RecordReference(Path("x"), "r2")]
     assert set(random_splits(records)) == {"r1", "r2"}
     assert random_splits([]) == {}
+
+
+def test_when_folds_are_drawn_then_patients_stay_together_and_folds_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    patients = [f"p{index}" for index in rng.integers(0, 600, 2000)]
+    records = [f"r{index}" for index in range(2000)]
+    folds = patient_folds(records, patients, 5)
+    assert folds.shape == (2000,)
+    fold_of = dict(zip(patients, folds.tolist(), strict=True))
+    assert folds.tolist() == [fold_of[patient] for patient in patients]
+    counts = Counter(fold_of.values())
+    assert set(counts) == set(range(5))
+    # Binomial with 600 draws: a standard deviation is about ten patients.
+    assert all(abs(count - len(fold_of) / 5) < 40 for count in counts.values())
+
+
+def test_when_patients_come_or_go_then_nobody_changes_folds() -> None:
+    records, patients = [f"r{index}" for index in range(60)], [f"p{index // 2}" for index in range(60)]
+    folds = patient_folds(records, patients, 4, seed=1)
+    more = patient_folds(["x", *records, "y"], ["new", *patients, None], 4, seed=1)
+    np.testing.assert_array_equal(more[1:-1], folds)
+    np.testing.assert_array_equal(patient_folds(records[::-1], patients[::-1], 4, seed=1), folds[::-1])
+    assert (patient_folds(records, patients, 4, seed=2) != folds).any()
+
+
+def test_when_a_patient_is_unknown_then_its_recordings_have_folds_of_their_own() -> None:
+    records = [f"r{index}" for index in range(400)]
+    counts = Counter(patient_folds(records, [None] * 400, 2).tolist())
+    assert min(counts[0], counts[1]) > 150
+
+
+@pytest.mark.parametrize(("num_folds", "patients"), [(1, ["a", "b"]), (0, ["a", "b"]), (3, ["a", "b", "b"]), (2, [])])
+def test_when_folds_make_no_sense_then_they_are_refused(num_folds: int, patients: list[str]) -> None:
+    with pytest.raises(InputError, match="give 2 or more, at most one per patient"):
+        patient_folds([f"r{index}" for index in range(len(patients))], patients, num_folds)

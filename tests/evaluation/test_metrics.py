@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from clear_hug_hf.evaluation.metrics import (
+    CALIBRATION_BINS,
+    choose_thresholds,
     evaluate_predictions,
+    interval_of_samples,
     macro_auroc,
-    macro_auroc_difference,
+    macro_auroc_interval,
+    macro_auroc_samples,
     patient_weights,
     weighted_auroc,
     weighted_average_precision,
+    weighted_calibration_error,
+    weighted_f1,
 )
 from clear_hug_hf.processing import InputError
+
+
+def _f1(labels: np.ndarray, scores: np.ndarray) -> float:
+    return float(f1_score(labels, scores >= 0.4))
+
+
+def _calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
+    """As Naeini et al. define it, bin by bin; a score on an edge belongs to the upper bin, and 1 to the last."""
+    error = 0.0
+    for index in range(CALIBRATION_BINS):
+        last = index == CALIBRATION_BINS - 1
+        low, high = index / CALIBRATION_BINS, (index + 1) / CALIBRATION_BINS
+        inside = [low <= score and (score < high or last) for score in scores]
+        if any(inside):
+            error += abs(scores[inside].mean() - labels[inside].mean()) * sum(inside) / len(scores)
+    return error
 
 
 @pytest.fixture
@@ -41,7 +64,12 @@ def test_when_scores_are_tied_then_metrics_equal_sklearn(case: tuple[np.ndarray,
 
 @pytest.mark.parametrize(
     ("metric", "reference"),
-    [(weighted_auroc, roc_auc_score), (weighted_average_precision, average_precision_score)],
+    [
+        (weighted_auroc, roc_auc_score),
+        (weighted_average_precision, average_precision_score),
+        (partial(weighted_f1, threshold=0.4), _f1),
+        (weighted_calibration_error, _calibration_error),
+    ],
 )
 def test_when_recordings_weigh_differently_then_metrics_equal_those_of_the_repeated_sample(
     case: tuple[np.ndarray, np.ndarray], metric, reference
@@ -66,7 +94,7 @@ def test_when_patients_are_resampled_then_their_recordings_move_together() -> No
 def test_when_patients_repeat_then_the_interval_is_that_of_the_patients() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 1)) < 0.5).astype(float)
-    scores = rng.random((60, 1)) + 0.5 * labels
+    scores = (rng.random((60, 1)) + 0.5 * labels) / 1.5
     alone = evaluate_predictions(labels, scores, ["a"], [str(index) for index in range(60)])
     tenfold = evaluate_predictions(
         np.repeat(labels, 10, axis=0), np.repeat(scores, 10, axis=0), ["a"], [str(index // 10) for index in range(600)]
@@ -80,7 +108,8 @@ def test_when_patients_repeat_then_the_interval_is_that_of_the_patients() -> Non
 def test_when_the_normal_theory_is_known_then_the_interval_agrees() -> None:
     rng = np.random.default_rng(4)
     labels = np.repeat([0.0, 1.0], 500)[:, None]
-    scores = rng.normal(labels, 1.0)
+    # The logistic function keeps the order of what is normal.
+    scores = 1 / (1 + np.exp(-rng.normal(labels, 1.0)))
     result = evaluate_predictions(labels, scores, ["a"], num_samples=2000)["macro_auroc"]
     area = result["value"]
     # Hanley and McNeil, Radiology 1982, equation 2.
@@ -141,13 +170,139 @@ def test_when_shapes_differ_then_they_are_refused(case: tuple[np.ndarray, np.nda
 
 def test_when_two_models_are_compared_then_the_interval_is_paired(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    same = macro_auroc_difference(labels, probabilities, probabilities)
+    same = macro_auroc_interval(labels, [probabilities], [probabilities])
     assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
     worse = probabilities + np.random.default_rng(1).normal(0, 0.05, probabilities.shape)
-    result = macro_auroc_difference(labels, probabilities, worse)
+    result = macro_auroc_interval(labels, [probabilities], [worse])
     assert result["value"] == pytest.approx(macro_auroc(labels, probabilities) - macro_auroc(labels, worse))
     alone = evaluate_predictions(labels, probabilities, list("abcd"))["macro_auroc"]
     assert result["high"] - result["low"] < 0.7 * (alone["high"] - alone["low"])
+
+
+def test_when_there_are_several_runs_then_the_interval_is_that_of_their_mean(
+    case: tuple[np.ndarray, np.ndarray],
+) -> None:
+    labels, probabilities = case
+    labels = labels.copy()
+    labels[::7, 2] = np.nan
+    patients = [str(index // 3) for index in range(len(labels))]
+    rng = np.random.default_rng(1)
+    runs = [probabilities + rng.normal(0, scale, probabilities.shape) for scale in (0.01, 0.1, 0.3)]
+    samples = macro_auroc_samples(labels, runs, patients, 50, seed=4)
+    # Each sample by itself: the recordings repeated as often as their patient was drawn.
+    weights = np.concatenate([np.ones((1, len(labels)), dtype=np.int64), patient_weights(patients, 50, seed=4)])
+    expected = [
+        np.mean([macro_auroc(np.repeat(labels, row, axis=0), np.repeat(run, row, axis=0)) for run in runs])
+        for row in weights[:6]
+    ]
+    np.testing.assert_allclose(samples[:6], expected)
+    assert samples.shape == (51,)
+
+    result = macro_auroc_interval(labels, runs, patient_ids=patients, num_samples=50, seed=4, confidence=0.8)
+    low, high = np.quantile(samples[1:], [0.1, 0.9])
+    assert result == pytest.approx({"value": samples[0], "low": low, "high": high})
+    assert interval_of_samples(samples, 0.8) == result
+
+
+def test_when_one_run_is_given_then_its_interval_is_the_evaluations(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = case
+    alone = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=300, seed=2)["macro_auroc"]
+    assert macro_auroc_interval(labels, [probabilities], num_samples=300, seed=2) == pytest.approx(alone)
+
+
+def test_when_runs_cannot_be_told_apart_from_missing_classes_then_there_is_no_interval() -> None:
+    result = macro_auroc_interval(np.zeros((5, 2)), [np.full((5, 2), 0.5)])
+    assert np.isnan(result["value"])
+    assert result["low"] is None
+    assert result["high"] is None
+    few = macro_auroc_interval(np.eye(4), [np.eye(4)], patient_ids=list("wxyz"))
+    assert few == {"value": 1.0, "low": None, "high": None}
+
+
+def test_when_predictions_are_evaluated_then_f1_and_calibration_are_those_of_the_thresholds(
+    case: tuple[np.ndarray, np.ndarray],
+) -> None:
+    labels, probabilities = case[0].copy(), case[1]
+    labels[::5, 0] = np.nan
+    thresholds = [0.3, 0.4, 0.5, 0.6]
+    result = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=100, thresholds=thresholds)
+    expected: dict[str, list[float]] = {"f1": [], "calibration_error": []}
+    for column, name in enumerate("abcd"):
+        entry, known = result["per_label"][name], ~np.isnan(labels[:, column])
+        truth, scores = labels[known, column], probabilities[known, column]
+        expected["f1"].append(f1_score(truth, scores >= thresholds[column]))
+        expected["calibration_error"].append(_calibration_error(truth, scores))
+        assert entry["threshold"] == thresholds[column]
+        for metric, values in expected.items():
+            assert entry[metric]["value"] == pytest.approx(values[-1])
+            assert entry[metric]["low"] < entry[metric]["high"]
+    for metric, values in expected.items():
+        assert result[f"macro_{metric}"]["value"] == pytest.approx(np.mean(values))
+    by_default = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=0)
+    assert by_default["per_label"]["c"] == result["per_label"]["c"] | {
+        metric: {**result["per_label"]["c"][metric], "low": None, "high": None}
+        for metric in ("auroc", "average_precision", "f1", "calibration_error")
+    }
+    assert {entry["threshold"] for entry in by_default["per_label"].values()} == {0.5}
+
+
+def test_when_nothing_is_found_then_f1_is_zero_and_with_one_class_there_is_none() -> None:
+    labels, scores = np.array([1.0, 0.0, 0.0]), np.array([0.1, 0.2, 0.3])
+    weights = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(weighted_f1(labels, scores, weights), [0.0, np.nan, np.nan])
+    np.testing.assert_array_equal(weighted_f1(labels, scores, weights, threshold=0.1), [0.5, np.nan, np.nan])
+    assert np.isnan(weighted_calibration_error(labels, scores, weights)).tolist() == [False, True, True]
+
+
+def test_when_probabilities_are_certain_then_calibration_is_the_share_of_errors() -> None:
+    labels, scores = np.array([1.0, 0.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0, 1.0])
+    # The four weights are those of hits, of one false alarm among three alarms, and of a right "no".
+    assert weighted_calibration_error(labels, scores, np.ones((1, 4)))[0] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_when_thresholds_are_chosen_then_no_other_cut_has_a_better_f1(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((60, 3)) < [0.5, 0.1, 0.9]).astype(float)
+    probabilities = np.round(np.clip(0.6 * rng.random((60, 3)) + 0.3 * labels, 0, 1), (seed % 3) + 1)
+    labels[rng.random(labels.shape) < 0.1] = np.nan
+    for column, chosen in enumerate(choose_thresholds(labels, probabilities)):
+        known = ~np.isnan(labels[:, column])
+        truth, scores = labels[known, column], probabilities[known, column]
+        cuts = {float(cut): f1_score(truth, scores >= cut) for cut in np.unique(scores)}
+        assert chosen is not None
+        assert f1_score(truth, scores >= chosen) == pytest.approx(max(cuts.values()))
+        # Of equally good cuts the lowest: what is found is what reaches it.
+        lowest = min(cut for cut, value in cuts.items() if value > max(cuts.values()) - 1e-12)
+        np.testing.assert_array_equal(scores >= chosen, scores >= lowest)
+
+
+def test_when_a_label_has_one_class_or_is_unknown_then_it_has_no_threshold() -> None:
+    labels = np.array([[1.0, 0.0, np.nan, 1.0], [1.0, 0.0, np.nan, np.nan], [1.0, 0.0, np.nan, 0.0]])
+    probabilities = np.array([[0.2, 0.2, 0.2, 0.8], [0.4, 0.4, 0.4, 1.0], [0.6, 0.6, 0.6, 0.2]])
+    assert choose_thresholds(labels, probabilities) == [None, None, None, pytest.approx(0.5)]
+
+
+def test_when_probabilities_differ_in_the_last_digit_then_the_same_recordings_are_found(
+    case: tuple[np.ndarray, np.ndarray],
+) -> None:
+    labels, probabilities = case
+    rng = np.random.default_rng(5)
+    nearly = np.clip(probabilities + rng.uniform(-1e-7, 1e-7, probabilities.shape), 0, 1)
+    for threshold, column in zip(choose_thresholds(labels, probabilities), range(4), strict=True):
+        found = probabilities[:, column] >= threshold
+        np.testing.assert_array_equal(found, nearly[:, column] >= threshold)
+
+
+def test_when_thresholds_or_probabilities_make_no_sense_then_they_are_refused(
+    case: tuple[np.ndarray, np.ndarray],
+) -> None:
+    labels, probabilities = case
+    with pytest.raises(InputError, match="2 thresholds for 4 labels"):
+        evaluate_predictions(labels, probabilities, list("abcd"), thresholds=[0.5, 0.5])
+    for logits in (probabilities * 3, probabilities - 0.5):
+        with pytest.raises(InputError, match="probabilities from 0 to 1, not logits"):
+            evaluate_predictions(labels, logits, list("abcd"))
 
 
 def test_when_a_label_is_a_number_to_be_predicted_then_it_is_refused_by_name() -> None:

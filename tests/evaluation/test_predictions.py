@@ -10,13 +10,19 @@ import pytest
 import torch
 
 from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.label_sets import LABEL_MAPS, LABEL_SETS
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
+from clear_hug_hf.evaluation.metrics import macro_auroc
 from clear_hug_hf.evaluation.predictions import (
+    Evaluated,
     Predictions,
+    auroc_loss,
     contributions_by_label,
     group_contributions,
     group_names,
+    map_predictions,
+    model_thresholds,
     predict,
 )
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
@@ -108,3 +114,96 @@ def test_when_one_label_excludes_the_others_then_probabilities_sum_to_one(datase
     found = predict(model, dataset, ClearHugFeatureExtractor())
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1.0, atol=1e-6)
     assert found.contributions is None
+
+
+def test_when_a_model_has_thresholds_then_they_are_in_the_order_of_its_labels() -> None:
+    config = ClearHugConfig.preset("tiny", id2label={0: "b", 1: "a", 2: "c"}, label2id={"b": 0, "a": 1, "c": 2})
+    assert model_thresholds(config) == [0.5, 0.5, 0.5]
+    config.label_thresholds = {"a": 0.25, "c": 0.75}
+    assert model_thresholds(config) == [0.5, 0.25, 0.75]
+
+
+MAPPING = {"block": ("left", "right"), "fast": ("fast",)}
+FOUND = Predictions(
+    label_names=["fast", "left", "right"],
+    record_ids=list("wxyz"),
+    patient_ids=["p", "p", None, "q"],
+    probabilities=np.array([[0.1, 0.2, 0.3], [0.9, 0.8, 0.7], [0.5, 0.1, 0.6], [0.4, 0.4, 0.4]]),
+)
+
+
+def test_when_predictions_are_mapped_then_the_highest_member_and_the_lowest_threshold_count() -> None:
+    truth = np.array([[0.0, 1.0], [1.0, 0.0], [np.nan, 0.0], [0.0, np.nan]])
+    mapped = map_predictions(FOUND, truth, ["fast", "block"], [0.5, 0.4, 0.3], MAPPING, split="test")
+    assert mapped.label_names == ["block", "fast"]
+    np.testing.assert_array_equal(mapped.probabilities, [[0.3, 0.1], [0.8, 0.9], [0.6, 0.5], [0.4, 0.4]])
+    np.testing.assert_array_equal(mapped.labels, truth[:, ::-1])
+    assert mapped.thresholds == [0.3, 0.5]
+    assert mapped.patient_ids == FOUND.patient_ids
+    assert mapped.split == "test"
+
+
+def test_when_the_truth_is_the_models_then_any_member_is_enough_and_unknown_stays_unknown() -> None:
+    known = [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, np.nan], [np.nan, 0.0, np.nan]]
+    mapped = map_predictions(FOUND, np.array(known), FOUND.label_names, [0.5] * 3, MAPPING, of_model=True)
+    np.testing.assert_array_equal(mapped.labels, [[0, 0], [1, 1], [1, 0], [np.nan, np.nan]])
+
+
+@pytest.mark.parametrize(("name", "data_set"), [("ptbxl-cpsc9", "cpsc9"), ("ptbxl-csn", "csn")])
+def test_when_a_map_is_given_by_name_then_all_its_labels_exist(name: str, data_set: str) -> None:
+    mapping = LABEL_MAPS[name]
+    assert set(mapping) <= set(LABEL_SETS[data_set].names)
+    members = [member for several in mapping.values() for member in several]
+    assert set(members) <= set(LABEL_SETS["ptbxl_all"].names)
+    # No statement means two labels of a source.
+    assert len(members) == len(set(members))
+    assert all(mapping.values())
+
+
+def test_when_maps_are_listed_then_each_is_tested() -> None:
+    assert set(LABEL_MAPS) == {"ptbxl-cpsc9", "ptbxl-csn"}
+
+
+def _evaluated(labels: np.ndarray, names: str, seed: int, strength: float = 0.3) -> Evaluated:
+    rng = np.random.default_rng(seed)
+    scores = np.clip((1 - strength) * rng.random(labels.shape) + strength * np.nan_to_num(labels), 0, 1)
+    patients = [f"p{index // 2}" for index in range(len(labels))]
+    return Evaluated(list(names), labels, scores, patients, [0.5] * len(names), "test")
+
+
+def test_when_auroc_is_lost_then_it_is_the_difference_over_the_labels_of_both() -> None:
+    rng = np.random.default_rng(0)
+    labels = [(rng.random((count, 4)) < 0.4).astype(float) for count in (240, 160)]
+    own, other = _evaluated(labels[0], "abcd", 1, 0.5), _evaluated(labels[1], "dcbe", 2, 0.2)
+    # b has one class in the model's source, c in the other; a and e are only in one of them.
+    own.labels[:, 1], other.labels[:, 1] = 0.0, 1.0
+    own.labels[::9, 3] = np.nan
+    result = auroc_loss(other, own, num_samples=300)
+    assert result["labels"] == ["d"]
+    here = macro_auroc(own.labels[:, [3]], own.probabilities[:, [3]])
+    there = macro_auroc(other.labels[:, [0]], other.probabilities[:, [0]])
+    assert result["own"]["value"] == pytest.approx(here)
+    assert result["other"]["value"] == pytest.approx(there)
+    assert result["lost"]["value"] == pytest.approx(here - there)
+    assert result["per_label"] == {"d": {"own": pytest.approx(here), "other": pytest.approx(there)}}
+    assert result["lost"]["low"] < result["lost"]["value"] < result["lost"]["high"]
+    # Two independent sources are less certain together than each alone.
+    width = {side: result[side]["high"] - result[side]["low"] for side in ("own", "other", "lost")}
+    assert width["lost"] > max(width["own"], width["other"])
+    assert width["lost"] == pytest.approx(np.hypot(width["own"], width["other"]), rel=0.15)
+
+
+def test_when_sources_are_the_same_then_nothing_is_lost_up_to_the_interval() -> None:
+    labels = (np.random.default_rng(0).random((300, 3)) < 0.4).astype(float)
+    one = _evaluated(labels, "abc", 1)
+    result = auroc_loss(one, one, num_samples=300)
+    assert result["labels"] == ["a", "b", "c"]
+    assert result["lost"]["value"] == 0
+    assert result["lost"]["low"] < 0 < result["lost"]["high"]
+    assert auroc_loss(one, one, num_samples=300) == result
+
+
+def test_when_sources_share_no_label_with_both_classes_then_nothing_is_compared() -> None:
+    labels = np.eye(4)[:, :1]
+    result = auroc_loss(_evaluated(labels, "a", 1), _evaluated(labels, "b", 1))
+    assert result == {"labels": [], "per_label": {}}

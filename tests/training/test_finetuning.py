@@ -288,6 +288,9 @@ def test_when_a_run_is_killed_then_the_same_call_goes_on_to_the_same_weights(
     for step in (8, 11):  # three steps an epoch
         _killed_at(step, monkeypatch, _model(), *sets, extractor, tmp_path / "killed", recipe)
     assert not (tmp_path / "killed" / "model").exists()
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    _killed_at(11, monkeypatch, _model(), *sets, extractor, tmp_path / "moved", recipe)
+    (tmp_path / "moved").rename(tmp_path / "killed")
     # What a kill in the middle of a checkpoint leaves.
     (tmp_path / "killed" / "checkpoints" / "checkpoint-12").mkdir()
     resumed = finetune(_model(), *sets, extractor, tmp_path / "killed", recipe)

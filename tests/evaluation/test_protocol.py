@@ -1,0 +1,243 @@
+"""Fractions are stratified and by patient, nearest neighbours are what a plain loop finds, tables follow the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clear_hug_hf.data.label_sets import LABEL_SETS
+from clear_hug_hf.data.readers import open_source
+from clear_hug_hf.evaluation.metrics import macro_auroc
+from clear_hug_hf.evaluation.protocol import (
+    NEIGHBOURS,
+    PAPER,
+    nearest_neighbour_scores,
+    nearest_neighbours,
+    protocol_table,
+    published_for,
+    split_off,
+    stratified_subset,
+)
+from clear_hug_hf.processing import InputError
+
+
+# Some labels come with others, and the rarest has one recording in a hundred.
+SKEWED = [0.55, 0.25, 0.1, 0.05, 0.02, 0.01]
+
+
+def _skewed(num_recordings: int = 3000, seed: int = 0) -> tuple[np.ndarray, list[str | None]]:
+    """Skewed multi-labels, some recordings without any, and patients with up to five recordings or none named."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((num_recordings, len(SKEWED))) < SKEWED).astype(float)
+    labels[:, 1] *= labels[:, 0]
+    labels[rng.random(num_recordings) < 0.2] = 0.0
+    patients: list[str | None] = []
+    while len(patients) < num_recordings:
+        number = int(rng.integers(1, 6))
+        patients += [None if number == 5 else f"p{len(patients)}"] * number
+    return labels, patients[:num_recordings]
+
+
+def _assert_whole_patients(chosen: np.ndarray, patients: list[str | None]) -> None:
+    inside = {patients[index] for index in chosen} - {None}
+    outside = {patient for index, patient in enumerate(patients) if index not in set(chosen.tolist())} - {None}
+    assert not inside & outside
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.37])
+def test_when_a_fraction_is_drawn_then_patients_are_whole_and_the_size_is_the_share(fraction: float) -> None:
+    labels, patients = _skewed()
+    chosen = stratified_subset(labels, patients, fraction)
+    _assert_whole_patients(chosen, patients)
+    assert (np.diff(chosen) > 0).all()
+    # The last patient may bring up to four recordings.
+    assert round(fraction * 3000) <= len(chosen) < round(fraction * 3000) + 4
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_when_labels_are_skewed_then_each_is_about_as_frequent_as_in_all(fraction: float, seed: int) -> None:
+    labels, patients = _skewed(seed=seed)
+    chosen = stratified_subset(labels, patients, fraction, seed)
+    wanted = fraction * labels.sum(axis=0)
+    unlabelled = fraction * (labels.sum(axis=1) == 0).sum()
+    found = labels[chosen].sum(axis=0)
+    # Far nearer than chance: a random draw of 10 % misses the common labels by about 12, this one by a patient or two.
+    assert np.abs(found - wanted).max() <= 6
+    assert (found > 0).all()
+    assert abs((labels[chosen].sum(axis=1) == 0).sum() - unlabelled) <= 6
+
+
+def test_when_fractions_share_a_seed_then_the_smaller_is_part_of_the_larger() -> None:
+    labels, patients = _skewed(800)
+    previous: set[int] = set()
+    for fraction in (0.001, 0.01, 0.05, 0.1, 0.5, 0.99, 1.0):
+        chosen = set(stratified_subset(labels, patients, fraction, seed=3).tolist())
+        assert previous <= chosen
+        previous = chosen
+    assert previous == set(range(800))
+
+
+def test_when_the_seed_is_the_same_then_the_draw_is_and_otherwise_not() -> None:
+    labels, patients = _skewed(800)
+    first, again, other = (stratified_subset(labels, patients, 0.1, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert set(first.tolist()) != set(other.tolist())
+
+
+def test_when_labels_are_unknown_then_they_count_as_absent() -> None:
+    labels, patients = _skewed(400)
+    unknown = np.where(labels == 0, np.nan, labels)
+    np.testing.assert_array_equal(
+        stratified_subset(unknown, patients, 0.2, seed=1), stratified_subset(labels, patients, 0.2, seed=1)
+    )
+
+
+def test_when_there_are_no_labels_or_few_recordings_then_at_least_one_is_drawn() -> None:
+    assert len(stratified_subset(np.zeros((7, 0)), [None] * 7, 0.4)) == 3
+    assert len(stratified_subset(np.eye(3), list("abc"), 0.01)) == 1
+    np.testing.assert_array_equal(stratified_subset(np.zeros((4, 2)), ["a"] * 4, 0.01), range(4))
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_when_a_fraction_is_no_share_then_it_is_refused(fraction: float) -> None:
+    with pytest.raises(InputError, match="give a share above 0 and up to 1"):
+        stratified_subset(np.eye(3), list("abc"), fraction)
+
+
+def test_when_there_is_nothing_to_draw_from_then_it_is_refused() -> None:
+    with pytest.raises(InputError, match="no recordings to draw from"):
+        stratified_subset(np.zeros((0, 2)), [], 0.5)
+
+
+def test_when_recordings_are_split_off_then_parts_share_no_patient_and_are_all() -> None:
+    labels, patients = _skewed(600)
+    first, second = split_off(labels, patients, 0.1, seed=2)
+    np.testing.assert_array_equal(np.sort(np.concatenate([first, second])), np.arange(600))
+    _assert_whole_patients(second, patients)
+    assert 60 <= len(second) < 64
+    with pytest.raises(InputError, match="leaves none"):
+        split_off(labels[:5], ["a"] * 5)
+
+
+def test_when_real_recordings_are_drawn_then_patients_are_whole(shared: Path) -> None:
+    source = open_source("ptbxl", shared / "data" / "ptbxl", label_set="ptbxl_super")
+    references = list(source)
+    labels = np.array([list((reference.labels or {}).values()) for reference in references], dtype=float)
+    patients = [reference.patient_id for reference in references]
+    chosen = stratified_subset(labels, patients, 0.3)
+    _assert_whole_patients(chosen, patients)
+    assert np.abs(labels[chosen].sum(axis=0) - 0.3 * labels.sum(axis=0)).max() <= 6
+
+
+@pytest.mark.parametrize("num_neighbours", [1, 4, 100])
+def test_when_neighbours_are_searched_then_scores_are_those_of_a_plain_loop(num_neighbours: int) -> None:
+    rng = np.random.default_rng(0)
+    features, queries = rng.normal(2.0, [1, 5, 0.1, 1], (30, 4)), rng.normal(2.0, [1, 5, 0.1, 1], (9, 4))
+    labels = (rng.random((30, 3)) < 0.4).astype(float)
+    labels[rng.random((30, 3)) < 0.3] = np.nan
+    found = nearest_neighbour_scores(features, labels, queries, num_neighbours)
+
+    plain = np.zeros((9, 3))
+    scaled, asked = ((one - features.mean(axis=0)) / features.std(axis=0) for one in (features, queries))
+    for row, query in enumerate(asked):
+        cosines = np.array([one @ query / np.sqrt((one @ one) * (query @ query)) for one in scaled])
+        nearest = np.argsort(-cosines)[:num_neighbours]
+        for label in range(3):
+            votes = [((1 + cosines[index]) / 2, labels[index, label]) for index in nearest]
+            known = [(weight, value) for weight, value in votes if not np.isnan(value)]
+            if known:
+                plain[row, label] = sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_when_a_feature_is_constant_or_all_agree_then_scores_stay_probabilities() -> None:
+    rng = np.random.default_rng(1)
+    features = np.concatenate([rng.normal(size=(20, 3)), np.full((20, 1), 7.0)], axis=1).astype(np.float32)
+    scores = nearest_neighbour_scores(features, np.tile([1.0, 0.0], (20, 1)), features, 7)
+    np.testing.assert_allclose(scores, np.tile([1.0, 0.0], (20, 1)), atol=1e-6)
+    assert scores.max() <= 1
+
+
+def test_when_the_number_of_neighbours_is_chosen_then_it_is_the_best_on_validation() -> None:
+    rng = np.random.default_rng(2)
+    labels = [(rng.random((count, 2)) < 0.5).astype(float) for count in (60, 40, 30)]
+    features = [one @ rng.normal(size=(2, 5)) + rng.normal(0, 2.0, (len(one), 5)) for one in labels]
+    count, scores = nearest_neighbours(features[0], labels[0], features[1], labels[1], features[2])
+    usable = [one for one in NEIGHBOURS if one <= 60]
+    by_count = {
+        one: macro_auroc(labels[1], nearest_neighbour_scores(features[0], labels[0], features[1], one))
+        for one in usable
+    }
+    assert len(set(by_count.values())) > 1
+    assert by_count[count] == max(by_count.values())
+    np.testing.assert_array_equal(scores, nearest_neighbour_scores(features[0], labels[0], features[2], count))
+    # The tested recordings had no say: with other validation labels another number is chosen.
+    numbers = set()
+    for seed in range(10):
+        shuffled = np.random.default_rng(seed).permutation(labels[1])
+        numbers.add(nearest_neighbours(features[0], labels[0], features[1], shuffled, features[2])[0])
+    assert len(numbers) > 1
+
+
+def test_when_there_is_one_training_recording_then_it_is_everyones_neighbour() -> None:
+    count, scores = nearest_neighbours(np.ones((1, 3)), np.array([[1.0]]), np.eye(3), np.eye(3)[:, :1], np.eye(3))
+    assert count == 1
+    np.testing.assert_allclose(scores, 1.0)
+
+
+@pytest.mark.parametrize("name", list(PAPER))
+def test_when_a_task_is_the_papers_then_its_numbers_are_found(name: str) -> None:
+    published = PAPER[name]
+    sizes = dict(zip(("train", "validation", "test"), published.sizes, strict=True))
+    names = LABEL_SETS[name].names
+    assert published_for(list(names), sizes) is published
+    assert published_for(names, {**sizes, "calibration": 3}) is published
+    for split in sizes:
+        assert published_for(names, {**sizes, split: sizes[split] + 1}) is None
+        assert published_for(names, {one: size for one, size in sizes.items() if one != split}) is None
+    assert published_for(names[::-1], sizes) is None
+    assert published_for(names[:-1], sizes) is None
+    assert published_for([*names, "other"], sizes) is None
+
+
+def _cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_when_results_are_laid_out_then_it_is_a_column_per_task_and_fraction() -> None:
+    def row(method: str, task: str, fraction: float, *metric: float | None) -> dict:
+        values = dict(zip(("value", "low", "high"), metric, strict=True)) if metric else None
+        return {"method": method, "task": task, "fraction": fraction, "macro_auroc": values}
+
+    rows = [
+        row("ours, probe", "super", 1.0, 0.901, 0.8888, 0.9111),
+        row("ours, probe", "own", 0.01, 0.75, None, None),
+        row("other", "super", 0.1, float("nan"), None, None),
+        row("other", "own", 1.0),
+        row("other", "own", 0.01, 0.5, 0.4, 0.6),
+    ]
+    table = _cells(protocol_table(rows, {"super": PAPER["ptbxl_super"]}, [0.01, 0.1, 1.0]))
+    assert table[0] == ["method", "super 1%", "super 10%", "super 100%", "own 1%", "own 10%", "own 100%"]
+    assert table[1] == ["---", *["---:"] * 6]
+    assert table[2] == ["ours, probe", "", "", "90.1 (88.9 to 91.1)", "75.0", "", ""]
+    assert table[3] == ["other", "", "", "", "50.0 (40.0 to 60.0)", "", ""]
+    assert table[4] == ["*HeartLang (paper)*", "78.94", "85.59", "87.52", "", "", ""]
+    assert table[7] == ["*CLEAR-HUG (paper)*", "79.61", "86.85", "90.24", "", "", ""]
+    assert len(table) == 8
+    assert {len(line) for line in table} == {7}
+
+
+def test_when_no_task_was_published_then_the_table_has_no_rows_of_the_paper() -> None:
+    rows = [{"method": "m", "task": "t", "fraction": 0.5, "macro_auroc": {"value": 0.5, "low": 0.25, "high": 0.75}}]
+    assert _cells(protocol_table(rows, {}, [0.5])) == [
+        ["method", "t 50%"],
+        ["---", "---:"],
+        ["m", "50.0 (25.0 to 75.0)"],
+    ]
+    elsewhere = _cells(protocol_table(rows, {"t": PAPER["cpsc9"]}, [0.5]))
+    assert elsewhere[3:] == [[f"*{method} (paper)*", ""] for method in PAPER["cpsc9"].values]

@@ -1,0 +1,667 @@
+"""A benchmark runs each cell once, goes on where it stopped with the same numbers, and never mixes what differs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import set_seed
+
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.preparation import prepare
+from clear_hug_hf.data.readers import open_source
+from clear_hug_hf.data.records import Recording
+from clear_hug_hf.data.sharding import prepare_shards
+from clear_hug_hf.evaluation.metrics import METRICS, choose_thresholds, evaluate_predictions, macro_auroc
+from clear_hug_hf.evaluation.protocol import stratified_subset
+from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training import benchmark
+from clear_hug_hf.training.benchmark import (
+    BenchmarkArguments,
+    Cell,
+    Task,
+    load_task,
+    recipes,
+    run_benchmark,
+)
+from clear_hug_hf.training.features import dataset_labels, encode, weights_digest
+from clear_hug_hf.training.folders import load_for_finetuning, save_model_folder
+
+
+LABELS = ["fast", "inverted"]
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 32,
+}
+RECIPES = recipes(probe_epochs=2, finetune_epochs=1, reference_epochs=1)
+
+
+def _arguments(**overrides: Any) -> BenchmarkArguments:
+    small = {"protocols": ("knn", "probe"), "fractions": (0.25, 1.0), "seeds": (0, 1), "num_samples": 50}
+    return BenchmarkArguments(**{**small, "recipes": RECIPES, **overrides})
+
+
+def _save_model(folder: Path, seed: int, **overrides: Any) -> Path:
+    set_seed(seed)
+    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL, **overrides))
+    save_model_folder(folder, model, ClearHugFeatureExtractor())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_model(tmp_path_factory.mktemp("models") / "tiny", 5)
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_model(tmp_path_factory.mktemp("models") / "other", 1)
+
+
+@pytest.fixture(scope="module")
+def ptbxl(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PTB-XL prepared with its superclasses, of which hypertrophy and conduction disturbance do not occur."""
+    folder = tmp_path_factory.mktemp("benchmark") / "prepared"
+    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", str(folder), "--shard-size", "20"]
+    assert main(command) == 0
+    return folder
+
+
+@pytest.fixture
+def make_folder(
+    make_recordings: Callable[..., list[Recording]],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path: Path,
+) -> Callable[..., Path]:
+    """Maker of prepared folders: `make_folder(num_patients, splits, labels)`, with a split or none by patient."""
+
+    def make(
+        num_patients: int, splits: Callable[[int], str] = lambda patient: "train", labels: Iterable[str] = LABELS
+    ) -> Path:
+        rows = []
+        for recording in make_recordings(num_patients, per_patient=2):
+            write_record(tmp_path / "records" / recording.record_id, replace(recording, labels=None))
+            patient = int(str(recording.patient_id)[1:])
+            known = {name: f"{value:g}" for name, value in (recording.labels or {}).items()}
+            # Two patients of all have it.
+            known["rare"] = str(int(patient in (1, 3)))
+            rows.append(
+                {"path": f"records/{recording.record_id}", "patient_id": recording.patient_id}
+                | {"split": splits(patient)}
+                | {name: known[name] for name in labels}
+            )
+        with (tmp_path / "table.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        source = open_source("csv", tmp_path / "table.csv", label_columns=list(labels))
+        prepare_shards(source, tmp_path / "prepared", ClearHugFeatureExtractor(), shard_size=16, progress=False)
+        return tmp_path / "prepared"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def task(ptbxl: Path) -> Task:
+    return load_task("super", ptbxl)
+
+
+@pytest.fixture(scope="module")
+def models(model: Path) -> dict[str, Path | None]:
+    return {"tiny": model, "random": None, "resnet": None}
+
+
+@pytest.fixture(scope="module")
+def finished(
+    task: Task, models: dict[str, Path | None], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Folder and rows of a benchmark that was not interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run_benchmark([task], models, folder, _arguments(), progress=False)
+
+
+Finished = tuple[Path, list[dict[str, Any]]]
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished[0], tmp_path / "copied"))
+
+
+def _read_csv(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("task", "fraction", "seed", "model", "protocol", "head"))
+
+
+def _numbers(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, str]]:
+    """What must be the same whenever and wherever the cells were run."""
+    free = ("seconds", "date", "versions", "machine")
+    return {_key(row): {name: str(value) for name, value in row.items() if name not in free} for row in rows}
+
+
+def _count_runs(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[Cell]:
+    """Cells that are run from now on, of which one is interrupted in the middle."""
+    cells: list[Cell] = []
+    train = benchmark._Runner._train
+
+    def counted(runner: Any, cell: Cell, *rest: Any) -> Any:
+        if len(cells) == stop_after:
+            raise KeyboardInterrupt
+        found = train(runner, cell, *rest)
+        cells.append(cell)
+        return found
+
+    monkeypatch.setattr(benchmark._Runner, "_train", counted)
+    return cells
+
+
+def _table(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+# -------------------------------------------------------------------------------------------------------------- tasks
+
+
+def test_when_a_task_is_loaded_then_labels_of_one_class_are_left_out_and_named(ptbxl: Path) -> None:
+    task = load_task("super", ptbxl)
+    assert task.name == "super"
+    assert task.label_names == ["NORM", "MI", "STTC"]
+    assert {split: len(dataset) for split, dataset in task.sets.items()} == {"train": 48, "validation": 12, "test": 12}
+    assert all(list(dataset.features["labels"]) == task.label_names for dataset in task.sets.values())
+    assert task.notes == ["left out, with fewer than 1 training or test recordings of a class: HYP, CD"]
+    assert task.published is None
+    some = load_task("super", ptbxl, ["STTC", "NORM"])
+    assert some.label_names == ["STTC", "NORM"]
+    assert some.notes == []
+
+
+def test_when_a_label_has_few_recordings_then_it_is_left_out(ptbxl: Path) -> None:
+    everything = load_task("super", ptbxl)
+    counts = {
+        name: min(
+            int(min((dataset_labels(everything.sets[split], [name]) == value).sum() for value in (0, 1)))
+            for split in ("train", "test")
+        )
+        for name in everything.label_names
+    }
+    fewest, most = min(counts.values()), max(counts.values())
+    assert fewest < most
+    at_edge = load_task("super", ptbxl, min_positives=fewest)
+    assert at_edge.label_names == everything.label_names
+    fewer = load_task("super", ptbxl, min_positives=fewest + 1)
+    assert fewer.label_names == [name for name in everything.label_names if counts[name] > fewest]
+    left_out = [name for name in ("HYP", "NORM", "MI", "CD", "STTC") if name not in fewer.label_names]
+    assert fewer.notes == [
+        f"left out, with fewer than {fewest + 1} training or test recordings of a class: {', '.join(left_out)}"
+    ]
+    with pytest.raises(InputError, match=rf"no label of .* has {most + 1} recordings of each class"):
+        load_task("super", ptbxl, min_positives=most + 1)
+
+
+def test_when_a_label_is_unknown_or_there_are_none_then_it_is_refused(
+    ptbxl: Path, ptbxl_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"no label 'AF' in .*: the labels are HYP, NORM, MI, CD, STTC"):
+        load_task("super", ptbxl, ["MI", "AF"])
+    bare = tmp_path / "bare"
+    assert main(["prepare", str(ptbxl_folder), "--output", str(bare)]) == 0
+    with pytest.raises(InputError, match=r"no labels in .*: prepare it with `clear-hug prepare --labels`"):
+        load_task("bare", bare)
+
+
+def test_when_there_is_no_test_split_then_validation_is_tested_and_other_training_patients_choose(
+    make_folder: Callable[..., Path],
+) -> None:
+    folder = make_folder(30, lambda patient: "validation" if patient % 5 == 0 else "train")
+    task = load_task("own", folder)
+    assert set(task.sets) == {"train", "validation", "test"}
+    patients = {split: {*dataset["patient_id"]} for split, dataset in task.sets.items()}
+    assert patients["test"] == {f"p{patient}" for patient in range(0, 30, 5)}
+    assert not patients["train"] & patients["validation"]
+    assert patients["train"] | patients["validation"] == {f"p{patient}" for patient in range(30) if patient % 5}
+    # A tenth of 48 recordings, by whole patients of two.
+    assert len(task.sets["validation"]) == 6
+    assert len(task.sets["train"]) == 42
+    assert task.notes == [
+        "there are no test recordings: the validation recordings are tested",
+        "the epoch is chosen on 6 training recordings of other patients",
+    ]
+    again = load_task("own", folder)
+    assert again.sets["validation"]["record_id"] == task.sets["validation"]["record_id"]
+
+
+def test_when_there_is_no_validation_split_then_training_patients_choose(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(20, lambda patient: "test" if patient % 5 == 0 else "train", [*LABELS, "rare"])
+    task = load_task("own", folder)
+    patients = {split: {*dataset["patient_id"]} for split, dataset in task.sets.items()}
+    assert patients["test"] == {f"p{patient}" for patient in range(0, 20, 5)}
+    assert not patients["train"] & patients["validation"]
+    assert not (patients["train"] | patients["validation"]) & patients["test"]
+    assert task.label_names == LABELS
+    assert task.notes == [
+        "the epoch is chosen on 4 training recordings of other patients",
+        "left out, with fewer than 1 training or test recordings of a class: rare",
+    ]
+
+
+def test_when_there_is_nothing_to_test_then_it_is_refused(make_folder: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="no test recordings: prepare it with splits"):
+        load_task("own", make_folder(4))
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def test_when_a_benchmark_is_finished_then_every_cell_is_there(finished: Finished) -> None:
+    folder, rows = finished
+    expected = {
+        ("super", fraction, seed, model, *how)
+        for fraction in ("0.25", "1")
+        for seed in ("0", "1")
+        for model, hows in {
+            "tiny": [("knn", ""), ("probe", "mean"), ("probe", "hug")],
+            "random": [("knn", ""), ("probe", "mean"), ("probe", "hug")],
+            "resnet": [("supervised", "")],
+        }.items()
+        for how in hows
+    }
+    assert {_key(row) for row in rows} == expected
+    assert len(rows) == len(expected)
+    assert _read_csv(folder) == [{name: str(value) for name, value in row.items()} for row in rows]
+    names = {path.name for path in (folder / "cells").iterdir()}
+    assert len(names) == 2 * len(rows)
+    assert {"super__25pc__seed1__tiny__probe__hug.json", "super__100pc__seed0__resnet__supervised.npy"} <= names
+
+
+def test_when_a_cell_is_finished_then_its_row_and_probabilities_say_the_same(finished: Finished, task: Task) -> None:
+    folder, rows = finished
+    truth = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
+    labels = dataset_labels(task.sets["train"], task.label_names).numpy()
+    for row in rows:
+        fraction, seed = float(row["fraction"]), int(row["seed"])
+        name = Cell(row["task"], fraction, seed, row["model"], row["protocol"], row["head"]).name
+        result = json.loads((folder / "cells" / f"{name}.json").read_text())
+        probabilities = np.load(folder / "cells" / f"{name}.npy")
+        assert probabilities.shape == (12, 3)
+        drawn = stratified_subset(labels, task.sets["train"]["patient_id"], fraction, seed)
+        assert (row["num_train"], row["num_validation"], row["num_test"]) == (len(drawn), 12, 12)
+        for metric in METRICS:
+            found = result["metrics"][f"macro_{metric}"]
+            assert row[f"macro_{metric}"] == f"{found['value']:.5f}"
+            for part in ("low", "high"):
+                text = row[f"macro_{metric}_{part}"]
+                assert text == ("" if found[part] is None else f"{found[part]:.5f}")
+        if row["protocol"] == "probe":
+            thresholds = [result["metrics"]["per_label"][label]["threshold"] for label in task.label_names]
+            patients = task.sets["test"]["patient_id"]
+            again = evaluate_predictions(
+                truth, probabilities, task.label_names, patients, num_samples=50, thresholds=thresholds
+            )
+            assert result["metrics"] == json.loads(json.dumps(again))
+        else:
+            assert macro_auroc(truth, probabilities) == pytest.approx(result["metrics"]["macro_auroc"]["value"])
+
+
+def test_when_a_cell_is_run_then_its_seed_draws_the_recordings_and_validation_chooses_the_thresholds(
+    task: Task, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = dataset_labels(task.sets["validation"], task.label_names).numpy().astype(float)
+    rng = np.random.default_rng(0)
+    on_validation, on_test = rng.random(truth.shape), rng.random((12, 3))
+    drawn: dict[tuple[float, int], list[int]] = {}
+
+    def train(runner: Any, cell: Cell, task: Task, rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        drawn[cell.fraction, cell.seed] = rows.tolist()
+        return 7, on_validation, on_test
+
+    monkeypatch.setattr(benchmark._Runner, "_train", train)
+    run_benchmark([task], {"tiny": model}, tmp_path, _arguments(protocols=("knn",)), progress=False)
+    labels, patients = dataset_labels(task.sets["train"], task.label_names).numpy(), task.sets["train"]["patient_id"]
+    assert drawn == {
+        (fraction, seed): stratified_subset(labels, patients, fraction, seed).tolist()
+        for fraction in (0.25, 1.0)
+        for seed in (0, 1)
+    }
+    assert drawn[0.25, 0] != drawn[0.25, 1]
+    result = json.loads((tmp_path / "cells" / "super__25pc__seed0__tiny__knn.json").read_text())
+    chosen = [result["metrics"]["per_label"][label]["threshold"] for label in task.label_names]
+    assert chosen == choose_thresholds(truth, on_validation)
+    assert result["chosen"] == 7
+
+
+def test_when_the_table_is_written_then_it_has_the_papers_layout_and_the_controls(finished: Finished) -> None:
+    folder, rows = finished
+    text = (folder / "table.md").read_text()
+    heads = [index for index, line in enumerate(_table(text)) if line[0] == "method"]
+    lines = _table(text)
+    assert all(lines[index] == ["method", "super 25%", "super 100%"] for index in heads)
+    parts = [
+        {line[0]: line[1:] for line in lines[first + 2 : last]}
+        for first, last in zip(heads, [*heads[1:], None], strict=True)
+    ]
+    encoders = {f"{model}, {how}" for model in ("tiny", "random") for how in ("knn", "probe, mean", "probe, hug")}
+    own = {method for method in encoders if method.startswith("tiny")}
+    assert [set(part) for part in parts] == [encoders | {"resnet, supervised"}, own, encoders]
+    assert "Ahead of the same encoder without its weights" in text
+    assert "Ahead of the supervised ResNet" in text
+
+    mean: dict[tuple[str, str], float] = {}
+    for method in parts[0]:
+        for fraction in ("0.25", "1"):
+            values = [
+                float(row["macro_auroc"])
+                for row in rows
+                if ", ".join(filter(None, (row["model"], row["protocol"], row["head"]))) == method
+                and row["fraction"] == fraction
+            ]
+            assert len(values) == 2
+            mean[method, fraction] = 100 * sum(values) / 2
+
+    def first_numbers(part: dict[str, list[str]]) -> dict[tuple[str, str], float]:
+        return {
+            (method, fraction): float(cell.split()[0])
+            for method, cells in part.items()
+            for fraction, cell in zip(("0.25", "1"), cells, strict=True)
+        }
+
+    assert first_numbers(parts[0]) == pytest.approx(mean, abs=0.06)
+    assert first_numbers(parts[1]) == pytest.approx(
+        {
+            (method, fraction): mean[method, fraction] - mean[method.replace("tiny", "random"), fraction]
+            for method in parts[1]
+            for fraction in ("0.25", "1")
+        },
+        abs=0.06,
+    )
+    assert first_numbers(parts[2]) == pytest.approx(
+        {key: mean[key] - mean["resnet, supervised", key[1]] for key in mean if key[0] in encoders}, abs=0.06
+    )
+    assert "- super: left out, with fewer than 1 training or test recordings of a class: HYP, CD." in text
+    assert "- super: the paper's numbers are not beside ours, since these are not its recordings." in text
+    assert "(paper)" not in text
+
+
+def test_when_seeds_differ_then_heads_do_and_an_encoder_with_all_recordings_does_not(finished: Finished) -> None:
+    cells = finished[0] / "cells"
+    for how in ("tiny__probe__mean", "random__probe__mean", "resnet__supervised"):
+        for fraction in ("25pc", "100pc"):
+            first, second = (np.load(cells / f"super__{fraction}__seed{seed}__{how}.npy") for seed in (0, 1))
+            assert not np.array_equal(first, second), how
+    # All training recordings and the same encoder: there is nothing to draw.
+    first, second = (np.load(cells / f"super__100pc__seed{seed}__tiny__knn.npy") for seed in (0, 1))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_when_encoders_are_random_then_each_seed_has_its_own(
+    task: Task, models: dict[str, Path | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+
+    def noted(encoder: Any, *rest: Any, **options: Any) -> Any:
+        used.append(weights_digest(encoder.base_model))
+        return encode(encoder, *rest, **options)
+
+    monkeypatch.setattr(benchmark, "encode", noted)
+    arguments = _arguments(protocols=("knn",), num_samples=0)
+    run_benchmark([task], {"tiny": models["tiny"], "random": None}, tmp_path, arguments, progress=False)
+    # One encoder of the model and one of each seed; each reads three splits once, for all fractions.
+    assert sorted(Counter(used).values()) == [3, 3, 3]
+    known = load_for_finetuning(str(models["tiny"]), task.label_names)[0]
+    assert weights_digest(known.base_model) in used
+
+
+def test_when_a_finished_benchmark_is_started_again_then_nothing_is_run(
+    task: Task,
+    models: dict[str, Path | None],
+    finished: Finished,
+    copied: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {path.name: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a finished cell was run")
+
+    monkeypatch.setattr(benchmark._Runner, "run", refuse)
+    assert run_benchmark([task], models, copied, _arguments(), progress=False) == finished[1]
+    assert {path.name: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+    # Fewer cells are asked for: only those are shown, the others stay.
+    few = _arguments(seeds=(1,), protocols=("probe",), heads=("hug",))
+    rows = run_benchmark([task], {"tiny": models["tiny"]}, copied, few, progress=False)
+    assert [_key(row) for row in rows] == [("super", one, "1", "tiny", "probe", "hug") for one in ("0.25", "1")]
+    assert len(list((copied / "cells").iterdir())) == 2 * len(finished[1])
+
+
+def test_when_a_benchmark_is_interrupted_then_it_goes_on_and_ends_with_the_same_numbers(
+    task: Task,
+    models: dict[str, Path | None],
+    finished: Finished,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = _arguments(fractions=(0.25,), heads=("mean",))
+    with monkeypatch.context() as patch:
+        before = _count_runs(patch, stop_after=3)
+        with pytest.raises(KeyboardInterrupt):
+            run_benchmark([task], models, tmp_path, arguments, progress=False)
+    assert len(before) == 3
+    after = _count_runs(monkeypatch)
+    rows = run_benchmark([task], models, tmp_path, arguments, progress=False)
+    assert len({*before, *after}) == len(before) + len(after) == len(rows) == 10
+    expected = {key: row for key, row in _numbers(finished[1]).items() if key[1] == "0.25" and key[5] != "hug"}
+    assert _numbers(rows) == expected
+    assert _numbers(_read_csv(tmp_path)) == expected
+    for path in (tmp_path / "cells").glob("*.npy"):
+        np.testing.assert_array_equal(np.load(path), np.load(finished[0] / "cells" / path.name))
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no json", "no npy", "cut npy", "other json"])
+def test_when_a_cell_is_damaged_then_only_that_one_is_run_again(
+    task: Task,
+    models: dict[str, Path | None],
+    finished: Finished,
+    copied: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    path = copied / "cells" / "super__25pc__seed1__tiny__knn.json"
+    probabilities = path.with_suffix(".npy")
+    if damage == "cut":
+        path.write_text(path.read_text()[:-20])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "no json":
+        path.unlink()
+    elif damage == "no npy":
+        probabilities.unlink()
+    elif damage == "cut npy":
+        probabilities.write_bytes(probabilities.read_bytes()[:-8])
+    else:
+        path.write_text("{}\n")
+    cells = _count_runs(monkeypatch)
+    rows = run_benchmark([task], models, copied, _arguments(), progress=False)
+    assert cells == [Cell("super", 0.25, 1, "tiny", "knn")]
+    assert _numbers(rows) == _numbers(finished[1])
+    np.testing.assert_array_equal(np.load(probabilities), np.load(finished[0] / "cells" / probabilities.name))
+
+
+def test_when_weights_recordings_or_recipe_differ_then_the_folder_is_refused_by_name(
+    task: Task, model: Path, other_model: Path, ptbxl: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (copied / "benchmark.json").read_text()
+    cells = _count_runs(monkeypatch)
+    few = _arguments(seeds=(0,))
+    with pytest.raises(InputError, match=r"holds cells of another model called 'tiny': choose another output folder"):
+        run_benchmark([task], {"tiny": other_model}, copied, few, progress=False)
+    with pytest.raises(InputError, match="holds cells of another task called 'super'"):
+        run_benchmark([load_task("super", ptbxl, ["MI"])], {"tiny": model}, copied, few, progress=False)
+    fewer = replace(task, sets={**task.sets, "test": task.sets["test"].select(range(11))})
+    with pytest.raises(InputError, match="holds cells of another task called 'super'"):
+        run_benchmark([fewer], {"tiny": model}, copied, few, progress=False)
+    longer = _arguments(seeds=(0,), recipes=recipes(probe_epochs=3, finetune_epochs=1, reference_epochs=1))
+    with pytest.raises(InputError, match="holds cells of another recipe called 'probe'"):
+        run_benchmark([task], {"tiny": model}, copied, longer, progress=False)
+    assert cells == []
+    assert (copied / "benchmark.json").read_text() == before
+    # Another name is no contradiction, and what was there stays known.
+    run_benchmark([task], {"other": other_model}, copied, _arguments(seeds=(0,), protocols=("knn",)), progress=False)
+    assert {cell.model for cell in cells} == {"other"}
+    assert set(json.loads((copied / "benchmark.json").read_text())["models"]) == {"tiny", "random", "other"}
+
+
+def test_when_seeds_fractions_heads_or_tasks_are_added_then_only_the_new_cells_are_run(
+    task: Task,
+    ptbxl: Path,
+    models: dict[str, Path | None],
+    finished: Finished,
+    copied: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = {name: models[name] for name in ("tiny", "random")}
+    more: dict[str, Any] = {"fractions": (0.25, 0.5, 1.0), "seeds": (0, 1, 2), "protocols": ("knn",)}
+    cells = _count_runs(monkeypatch)
+    rows = run_benchmark([task], few, copied, _arguments(**more), progress=False)
+    old = {(fraction, seed) for fraction in (0.25, 1.0) for seed in (0, 1)}
+    everything = {(fraction, seed) for fraction in more["fractions"] for seed in more["seeds"]}
+    for name in few:
+        assert {(cell.fraction, cell.seed) for cell in cells if cell.model == name} == everything - old
+    before = _numbers(finished[1])
+    after = _numbers(rows)
+    assert len(after) == 18
+    assert all(after[key] == before[key] for key in after if key in before)
+    # Another task first, with another number of labels: the encoder without weights is still the same one.
+    cells.clear()
+    infarction = load_task("infarction", ptbxl, ["MI"])
+    few_cells = _arguments(protocols=("knn",), fractions=(1.0,), seeds=(0,))
+    run_benchmark([infarction, task], few, copied, few_cells, progress=False)
+    assert {(cell.task, cell.model) for cell in cells} == {("infarction", "tiny"), ("infarction", "random")}
+    head = _table((copied / "table.md").read_text())[0]
+    assert head == ["method", "infarction 100%", "super 100%"]
+
+
+def test_when_names_differ_only_in_signs_then_their_cells_are_not_mixed(
+    ptbxl: Path, model: Path, tmp_path: Path
+) -> None:
+    tasks = [load_task("a b", ptbxl, ["NORM"]), load_task("a_b", ptbxl, ["STTC", "NORM"])]
+    arguments = _arguments(protocols=("knn",), fractions=(1.0,), seeds=(0,))
+    together = _numbers(run_benchmark(tasks, {"tiny": model}, tmp_path / "both", arguments, progress=False))
+    assert len(list((tmp_path / "both" / "cells").glob("*.npy"))) == 2
+    for task in tasks:
+        folder = tmp_path / f"only {task.name}"
+        ((key, row),) = _numbers(run_benchmark([task], {"tiny": model}, folder, arguments, progress=False)).items()
+        assert together[key] == row
+
+
+def test_when_a_fraction_lacks_a_class_then_it_is_said_once_by_name(task: Task, model: Path, tmp_path: Path) -> None:
+    labels = dataset_labels(task.sets["train"], task.label_names).numpy()
+    patients = task.sets["train"]["patient_id"]
+    said: list[str] = []
+    arguments = _arguments(protocols=("knn",), fractions=(0.05, 1.0), num_samples=0)
+    both: dict[str, Path | None] = {"one": model, "other": model}
+    rows = run_benchmark([task], both, tmp_path, arguments, progress=False, say=said.append)
+    notes = (tmp_path / "table.md").read_text()
+    expected, absent = [], {}
+    for seed in (0, 1):
+        drawn = labels[stratified_subset(labels, patients, 0.05, seed)]
+        absent[str(seed)] = [
+            name for name, column in zip(task.label_names, drawn.T, strict=True) if len({*column.tolist()}) < 2
+        ]
+        if absent[str(seed)]:
+            expected.append(f"super, 5%, seed {seed}: ")
+            (text,) = [one for one in said if one.startswith(expected[-1])]
+            assert text.endswith(", ".join(absent[str(seed)]))
+            assert f"- {text}.\n" in notes + "\n"
+    assert expected, "the draws of this test lack a class"
+    assert len(said) == len(expected)
+    for row in rows:
+        wanted = absent[str(row["seed"])] if row["fraction"] == "0.05" else []
+        assert row["absent_in_training"] == " ".join(wanted)
+
+
+def test_when_patients_are_tested_that_were_trained_on_then_it_is_refused(
+    task: Task, model: Path, tmp_path: Path
+) -> None:
+    patient = task.sets["train"]["patient_id"][0]
+    for split in ("train", "validation"):
+        leaking = replace(task, sets={**task.sets, "test": task.sets[split].select([0, 1])})
+        with pytest.raises(InputError, match=rf"super: 2 patient\(s\) are in the {split} and in the test recordings"):
+            run_benchmark([leaking], {"tiny": model}, tmp_path / "out", _arguments(), progress=False)
+    shared = replace(task, sets={**task.sets, "validation": task.sets["train"].select([0])})
+    with pytest.raises(InputError, match=rf"in the training and in the validation recordings, such as {patient}"):
+        run_benchmark([shared], {"tiny": model}, tmp_path / "out", _arguments(), progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_work(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'random' is the first model without its weights: name a model folder"):
+        run_benchmark([task], {"random": None}, tmp_path / "out", _arguments(), progress=False)
+    set_seed(0)
+    folder = tmp_path / "filtered"
+    filtered = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
+    save_model_folder(folder, filtered, ClearHugFeatureExtractor(bandpass_low=0.5))
+    with pytest.raises(InputError, match=r"bandpass_low=.* and the model needs bandpass_low=0\.5"):
+        run_benchmark([task], {"tiny": folder}, tmp_path / "out", _arguments(), progress=False)
+    with pytest.raises(InputError, match="no protocol 'linear': choose from knn, probe, finetune, lora"):
+        _arguments(protocols=("linear",))
+    for fraction in (0.0, 1.5, float("nan")):
+        with pytest.raises(InputError, match="give percentages above 0 and up to 100"):
+            _arguments(fractions=(fraction,))
+    assert not (tmp_path / "out").exists()
+
+
+def test_when_the_whole_model_is_trained_then_cells_of_each_way_differ_and_features_are_kept_for_probes(
+    task: Task, model: Path, tmp_path: Path
+) -> None:
+    few: dict[str, Any] = {"heads": ("mean",), "fractions": (0.25,), "seeds": (0,), "num_samples": 0}
+    few["recipes"] = recipes(probe_epochs=2, finetune_epochs=2)
+    arguments = _arguments(protocols=("probe", "finetune", "lora"), **few)
+    cache = tmp_path / "cache"
+    rows = run_benchmark([task], {"tiny": model}, tmp_path / "out", arguments, cache_dir=cache, progress=False)
+    assert [row["protocol"] for row in rows] == ["probe", "finetune", "lora"]
+    cells = tmp_path / "out" / "cells"
+    found = [np.load(cells / f"super__25pc__seed0__tiny__{row['protocol']}__mean.npy") for row in rows]
+    assert not np.allclose(found[0], found[1])
+    assert not np.allclose(found[1], found[2])
+    assert len(list(cache.iterdir())) == 3
+    # The folder of the model is as it was.
+    again = tmp_path / "again"
+    run_benchmark([task], {"tiny": model}, again, _arguments(protocols=("finetune",), **few), progress=False)
+    name = "super__25pc__seed0__tiny__finetune__mean.npy"
+    np.testing.assert_array_equal(np.load(again / "cells" / name), found[1])
+
+
+def test_when_recordings_have_no_patients_then_each_stands_alone(
+    task: Task, model: Path, make_recordings: Callable[..., list[Recording]], tmp_path: Path
+) -> None:
+    sets = {}
+    for number, split in enumerate(("train", "validation", "test")):
+        recordings = make_recordings(36)[12 * number : 12 * number + 12]
+        for recording in recordings:
+            recording.patient_id = None
+        sets[split] = prepare(recordings, task.feature_extractor, LABELS, progress=False).dataset
+    own = Task("own", sets, LABELS, task.feature_extractor)
+    arguments = _arguments(protocols=("knn",), seeds=(0,), fractions=(0.5,))
+    (row,) = run_benchmark([own], {"tiny": model}, tmp_path, arguments, progress=False)
+    assert row["num_train"] == 6
+    result = json.loads((tmp_path / "cells" / "own__50pc__seed0__tiny__knn.json").read_text())
+    assert result["metrics"]["num_patients"] == 12
