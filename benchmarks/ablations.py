@@ -12,7 +12,8 @@ patient that it is tested on, and every recording is tested once. The seed of a 
 third; heads have three seeds each. Stopped, the same command goes on.
 
 Writes `benchmarks/results/ablations.csv`: for each method the mean over thirds and seeds with a 95 % bootstrap
-interval over patients, the value of each seed, and paired differences to the controls.
+interval over patients, the value of each seed, and paired differences to the controls; and how well each variant
+rebuilds hidden beats of the first third.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from machine import REPOSITORY, describe_machine, write_csv
 from transformers import set_seed
 from transformers.utils import logging
 
+from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
-from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
+from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples, patient_weights
 from clear_hug_hf.evaluation.protocol import split_off
 from clear_hug_hf.training.benchmark import (
     CELLS,
@@ -44,6 +46,7 @@ from clear_hug_hf.training.benchmark import (
     run_benchmark,
 )
 from clear_hug_hf.training.features import dataset_labels
+from clear_hug_hf.training.folders import load_pretrained
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe
 
@@ -151,6 +154,36 @@ def run_fold(fold: int, data: Path, output: Path, which: str) -> None:
     run_benchmark([task], models, output / f"{which}-{fold}", arguments, output / "features")
 
 
+@torch.no_grad()
+def reconstruct(variant: str, data: Path, output: Path) -> None:
+    """Error of each recording of the first third, rebuilt by an encoder that was pre-trained on the others."""
+    path = output / "reconstruction" / f"{variant}.npy"
+    if path.is_file():
+        return
+    everything, extractor, folds = all_recordings(data)
+    unseen = everything.select(np.flatnonzero(folds == 0)).with_format("numpy")
+    model, _ = load_pretrained(output / "pretrained" / f"{variant}-0")
+    collator = BeatCollator(extractor, label_names=())
+    # The same beats are hidden from every variant: which ones follows from the recording's number.
+    errors = [model(**collator([row]), seeds=torch.tensor([number])).loss.item() for number, row in enumerate(unseen)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.array(errors))
+
+
+def reconstruction_rows(data: Path, output: Path) -> list[dict[str, Any]]:
+    """Mean error of each variant with a bootstrap interval over patients."""
+    everything, _, folds = all_recordings(data)
+    patients = np.array(everything["patient_id"], dtype=object)[folds == 0].tolist()
+    weights = np.concatenate([np.ones((1, len(patients))), patient_weights(patients, 2000)])
+    rows = []
+    for variant in VARIANTS:
+        path = output / "reconstruction" / f"{variant}.npy"
+        if path.is_file():
+            means = weights @ np.load(path) / weights.sum(axis=1)
+            rows.append(_row("reconstruction error", variant, "", means, []))
+    return rows
+
+
 def summarise(data: Path, output: Path) -> list[dict[str, Any]]:
     """Rows of the results, of the methods whose cells are all there."""
     samples: dict[str, np.ndarray] = {}
@@ -185,6 +218,7 @@ def summarise(data: Path, output: Path) -> list[dict[str, Any]]:
             if "whole model" in first and "whole model" not in second:
                 between = []
             rows.append(_row("difference", first, second, samples[first] - samples[second], between))
+    rows += reconstruction_rows(data, output)
     return [{**row, **describe_machine("torch", "transformers", "scikit-learn")} for row in rows]
 
 
@@ -204,7 +238,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="output of `clear-hug prepare`")
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), metavar="DIR", help="%(default)s")
-    parts = ("pretraining", "probes", "reference", "finetuning")
+    parts = ("pretraining", "reconstruction", "probes", "reference", "finetuning")
     parser.add_argument("--only", choices=(*parts, "summary"), help="one part; side by side, parts share the machine")
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="thirds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of torch")
@@ -215,6 +249,10 @@ def main() -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     for part in parts if arguments.only is None else (arguments.only,):
+        if part == "reconstruction":
+            for variant in VARIANTS:
+                reconstruct(variant, arguments.data, arguments.output)
+            continue
         for fold in arguments.folds:
             if part == "pretraining":
                 for variant in PROBED if fold else VARIANTS:

@@ -88,19 +88,6 @@ def prepare_dataset_memory() -> str:
     return _table(list(columns.values()), [[row[name] for name in columns] for row in rows])
 
 
-def superclasses() -> str:
-    """Macro AUROC of the demo on PTB-XL records: `metrics.json` of `clear-hug demo --data`, as it was written."""
-    metrics = json.loads((RESULTS / "ptbxl_tiny_metrics.json").read_text(encoding="utf-8"))
-    body = []
-    for name, run in (("pre-trained encoder", "pretrained"), ("untrained encoder", "random_initialisation")):
-        found = metrics[run]["validation"]
-        labels = [f"{found['per_label'][label]['auroc']['value']:.3f}" for label in metrics["labels"]]
-        body.append([name, _interval(found["macro_auroc"], ".3f"), *labels])
-    body.append(["difference", _interval(metrics["difference_of_macro_auroc"]["validation"], "+.3f")])
-    body[-1] += [""] * len(metrics["labels"])
-    return _table(["HUG head on a", "macro AUROC (95 %)", *metrics["labels"]], body)
-
-
 def _interval(metric: dict[str, float], form: str) -> str:
     return f"{metric['value']:{form}} ({metric['low']:{form}} to {metric['high']:{form}})"
 
@@ -154,14 +141,98 @@ def _steps(rows: list[Row]) -> str:
     return f"{_table(header, body)}\n\n{loader}{machine}"
 
 
+def probe_cache() -> str:
+    """A probe with kept features against one whose encoder runs every epoch."""
+    rows = _read("probe_cache.csv")
+    body = [[row["form"], row["seconds"], row["times_faster"], row["largest_difference"]] for row in rows]
+    header = [f"{rows[0]['epochs']} epochs, {rows[0]['training_recordings']} recordings", "seconds", "times faster"]
+    machine = f"*{rows[0]['cpu']}, {rows[0]['threads']} thread(s), {rows[0]['date']}; versions stand in the CSV.*"
+    return _table([*header, "largest difference of a probability"], body) + "\n\n" + machine
+
+
+def protocol() -> str:
+    """The table that `clear-hug benchmark` wrote."""
+    return (RESULTS / "protocol_ptbxl_tiny.md").read_text(encoding="utf-8").strip()
+
+
+def ablations() -> str:
+    """Macro AUROC of each method of the ablations."""
+    rows = [row for row in _read("ablations.csv") if row["what"] == "macro AUROC"]
+    body = [[row["method"], _of_row(row, ".3f"), row["seeds"].replace(" ", ", ")] for row in rows]
+    return _table(["method", "macro AUROC (95 %)", "seeds"], body)
+
+
+def ablation_differences() -> str:
+    """Paired differences of the ablations."""
+    rows = [row for row in _read("ablations.csv") if row["what"] == "difference"]
+    body = [[row["method"], row["minus"], _of_row(row, "+.3f")] for row in rows]
+    return _table(["macro AUROC of", "minus that of", "difference (95 %)"], body)
+
+
+def reconstruction() -> str:
+    """How well each variant of CLEAR rebuilds hidden beats."""
+    names = {
+        "clear": "CLEAR",
+        "no_view": "without view guidance",
+        "no_conduction": "without conduction guidance",
+        "neither": "without both",
+        "masked_autoencoder": "masked autoencoder, full attention",
+    }
+    found = {row["method"]: row for row in _read("ablations.csv") if row["what"] == "reconstruction error"}
+    return _table(["pre-trained as", "error (95 %)"], [[names[one], _of_row(found[one], ".3f")] for one in names])
+
+
+def ablations_short() -> str:
+    """The methods and differences that the README shows."""
+    shown = ["no pre-training + HUG", "masked autoencoder + HUG", "CLEAR + mean", "CLEAR + HUG"]
+    shown += ["whole model from random, HUG", "whole model from CLEAR, HUG", "supervised ResNet"]
+    rows = [row for row in _read("ablations.csv") if row["what"] == "macro AUROC" and row["method"] in shown]
+    ahead = {
+        row["minus"]: row
+        for row in _read("ablations.csv")
+        if row["what"] == "difference" and row["method"] == "CLEAR + HUG"
+    }
+    body = [
+        [
+            row["method"],
+            _of_row(row, ".3f"),
+            _of_row(ahead[row["method"]], "+.3f") if row["method"] in ahead else "",
+        ]
+        for row in rows
+    ]
+    return _table(["method", "macro AUROC (95 %)", "CLEAR + HUG is ahead by"], body)
+
+
+def _of_row(row: Row, form: str) -> str:
+    return f"{float(row['value']):{form}} ({float(row['low']):{form}} to {float(row['high']):{form}})"
+
+
+def cross_dataset() -> str:
+    """What a model of one source loses on another."""
+    metrics = json.loads((RESULTS / "cross_dataset_cpsc2018.json").read_text(encoding="utf-8"))
+    loss = metrics["loss"]
+    body = [[name, f"{area['own']:.3f}", f"{area['other']:.3f}"] for name, area in loss["per_label"].items()]
+    body.append(["macro", _interval(loss["own"], ".3f"), _interval(loss["other"], ".3f")])
+    lost = f"Lost: {_interval(loss['lost'], '+.3f')}."
+    return _table(["AUROC", "PTB-XL, fold 9", "CPSC2018"], body) + "\n\n" + lost
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
-        "superclasses": superclasses,
+        "ablations_short": ablations_short,
         "beat_detectors": beat_detectors,
         "preparation": preparation,
         "pretrain_step_short": pretrain_step_short,
     },
     "docs/pretraining.md": {"pretrain_step": pretrain_step},
+    "docs/finetuning.md": {
+        "probe_cache": probe_cache,
+        "protocol": protocol,
+        "ablations": ablations,
+        "ablation_differences": ablation_differences,
+        "reconstruction": reconstruction,
+        "cross_dataset": cross_dataset,
+    },
     "docs/preparation.md": {"prepare_dataset": prepare_dataset, "prepare_dataset_memory": prepare_dataset_memory},
 }
 

@@ -594,6 +594,8 @@ def _finetune(
     output: Path,
 ) -> None:
     """Fine-tune, compare with an untrained encoder, write metrics and pictures; for `finetune` and `demo`."""
+    from copy import deepcopy
+
     from transformers import set_seed
 
     from .evaluation.metrics import evaluate_predictions, macro_auroc_interval
@@ -608,7 +610,7 @@ def _finetune(
     runs = {"pretrained": model}
     if not arguments.no_control:
         set_seed(arguments.seed)
-        runs["random_initialisation"] = ClearHugForSequenceClassification(model.config)
+        runs["random_initialisation"] = ClearHugForSequenceClassification(deepcopy(model.config))
     held_out = [split for split in ("validation", "test") if split in sets]
     metrics: dict[str, Any] = {
         "data": str(arguments.data or "simulated"),
@@ -960,6 +962,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
     rejected: list[Rejected] = []
     references = _records_to_predict(arguments.records, rejected)
     table: list[dict[str, Any]] = []
+    drawn: set[Path] = set()
     num_done = 0
     for start in range(0, len(references), _RECORDS_AT_ONCE):
         batch = references[start : start + _RECORDS_AT_ONCE]
@@ -979,6 +982,9 @@ def _run_predict(arguments: argparse.Namespace) -> int:
             for row, record in enumerate(found.record_ids):
                 place = f"_{float(dataset[row]['window_start']):g}s" if len(records[record]) > 1 else ""
                 path = arguments.pictures / f"{_file_name(record)}{place}.png"
+                while path in drawn:
+                    path = path.with_name(f"{path.stem}+.png")
+                drawn.add(path)
                 _draw_prediction(model, dataset, found, row, path, thresholds)
     if not num_done:
         for record, reason in rejected:
@@ -1071,7 +1077,7 @@ def _print_record(record: str, windows: list[dict[str, Any]], thresholds: dict[s
 
 
 def _file_name(record: str) -> str:
-    """A record's id as the name of a file: the path's parts joined, so that no two records share one."""
+    """A record's id as the name of a file: the path's parts joined."""
     return "_".join(part for part in Path(record).parts if part not in ("/", "..", "."))
 
 

@@ -2,7 +2,7 @@
 Train a classifier on labelled recordings: `clear-hug finetune` for `accelerate launch`.
 
     python scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --output runs/superclasses
-    accelerate launch scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --train-encoder
+    accelerate launch scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --method full
 
 `--help` lists the options. The batch size is that of one process.
 """

@@ -97,11 +97,22 @@ def test_when_a_model_is_evaluated_then_the_numbers_are_those_of_finetuning(
         assert image.width > 200
 
 
-def test_when_seeds_are_equal_then_two_finetunings_are(runs: Path, ptbxl_folder: Path, tmp_path: Path) -> None:
+def test_when_seeds_are_equal_then_two_finetunings_are(
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["finetune", "--data", str(ptbxl_folder), "--model", str(runs / "pretrained"), *RECIPE]
     assert main([*arguments, "--output", str(tmp_path / "again")]) == 0
     first, again = (folder / "metrics.json" for folder in (runs / "finetuned", tmp_path / "again"))
     assert first.read_text() == again.read_text()
+    # Given again, both runs are found finished, with the control's model and thresholds of its own.
+    assert main([*arguments, "--output", str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().out.count("finished: nothing was trained") == 2
+    assert first.read_text() == again.read_text()
+    of_model, of_control = (
+        json.loads((tmp_path / "again" / name / "config.json").read_text())["label_thresholds"]
+        for name in ("model", "control/model")
+    )
+    assert of_model != of_control
 
 
 def test_when_records_are_predicted_then_each_has_its_labels(

@@ -6,11 +6,10 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import wfdb
 from transformers import set_seed
 
 from clear_hug_hf import (
@@ -20,24 +19,29 @@ from clear_hug_hf import (
     ClearHugForSequenceClassification,
 )
 from clear_hug_hf.cli import main
-from clear_hug_hf.data.simulation import simulate_recordings
+from clear_hug_hf.data.records import Recording
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 GUIDE = (REPOSITORY / "docs" / "pretraining.md").read_text(encoding="utf-8")
+FINETUNING = (REPOSITORY / "docs" / "finetuning.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
-    for page in (README, GUIDE)
+    for page in (README, GUIDE, FINETUNING)
     for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
 ]
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the README's examples name: records, a table of them prepared, untrained models."""
+def workplace(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_recordings: Callable[..., list[Recording]],
+    write_record: Callable[[Path, Recording], Path],
+) -> Path:
+    """A folder with what the README's examples name: records, a table of them, untrained models."""
     folder = tmp_path_factory.mktemp("readme")
     set_seed(0)
     config = ClearHugConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
@@ -48,27 +52,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model_class(config).save_pretrained(folder / path)
         ClearHugFeatureExtractor().save_pretrained(folder / path)
 
-    table = ["path,patient_id,stemi,lbbb,split"]
-    for number, (recording, name) in enumerate(
-        zip(simulate_recordings(3, 1), ("path/to/record", "ward/0001", "ward/0002"), strict=True)
-    ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        wfdb.wrsamp(
-            Path(name).name,
-            fs=recording.sampling_rate,
-            units=["mV"] * 12,
-            sig_name=list(recording.lead_names),
-            p_signal=np.asarray(recording.waveform.T, dtype=np.float64),
-            fmt=["16"] * 12,
-            write_dir=str((folder / name).parent),
-        )
-        if name.startswith("ward"):
-            table.append(f"{name},p{number},{number % 2},{(number + 1) % 2},train")
+    table = ["path,patient_id,stemi,lbbb"]
+    for number, recording in enumerate(make_recordings(40)):
+        labels = recording.labels or {}
+        write_record(folder / "ward" / f"{number:04d}", recording)
+        table.append(f"ward/{number:04d},p{number},{labels['fast']:g},{labels['inverted']:g}")
+    write_record(folder / "path" / "to" / "record", make_recordings(1)[0])
     (folder / "ward.csv").write_text("\n".join(table) + "\n")
-    command = next(words for words in COMMANDS if words[:3] == ["clear-hug", "prepare", "ward.csv"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main(command[1:]) == 0
     return folder
 
 
@@ -81,6 +71,23 @@ def test_when_python_of_the_readme_runs_then_it_works(
         pytest.skip("publishing needs the Hub")
     monkeypatch.chdir(workplace)
     exec(compile(code, f"README.md, Python block {number}", "exec"), {})
+
+
+def test_when_python_of_the_guide_to_finetuning_runs_then_it_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", FINETUNING, re.DOTALL)
+    exec(compile(code, "docs/finetuning.md", "exec"), {})
+    assert capsys.readouterr().out == "1.0\n"
+
+
+def test_when_commands_of_the_readme_are_given_one_by_one_then_a_table_becomes_model_and_numbers(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    commands = [words for words in COMMANDS if "ward.csv" in words]
+    assert [words[1] for words in commands] == ["finetune", "predict", "evaluate"]
+    for words in commands:
+        assert main(words[1:]) == 0
+    assert len((workplace / "predictions.csv").read_text().splitlines()) == 41
 
 
 def test_when_python_of_the_guide_to_pretraining_runs_then_it_works(

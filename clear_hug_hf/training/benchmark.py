@@ -192,6 +192,8 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
     Raises:
         InputError: If the folder has no labels, or no label is left.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
     sets, extractor = load_prepared(folder)
     known = list((next(iter(sets.values())).features or {}).get("labels") or ())
     if not known:
@@ -557,22 +559,24 @@ class _Runner:
         with_resnet = table(lambda method: None if method.startswith(RESNET) else f"{RESNET}, supervised")
         if with_resnet:
             first += ["Ahead of the supervised ResNet, paired (points of macro AUROC):", with_resnet]
-        notes = [f"- {name}: {note}." for name, task in self.tasks.items() for note in task.notes]
+        notes: dict[str, list[str]] = {}
+        for name, task in self.tasks.items():
+            for note in task.notes:
+                notes.setdefault(note, []).append(name)
+            if name not in published:
+                note = "the paper's numbers are not beside ours, since these are not its recordings"
+                notes.setdefault(note, []).append(name)
+        lines = [f"- {', '.join(names)}: {note}." for note, names in notes.items()]
         empty: dict[str, list[str]] = {}
         for cell in cells:
             result = self.read(cell)
             if result is not None and result["absent"]:
                 empty.setdefault(_where(cell), result["absent"])
-        notes += [
+        lines += [
             f"- {where}: training recordings of one class only for {', '.join(labels)}."
             for where, labels in empty.items()
         ]
-        notes += [
-            f"- {name}: the paper's numbers are not beside ours, since these are not its recordings."
-            for name in self.tasks
-            if name not in published
-        ]
-        return "\n\n".join([*first, "\n".join(notes)]) + "\n"
+        return "\n\n".join([*first, "\n".join(lines)]) + "\n"
 
 
 def _instead(method: str, model: str) -> str | None:

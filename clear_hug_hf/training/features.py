@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from ..data.collator import BeatCollator
 from ..data.sharding import extractor_settings
 from ..modeling.modeling_clear_hug import find_real_beats
+from .folders import check_writable
 
 
 # Changed whenever the same weights and recordings give other features.
@@ -93,10 +94,14 @@ def encode(
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
         cache_dir (`str` or `Path`, *optional*): Where features are kept, under the [`features_key`] of encoder,
             feature extractor and recordings. Not kept without it. A file that is damaged is made anew.
+
+    Raises:
+        InputError: If `cache_dir` cannot be written.
     """
     labels = dataset_labels(dataset, collator.label_names)
     path = None
     if cache_dir is not None:
+        check_writable(cache_dir)
         path = Path(cache_dir) / f"{features_key(model, dataset, collator)}.safetensors"
         kept = _read(path, len(dataset))
         if kept is not None:

@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging
 
 from ..data.collator import BeatCollator
 from ..evaluation.metrics import choose_thresholds, macro_auroc
@@ -133,7 +134,8 @@ class FinetuningResult:
     Args:
         model ([`ClearHugForSequenceClassification`]): The model of the best epoch, in evaluation mode.
         best_epoch (`int`): The epoch with the highest validation macro AUROC, from 1.
-        history (`list[dict]`): One row per epoch: `epoch`, `train_loss`, `validation_loss`, `validation_macro_auroc`.
+        history (`list[dict]`): One row per epoch: `epoch`, `train_loss`, `validation_loss`, `validation_macro_auroc`,
+            and `choice`, the macro AUROC less a millionth of the log loss, by which the epoch was chosen.
         finished_before (`bool`): Whether the folder held this run, finished, so that nothing was trained.
     """
 
@@ -257,7 +259,8 @@ def train_with_trainer(
         `tuple[int, list[dict]]`: The best epoch, and a row per epoch as in [`FinetuningResult`].
     """
     kept = None if output_dir is None else output_dir / CHECKPOINTS
-    with nullcontext(str(kept)) if kept else tempfile.TemporaryDirectory(prefix="finetuning-") as folder:
+    temporary = nullcontext(str(kept)) if kept else tempfile.TemporaryDirectory(prefix="finetuning-")
+    with temporary as folder, _config_kept(getattr(module, "config", None)):
         checkpoints = Path(folder)
         course = _Course(arguments.patience, arguments.progress)
         trainer = Trainer(
@@ -300,9 +303,34 @@ def train_with_trainer(
             if arguments.progress:
                 tqdm.write(f"{output_dir}: going on after {newest.name}")
         PartialState().wait_for_everyone()
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+        with _without_bars():
+            trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
         history = _history(trainer.state)
     return _best(history), history
+
+
+@contextmanager
+def _config_kept(config: Any) -> Iterator[None]:
+    """Trainer writes settings of its own, such as `use_cache`, into the config of what it trains."""
+    before = dict(vars(config)) if config is not None else {}
+    try:
+        yield
+    finally:
+        if config is not None:
+            vars(config).clear()
+            vars(config).update(before)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bar for each checkpoint that transformers writes: ours shows the epochs."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _warmup_steps(num_recordings: int, arguments: FinetuningArguments) -> int:
@@ -397,7 +425,7 @@ class FrozenEncoder(HeadOnly):
 
 
 @contextmanager
-def _adapted(model: ClearHugForSequenceClassification, arguments: FinetuningArguments) -> Any:
+def _adapted(model: ClearHugForSequenceClassification, arguments: FinetuningArguments) -> Iterator[nn.Module]:
     """The module to train; afterwards the model has what it learnt."""
     if arguments.method == "frozen":
         yield HeadOnly(model) if arguments.precompute else FrozenEncoder(model)
@@ -426,7 +454,7 @@ def _adapted(model: ClearHugForSequenceClassification, arguments: FinetuningArgu
 @contextmanager
 def _loss(
     model: ClearHugForSequenceClassification, trained: nn.Module, labels: torch.Tensor, arguments: FinetuningArguments
-) -> Any:
+) -> Iterator[None]:
     """Trains with class weights, if asked for; afterwards the model has its own loss."""
     if arguments.class_weights == "none":
         yield

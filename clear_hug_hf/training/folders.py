@@ -27,7 +27,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 def check_writable(folder: str | Path) -> Path:
     """
-    Refuse, before any work, an output folder that cannot be written.
+    Refuse, before any work, a folder that cannot be written.
 
     Raises:
         InputError: If the path is a file, or its nearest existing folder cannot be written.
@@ -37,9 +37,9 @@ def check_writable(folder: str | Path) -> Path:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise InputError(f"{existing} is a file: choose another output folder")
+        raise InputError(f"{existing} is a file: choose another folder")
     if not os.access(existing, os.W_OK):
-        raise InputError(f"{existing} cannot be written: choose another output folder")
+        raise InputError(f"{existing} cannot be written: choose another folder")
     return folder
 
 

@@ -321,6 +321,17 @@ def test_when_a_run_is_finished_then_the_same_call_trains_nothing(
     assert len(anew.history) == 3
 
 
+def test_when_a_model_is_trained_then_only_its_thresholds_are_new_in_the_config(sets: Sets) -> None:
+    for method in ("frozen", "full"):
+        model = _model()
+        before = model.config.to_dict()
+        finetune(model, *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1, method=method))
+        after = model.config.to_dict()
+        assert set(after.pop("label_thresholds")) == set(LABELS)
+        before.pop("label_thresholds")
+        assert after == before
+
+
 def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, tmp_path: Path) -> None:
     extractor = ClearHugFeatureExtractor()
     finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=1))
