@@ -122,6 +122,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**32 - 1}")
+    return value
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not 0.0 <= value <= 1.0:
@@ -194,7 +201,7 @@ def _add_prepare(verbs: Any) -> None:
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="draw splits by patient (default: the official ones; where there are none, 0.7 0.1 0.2)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of drawn splits (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of drawn splits (default: %(default)s)")
     parser.add_argument(
         "--num-proc", type=_positive, default=1, metavar="N", help="processes side by side (default: %(default)s)"
     )
@@ -432,7 +439,7 @@ def _add_finetune(verbs: Any) -> None:
     _add_finetuning_options(parser)
     parser.add_argument("--restart", action="store_true", help="start anew where the output folder holds a run")
     parser.add_argument("--limit", type=_positive, metavar="N", help="use only the first N recordings of each split")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
 
 
 def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
@@ -625,18 +632,19 @@ def _finetune(
     for name, run in runs.items():
         how = {"frozen": f"the {arguments.head} head", "full": "the whole model", "lora": "the head and LoRA"}
         _say(f"\nfine-tuning {how[recipe.method]} on {len(sets['train'])} recordings ({_RUN_NAMES[name]})")
+        where = output if name == "pretrained" else output / "control"
         result = finetuning.finetune(
             run,
             sets["train"],
             sets["validation"],
             extractor,
-            output if name == "pretrained" else output / "control",
+            where,
             recipe,
             cache_dir=_cache_dir(arguments),
             restart=arguments.restart,
         )
         if result.finished_before:
-            _say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
+            _say(f"{where} holds this run, finished: nothing was trained (--restart trains it anew)")
         runs[name] = result.model
         metrics[name] = {"best_epoch": result.best_epoch}
         for split in held_out:
@@ -688,6 +696,13 @@ def _finetune(
             _say(f"  {_RUN_NAMES[name]:24s} {_interval(metrics[name][split]['macro_auroc'])}")
         if not arguments.no_control:
             _say(f"  {'difference':24s} {_interval(metrics['difference_of_macro_auroc'][split], sign=True)}")
+        if split == "validation":
+            _say("  (the epoch and the thresholds were chosen on these recordings: the numbers are somewhat too good)")
+    few = [name for name, one in metrics["pretrained"]["validation"]["per_label"].items() if one["num_positive"] < 10]
+    if few:
+        _say(
+            f"\nfewer than 10 validation recordings with the label, so that its threshold is unsure: {', '.join(few)}"
+        )
     _print_metrics(metrics["pretrained"][shown])
     _say(f"\nwritten: {output / 'model'}, {output / 'metrics.json'}, {pictures}")
 
@@ -739,14 +754,13 @@ def _add_evaluate(verbs: Any) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the metrics as JSON")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw ROC curves with confusion matrices")
     parser.add_argument("--limit", type=_positive, metavar="N", help="use only the first N recordings of each split")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the bootstrap (default: %(default)s)")
 
 
 def _run_evaluate(arguments: argparse.Namespace) -> int:
     from .training.folders import check_writable, load_classifier, write_text
 
-    if arguments.output is not None:
-        check_writable(arguments.output.parent)
+    _check_file(arguments.output)
     if arguments.pictures is not None:
         check_writable(arguments.pictures)
     _quiet_libraries()
@@ -775,6 +789,8 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     if mapping is not None:
         metrics["mapping"] = {name: list(mapping[name]) for name in found.label_names}
     _say(f"{metrics['num_recordings']} {found.split} recordings of {metrics['num_patients']} patients")
+    if found.split in ("validation", "all", "train"):
+        _say("(of recordings that the model was trained or chosen on, the numbers are too good)")
     for name, title in _METRIC_NAMES.items():
         _say(f"macro {title:18s} {_interval(metrics[f'macro_{name}'])}")
     _print_metrics(metrics)
@@ -792,6 +808,18 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
         _say(f"\nwritten: {arguments.output}")
     _report_rejected(rejected)
     return EXIT_SOME_FAILED if rejected else EXIT_OK
+
+
+def _check_file(path: Path | None) -> None:
+    """Refuse, before any work, a file that cannot be written."""
+    from .processing import InputError
+    from .training.folders import check_writable
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file")
+    check_writable(path.parent)
 
 
 _METRIC_NAMES = {
@@ -820,6 +848,8 @@ def _label_mapping(given: Sequence[str] | None, names: Sequence[str]) -> dict[st
             label, of_model = split_option(text)
         except argparse.ArgumentTypeError:
             raise InputError(f"{text!r} is no mapping: give DATA=MODEL, or one of {', '.join(LABEL_MAPS)}") from None
+        if not label:
+            raise InputError(f"{text!r} names no label of the data: give DATA=MODEL")
         mapping[label] = tuple(of_model.split("+"))
         if unknown := [name for name in mapping[label] if name not in names]:
             raise InputError(f"the model has no label {unknown[0]!r}: it knows {', '.join(names)}")
@@ -859,11 +889,20 @@ def _evaluated(
     if unknown := [name for name in sources.label_names or () if name not in wanted and arguments.labels is None]:
         listed = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         _say(f"labels of {data} that are not evaluated, since the model does not know them: {listed}")
+    typed = [] if own else [text.partition("=")[0] for text in arguments.map or () if "=" in text]
+    if absent := [name for name in typed if name not in known and name in wanted]:
+        raise InputError(
+            f"the recordings of {data} have no label {absent[0]!r}: they have {', '.join(sources.label_names or ())}"
+        )
     if not known:
         raise InputError(f"the recordings of {data} have none of the labels {', '.join(wanted)}")
-    split = arguments.split or ("test" if "test" in sources.splits else "validation")
+    # Of the model's own source never recordings that it was trained on.
+    asked = None if own else arguments.split
+    split = asked or ("test" if "test" in sources.splits else "validation")
     if split != "all" and split not in sources.splits:
-        raise InputError(f"{data} has no {split} recordings: it has {', '.join(sources.splits)}")
+        raise InputError(
+            f"{data} has no {split} recordings: it has {', '.join(sources.splits)}; `--split` names others"
+        )
     if split != "all":
         sources.splits = {split: sources.splits[split]}
     sets, rejected = _prepare_splits(sources, extractor, known)
@@ -943,9 +982,9 @@ def _add_predict(verbs: Any) -> None:
 def _run_predict(arguments: argparse.Namespace) -> int:
     from .training.folders import check_writable, load_classifier, write_text
 
-    for path in (arguments.output and arguments.output.parent, arguments.pictures):
-        if path is not None:
-            check_writable(path)
+    _check_file(arguments.output)
+    if arguments.pictures is not None:
+        check_writable(arguments.pictures)
     _quiet_libraries()
     model, extractor = load_classifier(arguments.model)
     _to_device(model)
@@ -1050,13 +1089,15 @@ def _windows_by_record(
 
 def _table_row(record: str, window: dict[str, Any], shown: list[str]) -> dict[str, Any]:
     probabilities = window["probabilities"]
-    return {
+    row: dict[str, Any] = {
         "record_id": record,
         "start": window["start"],
         "end": window["end"],
-        "found": " ".join(window["found"]),
-        **{name: probabilities.get(name, "") for name in shown},
+        "found": "; ".join(window["found"]),
     }
+    # A label may be called as one of these columns.
+    taken = tuple(row)
+    return row | {f"{name} (label)" if name in taken else name: probabilities.get(name, "") for name in shown}
 
 
 def _print_record(record: str, windows: list[dict[str, Any]], thresholds: dict[str, float], as_json: bool) -> None:
@@ -1095,8 +1136,8 @@ def _add_benchmark(verbs: Any) -> None:
         "patient and keep the labels' frequencies. The epoch is chosen on validation recordings, the test recordings\n"
         "are used once per cell; where a task has none its validation recordings are tested, and the epoch is chosen\n"
         "on a tenth of the training patients.\n\n"
-        "Stopped or killed, the same command goes on with the cells that are missing; more tasks, models, fractions\n"
-        "or seeds can be added later.\n\n"
+        "Stopped or killed, the same command goes on with the cells that are missing. More tasks, models, fractions\n"
+        "or seeds can be added: name them beside the former ones, since table and CSV hold what is asked for.\n\n"
         "Writes to the output folder: results.csv (a row per cell, with intervals), table.md (laid out as the\n"
         "paper's Table 1, with the paper's numbers where the recordings are the same, and differences to the\n"
         "controls), benchmark.json and cells/.\n\n"
@@ -1141,7 +1182,7 @@ def _add_benchmark(verbs: Any) -> None:
         metavar="PERCENT",
         help="of the training recordings (default: 1 10 100)",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    parser.add_argument("--seeds", nargs="+", type=_seed, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     parser.add_argument("--no-control", action="store_true", help="leave out the encoder without its weights")
     parser.add_argument("--resnet", action="store_true", help="train a supervised 1-D ResNet beside")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="only these labels of each task (default: all)")
@@ -1245,7 +1286,7 @@ def _add_demo(verbs: Any) -> None:
         "--epochs", type=_positive, default=25, metavar="N", help="of pre-training (default: %(default)s)"
     )
     parser.add_argument("--limit", type=_positive, metavar="N", help="use only the first N recordings of each split")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
     parser.set_defaults(
         head="hug",
         method="frozen",
@@ -1389,19 +1430,33 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], kno
     from .processing import InputError
 
     free = CsvSource(path).free_columns
-    if known_only:
-        label_columns = [name for name in label_columns if name in free]
+    if known_only and label_columns:
+        there = [name for name in label_columns if name in free]
+        if not there:
+            wanted = " or ".join(map(repr, label_columns))
+            raise InputError(f"{path} has no column {wanted}: it has {', '.join(free) or 'no others'}")
+        label_columns = there
     if not label_columns:
         raise InputError(
             f"which columns of {path} are labels? Name them with --labels; it has {', '.join(free) or 'no others'}"
         )
     source = CsvSource(path, label_columns=label_columns)
+    if source.problem_type != "multi_label_classification":
+        raise InputError(
+            f"the columns {', '.join(label_columns)} of {path} hold classes or numbers: make a column of 1 and 0 for "
+            "each label"
+        )
     records: list[Any] = [source.reference(index) for index in range(len(source))]
     splits = assign_splits(records)
     if all(record.split is None for record in records):
         _say(
             f"{path} has no column `split`: 70 % of the patients are for training, 10 % for validation, 20 % for "
-            "testing, always the same"
+            "testing, always the same for this table"
+        )
+    if all(record.patient_id is None for record in records):
+        _say(
+            f"{path} has no column `patient_id`: each recording counts as a patient of its own; if patients repeat, "
+            "the numbers are too good"
         )
     records = [replace(record, split=splits[record.record_id]) for record in records]
     found = _Sources.by_split(records, source.label_names, limit)
@@ -1473,7 +1528,7 @@ def _draw_recording(dataset: datasets.Dataset, path: Path) -> None:
         row["lead_mask"],
         float(row["sampling_rate"]),
         unit=str(row["unit"]),
-        title=f"Recording {row['record_id']}, cleaned, with its {beats} beats",
+        title=f"Recording {_short(row['record_id'])}, cleaned, with its {beats} beats",
     )
     save_figure(figure, path)
 
@@ -1505,9 +1560,14 @@ def _draw_prediction(
         lead_mask=row["lead_mask"],
         sampling_rate=float(row["sampling_rate"]),
         unit=str(row["unit"]),
-        title=f"Recording {row['record_id']}",
+        title=f"Recording {_short(row['record_id'])}",
     )
     save_figure(figure, path)
+
+
+def _short(record: str) -> str:
+    """The end of a record's id, which tells records apart when it is a long path."""
+    return record if len(record) <= 40 else f"...{record[-37:]}"
 
 
 def _draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> None:
@@ -1540,7 +1600,8 @@ def _draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, 
         row["lead_mask"],
         float(row["sampling_rate"]),
         model.config.beat_norm_eps,
-        f"Recording {row['record_id']}: {hidden.sum()} beats hidden, mean squared error {output.loss.item():.2f}",
+        f"Recording {_short(row['record_id'])}: {hidden.sum()} beats hidden, "
+        f"mean squared error {output.loss.item():.2f}",
     )
     save_figure(figure, path)
 

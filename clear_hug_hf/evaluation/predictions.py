@@ -210,7 +210,8 @@ def map_predictions(
         truth_names (`Sequence[str]`): Their names.
         thresholds (`Sequence[float]`): The model's, one for each of its labels.
         mapping (`Mapping[str, Sequence[str]]`): For each label of the source those of the model that mean it. Of
-            several, the highest probability and the lowest threshold count.
+            several the highest score counts: a probability, stretched such that its threshold is 0.5, so that the
+            label is found where any member is.
         of_model (`bool`, *optional*, defaults to `False`): Whether `truth` has the model's labels, of which a row then
             needs any one, instead of the source's.
         split (`str`, *optional*): Which recordings these are.
@@ -218,8 +219,12 @@ def map_predictions(
     probabilities, labels, chosen = [], [], []
     for name, members in mapping.items():
         columns = [predictions.label_names.index(member) for member in members]
-        probabilities.append(predictions.probabilities[:, columns].max(axis=1))
-        chosen.append(min(thresholds[column] for column in columns))
+        scores = predictions.probabilities[:, columns].astype(np.float64)
+        limits = np.array([thresholds[column] for column in columns], dtype=np.float64)
+        if len(members) > 1:
+            scores, limits = _around_half(scores, limits), np.array([0.5])
+        probabilities.append(scores.max(axis=1))
+        chosen.append(float(limits[0]))
         sources = [truth[:, list(truth_names).index(one)] for one in (members if of_model else (name,))]
         # Unknown only where no member is known to be there and one is unknown.
         known = np.max([np.nan_to_num(one, nan=0.0) for one in sources], axis=0)
@@ -233,6 +238,13 @@ def map_predictions(
         thresholds=chosen,
         split=split,
     )
+
+
+def _around_half(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Probabilities stretched below and above their thresholds, which become 0.5; 0 and 1 stay."""
+    below = 0.5 * probabilities / np.maximum(thresholds, 1e-12)
+    above = 0.5 + 0.5 * (probabilities - thresholds) / np.maximum(1 - thresholds, 1e-12)
+    return np.clip(np.where(probabilities >= thresholds, above, below), 0.0, 1.0)
 
 
 def auroc_loss(other: Evaluated, own: Evaluated, num_samples: int = 1000, seed: int = 0) -> dict[str, Any]:

@@ -43,7 +43,15 @@ from ..evaluation.protocol import (
 )
 from ..modeling import ClearHugForSequenceClassification
 from ..processing.errors import InputError
-from .features import EncodedDataset, as_it_is, dataset_digest, dataset_labels, encode, weights_digest
+from .features import (
+    EncodedDataset,
+    as_it_is,
+    dataset_digest,
+    dataset_labels,
+    encode,
+    settings_digest,
+    weights_digest,
+)
 from .finetuning import (
     FinetuningArguments,
     HeadOnly,
@@ -228,6 +236,10 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
         raise InputError(
             f"no label of {folder} has {max(1, min_positives)} recordings of each class to train and test"
         )
+    if not any(patient is not None for dataset in sets.values() for patient in dataset["patient_id"]):
+        notes.append(
+            "no patients are known, so that each recording counts as one: if patients repeat, the numbers are too good"
+        )
     published = published_for(chosen, sizes)
     sets = {split: keep_labels(sets[split], chosen) for split in ("train", "validation", "test")}
     return Task(name, sets, chosen, extractor, folder, notes, published)
@@ -399,6 +411,10 @@ class _Runner:
             "digest": digest.hexdigest(),
         }
 
+    def _encoder_of(self, model: str | None) -> str:
+        """Digest of what makes an encoder before it has weights; a control is fair to models that share it."""
+        return settings_digest(AutoConfig.from_pretrained(self.folders[model])) if model is not None else ""
+
     def _load(self, model: str, task: str, head: str, seed: int) -> Any:
         """A classifier with a new head; the encoder of [`RANDOM`] is new, too."""
         set_seed(seed)
@@ -553,7 +569,9 @@ class _Runner:
             "patients tested, for shares of the training recordings.",
             table(None),
         ]
-        with_random = table(lambda method: _instead(method, RANDOM))
+        first_model = next(iter(self.folders), None)
+        unlike = [name for name in self.folders if self._encoder_of(name) != self._encoder_of(first_model)]
+        with_random = table(lambda method: None if method.partition(", ")[0] in unlike else _instead(method, RANDOM))
         if with_random:
             first += ["Ahead of the same encoder without its weights, paired (points of macro AUROC):", with_random]
         with_resnet = table(lambda method: None if method.startswith(RESNET) else f"{RESNET}, supervised")
@@ -567,6 +585,10 @@ class _Runner:
                 note = "the paper's numbers are not beside ours, since these are not its recordings"
                 notes.setdefault(note, []).append(name)
         lines = [f"- {', '.join(names)}: {note}." for note, names in notes.items()]
+        lines += [
+            f"- {name}: no control, since its encoder is of another form than {first_model}'s, which {RANDOM} has."
+            for name in unlike
+        ]
         empty: dict[str, list[str]] = {}
         for cell in cells:
             result = self.read(cell)

@@ -160,7 +160,12 @@ def weights_digest(model: Any) -> str:
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    # What only heads, decoder, training or loading read; and how the attention is computed, which gives the same.
+    return _digest(digest.hexdigest(), settings_digest(model.config))
+
+
+def settings_digest(config: Any) -> str:
+    """Hexadecimal digest of those settings of a config that change what an encoder computes."""
+    # Not what only heads, decoder, training or loading read; nor how the attention is computed: it gives the same.
     apart: tuple[str, ...] = (
         "label",
         "decoder_",
@@ -172,8 +177,7 @@ def weights_digest(model: Any) -> str:
         "problem_type",
     )
     apart += ("classifier", "mask_ratio", "initializer", "_", "view_guidance", "conduction_guidance")
-    settings = {k: v for k, v in model.config.to_dict().items() if not k.startswith(apart) and k != "id2label"}
-    return _digest(digest.hexdigest(), settings)
+    return _digest({k: v for k, v in config.to_dict().items() if not k.startswith(apart) and k != "id2label"})
 
 
 def dataset_digest(dataset: datasets.Dataset) -> str:

@@ -6,11 +6,12 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from ..modeling.modeling_clear_hug import ClearHugForSequenceClassification, fin
 from ..processing.errors import InputError
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
 from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
-from .pretraining import MODEL_FOLDER, as_csv, decay_groups
+from .pretraining import EPOCH_LOG, MODEL_FOLDER, as_csv, check_connected, decay_groups
 
 
 METHODS = ("frozen", "full", "lora")
@@ -183,6 +184,7 @@ def finetune(
             rate are not the model's, the folder holds another run, or the loss is not finite.
     """
     arguments = FinetuningArguments() if arguments is None else arguments
+    connect_processes()
     label_names = model_label_names(model.config)
     if output_dir is not None:
         output_dir = check_writable(output_dir)
@@ -199,7 +201,13 @@ def finetune(
         identity = _identity(model, train_dataset, validation_dataset, label_names, arguments)
         finished = _finished(output_dir, identity, restart)
         if finished is not None:
-            done, _ = load_classifier(output_dir)
+            try:
+                done, _ = load_classifier(output_dir / MODEL_FOLDER)
+            except (FileNotFoundError, InputError) as error:
+                raise InputError(
+                    f"{output_dir} holds this run, finished, but its model is gone or damaged: start anew with "
+                    "--restart"
+                ) from error
             return FinetuningResult(done, finished["best_epoch"], finished["history"], finished_before=True)
 
     collator = BeatCollator(feature_extractor, label_names=label_names)
@@ -233,6 +241,25 @@ def finetune(
         shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
     PartialState().wait_for_everyone()
     return FinetuningResult(model=model, best_epoch=best_epoch, history=history)
+
+
+def connect_processes() -> None:
+    """
+    Connect the processes that a launcher started, on a CPU too, before anything else asks for their number.
+
+    Raises:
+        InputError: If they are not connected: they would train apart in one folder.
+    """
+    if _on_connected_cpus() and PartialState().num_processes == 1:
+        # Some library may have asked before, without saying that the processes are to use the CPU.
+        PartialState._reset_state()
+        PartialState(cpu=True)
+    check_connected(PartialState().num_processes)
+
+
+def _on_connected_cpus() -> bool:
+    """Whether several processes were launched without a GPU: Accelerate connects them only if it is told to."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 
 def train_with_trainer(
@@ -273,6 +300,7 @@ def train_with_trainer(
                 lr_scheduler_type="cosine",
                 warmup_steps=_warmup_steps(len(train_set), arguments),
                 bf16=arguments.bf16,
+                use_cpu=_on_connected_cpus(),
                 eval_strategy="epoch",
                 save_strategy="epoch",
                 save_total_limit=1,
@@ -513,7 +541,7 @@ def _identity(
         return hashlib.sha256(dataset_digest(dataset).encode() + labels).hexdigest()
 
     return {
-        "the recipe": settings(arguments),
+        "the recipe": {**settings(arguments), "processes": PartialState().num_processes},
         "the model": {
             "encoder": weights_digest(model.base_model),
             "head": model.config.head_type,
@@ -530,12 +558,18 @@ def _finished(output_dir: Path, identity: dict[str, Any], restart: bool) -> dict
     anew; writes down whose folder it is.
     """
     path = output_dir / RUN
-    before: dict[str, Any] | None = None
+    before: Any = None
+    foreign = ("config.json", MODEL_FOLDER, CHECKPOINTS, EPOCH_LOG)
+    if not path.is_file() and (found := [name for name in foreign if (output_dir / name).exists()]):
+        raise InputError(
+            f"{output_dir} holds {found[0]}, which no fine-tuning run wrote and which would be lost: choose another "
+            "folder"
+        )
     if path.is_file() and not restart:
-        try:
+        with suppress(ValueError):
             before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise InputError(f"{path} is damaged: choose another folder, or start anew with --restart") from None
+        if not isinstance(before, dict):
+            raise InputError(f"{path} is damaged: choose another folder, or start anew with --restart")
         plain = json.loads(json.dumps(identity))
         for what, value in plain.items():
             if before.get(what) != value:

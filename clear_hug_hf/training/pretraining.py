@@ -281,11 +281,7 @@ def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Ac
         # The models' buffers are constants.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
-    if accelerator.num_processes != launched:
-        raise InputError(
-            f"{launched} processes were launched and Accelerate connects {accelerator.num_processes}: they would "
-            "train apart and overwrite each other; launch them with `accelerate launch` or torchrun"
-        )
+    check_connected(accelerator.num_processes)
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and precision == "bf16":
         # By default everything that goes in and out is rounded, too: beats, targets, loss and its weight.
@@ -293,6 +289,16 @@ def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Ac
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     return accelerator
+
+
+def check_connected(num_processes: int) -> None:
+    """Refuse processes that a launcher started and that do not know of each other; `num_processes` are connected."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes != launched:
+        raise InputError(
+            f"{launched} processes were launched and Accelerate connects {num_processes}: they would "
+            "train apart and overwrite each other; launch them with `accelerate launch` or torchrun"
+        )
 
 
 def _check_rate(model: PreTrainedModel, dataset: Any, feature_extractor: Any) -> None:

@@ -132,13 +132,20 @@ FOUND = Predictions(
 )
 
 
-def test_when_predictions_are_mapped_then_the_highest_member_and_the_lowest_threshold_count() -> None:
+def test_when_labels_are_joined_then_one_is_found_where_any_member_is() -> None:
     truth = np.array([[0.0, 1.0], [1.0, 0.0], [np.nan, 0.0], [0.0, np.nan]])
     mapped = map_predictions(FOUND, truth, ["fast", "block"], [0.5, 0.4, 0.3], MAPPING, split="test")
     assert mapped.label_names == ["block", "fast"]
-    np.testing.assert_array_equal(mapped.probabilities, [[0.3, 0.1], [0.8, 0.9], [0.6, 0.5], [0.4, 0.4]])
+    # A label by itself keeps its probability and threshold.
+    np.testing.assert_array_equal(mapped.probabilities[:, 1], FOUND.probabilities[:, 0])
+    assert mapped.thresholds == [0.5, 0.5]
+    for row, members in zip(mapped.probabilities[:, 0], FOUND.probabilities[:, 1:], strict=True):
+        assert (row >= 0.5) == (members >= [0.4, 0.3]).any()
+        stretched = [
+            0.5 * p / t if p < t else 0.5 + 0.5 * (p - t) / (1 - t) for p, t in zip(members, (0.4, 0.3), strict=True)
+        ]
+        assert row == pytest.approx(max(stretched))
     np.testing.assert_array_equal(mapped.labels, truth[:, ::-1])
-    assert mapped.thresholds == [0.3, 0.5]
     assert mapped.patient_ids == FOUND.patient_ids
     assert mapped.split == "test"
 

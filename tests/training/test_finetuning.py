@@ -348,6 +348,33 @@ def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, t
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "null"])
+def test_when_the_file_of_a_run_is_damaged_then_its_checkpoints_stay(text: str, sets: Sets, tmp_path: Path) -> None:
+    (tmp_path / "finetuning.json").write_text(text)
+    (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"finetuning.json is damaged"):
+        finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(epochs=1))
+    assert (tmp_path / "checkpoints" / "checkpoint-3").is_dir()
+
+
+def test_when_the_model_of_a_finished_run_is_gone_then_it_says_how_to_go_on(sets: Sets, tmp_path: Path) -> None:
+    finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(epochs=1))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="finished, but its model is gone or damaged: start anew with --restart"):
+        finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(epochs=1))
+
+
+def test_when_processes_are_not_connected_then_none_of_them_trains(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # As on a machine with a GPU, where nothing needs to be said to Accelerate.
+    monkeypatch.setattr(finetuning, "_on_connected_cpus", lambda: False)
+    with pytest.raises(InputError, match="2 processes were launched and Accelerate connects 1"):
+        finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path / "run", _recipe())
+    assert not (tmp_path / "run").exists()
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
