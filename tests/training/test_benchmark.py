@@ -58,7 +58,7 @@ def _arguments(**overrides: Any) -> BenchmarkArguments:
 
 def _save_model(folder: Path, seed: int, **overrides: Any) -> Path:
     set_seed(seed)
-    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL, **overrides))
+    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **{**SMALL, **overrides}))
     save_model_folder(folder, model, ClearHugFeatureExtractor())
     return folder
 
@@ -665,3 +665,19 @@ def test_when_recordings_have_no_patients_then_each_stands_alone(
     assert row["num_train"] == 6
     result = json.loads((tmp_path / "cells" / "own__50pc__seed0__tiny__knn.json").read_text())
     assert result["metrics"]["num_patients"] == 12
+
+
+def test_when_a_models_encoder_is_of_another_form_then_the_control_is_not_set_against_it(
+    task: Task, model: Path, other_model: Path, tmp_path: Path
+) -> None:
+    deep = _save_model(tmp_path / "deep", 0, hidden_size=64)
+    models: dict[str, Path | None] = {"tiny": model, "other": other_model, "deep": deep, "random": None}
+    arguments = _arguments(fractions=(1.0,), seeds=(0,), protocols=("knn",))
+    run_benchmark([task], models, tmp_path / "benchmark", arguments, progress=False)
+    text = (tmp_path / "benchmark" / "table.md").read_text()
+    ahead = text.split("Ahead of the same encoder without its weights")[1]
+    assert "| tiny, knn |" in ahead
+    assert "| other, knn |" in ahead
+    assert "| deep, knn |" not in ahead
+    assert "| deep, knn |" in text
+    assert "- deep: no control, since its encoder is of another form than tiny's, which random has." in text
