@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -1003,28 +1003,33 @@ def _run_predict(arguments: argparse.Namespace) -> int:
     table: list[dict[str, Any]] = []
     drawn: set[Path] = set()
     num_done = 0
-    for start in range(0, len(references), _RECORDS_AT_ONCE):
-        batch = references[start : start + _RECORDS_AT_ONCE]
-        dataset, failed = prepare(batch, extractor, windows="all", progress=False)
-        rejected += failed
-        if not len(dataset):
-            continue
-        found = predict(model, dataset, extractor)
-        records = _windows_by_record(dataset, found, shown, thresholds, arguments.top_k)
-        num_done += len(records)
-        for record, windows in records.items():
-            if arguments.output is not None:
-                table += [_table_row(record, window, shown) for window in windows]
-            else:
-                _print_record(record, windows, thresholds, arguments.json)
-        if arguments.pictures is not None:
-            for row, record in enumerate(found.record_ids):
-                place = f"_{float(dataset[row]['window_start']):g}s" if len(records[record]) > 1 else ""
-                path = arguments.pictures / f"{_file_name(record)}{place}.png"
-                while path in drawn:
-                    path = path.with_name(f"{path.stem}+.png")
-                drawn.add(path)
-                _draw_prediction(model, dataset, found, row, path, thresholds)
+    try:
+        for batch in _in_batches(references, shown=arguments.output is not None):
+            dataset, failed = prepare(batch, extractor, windows="all", progress=False)
+            rejected += failed
+            if not len(dataset):
+                continue
+            found = predict(model, dataset, extractor)
+            records = _windows_by_record(dataset, found, shown, thresholds, arguments.top_k)
+            num_done += len(records)
+            for record, windows in records.items():
+                if arguments.output is not None:
+                    table += [_table_row(record, window, shown) for window in windows]
+                else:
+                    _print_record(record, windows, thresholds, arguments.json)
+            if arguments.pictures is not None:
+                for row, record in enumerate(found.record_ids):
+                    place = f"_{float(dataset[row]['window_start']):g}s" if len(records[record]) > 1 else ""
+                    path = arguments.pictures / f"{_file_name(record)}{place}.png"
+                    while path in drawn:
+                        path = path.with_name(f"{path.stem}+.png")
+                    drawn.add(path)
+                    _draw_prediction(model, dataset, found, row, path, thresholds)
+    except KeyboardInterrupt:
+        if table:
+            write_text(arguments.output, as_csv(table))
+            _say(f"\nstopped: {arguments.output} has the first {num_done} record(s) of {len(references)}")
+        raise
     if not num_done:
         for record, reason in rejected:
             # Messages about files name them; those about signals do not.
@@ -1041,6 +1046,17 @@ def _run_predict(arguments: argparse.Namespace) -> int:
 
 
 _RECORDS_AT_ONCE = 64
+
+
+def _in_batches(references: Sequence[RecordReference], shown: bool) -> Iterator[Sequence[RecordReference]]:
+    """References a batch at a time, with a bar over the records where nothing else is printed."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(references), desc="predict", unit="rec", disable=not (shown and _is_main_process())) as bar:
+        for start in range(0, len(references), _RECORDS_AT_ONCE):
+            batch = references[start : start + _RECORDS_AT_ONCE]
+            yield batch
+            bar.update(len(batch))
 
 
 def _records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[RecordReference]:

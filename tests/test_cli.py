@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,9 @@ import torch
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
+from clear_hug_hf import cli
 from clear_hug_hf.cli import main
+from clear_hug_hf.data import preparation
 from clear_hug_hf.data.records import Recording, read_record
 
 
@@ -567,6 +570,29 @@ def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
     found = pd.read_csv(table)
     assert list(found.columns) == ["record_id", "start", "end", "found", "NORM", "found (label)", "STTC"]
     assert set(found["found"][0].split("; ")) == {"NORM", "found", "STTC"}
+
+
+def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
+    runs: Path, ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "predictions.csv"
+    arguments = ["predict", str(ward), "--model", str(runs / "finetuned"), "--output", str(rows)]
+    monkeypatch.setattr(cli, "_RECORDS_AT_ONCE", 8)
+    prepare, calls = preparation.prepare, []
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        calls.append(len(given[0]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return prepare(*given, **options)
+
+    monkeypatch.setattr(preparation, "prepare", interrupted)
+    assert main(arguments) == 130
+    assert f"{rows} has the first 16 record(s) of 60" in capsys.readouterr().out
+    assert pd.read_csv(rows)["record_id"].tolist() == [f"records/{patient}-0" for patient in range(16)]
+    monkeypatch.undo()
+    assert main(arguments) == 0
+    assert len(pd.read_csv(rows)) == 60
 
 
 def test_when_a_seed_is_negative_then_the_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
