@@ -660,7 +660,9 @@ def _finetune(
             )
     if not arguments.no_control:
         metrics["difference_of_macro_auroc"] = {
-            split: macro_auroc_interval(
+            # Where no label has both classes there is no macro AUROC, and none of the difference.
+            split: metrics["pretrained"][split]["macro_auroc"]
+            and macro_auroc_interval(
                 predictions["pretrained", split].labels,
                 [predictions["pretrained", split].probabilities],
                 [predictions["random_initialisation", split].probabilities],
@@ -801,8 +803,8 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     if arguments.pictures is not None:
         title = f"{metrics['num_recordings']} {found.split} recordings of {arguments.data.name}"
         path = arguments.pictures / "roc.png"
-        _draw_roc_sheet(None, found, title, path)
-        _say(f"\nwritten: {path}")
+        if _draw_roc_sheet(None, found, title, path):
+            _say(f"\nwritten: {path}")
     if arguments.output is not None:
         write_text(arguments.output, json.dumps(metrics, indent=2) + "\n")
         _say(f"\nwritten: {arguments.output}")
@@ -1586,14 +1588,18 @@ def _short(record: str) -> str:
     return record if len(record) <= 40 else f"...{record[-37:]}"
 
 
-def _draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> None:
-    """ROC curves of predictions with labels; with thresholds of the model, or the predictions' own."""
+def _draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> bool:
+    """ROC curves of predictions with labels, at thresholds of the model or their own; whether there are any."""
     from .evaluation.predictions import model_thresholds
     from .plotting import plot_roc_sheet, save_figure
 
+    if not any({0.0, 1.0} <= {*column} for column in found.labels.T):
+        _say("\nno ROC curves: no label has both classes")
+        return False
     thresholds = found.thresholds if model is None else model_thresholds(model.config)
     figure = plot_roc_sheet(found.labels, found.probabilities, found.label_names, thresholds=thresholds, title=title)
     save_figure(figure, path)
+    return True
 
 
 def _draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:

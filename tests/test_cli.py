@@ -536,6 +536,32 @@ def test_when_the_output_would_replace_another_model_then_nothing_is_lost(
             message = _refused([*arguments, "--output", str(output), *more], capsys)
             assert "which no fine-tuning run wrote and which would be lost" in message
     assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before
+    weights = (runs / "finetuned" / "model" / "model.safetensors").read_bytes()
+    arguments = ["pretrain", "--data", str(ptbxl_folder), "--output", str(runs / "finetuned"), "--epochs", "1"]
+    for more in ([], ["--restart"]):
+        assert "holds a fine-tuning run, which would be lost" in _refused([*arguments, *more], capsys)
+    assert (runs / "finetuned" / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_when_a_label_has_one_class_among_the_tested_then_there_are_metrics_and_no_curves(
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(ward)
+    table["path"] = str(ward.parent) + "/" + table["path"]
+    table["split"] = np.where(table.index < 40, "train", "val")
+    slow = table.index[(table["tachy"] == 0) & (table.index >= 50)]
+    table.loc[slow, "split"] = "test"
+    table.to_csv(tmp_path / "table.csv", index=False)
+    base = ["--data", str(tmp_path / "table.csv"), "--labels", "tachy"]
+    train = ["finetune", *base, "--model", str(runs / "pretrained"), "--output", str(tmp_path / "run")]
+    assert main([*train, "--epochs", "1"]) == 0
+    assert "no ROC curves: no label has both classes" in capsys.readouterr().out
+    text = (tmp_path / "run" / "metrics.json").read_text()
+    assert json.loads(text)["difference_of_macro_auroc"]["test"] is None
+    assert "NaN" not in text
+    evaluate = ["evaluate", *base, "--model", str(tmp_path / "run"), "--pictures", str(tmp_path / "pictures")]
+    assert main(evaluate) == 0
+    assert "not defined: no label has both classes" in capsys.readouterr().out
 
 
 def test_when_columns_are_classes_then_it_says_what_to_make_of_them(

@@ -41,12 +41,12 @@ from ..modeling.modeling_clear_hug import ClearHugForSequenceClassification, fin
 from ..processing.errors import InputError
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
 from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
-from .pretraining import EPOCH_LOG, MODEL_FOLDER, as_csv, check_connected, decay_groups
+from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, as_csv, check_connected, decay_groups
 
 
 METHODS = ("frozen", "full", "lora")
 CLASS_WEIGHTS = ("none", "balanced")
-LOG, RUN, CHECKPOINTS = "finetuning_log.csv", "finetuning.json", "checkpoints"
+LOG, CHECKPOINTS = "finetuning_log.csv", "checkpoints"
 # A label with fewer positives than one in a hundred would drown the others.
 _MOST_WEIGHT = 100.0
 _HEAD_RATES = {"frozen": 5e-3, "full": 1e-3, "lora": 1e-3}
@@ -208,6 +208,7 @@ def finetune(
                     f"{output_dir} holds this run, finished, but its model is gone or damaged: start anew with "
                     "--restart"
                 ) from error
+            done.to(PartialState().device)
             return FinetuningResult(done, finished["best_epoch"], finished["history"], finished_before=True)
 
     collator = BeatCollator(feature_extractor, label_names=label_names)
@@ -237,7 +238,7 @@ def finetune(
         write_text(output_dir / LOG, as_csv(history))
         # Written last: what is here is whole.
         run = {**(identity or {}), "finished": {"best_epoch": best_epoch, "history": history}}
-        write_text(output_dir / RUN, json.dumps(run, indent=2) + "\n")
+        write_text(output_dir / FINETUNING_RUN, json.dumps(run, indent=2) + "\n")
         shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
     PartialState().wait_for_everyone()
     return FinetuningResult(model=model, best_epoch=best_epoch, history=history)
@@ -557,7 +558,7 @@ def _finished(output_dir: Path, identity: dict[str, Any], restart: bool) -> dict
     Result of the same run in the folder, if it finished. Refuses the folder of another run, unless it is to be started
     anew; writes down whose folder it is.
     """
-    path = output_dir / RUN
+    path = output_dir / FINETUNING_RUN
     before: Any = None
     foreign = ("config.json", MODEL_FOLDER, CHECKPOINTS, EPOCH_LOG)
     if not path.is_file() and (found := [name for name in foreign if (output_dir / name).exists()]):

@@ -52,6 +52,7 @@ from .folders import check_writable, remove_leftovers, save_model_folder, write_
 
 EPOCH_LOG, STEP_LOG = "pretraining_log.csv", "pretraining_steps.csv"
 MODEL_FOLDER, BEST_FOLDER, TRACKING_FOLDER = "model", "best", "tracking"
+FINETUNING_RUN = "finetuning.json"  # a fine-tuning run's own mark
 TRACKERS = ("tensorboard", "wandb", "trackio")
 _STEP_COLUMNS = ("step", "epoch", "loss", "gradient_norm", "learning_rate")
 
@@ -243,6 +244,8 @@ def pretrain(
     arguments = PretrainingArguments() if arguments is None else arguments
     if output_dir is not None:
         output_dir = check_writable(output_dir)
+        if (output_dir / FINETUNING_RUN).exists():
+            raise InputError(f"{output_dir} holds a fine-tuning run, which would be lost: choose another folder")
     collator = BeatCollator(feature_extractor, label_names=()) if collator is None else collator
     _check_rate(model, train_dataset, feature_extractor)
     accelerator = _accelerator(arguments, output_dir)
