@@ -902,9 +902,8 @@ def _evaluated(
     asked = None if own else arguments.split
     split = asked or ("test" if "test" in sources.splits else "validation")
     if split != "all" and split not in sources.splits:
-        raise InputError(
-            f"{data} has no {split} recordings: it has {', '.join(sources.splits)}; `--split` names others"
-        )
+        hint = "" if own else "; `--split` names others"
+        raise InputError(f"{data} has no {split} recordings: it has {', '.join(sources.splits)}{hint}")
     if split != "all":
         sources.splits = {split: sources.splits[split]}
     sets, rejected = _prepare_splits(sources, extractor, known)

@@ -570,6 +570,8 @@ def test_when_columns_are_classes_then_it_says_what_to_make_of_them(
     table = pd.read_csv(ward)
     table["path"] = str(ward.parent) + "/" + table["path"]
     table["rhythm"] = np.where(table["tachy"] == 1, "fast", "slow")
+    # Splits are drawn by id, which would else be a path that differs from run to run.
+    table["record_id"] = [f"r{row}" for row in range(len(table))]
     table.drop(columns="patient_id").to_csv(tmp_path / "classes.csv", index=False)
     base = ["finetune", "--data", str(tmp_path / "classes.csv"), "--model", str(runs / "pretrained")]
     base += ["--output", str(tmp_path / "run"), "--no-control", "--epochs", "1"]

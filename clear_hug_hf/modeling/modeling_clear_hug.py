@@ -1159,6 +1159,26 @@ def _known_mean(losses: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
 
 
+def known_binary_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, positive_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Binary cross-entropy of independent labels, averaged over those that are known; zero where none is.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Scores.
+        labels (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            1, 0, or NaN where unknown.
+        positive_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
+            How much a recording with the label counts; 1 by default.
+    """
+    losses = F.binary_cross_entropy_with_logits(
+        logits, labels.nan_to_num(0.0), reduction="none", pos_weight=positive_weights
+    )
+    return _known_mean(losses, ~labels.isnan())
+
+
 def classification_loss(
     labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
 ) -> torch.Tensor:
@@ -1190,11 +1210,9 @@ def classification_loss(
         labels = labels[:, None]
     _expect_shape("labels", labels, tuple(logits.shape))
     labels = labels.to(logits.dtype)
-    known = ~labels.isnan()
-    labels = labels.nan_to_num(0.0)
     if config.problem_type == "regression":
-        return _known_mean(F.mse_loss(logits, labels, reduction="none"), known)
-    return _known_mean(F.binary_cross_entropy_with_logits(logits, labels, reduction="none"), known)
+        return _known_mean(F.mse_loss(logits, labels.nan_to_num(0.0), reduction="none"), ~labels.isnan())
+    return known_binary_cross_entropy(logits, labels)
 
 
 class ClearHugForSequenceClassification(ClearHugPreTrainedModel):

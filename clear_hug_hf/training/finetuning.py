@@ -19,7 +19,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from torch import nn
 from tqdm.auto import tqdm
@@ -37,7 +36,11 @@ from transformers.utils import logging
 from ..data.collator import BeatCollator
 from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import model_label_names, predict
-from ..modeling.modeling_clear_hug import ClearHugForSequenceClassification, find_real_beats
+from ..modeling.modeling_clear_hug import (
+    ClearHugForSequenceClassification,
+    find_real_beats,
+    known_binary_cross_entropy,
+)
 from ..processing.errors import InputError
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
 from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
@@ -492,12 +495,8 @@ def _loss(
     own = model.loss_function
 
     def balanced(labels: torch.Tensor, logits: torch.Tensor, config: Any, **_: Any) -> torch.Tensor:
-        labels, logits = labels.to(logits.device).float(), logits.float()
-        known = ~labels.isnan()
-        losses = F.binary_cross_entropy_with_logits(
-            logits, labels.nan_to_num(0.0), reduction="none", pos_weight=weights.to(logits.device)
-        )
-        return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+        logits = logits.float()
+        return known_binary_cross_entropy(logits, labels.to(logits), weights.to(logits))
 
     for owner in {id(one): one for one in (model, trained)}.values():
         if hasattr(owner, "loss_function"):

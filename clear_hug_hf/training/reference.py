@@ -18,6 +18,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import set_seed
 
+from ..modeling.modeling_clear_hug import known_binary_cross_entropy
 from .features import EncodedDataset, as_it_is, dataset_labels
 from .finetuning import FinetuningArguments, train_with_trainer
 from .pretraining import decay_groups
@@ -92,9 +93,7 @@ class ResNet1d(nn.Module):
         logits = self.classifier(self.dropout(feature))
         if labels is None:
             return {"logits": logits}
-        known = ~labels.isnan()
-        losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), reduction="none")
-        return {"loss": losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1), "logits": logits}
+        return {"loss": known_binary_cross_entropy(logits, labels), "logits": logits}
 
 
 REFERENCE: Mapping[str, Any] = {"epochs": 30, "batch_size": 32, "head_learning_rate": 3e-3, "weight_decay": 0.01}
