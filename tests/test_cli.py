@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
-from clear_hug_hf import cli
 from clear_hug_hf.cli import main
 from clear_hug_hf.data import preparation
 from clear_hug_hf.data.records import Recording, read_record
@@ -605,7 +604,7 @@ def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
 ) -> None:
     rows = tmp_path / "predictions.csv"
     arguments = ["predict", str(ward), "--model", str(runs / "finetuned"), "--output", str(rows)]
-    monkeypatch.setattr(cli, "_RECORDS_AT_ONCE", 8)
+    monkeypatch.setattr("clear_hug_hf.cli.predict._RECORDS_AT_ONCE", 8)
     prepare, calls = preparation.prepare, []
 
     def interrupted(*given: Any, **options: Any) -> Any:

@@ -16,7 +16,7 @@ ALLOWED = {
     "modeling": set(),
     "processing": set(),
     "data": {"processing", "modeling"},
-    "hub": {"processing", "modeling", "data"},
+    "hub": {"processing", "modeling", "data", "evaluation", "training"},
     "evaluation": {"processing", "modeling", "data"},
     "plotting": {"processing", "modeling", "data"},
     "training": {"processing", "modeling", "data", "evaluation"},

@@ -1,0 +1,85 @@
+"""
+`clear-hug`: pre-train, fine-tune, evaluate and use ECG models from the command line.
+
+What the user can mend is one sentence on stderr and exit status 2, with nothing written. Most libraries are imported
+inside the verbs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from . import benchmark, demo, evaluate, finetune, predict, prepare, pretrain
+from .shared import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): Arguments after the program's name; those of the process by default.
+
+    Returns:
+        `int`: Exit status: 0 all done, 1 some recordings could not be used, 2 bad input, 130 interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("clear-hug: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left, as `| head` does; Python must not complain when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception as error:
+        message = _user_message(error)
+        if message is None:
+            raise
+        print(f"clear-hug: error: {message}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one sentence, without the line of code that Python would show."""
+    print(f"clear-hug: warning: {message}", file=sys.stderr)
+
+
+def _user_message(error: Exception) -> str | None:
+    """One sentence for an error that the user can mend, `None` for one that is a fault of this program."""
+    from ..processing.errors import InputError
+
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, InputError | FileNotFoundError | PermissionError | ImportError):
+        return " ".join(str(error).split())
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clear-hug",
+        description="ECG foundation models: from a recording to beats, representations and diagnoses.",
+        epilog="examples:\n"
+        "  clear-hug demo\n"
+        "  clear-hug prepare downloads/ptb-xl --labels ptbxl_super --output ptb-xl\n"
+        "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
+        "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/superclasses\n"
+        "  clear-hug evaluate --data ptb-xl --model runs/superclasses\n"
+        "  clear-hug predict patient7.hea --model runs/superclasses\n"
+        "  clear-hug benchmark --tasks ptb-xl --models clear=runs/pretrained\n\n"
+        "`clear-hug VERB --help` explains each verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in (prepare, pretrain, finetune, evaluate, predict, benchmark, demo):
+        verb.add(verbs)
+    return parser

@@ -1,0 +1,329 @@
+"""`clear-hug finetune`: a classifier from labelled recordings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .shared import (
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    LABELLED_HELP,
+    add_cache_options,
+    add_verb,
+    cache_dir,
+    choose_labels,
+    draw_prediction,
+    draw_reconstruction,
+    draw_recording,
+    draw_roc_sheet,
+    interval,
+    is_main_process,
+    positive,
+    prepare_splits,
+    print_metrics,
+    quiet_libraries,
+    read_source,
+    report_rejected,
+    require,
+    say,
+    seed,
+)
+
+
+if TYPE_CHECKING:
+    import datasets
+
+
+_RUN_NAMES = {"pretrained": "pre-trained encoder", "random_initialisation": "untrained encoder"}
+
+
+def add(verbs: Any) -> None:
+    """Add `finetune` to the verbs of the command line."""
+    parser = add_verb(
+        verbs,
+        "finetune",
+        run,
+        "train a classifier on labelled recordings",
+        "Put a new head on a pre-trained encoder and train it. The epoch with the best macro AUROC on the validation\n"
+        "recordings is kept, and for each label the threshold with the best F1 there. Beside it, the same is done\n"
+        "with an encoder that was never trained, which says what the pre-training was worth.\n\n"
+        "Killed or interrupted, the same command goes on from the last epoch. What a frozen encoder makes of the\n"
+        "recordings is computed once and kept, so that the next head on it trains in seconds.\n\n"
+        "Writes to the output folder: model/, control/ (the untrained encoder's), finetuning_log.csv, metrics.json\n"
+        "(metrics with 95 % intervals over patients, the control's beside them), and pictures/ (a recording with its\n"
+        "beats, one with its predictions, ROC curves with confusion matrices, a reconstruction where the model has a\n"
+        "decoder, and which groups of leads drive each label).\n\n"
+        "examples:\n"
+        "  clear-hug finetune --data ward.csv --labels stemi lbbb --model runs/pretrained --output runs/ward\n"
+        "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/superclasses\n"
+        "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/full --method full --epochs 20\n"
+        "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/mi --labels NORM MI --head mean",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DATA", help=LABELLED_HELP)
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="FOLDER", help="a model folder or the output of `pretrain`"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/finetuned"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="NAME",
+        help="labels to train (default: all of the data; needed for a CSV table)",
+    )
+    _add_finetuning_options(parser)
+    parser.add_argument("--restart", action="store_true", help="start anew where the output folder holds a run")
+    parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N recordings of each split")
+    parser.add_argument("--seed", type=seed, default=0, help="default: %(default)s")
+
+
+def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
+    heads = ("hug", "mean", "weighted", "single_level")
+    parser.add_argument(
+        "--head",
+        choices=heads,
+        default="hug",
+        help="mean is the linear probe where the encoder is frozen (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("frozen", "full", "lora"),
+        default="frozen",
+        help="train the head alone, the whole model with lower rates for lower layers, or the head and low-rank "
+        "updates of the encoder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epochs",
+        dest="finetune_epochs",
+        type=positive,
+        default=60,
+        metavar="N",
+        help="at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        dest="finetune_batch_size",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--patience",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="stop after N epochs without a better one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--head-learning-rate",
+        type=float,
+        metavar="RATE",
+        help="default: 0.005, the paper's; 0.001 where the encoder is trained",
+    )
+    parser.add_argument(
+        "--encoder-learning-rate", type=float, metavar="RATE", help="default: 0.0005; 0.002 for LoRA's updates"
+    )
+    parser.add_argument(
+        "--layer-decay",
+        type=float,
+        default=0.75,
+        metavar="SHARE",
+        help="with --method full: rate of a layer, as a share of that of the layer above it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lora-rank", type=positive, default=8, metavar="N", help="of LoRA's updates (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--class-weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced weighs rare labels up; their probabilities are then too high (default: %(default)s)",
+    )
+    parser.add_argument("--no-control", action="store_true", help="leave out the run with an untrained encoder")
+    add_cache_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run `finetune` and return the exit status."""
+    from ..training.finetuning import check_datasets
+    from ..training.folders import check_writable, find_model_folder, load_feature_extractor
+
+    output = check_writable(arguments.output)
+    folder = find_model_folder(arguments.model)
+    _finetuning_arguments(arguments)
+    sources = read_source(arguments.data, arguments.limit, label_columns=arguments.labels or ())
+    quiet_libraries()
+    extractor = load_feature_extractor(folder)
+    label_names = choose_labels(
+        None if sources.is_table else arguments.labels, sources.label_names, f"the recordings of {arguments.data}"
+    )
+    sets, rejected = prepare_splits(sources, extractor, label_names)
+    require(sets, rejected, "train", "validation")
+    if arguments.labels is None:
+        sets, label_names = leave_out_absent(sets, label_names)
+    check_datasets(sets["train"], sets["validation"], label_names)
+    try:
+        finetune_and_report(arguments, folder, sets, label_names, output)
+    except KeyboardInterrupt:
+        command = "the same command without --restart" if arguments.restart else "the same command"
+        say(f"\nstopped: {command} goes on from the last epoch")
+        raise
+    report_rejected(rejected)
+    say(
+        "\nnext:\n"
+        f"  clear-hug predict RECORD... --model {output}\n"
+        f"  clear-hug evaluate --data {arguments.data} --model {output} --pictures {output / 'pictures'}"
+    )
+    return EXIT_SOME_FAILED if rejected else EXIT_OK
+
+
+def leave_out_absent(
+    sets: dict[str, datasets.Dataset], label_names: list[str]
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """Without labels of which the training recordings have one class only, where nobody asked for these by name."""
+    from ..data.prepared import keep_labels
+    from ..training.features import dataset_labels
+    from ..training.finetuning import absent_labels
+
+    absent = absent_labels(dataset_labels(sets["train"], label_names), label_names)
+    kept = [name for name in label_names if name not in absent]
+    if not absent or not kept:
+        return sets, label_names
+    say(f"left out, since no training recording has them or all have: {', '.join(absent)}")
+    return {split: keep_labels(dataset, kept) for split, dataset in sets.items()}, kept
+
+
+def _finetuning_arguments(arguments: argparse.Namespace) -> Any:
+    from ..training.finetuning import FinetuningArguments
+
+    return FinetuningArguments(
+        method=arguments.method,
+        epochs=arguments.finetune_epochs,
+        batch_size=arguments.finetune_batch_size,
+        patience=arguments.patience,
+        head_learning_rate=arguments.head_learning_rate,
+        encoder_learning_rate=arguments.encoder_learning_rate,
+        layer_decay=arguments.layer_decay,
+        lora_rank=arguments.lora_rank,
+        class_weights=arguments.class_weights,
+        seed=arguments.seed,
+    )
+
+
+def finetune_and_report(
+    arguments: argparse.Namespace,
+    folder: Path,
+    sets: dict[str, datasets.Dataset],
+    label_names: list[str],
+    output: Path,
+) -> None:
+    """Fine-tune, compare with an untrained encoder, write metrics and pictures; for `finetune` and `demo`."""
+    from copy import deepcopy
+
+    from transformers import set_seed
+
+    from ..evaluation.metrics import evaluate_predictions, macro_auroc_interval
+    from ..evaluation.predictions import contributions_by_label, group_names, model_thresholds, predict
+    from ..modeling import ClearHugForSequenceClassification
+    from ..plotting import plot_group_activations, save_figure
+    from ..training import finetuning, folders
+
+    recipe = _finetuning_arguments(arguments)
+    set_seed(arguments.seed)
+    model, extractor = folders.load_for_finetuning(folder, label_names, head_type=arguments.head)
+    runs = {"pretrained": model}
+    if not arguments.no_control:
+        set_seed(arguments.seed)
+        runs["random_initialisation"] = ClearHugForSequenceClassification(deepcopy(model.config))
+    held_out = [split for split in ("validation", "test") if split in sets]
+    metrics: dict[str, Any] = {
+        "data": str(arguments.data or "simulated"),
+        "labels": label_names,
+        "num_recordings": {split: len(dataset) for split, dataset in sets.items()},
+        "head": arguments.head,
+        "recipe": finetuning.settings(recipe),
+        "chosen_by": "the epoch with the best validation macro AUROC and thresholds with the best validation F1, in "
+        "both runs: the validation numbers are somewhat too good, those of a test split are not",
+    }
+    predictions: dict[tuple[str, str], Any] = {}
+    for name, run in runs.items():
+        how = {"frozen": f"the {arguments.head} head", "full": "the whole model", "lora": "the head and LoRA"}
+        say(f"\nfine-tuning {how[recipe.method]} on {len(sets['train'])} recordings ({_RUN_NAMES[name]})")
+        where = output if name == "pretrained" else output / "control"
+        result = finetuning.finetune(
+            run,
+            sets["train"],
+            sets["validation"],
+            extractor,
+            where,
+            recipe,
+            cache_dir=cache_dir(arguments),
+            restart=arguments.restart,
+        )
+        if result.finished_before:
+            say(f"{where} holds this run, finished: nothing was trained (--restart trains it anew)")
+        runs[name] = result.model
+        metrics[name] = {"best_epoch": result.best_epoch}
+        for split in held_out:
+            found = predictions[name, split] = predict(result.model, sets[split], extractor)
+            assert found.labels is not None
+            metrics[name][split] = evaluate_predictions(
+                found.labels,
+                found.probabilities,
+                found.label_names,
+                found.patient_ids,
+                seed=arguments.seed,
+                thresholds=model_thresholds(result.model.config),
+            )
+    if not arguments.no_control:
+        metrics["difference_of_macro_auroc"] = {
+            # Where no label has both classes there is no macro AUROC, and none of the difference.
+            split: metrics["pretrained"][split]["macro_auroc"]
+            and macro_auroc_interval(
+                predictions["pretrained", split].labels,
+                [predictions["pretrained", split].probabilities],
+                [predictions["random_initialisation", split].probabilities],
+                predictions["pretrained", split].patient_ids,
+                seed=arguments.seed,
+            )
+            for split in held_out
+        }
+    if not is_main_process():
+        return
+    folders.write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+    shown, pictures = held_out[-1], output / "pictures"
+    model, found = runs["pretrained"], predictions["pretrained", shown]
+    draw_recording(sets[shown], pictures / "recording.png")
+    draw_prediction(model, sets[shown], found, 0, pictures / "prediction.png")
+    draw_roc_sheet(model, found, f"{len(found.record_ids)} {shown} recordings", pictures / "roc.png")
+    if found.contributions is not None:
+        figure = plot_group_activations(
+            contributions_by_label(found),
+            label_names,
+            group_names(model.config),
+            f"Which leads drive each label ({len(found.record_ids)} {shown} recordings, with the label minus without)",
+        )
+        save_figure(figure, pictures / "group_activations.png")
+    if folders.holds_decoder(folder):
+        decoder, _ = folders.load_pretrained(folder)
+        draw_reconstruction(decoder, sets[shown], extractor, pictures / "reconstruction.png")
+
+    for split in held_out:
+        say(f"\nmacro AUROC on {len(sets[split])} {split} recordings (95 % interval over patients):")
+        for name in runs:
+            say(f"  {_RUN_NAMES[name]:24s} {interval(metrics[name][split]['macro_auroc'])}")
+        if not arguments.no_control:
+            say(f"  {'difference':24s} {interval(metrics['difference_of_macro_auroc'][split], sign=True)}")
+        if split == "validation":
+            say("  (the epoch and the thresholds were chosen on these recordings: the numbers are somewhat too good)")
+    few = [name for name, one in metrics["pretrained"]["validation"]["per_label"].items() if one["num_positive"] < 10]
+    if few:
+        say(f"\nfewer than 10 validation recordings with the label, so that its threshold is unsure: {', '.join(few)}")
+    print_metrics(metrics["pretrained"][shown])
+    say(f"\nwritten: {output / 'model'}, {output / 'metrics.json'}, {pictures}")

@@ -1,0 +1,418 @@
+"""What several verbs of the command line use: options, sources of recordings, pictures and messages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import datasets
+
+    from ..data.preparation import Rejected
+    from ..data.records import Recording, RecordReference
+
+
+EXIT_OK, EXIT_SOME_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_MOST_NAMED = 20
+
+LABELLED_HELP = (
+    "output of `clear-hug prepare`; or a CSV table of records and labels, as `clear-hug prepare --help` explains it; "
+    "or a folder of PTB-XL, where labels are the five diagnostic superclasses"
+)
+
+
+def add_verb(verbs: Any, name: str, run: Any, summary: str, description: str) -> argparse.ArgumentParser:
+    """A parser of a new verb; `run` takes the arguments and returns the exit status."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, of an option."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return value
+
+
+def seed(text: str) -> int:
+    """A seed that NumPy and PyTorch take, of an option."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**32 - 1}")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, of an option."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Options that `cache_dir` reads."""
+    parser.add_argument(
+        "--feature-cache",
+        type=Path,
+        metavar="DIR",
+        help="where features of frozen encoders are kept (default: clear_hug_features in the cache of Hugging Face)",
+    )
+    parser.add_argument("--no-feature-cache", action="store_true", help="keep no features on disk")
+
+
+def cache_dir(arguments: argparse.Namespace) -> Path | None:
+    """Where features of frozen encoders are kept, `None` for nowhere."""
+    from ..training.features import default_cache
+
+    if arguments.no_feature_cache:
+        return None
+    return arguments.feature_cache or default_cache()
+
+
+def check_file(path: Path | None) -> None:
+    """Refuse, before any work, a file that cannot be written."""
+    from ..processing import InputError
+    from ..training.folders import check_writable
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file")
+    check_writable(path.parent)
+
+
+class Sources:
+    """
+    Recordings by split, and the labels that they may have; or prepared datasets, their folder, and the feature
+    extractor that they were prepared with.
+    """
+
+    def __init__(
+        self,
+        splits: dict[str, Any],
+        label_names: list[str] | None,
+        prepared: Path | None = None,
+        extractor: Any = None,
+        is_table: bool = False,
+    ):
+        self.splits = splits
+        self.label_names = label_names
+        self.prepared = prepared
+        self.extractor = extractor
+        self.is_table = is_table
+
+    @classmethod
+    def by_split(
+        cls, recordings: Sequence[Recording | RecordReference], label_names: list[str] | None, limit: int | None
+    ) -> Sources:
+        splits: dict[str, list[Any]] = {}
+        for split in ("train", "validation", "test"):
+            members = [recording for recording in recordings if recording.split == split][:limit]
+            if members:
+                splits[split] = members
+        return cls(splits, label_names)
+
+
+def read_source(
+    folder: Path,
+    limit: int | None,
+    streamed: Sequence[str] = (),
+    label_columns: Sequence[str] | None = None,
+    known_only: bool = False,
+) -> Sources:
+    """
+    What `--data` names: a prepared folder, PTB-XL with labels and folds, a CSV table (with `label_columns`, of which
+    with `known_only` the table may lack some), or any WFDB records, without labels.
+    """
+    from ..data.prepared import is_prepared, load_prepared
+    from ..data.readers import open_source
+    from ..data.readers.ptbxl import TABLE
+    from ..data.records import RecordReference, find_records
+
+    if not folder.exists():
+        raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
+    if folder.suffix.lower() == ".csv" and label_columns is not None:
+        return _read_table(folder, limit, label_columns, known_only)
+    if is_prepared(folder):
+        quiet_libraries()
+        sets, extractor = load_prepared(folder, streamed)
+        label_names = list((next(iter(sets.values())).features or {}).get("labels") or ()) or None
+        limited = {
+            split: rows if limit is None else rows.take(min(limit, len(rows)) if split not in streamed else limit)
+            for split, rows in sets.items()
+        }
+        return Sources(limited, label_names, folder, extractor)
+    if (folder / TABLE).is_file():
+        source = open_source("ptbxl", folder, label_set="ptbxl_super", keep_unlabelled=True)
+        return Sources.by_split(source, source.label_names, limit)
+    references = [
+        RecordReference(path, str(path.relative_to(folder).with_suffix("")), split="train")
+        for path in find_records(folder)
+    ]
+    return Sources.by_split(references, None, limit)
+
+
+def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], known_only: bool) -> Sources:
+    from dataclasses import replace
+
+    from ..data.readers import CsvSource
+    from ..data.splits import assign_splits
+    from ..processing import InputError
+
+    free = CsvSource(path).free_columns
+    if known_only and label_columns:
+        there = [name for name in label_columns if name in free]
+        if not there:
+            wanted = " or ".join(map(repr, label_columns))
+            raise InputError(f"{path} has no column {wanted}: it has {', '.join(free) or 'no others'}")
+        label_columns = there
+    if not label_columns:
+        raise InputError(
+            f"which columns of {path} are labels? Name them with --labels; it has {', '.join(free) or 'no others'}"
+        )
+    source = CsvSource(path, label_columns=label_columns)
+    if source.problem_type != "multi_label_classification":
+        raise InputError(
+            f"the columns {', '.join(label_columns)} of {path} hold classes or numbers: make a column of 1 and 0 for "
+            "each label"
+        )
+    records: list[Any] = [source.reference(index) for index in range(len(source))]
+    splits = assign_splits(records)
+    if all(record.split is None for record in records):
+        say(
+            f"{path} has no column `split`: 70 % of the patients are for training, 10 % for validation, 20 % for "
+            "testing, always the same for this table"
+        )
+    if all(record.patient_id is None for record in records):
+        say(
+            f"{path} has no column `patient_id`: each recording counts as a patient of its own; if patients repeat, "
+            "the numbers are too good"
+        )
+    records = [replace(record, split=splits[record.record_id]) for record in records]
+    found = Sources.by_split(records, source.label_names, limit)
+    found.is_table = True
+    return found
+
+
+def choose_labels(asked: Sequence[str] | None, known: Sequence[str] | None, whose: str) -> list[str]:
+    """The labels asked for, or all that are known; `whose` says in errors what should have them."""
+    from ..processing import InputError
+
+    if known is None:
+        raise InputError(
+            f"there are no labels in {whose}: prepare them with labels, as `clear-hug prepare --help` says"
+        )
+    if asked is None:
+        return list(known)
+    if unknown := [name for name in asked if name not in known]:
+        raise InputError(f"there is no label {unknown[0]!r} in {whose}: the labels are {', '.join(known)}")
+    return list(dict.fromkeys(asked))
+
+
+def prepare_splits(
+    sources: Sources, extractor: Any, label_names: list[str] | None
+) -> tuple[dict[str, datasets.Dataset], list[Rejected]]:
+    """Prepare each split that is not prepared; labels that were not chosen are left out of the recordings."""
+    from dataclasses import replace
+
+    from ..data.preparation import prepare
+    from ..data.prepared import check_prepared_for, keep_labels
+
+    if sources.prepared is not None:
+        check_prepared_for(sources.prepared, extractor)
+        return {split: keep_labels(dataset, label_names) for split, dataset in sources.splits.items()}, []
+    sets: dict[str, datasets.Dataset] = {}
+    rejected: list[Rejected] = []
+    for split, records in sources.splits.items():
+        if label_names is not None:
+            records = [
+                replace(record, labels=record.labels and {name: record.labels[name] for name in label_names})
+                for record in records
+            ]
+        dataset, failed = prepare(records, extractor, label_names, progress=is_main_process())
+        rejected += failed
+        if len(dataset):
+            sets[split] = dataset
+    return sets, rejected
+
+
+def require(sets: dict[str, datasets.Dataset], rejected: Sequence[Rejected], *splits: str) -> None:
+    """Refuse recordings of which a split is missing, with the reason for the first that was rejected."""
+    from ..processing import InputError
+
+    for split in splits:
+        if split not in sets:
+            why = f"; recording {rejected[0].record_id}: {rejected[0].reason}" if rejected else ""
+            raise InputError(f"there are no usable {split} recordings: check the data folder and its folds{why}")
+
+
+def draw_recording(dataset: datasets.Dataset, path: Path) -> None:
+    """The first recording of a dataset with its beats."""
+    import numpy as np
+
+    from ..plotting import plot_recording, save_figure
+
+    row = dataset.with_format("numpy")[0]
+    signal = row["signal"] * np.asarray(row["signal_scale"])[:, None]
+    beats = len(row["r_peaks"])
+    figure = plot_recording(
+        signal,
+        row["r_peaks"],
+        row["lead_mask"],
+        float(row["sampling_rate"]),
+        unit=str(row["unit"]),
+        title=f"Recording {_short(row['record_id'])}, cleaned, with its {beats} beats",
+    )
+    save_figure(figure, path)
+
+
+def draw_prediction(
+    model: Any,
+    dataset: datasets.Dataset,
+    found: Any,
+    index: int,
+    path: Path,
+    thresholds: dict[str, float] | None = None,
+) -> None:
+    """One recording with its probabilities, at `thresholds` or the model's, and the leads behind them."""
+    import numpy as np
+
+    from ..evaluation.predictions import group_names, model_thresholds
+    from ..plotting import plot_prediction, save_figure
+
+    row = dataset.with_format("numpy")[index]
+    chosen = model_thresholds(model.config) if thresholds is None else [thresholds[one] for one in found.label_names]
+    explained = found.contributions is not None
+    figure = plot_prediction(
+        row["signal"] * np.asarray(row["signal_scale"])[:, None],
+        row["r_peaks"],
+        found.label_names,
+        found.probabilities[index],
+        thresholds=chosen,
+        contributions=found.contributions[index] if explained else None,
+        group_names=group_names(model.config) if explained else None,
+        lead_mask=row["lead_mask"],
+        sampling_rate=float(row["sampling_rate"]),
+        unit=str(row["unit"]),
+        title=f"Recording {_short(row['record_id'])}",
+    )
+    save_figure(figure, path)
+
+
+def draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> bool:
+    """ROC curves of predictions with labels, at thresholds of the model or their own; whether there are any."""
+    from ..evaluation.predictions import model_thresholds
+    from ..plotting import plot_roc_sheet, save_figure
+
+    if not any({0.0, 1.0} <= {*column} for column in found.labels.T):
+        say("\nno ROC curves: no label has both classes")
+        return False
+    thresholds = found.thresholds if model is None else model_thresholds(model.config)
+    figure = plot_roc_sheet(found.labels, found.probabilities, found.label_names, thresholds=thresholds, title=title)
+    save_figure(figure, path)
+    return True
+
+
+def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
+    """The first recording of a dataset with hidden beats, and what a model makes of them."""
+    import numpy as np
+    import torch
+
+    from ..data.collator import BeatCollator
+    from ..plotting import plot_reconstruction, save_figure
+
+    row = dataset.with_format("numpy")[0]
+    batch = BeatCollator(extractor, label_names=())([row])
+    with torch.no_grad():
+        output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+    hidden = output.masked_positions[0].cpu().numpy()
+    figure = plot_reconstruction(
+        row["signal"] * np.asarray(row["signal_scale"])[:, None],
+        row["r_peaks"],
+        output.reconstruction[0].float().cpu().numpy(),
+        hidden,
+        row["lead_mask"],
+        float(row["sampling_rate"]),
+        model.config.beat_norm_eps,
+        f"Recording {_short(row['record_id'])}: {hidden.sum()} beats hidden, "
+        f"mean squared error {output.loss.item():.2f}",
+    )
+    save_figure(figure, path)
+
+
+def _short(record: str) -> str:
+    """The end of a record's id, which tells records apart when it is a long path."""
+    return record if len(record) <= 40 else f"...{record[-37:]}"
+
+
+def interval(metric: dict[str, Any] | None, sign: bool = False) -> str:
+    """A metric with its 95 % interval, as text."""
+    if metric is None:
+        return "not defined: no label has both classes"
+    form = "+.3f" if sign else ".3f"
+    if metric["low"] is None:
+        return f"{metric['value']:{form}}"
+    return f"{metric['value']:{form}}  ({metric['low']:{form}} to {metric['high']:{form}})"
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """A table of metrics by label."""
+    width = max(5, *(len(name) for name in metrics["per_label"]))
+    say(f"\n  {'label':{width}s}  {'positive':>8s}  {'AUROC':24s}  {'avg. precision':24s}  F1 at threshold")
+    for name, entry in metrics["per_label"].items():
+        if entry["auroc"] is None:
+            say(f"  {name:{width}s}  {entry['num_positive']:8d}  left out: only one class is present")
+            continue
+        values = f"{interval(entry['auroc']):24s}  {interval(entry['average_precision']):24s}"
+        at_threshold = f"{entry['f1']['value']:.3f} at {entry['threshold']:.2f}"
+        say(f"  {name:{width}s}  {entry['num_positive']:8d}  {values}  {at_threshold}")
+
+
+def report_rejected(rejected: Sequence[Rejected]) -> None:
+    """Name the recordings that could not be used, the first ones if they are many."""
+    if not rejected or not is_main_process():
+        return
+    print(f"clear-hug: {len(rejected)} recording(s) could not be used:", file=sys.stderr)
+    for record, reason in rejected[:_MOST_NAMED]:
+        print(f"  {record}: {reason}", file=sys.stderr)
+    if len(rejected) > _MOST_NAMED:
+        print(f"  and {len(rejected) - _MOST_NAMED} more", file=sys.stderr)
+
+
+def quiet_libraries() -> None:
+    """Progress bars and notices of the libraries below would hide our own."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process or the first of those that `accelerate launch` started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def to_device(model: Any) -> None:
+    """Move a model to the device of this process."""
+    from accelerate import PartialState
+
+    model.to(PartialState().device)
+
+
+def say(text: str) -> None:
+    """Print on stdout, in the main process only."""
+    if is_main_process():
+        print(text, flush=True)
