@@ -56,7 +56,11 @@ def test_when_a_model_is_pretrained_then_the_folder_holds_model_log_and_pictures
 
 def test_when_a_model_is_finetuned_then_metrics_stand_beside_the_control(runs: Path) -> None:
     metrics = json.loads((runs / "finetuned" / "metrics.json").read_text())
-    assert metrics["num_recordings"] == {"train": 48, "validation": 12, "test": 12}
+    assert {split: one["recordings"] for split, one in metrics["data"]["sets"].items()} == {
+        "train": 48,
+        "validation": 12,
+        "test": 12,
+    }
     for split in ("validation", "test"):
         of_model, of_control = metrics["pretrained"][split], metrics["random_initialisation"][split]
         assert of_model["left_out"] == of_control["left_out"] == []
@@ -399,7 +403,14 @@ def test_when_the_demo_runs_then_everything_is_there(tmp_path: Path, capsys: pyt
     assert "untrained encoder" in printed
     assert f"clear-hug predict YOUR_RECORD.hea --model {output}" in printed
     metrics = json.loads((output / "metrics.json").read_text())
-    assert metrics["num_recordings"] == {"train": 24, "validation": 12, "test": 12}
+    assert metrics["data"]["title"] == "Simulated recordings of clear_hug_hf"
+    assert metrics["data"]["sets"] == {
+        "train": {"recordings": 24, "patients": 8},
+        "validation": {"recordings": 12, "patients": 4},
+        "test": {"recordings": 12, "patients": 4},
+    }
+    pretraining = json.loads((output / "pretrained" / "pretraining.json").read_text())
+    assert metrics["encoder"]["pretraining.json"] == pretraining
     assert (output / "model" / "model.safetensors").is_file()
     assert (output / "pretrained" / "model" / "model.safetensors").is_file()
     assert (output / "pictures" / "group_activations.png").is_file()
@@ -431,7 +442,9 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     assert not output.exists()
     assert main([*base, "--labels", "tachy", "inv", "--no-control", *RECIPE]) == 0
     assert "has no column `split`: 70 % of the patients" in capsys.readouterr().out
-    assert json.loads((output / "metrics.json").read_text())["num_recordings"] == {
+    data = json.loads((output / "metrics.json").read_text())["data"]
+    assert (data["name"], data["splits"]) == ("ward.csv", "random by patient")
+    assert {split: one["recordings"] for split, one in data["sets"].items()} == {
         "train": 42,
         "validation": 6,
         "test": 12,

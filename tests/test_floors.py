@@ -27,6 +27,7 @@ LIBRARIES = {
     "modeling": {"torch", "transformers", "huggingface_hub"},
     "processing": {"numpy", "scipy", "transformers"},
 }
+PIPELINES = sorted((PACKAGE / "hub").glob("pipeline_*.py"))
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -73,6 +74,16 @@ def test_when_a_folder_is_published_then_its_files_need_nothing_else(folder: str
                 assert library in LIBRARIES[folder] | sys.stdlib_module_names, f"{path.name} needs {library}"
 
 
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
+def test_when_a_pipeline_is_published_then_its_file_stands_alone(path: Path) -> None:
+    for module, at_top in _imports(path):
+        library = module.split(".")[0]
+        assert library != "clear_hug_hf", f"{path.name} imports {module}"
+        assert not at_top or library in {"numpy", "transformers"} | sys.stdlib_module_names, f"{path.name}: {library}"
+
+
 def test_when_the_root_links_are_followed_then_they_lead_into_the_package() -> None:
     for name in LIBRARIES:
         assert (PACKAGE.parent / name).resolve() == PACKAGE / name
+    template = PACKAGE.parent / "model_cards" / "template.md"
+    assert template.resolve() == PACKAGE / "hub" / "model_card_template.md"

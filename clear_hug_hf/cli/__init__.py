@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from . import benchmark, demo, evaluate, finetune, predict, prepare, pretrain
+from . import benchmark, convert, demo, embed, evaluate, finetune, predict, prepare, pretrain, publish
 from .shared import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 
 
@@ -75,11 +75,13 @@ def _parser() -> argparse.ArgumentParser:
         "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/superclasses\n"
         "  clear-hug evaluate --data ptb-xl --model runs/superclasses\n"
         "  clear-hug predict patient7.hea --model runs/superclasses\n"
-        "  clear-hug benchmark --tasks ptb-xl --models clear=runs/pretrained\n\n"
+        "  clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet\n"
+        "  clear-hug benchmark --tasks ptb-xl --models clear=runs/pretrained\n"
+        "  clear-hug publish runs/superclasses you/ecg-superclasses --dry-run staged\n\n"
         "`clear-hug VERB --help` explains each verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (prepare, pretrain, finetune, evaluate, predict, benchmark, demo):
+    for verb in (prepare, pretrain, finetune, evaluate, predict, embed, benchmark, publish, convert, demo):
         verb.add(verbs)
     return parser

@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         sources = _simulate(arguments.patients, arguments.limit, arguments.seed)
     quiet_libraries()
     from ..processing import ClearHugFeatureExtractor, InputError
+    from ..training.provenance import count_sets
     from ..training.recipes import read_recipe
 
     recipe = read_recipe(None, {"epochs": arguments.epochs, "seed": arguments.seed, "trackers": []})
@@ -99,14 +100,16 @@ def run(arguments: argparse.Namespace) -> int:
     sets, rejected = prepare_splits(sources, extractor, sources.label_names)
     require(sets, rejected, "train", "validation")
     recipe.training.batch_size = min(recipe.training.batch_size, len(sets["train"]))
-    pretrain_and_draw(recipe, extractor, sets, output / "pretrained", restart=True)
+    about = {**sources.about, "sets": count_sets(sets)}
+    pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
     sets, label_names = leave_out_absent(sets, sources.label_names)
-    finetune_and_report(arguments, output / "pretrained" / "model", sets, label_names, output)
+    finetune_and_report(arguments, output / "pretrained" / "model", sets, label_names, about, output)
     report_rejected(rejected)
     say(
         "\nNext:\n"
         f"  look at {output / 'pictures'}\n"
         f"  clear-hug predict YOUR_RECORD.hea --model {output}\n"
+        f"  clear-hug publish {output} YOUR_NAME/ecg-demo --dry-run staged\n"
         "  clear-hug demo --data PTB_XL_FOLDER --output runs/ptb-xl"
     )
     return EXIT_SOME_FAILED if rejected else EXIT_OK
@@ -114,7 +117,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _simulate(patients: int, limit: int | None, seed: int) -> Sources:
     from ..data.simulation import SIMULATED_LABELS, simulate_recordings
+    from ..training.provenance import describe_source
 
     say(f"simulating recordings of {patients} patients")
     recordings = simulate_recordings(patients, seed=seed, num_workers=min(os.cpu_count() or 1, 8))
-    return Sources.by_split(recordings, list(SIMULATED_LABELS), limit)
+    found = Sources.by_split(recordings, list(SIMULATED_LABELS), limit)
+    found.about = describe_source(None)
+    return found

@@ -63,7 +63,9 @@ def add(verbs: Any) -> None:
         "  clear-hug evaluate --data cpsc2018 --model runs/ptb-xl --map ptbxl-cpsc9 --compare-with ptb-xl",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DATA", help=LABELLED_HELP)
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`, or hf://ORG/NAME"
+    )
     parser.add_argument(
         "--split",
         choices=("train", "validation", "test", "all"),

@@ -64,7 +64,11 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DATA", help=LABELLED_HELP)
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="FOLDER", help="a model folder or the output of `pretrain`"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="a model folder, the output of `pretrain`, or hf://ORG/NAME",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("runs/finetuned"), metavar="DIR", help="default: %(default)s"
@@ -152,6 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
     from ..training.finetuning import check_datasets
     from ..training.folders import check_writable, find_model_folder, load_feature_extractor
+    from ..training.provenance import count_sets
 
     output = check_writable(arguments.output)
     folder = find_model_folder(arguments.model)
@@ -168,7 +173,8 @@ def run(arguments: argparse.Namespace) -> int:
         sets, label_names = leave_out_absent(sets, label_names)
     check_datasets(sets["train"], sets["validation"], label_names)
     try:
-        finetune_and_report(arguments, folder, sets, label_names, output)
+        about = {**sources.about, "sets": count_sets(sets)}
+        finetune_and_report(arguments, folder, sets, label_names, about, output)
     except KeyboardInterrupt:
         command = "the same command without --restart" if arguments.restart else "the same command"
         say(f"\nstopped: {command} goes on from the last epoch")
@@ -177,7 +183,8 @@ def run(arguments: argparse.Namespace) -> int:
     say(
         "\nnext:\n"
         f"  clear-hug predict RECORD... --model {output}\n"
-        f"  clear-hug evaluate --data {arguments.data} --model {output} --pictures {output / 'pictures'}"
+        f"  clear-hug evaluate --data {arguments.data} --model {output} --pictures {output / 'pictures'}\n"
+        f"  clear-hug publish {output} YOUR_NAME/{output.name} --dry-run staged"
     )
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 
@@ -220,9 +227,13 @@ def finetune_and_report(
     folder: Path,
     sets: dict[str, datasets.Dataset],
     label_names: list[str],
+    about: dict[str, Any],
     output: Path,
 ) -> None:
-    """Fine-tune, compare with an untrained encoder, write metrics and pictures; for `finetune` and `demo`."""
+    """
+    Fine-tune on the sets, which `about` describes, compare with an untrained encoder, write metrics and pictures; also
+    for `demo`.
+    """
     from copy import deepcopy
 
     from transformers import set_seed
@@ -231,7 +242,7 @@ def finetune_and_report(
     from ..evaluation.predictions import contributions_by_label, group_names, model_thresholds, predict
     from ..modeling import ClearHugForSequenceClassification
     from ..plotting import plot_group_activations, save_figure
-    from ..training import finetuning, folders
+    from ..training import finetuning, folders, provenance
 
     recipe = _finetuning_arguments(arguments)
     set_seed(arguments.seed)
@@ -242,9 +253,8 @@ def finetune_and_report(
         runs["random_initialisation"] = ClearHugForSequenceClassification(deepcopy(model.config))
     held_out = [split for split in ("validation", "test") if split in sets]
     metrics: dict[str, Any] = {
-        "data": str(arguments.data or "simulated"),
+        "data": about,
         "labels": label_names,
-        "num_recordings": {split: len(dataset) for split, dataset in sets.items()},
         "head": arguments.head,
         "recipe": finetuning.settings(recipe),
         "chosen_by": "the epoch with the best validation macro AUROC and thresholds with the best validation F1, in "
@@ -295,7 +305,9 @@ def finetune_and_report(
         }
     if not is_main_process():
         return
-    folders.write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    metrics["encoder"] = provenance.describe_encoder(folder)
+    metrics["environment"] = provenance.describe_environment()
+    folders.write_text(output / folders.METRICS, json.dumps(metrics, indent=2) + "\n")
 
     shown, pictures = held_out[-1], output / "pictures"
     model, found = runs["pretrained"], predictions["pretrained", shown]

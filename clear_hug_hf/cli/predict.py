@@ -60,7 +60,9 @@ def add(verbs: Any) -> None:
         metavar="RECORD",
         help="records, folders of records, or CSV tables with a column `path`",
     )
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`, or hf://ORG/NAME"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per record and line")
     parser.add_argument(
         "--output",
@@ -105,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threshold is not None:
         thresholds = dict.fromkeys(names, arguments.threshold)
     rejected: list[Rejected] = []
-    references = _records_to_predict(arguments.records, rejected)
+    references = records_to_predict(arguments.records, rejected)
     table: list[dict[str, Any]] = []
     drawn: set[Path] = set()
     num_done = 0
@@ -162,7 +164,7 @@ def _in_batches(references: Sequence[RecordReference], shown: bool) -> Iterator[
             bar.update(len(batch))
 
 
-def _records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[RecordReference]:
+def records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[RecordReference]:
     """The records at paths, in folders and in tables; what is not there goes to `rejected`."""
     from ..data.preparation import Rejected, describe_error
     from ..data.readers import open_source

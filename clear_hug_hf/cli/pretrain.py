@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +42,9 @@ def add(verbs: Any) -> None:
         "and from the summary of their own lead. Without --config, the recipe for tiny size on a CPU.\n\n"
         "Killed or interrupted, the same command goes on from the last checkpoint, to the same weights.\n\n"
         "Writes to the output folder: model/ and best/ (from_pretrained folders: after the last epoch, and of the\n"
-        "lowest validation loss), pretraining_log.csv, pretraining_steps.csv, tracking/, checkpoints/, and pictures/\n"
-        "(the loss, a recording with its beats, a reconstruction).\n\n"
+        "lowest validation loss), pretraining_log.csv, pretraining_steps.csv, pretraining.json (data, recipe, result\n"
+        "and versions, for the model card), tracking/, checkpoints/, and pictures/ (the loss, a recording with its\n"
+        "beats, a reconstruction).\n\n"
         "examples:\n"
         "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
         "  clear-hug pretrain --data ptb-xl cinc2011 --epochs 100 --model-option mask_ratio=0.75\n"
@@ -66,10 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(recipe.output)
     quiet_libraries()
     folders = [Path(folder) for folder in recipe.data]
-    extractor, sets, rejected = _read_for_pretraining(recipe, folders)
+    extractor, sets, data, rejected = _read_for_pretraining(recipe, folders)
     require(sets, rejected, "train")
     try:
-        pretrain_and_draw(recipe, extractor, sets, Path(recipe.output), arguments.restart)
+        pretrain_and_draw(recipe, extractor, sets, data, Path(recipe.output), arguments.restart)
     except KeyboardInterrupt:
         command = "the same command without --restart" if arguments.restart else "the same command"
         say(f"\nstopped: {command} goes on from the last checkpoint")
@@ -81,12 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_SOME_FAILED if rejected and alone else EXIT_OK
 
 
-def _read_for_pretraining(recipe: Any, folders: Sequence[Path]) -> tuple[Any, dict[str, Any], list[Rejected]]:
-    """The feature extractor, the recordings of all folders by split, and those that cannot be used."""
+def _read_for_pretraining(
+    recipe: Any, folders: Sequence[Path]
+) -> tuple[Any, dict[str, Any], list[dict[str, Any]], list[Rejected]]:
+    """The feature extractor, the recordings of all folders by split, what they are, and those that cannot be used."""
     import datasets
 
     from ..data.prepared import count_prepared
     from ..processing import ClearHugFeatureExtractor, InputError
+    from ..training.provenance import count_sets
 
     streamed = ("train",) if recipe.streaming else ()
     all_sources = [read_source(folder, recipe.limit, streamed) for folder in folders]
@@ -95,24 +100,30 @@ def _read_for_pretraining(recipe: Any, folders: Sequence[Path]) -> tuple[Any, di
             raise InputError(f"{folder} is not prepared, so it cannot be streamed: `clear-hug prepare` it first")
     extractor = next((one.extractor for one in all_sources if one.extractor), None) or ClearHugFeatureExtractor()
     parts: dict[str, list[Any]] = {}
+    data: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
     for sources in all_sources:
         sets, failed = prepare_splits(sources, extractor, None)
         rejected += failed
+        data.append({**sources.about, "sets": count_sets(sets)})
         for split, dataset in sets.items():
             parts.setdefault(split, []).append(dataset)
     if recipe.streaming and recipe.training.recordings_per_epoch is None:
         counts = [count_prepared(folder).get("train", 0) for folder in folders]
         recipe.training.recordings_per_epoch = sum(min(count, recipe.limit or count) for count in counts)
-    return extractor, {split: datasets.concatenate_datasets(some) for split, some in parts.items()}, rejected
+    return extractor, {split: datasets.concatenate_datasets(some) for split, some in parts.items()}, data, rejected
 
 
-def pretrain_and_draw(recipe: Any, extractor: Any, sets: dict[str, Any], output: Path, restart: bool) -> None:
-    """Pre-train on the sets and draw how it went; the same for `pretrain` and `demo`."""
+def pretrain_and_draw(
+    recipe: Any, extractor: Any, sets: dict[str, Any], data: list[dict[str, Any]], output: Path, restart: bool
+) -> None:
+    """Pre-train on the sets, write down what was done with which `data`, and draw how it went; also for `demo`."""
     from transformers import set_seed
 
     from ..plotting import plot_losses, save_figure
-    from ..training.pretraining import pretrain
+    from ..training.folders import PRETRAINING, write_text
+    from ..training.pretraining import pretrain, settings
+    from ..training.provenance import describe_environment
 
     arguments = recipe.training
     set_seed(arguments.seed)
@@ -130,6 +141,19 @@ def pretrain_and_draw(recipe: Any, extractor: Any, sets: dict[str, Any], output:
     say(f"loss of hidden beats: {last['train_loss']:.3f} in training{held_out} (1 is a flat line)")
     if not is_main_process():
         return
+    held_out_epochs = [row for row in result.history if row["validation_loss"] is not None]
+    facts = {
+        "system": recipe.system,
+        "size": recipe.size,
+        "model": recipe.model,
+        "num_parameters": model.num_parameters(),
+        "data": data,
+        "recipe": settings(arguments),
+        "result": last,
+        "best": min(held_out_epochs, key=lambda row: row["validation_loss"], default=None),
+        "environment": describe_environment(),
+    }
+    write_text(output / PRETRAINING, json.dumps(facts, indent=2) + "\n")
     pictures = output / "pictures"
     save_figure(plot_losses(result.history, "Pre-training"), pictures / "pretraining_loss.png")
     shown = sets.get("validation") or (None if recipe.streaming else sets["train"])

@@ -95,7 +95,7 @@ def check_file(path: Path | None) -> None:
 class Sources:
     """
     Recordings by split, and the labels that they may have; or prepared datasets, their folder, and the feature
-    extractor that they were prepared with.
+    extractor that they were prepared with. `about` says where they are from, as `describe_source` does.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class Sources:
         label_names: list[str] | None,
         prepared: Path | None = None,
         extractor: Any = None,
-        is_table: bool = False,
     ):
         self.splits = splits
         self.label_names = label_names
         self.prepared = prepared
         self.extractor = extractor
-        self.is_table = is_table
+        self.is_table = False
+        self.about: dict[str, Any] = {}
 
     @classmethod
     def by_split(
@@ -139,6 +139,7 @@ def read_source(
     from ..data.readers import open_source
     from ..data.readers.ptbxl import TABLE
     from ..data.records import RecordReference, find_records
+    from ..training.provenance import SOURCE_SPLITS, describe_source
 
     if not folder.exists():
         raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
@@ -152,15 +153,21 @@ def read_source(
             split: rows if limit is None else rows.take(min(limit, len(rows)) if split not in streamed else limit)
             for split, rows in sets.items()
         }
-        return Sources(limited, label_names, folder, extractor)
+        found = Sources(limited, label_names, folder, extractor)
+        found.about = describe_source(folder)
+        return found
     if (folder / TABLE).is_file():
         source = open_source("ptbxl", folder, label_set="ptbxl_super", keep_unlabelled=True)
-        return Sources.by_split(source, source.label_names, limit)
+        found = Sources.by_split(source, source.label_names, limit)
+        found.about = describe_source(folder, source, SOURCE_SPLITS)
+        return found
     references = [
         RecordReference(path, str(path.relative_to(folder).with_suffix("")), split="train")
         for path in find_records(folder)
     ]
-    return Sources.by_split(references, None, limit)
+    found = Sources.by_split(references, None, limit)
+    found.about = describe_source(folder)
+    return found
 
 
 def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], known_only: bool) -> Sources:
@@ -169,6 +176,7 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], kno
     from ..data.readers import CsvSource
     from ..data.splits import assign_splits
     from ..processing import InputError
+    from ..training.provenance import RANDOM_SPLITS, SOURCE_SPLITS, describe_source
 
     free = CsvSource(path).free_columns
     if known_only and label_columns:
@@ -189,7 +197,8 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], kno
         )
     records: list[Any] = [source.reference(index) for index in range(len(source))]
     splits = assign_splits(records)
-    if all(record.split is None for record in records):
+    drawn = all(record.split is None for record in records)
+    if drawn:
         say(
             f"{path} has no column `split`: 70 % of the patients are for training, 10 % for validation, 20 % for "
             "testing, always the same for this table"
@@ -202,6 +211,7 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], kno
     records = [replace(record, split=splits[record.record_id]) for record in records]
     found = Sources.by_split(records, source.label_names, limit)
     found.is_table = True
+    found.about = describe_source(path, source, RANDOM_SPLITS if drawn else SOURCE_SPLITS)
     return found
 
 

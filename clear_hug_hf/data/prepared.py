@@ -41,7 +41,7 @@ def load_prepared(
         InputError: If the preparation is not finished, or a file is missing or damaged.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     files: dict[str, list[str]] = {}
     for shard in manifest["shards"]:
         path = folder / shard["file"]
@@ -60,7 +60,7 @@ def load_prepared(
 def count_prepared(folder: str | Path) -> dict[str, int]:
     """Rows of each split of a prepared folder; errors as in [`load_prepared`]."""
     counts: dict[str, int] = {}
-    for shard in _read_manifest(Path(folder))["shards"]:
+    for shard in read_manifest(folder)["shards"]:
         counts[shard["split"]] = counts.get(shard["split"], 0) + shard["rows"]
     return counts
 
@@ -76,7 +76,7 @@ def check_prepared_for(folder: str | Path, feature_extractor: ClearHugFeatureExt
     Raises:
         InputError: If a setting differs; or as in [`load_prepared`].
     """
-    prepared, wanted = _read_manifest(Path(folder))["feature_extractor"], extractor_settings(feature_extractor)
+    prepared, wanted = read_manifest(folder)["feature_extractor"], extractor_settings(feature_extractor)
     for name in sorted({*prepared, *wanted} - _NOT_STORED):
         if prepared.get(name) != wanted.get(name):
             raise InputError(
@@ -98,7 +98,9 @@ def keep_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) ->
     return bare.add_column("labels", labels, feature=feature)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a prepared folder; errors as in [`load_prepared`]."""
+    folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(f"{folder} is not prepared to the end: start the same `clear-hug prepare` again, it resumes")

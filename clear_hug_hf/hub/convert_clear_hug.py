@@ -1,13 +1,17 @@
-"""Released CLEAR-HUG weights as models of this package."""
+"""Released CLEAR-HUG weights as models and model folders of this package."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from huggingface_hub.errors import StrictDataclassError
 
 from ..modeling import (
     ClearHugConfig,
@@ -15,7 +19,15 @@ from ..modeling import (
     ClearHugForSequenceClassification,
     ClearHugPreTrainedModel,
 )
+from ..processing import ClearHugFeatureExtractor, InputError
+from ..training.folders import CARD, CONVERSION, FOOTER, check_writable, save_model_folder
+from .checkpoints import check_keys, fill_model, load_state_dict, name_some
 
+
+# What a conversion writes.
+_OF_CONVERSION = re.compile(
+    r"(conversion|config|preprocessor_config)\.json|README\.md|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\w+\.py"
+)
 
 # Head counts leave no trace in the shapes: those of the released sizes, by width.
 ENCODER_HEADS = {768: 8, 1024: 16}
@@ -54,59 +66,81 @@ HUG_KEYS = {
     "moe.level3_expert.net.0": "head.all_maps.0",
 }
 
+PRETRAINED, LINEAR, HUG = "CLEAR pre-trained model", "CLEAR-linear classifier", "CLEAR-HUG classifier"
+"""What a released file may hold."""
 
-class _Reader:
-    """Hands out the tensors of a state dict once each and remembers what is left."""
+# HeartLang, the parent project, names its embeddings alike and its layers otherwise.
+_HEARTLANG_EMBEDDING = re.compile(r"(?:\w+\.)?token_embed\.tokenConv\.weight")
+_HEARTLANG_LAYER = re.compile(r"(?:\w+\.)?transformer\.layers\.\d+\.0\.to_qkv\.weight")
 
-    def __init__(self, state_dict: Mapping[str, torch.Tensor]):
-        self.left = dict(state_dict)
-        self.missing: list[str] = []
 
-    def take(self, key: str) -> torch.Tensor | None:
-        if key not in self.left:
-            self.missing.append(key)
-        return self.left.pop(key, None)
+def _find_kind(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """What the keys say that a file holds."""
+    if not any(key.startswith(("backbone.", "mlp_head.")) for key in state_dict):
+        return PRETRAINED
+    return HUG if any(key.startswith("backbone.moe.") for key in state_dict) else LINEAR
 
-    def has(self, prefix: str) -> bool:
-        return any(key.startswith(prefix) for key in self.left)
 
-    def count_layers(self, prefix: str) -> int:
-        return len({key[len(prefix) :].split(".")[0] for key in self.left if key.startswith(prefix)})
+def _refuse_heartlang(state_dict: Mapping[str, torch.Tensor]) -> None:
+    if not all(any(map(key.fullmatch, state_dict)) for key in (_HEARTLANG_EMBEDDING, _HEARTLANG_LAYER)):
+        return
+    raise InputError(
+        "this is a checkpoint of HeartLang, another network, which no CLEAR-HUG model can hold: it has one summary "
+        "token (cls_token) for the recording and not one per lead, packs the beats of all leads into one row that is "
+        "padded at its end, attends to everything, also to the padding, does not normalise beats, and its layers "
+        "(transformer.layers) normalise before attention and feed-forward and not after, have GELU for ReLU, and have "
+        "queries, keys and values (to_qkv) without bias in a width of their own; use a file of CLEAR or CLEAR-HUG"
+    )
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        if key not in self.left:
-            raise ValueError(f"This is no CLEAR-HUG state dict: it has no {key!r}.")
-        return tuple(self.left[key].shape)
 
-    def check_done(self) -> None:
-        if self.missing:
-            raise ValueError(f"The state dict lacks {', '.join(sorted(self.missing))}: is the file complete?")
-        if self.left:
-            raise ValueError(f"The state dict holds keys that no CLEAR-HUG model has: {', '.join(sorted(self.left))}.")
+def _count_layers(state_dict: Mapping[str, torch.Tensor], prefix: str) -> int:
+    # At least one, so that a file without any is told what it lacks.
+    return max(1, len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}))
+
+
+def _map_layers(state_dict: Mapping[str, torch.Tensor], prefix: str, target: str) -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {}
+    for index in range(_count_layers(state_dict, prefix)):
+        for suffix in ("weight", "bias"):
+            names[f"{prefix}{index}.self_attn.in_proj_{suffix}"] = tuple(
+                f"{target}.{index}.attention.{name}_proj.{suffix}" for name in "qkv"
+            )
+            for old, new in LAYER_KEYS.items():
+                names[f"{prefix}{index}.{old}.{suffix}"] = (f"{target}.{index}.{new}.{suffix}",)
+    return names
+
+
+def _map_keys(state_dict: Mapping[str, torch.Tensor], kind: str) -> dict[str, tuple[str, ...]]:
+    """Where each released tensor goes; the fused queries, keys and values go to three places."""
+    prefix = "" if kind == PRETRAINED else "backbone."
+    names: dict[str, tuple[str, ...]] = {f"{prefix}{old}": (f"clear_hug.{new}",) for old, new in ENCODER_KEYS.items()}
+    names |= _map_layers(state_dict, f"{prefix}encoder_transformer.layers.", "clear_hug.layers")
+    if kind == PRETRAINED:
+        names |= {old: (new,) for old, new in DECODER_KEYS.items()}
+        return names | _map_layers(state_dict, "decoder_transformer.layers.", "decoder.layers")
+    for old, new in HUG_KEYS.items() if kind == HUG else ():
+        names |= {f"{prefix}{old}.{suffix}": (f"{new}.{suffix}",) for suffix in ("weight", "bias")}
+    return names | {old: (new,) for old, new in CLASSIFIER_KEYS.items()}
+
+
+def _shape(state_dict: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    shape = tuple(state_dict[key].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise InputError(
+            f"{key} is {shape} and not of {dimensions} dimension(s): check that the file is the right one"
+        )
+    return shape
 
 
 def _num_heads(width: int, given: int | None, known: dict[int, int], argument: str) -> int:
     if given is not None:
         return given
     if width not in known:
-        raise ValueError(
-            f"The number of attention heads cannot be read from a state dict, and width {width} is not a released "
-            f"size: pass {argument}."
+        raise InputError(
+            f"the number of attention heads cannot be read from a state dict, and width {width} is not a released "
+            f"size: pass {argument}"
         )
     return known[width]
-
-
-def _take_layers(reader: _Reader, prefix: str, target: str, num_layers: int) -> dict[str, torch.Tensor | None]:
-    tensors: dict[str, torch.Tensor | None] = {}
-    for index in range(num_layers):
-        for suffix in ("weight", "bias"):
-            for old, new in LAYER_KEYS.items():
-                tensors[f"{target}.{index}.{new}.{suffix}"] = reader.take(f"{prefix}{index}.{old}.{suffix}")
-            fused = reader.take(f"{prefix}{index}.self_attn.in_proj_{suffix}")
-            parts = (None, None, None) if fused is None else fused.chunk(3)
-            for name, part in zip("qkv", parts, strict=True):
-                tensors[f"{target}.{index}.attention.{name}_proj.{suffix}"] = part
-    return tensors
 
 
 def convert_clear_hug_state_dict(
@@ -119,11 +153,11 @@ def convert_clear_hug_state_dict(
 ) -> ClearHugPreTrainedModel:
     """
     A model with released weights. What the file holds is read from its keys: a pre-trained model, or an encoder with a
-    linear classifier or with HUG; sizes are read from the shapes.
+    linear classifier or with HUG; sizes are read from the shapes. Every tensor is used.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`):
-            The released tensors, see [`load_clear_hug_state_dict`].
+            The released tensors, see [`load_state_dict`].
         num_attention_heads (`int`, *optional*):
             Heads of the encoder. They leave no trace in the shapes: needed unless the width is 768 or 1024.
         decoder_num_attention_heads (`int`, *optional*):
@@ -138,101 +172,71 @@ def convert_clear_hug_state_dict(
         evaluation mode. Its `config.beat_embedding` is `"conv"`, as in the released code.
 
     Raises:
-        `ValueError`: if keys are missing or left over, sizes contradict each other, or a number of heads is unknown.
+        InputError: If the weights are of another network (keys are missing or left over, or it is HeartLang's), sizes
+            contradict each other, a number of heads is unknown, there are not as many labels as the classifier has, or
+            a field is not one of the config's.
 
     Source: the released code's modules; the tensors' names are all that was taken from them.
     """
-    finetuned = any(key.startswith("backbone.") for key in state_dict)
-    prefix = "backbone." if finetuned else ""
-    reader = _Reader(state_dict)
-    layers, decoder_layers = f"{prefix}encoder_transformer.layers.", "decoder_transformer.layers."
+    _refuse_heartlang(state_dict)
+    kind = _find_kind(state_dict)
+    names = _map_keys(state_dict, kind)
+    check_keys(state_dict, names, kind)
 
-    num_leads, width = reader.shape(f"{prefix}cls_token")
-    _, beat_length, _ = reader.shape(f"{prefix}token_embed.tokenConv.weight")
-    num_beats, rest = divmod(reader.shape(f"{prefix}pos_embed")[1] - num_leads, num_leads)
-    if rest:
-        raise ValueError(f"{prefix}pos_embed does not hold a whole number of beats for each of the {num_leads} leads.")
+    prefix = "" if kind == PRETRAINED else "backbone."
+    layers, decoder_layers = f"{prefix}encoder_transformer.layers.", "decoder_transformer.layers."
+    num_leads, width = _shape(state_dict, f"{prefix}cls_token", 2)
+    num_beats, rest = divmod(_shape(state_dict, f"{prefix}pos_embed", 3)[1] - num_leads, num_leads)
+    if rest or num_beats < 1:
+        raise InputError(f"{prefix}pos_embed does not hold a whole number of beats for each of the {num_leads} leads")
     sizes: dict[str, Any] = {
         "num_beats": num_beats,
-        "beat_length": beat_length,
+        "beat_length": _shape(state_dict, f"{prefix}token_embed.tokenConv.weight", 3)[1],
         "hidden_size": width,
-        "num_hidden_layers": reader.count_layers(layers),
+        "num_hidden_layers": _count_layers(state_dict, layers),
         "num_attention_heads": _num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
-        "intermediate_size": reader.shape(f"{layers}0.ff.0.weight")[0],
-        "num_lead_embeddings": reader.shape(f"{prefix}spa_embed.embed.weight")[0],
-        "num_time_embeddings": reader.shape(f"{prefix}tem_embed.embed.weight")[0],
+        "intermediate_size": _shape(state_dict, f"{layers}0.ff.0.weight", 2)[0],
+        "num_lead_embeddings": _shape(state_dict, f"{prefix}spa_embed.embed.weight", 2)[0],
+        "num_time_embeddings": _shape(state_dict, f"{prefix}tem_embed.embed.weight", 2)[0],
         "beat_embedding": "conv",
         "cls_attention": cls_attention,
     }
     if num_leads != 12 and "lead_names" not in config_overrides:
-        raise ValueError(f"The state dict has {num_leads} leads instead of the twelve standard ones: pass lead_names.")
-
-    tensors: dict[str, torch.Tensor | None] = {}
-    model_class: type[ClearHugPreTrainedModel]
-    if finetuned:
-        model_class = ClearHugForSequenceClassification
-        has_hug = reader.has(f"{prefix}moe.")
-        sizes["head_type"] = "hug" if has_hug else "mean"
-        if "id2label" not in config_overrides:
-            sizes["num_labels"] = reader.shape("mlp_head.weight")[0]
-        for old, new in CLASSIFIER_KEYS.items():
-            tensors[new] = reader.take(old)
-        for old, new in HUG_KEYS.items() if has_hug else ():
-            for suffix in ("weight", "bias"):
-                tensors[f"{new}.{suffix}"] = reader.take(f"{prefix}{old}.{suffix}")
-    else:
-        model_class = ClearHugForPreTraining
-        decoder_width = reader.shape("decoder_embed.weight")[0]
+        raise InputError(f"the state dict has {num_leads} leads instead of the twelve standard ones: pass lead_names")
+    if kind == PRETRAINED:
+        decoder_width = _shape(state_dict, "decoder_embed.weight", 2)[0]
         sizes["decoder_hidden_size"] = decoder_width
-        sizes["decoder_num_hidden_layers"] = reader.count_layers(decoder_layers)
+        sizes["decoder_num_hidden_layers"] = _count_layers(state_dict, decoder_layers)
         sizes["decoder_num_attention_heads"] = _num_heads(
             decoder_width, decoder_num_attention_heads, DECODER_HEADS, "decoder_num_attention_heads"
         )
-        sizes["decoder_intermediate_size"] = reader.shape(f"{decoder_layers}0.ff.0.weight")[0]
-        for old, new in DECODER_KEYS.items():
-            tensors[new] = reader.take(old)
-        tensors.update(_take_layers(reader, decoder_layers, "decoder.layers", sizes["decoder_num_hidden_layers"]))
-    for old, new in ENCODER_KEYS.items():
-        tensors[f"clear_hug.{new}"] = reader.take(f"{prefix}{old}")
-    tensors.update(_take_layers(reader, layers, "clear_hug.layers", sizes["num_hidden_layers"]))
-    reader.check_done()
+        sizes["decoder_intermediate_size"] = _shape(state_dict, f"{decoder_layers}0.ff.0.weight", 2)[0]
+    else:
+        sizes["head_type"] = "hug" if kind == HUG else "mean"
+        num_labels = _shape(state_dict, "mlp_head.weight", 2)[0]
+        if len(config_overrides.get("id2label") or range(num_labels)) != num_labels:
+            raise InputError(
+                f"the classifier has {num_labels} labels and {len(config_overrides['id2label'])} were named: name "
+                "each of them, in the classifier's order"
+            )
+        if not config_overrides.get("id2label"):
+            sizes["num_labels"] = num_labels
 
-    model = model_class(ClearHugConfig(**{**sizes, **config_overrides}))
-    expected = model.state_dict()
-    found = {key: tensor for key, tensor in tensors.items() if tensor is not None}
-    misfits = [
-        f"{key} is {tuple(tensor.shape)} and not {tuple(expected[key].shape)}"
-        for key, tensor in found.items()
-        if tensor.shape != expected[key].shape
-    ]
-    if misfits:
-        raise ValueError(f"The shapes of the tensors do not fit together: {', '.join(misfits)}.")
-    model.load_state_dict(found)
+    tensors: dict[str, torch.Tensor] = {}
+    for old, targets in names.items():
+        tensor = state_dict[old]
+        if tensor.ndim == 0 or tensor.shape[0] % len(targets):
+            raise InputError(f"{old} is {tuple(tensor.shape)}, which cannot be cut into queries, keys and values")
+        tensors |= zip(targets, tensor.chunk(len(targets)), strict=True)
+
+    model_class = ClearHugForPreTraining if kind == PRETRAINED else ClearHugForSequenceClassification
+    try:
+        config = ClearHugConfig(**{**sizes, **config_overrides})
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    model = model_class(config)
+    fill_model(model, tensors)
     return model.eval()
-
-
-def load_clear_hug_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """
-    The tensors of a released file, read without running code from it.
-
-    Args:
-        path (`str` or `Path`):
-            A `.pth` file with `{"model": state_dict, ...}` or a plain state dict, or a `.safetensors` file.
-
-    Raises:
-        `FileNotFoundError`: if there is no such file.
-        `ValueError`: if the file holds no state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    state_dict = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
-        raise ValueError(f"{path} holds no state dict, neither by itself nor under 'model'.")
-    return dict(state_dict)
 
 
 def convert_clear_hug_checkpoint(path: str | Path, **kwargs: Any) -> ClearHugPreTrainedModel:
@@ -241,7 +245,7 @@ def convert_clear_hug_checkpoint(path: str | Path, **kwargs: Any) -> ClearHugPre
 
     Args:
         path (`str` or `Path`):
-            See [`load_clear_hug_state_dict`].
+            See [`load_state_dict`].
         kwargs:
             See [`convert_clear_hug_state_dict`].
 
@@ -251,7 +255,195 @@ def convert_clear_hug_checkpoint(path: str | Path, **kwargs: Any) -> ClearHugPre
     >>> model = convert_clear_hug_checkpoint("checkpoint-99.pth")  # doctest: +SKIP
     >>> model.save_pretrained("clear-base")  # doctest: +SKIP
     ```"""
-    return convert_clear_hug_state_dict(load_clear_hug_state_dict(path), **kwargs)
+    return convert_clear_hug_state_dict(load_state_dict(path), **kwargs)
 
 
-__all__ = ["convert_clear_hug_checkpoint", "convert_clear_hug_state_dict", "load_clear_hug_state_dict"]
+def released_feature_extractor(num_beats: int = 15, beat_length: int = 96) -> ClearHugFeatureExtractor:
+    """
+    The feature extractor that comes nearest to how the released weights' recordings were prepared.
+
+    The same as there:
+
+    - beats: at given peaks, windows, time ids and the choice of the first 15 equal the released tokenizer's exactly;
+    - leads: the twelve standard ones in their order, found by name; a flat lead stays a lead (`do_mask_flat_leads`);
+    - peaks: `wfdb`'s XQRS on lead II at 100 Hz, after cleaning (`detector`);
+    - NaN and Inf: each lead is repaired however many it has (`max_non_finite`), a lone sample by the same mean;
+    - band-pass: Butterworth of order 5 from 0.67 to 40 Hz, without phase shift, up to the ends of the recording.
+
+    Not the same, and no setting makes it so:
+
+    - Resampling is a polyphase filter here and a Fourier transform there, which takes the recording for periodic. A
+      recording that comes at 100 Hz is left alone by both.
+    - The band-pass continues a recording by three seconds at either end here and by a third of a second there, which
+      shows most in its first and last seconds. With the resampling, this lets XQRS find other peaks in some of them.
+    - In a gap of several samples, those already filled do not count as neighbours here.
+    - A recording without peaks is refused here. The released code invents 15 evenly spaced beats.
+    - Missing beats are marked in `beat_mask`, and the model leaves them out. The released code attends to their zero
+      windows, as the model does when it is called without `beat_mask`.
+
+    What differs between data sets is for the call: `do_rescale=True` for CPSC2018 and CSN, and `do_bandpass=False` for
+    PTB-XL and CPSC2018, which HeartLang's preparation does not filter. That the released code keeps five seconds of
+    CPSC2018 and pads them to ten is no setting. The model normalises beat by beat, so that scaling hardly matters.
+
+    Args:
+        num_beats (`int`, *optional*, defaults to 15):
+            Beats kept.
+        beat_length (`int`, *optional*, defaults to 96):
+            Samples per beat.
+
+    Source: the released tokenizer and preparation of CLEAR-HUG and of HeartLang, its parent, as far as they were read.
+    """
+    return ClearHugFeatureExtractor(
+        sampling_rate=100.0,
+        num_beats=num_beats,
+        beat_length=beat_length,
+        window_seconds=10.0,
+        windows="first",
+        detector="xqrs",
+        on_no_beats="raise",
+        max_non_finite=1.0,
+        bandpass_low=0.67,
+        bandpass_high=40.0,
+        bandpass_order=5,
+        do_mask_flat_leads=False,
+    )
+
+
+class _WithConversion:
+    """A feature extractor that saves what is known about the conversion beside itself: the folder is then whole."""
+
+    def __init__(self, feature_extractor: ClearHugFeatureExtractor, conversion: Mapping[str, Any], card: str):
+        self.feature_extractor = feature_extractor
+        self.conversion = conversion
+        self.card = card
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.feature_extractor.save_pretrained(folder)
+        (folder / CARD).write_text(self.card, encoding="utf-8")
+        text = json.dumps(self.conversion, indent=2, ensure_ascii=False)
+        (folder / CONVERSION).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse a folder with anything that no conversion put there: it would be lost."""
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()}
+    if names and CONVERSION not in names:
+        raise InputError(f"{folder} exists and holds no earlier conversion: choose another folder")
+    others = sorted(name for name in names if not _OF_CONVERSION.fullmatch(name))
+    if (folder / CARD).is_file() and FOOTER not in (folder / CARD).read_text(encoding="utf-8"):
+        others.append(CARD)
+    if others:
+        raise InputError(
+            f"{folder} holds what the conversion before did not write ({name_some(others)}): move it away, or choose "
+            "another folder"
+        )
+
+
+def _name_size(config: ClearHugConfig, kind: str) -> str | None:
+    """The released size that a model has, if any."""
+    fields = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+    if kind == PRETRAINED:
+        fields += [f"decoder_{name}" for name in fields]
+    for size in ("base", "large"):
+        preset = ClearHugConfig.preset(size)
+        if all(getattr(config, name) == getattr(preset, name) for name in fields):
+            return size
+    return None
+
+
+def convert_to_folder(
+    path: str | Path,
+    folder: str | Path,
+    *,
+    num_attention_heads: int | None = None,
+    decoder_num_attention_heads: int | None = None,
+    label_names: Sequence[str] | None = None,
+    cls_attention: str = "reference_bias",
+) -> dict[str, Any]:
+    """
+    A released file as a model folder, with a feature extractor, a `conversion.json` that says what it was made of, and
+    a card that says the same to people.
+
+    Args:
+        path (`str` or `Path`):
+            See [`load_state_dict`].
+        folder (`str` or `Path`):
+            Where to. An earlier conversion is replaced, anything else is not.
+        num_attention_heads, decoder_num_attention_heads, cls_attention:
+            See [`convert_clear_hug_state_dict`].
+        label_names (`Sequence[str]`, *optional*):
+            Labels of a classifier in the order of its outputs, which the file does not tell. Without them they are
+            `LABEL_0`, `LABEL_1` and so on.
+
+    Returns:
+        `dict`: What stands in `conversion.json`: `system`, `kind`, `file` (its name), `sha256`, `num_tensors` (all of
+        them are used), `size` (`"base"`, `"large"` or `None`), `num_parameters`, `num_attention_heads`,
+        `cls_attention`, `beat_embedding`, `labels_known` (`None` where there are no labels) and `versions`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If the file cannot be converted, the labels do not fit, or the folder cannot be written or holds
+            anything else.
+
+    Example:
+
+    ```python
+    >>> facts = convert_to_folder("checkpoint-99.pth", "clear-base")  # doctest: +SKIP
+    >>> facts["kind"], facts["size"]  # doctest: +SKIP
+    ('CLEAR pre-trained model', 'base')
+    ```"""
+    # Cards bring heavier libraries, which only those who make one need.
+    from .model_card import make_card
+
+    path, folder = Path(path), check_writable(folder)
+    _check_replaceable(folder)
+    state_dict = load_state_dict(path)
+    kind = _find_kind(state_dict)
+    labels: dict[str, Any] = {} if kind == PRETRAINED else {"problem_type": "multi_label_classification"}
+    if label_names is not None:
+        if kind == PRETRAINED:
+            raise InputError(f"{path} holds a pre-trained model, which has no labels: leave the label names out")
+        if len(set(label_names)) != len(label_names) or not all(label_names):
+            raise InputError("a label's name is empty or occurs twice: name each output of the classifier once")
+        labels["id2label"] = dict(enumerate(label_names))
+        labels["label2id"] = {name: index for index, name in enumerate(label_names)}
+    model = convert_clear_hug_state_dict(
+        state_dict,
+        num_attention_heads=num_attention_heads,
+        decoder_num_attention_heads=decoder_num_attention_heads,
+        cls_attention=cls_attention,
+        **labels,
+    )
+    config = model.config
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    conversion: dict[str, Any] = {
+        "system": "clear-hug",
+        "kind": kind,
+        "file": path.name,
+        "sha256": digest,
+        "num_tensors": len(state_dict),
+        "size": _name_size(config, kind),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_attention_heads": config.num_attention_heads,
+        "cls_attention": config.cls_attention,
+        "beat_embedding": config.beat_embedding,
+        "labels_known": None if kind == PRETRAINED else label_names is not None,
+        "versions": {name: version(name) for name in ("clear-hug-hf", "torch", "transformers", "safetensors")},
+    }
+    extractor = released_feature_extractor(config.num_beats, config.beat_length)
+    auto_class = "AutoModelForPreTraining" if kind == PRETRAINED else "AutoModelForSequenceClassification"
+    number = conversion["num_parameters"]
+    card = make_card(folder.name, config, auto_class, extractor, {CONVERSION: conversion}, num_parameters=number).card
+    save_model_folder(folder, model, _WithConversion(extractor, conversion, str(card)))
+    return conversion
+
+
+__all__ = [
+    "convert_clear_hug_checkpoint",
+    "convert_clear_hug_state_dict",
+    "convert_to_folder",
+    "released_feature_extractor",
+]

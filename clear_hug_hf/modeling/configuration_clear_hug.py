@@ -1,7 +1,9 @@
 """Configuration of the CLEAR-HUG models."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
@@ -223,6 +225,18 @@ class ClearHugConfig(PreTrainedConfig):
             raise ValueError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[name], **overrides})
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        Build from a dictionary, as [`PreTrainedConfig.from_dict`] does; `from_pretrained` and `AutoConfig` come here.
+
+        The installed class leaves `custom_pipelines` out: `pipeline` would refuse such a config unless it may run the
+        file in the folder, and the task that the file brings is registered where the package is installed.
+        """
+        if not cls.__module__.startswith("transformers_modules"):
+            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def num_leads(self) -> int:
         """`int`: Number of leads."""
@@ -316,10 +330,26 @@ class ClearHugConfig(PreTrainedConfig):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Save to a folder, as [`PreTrainedConfig.save_pretrained`] does."""
+        """
+        Save to a folder, as [`PreTrainedConfig.save_pretrained`] does.
+
+        A pipeline is named only in a folder that holds its file: the pipeline puts it there before it saves the model.
+        """
         # A config that came from a Hub repository points to the code there; the saved folder holds its own.
         self.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        pipelines: Mapping[str, Any] | None = vars(self).pop("custom_pipelines", None)
+        try:
+            if pipelines and all(_file_of(one, save_directory).is_file() for one in pipelines.values()):
+                self.custom_pipelines = pipelines
+            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        finally:
+            if pipelines is not None:
+                self.custom_pipelines = pipelines
+
+
+def _file_of(pipeline: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
+    """Where a folder would hold the code of an entry of `custom_pipelines`."""
+    return Path(folder) / f"{pipeline['impl'].split('.')[0]}.py"
 
 
 ClearHugConfig.register_for_auto_class()

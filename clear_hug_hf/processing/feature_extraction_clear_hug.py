@@ -81,6 +81,8 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names: ClassVar[list[str]] = ["input_values", "beat_mask", "time_ids", "lead_mask"]
+    # Pipelines of transformers collate `input_values` with this. All windows have one shape, so that it never shows.
+    padding_value: ClassVar[float] = 0.0
 
     def __init__(
         self,

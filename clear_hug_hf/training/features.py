@@ -175,6 +175,7 @@ def settings_digest(config: Any) -> str:
         "architectures",
         "head_type",
         "problem_type",
+        "custom_pipelines",
     )
     apart += ("classifier", "mask_ratio", "initializer", "_", "view_guidance", "conduction_guidance")
     return _digest({k: v for k, v in config.to_dict().items() if not k.startswith(apart) and k != "id2label"})

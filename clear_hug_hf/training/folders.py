@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
+    AutoModel,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -23,6 +27,13 @@ from ..processing.errors import InputError
 
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+METRICS, PRETRAINING, CONVERSION = "metrics.json", "pretraining.json", "conversion.json"
+"""Files that model cards are made from: of fine-tuning, of pre-training, and of a converted checkpoint."""
+CARD = "README.md"
+FOOTER = "<!-- made by clear-hug-hf -->"
+"""In a card that no one wrote by hand, which may be made anew."""
+HUB = "hf://"
+"""What the name of a model on the Hub begins with where a folder could be meant: `hf://ORG/NAME[@REVISION]`."""
 
 
 def check_writable(folder: str | Path) -> Path:
@@ -95,10 +106,17 @@ def find_model_folder(path: str | Path) -> Path:
     """
     The folder that holds a model: the path itself, or `model` in it where it is the output folder of a run.
 
+    Args:
+        path (`str` or `Path`): A folder; or `hf://ORG/NAME[@REVISION]`, a model on the Hub, which is downloaded into
+            the cache of Hugging Face. Its code is not: this package's own is used.
+
     Raises:
         FileNotFoundError: If there is no such folder.
-        InputError: If it holds no model, or a model without weights or feature extractor.
+        InputError: If it holds no model, or a model without weights or feature extractor, or cannot be downloaded.
     """
+    # A path of Python's joins the slashes of an address.
+    if (text := str(path)).startswith(HUB[:-1]):
+        return _download(text.removeprefix(HUB[:-1]).lstrip("/"))
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"the model folder {path} does not exist: check the path")
@@ -115,6 +133,22 @@ def find_model_folder(path: str | Path) -> Path:
             "are cleaned for this model"
         )
     return folder
+
+
+def _download(name: str) -> Path:
+    repo_id, _, revision = name.partition("@")
+    try:
+        found = snapshot_download(repo_id, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
+    except HFValidationError as error:
+        raise InputError(f"{HUB}{name} is no model on the Hub: give {HUB}ORG/NAME") from error
+    except LocalEntryNotFoundError as error:
+        raise InputError(f"{HUB}{name} is not in the cache, and the Hub cannot be reached") from error
+    except Exception as error:  # of the Hub, or of the way there, of which each version has its own
+        raise InputError(f"{HUB}{name} cannot be downloaded: {_first_line(error)}") from error
+    folder = Path(found)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{HUB}{name} holds no model: there is no config.json in it")
+    return find_model_folder(folder)
 
 
 def _load(auto_class: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -186,6 +220,51 @@ def load_pretrained(path: str | Path) -> tuple[Any, Any]:
 def holds_decoder(folder: Path) -> bool:
     """Whether a model folder holds a pre-trained model with its decoder."""
     return any("ForPreTraining" in name for name in AutoConfig.from_pretrained(folder).architectures or ())
+
+
+def load_model(path: str | Path) -> tuple[Any, Any, str]:
+    """
+    The model of a folder as the class that it was saved as, whole.
+
+    Args:
+        path (`str` or `Path`): A model folder, or the output folder of a run.
+
+    Returns:
+        `tuple`: The model, in evaluation mode, its feature extractor, and the name of the Auto class that loads it.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        InputError: If it holds no whole model, or weights that the model has no place for.
+    """
+    folder = find_model_folder(path)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
+    architecture = next(iter(config.architectures or ()), None)
+    served = {reference.split(".")[-1]: name for name, reference in (getattr(config, "auto_map", None) or {}).items()}
+    if architecture not in served:
+        raise InputError(
+            f"config.json in {folder} says that the model is a {architecture}, which is none of this package's: "
+            f"{', '.join(sorted(served)) or 'it names no classes'}"
+        )
+    model, info = _load(getattr(transformers, served[architecture]), folder)
+    for kind, keys in (("it lacks", info["missing_keys"]), ("the model has no place for", info["unexpected_keys"])):
+        if keys:
+            named = ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+            raise InputError(f"{folder} does not hold a whole {architecture}: {kind} {named}")
+    return model.eval(), load_feature_extractor(folder), served[architecture]
+
+
+def load_encoder(path: str | Path) -> tuple[Any, Any]:
+    """
+    The encoder of any model folder, and its feature extractor; arguments and errors as in [`load_classifier`].
+    """
+    folder = find_model_folder(path)
+    model, info = _load(AutoModel, folder)
+    if info["missing_keys"]:
+        raise InputError(f"{folder} holds no whole encoder ({len(info['missing_keys'])} weights are not in it)")
+    return model.eval(), load_feature_extractor(folder)
 
 
 def load_for_finetuning(path: str | Path, label_names: Sequence[str], **overrides: Any) -> tuple[Any, Any]:

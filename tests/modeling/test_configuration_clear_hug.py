@@ -33,6 +33,36 @@ def test_when_config_is_saved_then_all_auto_classes_are_named(tmp_path):
     assert saved["AutoModel"] == "modeling_clear_hug.ClearHugModel"
 
 
+PIPELINES = {"ecg-classification": {"impl": "pipeline_somewhere.Pipeline", "pt": ["AutoModel"]}}
+
+
+def test_when_a_saved_config_names_a_pipeline_then_loading_leaves_it_out(tmp_path):
+    ClearHugConfig.preset("tiny", mask_ratio=0.75).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "custom_pipelines": PIPELINES}))
+    for trust in (None, True):
+        for loaded in (
+            ClearHugConfig.from_pretrained(tmp_path),
+            AutoConfig.from_pretrained(tmp_path, trust_remote_code=trust),
+            ClearHugConfig.from_dict(json.loads(path.read_text())),
+        ):
+            assert isinstance(loaded, ClearHugConfig)
+            assert not hasattr(loaded, "custom_pipelines")
+            assert json.loads(loaded.to_json_string()) == saved
+    assert ClearHugConfig.from_dict(dict(saved), mask_ratio=0.5).mask_ratio == 0.5
+    assert ClearHugConfig.from_dict(dict(saved), return_unused_kwargs=True, unknown=1)[1] == {"unknown": 1}
+
+
+def test_when_a_config_names_a_pipeline_then_it_is_saved_only_beside_its_file(tmp_path):
+    config = ClearHugConfig.preset("tiny", custom_pipelines=PIPELINES)
+    config.save_pretrained(tmp_path)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "pipeline_somewhere.py").write_text("")
+    config.save_pretrained(str(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text())["custom_pipelines"] == PIPELINES
+
+
 def test_when_preset_is_base_then_sizes_are_the_released_ones():
     config = ClearHugConfig.preset("base")
     assert config.to_dict() == ClearHugConfig().to_dict()

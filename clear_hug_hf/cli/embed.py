@@ -1,0 +1,99 @@
+"""`clear-hug embed`: a vector for each recording, as a Parquet table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .shared import (
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    add_verb,
+    check_file,
+    is_main_process,
+    positive,
+    quiet_libraries,
+    report_rejected,
+    say,
+    to_device,
+)
+
+
+if TYPE_CHECKING:
+    from ..data.preparation import Rejected
+
+
+def add(verbs: Any) -> None:
+    """Add `embed` to the verbs of the command line."""
+    parser = add_verb(
+        verbs,
+        "embed",
+        run,
+        "recordings to vectors, for search or another library's classifier",
+        "Read recordings with the encoder of any model and write a Parquet table: record_id, patient_id, start and\n"
+        "end [s], and embedding, the mean over the leads that are there. A recording longer than the model's\n"
+        "window gives a row per window. Killed or interrupted, the same command goes on with the records that are\n"
+        "missing.\n\n"
+        "examples:\n"
+        "  clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet\n"
+        "  clear-hug embed ward.csv --model hf://ORG/NAME --output embeddings.parquet\n\n"
+        "  pandas.read_parquet('embeddings.parquet')   # numpy.stack(table.embedding) is the matrix",
+    )
+    parser.add_argument(
+        "records",
+        nargs="+",
+        type=Path,
+        metavar="RECORD",
+        help="records, folders of records, or CSV tables with a column `path`",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="a model folder, the output of a run, or hf://ORG/NAME",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table, a .parquet file")
+    parser.add_argument("--per-lead", action="store_true", help="a vector for each lead instead of their mean")
+    parser.add_argument(
+        "--batch-size", type=positive, default=64, metavar="N", help="windows at a time (default: %(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run `embed` and return the exit status."""
+    from ..processing import InputError
+    from ..training.embeddings import embed_records
+    from ..training.folders import load_encoder
+    from .predict import records_to_predict
+
+    check_file(arguments.output)
+    if arguments.output.suffix.lower() != ".parquet":
+        raise InputError(f"{arguments.output} is no name of a Parquet table: call it .parquet")
+    quiet_libraries()
+    model, extractor = load_encoder(arguments.model)
+    to_device(model)
+    rejected: list[Rejected] = []
+    references = records_to_predict(arguments.records, rejected)
+    if not references:
+        raise InputError(rejected[0].reason)
+    try:
+        num_rows, failed = embed_records(
+            references,
+            model,
+            extractor,
+            arguments.output,
+            per_lead=arguments.per_lead,
+            batch_size=arguments.batch_size,
+            progress=is_main_process(),
+        )
+    except KeyboardInterrupt:
+        say("\nstopped: the same command goes on with the records that are missing")
+        raise
+    rejected += failed
+    size = model.config.hidden_size
+    what = f"{len(model.config.lead_names)} x {size}" if arguments.per_lead else str(size)
+    say(f"{len(references) - len(failed)} record(s), {num_rows} window(s) of {what} numbers: {arguments.output}")
+    report_rejected(rejected)
+    return EXIT_SOME_FAILED if rejected else EXIT_OK

@@ -1,0 +1,183 @@
+"""Files of released weights: read without running code from them, and held against what a model expects."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..processing import InputError
+
+
+# How files of torch.save begin: those of today are zip archives, those of torch before 1.6 bare pickles.
+_MAGIC = (b"PK\x03\x04", b"\x80")
+_NAMED = 5
+
+
+def name_some(names: Iterable[object]) -> str:
+    """The first five names, and how many more there are."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more
+
+
+def load_state_dict(path: str | Path, entry: str = "model") -> dict[str, torch.Tensor]:
+    """
+    The tensors of a released file, on the CPU. Nothing in the file is run: beside tensors only plain values are read,
+    among them the `argparse.Namespace` of a training script's options.
+
+    Args:
+        path (`str` or `Path`):
+            A file of `torch.save` with `{entry: state_dict, ...}` or a state dict alone, or a `.safetensors` file.
+        entry (`str`, *optional*, defaults to `"model"`):
+            Where in a file with several things the state dict is.
+
+    Returns:
+        `dict[str, torch.Tensor]`: As they are in the file, in its order.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it cannot be read, is damaged or no checkpoint, holds what could run code, or holds no state
+            dict or one with other things than tensors in it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"the checkpoint {path} does not exist: check the path")
+    if not path.is_file():
+        raise InputError(f"{path} is a folder: name the checkpoint file in it")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    if not start:
+        raise InputError(f"{path} is empty: download it again")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path} is no whole safetensors file ({error}): download it again") from error
+    if not start.startswith(_MAGIC):
+        raise InputError(f"{path} is not a checkpoint: name a file that torch.save wrote, or a .safetensors file")
+    return _find_state_dict(_load_plain(path), path, entry)
+
+
+def _load_plain(path: Path) -> object:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # on kinds of pickles that are refused below anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle may fail with anything
+        if asked := re.search(r"GLOBAL (\S+)", str(error)):
+            raise InputError(
+                f"{path} holds more than tensors and plain values ({asked[1]}): it is not opened because it could run "
+                "code, so ask its authors for a file of the state dict alone"
+            ) from error
+        if "TorchScript" in str(error):
+            raise InputError(
+                f"{path} is a TorchScript program: it is not opened because it could run code, so ask its authors for "
+                "a file of the state dict alone"
+            ) from error
+        raise InputError(
+            f"{path} is damaged or incomplete, or torch.save did not write it: download it again"
+        ) from error
+
+
+def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, torch.Tensor]:
+    if not isinstance(checkpoint, Mapping) or not checkpoint:
+        raise InputError(
+            f"{path} holds no state dict but {_a_kind(checkpoint)}: name a file with the weights of a model"
+        )
+    state_dict = checkpoint.get(entry, checkpoint)
+    is_tensor = [isinstance(value, torch.Tensor) for value in state_dict.values()] if _is_dict(state_dict) else []
+    if not any(is_tensor):
+        raise InputError(
+            f"{path} holds no state dict, neither by itself nor under {entry!r}: its entries are "
+            f"{name_some(map(repr, checkpoint))}"
+        )
+    if not all(is_tensor):
+        others = [f"{key} ({_a_kind(value)})" for key, value in state_dict.items() if not torch.is_tensor(value)]
+        raise InputError(f"the state dict in {path} holds what is no tensor: {name_some(others)}")
+    odd = [
+        key
+        for key, value in state_dict.items()
+        if value.is_meta or value.is_quantized or value.layout is not torch.strided
+    ]
+    if odd:
+        raise InputError(f"{path} holds tensors that are sparse, quantized or without values: {name_some(odd)}")
+    return {str(key): value for key, value in state_dict.items()}
+
+
+def _is_dict(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _a_kind(value: object) -> str:
+    return f"{'an empty' if isinstance(value, Mapping) and not value else 'a'} {type(value).__name__}"
+
+
+def check_keys(state_dict: Mapping[str, torch.Tensor], expected: Iterable[str], kind: str) -> None:
+    """
+    Refuse a state dict that lacks a tensor or holds another one.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`):
+            What the file holds.
+        expected (`Iterable[str]`):
+            Every key that the model has under its released names, in the model's order.
+        kind (`str`):
+            What the model is called.
+
+    Raises:
+        InputError: Names the first keys of either side.
+    """
+    wanted = dict.fromkeys(expected)
+    faults = []
+    if missing := [key for key in wanted if key not in state_dict]:
+        faults.append(f"it lacks {name_some(missing)}")
+    if left := [key for key in state_dict if key not in wanted]:
+        faults.append(f"it holds {name_some(left)}, which no such model has")
+    if faults:
+        raise InputError(
+            f"the state dict is not that of a {kind}: {', and '.join(faults)}; check that the file is the right one "
+            "and complete"
+        )
+
+
+def fill_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """
+    Copy tensors into a model, every one of its own.
+
+    Args:
+        model (`torch.nn.Module`):
+            Keeps its dtype.
+        tensors (`Mapping[str, torch.Tensor]`):
+            Under the model's names.
+
+    Raises:
+        InputError: If a shape does not fit, or values are whole numbers, NaN or infinite.
+    """
+    own = model.state_dict()
+    misfits = [
+        f"{key} is {tuple(tensor.shape)} and not {tuple(own[key].shape)}"
+        for key, tensor in tensors.items()
+        if tensor.shape != own[key].shape
+    ]
+    if misfits:
+        raise InputError(f"the shapes of the tensors do not fit together: {name_some(misfits)}")
+    if bad := [key for key, tensor in tensors.items() if not (tensor.is_floating_point() and tensor.isfinite().all())]:
+        raise InputError(
+            f"the weights are whole numbers, NaN or infinite in {name_some(bad)}: take another checkpoint"
+        )
+    model.load_state_dict(dict(tensors))
+
+
+__all__ = ["check_keys", "fill_model", "load_state_dict", "name_some"]

@@ -1,0 +1,580 @@
+"""Model cards, made from the files of the run that made the model: no number stands in a card that is not in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import yaml
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
+
+from ..evaluation.predictions import model_label_names, model_thresholds
+from ..processing.errors import InputError
+from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
+
+
+CODE_LICENCE = "Apache-2.0"
+# A threshold chosen on fewer recordings with the label, and an AUROC measured on them, say little.
+_FEW = 10
+_TEMPLATE = "model_card_template.md"
+_METRICS = {
+    "auroc": ("AUROC", "roc_auc"),
+    "average_precision": ("average precision", "average_precision"),
+    "f1": ("F1", "f1"),
+    "calibration_error": ("calibration error", "expected_calibration_error"),
+}
+_PAPERS = {
+    "clear_hug": "Pan et al., Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction "
+    "Perspective, AAAI 2026, [arXiv 2512.24002](https://arxiv.org/abs/2512.24002)"
+}
+_NAMES = {"clear_hug": "CLEAR-HUG"}
+_HEADS = {
+    "hug": "HUG head, which reads the groups of leads one by one, in pairs and together",
+    "mean": "linear head on the mean of all leads",
+    "weighted": "head on a learnt weighting of the leads",
+    "single_level": "head on the groups of leads, without their pairs",
+}
+
+
+class Card(NamedTuple):
+    """
+    A model card and what belongs to it.
+
+    Args:
+        card ([`ModelCard`]): The content of README.md.
+        eval_results (`dict[str, str]`): Content of each `.eval_results/*.yaml` file.
+        missing (`list[str]`): What the card should say and nothing told it, each as a few words.
+    """
+
+    card: ModelCard
+    eval_results: dict[str, str]
+    missing: list[str]
+
+
+def make_card(
+    repo_id: str,
+    config: Any,
+    auto_class: str,
+    feature_extractor: Any,
+    facts: Mapping[str, Mapping[str, Any]],
+    *,
+    license: str | None = None,
+    dataset_id: str | None = None,
+    num_parameters: int | None = None,
+) -> Card:
+    """
+    The card of a model.
+
+    Args:
+        repo_id (`str`): `ORG/NAME` on the Hub.
+        config ([`PreTrainedConfig`]): The model's.
+        auto_class (`str`): Auto class that loads it with all its weights, such as `"AutoModelForPreTraining"`.
+        feature_extractor: The model's.
+        facts (`Mapping[str, Mapping]`): What the run wrote, as `find_facts` reads it.
+        license (`str`, *optional*): Of the weights, as the Hub spells it, such as `"cc-by-4.0"`.
+        dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested; `.eval_results`
+            needs one.
+        num_parameters (`int`, *optional*): Of the model.
+
+    Returns:
+        [`Card`]
+
+    Raises:
+        InputError: If a file of the run lacks a field that the card needs, with its name.
+    """
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise InputError(f"{license!r} is no licence as the Hub spells it: for example cc-by-4.0, apache-2.0 or other")
+    metrics, conversion = facts.get(METRICS), facts.get(CONVERSION)
+    encoder = _encoder_facts(facts)
+    is_classifier = auto_class == "AutoModelForSequenceClassification"
+    labels = model_label_names(config) if is_classifier else []
+    missing = []
+    if license is None:
+        missing.append("the licence of the weights (--license)")
+    if is_classifier and all(re.fullmatch(r"LABEL_\d+", name) for name in labels):
+        missing.append("names of the labels (id2label in config.json)")
+    if is_classifier and metrics is None:
+        missing.append(f"metrics ({METRICS}, which `clear-hug finetune` writes)")
+    if not is_classifier and encoder is None and conversion is None:
+        missing.append(f"how it was pre-trained ({PRETRAINING}, which `clear-hug pretrain` writes)")
+    tested = _tested(metrics) if metrics is not None and is_classifier else None
+    if tested is not None and dataset_id is None:
+        missing.append("the tested dataset's name on the Hub, for .eval_results (--dataset)")
+
+    name = repo_id.split("/")[-1]
+    sources = _source_rows(metrics if is_classifier else None, encoder)
+    text = ModelCard.from_template(
+        ModelCardData(
+            license=license,
+            library_name="transformers",
+            pipeline_tag=None if is_classifier else "feature-extraction",
+            tags=[
+                "ecg",
+                "electrocardiogram",
+                "12-lead-ecg",
+                config.model_type.replace("_", "-"),
+                "clear-hug-hf",
+                "custom_code",
+                *(["ecg-classification"] if is_classifier else []),
+            ],
+            datasets=None if dataset_id is None else [dataset_id],
+            model_name=name if tested is not None else None,
+            eval_results=None if tested is None else _model_index(tested, dataset_id),
+        ),
+        template_str=files(__package__).joinpath(_TEMPLATE).read_text(encoding="utf-8"),
+        name=name,
+        repo_id=repo_id,
+        auto_class=auto_class,
+        summary=_summary(config, auto_class, labels, num_parameters, conversion),
+        labels=[
+            {"name": _cell(label), "threshold": f"{threshold:.3g}"}
+            for label, threshold in zip(labels, model_thresholds(config), strict=True)
+        ]
+        if is_classifier
+        else [],
+        threshold_note=_threshold_note(config, metrics),
+        results=_result_tables(metrics) if is_classifier else _pretraining_tables(encoder),
+        made=_made(metrics if is_classifier else None, encoder, conversion),
+        sources=sources,
+        patients_note=" (patients)" if any("(" in cell for row in sources for cell in row[5:]) else "",
+        recipes=_recipes(metrics if is_classifier else None, encoder),
+        reads=_reads(config, feature_extractor),
+        limits=_limits(metrics if is_classifier else None, encoder, conversion),
+        environment=_environment(metrics if is_classifier else encoder, conversion),
+        licence=_licence(license, facts, conversion),
+        citations=_citations(config, facts),
+        footer=FOOTER,
+    )
+    eval_results = {} if tested is None or dataset_id is None else _eval_results(tested, dataset_id, repo_id)
+    return Card(text, eval_results, missing)
+
+
+def check_card(text: str, where: str) -> ModelCard:
+    """
+    A card that somebody wrote.
+
+    Args:
+        text (`str`): Its content.
+        where (`str`): Its name in errors.
+
+    Raises:
+        InputError: If its header is no YAML, or lacks a field that a model on the Hub needs.
+    """
+    try:
+        card = ModelCard(text)
+        found = card.data.to_dict()
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise InputError(f"{where} has no header that can be read: {' '.join(str(error).split())}") from error
+    lacking = [name for name in ("license", "library_name", "tags") if not found.get(name)]
+    if lacking:
+        raise InputError(
+            f"the card {where} lacks {', '.join(lacking)} in its header: add the field(s) between the lines of ---, "
+            "or leave out --card to have one made"
+        )
+    return card
+
+
+# ------------------------------------------------------------------------------------------------------------- facts
+
+
+def _field(facts: Mapping[str, Any], path: str, where: str) -> Any:
+    """A field of a run's file by the names on the way to it, parted by slashes: a label may have dots."""
+    found: Any = facts
+    for name in path.split("/"):
+        if not isinstance(found, Mapping) or name not in found:
+            raise InputError(
+                f"{where} lacks the field {path.replace('/', '.')}, which the card needs: make the run again with "
+                f"this version, or take {where} away and do without its numbers"
+            )
+        found = found[name]
+    return found
+
+
+def _encoder_facts(facts: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """How the encoder was pre-trained: beside the model, or as the fine-tuning run wrote it down."""
+    if PRETRAINING in facts:
+        return facts[PRETRAINING]
+    return (facts.get(METRICS) or {}).get("encoder", {}).get(PRETRAINING)
+
+
+class _Tested(NamedTuple):
+    """The split that results are stated of: the test recordings, where there are none those of the choice."""
+
+    split: str
+    metrics: Mapping[str, Any]
+    data: Mapping[str, Any]
+    date: str | None
+
+
+def _tested(metrics: Mapping[str, Any]) -> _Tested:
+    results = _field(metrics, "pretrained", METRICS)
+    split = "test" if "test" in results else "validation"
+    found = _field(results, split, METRICS)
+    for name in _METRICS:
+        _field(found, f"macro_{name}", METRICS)
+    data = _field(metrics, "data", METRICS)
+    if not isinstance(data, Mapping):
+        raise InputError(f"{METRICS} was written by an older version: make the run again")
+    return _Tested(split, found, data, metrics.get("environment", {}).get("date"))
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+def _model_index(tested: _Tested, dataset_id: str | None) -> list[EvalResult]:
+    """Results as the header's `model-index` has them."""
+    return [
+        EvalResult(
+            task_type="ecg-classification",
+            task_name="ECG classification",
+            dataset_type=dataset_id or _slug(_title(tested.data)),
+            dataset_name=_title(tested.data),
+            dataset_split=tested.split,
+            dataset_config=tested.data.get("label_set"),
+            metric_type=kind,
+            metric_name=f"macro {title}",
+            metric_value=round(value["value"], 4),
+            metric_args={"interval_95": [round(value["low"], 4), round(value["high"], 4)]}
+            if value["low"] is not None
+            else None,
+        )
+        for name, (title, kind) in _METRICS.items()
+        if (value := tested.metrics[f"macro_{name}"]) is not None
+    ]
+
+
+def _eval_results(tested: _Tested, dataset_id: str, repo_id: str) -> dict[str, str]:
+    """Results as the Hub reads them from `.eval_results/`."""
+    entries = []
+    for name, (title, _) in _METRICS.items():
+        value = tested.metrics[f"macro_{name}"]
+        if value is None:
+            continue
+        task = "_".join([tested.data.get("label_set") or "labels", "macro", name])
+        entries.append(
+            EvalResultEntry(
+                dataset_id=dataset_id,
+                task_id=task,
+                value=round(value["value"], 4),
+                date=tested.date,
+                source_url=f"https://huggingface.co/{repo_id}/blob/main/{METRICS}",
+                source_name=f"{METRICS} of the run",
+                notes=f"macro {title}{_interval_words(value)} on the {tested.split} split",
+            )
+        )
+    content = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+    return {f".eval_results/{_slug(dataset_id.split('/')[-1])}.yaml": content}
+
+
+def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    if metrics is None:
+        return []
+    tables = []
+    results = _field(metrics, "pretrained", METRICS)
+    control = metrics.get("random_initialisation")
+    for split in ("test", "validation"):
+        if split not in results:
+            continue
+        columns = ["metric", "this model"]
+        if control is not None:
+            columns += ["the same, its encoder never trained"]
+        rows = []
+        for name, (title, _) in _METRICS.items():
+            row = [f"macro {title}", _interval(_field(results, f"{split}/macro_{name}", METRICS))]
+            if control is not None:
+                row.append(_interval(_field(control, f"{split}/macro_{name}", METRICS)))
+            rows.append(row)
+        found = results[split]
+        notes = []
+        difference = metrics.get("difference_of_macro_auroc", {}).get(split)
+        if difference is not None:
+            notes.append(f"Difference of macro AUROC, paired over patients: {_interval(difference, sign=True)}.")
+        if split == "validation":
+            notes.append("The epoch and the thresholds were chosen on these recordings: somewhat too good.")
+        where = f"On {found['num_recordings']} {split} recordings of {found['num_patients']} patients"
+        tables.append(
+            {
+                "title": f"{where}, with 95 % intervals over patients:",
+                "columns": columns,
+                "rows": rows,
+                "note": " ".join(notes),
+            }
+        )
+    tables.append(_label_table(_tested(metrics)))
+    return tables
+
+
+def _label_table(tested: _Tested) -> dict[str, Any]:
+    rows, left_out = [], []
+    for name, entry in _field(tested.metrics, "per_label", METRICS).items():
+        if entry["auroc"] is None:
+            left_out.append(name)
+            continue
+        rows.append([_cell(name), str(entry["num_positive"]), *(_interval(entry[one]) for one in _METRICS)])
+    note = f"Left out, since only one class is present: {', '.join(map(_cell, left_out))}." if left_out else ""
+    return {
+        "title": f"Per label on the {tested.split} recordings:",
+        "columns": ["label", "with the label", *(title for title, _ in _METRICS.values())],
+        "rows": rows,
+        "note": note,
+    }
+
+
+def _pretraining_tables(encoder: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    if encoder is None:
+        return []
+    result = _field(encoder, "result", PRETRAINING)
+    rows = [["training recordings", f"{_field(result, 'train_loss', PRETRAINING):.4f}"]]
+    if result.get("validation_loss") is not None:
+        rows.append(["validation recordings", f"{result['validation_loss']:.4f}"])
+    return [
+        {
+            "title": "Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
+            "columns": ["", "after the last epoch"],
+            "rows": rows,
+            "note": "What the representation is worth for a task is measured by fine-tuning it.",
+        }
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- prose
+
+
+def _summary(
+    config: Any,
+    auto_class: str,
+    labels: Sequence[str],
+    num_parameters: int | None,
+    conversion: Mapping[str, Any] | None,
+) -> str:
+    system = _NAMES.get(config.model_type, config.model_type)
+    size = "" if num_parameters is None else f" ({_parameters(num_parameters)} parameters)"
+    if conversion is not None:
+        return (
+            f"The released {conversion['kind']} `{conversion['file']}`{size} in the form of Transformers, converted "
+            "by `clear-hug-hf`. The weights are those of the file; nothing was trained."
+        )
+    if auto_class == "AutoModelForSequenceClassification":
+        head = _HEADS.get(getattr(config, "head_type", ""), "classifier")
+        return f"{system}{size} that names {len(labels)} label(s) of a 12-lead ECG, by a {head}."
+    what = "with the decoder that it was pre-trained with" if auto_class == "AutoModelForPreTraining" else "alone"
+    return f"A {system} encoder of 12-lead ECGs{size}, {what}: a starting point for labels of your own."
+
+
+def _threshold_note(config: Any, metrics: Mapping[str, Any] | None) -> str:
+    if getattr(config, "label_thresholds", None):
+        return "Thresholds are those with the best F1 on the validation recordings; they are saved in the config."
+    return "No threshold was chosen for these labels: 0.5 stands for all."
+
+
+def _made(
+    metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None, conversion: Mapping[str, Any] | None
+) -> list[str]:
+    paragraphs = []
+    if conversion is not None:
+        size = f", {conversion['size']} size" if conversion.get("size") else ""
+        paragraphs.append(
+            f"Converted from `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
+            f"{size}, {conversion['num_tensors']} tensors, all of them used. The number of attention heads, "
+            f"{conversion['num_attention_heads']}, is not in the file. "
+            f"`cls_attention={conversion['cls_attention']}` "
+            + (
+                "runs the encoder as the released code does."
+                if conversion["cls_attention"] == "reference_bias"
+                else "runs the encoder as the paper describes."
+            )
+        )
+    if encoder is not None:
+        recipe, system = _field(encoder, "recipe", PRETRAINING), _field(encoder, "system", PRETRAINING)
+        paragraphs.append(
+            f"**Pre-training** without labels: {_NAMES.get(system, system)}, {encoder.get('size') or 'own'} size, "
+            f"{_field(encoder, 'result/epoch', PRETRAINING)} epochs, seed {recipe.get('seed')}."
+        )
+    elif metrics is not None and conversion is None:
+        paragraphs.append("**Pre-training**: nothing is recorded about the encoder that was fine-tuned.")
+    if metrics is not None:
+        recipe = _field(metrics, "recipe", METRICS)
+        method = {
+            "frozen": "the head was trained, the encoder stayed as it was",
+            "full": "the whole model was trained",
+            "lora": "the head and low-rank updates of the encoder were trained, and merged",
+        }[recipe["method"]]
+        control = ""
+        if "random_initialisation" in metrics:
+            control = " The same was done with an encoder that was never trained, as a control."
+        paragraphs.append(
+            f"**Fine-tuning**: {method}; seed {recipe.get('seed')}. Chosen was "
+            f"{_field(metrics, 'chosen_by', METRICS).split(',')[0].removesuffix(' in both runs')}: epoch "
+            f"{_field(metrics, 'pretrained/best_epoch', METRICS)}.{control}"
+        )
+    return paragraphs
+
+
+def _source_rows(metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None) -> list[list[str]]:
+    rows = []
+    before = (metrics or {}).get("encoder", {}).get("finetuned_on")
+    for used_for, sources in (
+        ("pre-training", _field(encoder, "data", PRETRAINING) if encoder is not None else []),
+        ("fine-tuning before", [before] if before else []),
+        ("fine-tuning", [_field(metrics, "data", METRICS)] if metrics is not None else []),
+    ):
+        for source in sources:
+            counts = _field(source, "sets", "the run's file")
+            rows.append(
+                [
+                    _cell(_title(source)),
+                    used_for,
+                    source.get("license") or "not stated",
+                    _cell(source.get("label_set") or "own") if used_for != "pre-training" else "",
+                    source.get("splits") or "not stated",
+                    *(_count(counts.get(split)) for split in ("train", "validation", "test")),
+                ]
+            )
+    return rows
+
+
+def _recipes(
+    metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Settings by what they were for."""
+    found = []
+    for purpose, facts in (("fine-tuning", metrics), ("pre-training", encoder)):
+        if facts is not None and facts.get("recipe"):
+            chosen = {**facts["recipe"], **{f"model.{name}": one for name, one in (facts.get("model") or {}).items()}}
+            found.append((purpose, [(name, f"`{_cell(str(value))}`") for name, value in sorted(chosen.items())]))
+    return found
+
+
+def _reads(config: Any, extractor: Any) -> str:
+    steps = [
+        f"Any recording with named leads, at any rate from 50 Hz, in mV, uV, V or normalised, becomes "
+        f"{len(config.lead_names)} leads ({', '.join(config.lead_names)}) at {config.sampling_rate:g} Hz"
+    ]
+    if getattr(extractor, "do_bandpass", False):
+        steps.append(f"band-passed from {extractor.bandpass_low:g} to {extractor.bandpass_high:g} Hz")
+    if getattr(extractor, "detector", None):
+        steps.append(f"searched for R peaks by the detector `{extractor.detector}`")
+    if getattr(extractor, "num_beats", None):
+        steps.append(
+            f"cut into at most {extractor.num_beats} beats of {extractor.beat_length} samples per window of "
+            f"{extractor.window_seconds:g} s"
+        )
+    return (
+        ", ".join(steps) + ". Missing leads are masked. All settings are in `preprocessor_config.json`; the code is "
+        "in this repository."
+    )
+
+
+def _limits(
+    metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None, conversion: Mapping[str, Any] | None
+) -> list[str]:
+    limits = ["What other hospitals' devices, populations and labels do to it is not known from the results above."]
+    if metrics is not None:
+        tested = _tested(metrics)
+        if tested.split == "validation":
+            limits.append("There were no test recordings: all results are of those that the model was chosen on.")
+        few = [
+            _cell(name)
+            for name, one in tested.metrics["per_label"].items()
+            if one["num_positive"] < _FEW and one["auroc"] is not None
+        ]
+        if few:
+            limits.append(
+                f"Fewer than {_FEW} {tested.split} recordings have these labels, so that their results are unsure: "
+                f"{', '.join(few)}."
+            )
+        if tested.data.get("name") == "simulated":
+            limits.append("It was trained and tested on simulated recordings: it says nothing about patients.")
+    elif encoder is not None and any(one.get("name") == "simulated" for one in encoder.get("data", [])):
+        limits.append("It was pre-trained on simulated recordings.")
+    if conversion is not None:
+        limits.append(
+            "Its authors' preprocessing is followed as far as it is known; their results have not been measured again."
+        )
+    return limits
+
+
+def _environment(facts: Mapping[str, Any] | None, conversion: Mapping[str, Any] | None) -> str | None:
+    found = (facts or {}).get("environment")
+    if found is None:
+        if conversion is None or not conversion.get("versions"):
+            return None
+        found = {"versions": conversion["versions"]}
+    parts = [f"{name} {one}" for name, one in found["versions"].items()]
+    if "python" in found:
+        parts.insert(0, f"Python {found['python']}")
+    if "device" in found:
+        parts.append(found["device"])
+    return ", ".join(parts) + (f"; {found['date']}." if "date" in found else ".")
+
+
+def _licence(license: str | None, facts: Mapping[str, Mapping[str, Any]], conversion: Mapping[str, Any] | None) -> str:
+    weights = f"Weights: {license}." if license else "**The licence of the weights is not stated: ask before use.**"
+    parts = [weights, f"Code in this repository: {CODE_LICENCE}."]
+    stated = {_title(one): one["license"] for one in _all_sources(facts) if one.get("license")}
+    for title, of_data in stated.items():
+        parts.append(f"{title}: {of_data}.")
+    if conversion is not None:
+        parts.append(
+            "The file that was converted is its authors' work. Their repository states no licence: whether these "
+            "weights may be passed on is for whoever publishes them to find out."
+        )
+    return " ".join(parts)
+
+
+def _citations(config: Any, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    found = [_PAPERS.get(config.model_type), *(one.get("citation") for one in _all_sources(facts))]
+    return [f"- {one}" for one in dict.fromkeys(filter(None, found))]
+
+
+def _all_sources(facts: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    encoder, metrics = _encoder_facts(facts) or {}, facts.get(METRICS) or {}
+    labelled = [metrics.get("encoder", {}).get("finetuned_on"), metrics.get("data")]
+    return [*encoder.get("data", []), *(one for one in labelled if isinstance(one, Mapping))]
+
+
+# ------------------------------------------------------------------------------------------------------------- words
+
+
+def _title(source: Mapping[str, Any]) -> str:
+    return source.get("title") or source.get("name") or "recordings"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "recordings"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break a table or become markup."""
+    return re.sub(r"([|<>\\*_])", r"\\\1", " ".join(text.split()))
+
+
+def _parameters(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.0f} k"
+
+
+def _count(counts: Mapping[str, int] | None) -> str:
+    return "" if counts is None else f"{counts['recordings']} ({counts['patients']})"
+
+
+def _interval(metric: Mapping[str, Any] | None, sign: bool = False) -> str:
+    if metric is None:
+        return "not defined"
+    form = "+.3f" if sign else ".3f"
+    if metric["low"] is None:
+        return f"{metric['value']:{form}}"
+    return f"{metric['value']:{form}} ({metric['low']:{form}} to {metric['high']:{form}})"
+
+
+def _interval_words(metric: Mapping[str, Any]) -> str:
+    if metric["low"] is None:
+        return ""
+    return f" (95 % interval {metric['low']:.3f} to {metric['high']:.3f})"

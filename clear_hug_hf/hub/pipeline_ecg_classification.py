@@ -1,0 +1,397 @@
+"""
+The task "ecg-classification" of `transformers.pipeline`: from a recording to labels with scores.
+
+This file is published beside the weights and imports nothing of the rest of the package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers import AutoModelForSequenceClassification
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.pipelines.base import ChunkPipeline
+
+
+TASK = "ecg-classification"
+
+ACCEPTED = (
+    'the path of a WFDB record, a dict with "waveform", "sampling_rate", "lead_names" and "unit", an array of shape '
+    "(leads, samples), an object with these four as attributes, a row of a prepared dataset, or several of these as a "
+    "list, an iterator or a dataset"
+)
+CHOICES: dict[str, tuple[str, ...]] = {
+    "windows": ("first", "center", "all"),
+    "on_no_beats": ("raise", "mask"),
+    "aggregate": ("mean", "max"),
+    "function_to_apply": ("sigmoid", "softmax", "none"),
+}
+PREPROCESS_PARAMETERS = ("sampling_rate", "lead_names", "unit", "windows", "on_no_beats")
+POSTPROCESS_PARAMETERS = ("top_k", "threshold", "function_to_apply", "aggregate")
+
+_FIELDS = ("waveform", "sampling_rate", "lead_names", "unit")
+_ROW_COLUMNS = ("signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate")
+_RECORD_SUFFIXES = (".hea", ".dat", ".mat")
+_FUNCTION_OF_PROBLEM = {
+    "multi_label_classification": "sigmoid",
+    "single_label_classification": "softmax",
+    "regression": "none",
+}
+
+
+class EcgClassificationPipeline(ChunkPipeline):
+    """
+    Labels of ECG recordings with their scores, by a model for sequence classification and its feature extractor.
+
+    A recording is one of:
+
+    - the path (`str` or `Path`) of a WFDB record, with or without `.hea`, `.dat` or `.mat`;
+    - a dict with `"waveform"` (array or tensor of shape `(num_leads, num_samples)`), `"sampling_rate"` [Hz],
+      `"lead_names"` and `"unit"` (`"mV"`, `"uV"`, `"V"` or `"NU"`), or an object with these as attributes;
+    - an array or tensor of shape `(num_leads, num_samples)`, with the other three as arguments of the call;
+    - a row of a prepared dataset (`clear_hug_hf.prepare`), which is already cleaned.
+
+    A list of recordings gives a list of results; an iterator or a dataset gives an iterator of results. What a
+    recording says of itself goes before the arguments of the call.
+
+    Every parameter may be given when the pipeline is made or when it is called, the call's going first; besides those
+    of every pipeline (`batch_size`: windows at a time, of one recording or of several; `num_workers`, `device`) they
+    are those of [`EcgClassificationPipeline.__call__`].
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+
+    >>> classify = pipeline("ecg-classification", model=folder, threshold="model")
+    >>> classify("records100/00000/00001_lr")
+    [{'label': 'NORM', 'score': 0.94}]
+    ```"""
+
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = True
+    _load_tokenizer: Any = False
+    _registered_impl: ClassVar[dict[str, Any]]
+
+    model: Any
+    feature_extractor: Any
+
+    def __init__(self, model: Any, **kwargs: Any):
+        if kwargs.get("feature_extractor") is None:
+            raise ValueError("the feature extractor is missing: pass the model's own as `feature_extractor=`")
+        super().__init__(model=model, **kwargs)
+        # `pipeline` has put classes into this field, with which a config can be neither printed nor saved. The folder
+        # gets it again from `save_pretrained`.
+        vars(self.model.config).pop("custom_pipelines", None)
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """
+        Classify recordings.
+
+        Args:
+            inputs: One recording or several, see [`EcgClassificationPipeline`].
+            sampling_rate (`float`, *optional*): Rate of recordings that do not state theirs [Hz].
+            lead_names (`Sequence[str]`, *optional*): Name of each row of recordings that do not state theirs.
+            unit (`str` or `Sequence[str]`, *optional*): Unit of recordings that do not state theirs: of all rows, or
+                of each.
+            windows (`str`, *optional*, defaults to `"all"`): What is predicted of a recording longer than the feature
+                extractor's window: `"all"` windows, the `"first"` or the `"center"` one.
+            on_no_beats (`str`, *optional*): What happens to a window without any beat, `"raise"` or `"mask"`; the
+                feature extractor's own choice by default.
+            aggregate (`str`, *optional*, defaults to `"mean"`): How the scores of windows become the recording's:
+                `"mean"` or `"max"`.
+            function_to_apply (`str`, *optional*): From logits to scores: `"sigmoid"`, `"softmax"` or `"none"`; by
+                default what the problem type of the model asks for.
+            threshold (`float` or `str`, *optional*): Keep the labels whose score reaches it, from 0 to 1; `"model"`
+                for each label's own of `config.label_thresholds` (0.5 where it has none).
+            top_k (`int`, *optional*): Keep at most as many labels.
+
+        Returns:
+            `list[dict]` for one recording: `{"label": str, "score": float}`, highest score first. For a recording of
+            several windows each has also `"windows"`, a list of `{"start": float, "end": float, "score": float}` [s].
+            A list of these for a list of recordings, an iterator for an iterator or a dataset.
+
+        Raises:
+            FileNotFoundError: If there is no record at a path.
+            ValueError: If a recording or a parameter cannot be used; the message says which, why, and what to do.
+            ImportError: If a path is given and the package `wfdb` is not installed.
+        """
+        if isinstance(inputs, (list, tuple)):
+            # Lists in a list would be searched for chat messages.
+            if wrong := [item for item in inputs if isinstance(item, (list, tuple))]:
+                raise ValueError(f"a {type(wrong[0]).__name__} in a list is no recording: give {ACCEPTED}")
+            return super().__call__(list(inputs), **kwargs) if inputs else []
+        if _is_many(inputs):
+            return super().__call__((item for item in inputs), **kwargs)
+        return super().__call__(inputs, **kwargs)
+
+    @staticmethod
+    def read_recording(path: Path) -> Any:
+        """The recording at a path. The installed package puts its own reader here, which knows more headers."""
+        return _read_record(path)
+
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        known = (*PREPROCESS_PARAMETERS, *POSTPROCESS_PARAMETERS)
+        for name, value in parameters.items():
+            if name not in known:
+                raise ValueError(f"there is no parameter {name!r}: choose from {', '.join(known)}, batch_size")
+            if value is not None:
+                _check_parameter(name, value)
+        return (
+            {name: parameters[name] for name in PREPROCESS_PARAMETERS if name in parameters},
+            {},
+            {name: parameters[name] for name in POSTPROCESS_PARAMETERS if name in parameters},
+        )
+
+    def preprocess(  # type: ignore[override]
+        self,
+        inputs: Any,
+        windows: str | None = None,
+        on_no_beats: str | None = None,
+        **stated: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """The windows of one recording as inputs of the model, each with its place [s]."""
+        if isinstance(inputs, Mapping) and "signal" in inputs and "waveform" not in inputs:
+            features, seconds = self._cut_row(inputs, on_no_beats)
+            starts = [0.0]
+        else:
+            recording, name = _as_recording(inputs, self.read_recording)
+            for field, value in stated.items():
+                if recording.get(field) is None:
+                    recording[field] = value
+            try:
+                waveform = _checked_waveform(recording)
+                features = self.feature_extractor(
+                    waveform,
+                    sampling_rate=recording.get("sampling_rate"),
+                    lead_names=recording.get("lead_names"),
+                    unit=recording.get("unit"),
+                    windows=windows or "all",
+                    on_no_beats=on_no_beats,
+                    return_windows=True,
+                    return_tensors="pt",
+                )
+            except ValueError as error:
+                if name:
+                    error.args = (f"{name}: {error}",)
+                raise
+            rate = float(recording["sampling_rate"])
+            seconds = waveform.shape[1] / rate
+            starts = [start / rate for start in features.pop("window_starts").tolist()]
+            features.pop("recording_ids")
+        for index, start in enumerate(starts):
+            yield {
+                **{name: tensor[index : index + 1] for name, tensor in features.items()},
+                "start": start,
+                "end": min(start + self.feature_extractor.window_seconds, seconds),
+                "is_last": index == len(starts) - 1,
+            }
+
+    def _cut_row(self, row: Mapping[str, Any], on_no_beats: str | None) -> tuple[BatchFeature, float]:
+        """Inputs of the model from a row of a prepared dataset, and how long it is [s]."""
+        if missing := [name for name in _ROW_COLUMNS if row.get(name) is None]:
+            raise ValueError(
+                f'a row with "signal" has no {missing[0]!r}: give a row as `clear_hug_hf.prepare` makes it'
+            )
+        extractor = self.feature_extractor
+        rate = float(row["sampling_rate"])
+        # The column is stored with 32 bits.
+        if np.float32(rate) != np.float32(extractor.sampling_rate):
+            raise ValueError(
+                f"the row was prepared at {rate:g} Hz and the model works at {extractor.sampling_rate:g} Hz: prepare "
+                "the dataset with the model's feature extractor"
+            )
+        signal = np.asarray(row["signal"], dtype=np.float32)
+        scale = np.asarray(row["signal_scale"], dtype=np.float32)
+        lead_mask = np.asarray(row["lead_mask"], dtype=bool)
+        r_peaks = np.asarray(row["r_peaks"], dtype=np.int64)
+        num_leads = len(extractor.lead_names)
+        if signal.ndim != 2 or not signal.shape[0] == scale.size == lead_mask.size == num_leads:
+            raise ValueError(
+                f"the row's signal has shape {signal.shape}, {scale.size} scales and {lead_mask.size} entries in its "
+                f"lead mask: give a row of {num_leads} leads as `clear_hug_hf.prepare` makes it"
+            )
+        if not r_peaks.size and (on_no_beats or extractor.on_no_beats) == "raise":
+            raise ValueError('the row holds no beat: leave it out, or mark such rows with `on_no_beats="mask"`')
+        features = extractor.cut([signal * scale[:, None]], [r_peaks], [lead_mask])
+        return BatchFeature(features, tensor_type="pt"), signal.shape[1] / rate
+
+    def _forward(self, model_inputs: dict[str, Any]) -> Any:  # type: ignore[override]
+        places = {name: model_inputs.pop(name) for name in ("start", "end", "is_last")}
+        if self.model.training:  # a model that was handed over in the middle of its training
+            self.model.eval()
+        inputs = {
+            name: tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in model_inputs.items()
+        }
+        logits = getattr(self.model(**inputs), "logits", None)
+        if logits is None:
+            raise ValueError(f"{type(self.model).__name__} gives no logits: load a model for sequence classification")
+        return {"logits": logits, **places}
+
+    def postprocess(  # type: ignore[override]
+        self,
+        model_outputs: Sequence[Mapping[str, Any]],
+        top_k: int | None = None,
+        threshold: float | str | None = None,
+        function_to_apply: str | None = None,
+        aggregate: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The labels of one recording from the logits of its windows."""
+        config = self.model.config
+        function = function_to_apply or _FUNCTION_OF_PROBLEM.get(config.problem_type, "sigmoid")
+        if threshold is not None and function == "none":
+            raise ValueError("a threshold needs scores from 0 to 1: leave it out, or apply a sigmoid or a softmax")
+        logits = np.stack([output["logits"][0].float().numpy() for output in model_outputs])
+        window_scores = _apply(function, logits)
+        scores = window_scores.max(axis=0) if aggregate == "max" else window_scores.mean(axis=0)
+
+        names = [config.id2label[index] for index in range(len(scores))]
+        order = np.argsort(-scores, kind="stable")
+        if threshold is not None:
+            chosen = getattr(config, "label_thresholds", None) or {}
+            limits = [chosen.get(name, 0.5) if threshold == "model" else threshold for name in names]
+            reached = scores >= np.array(limits, dtype=np.float32)
+            order = order[reached[order]]
+
+        found = []
+        for label in order[:top_k].tolist():
+            entry: dict[str, Any] = {"label": names[label], "score": float(scores[label])}
+            if len(model_outputs) > 1:
+                entry["windows"] = [
+                    {"start": output["start"], "end": output["end"], "score": float(score)}
+                    for output, score in zip(model_outputs, window_scores[:, label], strict=True)
+                ]
+            found.append(entry)
+        return found
+
+
+# As registering the task does: a pipeline that was loaded from a published folder can be saved to another one, too.
+EcgClassificationPipeline._registered_impl = {
+    TASK: {"impl": EcgClassificationPipeline, "pt": (AutoModelForSequenceClassification,), "type": "audio"}
+}
+
+
+def _is_many(inputs: Any) -> bool:
+    """Whether this is an iterator or a dataset of recordings, not one recording."""
+    one = isinstance(inputs, (str, bytes, bytearray, os.PathLike, Mapping, np.ndarray))
+    one = one or hasattr(inputs, "detach") or all(hasattr(inputs, field) for field in _FIELDS)
+    return not one and (
+        isinstance(inputs, Iterable) or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"))
+    )
+
+
+def _check_parameter(name: str, value: Any) -> None:
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, CHOICES[name]))}")
+    if name == "top_k" and not (isinstance(value, Integral) and _is_number(value) and int(value) >= 1):
+        raise ValueError(f"top_k is {value!r}: give the number of labels, at least 1, or None for all")
+    if name == "threshold" and value != "model" and not (_is_number(value) and 0 <= value <= 1):
+        raise ValueError(f'threshold is {value!r}: give a number from 0 to 1, or "model" for each label\'s own')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _as_recording(inputs: Any, read: Callable[[Path], Any]) -> tuple[dict[str, Any], str]:
+    """What is known of a recording, and what to call it in an error."""
+    if isinstance(inputs, (str, os.PathLike)):
+        recording = read(Path(inputs))
+        return {field: getattr(recording, field) for field in _FIELDS}, str(inputs)
+    if isinstance(inputs, Mapping):
+        if inputs.get("waveform") is None:
+            keys = ", ".join(map(repr, inputs)) or "nothing"
+            raise ValueError(f'a dict that holds {keys} and no "waveform" is no recording: give {ACCEPTED}')
+        return {field: inputs.get(field) for field in _FIELDS}, ""
+    if isinstance(inputs, np.ndarray) or hasattr(inputs, "detach"):
+        return {"waveform": inputs}, ""
+    if all(hasattr(inputs, field) for field in _FIELDS):
+        return {field: getattr(inputs, field) for field in _FIELDS}, str(getattr(inputs, "record_id", None) or "")
+    raise ValueError(f"{type(inputs).__name__} is no recording: give {ACCEPTED}")
+
+
+def _checked_waveform(recording: Mapping[str, Any]) -> np.ndarray:
+    """The samples as an array; whatever else the feature extractor would stumble over is refused."""
+    waveform = recording["waveform"]
+    if hasattr(waveform, "detach"):
+        waveform = waveform.detach().cpu().float().numpy()
+    try:
+        waveform = np.asarray(waveform)
+    except ValueError:
+        raise ValueError(
+            "the rows of the waveform are of different lengths: pass one of shape (leads, samples)"
+        ) from None
+    if waveform.ndim != 2:
+        raise ValueError(
+            f"the waveform has {waveform.ndim} dimension(s): pass one of shape (leads, samples), or a list of them"
+        )
+    rate: Any = recording.get("sampling_rate")
+    names, unit = recording.get("lead_names"), recording.get("unit")
+    if np.ndim(rate):
+        raise ValueError("sampling_rate must be one number [Hz]")
+    if names is not None and not _are_strings(names):
+        raise ValueError("lead_names must be a list of names, one for each row of the waveform")
+    if unit is not None and not isinstance(unit, str) and not _are_strings(unit):
+        raise ValueError("unit must be one of mV, uV, V and NU, or a list of these with one for each row")
+    return waveform
+
+
+def _are_strings(values: Any) -> bool:
+    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
+        return False
+    return all(isinstance(value, str) for value in values)
+
+
+def _read_record(path: Path) -> SimpleNamespace:
+    """Read a WFDB record: all leads in the units of its header, missing samples as NaN."""
+    record_path = path.with_suffix("") if path.suffix.lower() in _RECORD_SUFFIXES else path
+    header = Path(f"{record_path}.hea")
+    if not header.is_file():
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: name one record in it, or give a list of its records")
+        raise FileNotFoundError(f"{header} does not exist: check the path of the record")
+    lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
+    first = next((line.split() for line in lines if line.strip() and not line.startswith("#")), [])
+    if len(first) < 3:  # the format would take it for 250 Hz
+        raise ValueError(f"{header} states no sampling rate: add it to the header's first line, it is never assumed")
+    try:
+        import wfdb
+    except ImportError:
+        raise ImportError(
+            "reading a record needs the package wfdb: install it with `pip install wfdb`, or pass the samples as an "
+            "array"
+        ) from None
+    try:
+        record = wfdb.rdrecord(str(record_path))
+        waveform = np.ascontiguousarray(record.p_signal.T, dtype=np.float32)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{header} refers to {Path(error.filename or '').name or 'a file'}, which is not beside it: copy both "
+            "files together"
+        ) from error
+    except Exception as error:  # wfdb raises many kinds, down to IndexError, for files that are damaged
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ValueError(f"{header} cannot be read ({reason}): mend it, or pass the samples as an array") from error
+    return SimpleNamespace(
+        waveform=waveform, sampling_rate=record.fs, lead_names=list(record.sig_name), unit=list(record.units)
+    )
+
+
+def _apply(function: str, logits: np.ndarray) -> np.ndarray:
+    """Scores of logits of shape `(num_windows, num_labels)`."""
+    if function == "sigmoid":
+        small = np.exp(-np.abs(logits))
+        return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+    if function == "softmax":
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+    return logits

@@ -1,0 +1,224 @@
+"""A model folder to a Hub repository: staged whole on disk first, then uploaded in one commit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..processing.errors import InputError
+from ..training.folders import CARD, FOOTER, check_writable, find_model_folder, load_model
+from ..training.provenance import find_facts
+from .model_card import check_card, make_card
+from .pipeline_ecg_classification import EcgClassificationPipeline
+
+
+class Staged(NamedTuple):
+    """
+    A repository on disk, exactly as it would be uploaded.
+
+    Args:
+        folder (`Path`): Where it is.
+        files (`dict[str, int]`): Size of each file [bytes] by its path in the repository, sorted.
+        missing (`list[str]`): What should be known about the model and is not, each as a few words.
+        license (`str`, *optional*): Licence of the weights that the card states.
+    """
+
+    folder: Path
+    files: dict[str, int]
+    missing: list[str]
+    license: str | None
+
+
+def check_repo_id(repo_id: str) -> str:
+    """
+    Refuse what is no name of a Hub repository.
+
+    Raises:
+        InputError: If it is not `ORG/NAME` in the Hub's alphabet.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        reason = str(error).split(":")[0].rstrip(".")
+        raise InputError(
+            f"{repo_id!r} is no repository id ({reason}): give ORG/NAME, as your-name/ecg-model"
+        ) from None
+    if repo_id.count("/") != 1:
+        raise InputError(f"{repo_id!r} does not say whose repository it is: give ORG/NAME, as you/{repo_id}")
+    return repo_id
+
+
+def stage(
+    path: str | Path,
+    folder: str | Path,
+    repo_id: str,
+    *,
+    license: str | None = None,
+    dataset_id: str | None = None,
+    card: str | Path | None = None,
+) -> Staged:
+    """
+    Write a repository as it would be uploaded.
+
+    The model is loaded and saved again, so that what is published has been seen to load: weights as safetensors, the
+    config with all Auto classes, the preprocessing, the code of both, the pipeline of a classifier, the card with
+    `.eval_results`, and the files of the run that the card's numbers are from.
+
+    Args:
+        path (`str` or `Path`): A model folder, or the output folder of a run.
+        folder (`str` or `Path`): New or empty, or staged before, which is then replaced.
+        repo_id (`str`): `ORG/NAME`, as the card names it.
+        license (`str`, *optional*): Of the weights, as the Hub spells it.
+        dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested.
+        card (`str` or `Path`, *optional*): A card of your own in place of the one that is made.
+
+    Returns:
+        [`Staged`]
+
+    Raises:
+        FileNotFoundError: If there is no such model or card.
+        InputError: If the folder holds no whole model, the repository id, the card or a file of the run is not valid,
+            or the folder to write holds something else.
+    """
+    check_repo_id(repo_id)
+    if dataset_id is not None:
+        check_repo_id(dataset_id)
+    source = find_model_folder(path)
+    folder = check_writable(folder)
+    _check_free(folder, source)
+    own_card = None
+    if card is not None:
+        if not Path(card).is_file():
+            raise FileNotFoundError(f"the card {card} does not exist: check the path, or leave out --card")
+        own_card = check_card(Path(card).read_text(encoding="utf-8"), str(card))
+
+    model, extractor, auto_class = load_model(source)
+    facts = find_facts(source)
+    made = make_card(
+        repo_id,
+        model.config,
+        auto_class,
+        extractor,
+        facts,
+        license=own_card.data.to_dict()["license"] if license is None and own_card else license,
+        dataset_id=dataset_id,
+        num_parameters=model.num_parameters(),
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        # A checkpoint of another name, or a commit, is no part of what the weights are.
+        model.config._name_or_path = repo_id
+        if auto_class == "AutoModelForSequenceClassification":
+            EcgClassificationPipeline(model=model, feature_extractor=extractor).save_pretrained(partial)
+        else:
+            model.save_pretrained(partial)
+            extractor.save_pretrained(partial)
+        text = str(own_card or made.card)
+        texts = {CARD: text if FOOTER in text else f"{text.rstrip()}\n\n{FOOTER}\n", **made.eval_results}
+        texts |= {name: json.dumps(content, indent=2) + "\n" for name, content in facts.items()}
+        for name, text in texts.items():
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_text(text, encoding="utf-8")
+        partial.chmod(0o755)
+        for one in partial.rglob("*"):
+            one.chmod(0o755 if one.is_dir() else 0o644)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    files = {str(one.relative_to(folder)): one.stat().st_size for one in sorted(folder.rglob("*")) if one.is_file()}
+    stated = (own_card or made.card).data.to_dict().get("license")
+    return Staged(folder, files, made.missing, stated)
+
+
+def _check_free(folder: Path, source: Path) -> None:
+    """Refuse to replace anything but what was staged before."""
+    if folder.resolve() == source.resolve() or folder.resolve() in source.resolve().parents:
+        raise InputError(f"{folder} is, or holds, the model itself: choose another folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    card = folder / CARD
+    if not (folder / "config.json").is_file() or not card.is_file() or FOOTER not in card.read_text("utf-8"):
+        raise InputError(f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder")
+
+
+def upload(
+    staged: Staged,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+    message: str | None = None,
+) -> str:
+    """
+    Upload a staged repository in one commit.
+
+    Args:
+        staged ([`Staged`]): As [`stage`] wrote it; it stays as it is.
+        repo_id (`str`): `ORG/NAME`; made if it is not there.
+        private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
+        revision (`str`, *optional*): Branch to commit to, made if it is not there; the main branch by default.
+        create_pr (`bool`, *optional*, defaults to `False`): Whether to open a pull request instead of committing.
+        token (`str`, *optional*): Of the Hub; the one that is logged in, or `HF_TOKEN`, by default.
+        message (`str`, *optional*): Of the commit.
+
+    Returns:
+        `str`: Address of the commit, or of the pull request.
+
+    Raises:
+        InputError: If there is no token, the Hub cannot be reached, or it refuses: in one sentence, with where the
+            staged folder is.
+    """
+    kept = f"the repository is staged in {staged.folder}"
+    token = token or get_token()
+    if token is None:
+        raise InputError(
+            f"there is no token of the Hub: log in with `hf auth login`, or set HF_TOKEN, and try again; {kept}"
+        )
+    if not staged.license:
+        raise InputError(
+            "nobody could tell under which licence the weights may be used: state it with --license, for example "
+            f"cc-by-4.0; {kept}"
+        )
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        # Not `upload_folder`, which may make several commits: nobody shall pull half a model.
+        commit = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, str(staged.folder / name)) for name in staged.files],
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=message or f"Upload {repo_id.split('/')[-1]} with clear-hug-hf",
+        )
+    except Exception as error:  # whatever goes wrong on the way, the folder is there and the user can mend it
+        raise InputError(f"{repo_id} was not published: {_reason(error, api.endpoint)}; {kept}") from error
+    return str(commit.pr_url or commit.commit_url)
+
+
+def _reason(error: Exception, endpoint: str) -> str:
+    """What an error of the Hub, or on the way there, means in a few words."""
+    response: Any = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    server = getattr(error, "server_message", None)
+    if status in (401, 403):
+        return f"the Hub refuses the token ({server or status}); it needs the right to write there"
+    if status is not None:
+        return f"the Hub answered {status} ({server or str(error).splitlines()[0]})"
+    name = type(error).__name__
+    if isinstance(error, OSError) or "Connect" in name or "Timeout" in name or "Protocol" in name or "Offline" in name:
+        return f"the Hub at {endpoint} cannot be reached ({name})"
+    return " ".join(str(error).split()) or name

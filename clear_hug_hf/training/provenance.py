@@ -1,0 +1,152 @@
+"""
+What a run writes down about itself, so that a model card can be made from its files alone: which recordings, of whom,
+under which licence, with which recipe and versions.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.prepared import is_prepared, read_manifest
+from ..data.readers.base import RecordSource
+from ..processing.errors import InputError
+from .folders import CONVERSION, METRICS, PRETRAINING
+
+
+SOURCE_SPLITS, RANDOM_SPLITS = "as the source has it", "random by patient"
+
+_PACKAGES = ("clear-hug-hf", "torch", "transformers", "accelerate", "datasets", "numpy", "scipy")
+
+
+def describe_environment() -> dict[str, Any]:
+    """When, with which versions and on what kind of device something is computed; nothing that names the machine."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        device = f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def describe_source(
+    path: str | Path | None, source: RecordSource | None = None, splits: str | None = None
+) -> dict[str, Any]:
+    """
+    What is known about where recordings came from.
+
+    Args:
+        path (`str` or `Path`, *optional*): What the user named: a prepared folder, a folder of records or a table;
+            `None` for simulated recordings. Only its name is written down, since a path tells of a machine.
+        source ([`RecordSource`], *optional*): The reader, where the recordings were read from their source.
+        splits (`str`, *optional*): How patients were divided, where that is known; a prepared folder tells it itself.
+
+    Returns:
+        `dict`: `name`, `title`, `license`, `citation`, `label_set`, `splits` (how patients were divided); `None` where
+        unknown.
+    """
+    if path is None:
+        return {
+            "name": "simulated",
+            "title": "Simulated recordings of clear_hug_hf",
+            "license": None,
+            "citation": None,
+            "label_set": None,
+            "splits": RANDOM_SPLITS,
+        }
+    known: dict[str, Any] = {"name": Path(path).name, "title": None, "license": None, "citation": None}
+    known |= {"label_set": None, "splits": splits}
+    if source is not None:
+        known |= {name: getattr(source, name) for name in ("title", "license", "citation")}
+        known["label_set"] = source.settings.get("label_set")
+    elif is_prepared(path):
+        manifest = read_manifest(path)
+        kept = manifest.get("source", {})
+        known |= {name: kept.get(name) for name in ("title", "license", "citation")}
+        settings = kept.get("settings", {})
+        known["label_set"] = settings.get("label_set")
+        if known["title"] == settings.get("kind"):
+            # Records and tables of the user's own have no title: the folder's name tells more.
+            known["title"] = None
+        known["splits"] = SOURCE_SPLITS if manifest.get("random_splits") is None else RANDOM_SPLITS
+    return known
+
+
+def count_sets(sets: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """
+    Rows and patients of each split of prepared datasets; a recording without a patient counts as one of its own.
+    Streams, which would have to be read for that, are left out.
+    """
+    counts = {}
+    for split, dataset in sets.items():
+        if not hasattr(dataset, "__len__"):
+            continue
+        rows = zip(dataset["patient_id"], dataset["record_id"], strict=True)
+        patients = {(patient is None, patient or record) for patient, record in rows}
+        counts[split] = {"recordings": len(dataset), "patients": len(patients)}
+    return counts
+
+
+def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """
+    What the run that made a model wrote about it.
+
+    Args:
+        folder (`str` or `Path`): A model folder. Its own files count, then those of the run that it is the output of.
+
+    Returns:
+        `dict`: Contents by file name: [`METRICS`], [`PRETRAINING`], [`CONVERSION`], as far as they are there.
+
+    Raises:
+        InputError: If one of them is damaged.
+    """
+    folder = Path(folder)
+    places = [folder]
+    if folder.name in ("model", "best"):
+        places.append(folder.parent)
+    found: dict[str, dict[str, Any]] = {}
+    for name in (METRICS, PRETRAINING, CONVERSION):
+        for place in places:
+            if (place / name).is_file():
+                found[name] = _read(place / name)
+                break
+    # The best epoch's model is not that of the last.
+    if folder.name == "best" and found.get(PRETRAINING, {}).get("best"):
+        found[PRETRAINING]["result"] = found[PRETRAINING]["best"]
+    return found
+
+
+def describe_encoder(folder: str | Path) -> dict[str, Any]:
+    """What is known of how the encoder in a model folder was made; errors as in [`find_facts`]."""
+    facts = find_facts(folder)
+    finetuned = facts.pop(METRICS, None)
+    if finetuned is None:
+        return dict(facts)
+    return {**finetuned.get("encoder", {}), **facts, "finetuned_on": finetuned.get("data")}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: make the run again, or take the file away and do without its numbers")
+    return content

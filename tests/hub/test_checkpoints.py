@@ -1,0 +1,225 @@
+"""A released file gives its tensors, and one that is damaged, strange or could run code gives one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clear_hug_hf.hub.checkpoints import check_keys, fill_model, load_state_dict, name_some
+from clear_hug_hf.processing import InputError
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {"b.weight": torch.randn(40, 30, generator=generator), "a.bias": torch.randn(30, generator=generator)}
+
+
+def refuse(path: Path, match: str) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        load_state_dict(path)
+    assert "\n" not in str(caught.value)
+    assert path.name in str(caught.value)
+
+
+class Bomb:
+    """Its pickle calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Strange:
+    pass
+
+
+# Formats
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_when_a_file_is_read_then_every_form_gives_the_same_tensors(tmp_path, tensors, zipped):
+    torch.save({"model": tensors, "epoch": 99}, tmp_path / "entry.pth", _use_new_zipfile_serialization=zipped)
+    torch.save(tensors, tmp_path / "plain.pth", _use_new_zipfile_serialization=zipped)
+    save_file(tensors, tmp_path / "model.safetensors")
+    for name in ("entry.pth", "plain.pth", "model.safetensors"):
+        loaded = load_state_dict(tmp_path / name)
+        assert loaded.keys() == tensors.keys()
+        assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
+
+
+def test_when_the_state_dict_has_another_name_then_it_is_found_by_it(tmp_path, tensors):
+    torch.save({"encoder": tensors, "epoch": 99}, tmp_path / "encoder.pth")
+    assert load_state_dict(tmp_path / "encoder.pth", entry="encoder").keys() == tensors.keys()
+    refuse(tmp_path / "encoder.pth", "neither by itself nor under 'model': its entries are 'encoder', 'epoch'")
+
+
+def test_when_a_training_script_left_its_options_and_optimizer_then_the_weights_are_read(tmp_path, tensors):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    checkpoint = {
+        "model": tensors,
+        "optimizer": optimizer.state_dict(),
+        "epoch": 99,
+        "scaler": {"scale": 65536.0},
+        "args": argparse.Namespace(
+            lr=5e-4, opt_betas=[0.9, 0.98], nested=argparse.Namespace(device=torch.device("cpu"))
+        ),
+    }
+    torch.save(checkpoint, tmp_path / "checkpoint.pth")
+    assert load_state_dict(tmp_path / "checkpoint.pth").keys() == tensors.keys()
+    # What was allowed for this file is not allowed from then on.
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+
+
+# Code
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", ["model", "args"])
+def test_when_a_file_would_run_code_then_it_is_not_opened_and_the_function_is_named(tmp_path, tensors, zipped, place):
+    made = tmp_path / "made by the file"
+    for content, name in ((Bomb(exec, f"open({str(made)!r}, 'w')"), r"\S*exec"), (Strange(), r"\S*Strange")):
+        checkpoint = {"model": tensors, "args": argparse.Namespace(value=1), place: content}
+        torch.save(checkpoint, tmp_path / "bomb.pth", _use_new_zipfile_serialization=zipped)
+        refuse(tmp_path / "bomb.pth", rf"more than tensors and plain values \({name}\): it is not opened because")
+    assert not made.exists()
+
+
+def test_when_code_hides_in_a_namespace_then_it_is_not_opened(tmp_path, tensors):
+    made = tmp_path / "made by the file"
+    hidden = argparse.Namespace(value=Bomb(exec, f"open({str(made)!r}, 'w')"))
+    torch.save({"model": tensors, "args": hidden}, tmp_path / "bomb.pth")
+    refuse(tmp_path / "bomb.pth", r"\(\S*exec\)")
+    assert not made.exists()
+
+
+def test_when_a_file_is_a_program_or_a_whole_model_then_it_is_not_opened(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    refuse(tmp_path / "module.pth", r"torch\.nn\.modules\.linear\.Linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "program.pth")
+    refuse(tmp_path / "program.pth", "TorchScript program")
+
+
+# Damage
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
+def test_when_a_file_is_cut_off_then_it_says_to_download_it_again(tmp_path, tensors, zipped, share):
+    torch.save({"model": tensors}, tmp_path / "whole.pth", _use_new_zipfile_serialization=zipped)
+    content = (tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: int(share * len(content))])
+    refuse(tmp_path / "cut.pth", "damaged or incomplete.* download it again")
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.99])
+def test_when_safetensors_are_cut_off_then_it_says_to_download_them_again(tmp_path, tensors, share):
+    save_file(tensors, tmp_path / "whole.safetensors")
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[: int(share * len(content)) or 1])
+    refuse(tmp_path / "cut.safetensors", "no whole safetensors file .*: download it again")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_when_a_file_is_empty_then_it_is_said(tmp_path, suffix):
+    path = tmp_path / f"empty{suffix}"
+    path.touch()
+    refuse(path, "is empty: download it again")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n",
+        b"<!DOCTYPE html><title>Sign in</title>",
+        b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + bytes(range(256)),
+        b"cposix\nsystem\n(S'true'\ntR.",
+    ],
+)
+def test_when_a_file_is_no_checkpoint_at_all_then_it_is_said(tmp_path, content):
+    (tmp_path / "model.pth").write_bytes(content)
+    refuse(tmp_path / "model.pth", "is not a checkpoint: name a file that torch.save wrote")
+    (tmp_path / "model.safetensors").write_bytes(content)
+    refuse(tmp_path / "model.safetensors", "no whole safetensors file")
+
+
+def test_when_an_archive_or_a_pickle_is_of_something_else_then_it_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "archive.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refuse(tmp_path / "archive.pth", "torch.save did not write it")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"a": 1}, protocol=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refuse(tmp_path / "pickle.pth", "torch.save did not write it")
+
+
+def test_when_there_is_no_file_then_it_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth does not exist"):
+        load_state_dict(tmp_path / "absent.pth")
+    refuse(tmp_path, "is a folder")
+
+
+# Contents
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(1)], "no state dict but a list"),
+        (torch.zeros(2), "no state dict but a Tensor"),
+        ({}, "no state dict but an empty dict"),
+        ({"model": {}, "epoch": 3}, "its entries are 'model', 'epoch'"),
+        ({"model": {"epoch": 3}}, "its entries are 'model'"),
+        ({"model": torch.zeros(2)}, "its entries are 'model'"),
+        ({"epoch": 3, "loss": 0.5}, "neither by itself nor under 'model': its entries are 'epoch', 'loss'"),
+        ({"model": {"a": torch.zeros(1), "epoch": 3, "name": "x"}}, r"no tensor: epoch \(a int\), name \(a str\)"),
+        ({"a": torch.zeros(1), "epoch": 3}, r"no tensor: epoch \(a int\)"),
+        ({"a": torch.zeros(1), "b": torch.zeros(1, device="meta")}, "without values: b"),
+        ({"a": torch.zeros(1), "b": torch.eye(2).to_sparse()}, "sparse, quantized or without values: b"),
+    ],
+)
+def test_when_a_file_holds_no_state_dict_then_it_says_what_it_holds(tmp_path, content, message):
+    torch.save(content, tmp_path / "other.pth")
+    refuse(tmp_path / "other.pth", message)
+
+
+def test_when_many_names_are_listed_then_five_are_named_and_the_rest_counted():
+    assert name_some("abcde") == "a, b, c, d, e"
+    assert name_some("abcdefg") == "a, b, c, d, e and 2 more"
+
+
+def test_when_keys_differ_then_both_sides_are_named_in_their_order(tensors):
+    check_keys(tensors, ["a.bias", "b.weight"], "small model")
+    with pytest.raises(InputError, match="not that of a small model: it lacks z, y; check"):
+        check_keys(tensors, ["z", "a.bias", "b.weight", "y"], "small model")
+    with pytest.raises(InputError, match=r"it lacks z, and it holds b\.weight, a\.bias, which no such model has"):
+        check_keys(tensors, ["z"], "small model")
+
+
+def test_when_values_are_no_weights_then_they_do_not_go_into_a_model():
+    model = torch.nn.Linear(2, 2)
+    before = model.weight.clone()
+    for weight in (torch.full((2, 2), torch.nan), torch.full((2, 2), torch.inf), torch.ones((2, 2), dtype=torch.int8)):
+        with pytest.raises(InputError, match="whole numbers, NaN or infinite in weight"):
+            fill_model(model, {"weight": weight, "bias": torch.zeros(2)})
+    with pytest.raises(InputError, match=r"weight is \(3, 2\) and not \(2, 2\)"):
+        fill_model(model, {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
+    assert torch.equal(model.weight, before)
+    fill_model(model, {"weight": torch.ones(2, 2, dtype=torch.float16), "bias": torch.zeros(2)})
+    assert model.weight.dtype == torch.float32
+    assert (model.weight == 1).all()

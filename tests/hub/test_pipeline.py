@@ -1,0 +1,629 @@
+"""The pipeline gives what extractor and model give by hand, for every kind of input, with and without the package."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoFeatureExtractor, pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines import base as pipelines_base
+from transformers.pipelines.pt_utils import KeyDataset
+
+import clear_hug_hf
+from clear_hug_hf import EcgClassificationPipeline, Recording, prepare, read_record
+from clear_hug_hf.evaluation.predictions import predict
+from clear_hug_hf.hub.pipeline_ecg_classification import _read_record
+from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    # Larger than the default, so that recordings get scores of their own.
+    "initializer_range": 0.3,
+}
+LABELS = ("a", "b", "c")
+PIPELINE_FILE = "pipeline_ecg_classification.py"
+
+
+@pytest.fixture(scope="module")
+def model() -> ClearHugForSequenceClassification:
+    torch.manual_seed(0)
+    config = ClearHugConfig.preset(
+        "tiny",
+        **SMALL,
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: index for index, label in enumerate(LABELS)},
+    )
+    return ClearHugForSequenceClassification(config).eval()
+
+
+@pytest.fixture(scope="module")
+def pipe(model: ClearHugForSequenceClassification) -> EcgClassificationPipeline:
+    return EcgClassificationPipeline(model, feature_extractor=ClearHugFeatureExtractor(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def published(pipe: EcgClassificationPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(make_recordings: Callable[..., list[Recording]]) -> list[Recording]:
+    """Of 10, 25 and 10 seconds at 100 Hz, and one of 10 s at 250 Hz."""
+    first, second, third, fourth = make_recordings(4)
+    long = replace(
+        second, waveform=np.concatenate([second.waveform, third.waveform, fourth.waveform[:, :500]], axis=1)
+    )
+    return [first, long, fourth, make_recordings(1, sampling_rate=250.0)[0]]
+
+
+@pytest.fixture(scope="module")
+def dataset(make_recordings: Callable[..., list[Recording]]) -> datasets.Dataset:
+    return prepare(make_recordings(5), ClearHugFeatureExtractor(), progress=False).dataset
+
+
+def _by_hand(pipe: EcgClassificationPipeline, recording: Recording, **parameters: Any) -> np.ndarray:
+    """Probabilities of the windows of a recording `(num_windows, num_labels)`."""
+    inputs = pipe.feature_extractor(**{**recording.as_inputs(), "windows": "all", **parameters}, return_tensors="pt")
+    with torch.no_grad():
+        return pipe.model(**inputs).logits.sigmoid().numpy()
+
+
+def _scores(result: list[dict[str, Any]]) -> np.ndarray:
+    """Scores in the order of the labels; a result holds each label once."""
+    found = {entry["label"]: entry["score"] for entry in result}
+    assert len(found) == len(result) == len(LABELS)
+    return np.array([found[label] for label in LABELS])
+
+
+def test_when_a_recording_is_of_one_window_then_its_labels_are_sorted_by_the_scores_of_the_model(
+    pipe: EcgClassificationPipeline, recordings: list[Recording]
+) -> None:
+    result = pipe(recordings[0])
+    np.testing.assert_allclose(_scores(result), _by_hand(pipe, recordings[0])[0], atol=1e-6)
+    assert all(set(entry) == {"label", "score"} and type(entry["score"]) is float for entry in result)
+    scores = [entry["score"] for entry in result]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == 3
+
+
+def test_when_a_recording_is_long_then_its_windows_are_put_together(
+    pipe: EcgClassificationPipeline, recordings: list[Recording]
+) -> None:
+    windows = _by_hand(pipe, recordings[1])
+    assert windows.shape == (3, 3)
+    assert np.ptp(windows, axis=0).min() > 1e-4
+    result = pipe(recordings[1])
+    np.testing.assert_allclose(_scores(result), windows.mean(axis=0), atol=1e-6)
+    for entry in result:
+        assert [(one["start"], one["end"]) for one in entry["windows"]] == [(0.0, 10.0), (10.0, 20.0), (15.0, 25.0)]
+        found = [one["score"] for one in entry["windows"]]
+        np.testing.assert_allclose(found, windows[:, LABELS.index(entry["label"])], atol=1e-6)
+    np.testing.assert_allclose(_scores(pipe(recordings[1], aggregate="max")), windows.max(axis=0), atol=1e-6)
+    first = pipe(recordings[1], windows="first")
+    np.testing.assert_allclose(_scores(first), windows[0], atol=1e-6)
+    assert "windows" not in first[0]
+    center = _by_hand(pipe, recordings[1], windows="center")[0]
+    assert np.abs(center - windows).max(axis=1).min() > 1e-4
+    np.testing.assert_allclose(_scores(pipe(recordings[1], windows="center")), center, atol=1e-6)
+
+
+def test_when_a_recording_comes_in_any_form_then_the_scores_are_the_same(
+    pipe: EcgClassificationPipeline,
+    recordings: list[Recording],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path: Path,
+) -> None:
+    header = write_record(tmp_path / "one", recordings[3])
+    recording = read_record(header)
+    expected = pipe(recording)
+    np.testing.assert_allclose(_scores(expected), _by_hand(pipe, recording)[0], atol=1e-6)
+    for path in (header, str(header), tmp_path / "one", str(tmp_path / "one.dat")):
+        assert pipe(path) == expected
+    fields = {"sampling_rate": 250, "lead_names": tuple(recording.lead_names), "unit": ["mV"] * 12}
+    assert pipe({"waveform": recording.waveform, **fields, "age": 60}) == expected
+    assert pipe({"waveform": torch.from_numpy(recording.waveform).requires_grad_(), **fields}) == expected
+    assert pipe({"waveform": recording.waveform.tolist(), **fields}) == expected
+    assert pipe(recording.waveform, **fields) == expected
+    assert pipe(torch.from_numpy(recording.waveform), **fields) == expected
+    assert pipe(recording.waveform * 1000, **{**fields, "unit": "uV"})[0]["score"] == pytest.approx(
+        expected[0]["score"], abs=1e-4
+    )
+    # What the recording says goes first.
+    assert pipe({"waveform": recording.waveform, "sampling_rate": 250}, **{**fields, "sampling_rate": 100}) == expected
+    assert pipe(recording, sampling_rate=500, unit="NU") == expected
+
+
+def test_when_there_are_many_recordings_then_there_are_as_many_results_in_order(
+    pipe: EcgClassificationPipeline, recordings: list[Recording]
+) -> None:
+    expected = [pipe(recording) for recording in recordings]
+    assert len({result[0]["score"] for result in expected}) == 4
+    assert pipe(recordings) == expected
+    assert pipe(tuple(recordings)) == expected
+    arrays = [recording.waveform for recording in recordings[:3]]
+    stated = {"sampling_rate": 100, "lead_names": recordings[0].lead_names, "unit": "mV"}
+    assert pipe(arrays, **stated) == expected[:3]
+    assert pipe([arrays[0], recordings[3]], **stated) == [expected[0], expected[3]]
+    assert pipe([]) == []
+    assert list(pipe(iter([]))) == []
+
+    read = []
+
+    def generate() -> Iterator[Recording]:
+        for number, recording in enumerate(recordings):
+            read.append(number)
+            yield recording
+
+    results = pipe(generate())
+    assert len(read) < 4  # results are made as they are asked for
+    assert list(results) == expected
+    assert list(pipe(map(recordings.__getitem__, range(4)))) == expected
+
+
+def test_when_recordings_come_as_a_dataset_then_they_are_told_from_one_recording(
+    pipe: EcgClassificationPipeline,
+    recordings: list[Recording],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path: Path,
+) -> None:
+    paths = [str(write_record(tmp_path / f"{index}", one)) for index, one in enumerate(recordings)]
+    expected = [pipe(path) for path in paths]
+    assert pipe(paths) == expected
+    table = datasets.Dataset.from_dict({"path": paths})
+    assert list(pipe(KeyDataset(table, "path"))) == expected
+    assert list(pipe(table["path"])) == expected
+    waveforms = [
+        {"waveform": one.waveform, "sampling_rate": one.sampling_rate, "lead_names": one.lead_names, "unit": one.unit}
+        for one in map(read_record, paths[:2])
+    ]
+    for rows in (
+        datasets.Dataset.from_list(waveforms),
+        datasets.Dataset.from_list(waveforms).with_format("numpy"),
+        datasets.Dataset.from_list(waveforms).with_format("torch"),
+        datasets.Dataset.from_list(waveforms).to_iterable_dataset(),
+    ):
+        assert list(pipe(rows)) == expected[:2]
+
+
+def test_when_rows_are_prepared_then_the_scores_are_those_of_predict(
+    pipe: EcgClassificationPipeline, dataset: datasets.Dataset
+) -> None:
+    expected = predict(pipe.model, dataset, pipe.feature_extractor).probabilities
+    assert np.ptp(expected, axis=0).min() > 1e-4
+    for rows in (dataset, dataset.with_format("numpy"), dataset.with_format("torch"), list(dataset)):
+        results = list(pipe(rows, batch_size=2))
+        np.testing.assert_allclose([_scores(result) for result in results], expected, atol=1e-6)
+    np.testing.assert_allclose(_scores(pipe(dataset[2])), expected[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 16])
+def test_when_windows_are_batched_then_nothing_changes(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], batch_size: int
+) -> None:
+    recordings = [*recordings, recordings[1]]
+    alone = pipe(recordings)
+    batched = pipe(recordings, batch_size=batch_size)
+    assert len(batched) == len(alone) == 5
+    for one, other in zip(alone, batched, strict=True):
+        np.testing.assert_allclose(_scores(one), _scores(other), atol=1e-6)
+        assert [entry["label"] for entry in one] == [entry["label"] for entry in other]
+        assert [len(entry.get("windows", ())) for entry in one] == [len(entry.get("windows", ())) for entry in other]
+    np.testing.assert_allclose(_scores(pipe(recordings[1], batch_size=batch_size)), _scores(alone[1]), atol=1e-6)
+
+
+def test_when_labels_are_chosen_then_only_those_come(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = pipe(recordings[0])
+    scores = [entry["score"] for entry in everything]
+    assert pipe(recordings[0], top_k=2) == everything[:2]
+    assert pipe(recordings[0], top_k=np.int64(9)) == everything
+    # A label counts from its threshold on.
+    assert pipe(recordings[0], threshold=scores[1]) == everything[:2]
+    assert pipe(recordings[0], threshold=scores[1], top_k=1) == everything[:1]
+    assert pipe(recordings[0], threshold=float(np.nextafter(np.float32(scores[0]), np.float32(1)))) == []
+    assert pipe(recordings[0], threshold=0) == everything
+
+    names = [entry["label"] for entry in everything]
+    limits = {names[0]: min(1.0, scores[0] + 0.01), names[2]: scores[2]}
+    monkeypatch.setattr(pipe.model.config, "label_thresholds", limits)
+    chosen = [entry for entry in everything[1:] if entry["label"] == names[2] or entry["score"] >= 0.5]
+    assert pipe(recordings[0], threshold="model") == chosen
+    monkeypatch.setattr(pipe.model.config, "label_thresholds", None)
+    assert pipe(recordings[0], threshold="model") == pipe(recordings[0], threshold=0.5)
+
+
+def test_when_the_problem_type_differs_then_so_does_the_function(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = _scores(pipe(recordings[0], function_to_apply="none")).astype(np.float32)
+    softmax = torch.from_numpy(logits).softmax(dim=0).numpy()
+    for problem_type, expected in (
+        ("multi_label_classification", torch.from_numpy(logits).sigmoid().numpy()),
+        ("single_label_classification", softmax),
+        ("regression", logits),
+    ):
+        monkeypatch.setattr(pipe.model.config, "problem_type", problem_type)
+        np.testing.assert_allclose(_scores(pipe(recordings[0])), expected, atol=1e-6)
+        np.testing.assert_allclose(_scores(pipe(recordings[0], function_to_apply="softmax")), softmax, atol=1e-6)
+    with pytest.raises(ValueError, match="a threshold needs scores from 0 to 1"):
+        pipe(recordings[0], threshold=0.5)
+
+
+def test_when_logits_are_huge_then_scores_are_finite(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe.model.classifier.bias, "data", torch.tensor([-500.0, 0.0, 500.0]))
+    with np.errstate(all="raise", under="ignore"):
+        for function in ("sigmoid", "softmax"):
+            scores = _scores(pipe(recordings[0], function_to_apply=function))
+            assert scores[0] == pytest.approx(0.0)
+            assert scores[2] == pytest.approx(1.0)
+
+
+def test_when_parameters_are_given_early_then_a_call_can_override_them(
+    model: ClearHugForSequenceClassification, recordings: list[Recording]
+) -> None:
+    extractor = ClearHugFeatureExtractor()
+    stated = {"sampling_rate": 100, "lead_names": recordings[0].lead_names, "unit": "mV"}
+    early = EcgClassificationPipeline(
+        model, feature_extractor=extractor, device="cpu", top_k=1, windows="first", batch_size=2, **stated
+    )
+    everything = EcgClassificationPipeline(model, feature_extractor=extractor, device="cpu")(recordings[1])
+    assert len(early(recordings[1].waveform)) == 1
+    assert "windows" not in early(recordings[1])[0]
+    found = early(recordings[1].waveform, top_k=None, windows="all", batch_size=1)
+    assert found == everything
+    assert len(early(recordings[1])) == 1
+
+
+def test_when_a_window_holds_no_beat_then_the_extractors_choice_holds(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], dataset: datasets.Dataset
+) -> None:
+    waveform = np.concatenate([recordings[0].waveform, np.zeros((12, 1000), dtype=np.float32)], axis=1)
+    half = replace(recordings[0], waveform=waveform, record_id="half")
+    with pytest.raises(InputError, match="half: no beat was found between 10 s and 20 s"):
+        pipe(half)
+    masked = pipe(half, on_no_beats="mask")
+    np.testing.assert_allclose(_scores(masked), _by_hand(pipe, half, on_no_beats="mask").mean(axis=0), atol=1e-6)
+    row = {**dataset[0], "r_peaks": []}
+    with pytest.raises(ValueError, match="the row holds no beat"):
+        pipe(row)
+    assert len(pipe(row, on_no_beats="mask")) == 3
+
+
+def test_when_the_model_is_in_training_or_of_half_precision_then_scores_are_still_those(
+    model: ClearHugForSequenceClassification, recordings: list[Recording]
+) -> None:
+    other = ClearHugForSequenceClassification(model.config)
+    other.load_state_dict(model.state_dict())
+    half = EcgClassificationPipeline(other, feature_extractor=ClearHugFeatureExtractor(), device="cpu")
+    other.train()
+    expected = _by_hand(EcgClassificationPipeline(model, feature_extractor=half.feature_extractor), recordings[0])[0]
+    np.testing.assert_allclose(_scores(half(recordings[0])), expected, atol=1e-6)
+    other.to(torch.bfloat16)
+    np.testing.assert_allclose(_scores(half(recordings[0])), expected, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (5, "int is no recording: give the path of a WFDB record, a dict"),
+        (None, "NoneType is no recording"),
+        (b"one", "bytes is no recording"),
+        ([[[0.0, 1.0]]], "a list in a list is no recording"),
+        ([5], "int is no recording"),
+        ({}, "a dict that holds nothing"),
+        ({"array": np.zeros((12, 1000))}, "a dict that holds 'array' and no \"waveform\" is no recording"),
+        ({"signal": np.zeros((12, 1000))}, "has no 'signal_scale'"),
+        (np.zeros(1000), r"the waveform has 1 dimension\(s\): pass one of shape \(leads, samples\), or a list"),
+        (np.zeros((2, 12, 1000)), r"the waveform has 3 dimension\(s\)"),
+        ({"waveform": [[0.0, 1.0], [0.0]]}, "rows of the waveform are of different lengths"),
+        ({"waveform": "one"}, r"the waveform has 0 dimension\(s\)"),
+        (np.zeros((12, 1000)), "the sampling rate is missing"),
+        (np.full((12, 1000), "a"), "pass real numbers"),
+    ],
+)
+def test_when_an_input_is_no_recording_then_one_sentence_says_so(
+    pipe: EcgClassificationPipeline, inputs: Any, message: str
+) -> None:
+    stated = {"sampling_rate": 100} if getattr(inputs, "dtype", None) == np.dtype("<U1") else {}
+    with pytest.raises(ValueError, match=message) as caught:
+        pipe(inputs, **stated)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sampling_rate": None}, "the sampling rate is missing"),
+        ({"sampling_rate": "fast"}, "the sampling rate 'fast' is not a number"),
+        ({"sampling_rate": [100, 100]}, "sampling_rate must be one number"),
+        ({"sampling_rate": 10}, "at least 50 Hz"),
+        ({"lead_names": None}, "the lead names are missing"),
+        ({"lead_names": "II"}, "lead_names must be a list of names"),
+        ({"lead_names": 12}, "lead_names must be a list of names"),
+        ({"lead_names": ["I", "II"]}, "12 rows but 2 lead names"),
+        ({"unit": None}, "the unit is missing"),
+        ({"unit": 1}, "unit must be one of mV, uV, V and NU"),
+        ({"unit": "mmHg"}, "mmHg"),
+        ({"unit": ["mV", "mV"]}, "2 units were given for 12 leads"),
+        ({"waveform": np.zeros((12, 1000))}, "all leads are flat"),
+        ({"waveform": np.zeros((12, 50))}, "less than 1 s"),
+    ],
+)
+def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], wrong: dict[str, Any], message: str
+) -> None:
+    fields = {
+        "waveform": recordings[0].waveform,
+        "sampling_rate": 100,
+        "lead_names": recordings[0].lead_names,
+        "unit": "mV",
+        **wrong,
+    }
+    with pytest.raises(ValueError, match=message) as caught:
+        pipe(fields)
+    assert "\n" not in str(caught.value)
+    # One bad recording among good ones is as loud.
+    with pytest.raises(ValueError, match=message):
+        pipe([recordings[0], Recording(record_id="bad", **fields)], batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sampling_rate": 500.0}, "prepared at 500 Hz and the model works at 100 Hz"),
+        ({"r_peaks": None}, "has no 'r_peaks'"),
+        ({"signal": np.zeros((3, 1000))}, r"the row's signal has shape \(3, 1000\), 12 scales"),
+        ({"signal_scale": [1.0]}, "1 scales and 12 entries in its lead mask"),
+    ],
+)
+def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(
+    pipe: EcgClassificationPipeline, dataset: datasets.Dataset, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe({**dataset[0], **wrong})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"top_k": 0}, "top_k is 0: give the number of labels, at least 1"),
+        ({"top_k": 1.5}, "top_k is 1.5"),
+        ({"top_k": True}, "top_k is True"),
+        ({"threshold": 1.1}, 'threshold is 1.1: give a number from 0 to 1, or "model"'),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": "mine"}, "threshold is 'mine'"),
+        ({"threshold": True}, "threshold is True"),
+        ({"threshold": 0.5, "function_to_apply": "none"}, "a threshold needs scores from 0 to 1"),
+        ({"function_to_apply": "relu"}, "function_to_apply is 'relu': choose one of 'sigmoid', 'softmax', 'none'"),
+        ({"aggregate": "median"}, "aggregate is 'median': choose one of 'mean', 'max'"),
+        ({"windows": "last"}, "windows is 'last': choose one of 'first', 'center', 'all'"),
+        ({"on_no_beats": "skip"}, "on_no_beats is 'skip': choose one of 'raise', 'mask'"),
+        ({"topk": 1}, "there is no parameter 'topk': choose from"),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_when_a_parameter_makes_no_sense_then_it_is_refused(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe(recordings[0], **parameters)
+    with pytest.raises(ValueError, match=message):
+        EcgClassificationPipeline(pipe.model, feature_extractor=pipe.feature_extractor, **parameters)(recordings[0])
+
+
+def test_when_a_record_cannot_be_read_then_the_file_is_named(
+    pipe: EcgClassificationPipeline,
+    recordings: list[Recording],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ValueError, match="is a folder: name one record"):
+        pipe(str(tmp_path))
+    # As a published folder reads where the package is not installed.
+    monkeypatch.setattr(EcgClassificationPipeline, "read_recording", staticmethod(_read_record))
+    for path in ("absent", "absent.mat", "https://example.com/absent"):
+        with pytest.raises(FileNotFoundError, match=r"absent\.hea does not exist: check the path of the record"):
+            pipe([path])
+    for folder in (str(tmp_path), ""):
+        with pytest.raises(ValueError, match="is a folder: name one record in it"):
+            pipe(folder)
+    header = write_record(tmp_path / "one", recordings[0])
+    text = header.read_text()
+    header.write_text(text.replace("one 1000 100 12", "one 1000").replace("one 12 100 1000", "one 12"))
+    with pytest.raises(ValueError, match=r"one\.hea states no sampling rate"):
+        pipe(header)
+    header.write_text("")
+    with pytest.raises(ValueError, match=r"one\.hea states no sampling rate"):
+        pipe(header)
+    header.write_text(text)
+    samples = header.with_suffix(".dat").read_bytes()
+    header.with_suffix(".dat").write_bytes(samples[:1000])
+    with pytest.raises(ValueError, match=r"one\.hea cannot be read"):
+        pipe(header)
+    header.with_suffix(".dat").unlink()
+    with pytest.raises(FileNotFoundError, match=r"one\.hea refers to one\.dat, which is not beside it"):
+        pipe(header)
+    header.with_suffix(".dat").write_bytes(samples)
+    silent = replace(recordings[0], waveform=np.zeros((12, 1000), dtype=np.float32))
+    with pytest.raises(InputError, match=r"two\.hea: all leads are flat"):
+        pipe(write_record(tmp_path / "two", silent))
+    monkeypatch.setitem(sys.modules, "wfdb", None)
+    with pytest.raises(ImportError, match="needs the package wfdb: install it with `pip install wfdb`"):
+        pipe(header)
+
+
+def test_when_there_is_nothing_to_classify_with_then_it_is_said(
+    model: ClearHugForSequenceClassification, recordings: list[Recording]
+) -> None:
+    with pytest.raises(ValueError, match="the feature extractor is missing"):
+        EcgClassificationPipeline(model)
+    encoder = EcgClassificationPipeline(model.clear_hug, feature_extractor=ClearHugFeatureExtractor(), device="cpu")
+    with pytest.raises(ValueError, match="ClearHugModel gives no logits"):
+        encoder(recordings[0])
+
+
+@pytest.mark.parametrize(
+    "path", ["ptbxl/records100/00000/00024_lr", "challenge/A0001.mat", "challenge/E07938", "ptb/s0010_re.hea"]
+)
+def test_when_the_record_is_real_then_scores_are_those_of_model_and_extractor(
+    pipe: EcgClassificationPipeline, shared: Path, path: str
+) -> None:
+    recording = read_record(shared / "data" / path)
+    expected = _by_hand(pipe, recording)
+    result = pipe(str(shared / "data" / path), batch_size=3)
+    np.testing.assert_allclose(_scores(result), expected.mean(axis=0), atol=1e-6)
+    seconds = recording.waveform.shape[1] / recording.sampling_rate
+    if len(expected) > 1:
+        for entry in result:
+            assert len(entry["windows"]) == len(expected)
+            assert entry["windows"][0]["start"] == 0.0
+            assert entry["windows"][-1]["end"] == pytest.approx(seconds)
+            lengths = [one["end"] - one["start"] for one in entry["windows"]]
+            assert lengths == pytest.approx([10.0] * len(expected))
+
+
+def test_when_the_package_is_imported_then_the_task_is_known_and_importing_again_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(pipelines_base.logger, "warning", lambda message, *_: said.append(message))
+    importlib.reload(clear_hug_hf)
+    assert PIPELINE_REGISTRY.check_task("ecg-classification")[1]["impl"] is EcgClassificationPipeline
+    assert not said
+
+
+def test_when_a_pipeline_is_saved_then_only_its_own_folder_names_it(
+    pipe: EcgClassificationPipeline, published: Path, tmp_path: Path
+) -> None:
+    saved = json.loads((published / "config.json").read_text())["custom_pipelines"]
+    assert saved["ecg-classification"]["impl"] == "pipeline_ecg_classification.EcgClassificationPipeline"
+    assert saved["ecg-classification"]["pt"] == ["AutoModelForSequenceClassification"]
+    assert (published / PIPELINE_FILE).is_file()
+    assert "padding_value" not in json.loads((published / "preprocessor_config.json").read_text())
+
+    pipe.model.save_pretrained(tmp_path)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+    assert not (tmp_path / PIPELINE_FILE).exists()
+
+
+@pytest.mark.parametrize("trust", [None, True])
+def test_when_the_package_is_installed_then_a_published_folder_needs_no_trust(
+    pipe: EcgClassificationPipeline, published: Path, recordings: list[Recording], trust: bool | None
+) -> None:
+    loaded = pipeline("ecg-classification", model=str(published), trust_remote_code=trust, device="cpu", top_k=2)
+    assert type(loaded) is EcgClassificationPipeline
+    assert type(loaded.model) is ClearHugForSequenceClassification
+    result, expected = loaded(recordings[1]), pipe(recordings[1])[:2]
+    assert [entry["label"] for entry in result] == [entry["label"] for entry in expected]
+    assert [entry["score"] for entry in result] == pytest.approx([entry["score"] for entry in expected], abs=1e-6)
+    assert not hasattr(AutoConfig.from_pretrained(published, trust_remote_code=trust), "custom_pipelines")
+    assert type(AutoFeatureExtractor.from_pretrained(published, trust_remote_code=trust)) is ClearHugFeatureExtractor
+
+
+STRANGER = """
+import json
+import sys
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "clear_hug_hf":
+            raise ImportError("clear_hug_hf is not installed here")
+
+
+sys.meta_path.insert(0, Refuse())
+
+import torch
+from transformers import AutoModelForSequenceClassification, pipeline
+
+torch.set_num_threads(1)
+folder, record, again, plain, results = sys.argv[1:]
+
+
+def classify(*task, folder):
+    pipe = pipeline(*task, model=folder, trust_remote_code=True, device="cpu", batch_size=2)
+    for part in (pipe, pipe.model, pipe.feature_extractor):
+        assert type(part).__module__.startswith("transformers_modules."), type(part)
+    return pipe, pipe(record)
+
+
+scores = {}
+pipe, scores["alone"] = classify(folder=folder)
+scores["task"] = classify("ecg-classification", folder=folder)[1]
+str(pipe.model.config)
+# What a stranger saved loads again: a pipeline whole, a model without a pipeline.
+pipe.save_pretrained(again)
+scores["again"] = classify(folder=again)[1]
+AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).save_pretrained(plain)
+model = AutoModelForSequenceClassification.from_pretrained(plain, trust_remote_code=True)
+pipe.model.load_state_dict(model.state_dict())
+scores["plain"] = pipe(record)
+assert "clear_hug_hf" not in sys.modules
+
+# Where the package is, importing it with its task brings nothing heavy.
+del sys.meta_path[0]
+before = set(sys.modules)
+import clear_hug_hf
+
+heavy = sorted({"datasets", "matplotlib", "pandas", "accelerate"}.intersection(set(sys.modules) - before))
+with open(results, "w") as file:
+    json.dump({"scores": scores, "heavy": heavy}, file)
+"""
+
+
+def test_when_the_package_is_absent_then_a_published_folder_gives_the_same_scores(
+    published: Path,
+    recordings: list[Recording],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path: Path,
+) -> None:
+    header = write_record(tmp_path / "record", recordings[1])
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    arguments = [published, header, tmp_path / "again", tmp_path / "plain", tmp_path / "results.json"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment |= {"HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "stranger.py", *map(str, arguments)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = pipeline("ecg-classification", model=str(published), device="cpu")(header, batch_size=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert found["scores"] == dict.fromkeys(("alone", "task", "again", "plain"), expected)
+    assert found["heavy"] == []
+    assert (tmp_path / "again" / PIPELINE_FILE).read_text() == (published / PIPELINE_FILE).read_text()
+    assert "custom_pipelines" in json.loads((tmp_path / "again" / "config.json").read_text())
+    assert "custom_pipelines" not in json.loads((tmp_path / "plain" / "config.json").read_text())

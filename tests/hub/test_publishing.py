@@ -1,0 +1,423 @@
+"""A published folder is whole, its card says what the run's files say, and what goes wrong is one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForSequenceClassification
+
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.records import Recording
+from clear_hug_hf.hub.publishing import check_repo_id, stage
+from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training import folders
+from clear_hug_hf.training.folders import FOOTER
+
+
+REPO = "your-name/ecg-demo"
+CODE = {
+    "beat_detection.py",
+    "beats.py",
+    "configuration_clear_hug.py",
+    "errors.py",
+    "feature_extraction_clear_hug.py",
+    "leads.py",
+    "modeling_clear_hug.py",
+    "signal_cleaning.py",
+}
+AUTO_MAP = {
+    "AutoConfig": "configuration_clear_hug.ClearHugConfig",
+    "AutoModel": "modeling_clear_hug.ClearHugModel",
+    "AutoModelForPreTraining": "modeling_clear_hug.ClearHugForPreTraining",
+    "AutoModelForSequenceClassification": "modeling_clear_hug.ClearHugForSequenceClassification",
+}
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_recordings: Callable[..., list[Recording]],
+    write_record: Callable[[Path, Recording], Path],
+) -> Path:
+    """A pre-training and a fine-tuning run on a table of records, as a user would make them."""
+    folder = tmp_path_factory.mktemp("run")
+    table = ["path,patient_id,split,fast,inverted"]
+    for recording in make_recordings(72):
+        write_record(folder / "ward" / recording.record_id, recording)
+        labels = recording.labels or {}
+        about = [recording.record_id, recording.patient_id, recording.split]
+        table.append(",".join(map(str, [f"ward/{about[0]}", *about[1:], labels["fast"], labels["inverted"]])))
+    (folder / "ward.csv").write_text("\n".join(table) + "\n")
+    data = str(folder / "ward.csv")
+    assert main(["prepare", data, "--labels", "fast", "inverted", "--output", str(folder / "prepared")]) == 0
+    pretrained, finetuned = str(folder / "pretrained"), str(folder / "finetuned")
+    sizes = ["hidden_size=32", "intermediate_size=32", "num_hidden_layers=1"]
+    options = [word for size in sizes for word in ("--model-option", size)]
+    assert (
+        main(["pretrain", "--data", str(folder / "prepared"), "--output", pretrained, "--epochs", "2", *options]) == 0
+    )
+    command = ["finetune", "--data", str(folder / "prepared"), "--model", pretrained, "--output", finetuned]
+    assert main([*command, "--epochs", "2", "--no-feature-cache"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def staged(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The fine-tuned run, staged with all that can be stated."""
+    folder = tmp_path_factory.mktemp("staged") / "repository"
+    return stage(run / "finetuned", folder, REPO, license="cc-by-4.0", dataset_id="your-name/ward")
+
+
+# ------------------------------------------------------------------------------------------------------------ folder
+
+
+def test_when_a_classifier_is_staged_then_the_repository_is_whole(staged: Any) -> None:
+    assert set(staged.files) == CODE | {
+        ".eval_results/ward.yaml",
+        "README.md",
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+        "pipeline_ecg_classification.py",
+        "preprocessor_config.json",
+    }
+    assert staged.files == {name: (staged.folder / name).stat().st_size for name in staged.files}
+    assert staged.missing == []
+    config = json.loads((staged.folder / "config.json").read_text())
+    assert config["auto_map"] == AUTO_MAP
+    assert config["id2label"] == {"0": "fast", "1": "inverted"}
+    assert config["label_thresholds"].keys() == {"fast", "inverted"}
+    assert config["custom_pipelines"]["ecg-classification"]["pt"] == ["AutoModelForSequenceClassification"]
+    extractor = json.loads((staged.folder / "preprocessor_config.json").read_text())
+    assert extractor["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_clear_hug.ClearHugFeatureExtractor"}
+
+
+def test_when_staged_then_weights_are_the_runs_and_no_path_of_the_machine_is_told(staged: Any, run: Path) -> None:
+    theirs = load_file(staged.folder / "model.safetensors")
+    ours = load_file(run / "finetuned" / "model" / "model.safetensors")
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    for name in staged.files:
+        if not name.endswith(".safetensors"):
+            text = (staged.folder / name).read_text()
+            assert str(run) not in text, name
+            assert str(staged.folder.parent) not in text, name
+
+
+def test_when_an_encoder_is_staged_then_its_decoder_and_facts_come_along(run: Path, tmp_path: Path) -> None:
+    found = stage(run / "pretrained" / "best", tmp_path / "encoder", "your-name/encoder", license="cc-by-4.0")
+    assert set(found.files) == CODE | {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "pretraining.json",
+    }
+    assert found.missing == []
+    assert "custom_pipelines" not in json.loads((found.folder / "config.json").read_text())
+    log = json.loads((run / "pretrained" / "pretraining.json").read_text())
+    assert json.loads((found.folder / "pretraining.json").read_text())["result"] == log["best"]
+    card = ModelCard.load(found.folder / "README.md")
+    assert card.data.pipeline_tag == "feature-extraction"
+    assert f"{log['best']['validation_loss']:.4f}" in card.text
+    assert "AutoModelForPreTraining.from_pretrained" in card.text
+
+
+def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
+    staged: Any, run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "again"
+    first = stage(run / "finetuned", folder, REPO)
+    (folder / "leftover.txt").write_text("of the first time")
+    assert stage(run / "finetuned", folder, REPO).files == first.files
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("all my work")
+    with pytest.raises(InputError, match="not staged by"):
+        stage(run / "finetuned", other, REPO)
+    assert (other / "thesis.txt").read_text() == "all my work"
+    for mine in (run / "finetuned" / "model", run / "finetuned"):
+        with pytest.raises(InputError, match="holds, the model itself"):
+            stage(run / "finetuned", mine, REPO)
+    assert folders.load_classifier(run / "finetuned")
+
+
+# -------------------------------------------------------------------------------------------------------------- card
+
+
+def _numbers(content: Any) -> Iterator[float]:
+    """All numbers of a JSON content, also those in its texts."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from _numbers(name)
+            yield from _numbers(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _numbers(value)
+    elif isinstance(content, str):
+        yield from map(float, re.findall(r"\d+(?:\.\d+)?", content))
+    elif isinstance(content, int | float):
+        yield float(content)
+
+
+def test_when_a_card_states_a_number_then_it_is_in_a_file_of_the_repository(staged: Any) -> None:
+    card = (staged.folder / "README.md").read_text()
+    files = [json.loads((staged.folder / name).read_text()) for name in staged.files if name.endswith(".json")]
+    known = sorted({abs(number) for number in _numbers(files)})
+    results = card.split("## Results")[1].split("## What it reads")[0] + card.split("model-index:")[1].split("---")[0]
+    # Not results: the level of the intervals, the rank of a heading.
+    stated = re.findall(r"(?<![\w.])\d+(?:\.\d+)?", results.replace("95 %", "").replace("interval_95", ""))
+    assert len(stated) > 40
+    for text in stated:
+        step = 10.0 ** -len(text.partition(".")[2])
+        assert any(abs(number - float(text)) <= 0.5001 * step for number in known), text
+
+
+def test_when_a_card_is_made_then_data_splits_protocol_and_limits_stand_in_it(staged: Any, run: Path) -> None:
+    card = ModelCard.load(staged.folder / "README.md")
+    metrics = json.loads((run / "finetuned" / "metrics.json").read_text())
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.library_name == "transformers"
+    assert {"ecg", "clear-hug", "custom_code", "ecg-classification"} <= set(card.data.tags)
+    test = metrics["pretrained"]["test"]
+    macro = test["macro_auroc"]
+    interval = f"{macro['value']:.3f} ({macro['low']:.3f} to {macro['high']:.3f})"
+    assert f"| macro AUROC | {interval} |" in card.text
+    assert "its encoder never trained" in card.text
+    assert "Difference of macro AUROC, paired over patients" in card.text
+    assert f"| fast | {test['per_label']['fast']['num_positive']} |" in card.text
+    for words in (
+        "Not a medical device",
+        "pre-training",
+        "the head was trained, the encoder stayed as it was",
+        "as the source has it",
+        "Weights: cc-by-4.0. Code in this repository: Apache-2.0.",
+        "arXiv 2512.24002",
+        metrics["environment"]["versions"]["torch"],
+        "0.67 to 40 Hz",
+    ):
+        assert words in card.text, words
+    # Both tables of recordings, with patients.
+    assert card.text.count("| 48 (48) | 12 (12) | 12 (12) |") == 2
+
+
+def test_when_results_are_stated_for_the_hub_then_both_forms_agree_with_the_run(staged: Any, run: Path) -> None:
+    test = json.loads((run / "finetuned" / "metrics.json").read_text())["pretrained"]["test"]
+    card = ModelCard.load(staged.folder / "README.md")
+    stated = {one.metric_name: one for one in card.data.eval_results}
+    assert stated["macro AUROC"].metric_value == round(test["macro_auroc"]["value"], 4)
+    assert stated["macro AUROC"].metric_type == "roc_auc"
+    assert stated["macro F1"].dataset_split == "test"
+    assert stated["macro F1"].dataset_type == "your-name/ward"
+    entries = yaml.safe_load((staged.folder / ".eval_results" / "ward.yaml").read_text())
+    by_task = {entry["dataset"]["task_id"]: entry for entry in entries}
+    assert by_task["labels_macro_auroc"]["value"] == round(test["macro_auroc"]["value"], 4)
+    assert by_task["labels_macro_auroc"]["dataset"]["id"] == "your-name/ward"
+    assert "on the test split" in by_task["labels_macro_auroc"]["notes"]
+
+
+def test_when_nothing_is_known_then_it_is_named_and_no_number_is_made_up(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ClearHugConfig.preset("tiny", hidden_size=32, num_hidden_layers=1, num_labels=2)
+    model = AutoModelForSequenceClassification.from_config(config)
+    folders.save_model_folder(tmp_path / "model", model, ClearHugFeatureExtractor())
+    found = stage(tmp_path / "model", tmp_path / "staged", REPO)
+    assert [one.split(" (")[0] for one in found.missing] == [
+        "the licence of the weights",
+        "names of the labels",
+        "metrics",
+    ]
+    card = ModelCard.load(found.folder / "README.md")
+    assert "None: this repository holds no file with measured results" in card.text
+    assert "The licence of the weights is not stated" in card.text
+    assert card.data.eval_results is None
+    assert not (found.folder / ".eval_results").exists()
+
+
+def test_when_a_label_is_full_of_markup_then_the_card_stays_a_card(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "finetuned", tmp_path / "finetuned", ignore=shutil.ignore_patterns("control", "pictures"))
+    for name in ("metrics.json", "model/config.json"):
+        path = tmp_path / "finetuned" / name
+        path.write_text(path.read_text().replace('"fast"', '"fast | <b>*very*_"'))
+    found = stage(tmp_path / "finetuned", tmp_path / "staged", REPO, license="cc-by-4.0")
+    text = (found.folder / "README.md").read_text()
+    assert r"| fast \| \<b\>\*very\*\_ |" in text
+    assert ModelCard(text).data.license == "cc-by-4.0"
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("pretrained", "metrics.json lacks the field pretrained"),
+        ("recipe", "metrics.json lacks the field recipe"),
+        ("data", "metrics.json lacks the field data"),
+        ("chosen_by", "metrics.json lacks the field chosen_by"),
+    ],
+)
+def test_when_a_file_of_the_run_lacks_a_field_then_it_is_named(
+    run: Path, tmp_path: Path, field: str, words: str
+) -> None:
+    shutil.copytree(run / "finetuned" / "model", tmp_path / "model")
+    metrics = json.loads((run / "finetuned" / "metrics.json").read_text())
+    del metrics[field]
+    (tmp_path / "model" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match=words):
+        stage(tmp_path / "model", tmp_path / "staged", REPO)
+    assert not (tmp_path / "staged").exists()
+
+
+def test_when_a_file_of_the_run_is_damaged_then_no_card_is_made_without_it(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "finetuned" / "model", tmp_path / "model")
+    (tmp_path / "model" / "metrics.json").write_text('{"pretrained": ')
+    with pytest.raises(InputError, match=r"metrics\.json is damaged"):
+        stage(tmp_path / "model", tmp_path / "staged", REPO)
+
+
+def test_when_somebody_wrote_a_card_then_it_is_taken_if_it_has_its_fields(run: Path, tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("---\nlicense: mit\nlibrary_name: transformers\ntags: [ecg]\n---\n\n# Mine\n")
+    found = stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
+    text = (found.folder / "README.md").read_text()
+    assert "# Mine" in text
+    assert FOOTER in text
+    assert found.license == "mit"
+    assert not any("licence" in one for one in found.missing)
+    stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
+
+    card.write_text("---\ntags: [ecg]\n---\n# Mine\n")
+    with pytest.raises(InputError, match="lacks license, library_name"):
+        stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
+    card.write_text("# Mine, without a header\n")
+    with pytest.raises(InputError, match="lacks license, library_name, tags"):
+        stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
+    card.write_text("---\ntags: [ecg\n---\n# Mine\n")
+    with pytest.raises(InputError, match="no header that can be read"):
+        stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        stage(run / "finetuned", tmp_path / "staged", REPO, card=tmp_path / "none.md")
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("name", ["", "a b/c", "org/name/more", "-org/name", "org/na--me", "org/name.git", "ecg-demo"])
+def test_when_a_repository_id_is_none_then_it_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"give ORG/NAME"):
+        check_repo_id(name)
+    assert check_repo_id(REPO) == REPO
+
+
+@pytest.mark.parametrize("license", ["CC BY 4.0", "", "cc by"])
+def test_when_a_licence_is_not_spelt_as_the_hub_does_then_it_is_refused(
+    run: Path, tmp_path: Path, license: str
+) -> None:
+    with pytest.raises(InputError, match="is no licence as the Hub spells it"):
+        stage(run / "finetuned", tmp_path / "staged", REPO, license=license)
+
+
+def test_when_a_folder_is_no_model_then_each_reason_is_said(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        stage(tmp_path / "none", tmp_path / "staged", REPO)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no model"):
+        stage(tmp_path / "empty", tmp_path / "staged", REPO)
+    for name, words in (
+        ("preprocessor_config.json", "holds no feature extractor"),
+        ("model.safetensors", "holds no weights"),
+    ):
+        shutil.copytree(run / "finetuned" / "model", tmp_path / name)
+        (tmp_path / name / name).unlink()
+        with pytest.raises(InputError, match=words):
+            stage(tmp_path / name, tmp_path / "staged", REPO)
+    shutil.copytree(run / "finetuned" / "model", tmp_path / "mixed")
+    shutil.copy(run / "pretrained" / "model" / "model.safetensors", tmp_path / "mixed" / "model.safetensors")
+    with pytest.raises(InputError, match=r"not hold a whole ClearHugForSequenceClassification: it lacks classifier"):
+        stage(tmp_path / "mixed", tmp_path / "staged", REPO)
+    shutil.copytree(run / "finetuned" / "model", tmp_path / "foreign")
+    config = json.loads((tmp_path / "foreign" / "config.json").read_text())
+    (tmp_path / "foreign" / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    with pytest.raises(InputError, match="BertModel, which is none of this package's"):
+        stage(tmp_path / "foreign", tmp_path / "staged", REPO)
+    assert not (tmp_path / "staged").exists()
+
+
+def test_when_weights_would_be_left_behind_then_staging_is_refused(run: Path, tmp_path: Path) -> None:
+    model = ClearHugForPreTraining.from_pretrained(run / "pretrained" / "model")
+    tensors = {**model.state_dict(), "extra.weight": torch.zeros(2)}
+    model.save_pretrained(tmp_path / "model", state_dict=tensors)
+    ClearHugFeatureExtractor().save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match=r"the model has no place for extra\.weight"):
+        stage(tmp_path / "model", tmp_path / "staged", REPO)
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def test_when_a_dry_run_is_asked_for_then_all_is_written_and_said_and_nothing_sent(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("clear_hug_hf.hub.publishing.HfApi", None)  # whoever calls the Hub fails
+    monkeypatch.chdir(tmp_path)
+    assert main(["publish", str(run / "finetuned"), REPO, "--dry-run", "staged", "--private"]) == 0
+    printed = capsys.readouterr().out
+    assert "missing: the licence of the weights (--license)" in printed
+    assert "missing: the tested dataset's name on the Hub" in printed
+    assert "model.safetensors" in printed
+    assert f"{REPO} --license LICENCE --private" in printed
+    assert (tmp_path / "staged" / "README.md").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["staged"]
+
+
+def test_when_there_is_no_token_or_licence_then_one_sentence_says_so_and_the_folder_stays(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("clear_hug_hf.hub.publishing.get_token", lambda: None)
+    assert main(["publish", str(run / "finetuned"), REPO, "--license", "cc-by-4.0"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "no token of the Hub: log in with `hf auth login`" in error
+    assert f"staged in published/{REPO}" in error
+    assert AutoConfig.from_pretrained(tmp_path / "published" / REPO).id2label == {0: "fast", 1: "inverted"}
+    assert AutoFeatureExtractor.from_pretrained(tmp_path / "published" / REPO).num_beats == 15
+
+    monkeypatch.setattr("clear_hug_hf.hub.publishing.get_token", lambda: "hf_something")
+    assert main(["publish", str(run / "finetuned"), REPO]) == 2
+    assert "under which licence the weights may be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["publish", "{run}/finetuned", "no id at all"], "is no repository id"),
+        (["publish", "{run}/finetuned", "ecg-demo"], "does not say whose repository"),
+        (["publish", "{run}/nothing", REPO], "does not exist"),
+        (["publish", "{run}/prepared", REPO], "holds no model"),
+        (["publish", "{run}/finetuned", REPO, "--dataset", "ward"], "does not say whose repository"),
+        (["publish", "{run}/finetuned", REPO, "--card", "none.md"], "card none.md does not exist"),
+    ],
+)
+def test_when_publishing_is_asked_wrongly_then_one_sentence_says_so_and_nothing_is_written(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([word.format(run=run) for word in words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
+    assert not list(tmp_path.iterdir())

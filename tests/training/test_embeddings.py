@@ -1,0 +1,167 @@
+"""Recordings to vectors: those of the mean head, in a table that is whole or not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from clear_hug_hf import prepare, read_record
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.records import Recording, RecordReference
+from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training import embeddings, folders
+from clear_hug_hf.training.embeddings import embed, embed_records
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="module")
+def model() -> ClearHugForSequenceClassification:
+    torch.manual_seed(0)
+    return ClearHugForSequenceClassification(ClearHugConfig.preset("tiny", head_type="mean", **SMALL)).eval()
+
+
+@pytest.fixture(scope="module")
+def extractor() -> ClearHugFeatureExtractor:
+    return ClearHugFeatureExtractor()
+
+
+@pytest.fixture(scope="module")
+def folder(model: Any, extractor: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "model"
+    folders.save_model_folder(path, model, extractor)
+    return path
+
+
+@pytest.fixture
+def references(
+    tmp_path: Path, make_recordings: Callable[..., list[Recording]], write_record: Callable[..., Path]
+) -> list[RecordReference]:
+    """Five records, of which the third is damaged and the fourth twenty-five seconds long."""
+    found = []
+    for index, recording in enumerate(make_recordings(5)):
+        if index == 3:
+            recording.waveform = np.tile(recording.waveform, 3)[:, :2500]
+        header = write_record(tmp_path / "records" / f"r{index}", recording)
+        if index == 2:
+            header.with_suffix(".dat").write_bytes(b"")
+        found.append(RecordReference(header, f"r{index}", patient_id=recording.patient_id))
+    return found
+
+
+def test_when_recordings_are_embedded_then_the_vectors_are_what_the_mean_head_classifies(
+    model: Any, extractor: Any, make_recordings: Callable[..., list[Recording]]
+) -> None:
+    recordings = make_recordings(4)
+    # Limb leads only, and of these one flat: the mean is over the leads that are there.
+    recordings[1].waveform, recordings[1].lead_names = recordings[1].waveform[:2], ["I", "II"]
+    recordings[2].waveform[7] = 0.0
+    dataset = prepare(recordings, extractor, progress=False).dataset
+    vectors = embed(model, dataset, extractor)
+    assert vectors.shape == (4, 32)
+    assert vectors.dtype == np.float32
+    for row, recording in enumerate(recordings):
+        with torch.no_grad():
+            logits = model(**extractor(**recording.as_inputs(), return_tensors="pt")).logits[0]
+        by_hand = vectors[row] @ model.classifier.weight.detach().numpy().T + model.classifier.bias.detach().numpy()
+        np.testing.assert_allclose(by_hand, logits.numpy(), atol=1e-4)
+
+    by_lead = embed(model, dataset, extractor, per_lead=True)
+    assert by_lead.shape == (4, 12, 32)
+    assert np.isnan(by_lead).all(axis=2).sum(axis=1).tolist() == [0, 6, 1, 0]
+    np.testing.assert_allclose(np.nanmean(by_lead, axis=1), vectors, atol=1e-6)
+
+
+def test_when_records_are_embedded_then_the_table_has_a_row_per_window_and_names_what_failed(
+    model: Any, extractor: Any, references: list[RecordReference], tmp_path: Path
+) -> None:
+    output = tmp_path / "out" / "embeddings.parquet"
+    num_rows, rejected = embed_records(references, model, extractor, output)
+    table = pd.read_parquet(output)
+    assert num_rows == len(table) == 6
+    assert [one.record_id for one in rejected] == ["r2"]
+    assert table["record_id"].tolist() == ["r0", "r1", "r3", "r3", "r3", "r4"]
+    assert table["start"].tolist() == [0, 0, 0, 10, 15, 0]
+    assert table["end"].tolist() == [10, 10, 10, 20, 25, 10]
+    assert table["patient_id"].tolist() == ["p0", "p1", "p3", "p3", "p3", "p4"]
+    about = json.loads(pq.read_schema(output).metadata[b"clear_hug_hf"])
+    assert about["lead_names"][3] == "aVR"
+    assert [path.name for path in output.parent.iterdir()] == ["embeddings.parquet"]
+    alone = embed(model, prepare([read_record(references[4].path)], extractor, progress=False).dataset, extractor)
+    np.testing.assert_allclose(table["embedding"][5], alone[0], atol=1e-5)
+
+    embed_records(references, model, extractor, output, per_lead=True)
+    assert np.stack(pd.read_parquet(output)["embedding"][0]).shape == (12, 32)
+
+
+def test_when_embedding_is_stopped_then_the_same_call_goes_on_and_another_is_refused(
+    model: Any,
+    extractor: Any,
+    references: list[RecordReference],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embeddings, "RECORDS_PER_PART", 2)
+    whole, output = tmp_path / "whole.parquet", tmp_path / "embeddings.parquet"
+    embed_records(references, model, extractor, whole)
+    read: list[str] = []
+
+    def prepare_two_parts(records: Any, *arguments: Any, **options: Any) -> Any:
+        if len(read) >= 4:
+            raise KeyboardInterrupt
+        read.extend(record.record_id for record in records)
+        return prepare(records, *arguments, **options)
+
+    monkeypatch.setattr(embeddings, "prepare", prepare_two_parts)
+    with pytest.raises(KeyboardInterrupt):
+        embed_records(references, model, extractor, output)
+    assert not output.exists()
+    with pytest.raises(InputError, match="parts of another call"):
+        embed_records(references[:3], model, extractor, output)
+    with pytest.raises(InputError, match="parts of another call"):
+        embed_records(references, model, extractor, output, per_lead=True)
+
+    read.clear()
+    _, rejected = embed_records(references, model, extractor, output)
+    assert read == ["r4"]
+    assert [one.record_id for one in rejected] == ["r2"]
+    assert pq.read_table(output).equals(pq.read_table(whole))
+    assert sorted(path.name for path in tmp_path.glob("*embeddings*")) == ["embeddings.parquet"]
+
+
+def test_when_no_record_can_be_used_then_there_is_no_table(
+    model: Any, extractor: Any, references: list[RecordReference], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"none of the 1 record\(s\) can be used: r2"):
+        embed_records(references[2:3], model, extractor, tmp_path / "embeddings.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
+
+
+def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and_mistakes_are_said(
+    folder: Path, references: list[RecordReference], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "embeddings.parquet"
+    records = str(tmp_path / "records")
+    assert main(["embed", records, "--model", str(folder), "--output", str(output)]) == 1
+    printed = capsys.readouterr()
+    assert "4 record(s), 6 window(s) of 32 numbers" in printed.out
+    assert "r2" in printed.err
+    assert len(pd.read_parquet(output)) == 6
+    for words, message in (
+        (["embed", records, "--model", str(folder), "--output", str(tmp_path / "table.csv")], "call it .parquet"),
+        (["embed", records, "--model", str(folder), "--output", str(tmp_path)], "is a folder: name a file"),
+        (["embed", records, "--model", str(tmp_path / "none"), "--output", str(output)], "does not exist"),
+        (["embed", str(tmp_path / "none"), "--model", str(folder), "--output", str(output)], "does not exist"),
+    ):
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
