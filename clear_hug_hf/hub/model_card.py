@@ -94,6 +94,8 @@ def make_card(
         raise InputError(f"{license!r} is no licence as the Hub spells it: for example cc-by-4.0, apache-2.0 or other")
     metrics, conversion = facts.get(METRICS), facts.get(CONVERSION)
     encoder = _encoder_facts(facts)
+    # Of the model itself, or of the encoder that it was fine-tuned from.
+    converted = conversion or (metrics or {}).get("encoder", {}).get(CONVERSION)
     is_classifier = auto_class == "AutoModelForSequenceClassification"
     labels = model_label_names(config) if is_classifier else []
     missing = []
@@ -140,16 +142,16 @@ def make_card(
         ]
         if is_classifier
         else [],
-        threshold_note=_threshold_note(config, metrics),
+        threshold_note=_threshold_note(config),
         results=_result_tables(metrics) if is_classifier else _pretraining_tables(encoder),
-        made=_made(metrics if is_classifier else None, encoder, conversion),
+        made=_made(metrics if is_classifier else None, encoder, converted),
         sources=sources,
         patients_note=" (patients)" if any("(" in cell for row in sources for cell in row[5:]) else "",
         recipes=_recipes(metrics if is_classifier else None, encoder),
         reads=_reads(config, feature_extractor),
-        limits=_limits(metrics if is_classifier else None, encoder, conversion),
+        limits=_limits(metrics if is_classifier else None, encoder, converted),
         environment=_environment(metrics if is_classifier else encoder, conversion),
-        licence=_licence(license, facts, conversion),
+        licence=_licence(license, facts, converted),
         citations=_citations(config, facts),
         footer=FOOTER,
     )
@@ -369,7 +371,7 @@ def _summary(
     return f"A {system} encoder of 12-lead ECGs{size}, {what}: a starting point for labels of your own."
 
 
-def _threshold_note(config: Any, metrics: Mapping[str, Any] | None) -> str:
+def _threshold_note(config: Any) -> str:
     if getattr(config, "label_thresholds", None):
         return "Thresholds are those with the best F1 on the validation recordings; they are saved in the config."
     return "No threshold was chosen for these labels: 0.5 stands for all."
@@ -381,8 +383,9 @@ def _made(
     paragraphs = []
     if conversion is not None:
         size = f", {conversion['size']} size" if conversion.get("size") else ""
+        what = "Converted from" if metrics is None else "**Encoder**: converted from"
         paragraphs.append(
-            f"Converted from `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
+            f"{what} `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
             f"{size}, {conversion['num_tensors']} tensors, all of them used. The number of attention heads, "
             f"{conversion['num_attention_heads']}, is not in the file. "
             f"`cls_attention={conversion['cls_attention']}` "
@@ -497,7 +500,8 @@ def _limits(
         limits.append("It was pre-trained on simulated recordings.")
     if conversion is not None:
         limits.append(
-            "Its authors' preprocessing is followed as far as it is known; their results have not been measured again."
+            "The preprocessing of the converted weights' authors is followed as far as it is known; their results "
+            "have not been measured again."
         )
     return limits
 

@@ -499,3 +499,23 @@ def test_when_a_file_is_no_checkpoint_then_the_command_says_so_in_one_sentence(t
     assert len(lines) == 1
     assert "clear-hug: error: " in lines[0]
     assert not (tmp_path / "model").exists()
+
+
+def test_when_a_converted_encoder_is_finetuned_then_the_card_of_the_result_says_where_it_came_from(
+    released, tmp_path, make_recordings, write_record
+):
+    path = released.save("pretrain", tmp_path / "checkpoint-99.pth")
+    convert_to_folder(path, tmp_path / "encoder", **released.heads)
+    table = ["path,patient_id,split,fast"]
+    for one in make_recordings(72):
+        write_record(tmp_path / "ward" / one.record_id, one)
+        table.append(f"ward/{one.record_id},{one.patient_id},{one.split},{one.labels['fast']}")
+    (tmp_path / "ward.csv").write_text("\n".join(table) + "\n")
+    command = ["finetune", "--data", str(tmp_path / "ward.csv"), "--labels", "fast", "--epochs", "1", "--no-control"]
+    output = str(tmp_path / "run")
+    assert main([*command, "--model", str(tmp_path / "encoder"), "--output", output, "--no-feature-cache"]) == 0
+    assert main(["publish", output, "you/fast", "--dry-run", str(tmp_path / "staged"), "--license", "other"]) == 0
+    card = (tmp_path / "staged" / "README.md").read_text()
+    assert "**Encoder**: converted from `checkpoint-99.pth`" in card
+    assert "The file that was converted is its authors' work" in card
+    assert "nothing was trained" not in card
