@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import auc, roc_curve
 
 from .processing.beats import cut_beats
@@ -476,6 +477,7 @@ def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None) 
         points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), ".-", color=colour, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch", fontsize=11)
     axes.set_ylabel("loss (mean squared error of hidden beats)", fontsize=11)
     axes.grid(alpha=0.3)

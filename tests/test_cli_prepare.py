@@ -147,7 +147,10 @@ def test_when_models_are_trained_on_a_prepared_folder_then_they_keep_its_extract
     assert load_feature_extractor(runs / "pretrained" / "model").windows == "all"
     metrics = json.loads((runs / "finetuned" / "metrics.json").read_text())
     assert metrics["labels"] == ["MI", "STTC"]
-    assert metrics["num_recordings"] == {"train": 48, "validation": 12, "test": 12}
+    counts = {split: one["recordings"] for split, one in metrics["data"]["sets"].items()}
+    assert counts == {"train": 48, "validation": 12, "test": 12}
+    assert metrics["data"]["title"].startswith("PTB-XL")
+    assert (metrics["data"]["license"], metrics["data"]["label_set"]) == ("CC BY 4.0", "ptbxl_super")
 
 
 def test_when_a_model_is_evaluated_then_prepared_and_raw_recordings_agree(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,21 @@ def add(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `convert` and return the exit status."""
     from ..hub.convert_clear_hug import convert_to_folder
+    from ..processing import InputError
 
     quiet_libraries()
-    facts = convert_to_folder(
-        arguments.checkpoint,
-        arguments.folder,
-        num_attention_heads=arguments.num_attention_heads,
-        decoder_num_attention_heads=arguments.decoder_num_attention_heads,
-        label_names=arguments.labels,
-        cls_attention=arguments.cls_attention,
-    )
+    heads = ("num_attention_heads", "decoder_num_attention_heads")
+    try:
+        facts = convert_to_folder(
+            arguments.checkpoint,
+            arguments.folder,
+            **{name: getattr(arguments, name) for name in heads},
+            label_names=arguments.labels,
+            cls_attention=arguments.cls_attention,
+        )
+    except InputError as error:
+        message = re.sub(r"\bpass (decoder_)?num_attention_heads\b", _as_option, str(error))
+        raise InputError(message) from error
     size = f", {facts['size']} size" if facts["size"] else ""
     say(
         f"{facts['kind']}{size}: {facts['num_tensors']} tensors, {facts['num_parameters'] / 1e6:.1f} M parameters, "
@@ -72,3 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         say("the file does not name its labels: they are LABEL_0, LABEL_1 ...; --labels names them")
     say(f"written: {arguments.folder}")
     return EXIT_OK
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    """What to give here for an argument of the function."""
+    return f"give --{argument[0].removeprefix('pass ').replace('_', '-')}"

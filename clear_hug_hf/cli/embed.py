@@ -38,7 +38,9 @@ def add(verbs: Any) -> None:
         "examples:\n"
         "  clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet\n"
         "  clear-hug embed ward.csv --model hf://ORG/NAME --output embeddings.parquet\n\n"
-        "  pandas.read_parquet('embeddings.parquet')   # numpy.stack(table.embedding) is the matrix",
+        "in Python:\n"
+        "  table = pyarrow.parquet.read_table('embeddings.parquet')\n"
+        "  matrix = numpy.array(table['embedding'].to_pylist())   # windows x numbers, or windows x leads x numbers",
     )
     parser.add_argument(
         "records",
@@ -55,7 +57,11 @@ def add(verbs: Any) -> None:
         help="a model folder, the output of a run, or hf://ORG/NAME",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table, a .parquet file")
-    parser.add_argument("--per-lead", action="store_true", help="a vector for each lead instead of their mean")
+    parser.add_argument(
+        "--per-lead",
+        action="store_true",
+        help="a vector for each of the model's leads instead of their mean; NaN for leads that are not there",
+    )
     parser.add_argument(
         "--batch-size", type=positive, default=64, metavar="N", help="windows at a time (default: %(default)s)"
     )

@@ -181,7 +181,11 @@ def records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[
                 references += [RecordReference(header, str(header.with_suffix(""))) for header in find_records(path)]
         except (InputError, FileNotFoundError) as error:
             rejected.append(Rejected(str(path), describe_error(error)))
-    return references
+    # A record named twice, by itself and by its folder, is one.
+    unique: dict[Path, RecordReference] = {}
+    for reference in references:
+        unique.setdefault(reference.path.resolve(), reference)
+    return list(unique.values())
 
 
 def _windows_by_record(

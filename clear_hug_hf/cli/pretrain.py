@@ -123,7 +123,7 @@ def pretrain_and_draw(
     from ..plotting import plot_losses, save_figure
     from ..training.folders import PRETRAINING, write_text
     from ..training.pretraining import pretrain, settings
-    from ..training.provenance import describe_environment
+    from ..training.provenance import describe_pretraining
 
     arguments = recipe.training
     set_seed(arguments.seed)
@@ -141,18 +141,8 @@ def pretrain_and_draw(
     say(f"loss of hidden beats: {last['train_loss']:.3f} in training{held_out} (1 is a flat line)")
     if not is_main_process():
         return
-    held_out_epochs = [row for row in result.history if row["validation_loss"] is not None]
-    facts = {
-        "system": recipe.system,
-        "size": recipe.size,
-        "model": recipe.model,
-        "num_parameters": model.num_parameters(),
-        "data": data,
-        "recipe": settings(arguments),
-        "result": last,
-        "best": min(held_out_epochs, key=lambda row: row["validation_loss"], default=None),
-        "environment": describe_environment(),
-    }
+    chosen = {"size": recipe.size, "options": recipe.model}
+    facts = describe_pretraining(result.model, result.history, settings(arguments), data, **chosen)
     write_text(output / PRETRAINING, json.dumps(facts, indent=2) + "\n")
     pictures = output / "pictures"
     save_figure(plot_losses(result.history, "Pre-training"), pictures / "pretraining_loss.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--license", metavar="NAME", help="of the weights, as the Hub spells it: cc-by-4.0, apache-2.0, other ..."
     )
+    parser.add_argument("--license-name", metavar="TEXT", help="what it is called, with --license other")
     parser.add_argument(
         "--dataset",
         metavar="ORG/NAME",
@@ -60,9 +62,11 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `publish` and return the exit status."""
-    from ..hub.publishing import check_repo_id, stage, upload
+    from ..hub.publishing import check_repo_id, check_revision, stage, upload
 
     check_repo_id(arguments.repo_id)
+    if arguments.revision is not None:
+        check_revision(arguments.revision)
     quiet_libraries()
     where = arguments.dry_run or arguments.staged or Path("published") / arguments.repo_id
     staged = stage(
@@ -70,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         where,
         arguments.repo_id,
         license=arguments.license,
+        license_name=arguments.license_name,
         dataset_id=arguments.dataset,
         card=arguments.card,
     )
@@ -80,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     for missing in staged.missing:
         say(f"missing: {missing}")
     if arguments.dry_run is not None:
-        say(f"\nnothing was uploaded; to publish it:\n  {_command(arguments)}")
+        say(f"\nnothing was uploaded; to publish it:\n  {_command(arguments, staged.license)}")
         return EXIT_OK
     address = upload(
         staged,
@@ -98,11 +103,10 @@ def _size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
-def _command(arguments: argparse.Namespace) -> str:
-    words = ["clear-hug publish", str(arguments.folder), arguments.repo_id]
-    words += ["--license", arguments.license or "LICENCE"]
-    for name in ("dataset", "card", "revision"):
+def _command(arguments: argparse.Namespace, license: str | None) -> str:
+    words = ["clear-hug", "publish", str(arguments.folder), arguments.repo_id, "--license", license or "LICENCE"]
+    for name in ("license_name", "dataset", "card", "revision", "message"):
         if (value := getattr(arguments, name)) is not None:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name.replace('_', '-')}", str(value)]
     words += [f"--{name.replace('_', '-')}" for name in ("private", "create_pr") if getattr(arguments, name)]
-    return " ".join(words)
+    return shlex.join(words)

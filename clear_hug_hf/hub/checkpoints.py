@@ -16,6 +16,7 @@ from ..processing import InputError
 
 
 # How files of torch.save begin: those of today are zip archives, those of torch before 1.6 bare pickles.
+_PARALLEL = "module."
 _MAGIC = (b"PK\x03\x04", b"\x80")
 _NAMED = 5
 
@@ -36,7 +37,7 @@ def load_state_dict(path: str | Path, entry: str = "model") -> dict[str, torch.T
         path (`str` or `Path`):
             A file of `torch.save` with `{entry: state_dict, ...}` or a state dict alone, or a `.safetensors` file.
         entry (`str`, *optional*, defaults to `"model"`):
-            Where in a file with several things the state dict is.
+            Where in a file with several things the state dict is; `"state_dict"` is tried as well.
 
     Returns:
         `dict[str, torch.Tensor]`: As they are in the file, in its order.
@@ -96,7 +97,7 @@ def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, to
         raise InputError(
             f"{path} holds no state dict but {_a_kind(checkpoint)}: name a file with the weights of a model"
         )
-    state_dict = checkpoint.get(entry, checkpoint)
+    state_dict = next((checkpoint[name] for name in (entry, "state_dict") if name in checkpoint), checkpoint)
     is_tensor = [isinstance(value, torch.Tensor) for value in state_dict.values()] if _is_dict(state_dict) else []
     if not any(is_tensor):
         raise InputError(
@@ -113,7 +114,11 @@ def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, to
     ]
     if odd:
         raise InputError(f"{path} holds tensors that are sparse, quantized or without values: {name_some(odd)}")
-    return {str(key): value for key, value in state_dict.items()}
+    named = {str(key): value for key, value in state_dict.items()}
+    if all(key.startswith(_PARALLEL) for key in named):
+        # Saved from within DistributedDataParallel.
+        named = {key.removeprefix(_PARALLEL): value for key, value in named.items()}
+    return named
 
 
 def _is_dict(value: object) -> bool:

@@ -20,8 +20,9 @@ from ..modeling import (
     ClearHugPreTrainedModel,
 )
 from ..processing import ClearHugFeatureExtractor, InputError
-from ..training.folders import CARD, CONVERSION, FOOTER, check_writable, save_model_folder
+from ..training.folders import CARD, CONVERSION, FOOTER, check_writable, whole_folder
 from .checkpoints import check_keys, fill_model, load_state_dict, name_some
+from .pipeline_ecg_classification import EcgClassificationPipeline
 
 
 # What a conversion writes.
@@ -309,21 +310,6 @@ def released_feature_extractor(num_beats: int = 15, beat_length: int = 96) -> Cl
     )
 
 
-class _WithConversion:
-    """A feature extractor that saves what is known about the conversion beside itself: the folder is then whole."""
-
-    def __init__(self, feature_extractor: ClearHugFeatureExtractor, conversion: Mapping[str, Any], card: str):
-        self.feature_extractor = feature_extractor
-        self.conversion = conversion
-        self.card = card
-
-    def save_pretrained(self, folder: Path) -> None:
-        self.feature_extractor.save_pretrained(folder)
-        (folder / CARD).write_text(self.card, encoding="utf-8")
-        text = json.dumps(self.conversion, indent=2, ensure_ascii=False)
-        (folder / CONVERSION).write_text(f"{text}\n", encoding="utf-8")
-
-
 def _check_replaceable(folder: Path) -> None:
     """Refuse a folder with anything that no conversion put there: it would be lost."""
     if not folder.is_dir():
@@ -437,7 +423,15 @@ def convert_to_folder(
     auto_class = "AutoModelForPreTraining" if kind == PRETRAINED else "AutoModelForSequenceClassification"
     number = conversion["num_parameters"]
     card = make_card(folder.name, config, auto_class, extractor, {CONVERSION: conversion}, num_parameters=number).card
-    save_model_folder(folder, model, _WithConversion(extractor, conversion, str(card)))
+    with whole_folder(folder) as partial:
+        if kind == PRETRAINED:
+            model.save_pretrained(partial)
+            extractor.save_pretrained(partial)
+        else:
+            EcgClassificationPipeline(model=model, feature_extractor=extractor).save_pretrained(partial)
+        (partial / CARD).write_text(str(card), encoding="utf-8")
+        text = json.dumps(conversion, indent=2, ensure_ascii=False)
+        (partial / CONVERSION).write_text(f"{text}\n", encoding="utf-8")
     return conversion
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -22,9 +24,23 @@ from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
 
 
 CODE_LICENCE = "Apache-2.0"
+# As the Hub spells them; "other" needs a name beside it.
+LICENCES = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2
+    gfdl gpl gpl-2.0 gpl-3.0 h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr lppl-1.3c mit mpl-2.0 ms-pl
+    ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl
+    zlib
+    """.split()  # noqa: SIM905 (a line for each would be seventy)
+)
 # A threshold chosen on fewer recordings with the label, and an AUROC measured on them, say little.
 _FEW = 10
 _TEMPLATE = "model_card_template.md"
+_NEEDED = ("license", "library_name", "tags")
 _METRICS = {
     "auroc": ("AUROC", "roc_auc"),
     "average_precision": ("average precision", "average_precision"),
@@ -67,6 +83,7 @@ def make_card(
     facts: Mapping[str, Mapping[str, Any]],
     *,
     license: str | None = None,
+    license_name: str | None = None,
     dataset_id: str | None = None,
     num_parameters: int | None = None,
 ) -> Card:
@@ -79,7 +96,8 @@ def make_card(
         auto_class (`str`): Auto class that loads it with all its weights, such as `"AutoModelForPreTraining"`.
         feature_extractor: The model's.
         facts (`Mapping[str, Mapping]`): What the run wrote, as `find_facts` reads it.
-        license (`str`, *optional*): Of the weights, as the Hub spells it, such as `"cc-by-4.0"`.
+        license (`str`, *optional*): Of the weights, as the Hub spells it: one of [`LICENCES`].
+        license_name (`str`, *optional*): What it is called, where it is `"other"`.
         dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested; `.eval_results`
             needs one.
         num_parameters (`int`, *optional*): Of the model.
@@ -88,10 +106,10 @@ def make_card(
         [`Card`]
 
     Raises:
-        InputError: If a file of the run lacks a field that the card needs, with its name.
+        InputError: If the licence is none, or a file of the run lacks a field that the card needs, or holds in it what
+            cannot be: the message names it.
     """
-    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
-        raise InputError(f"{license!r} is no licence as the Hub spells it: for example cc-by-4.0, apache-2.0 or other")
+    _check_licence(license, license_name)
     metrics, conversion = facts.get(METRICS), facts.get(CONVERSION)
     encoder = _encoder_facts(facts)
     # Of the model itself, or of the encoder that it was fine-tuned from.
@@ -103,11 +121,18 @@ def make_card(
         missing.append("the licence of the weights (--license)")
     if is_classifier and all(re.fullmatch(r"LABEL_\d+", name) for name in labels):
         missing.append("names of the labels (id2label in config.json)")
+    if is_classifier and metrics is not None and (named := _field(metrics, "labels", METRICS)) != labels:
+        raise InputError(
+            f"{METRICS} is of the labels {', '.join(map(str, named))} and the model names {', '.join(labels)}: the "
+            "file is of another model, take it away"
+        )
     if is_classifier and metrics is None:
         missing.append(f"metrics ({METRICS}, which `clear-hug finetune` writes)")
     if not is_classifier and encoder is None and conversion is None:
         missing.append(f"how it was pre-trained ({PRETRAINING}, which `clear-hug pretrain` writes)")
     tested = _tested(metrics) if metrics is not None and is_classifier else None
+    if tested is None and dataset_id is not None:
+        raise InputError(f"nothing is recorded that was tested on {dataset_id}: leave out --dataset")
     if tested is not None and dataset_id is None:
         missing.append("the tested dataset's name on the Hub, for .eval_results (--dataset)")
 
@@ -116,6 +141,7 @@ def make_card(
     text = ModelCard.from_template(
         ModelCardData(
             license=license,
+            license_name=license_name,
             library_name="transformers",
             pipeline_tag=None if is_classifier else "feature-extraction",
             tags=[
@@ -127,7 +153,6 @@ def make_card(
                 "custom_code",
                 *(["ecg-classification"] if is_classifier else []),
             ],
-            datasets=None if dataset_id is None else [dataset_id],
             model_name=name if tested is not None else None,
             eval_results=None if tested is None else _model_index(tested, dataset_id),
         ),
@@ -135,6 +160,7 @@ def make_card(
         name=name,
         repo_id=repo_id,
         auto_class=auto_class,
+        simulated=any(one.get("name") == "simulated" for one in _all_sources(facts)),
         summary=_summary(config, auto_class, labels, num_parameters, conversion),
         labels=[
             {"name": _cell(label), "threshold": f"{threshold:.3g}"}
@@ -151,7 +177,7 @@ def make_card(
         reads=_reads(config, feature_extractor),
         limits=_limits(metrics if is_classifier else None, encoder, converted),
         environment=_environment(metrics if is_classifier else encoder, conversion),
-        licence=_licence(license, facts, converted),
+        licence=_licence(license_name or license, facts, converted),
         citations=_citations(config, facts),
         footer=FOOTER,
     )
@@ -159,28 +185,55 @@ def make_card(
     return Card(text, eval_results, missing)
 
 
-def check_card(text: str, where: str) -> ModelCard:
+def _check_licence(license: str | None, name: str | None) -> None:
+    if license is None:
+        if name is not None:
+            raise InputError("a name of the licence needs --license other")
+        return
+    if license not in LICENCES:
+        near = difflib.get_close_matches(license.lower().replace(" ", "-"), LICENCES, n=2) or ["cc-by-4.0", "other"]
+        raise InputError(f"{license!r} is no licence as the Hub spells it: did you mean {' or '.join(near)}?")
+    if (license == "other") != (name is not None):
+        raise InputError("with --license other, and only with it, say what the licence is called: --license-name NAME")
+
+
+def read_card(path: str | Path) -> ModelCard:
     """
     A card that somebody wrote.
 
     Args:
-        text (`str`): Its content.
-        where (`str`): Its name in errors.
+        path (`str` or `Path`): A Markdown file that begins with a header in YAML.
 
     Raises:
-        InputError: If its header is no YAML, or lacks a field that a model on the Hub needs.
+        FileNotFoundError: If there is no such file.
+        InputError: If it is no text, its header is no YAML, or lacks a field that a model on the Hub needs.
     """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"the card {path} does not exist: check the path, or leave out --card")
+    if not path.is_file():
+        raise InputError(f"{path} is a folder: name the card, a Markdown file")
     try:
-        card = ModelCard(text)
-        found = card.data.to_dict()
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(f"{where} has no header that can be read: {' '.join(str(error).split())}") from error
-    lacking = [name for name in ("license", "library_name", "tags") if not found.get(name)]
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"the card {path} is no text in UTF-8: save it as one") from None
+    lacking = list(_NEEDED)
+    if text.startswith("---"):
+        try:
+            card = ModelCard(text)
+            found = card.data.to_dict()
+        except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"the header of the card {path} is no YAML ({reason}): mend the lines between ---"
+            ) from error
+        lacking = [name for name in _NEEDED if not found.get(name)]
     if lacking:
         raise InputError(
-            f"the card {where} lacks {', '.join(lacking)} in its header: add the field(s) between the lines of ---, "
-            "or leave out --card to have one made"
+            f"the card {path} lacks {', '.join(lacking)} in its header: add the field(s) between two lines of --- at "
+            "its beginning, or leave out --card to have one made"
         )
+    _check_licence(str(found["license"]), found.get("license_name"))
     return card
 
 
@@ -207,6 +260,35 @@ def _encoder_facts(facts: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] 
     return (facts.get(METRICS) or {}).get("encoder", {}).get(PRETRAINING)
 
 
+def _earlier(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The runs that a pre-training went on from, the latest first."""
+    while encoder is not None and (encoder := encoder.get("before")) is not None:
+        yield encoder
+
+
+def _check_metrics(found: Mapping[str, Any], where: str) -> None:
+    """Refuse metrics that lack a part, or are none."""
+    entries = {f"macro_{name}": _field(found, f"macro_{name}", METRICS) for name in _METRICS}
+    for label, entry in _field(found, "per_label", METRICS).items():
+        if entry.get("auroc") is not None:
+            entries |= {f"per_label.{label}.{name}": entry.get(name) for name in _METRICS}
+    for name, metric in entries.items():
+        if metric is None and name.startswith("macro_"):
+            continue
+        values = [metric.get(part) for part in ("value", "low", "high")] if isinstance(metric, Mapping) else [None]
+        numbers = [one for one in values if one is not None or not isinstance(metric, Mapping)]
+        complete = isinstance(metric, Mapping) and {"value", "low", "high"} <= metric.keys() and values[0] is not None
+        if not complete or not all(isinstance(one, int | float) and 0 <= one <= 1 for one in numbers):
+            raise InputError(
+                f"{METRICS} holds {metric!r} as {where}.{name}, which is no metric with its interval: make the run "
+                "again, or take the file away and do without its numbers"
+            )
+
+
+def _macros(tested: _Tested) -> list[Mapping[str, Any] | None]:
+    return [tested.metrics[f"macro_{name}"] for name in _METRICS]
+
+
 class _Tested(NamedTuple):
     """The split that results are stated of: the test recordings, where there are none those of the choice."""
 
@@ -220,8 +302,7 @@ def _tested(metrics: Mapping[str, Any]) -> _Tested:
     results = _field(metrics, "pretrained", METRICS)
     split = "test" if "test" in results else "validation"
     found = _field(results, split, METRICS)
-    for name in _METRICS:
-        _field(found, f"macro_{name}", METRICS)
+    _check_metrics(found, f"pretrained.{split}")
     data = _field(metrics, "data", METRICS)
     if not isinstance(data, Mapping):
         raise InputError(f"{METRICS} was written by an older version: make the run again")
@@ -285,6 +366,9 @@ def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     for split in ("test", "validation"):
         if split not in results:
             continue
+        for name, of_run in (("pretrained", results), ("random_initialisation", control)):
+            if of_run is not None:
+                _check_metrics(_field(of_run, split, METRICS), f"{name}.{split}")
         columns = ["metric", "this model"]
         if control is not None:
             columns += ["the same, its encoder never trained"]
@@ -340,9 +424,10 @@ def _pretraining_tables(encoder: Mapping[str, Any] | None) -> list[dict[str, Any
     return [
         {
             "title": "Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
-            "columns": ["", "after the last epoch"],
+            "columns": ["", f"after epoch {_field(result, 'epoch', PRETRAINING)}"],
             "rows": rows,
-            "note": "What the representation is worth for a task is measured by fine-tuning it.",
+            "note": ("The epoch was chosen on the validation recordings. " if encoder.get("chosen") else "")
+            + "What the representation is worth for a task is measured by fine-tuning it.",
         }
     ]
 
@@ -366,7 +451,8 @@ def _summary(
         )
     if auto_class == "AutoModelForSequenceClassification":
         head = _HEADS.get(getattr(config, "head_type", ""), "classifier")
-        return f"{system}{size} that names {len(labels)} label(s) of a 12-lead ECG, by a {head}."
+        count = "1 label" if len(labels) == 1 else f"{len(labels)} labels"
+        return f"{system}{size} that names {count} of a 12-lead ECG, by a {head}."
     what = "with the decoder that it was pre-trained with" if auto_class == "AutoModelForPreTraining" else "alone"
     return f"A {system} encoder of 12-lead ECGs{size}, {what}: a starting point for labels of your own."
 
@@ -397,9 +483,19 @@ def _made(
         )
     if encoder is not None:
         recipe, system = _field(encoder, "recipe", PRETRAINING), _field(encoder, "system", PRETRAINING)
+        result, chosen = _field(encoder, "result", PRETRAINING), encoder.get("chosen")
         paragraphs.append(
             f"**Pre-training** without labels: {_NAMES.get(system, system)}, {encoder.get('size') or 'own'} size, "
-            f"{_field(encoder, 'result/epoch', PRETRAINING)} epochs, seed {recipe.get('seed')}."
+            f"{recipe.get('epochs')} epochs, seed {recipe.get('seed')}."
+            + (
+                f" These are the weights after epoch {result['epoch']}, which had the lowest validation loss."
+                if chosen
+                else ""
+            )
+            + "".join(
+                f" It went on with the model of {_field(one, 'result/epoch', PRETRAINING)} epochs before."
+                for one in _earlier(encoder)
+            )
         )
     elif metrics is not None and conversion is None:
         paragraphs.append("**Pre-training**: nothing is recorded about the encoder that was fine-tuned.")
@@ -418,25 +514,26 @@ def _made(
             f"{_field(metrics, 'chosen_by', METRICS).split(',')[0].removesuffix(' in both runs')}: epoch "
             f"{_field(metrics, 'pretrained/best_epoch', METRICS)}.{control}"
         )
-    return paragraphs
+    return paragraphs or ["Nothing is recorded about how these weights came about: they may be untrained."]
 
 
 def _source_rows(metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None) -> list[list[str]]:
     rows = []
     before = (metrics or {}).get("encoder", {}).get("finetuned_on")
     for used_for, sources in (
+        *(("earlier pre-training", one["data"]) for one in _earlier(encoder)),
         ("pre-training", _field(encoder, "data", PRETRAINING) if encoder is not None else []),
         ("fine-tuning before", [before] if before else []),
         ("fine-tuning", [_field(metrics, "data", METRICS)] if metrics is not None else []),
     ):
         for source in sources:
-            counts = _field(source, "sets", "the run's file")
+            counts = _field(source, "sets", METRICS if "fine" in used_for else PRETRAINING)
             rows.append(
                 [
                     _cell(_title(source)),
                     used_for,
                     source.get("license") or "not stated",
-                    _cell(source.get("label_set") or "own") if used_for != "pre-training" else "",
+                    _cell(source.get("label_set") or "own") if "fine" in used_for else "",
                     source.get("splits") or "not stated",
                     *(_count(counts.get(split)) for split in ("train", "validation", "test")),
                 ]
@@ -479,7 +576,7 @@ def _reads(config: Any, extractor: Any) -> str:
 def _limits(
     metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None, conversion: Mapping[str, Any] | None
 ) -> list[str]:
-    limits = ["What other hospitals' devices, populations and labels do to it is not known from the results above."]
+    limits = ["What other hospitals' devices, populations and labels do to it is not known from what stands here."]
     if metrics is not None:
         tested = _tested(metrics)
         if tested.split == "validation":
@@ -494,10 +591,8 @@ def _limits(
                 f"Fewer than {_FEW} {tested.split} recordings have these labels, so that their results are unsure: "
                 f"{', '.join(few)}."
             )
-        if tested.data.get("name") == "simulated":
-            limits.append("It was trained and tested on simulated recordings: it says nothing about patients.")
-    elif encoder is not None and any(one.get("name") == "simulated" for one in encoder.get("data", [])):
-        limits.append("It was pre-trained on simulated recordings.")
+        if any(value is not None and value["low"] == value["high"] for value in _macros(tested)):
+            limits.append("An interval without width comes of few recordings without an error, not of certainty.")
     if conversion is not None:
         limits.append(
             "The preprocessing of the converted weights' authors is followed as far as it is known; their results "
@@ -542,7 +637,8 @@ def _citations(config: Any, facts: Mapping[str, Mapping[str, Any]]) -> list[str]
 def _all_sources(facts: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     encoder, metrics = _encoder_facts(facts) or {}, facts.get(METRICS) or {}
     labelled = [metrics.get("encoder", {}).get("finetuned_on"), metrics.get("data")]
-    return [*encoder.get("data", []), *(one for one in labelled if isinstance(one, Mapping))]
+    pretrained = [source for run in (encoder, *_earlier(encoder)) for source in run.get("data", [])]
+    return [*pretrained, *(one for one in labelled if isinstance(one, Mapping))]
 
 
 # ------------------------------------------------------------------------------------------------------------- words

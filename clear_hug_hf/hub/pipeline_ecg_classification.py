@@ -88,6 +88,12 @@ class EcgClassificationPipeline(ChunkPipeline):
         if kwargs.get("feature_extractor") is None:
             raise ValueError("the feature extractor is missing: pass the model's own as `feature_extractor=`")
         super().__init__(model=model, **kwargs)
+        saved = getattr(self.model.config, "architectures", None) or ()
+        if saved and type(self.model).__name__ not in saved and hasattr(self.model, "classifier"):
+            raise ValueError(
+                f"the weights are those of a {saved[0]}, to which {type(self.model).__name__} adds a head that was "
+                "never trained: fine-tune it first"
+            )
         # `pipeline` has put classes into this field, with which a config can be neither printed nor saved. The folder
         # gets it again from `save_pretrained`.
         vars(self.model.config).pop("custom_pipelines", None)
@@ -124,6 +130,9 @@ class EcgClassificationPipeline(ChunkPipeline):
             ValueError: If a recording or a parameter cannot be used; the message says which, why, and what to do.
             ImportError: If a path is given and the package `wfdb` is not installed.
         """
+        batch_size = kwargs.get("batch_size", self._batch_size)
+        if batch_size is not None and not (isinstance(batch_size, Integral) and int(batch_size) >= 1):
+            raise ValueError(f"batch_size is {batch_size!r}: give a whole number of windows, at least 1")
         if isinstance(inputs, (list, tuple)):
             # Lists in a list would be searched for chat messages.
             if wrong := [item for item in inputs if isinstance(item, (list, tuple))]:
@@ -202,6 +211,10 @@ class EcgClassificationPipeline(ChunkPipeline):
                 f'a row with "signal" has no {missing[0]!r}: give a row as `clear_hug_hf.prepare` makes it'
             )
         extractor = self.feature_extractor
+        if np.ndim(row["sampling_rate"]):
+            raise ValueError(
+                "a slice of a dataset is a dict of columns, not recordings: give the dataset, or `dataset.select(...)`"
+            )
         rate = float(row["sampling_rate"])
         # The column is stored with 32 bits.
         if np.float32(rate) != np.float32(extractor.sampling_rate):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-import tempfile
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..processing.errors import InputError
-from ..training.folders import CARD, FOOTER, check_writable, find_model_folder, load_model
+from ..training.folders import CARD, check_writable, find_model_folder, load_model, whole_folder, write_text
 from ..training.provenance import find_facts
-from .model_card import check_card, make_card
+from .model_card import make_card, read_card
 from .pipeline_ecg_classification import EcgClassificationPipeline
 
 
@@ -55,12 +55,25 @@ def check_repo_id(repo_id: str) -> str:
     return repo_id
 
 
+def check_revision(revision: str) -> str:
+    """
+    Refuse what git takes for no branch.
+
+    Raises:
+        InputError: If it is none.
+    """
+    if not re.fullmatch(r"[\w][\w./-]*", revision) or ".." in revision or revision.endswith(("/", ".", ".lock")):
+        raise InputError(f"{revision!r} is no name of a branch: give one without spaces and signs, as draft or v1.0")
+    return revision
+
+
 def stage(
     path: str | Path,
     folder: str | Path,
     repo_id: str,
     *,
     license: str | None = None,
+    license_name: str | None = None,
     dataset_id: str | None = None,
     card: str | Path | None = None,
 ) -> Staged:
@@ -73,9 +86,10 @@ def stage(
 
     Args:
         path (`str` or `Path`): A model folder, or the output folder of a run.
-        folder (`str` or `Path`): New or empty, or staged before, which is then replaced.
+        folder (`str` or `Path`): New or empty, or staged before and not changed since, which is then replaced.
         repo_id (`str`): `ORG/NAME`, as the card names it.
         license (`str`, *optional*): Of the weights, as the Hub spells it.
+        license_name (`str`, *optional*): What the licence is called where the Hub has no name for it (`"other"`).
         dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested.
         card (`str` or `Path`, *optional*): A card of your own in place of the one that is made.
 
@@ -93,11 +107,14 @@ def stage(
     source = find_model_folder(path)
     folder = check_writable(folder)
     _check_free(folder, source)
-    own_card = None
-    if card is not None:
-        if not Path(card).is_file():
-            raise FileNotFoundError(f"the card {card} does not exist: check the path, or leave out --card")
-        own_card = check_card(Path(card).read_text(encoding="utf-8"), str(card))
+    own_card = None if card is None else read_card(card)
+    if own_card is not None:
+        stated = own_card.data.to_dict()["license"]
+        if license not in (None, stated):
+            raise InputError(
+                f"the card {card} says that the licence is {stated}, and --license {license}: which is it?"
+            )
+        license = stated
 
     model, extractor, auto_class = load_model(source)
     facts = find_facts(source)
@@ -107,48 +124,62 @@ def stage(
         auto_class,
         extractor,
         facts,
-        license=own_card.data.to_dict()["license"] if license is None and own_card else license,
+        license=license,
+        license_name=license_name,
         dataset_id=dataset_id,
         num_parameters=model.num_parameters(),
     )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        # A checkpoint of another name, or a commit, is no part of what the weights are.
-        model.config._name_or_path = repo_id
+    # A checkpoint of another name, or a commit, is no part of what the weights are.
+    model.config._name_or_path = repo_id
+    with whole_folder(folder) as partial:
         if auto_class == "AutoModelForSequenceClassification":
             EcgClassificationPipeline(model=model, feature_extractor=extractor).save_pretrained(partial)
         else:
             model.save_pretrained(partial)
             extractor.save_pretrained(partial)
-        text = str(own_card or made.card)
-        texts = {CARD: text if FOOTER in text else f"{text.rstrip()}\n\n{FOOTER}\n", **made.eval_results}
+        own_text = None if card is None else Path(card).read_text(encoding="utf-8")
+        texts = {CARD: own_text or str(made.card), **made.eval_results}
         texts |= {name: json.dumps(content, indent=2) + "\n" for name, content in facts.items()}
         for name, text in texts.items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_text(text, encoding="utf-8")
-        partial.chmod(0o755)
-        for one in partial.rglob("*"):
-            one.chmod(0o755 if one.is_dir() else 0o644)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    files = {str(one.relative_to(folder)): one.stat().st_size for one in sorted(folder.rglob("*")) if one.is_file()}
-    stated = (own_card or made.card).data.to_dict().get("license")
-    return Staged(folder, files, made.missing, stated)
+        write_text(_record(folder), json.dumps(_digests(partial), indent=2) + "\n")
+    files = {name: (folder / name).stat().st_size for name in _digests(folder)}
+    return Staged(folder, files, made.missing, license)
+
+
+def _record(folder: Path) -> Path:
+    """What was staged to a folder, written beside it, so that nothing that anybody changed there is ever replaced."""
+    return folder.with_name(f".{folder.name}.staged.json")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder by its path there, sorted."""
+    return {
+        str(one.relative_to(folder)): hashlib.sha256(one.read_bytes()).hexdigest()
+        for one in sorted(folder.rglob("*"))
+        if one.is_file()
+    }
 
 
 def _check_free(folder: Path, source: Path) -> None:
-    """Refuse to replace anything but what was staged before."""
+    """Refuse to replace anything but what was staged before and is still as it was."""
     if folder.resolve() == source.resolve() or folder.resolve() in source.resolve().parents:
         raise InputError(f"{folder} is, or holds, the model itself: choose another folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    card = folder / CARD
-    if not (folder / "config.json").is_file() or not card.is_file() or FOOTER not in card.read_text("utf-8"):
-        raise InputError(f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder")
+    try:
+        before = json.loads(_record(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(
+            f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder"
+        ) from None
+    now = _digests(folder)
+    if changed := sorted(name for name in {*now, *before} if now.get(name) != before.get(name)):
+        raise InputError(
+            f"{folder} was changed after it was staged ({', '.join(changed[:3])}): choose another folder, and keep a "
+            "card that you edited with --card"
+        )
 
 
 def upload(
@@ -181,6 +212,8 @@ def upload(
             staged folder is.
     """
     kept = f"the repository is staged in {staged.folder}"
+    if revision is not None:
+        check_revision(revision)
     token = token or get_token()
     if token is None:
         raise InputError(
@@ -219,6 +252,8 @@ def _reason(error: Exception, endpoint: str) -> str:
     if status is not None:
         return f"the Hub answered {status} ({server or str(error).splitlines()[0]})"
     name = type(error).__name__
-    if isinstance(error, OSError) or "Connect" in name or "Timeout" in name or "Protocol" in name or "Offline" in name:
-        return f"the Hub at {endpoint} cannot be reached ({name})"
+    if name == "OfflineModeIsEnabled":
+        return "HF_HUB_OFFLINE is set: unset it"
+    if isinstance(error, OSError) or "Connect" in name or "Timeout" in name or "Protocol" in name:
+        return f"the Hub at {endpoint} cannot be reached ({name}): check the connection and try again"
     return " ".join(str(error).split()) or name

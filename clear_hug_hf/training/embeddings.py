@@ -28,7 +28,7 @@ from .folders import check_writable, write_text
 
 RECORDS_PER_PART = 256
 _IDENTITY = "identity.json"
-_REJECTED = b"rejected"
+_REJECTED, _ABOUT = b"rejected", b"clear_hug_hf"
 
 
 def embed(
@@ -89,7 +89,9 @@ def embed_records(
             window.
         model, feature_extractor, per_lead, batch_size, progress: As in [`embed`].
         output (`str` or `Path`): Gets the columns `record_id`, `patient_id`, `start` and `end` [s] and `embedding`, a
-            list of numbers; with `per_lead` a list of lists, one for each of `lead_names` in the table's metadata.
+            list of numbers; with `per_lead` a list of lists, one for each of the model's `lead_names`, which are also
+            in the table's metadata, NaN for leads that are not there. An earlier table of this kind is replaced,
+            anything else is not.
 
     Returns:
         `tuple[int, list[Rejected]]`: Number of rows, and the records that could not be used, with reasons.
@@ -98,6 +100,7 @@ def embed_records(
         InputError: If no record can be used, or beside the output there are parts of another call.
     """
     output = Path(output)
+    _check_replaceable(output)
     parts = check_writable(output.with_name(f".{output.name}.parts"))
     about = {
         "encoder": weights_digest(model.base_model),
@@ -109,7 +112,7 @@ def embed_records(
     listed = hashlib.sha256(json.dumps([[str(one.path), one.record_id] for one in references]).encode()).hexdigest()
     _take(parts, {**about, "records": listed})
 
-    schema = _schema(model.config, per_lead).with_metadata({"clear_hug_hf": json.dumps(about)})
+    schema = _schema(model.config, per_lead).with_metadata({_ABOUT: json.dumps(about)})
     starts = range(0, len(references), RECORDS_PER_PART)
     with tqdm(total=len(references), desc="embed", unit="rec", disable=not progress) as bar:
         for number, start in enumerate(starts):
@@ -130,6 +133,18 @@ def embed_records(
     _join(paths, output, schema)
     shutil.rmtree(parts)
     return num_rows, rejected
+
+
+def _check_replaceable(output: Path) -> None:
+    """Refuse to replace what is no table of this kind; one that is may be made anew."""
+    if not output.is_file():
+        return
+    try:
+        known = pq.read_schema(output).metadata or {}
+    except (pa.ArrowException, OSError):
+        known = {}
+    if _ABOUT not in known:
+        raise InputError(f"{output} holds something that `embed` did not write: choose another output")
 
 
 def _schema(config: Any, per_lead: bool) -> pa.Schema:

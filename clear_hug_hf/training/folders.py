@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +55,22 @@ def check_writable(folder: str | Path) -> Path:
     return folder
 
 
-def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extractor: Any) -> None:
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
     """
-    Save a model with its feature extractor so that the folder is complete whenever it exists under its name.
+    A folder to write to that gets its name when all is written: under it there is never half of one.
 
     Args:
-        folder (`str` or `Path`): Replaced if it exists.
-        model ([`PreTrainedModel`]): Saved with its config and code.
-        feature_extractor: Saved beside it.
+        folder (`str` or `Path`): Replaced if it exists. Nothing happens to it where the block fails.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.save_pretrained(partial)
-        feature_extractor.save_pretrained(partial)
+        yield partial
         # Temporary folders, and the weights as safetensors writes them, are for their owner's eyes only.
-        partial.chmod(0o755)
-        for path in partial.iterdir():
-            path.chmod(0o644)
+        for path in (partial, *partial.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.exists():
             replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-replaced-", dir=folder.parent))
             folder.rename(replaced / folder.name)
@@ -84,8 +82,22 @@ def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extrac
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extractor: Any) -> None:
+    """
+    Save a model with its feature extractor so that the folder is complete whenever it exists under its name.
+
+    Args:
+        folder (`str` or `Path`): Replaced if it exists.
+        model ([`PreTrainedModel`]): Saved with its config and code.
+        feature_extractor: Saved beside it.
+    """
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        feature_extractor.save_pretrained(partial)
+
+
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove what a kill left of [`save_model_folder`]; a folder that was just being replaced gets its name back."""
+    """Remove what a kill left of [`whole_folder`]; a folder that was just being replaced gets its name back."""
     folder = Path(folder)
     for left in folder.parent.glob(f".{folder.name}-*"):
         if (left / folder.name).is_dir() and not folder.exists():
@@ -115,8 +127,8 @@ def find_model_folder(path: str | Path) -> Path:
         InputError: If it holds no model, or a model without weights or feature extractor, or cannot be downloaded.
     """
     # A path of Python's joins the slashes of an address.
-    if (text := str(path)).startswith(HUB[:-1]):
-        return _download(text.removeprefix(HUB[:-1]).lstrip("/"))
+    if (text := str(path)).startswith("hf:"):
+        return _download(text.removeprefix("hf:").lstrip("/"))
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"the model folder {path} does not exist: check the path")
@@ -136,15 +148,21 @@ def find_model_folder(path: str | Path) -> Path:
 
 
 def _download(name: str) -> Path:
-    repo_id, _, revision = name.partition("@")
+    repo_id, at, revision = name.partition("@")
+    if not repo_id or (at and not revision):
+        raise InputError(f"{HUB}{name} is no model on the Hub: give {HUB}ORG/NAME, or {HUB}ORG/NAME@REVISION")
     try:
         found = snapshot_download(repo_id, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
     except HFValidationError as error:
         raise InputError(f"{HUB}{name} is no model on the Hub: give {HUB}ORG/NAME") from error
     except LocalEntryNotFoundError as error:
-        raise InputError(f"{HUB}{name} is not in the cache, and the Hub cannot be reached") from error
+        raise InputError(
+            f"{HUB}{name} is not in the cache, and the Hub cannot be reached: check the connection"
+        ) from error
     except Exception as error:  # of the Hub, or of the way there, of which each version has its own
-        raise InputError(f"{HUB}{name} cannot be downloaded: {_first_line(error)}") from error
+        raise InputError(
+            f"{HUB}{name} cannot be downloaded: check name and connection ({_first_line(error)})"
+        ) from error
     folder = Path(found)
     if not (folder / "config.json").is_file():
         raise InputError(f"{HUB}{name} holds no model: there is no config.json in it")
@@ -245,8 +263,8 @@ def load_model(path: str | Path) -> tuple[Any, Any, str]:
     served = {reference.split(".")[-1]: name for name, reference in (getattr(config, "auto_map", None) or {}).items()}
     if architecture not in served:
         raise InputError(
-            f"config.json in {folder} says that the model is a {architecture}, which is none of this package's: "
-            f"{', '.join(sorted(served)) or 'it names no classes'}"
+            f"config.json in {folder} names {architecture or 'no architecture'}, which is no model of this package: "
+            "name a folder that `clear-hug` wrote"
         )
     model, info = _load(getattr(transformers, served[architecture]), folder)
     for kind, keys in (("it lacks", info["missing_keys"]), ("the model has no place for", info["unexpected_keys"])):

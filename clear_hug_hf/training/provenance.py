@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,7 +37,7 @@ def describe_environment() -> dict[str, Any]:
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
-        device = f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+        device = f"CPU ({platform.machine()}), threads: {torch.get_num_threads()}"
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": device,
@@ -104,6 +104,43 @@ def count_sets(sets: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     return counts
 
 
+def describe_pretraining(
+    model: Any,
+    history: Sequence[Mapping[str, Any]],
+    recipe: Mapping[str, Any],
+    data: Sequence[Mapping[str, Any]],
+    *,
+    size: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """
+    What is written to [`PRETRAINING`] in the folder of a run.
+
+    Args:
+        model ([`PreTrainedModel`]): What was pre-trained.
+        history (`Sequence[Mapping]`): A row per epoch, as `pretrain` gives them.
+        recipe (`Mapping`): Settings of the run, as those of `PretrainingArguments`.
+        data (`Sequence[Mapping]`): For each source what [`describe_source`] gives, and [`count_sets`] as `sets`.
+        size (`str`, *optional*): Preset of the model's config.
+        options (`Mapping`, *optional*): Fields of the config that differ from the preset.
+        before (`Mapping`, *optional*): The same of an earlier run whose model this one went on with.
+    """
+    held_out = [row for row in history if row["validation_loss"] is not None]
+    return {
+        "system": model.config.model_type,
+        "size": size,
+        "model": dict(options or {}),
+        "num_parameters": model.num_parameters(),
+        "data": list(data),
+        "recipe": dict(recipe),
+        "result": history[-1],
+        "best": min(held_out, key=lambda row: row["validation_loss"], default=None),
+        "before": before,
+        "environment": describe_environment(),
+    }
+
+
 def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
     """
     What the run that made a model wrote about it.
@@ -129,7 +166,7 @@ def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
                 break
     # The best epoch's model is not that of the last.
     if folder.name == "best" and found.get(PRETRAINING, {}).get("best"):
-        found[PRETRAINING]["result"] = found[PRETRAINING]["best"]
+        found[PRETRAINING] |= {"result": found[PRETRAINING]["best"], "chosen": "best"}
     return found
 
 

@@ -223,3 +223,15 @@ def test_when_values_are_no_weights_then_they_do_not_go_into_a_model():
     fill_model(model, {"weight": torch.ones(2, 2, dtype=torch.float16), "bias": torch.zeros(2)})
     assert model.weight.dtype == torch.float32
     assert (model.weight == 1).all()
+
+
+def test_when_a_file_was_saved_in_the_usual_other_ways_then_its_tensors_are_the_same(tmp_path):
+    tensors = {"a.weight": torch.ones(2), "b": torch.zeros(3)}
+    for number, content in enumerate(
+        [{"state_dict": tensors}, {f"module.{name}": one for name, one in tensors.items()}]
+    ):
+        path = tmp_path / f"{number}.pth"
+        torch.save(content, path)
+        found = load_state_dict(path)
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)

@@ -483,6 +483,10 @@ def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_pa
         "| MI | 0.5 |",
     ):
         assert words in card, words
+    # What the card shows works: the folder has the pipeline that it names.
+    entry = json.loads((tmp_path / "hug" / "config.json").read_text())["custom_pipelines"]["ecg-classification"]
+    assert entry["impl"] == "pipeline_ecg_classification.EcgClassificationPipeline"
+    assert (tmp_path / "hug" / "pipeline_ecg_classification.py").is_file()
     # It can be converted again, and published as it is.
     assert main(["convert", "clear-hug", str(path), str(tmp_path / "hug"), *heads]) == 0
     assert "they are LABEL_0, LABEL_1 ...; --labels names them" in capsys.readouterr().out
@@ -514,7 +518,7 @@ def test_when_a_converted_encoder_is_finetuned_then_the_card_of_the_result_says_
     command = ["finetune", "--data", str(tmp_path / "ward.csv"), "--labels", "fast", "--epochs", "1", "--no-control"]
     output = str(tmp_path / "run")
     assert main([*command, "--model", str(tmp_path / "encoder"), "--output", output, "--no-feature-cache"]) == 0
-    assert main(["publish", output, "you/fast", "--dry-run", str(tmp_path / "staged"), "--license", "other"]) == 0
+    assert main(["publish", output, "you/fast", "--dry-run", str(tmp_path / "staged"), "--license", "mit"]) == 0
     card = (tmp_path / "staged" / "README.md").read_text()
     assert "**Encoder**: converted from `checkpoint-99.pth`" in card
     assert "The file that was converted is its authors' work" in card

@@ -25,8 +25,9 @@ import clear_hug_hf
 from clear_hug_hf import EcgClassificationPipeline, Recording, prepare, read_record
 from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.hub.pipeline_ecg_classification import _read_record
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
+from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, ClearHugForSequenceClassification
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training.folders import save_model_folder
 
 
 SMALL = {
@@ -421,7 +422,8 @@ def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(
         ({"windows": "last"}, "windows is 'last': choose one of 'first', 'center', 'all'"),
         ({"on_no_beats": "skip"}, "on_no_beats is 'skip': choose one of 'raise', 'mask'"),
         ({"topk": 1}, "there is no parameter 'topk': choose from"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 0}, "batch_size is 0: give a whole number of windows, at least 1"),
+        ({"batch_size": 1.5}, "batch_size is 1.5"),
     ],
 )
 def test_when_a_parameter_makes_no_sense_then_it_is_refused(
@@ -627,3 +629,19 @@ def test_when_the_package_is_absent_then_a_published_folder_gives_the_same_score
     assert (tmp_path / "again" / PIPELINE_FILE).read_text() == (published / PIPELINE_FILE).read_text()
     assert "custom_pipelines" in json.loads((tmp_path / "again" / "config.json").read_text())
     assert "custom_pipelines" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+
+
+def test_when_a_folder_holds_no_classifier_then_no_label_is_made_up(tmp_path: Path) -> None:
+    pretrained = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
+    save_model_folder(tmp_path / "pretrained", pretrained, ClearHugFeatureExtractor())
+    with pytest.raises(ValueError, match=r"those of a ClearHugForPreTraining.*never trained: fine-tune it"):
+        pipeline("ecg-classification", model=str(tmp_path / "pretrained"))
+
+
+def test_when_a_slice_of_a_dataset_is_given_then_it_is_told_from_recordings(
+    pipe: EcgClassificationPipeline, recordings: list[Recording]
+) -> None:
+    dataset = prepare(recordings, pipe.feature_extractor, progress=False).dataset
+    with pytest.raises(ValueError, match=r"a slice of a dataset is a dict of columns"):
+        pipe(dataset[:2])
+    assert len(list(pipe(dataset.select(range(2))))) == 2

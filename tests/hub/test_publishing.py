@@ -22,7 +22,6 @@ from clear_hug_hf.hub.publishing import check_repo_id, stage
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
 from clear_hug_hf.training import folders
-from clear_hug_hf.training.folders import FOOTER
 
 
 REPO = "your-name/ecg-demo"
@@ -131,16 +130,31 @@ def test_when_an_encoder_is_staged_then_its_decoder_and_facts_come_along(run: Pa
     card = ModelCard.load(found.folder / "README.md")
     assert card.data.pipeline_tag == "feature-extraction"
     assert f"{log['best']['validation_loss']:.4f}" in card.text
-    assert "AutoModelForPreTraining.from_pretrained" in card.text
+    assert "model = AutoModel.from_pretrained" in card.text
+    assert "`AutoModelForPreTraining` loads the decoder, too." in card.text
 
 
 def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
     staged: Any, run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "again"
-    first = stage(run / "finetuned", folder, REPO)
-    (folder / "leftover.txt").write_text("of the first time")
-    assert stage(run / "finetuned", folder, REPO).files == first.files
+    first = stage(run / "finetuned", folder, REPO, license="mit")
+    second = stage(run / "finetuned", folder, REPO, license="cc-by-4.0")
+    assert second.files.keys() == first.files.keys()
+    assert "license: cc-by-4.0" in (folder / "README.md").read_text()
+
+    # What somebody changed in it is theirs.
+    card = (folder / "README.md").read_text() + "Thanks to my colleagues.\n"
+    for name, text in (("README.md", card), ("notes.txt", "mine")):
+        before = (folder / name).read_text() if (folder / name).exists() else None
+        (folder / name).write_text(text)
+        with pytest.raises(InputError, match=f"was changed after it was staged \\({name}\\)"):
+            stage(run / "finetuned", folder, REPO)
+        assert (folder / name).read_text() == text
+        if before is not None:
+            (folder / name).write_text(before)
+    (folder / "notes.txt").unlink()
+    stage(run / "finetuned", folder, REPO)
 
     other = tmp_path / "other"
     other.mkdir()
@@ -241,6 +255,7 @@ def test_when_nothing_is_known_then_it_is_named_and_no_number_is_made_up(tmp_pat
     ]
     card = ModelCard.load(found.folder / "README.md")
     assert "None: this repository holds no file with measured results" in card.text
+    assert "Nothing is recorded about how these weights came about: they may be untrained." in card.text
     assert "The licence of the weights is not stated" in card.text
     assert card.data.eval_results is None
     assert not (found.folder / ".eval_results").exists()
@@ -278,6 +293,64 @@ def test_when_a_file_of_the_run_lacks_a_field_then_it_is_named(
     assert not (tmp_path / "staged").exists()
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("test/macro_auroc/low", None),
+        ("test/macro_auroc/value", "high"),
+        ("test/macro_auroc/value", 7.3),
+        ("test/macro_f1/value", float("nan")),
+        ("validation/macro_auroc", "good"),
+        ("test/per_label/fast/f1", None),
+    ],
+)
+def test_when_a_metric_is_none_then_no_card_states_it(run: Path, tmp_path: Path, path: str, value: Any) -> None:
+    shutil.copytree(run / "finetuned" / "model", tmp_path / "model")
+    metrics = json.loads((run / "finetuned" / "metrics.json").read_text())
+    *way, last = path.split("/")
+    place = metrics["pretrained"]
+    for name in way:
+        place = place[name]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    (tmp_path / "model" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match=r"metrics\.json holds .* as pretrained\..*, which is no metric"):
+        stage(tmp_path / "model", tmp_path / "staged", REPO)
+
+
+def test_when_metrics_are_of_another_model_then_they_are_not_stated(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "finetuned" / "model", tmp_path / "model")
+    text = (run / "finetuned" / "metrics.json").read_text()
+    (tmp_path / "model" / "metrics.json").write_text(text.replace('"inverted"', '"upright"'))
+    with pytest.raises(InputError, match="is of the labels fast, upright and the model names fast, inverted"):
+        stage(tmp_path / "model", tmp_path / "staged", REPO)
+
+
+def test_when_the_best_epoch_is_not_the_last_then_the_card_says_which_and_how_it_was_chosen(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run / "pretrained", tmp_path / "run")
+    path = tmp_path / "run" / "pretraining.json"
+    facts = json.loads(path.read_text())
+    facts["best"] = {**facts["result"], "epoch": 1, "validation_loss": 0.1234}
+    path.write_text(json.dumps(facts))
+    best = stage(tmp_path / "run" / "best", tmp_path / "best", REPO)
+    card = (best.folder / "README.md").read_text()
+    for words in (
+        "|  | after epoch 1 |",
+        "| validation recordings | 0.1234 |",
+        "2 epochs, seed 0. These are the weights after epoch 1, which had the lowest validation loss.",
+        "The epoch was chosen on the validation recordings.",
+    ):
+        assert words in card, words
+    last = stage(tmp_path / "run" / "model", tmp_path / "last", REPO)
+    card = (last.folder / "README.md").read_text()
+    assert "|  | after epoch 2 |" in card
+    assert "chosen on the validation recordings" not in card
+
+
 def test_when_a_file_of_the_run_is_damaged_then_no_card_is_made_without_it(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "finetuned" / "model", tmp_path / "model")
     (tmp_path / "model" / "metrics.json").write_text('{"pretrained": ')
@@ -289,12 +362,12 @@ def test_when_somebody_wrote_a_card_then_it_is_taken_if_it_has_its_fields(run: P
     card = tmp_path / "card.md"
     card.write_text("---\nlicense: mit\nlibrary_name: transformers\ntags: [ecg]\n---\n\n# Mine\n")
     found = stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
-    text = (found.folder / "README.md").read_text()
-    assert "# Mine" in text
-    assert FOOTER in text
+    assert (found.folder / "README.md").read_text() == card.read_text()
     assert found.license == "mit"
     assert not any("licence" in one for one in found.missing)
-    stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
+    stage(run / "finetuned", tmp_path / "staged", REPO, card=card, license="mit")
+    with pytest.raises(InputError, match=r"says that the licence is mit, and --license cc-by-4.0"):
+        stage(run / "finetuned", tmp_path / "staged", REPO, card=card, license="cc-by-4.0")
 
     card.write_text("---\ntags: [ecg]\n---\n# Mine\n")
     with pytest.raises(InputError, match="lacks license, library_name"):
@@ -303,8 +376,13 @@ def test_when_somebody_wrote_a_card_then_it_is_taken_if_it_has_its_fields(run: P
     with pytest.raises(InputError, match="lacks license, library_name, tags"):
         stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
     card.write_text("---\ntags: [ecg\n---\n# Mine\n")
-    with pytest.raises(InputError, match="no header that can be read"):
+    with pytest.raises(InputError, match=r"the header of the card .* is no YAML"):
         stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
+    card.write_bytes(b"\x89PNG\r\n\x1a\n\xff")
+    with pytest.raises(InputError, match="is no text in UTF-8"):
+        stage(run / "finetuned", tmp_path / "staged", REPO, card=card)
+    with pytest.raises(InputError, match="is a folder: name the card"):
+        stage(run / "finetuned", tmp_path / "staged", REPO, card=tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         stage(run / "finetuned", tmp_path / "staged", REPO, card=tmp_path / "none.md")
 
@@ -319,12 +397,22 @@ def test_when_a_repository_id_is_none_then_it_is_refused(name: str) -> None:
     assert check_repo_id(REPO) == REPO
 
 
-@pytest.mark.parametrize("license", ["CC BY 4.0", "", "cc by"])
+@pytest.mark.parametrize("license", ["CC BY 4.0", "", "cc by", "bananas", "Apache-2.0"])
 def test_when_a_licence_is_not_spelt_as_the_hub_does_then_it_is_refused(
     run: Path, tmp_path: Path, license: str
 ) -> None:
-    with pytest.raises(InputError, match="is no licence as the Hub spells it"):
+    with pytest.raises(InputError, match="is no licence as the Hub spells it: did you mean"):
         stage(run / "finetuned", tmp_path / "staged", REPO, license=license)
+
+
+def test_when_the_hub_has_no_name_for_a_licence_then_it_needs_one_of_its_own(run: Path, tmp_path: Path) -> None:
+    for license, name in (("other", None), ("mit", "Mine"), (None, "Mine")):
+        with pytest.raises(InputError, match="--license other"):
+            stage(run / "finetuned", tmp_path / "staged", REPO, license=license, license_name=name)
+    found = stage(run / "finetuned", tmp_path / "staged", REPO, license="other", license_name="hospital-research")
+    card = ModelCard.load(found.folder / "README.md")
+    assert (card.data.license, card.data.license_name) == ("other", "hospital-research")
+    assert "Weights: hospital-research." in card.text
 
 
 def test_when_a_folder_is_no_model_then_each_reason_is_said(run: Path, tmp_path: Path) -> None:
@@ -348,7 +436,7 @@ def test_when_a_folder_is_no_model_then_each_reason_is_said(run: Path, tmp_path:
     shutil.copytree(run / "finetuned" / "model", tmp_path / "foreign")
     config = json.loads((tmp_path / "foreign" / "config.json").read_text())
     (tmp_path / "foreign" / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
-    with pytest.raises(InputError, match="BertModel, which is none of this package's"):
+    with pytest.raises(InputError, match="names BertModel, which is no model of this package"):
         stage(tmp_path / "foreign", tmp_path / "staged", REPO)
     assert not (tmp_path / "staged").exists()
 
@@ -370,14 +458,15 @@ def test_when_a_dry_run_is_asked_for_then_all_is_written_and_said_and_nothing_se
 ) -> None:
     monkeypatch.setattr("clear_hug_hf.hub.publishing.HfApi", None)  # whoever calls the Hub fails
     monkeypatch.chdir(tmp_path)
-    assert main(["publish", str(run / "finetuned"), REPO, "--dry-run", "staged", "--private"]) == 0
+    message = ["--message", "two words"]
+    assert main(["publish", str(run / "finetuned"), REPO, "--dry-run", "staged", "--private", *message]) == 0
     printed = capsys.readouterr().out
     assert "missing: the licence of the weights (--license)" in printed
     assert "missing: the tested dataset's name on the Hub" in printed
     assert "model.safetensors" in printed
-    assert f"{REPO} --license LICENCE --private" in printed
+    assert f"{REPO} --license LICENCE --message 'two words' --private" in printed
     assert (tmp_path / "staged" / "README.md").is_file()
-    assert [path.name for path in tmp_path.iterdir()] == ["staged"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".staged.staged.json", "staged"]
 
 
 def test_when_there_is_no_token_or_licence_then_one_sentence_says_so_and_the_folder_stays(
@@ -406,6 +495,10 @@ def test_when_there_is_no_token_or_licence_then_one_sentence_says_so_and_the_fol
         (["publish", "{run}/prepared", REPO], "holds no model"),
         (["publish", "{run}/finetuned", REPO, "--dataset", "ward"], "does not say whose repository"),
         (["publish", "{run}/finetuned", REPO, "--card", "none.md"], "card none.md does not exist"),
+        (["publish", "{run}/finetuned", REPO, "--revision", "two words"], "is no name of a branch"),
+        (["publish", "{run}/pretrained", REPO, "--dataset", "you/ward"], "nothing is recorded that was tested"),
+        (["publish", "hf://", REPO], "is no model on the Hub"),
+        (["publish", "hf://you/model@", REPO], "is no model on the Hub"),
     ],
 )
 def test_when_publishing_is_asked_wrongly_then_one_sentence_says_so_and_nothing_is_written(

@@ -59,7 +59,7 @@ def to_branch():
 
 @step
 def as_pull_request():
-    return call("publish", model, "org/new", "--license", "other", "--create-pr")
+    return call("publish", model, "org/new", "--license", "other", "--license-name", "mine", "--create-pr")
 
 
 @step
@@ -208,7 +208,7 @@ def test_when_a_model_is_named_by_its_place_on_the_hub_then_it_predicts_as_the_l
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("of_no_repository", "hf://org/none cannot be downloaded"),
+        ("of_no_repository", "hf://org/none cannot be downloaded: check name and connection"),
         ("of_no_name", "is no model on the Hub: give hf://ORG/NAME"),
         ("without_rights", "the Hub refuses the token"),
     ],

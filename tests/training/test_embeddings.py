@@ -157,6 +157,19 @@ def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and
     assert "4 record(s), 6 window(s) of 32 numbers" in printed.out
     assert "r2" in printed.err
     assert len(pd.read_parquet(output)) == 6
+    twice = [records, str(tmp_path / "records" / "r0.hea"), str(tmp_path / "records" / "r0")]
+    assert main(["embed", *twice, "--model", str(folder), "--output", str(output)]) == 1
+    assert len(pd.read_parquet(output)) == 6
+    capsys.readouterr()
+
+    foreign = tmp_path / "foreign.parquet"
+    pd.DataFrame({"a": [1]}).to_parquet(foreign)
+    (tmp_path / "text.parquet").write_text("mine")
+    for path in (foreign, tmp_path / "text.parquet"):
+        before = path.read_bytes()
+        assert main(["embed", records, "--model", str(folder), "--output", str(path)]) == 2
+        assert "holds something that `embed` did not write" in capsys.readouterr().err
+        assert path.read_bytes() == before
     for words, message in (
         (["embed", records, "--model", str(folder), "--output", str(tmp_path / "table.csv")], "call it .parquet"),
         (["embed", records, "--model", str(folder), "--output", str(tmp_path)], "is a folder: name a file"),

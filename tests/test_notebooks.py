@@ -1,0 +1,114 @@
+"""The notebooks run on what `make demo` writes, and what is committed of them is fit to be read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from clear_hug_hf.cli import main
+from clear_hug_hf.data import simulation
+from clear_hug_hf.data.records import Recording
+
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+MOST_CELLS, MOST_BYTES = 14, 600_000
+MACHINE_PATHS = re.compile(r"/(?:tmp|home|work|root)\b")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def clone(make_recordings: Callable[..., list[Recording]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the notebooks and a small `demo` beside them, as `make demo` leaves a clone."""
+
+    def pulses(num_patients: int, **_: Any) -> list[Recording]:
+        return [_as_simulated(one, number) for number, one in enumerate(make_recordings(num_patients, 1, 250.0))]
+
+    folder = tmp_path_factory.mktemp("clone")
+    with pytest.MonkeyPatch.context() as patch:
+        # The simulator would take most of the time, and the notebooks run it anyway.
+        patch.setattr(simulation, "simulate_recordings", pulses)
+        assert main(["demo", "--output", str(folder / "demo"), "--patients", "16", "--epochs", "1"]) == 0
+    shutil.copytree(NOTEBOOKS[0].parent, folder / "notebooks")
+    return folder
+
+
+def _as_simulated(recording: Recording, patient: int) -> Recording:
+    """A recording of pulses with labels and splits as the simulator gives them; four patients make one split."""
+    known = recording.labels or {}
+    labels = dict.fromkeys(simulation.SIMULATED_LABELS, 0.0)
+    labels["sinus tachycardia" if known["fast"] else "sinus rhythm"] = 1.0
+    labels["T wave inversion"] = known["inverted"]
+    return replace(recording, labels=labels, split=("train", "train", "validation", "test")[patient // 4])
+
+
+def _outputs(notebook: Any) -> list[Any]:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def _has_picture(notebook: Any) -> bool:
+    return any("image/png" in output.get("data", {}) for output in _outputs(notebook))
+
+
+def test_when_notebooks_are_listed_then_all_three_are_there() -> None:
+    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_"]
+
+
+@each_notebook
+def test_when_a_notebook_runs_beside_a_demo_then_no_cell_fails_and_it_draws(
+    path: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel gets these: no download, no more threads than the other tests' share, nothing left in the user's home.
+    for name, value in {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    folder = clone / "notebooks"
+    notebook = nbformat.read(folder / path.name, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()  # raises what a cell raises
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    assert _has_picture(notebook)
+
+
+@each_notebook
+def test_when_a_notebook_is_committed_then_it_is_short_and_its_outputs_are_those_of_a_whole_run(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(notebook.cells) <= MOST_CELLS
+    assert 'from_pretrained("../demo/' in code[0].source
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert {output.output_type for output in _outputs(notebook)} <= {"display_data", "execute_result", "stream"}
+    assert not [output.text for output in _outputs(notebook) if output.get("name") == "stderr"]
+    assert _has_picture(notebook)
+    assert path.stat().st_size < MOST_BYTES
+
+
+@each_notebook
+def test_when_a_notebook_is_committed_then_nothing_in_it_tells_of_the_machine(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert not [cell.metadata for cell in notebook.cells if "execution" in cell.metadata]
+    assert notebook.metadata.kernelspec.name == "python3"
+    for output in _outputs(notebook):
+        # Letters of a picture may spell anything.
+        output.get("data", {}).pop("image/png", None)
+    assert not MACHINE_PATHS.findall(json.dumps(notebook))
