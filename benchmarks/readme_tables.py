@@ -141,6 +141,34 @@ def _steps(rows: list[Row]) -> str:
     return f"{_table(header, body)}\n\n{loader}{machine}"
 
 
+def ecg_jepa_speed() -> str:
+    """ECG-JEPA's attention in each form, and below it the encoder and a step of pre-training."""
+    rows = _read("ecg_jepa_speed.csv")
+    attention = _speeds(rows, ("attention",), "ms", 1000.0)
+    larger = _speeds(rows, ("encoder", "pre-training"), "s", 1.0)
+    return f"{attention}\n\n{larger}\n\n{_where(rows[0])}"
+
+
+def _speeds(rows: list[Row], begin: tuple[str, ...], unit: str, scale: float) -> str:
+    body = []
+    for row in rows:
+        if row["what"].startswith(begin):
+            times = [scale * float(row[name]) for name in ("seconds", "fastest", "slowest")]
+            middle, low, high = (f"{time:#.3g}".rstrip(".") for time in times)
+            what = f"{row['what']}, batch of {row['batch_size']}"
+            body.append(
+                [
+                    what,
+                    row["form"],
+                    f"{middle} ({low} to {high})",
+                    f"{float(row['times_plain']):.2f}",
+                    row["saved_mib"],
+                ]
+            )
+    header = ["what", "form", f"{unit} (fastest to slowest)", "times plain", "kept for backward [MiB]"]
+    return _table(header, body)
+
+
 def probe_cache() -> str:
     """A probe with kept features against one whose encoder runs every epoch."""
     rows = _read("probe_cache.csv")
@@ -233,6 +261,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "reconstruction": reconstruction,
         "cross_dataset": cross_dataset,
     },
+    "docs/ecg_jepa.md": {"ecg_jepa_speed": ecg_jepa_speed},
     "docs/preparation.md": {"prepare_dataset": prepare_dataset, "prepare_dataset_memory": prepare_dataset_memory},
 }
 

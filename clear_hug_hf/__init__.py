@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -24,8 +25,13 @@ from .modeling import (
     ClearHugForPreTraining,
     ClearHugForSequenceClassification,
     ClearHugModel,
+    EcgJepaConfig,
+    EcgJepaForPreTraining,
+    EcgJepaForSequenceClassification,
+    EcgJepaForTokenClassification,
+    EcgJepaModel,
 )
-from .processing import STANDARD_LEADS, ClearHugFeatureExtractor, InputError
+from .processing import STANDARD_LEADS, ClearHugFeatureExtractor, EcgJepaFeatureExtractor, InputError
 
 
 __version__ = "0.1.0"
@@ -35,6 +41,13 @@ AutoModel.register(ClearHugConfig, ClearHugModel, exist_ok=True)
 AutoModelForPreTraining.register(ClearHugConfig, ClearHugForPreTraining, exist_ok=True)
 AutoModelForSequenceClassification.register(ClearHugConfig, ClearHugForSequenceClassification, exist_ok=True)
 AutoFeatureExtractor.register(ClearHugConfig, ClearHugFeatureExtractor, exist_ok=True)
+
+AutoConfig.register(EcgJepaConfig.model_type, EcgJepaConfig, exist_ok=True)
+AutoModel.register(EcgJepaConfig, EcgJepaModel, exist_ok=True)
+AutoModelForPreTraining.register(EcgJepaConfig, EcgJepaForPreTraining, exist_ok=True)
+AutoModelForSequenceClassification.register(EcgJepaConfig, EcgJepaForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(EcgJepaConfig, EcgJepaForTokenClassification, exist_ok=True)
+AutoFeatureExtractor.register(EcgJepaConfig, EcgJepaFeatureExtractor, exist_ok=True)
 
 
 def _read_recording(path: Any) -> Any:
@@ -99,6 +112,13 @@ __all__ = [
     "ClearHugForPreTraining",
     "ClearHugForSequenceClassification",
     "ClearHugModel",
+    "EcgClassificationPipeline",
+    "EcgJepaConfig",
+    "EcgJepaFeatureExtractor",
+    "EcgJepaForPreTraining",
+    "EcgJepaForSequenceClassification",
+    "EcgJepaForTokenClassification",
+    "EcgJepaModel",
     "FinetuningArguments",
     "InputError",
     "Recording",

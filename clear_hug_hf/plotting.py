@@ -1,6 +1,6 @@
 """
-Pictures: recordings on ECG paper, predictions and which leads spoke for them, reconstructions, group activations, ROC
-curves, loss curves.
+Pictures: recordings on ECG paper, predictions and which leads spoke for them, reconstructions, waves, group
+activations, ROC curves, loss curves.
 
 Every function gives a `matplotlib.figure.Figure` of its own, without `pyplot` and its global state: they work without
 a display, and in a notebook a figure shows itself.
@@ -21,6 +21,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import auc, roc_curve
 
+from .evaluation.segmentation import UNKNOWN, WAVES, wave_intervals
 from .processing.beats import cut_beats
 from .processing.errors import InputError
 from .processing.leads import STANDARD_LEADS
@@ -34,7 +35,12 @@ _INK, _BEAT, _HIDDEN, _REBUILT = "#1a1a1a", "#0b5394", "#fde9c9", "#c1121f"
 _PAPER, _FINE, _COARSE = "#fffafa", "#f6d9d9", "#e8b4b4"
 _TINT, _FAINT, _AGAINST = "#fff0b3", "#bcc4cc", "#6d94ba"
 _RIGHT, _WRONG = "#e3edf6", "#f9e0e0"
+_WAVE_COLOURS = {"P": "#2a7f9e", "QRS": "#c1121f", "T": "#d98e04"}
+_UNMARKED: dict[str, Any] = {"facecolor": "white", "edgecolor": _FAINT, "hatch": "////", "linewidth": 0}
+_FOUND_ALPHA = 0.28
 _SPACING = 2.6  # Between the rows of a page, in the unit of the y axis.
+# Lower and upper end of what stands behind a lead and below it, from the lead's own height.
+_FOUND_SPAN, _MARKED_SPAN = _SPACING * np.array([-0.3, 0.5]), _SPACING * np.array([-0.4, -0.31])
 _DPI = 110
 
 
@@ -340,6 +346,88 @@ def plot_reconstructions(
     return figure
 
 
+def plot_segmentation(
+    signal: np.ndarray,
+    lead_names: Sequence[str],
+    sampling_rate: float,
+    predicted: np.ndarray,
+    marked: np.ndarray | None = None,
+    unit: str = "mV",
+    title: str | None = None,
+) -> Figure:
+    """
+    The waves of a recording: what a model found behind each lead, what was marked as a bar below it.
+
+    Args:
+        signal (`np.ndarray` of shape `(num_leads, num_samples)`): Any leads [`unit`].
+        lead_names (`Sequence[str]`): Name of each row.
+        sampling_rate (`float`): Rate of the signal [Hz].
+        predicted (`np.ndarray` of shape `(num_leads, num_samples)`): Class of every sample, a place in
+            [`~evaluation.segmentation.WAVES`].
+        marked (`np.ndarray` of shape `(num_leads, num_samples)`, *optional*): The same as someone marked it, -100
+            where nobody did.
+        unit (`str`, *optional*, defaults to `"mV"`): Named at the scale bar.
+        title (`str`, *optional*): Above the picture.
+
+    Returns:
+        `matplotlib.figure.Figure`
+
+    Raises:
+        InputError: If shapes or names do not belong together, there is no lead, a sample is not finite, or the rate
+            is not positive.
+    """
+    signal, predicted = np.asarray(signal, dtype=np.float64), np.asarray(predicted)
+    marked = None if marked is None else np.asarray(marked)
+    if signal.ndim != 2 or not signal.size or len(lead_names) != len(signal):
+        raise InputError(
+            f"a signal of shape {signal.shape} does not fit {len(lead_names)} leads: give one row for each"
+        )
+    for name, classes in (("predicted", predicted), ("marked", marked)):
+        if classes is not None and classes.shape != signal.shape:
+            raise InputError(
+                f"the {name} classes {classes.shape} do not fit the signal {signal.shape}: give one for every sample"
+            )
+    if not np.isfinite(signal).all():
+        raise InputError("the signal holds NaN or infinite samples: repair it, as the feature extractor does")
+    if not sampling_rate > 0:
+        raise InputError(f"the sampling rate is {sampling_rate}: it must be a positive number [Hz]")
+    duration = signal.shape[1] / sampling_rate
+    seconds = np.arange(signal.shape[1]) / sampling_rate
+    signal = signal - np.median(signal, axis=1, keepdims=True)
+    scale, gain = _page_scale(signal)
+
+    figure = Figure(figsize=(14.0, 1.0 + 1.5 * len(signal)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, lead in enumerate(lead_names):
+        offset = -_SPACING * row
+        axes.text(-0.1, offset, lead, fontsize=11, fontweight="bold", ha="right", va="center", color=_INK)
+        for wave, name in enumerate(WAVES[1:], start=1):
+            found = {"facecolor": _WAVE_COLOURS[name], "edgecolor": "none", "zorder": 0}
+            _draw_spans(axes, predicted[row], wave, sampling_rate, offset + _FOUND_SPAN, alpha=_FOUND_ALPHA, **found)
+            if marked is not None:
+                _draw_spans(axes, marked[row], wave, sampling_rate, offset + _MARKED_SPAN, **found)
+        if marked is not None:
+            _draw_spans(axes, marked[row], UNKNOWN, sampling_rate, offset + _MARKED_SPAN, **_UNMARKED)
+        trace = np.clip(scale * signal[row], -0.45 * _SPACING, 0.6 * _SPACING)
+        axes.plot(seconds, offset + trace, color=_INK, linewidth=0.9)
+
+    axes.set_xlim(-0.02, duration)
+    axes.set_ylim(-_SPACING * (len(signal) - 0.45), 0.55 * _SPACING)
+    bottom = -_SPACING * (len(signal) - 1)
+    _draw_scale_bar(axes, duration, bottom, scale * gain, f"{gain:g} {_unit_name(unit)}")
+    _finish_time_axis(axes, duration)
+    handles = [
+        Patch(facecolor=colour, alpha=_FOUND_ALPHA, label=f"{name} found") for name, colour in _WAVE_COLOURS.items()
+    ]
+    if marked is not None:
+        handles += [Patch(facecolor=colour, label=f"{name} marked") for name, colour in _WAVE_COLOURS.items()]
+        handles.append(Patch(**_UNMARKED, label="nobody marked"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=11)
+    if title:
+        axes.set_title(_wrapped(title, 120), loc="left", fontsize=12)
+    return figure
+
+
 def plot_group_activations(
     activations: np.ndarray, label_names: Sequence[str], group_names: Sequence[str], title: str | None = None
 ) -> Figure:
@@ -460,13 +548,14 @@ def plot_roc_sheet(
     return figure
 
 
-def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
+def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None, loss: str = "loss") -> Figure:
     """
     Training and validation loss over the epochs.
 
     Args:
         history (`Sequence[Mapping]`): Rows with `epoch`, `train_loss` and, where there is one, `validation_loss`.
         title (`str`, *optional*): Above the picture.
+        loss (`str`, *optional*, defaults to `"loss"`): What the loss is, at its axis.
 
     Returns:
         `matplotlib.figure.Figure`
@@ -479,7 +568,7 @@ def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None) 
             axes.plot(*zip(*points, strict=True), ".-", color=colour, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch", fontsize=11)
-    axes.set_ylabel("loss (mean squared error of hidden beats)", fontsize=11)
+    axes.set_ylabel(loss, fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=11)
     if title:
@@ -575,6 +664,15 @@ def _draw_page(
                 axes.vlines(start, offset - 0.3, offset + 0.3, color=_INK, linewidth=1.2)
     _draw_scale_bar(axes, duration, bottom, scale * gain, f"{gain:g} {_unit_name(unit)}")
     _finish_time_axis(axes, duration)
+
+
+def _draw_spans(
+    axes: Axes, classes: np.ndarray, kind: int, sampling_rate: float, ends: np.ndarray, **style: Any
+) -> None:
+    """A box for every stretch of a class, from one height to another."""
+    for first, last in wave_intervals(classes, kind):
+        corner = (first / sampling_rate, ends[0])
+        axes.add_patch(Rectangle(corner, (last + 1 - first) / sampling_rate, ends[1] - ends[0], **style))
 
 
 def _explain(

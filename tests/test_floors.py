@@ -18,7 +18,7 @@ ALLOWED = {
     "data": {"processing", "modeling"},
     "hub": {"processing", "modeling", "data", "evaluation", "training"},
     "evaluation": {"processing", "modeling", "data"},
-    "plotting": {"processing", "modeling", "data"},
+    "plotting": {"processing", "modeling", "data", "evaluation"},
     "training": {"processing", "modeling", "data", "evaluation"},
     "cli": {"processing", "modeling", "data", "hub", "evaluation", "plotting", "training"},
 }

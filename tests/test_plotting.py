@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from clear_hug_hf.evaluation.segmentation import UNKNOWN
 from clear_hug_hf.modeling.modeling_clear_hug import normalize_beats
 from clear_hug_hf.plotting import (
     plot_group_activations,
@@ -23,6 +24,7 @@ from clear_hug_hf.plotting import (
     plot_reconstructions,
     plot_recording,
     plot_roc_sheet,
+    plot_segmentation,
     save_figure,
 )
 from clear_hug_hf.processing import STANDARD_LEADS, InputError, cut_beats
@@ -365,3 +367,64 @@ def test_when_shapes_do_not_fit_then_they_are_refused(signal: np.ndarray) -> Non
         plot_reconstruction(signal, PEAKS, np.zeros((12, 5, 96)), np.zeros((12, 4), dtype=bool))
     with pytest.raises(InputError, match="do not fit"):
         plot_group_activations(np.zeros((2, 7)), ["a"], list("abcdefg"))
+
+
+@pytest.fixture
+def waves() -> tuple[np.ndarray, np.ndarray]:
+    """Found and marked classes of two leads at 100 Hz; a QRS complex is found late, a T wave not at all."""
+    marked = np.zeros((2, 400), dtype=int)
+    marked[:, :50] = marked[:, 350:] = UNKNOWN
+    marked[:, 100:112], marked[:, 120:130], marked[0, 150:180] = 1, 2, 3
+    found = np.where(marked == UNKNOWN, 0, marked)
+    found[1, 120:133] = [0, 0, 0, *[2] * 10]
+    found[0, 150:180] = 0
+    return found, marked
+
+
+def _spans(figure: Figure) -> list[tuple[float, float, float]]:
+    """First and last time of every box, and its height, from the top left on."""
+    boxes = [patch.get_bbox() for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    return [(round(float(box.x0), 6), round(float(box.x1), 6), float(box.height)) for box in boxes]
+
+
+def test_when_waves_are_drawn_then_every_found_and_marked_wave_has_its_box(signal, waves) -> None:
+    found, marked = waves
+    figure = plot_segmentation(signal[:2], ["II", "V1"], 100.0, found, marked)
+    spans = _spans(figure)
+    heights = sorted({height for _, _, height in spans})
+    assert len(heights) == 2
+    behind = sorted(span[:2] for span in spans if span[2] == heights[1])
+    below = sorted(span[:2] for span in spans if span[2] == heights[0])
+    assert behind == [(1.0, 1.12), (1.0, 1.12), (1.2, 1.3), (1.23, 1.33)]
+    unmarked = [(0.0, 0.5), (0.0, 0.5), (3.5, 4.0), (3.5, 4.0)]
+    assert below == sorted([*unmarked, *[(1.0, 1.12)] * 2, *[(1.2, 1.3)] * 2, (1.5, 1.8)])
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[:3] == ["P found", "QRS found", "T found"]
+    assert len(legend) == 7
+    assert {"II", "V1"} <= set(_texts(figure))
+
+
+def test_when_nobody_marked_anything_then_only_found_waves_are_drawn(signal, waves) -> None:
+    figure = plot_segmentation(signal[:2], ["II", "V1"], 100.0, waves[0])
+    assert len({height for _, _, height in _spans(figure)}) == 1
+    assert len(figure.legends[0].get_texts()) == 3
+
+
+def test_when_a_lead_drifts_away_then_its_trace_stays_in_its_row(signal, waves) -> None:
+    high = signal[:2] + np.array([[0.0], [50.0]])
+    for line in plot_segmentation(high, ["II", "V1"], 100.0, *waves).axes[0].lines[:2]:
+        assert np.ptp(line.get_ydata()) < 2.6
+
+
+def test_when_waves_do_not_belong_to_the_signal_then_they_are_refused(signal, waves) -> None:
+    found, marked = waves
+    with pytest.raises(InputError, match="does not fit 3 leads"):
+        plot_segmentation(signal[:2], ["I", "II", "V1"], 100.0, found)
+    with pytest.raises(InputError, match="the predicted classes"):
+        plot_segmentation(signal[:2], ["II", "V1"], 100.0, found[:, :-1])
+    with pytest.raises(InputError, match="the marked classes"):
+        plot_segmentation(signal[:2], ["II", "V1"], 100.0, found, marked[:1])
+    with pytest.raises(InputError, match="NaN or infinite"):
+        plot_segmentation(np.full((2, 400), np.nan), ["II", "V1"], 100.0, found)
+    with pytest.raises(InputError, match="sampling rate is 0"):
+        plot_segmentation(signal[:2], ["II", "V1"], 0.0, found)

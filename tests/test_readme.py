@@ -27,10 +27,14 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 GUIDE = (REPOSITORY / "docs" / "pretraining.md").read_text(encoding="utf-8")
 FINETUNING = (REPOSITORY / "docs" / "finetuning.md").read_text(encoding="utf-8")
 PUBLISHING = (REPOSITORY / "docs" / "publishing.md").read_text(encoding="utf-8")
-PYTHON = [code for page in (README, PUBLISHING) for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+ECG_JEPA = (REPOSITORY / "docs" / "ecg_jepa.md").read_text(encoding="utf-8")
+PAGES = (README, GUIDE, FINETUNING, PUBLISHING, ECG_JEPA)
+PYTHON = [
+    code for page in (README, PUBLISHING, ECG_JEPA) for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+]
 COMMANDS = [
     shlex.split(line, comments=True)
-    for page in (README, GUIDE, FINETUNING, PUBLISHING)
+    for page in PAGES
     for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
 ]
@@ -68,7 +72,10 @@ def test_when_python_of_the_readme_runs_then_it_works(
     number: int, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workplace)
-    exec(compile(PYTHON[number], f"Python block {number} of README and docs/publishing.md", "exec"), {})
+    exec(
+        compile(PYTHON[number], f"Python block {number} of README, docs/publishing.md and docs/ecg_jepa.md", "exec"),
+        {},
+    )
 
 
 def test_when_python_of_the_guide_to_finetuning_runs_then_it_works(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,8 +57,7 @@ def add(verbs: Any) -> None:
         "--heads",
         nargs="+",
         choices=("hug", "mean", "weighted", "single_level"),
-        default=["mean", "hug"],
-        help="mean with probe is the linear probe (default: mean hug)",
+        help="mean with probe is the linear probe (default: mean, and hug where every model can have it)",
     )
     parser.add_argument(
         "--fractions",
@@ -95,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = check_writable(arguments.output)
     named = {what: _named_folders(getattr(arguments, what)) for what in ("tasks", "models")}
     quiet_libraries()
-    from ..training.benchmark import RANDOM, RESNET, BenchmarkArguments, load_task, recipes, run_benchmark
+    from ..training.benchmark import RANDOM, RESNET, BenchmarkArguments, load_task, recipes, run_benchmark, usual_heads
 
     if reserved := {RANDOM, RESNET} & named["models"].keys():
         raise InputError(f"the name {min(reserved)!r} is taken by a control: give the model another, NAME=FOLDER")
@@ -105,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resnet:
         models[RESNET] = None
     chosen = BenchmarkArguments(
-        heads=tuple(dict.fromkeys(arguments.heads)),
+        heads=tuple(dict.fromkeys(arguments.heads or usual_heads(named["models"].values()))),
         protocols=tuple(dict.fromkeys(arguments.protocols)),
         fractions=tuple(dict.fromkeys(percent / 100 for percent in arguments.fractions)),
         seeds=tuple(dict.fromkeys(arguments.seeds)),

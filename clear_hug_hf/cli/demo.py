@@ -33,14 +33,16 @@ _DATA_HELP = (
 
 def add(verbs: Any) -> None:
     """Add `demo` to the verbs of the command line."""
+    from ..training.recipes import SYSTEMS
+
     parser = add_verb(
         verbs,
         "demo",
         run,
         "everything once, on simulated recordings or your own",
-        "Simulate recordings with several rhythms (or read --data), pre-train a tiny CLEAR, fine-tune the HUG head,\n"
-        "evaluate it on patients that it never saw beside an untrained encoder, and draw pictures. It downloads\n"
-        "nothing.\n\n"
+        "Simulate recordings with several rhythms (or read --data), pre-train a tiny CLEAR and fine-tune the HUG\n"
+        "head (with --system ecg_jepa ECG-JEPA and its own), evaluate it on patients that it never saw beside an\n"
+        "untrained encoder, and draw pictures. It downloads nothing.\n\n"
         "examples:\n"
         "  clear-hug demo\n"
         "  clear-hug demo --data ptb-xl --output runs/ptb-xl",
@@ -56,10 +58,11 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--epochs", type=positive, default=25, metavar="N", help="of pre-training (default: %(default)s)"
     )
+    parser.add_argument("--system", choices=tuple(SYSTEMS), default="clear_hug", help="default: %(default)s")
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N recordings of each split")
     parser.add_argument("--seed", type=seed, default=0, help="default: %(default)s")
     parser.set_defaults(
-        head="hug",
+        head=None,
         method="frozen",
         finetune_epochs=60,
         finetune_batch_size=64,
@@ -85,18 +88,19 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         sources = _simulate(arguments.patients, arguments.limit, arguments.seed)
     quiet_libraries()
-    from ..processing import ClearHugFeatureExtractor, InputError
+    from ..processing import InputError
     from ..training.provenance import count_sets
     from ..training.recipes import read_recipe
 
-    recipe = read_recipe(None, {"epochs": arguments.epochs, "seed": arguments.seed, "trackers": []})
+    chosen = {"system": arguments.system, "epochs": arguments.epochs, "seed": arguments.seed, "trackers": []}
+    recipe = read_recipe(None, chosen)
     if arguments.data is None:
         # A few hundred recordings make too few steps per epoch for larger batches.
         recipe.training.batch_size = 8
 
     if sources.label_names is None:
         raise InputError(f"{arguments.data} has no labels: the demo needs a PTB-XL folder, or no --data at all")
-    extractor = sources.extractor or ClearHugFeatureExtractor()
+    extractor = recipe.make_feature_extractor(sources.extractor)
     sets, rejected = prepare_splits(sources, extractor, sources.label_names)
     require(sets, rejected, "train", "validation")
     recipe.training.batch_size = min(recipe.training.batch_size, len(sets["train"]))
@@ -105,12 +109,13 @@ def run(arguments: argparse.Namespace) -> int:
     sets, label_names = leave_out_absent(sets, sources.label_names)
     finetune_and_report(arguments, output / "pretrained" / "model", sets, label_names, about, output)
     report_rejected(rejected)
+    option = "" if arguments.system == "clear_hug" else f" --system {arguments.system}"
     say(
         "\nNext:\n"
         f"  look at {output / 'pictures'}\n"
         f"  clear-hug predict YOUR_RECORD.hea --model {output}\n"
         f"  clear-hug publish {output} YOUR_NAME/ecg-demo --dry-run staged\n"
-        "  clear-hug demo --data PTB_XL_FOLDER --output runs/ptb-xl"
+        f"  clear-hug demo{option} --data PTB_XL_FOLDER --output runs/ptb-xl"
     )
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 

@@ -90,8 +90,7 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--head",
         choices=heads,
-        default="hug",
-        help="mean is the linear probe where the encoder is frozen (default: %(default)s)",
+        help="mean is the linear probe where the encoder is frozen (default: hug; mean for ECG-JEPA, its only one)",
     )
     parser.add_argument(
         "--method",
@@ -155,12 +154,14 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
     from ..training.finetuning import check_datasets
-    from ..training.folders import check_writable, find_model_folder, load_feature_extractor
+    from ..training.folders import check_heads, check_writable, find_model_folder, load_feature_extractor
     from ..training.provenance import count_sets
 
     output = check_writable(arguments.output)
     folder = find_model_folder(arguments.model)
     _finetuning_arguments(arguments)
+    if arguments.head is not None:
+        check_heads(folder, [arguments.head])
     sources = read_source(arguments.data, arguments.limit, label_columns=arguments.labels or ())
     quiet_libraries()
     extractor = load_feature_extractor(folder)
@@ -240,29 +241,30 @@ def finetune_and_report(
 
     from ..evaluation.metrics import evaluate_predictions, macro_auroc_interval
     from ..evaluation.predictions import contributions_by_label, group_names, model_thresholds, predict
-    from ..modeling import ClearHugForSequenceClassification
     from ..plotting import plot_group_activations, save_figure
     from ..training import finetuning, folders, provenance
 
     recipe = _finetuning_arguments(arguments)
     set_seed(arguments.seed)
-    model, extractor = folders.load_for_finetuning(folder, label_names, head_type=arguments.head)
+    chosen = {} if arguments.head is None else {"head_type": arguments.head}
+    model, extractor = folders.load_for_finetuning(folder, label_names, **chosen)
+    head = model.config.head_type
     runs = {"pretrained": model}
     if not arguments.no_control:
         set_seed(arguments.seed)
-        runs["random_initialisation"] = ClearHugForSequenceClassification(deepcopy(model.config))
+        runs["random_initialisation"] = type(model)(deepcopy(model.config))
     held_out = [split for split in ("validation", "test") if split in sets]
     metrics: dict[str, Any] = {
         "data": about,
         "labels": label_names,
-        "head": arguments.head,
+        "head": head,
         "recipe": finetuning.settings(recipe),
         "chosen_by": "the epoch with the best validation macro AUROC and thresholds with the best validation F1, in "
         "both runs: the validation numbers are somewhat too good, those of a test split are not",
     }
     predictions: dict[tuple[str, str], Any] = {}
     for name, run in runs.items():
-        how = {"frozen": f"the {arguments.head} head", "full": "the whole model", "lora": "the head and LoRA"}
+        how = {"frozen": f"the {head} head", "full": "the whole model", "lora": "the head and LoRA"}
         say(f"\nfine-tuning {how[recipe.method]} on {len(sets['train'])} recordings ({_RUN_NAMES[name]})")
         where = output if name == "pretrained" else output / "control"
         result = finetuning.finetune(
@@ -324,7 +326,8 @@ def finetune_and_report(
         save_figure(figure, pictures / "group_activations.png")
     if folders.holds_decoder(folder):
         decoder, _ = folders.load_pretrained(folder)
-        draw_reconstruction(decoder, sets[shown], extractor, pictures / "reconstruction.png")
+        if hasattr(decoder, "decoder"):
+            draw_reconstruction(decoder, sets[shown], extractor, pictures / "reconstruction.png")
 
     for split in held_out:
         say(f"\nmacro AUROC on {len(sets[split])} {split} recordings (95 % interval over patients):")

@@ -14,6 +14,7 @@ def add(verbs: Any) -> None:
     """Add `prepare` to the verbs of the command line."""
     from ..data.label_sets import LABEL_SETS
     from ..data.readers import CSV_CONTRACT, READERS
+    from ..training.recipes import SYSTEMS
 
     parser = add_verb(
         verbs,
@@ -54,6 +55,12 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument(
         "--model", type=Path, metavar="FOLDER", help="clean as this model needs it (default: as a new one)"
+    )
+    parser.add_argument(
+        "--system",
+        choices=tuple(SYSTEMS),
+        default="clear_hug",
+        help="clean as new models of this system need it (default: %(default)s)",
     )
     parser.add_argument(
         "--windows",
@@ -102,7 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `prepare` and return the exit status."""
     from ..data.readers import guess_kind, open_source
     from ..data.sharding import extractor_settings, prepare_shards
-    from ..processing import ClearHugFeatureExtractor, InputError
+    from ..processing import InputError
+    from ..training.recipes import SYSTEMS
 
     options: dict[str, Any] = dict(arguments.option)
     kind = arguments.kind or guess_kind(arguments.source)
@@ -115,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_source(kind, arguments.source, **options)
     quiet_libraries()
     if arguments.model is None:
-        extractor: Any = ClearHugFeatureExtractor()
+        extractor: Any = SYSTEMS[arguments.system].feature_extractor()
     else:
         from ..training.folders import find_model_folder, load_feature_extractor
 
@@ -146,7 +154,9 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.num_found == outcome.num_planned:
         say(f"{arguments.output} was prepared before with the same settings: no recording was read")
     _print_prepared(outcome.manifest)
-    say(f"\nnext: clear-hug pretrain --data {arguments.output} --output runs/pretrained")
+    of_system = next((name for name, one in SYSTEMS.items() if type(extractor) is one.feature_extractor), "clear_hug")
+    option = "" if of_system == "clear_hug" else f" --system {of_system}"
+    say(f"\nnext: clear-hug pretrain{option} --data {arguments.output} --output runs/pretrained")
     return EXIT_SOME_FAILED if any(split["rejected"] for split in outcome.manifest["splits"].values()) else EXIT_OK
 
 

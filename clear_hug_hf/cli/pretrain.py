@@ -39,14 +39,16 @@ def add(verbs: Any) -> None:
         run,
         "pre-train an encoder on recordings without labels",
         "Pre-train CLEAR: hide most beats of each recording and rebuild them from the same beat in the other leads\n"
-        "and from the summary of their own lead. Without --config, the recipe for tiny size on a CPU.\n\n"
+        "and from the summary of their own lead. Or, with --system ecg_jepa, ECG-JEPA: hide the same times in all\n"
+        "leads and predict what a teacher makes of them. Without --config, the recipe for tiny size on a CPU.\n\n"
         "Killed or interrupted, the same command goes on from the last checkpoint, to the same weights.\n\n"
         "Writes to the output folder: model/ and best/ (from_pretrained folders: after the last epoch, and of the\n"
         "lowest validation loss), pretraining_log.csv, pretraining_steps.csv, pretraining.json (data, recipe, result\n"
         "and versions, for the model card), tracking/, checkpoints/, and pictures/ (the loss, a recording with its\n"
-        "beats, a reconstruction).\n\n"
+        "beats, for CLEAR a reconstruction).\n\n"
         "examples:\n"
         "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
+        "  clear-hug pretrain --system ecg_jepa --data ptb-xl-jepa --output runs/jepa\n"
         "  clear-hug pretrain --data ptb-xl cinc2011 --epochs 100 --model-option mask_ratio=0.75\n"
         "  clear-hug pretrain --config scripts/recipes/clear_base_mimic.yaml --learning-rate 3e-4\n"
         "  accelerate launch scripts/pretrain.py --config scripts/recipes/clear_base_mimic.yaml",
@@ -90,7 +92,7 @@ def _read_for_pretraining(
     import datasets
 
     from ..data.prepared import count_prepared
-    from ..processing import ClearHugFeatureExtractor, InputError
+    from ..processing import InputError
     from ..training.provenance import count_sets
 
     streamed = ("train",) if recipe.streaming else ()
@@ -98,7 +100,7 @@ def _read_for_pretraining(
     for folder, sources in zip(folders, all_sources, strict=True):
         if recipe.streaming and sources.prepared is None:
             raise InputError(f"{folder} is not prepared, so it cannot be streamed: `clear-hug prepare` it first")
-    extractor = next((one.extractor for one in all_sources if one.extractor), None) or ClearHugFeatureExtractor()
+    extractor = recipe.make_feature_extractor(next((one.extractor for one in all_sources if one.extractor), None))
     parts: dict[str, list[Any]] = {}
     data: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
@@ -138,15 +140,19 @@ def pretrain_and_draw(
         say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
     last = result.history[-1]
     held_out = f", {last['validation_loss']:.3f} held out" if last["validation_loss"] is not None else ""
-    say(f"loss of hidden beats: {last['train_loss']:.3f} in training{held_out} (1 is a flat line)")
+    rebuilds = hasattr(result.model, "decoder")
+    what = ("loss of hidden beats", " (1 is a flat line)") if rebuilds else ("loss", "")
+    say(f"{what[0]}: {last['train_loss']:.3f} in training{held_out}{what[1]}")
     if not is_main_process():
         return
     chosen = {"size": recipe.size, "options": recipe.model}
     facts = describe_pretraining(result.model, result.history, settings(arguments), data, **chosen)
     write_text(output / PRETRAINING, json.dumps(facts, indent=2) + "\n")
     pictures = output / "pictures"
-    save_figure(plot_losses(result.history, "Pre-training"), pictures / "pretraining_loss.png")
+    meaning = "mean squared error of hidden beats" if rebuilds else "of what was hidden, in the teacher's states"
+    save_figure(plot_losses(result.history, "Pre-training", f"loss ({meaning})"), pictures / "pretraining_loss.png")
     shown = sets.get("validation") or (None if recipe.streaming else sets["train"])
     if shown is not None:
         draw_recording(shown, pictures / "recording.png")
-        draw_reconstruction(result.model, shown, extractor, pictures / "reconstruction.png")
+        if rebuilds:
+            draw_reconstruction(result.model, shown, extractor, pictures / "reconstruction.png")

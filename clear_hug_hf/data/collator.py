@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from ..processing.errors import InputError
-from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+from ..processing.recordings import RecordingFeatureExtractor
 
 
 class BeatCollator:
     """
-    Cuts the beats of a batch from the stored signals and peaks, all at once.
+    Makes what a model reads of a batch from the stored signals and peaks, all at once: for CLEAR it cuts the beats.
 
     Args:
-        feature_extractor ([`ClearHugFeatureExtractor`]): The one that the dataset was prepared with.
+        feature_extractor ([`RecordingFeatureExtractor`]): The one that the dataset was prepared with.
         label_names (`Sequence[str]`, *optional*): Labels of the batch, in the order of the model's outputs; by default
             all that the rows have, in their order. An empty sequence leaves the labels out.
         trim (`bool`, *optional*, defaults to `True`): Whether the batch is as wide as its recording with the most
@@ -26,7 +26,7 @@ class BeatCollator:
 
     def __init__(
         self,
-        feature_extractor: ClearHugFeatureExtractor,
+        feature_extractor: RecordingFeatureExtractor,
         label_names: Sequence[str] | None = None,
         trim: bool = True,
     ):
@@ -42,7 +42,7 @@ class BeatCollator:
 
     def length(self, row: Mapping[str, Any]) -> int:
         """Beats of a row that the model sees: batches of rows of like length are trimmed most."""
-        return min(len(row["r_peaks"]), self.feature_extractor.num_beats)
+        return self.feature_extractor.row_length(row)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -72,9 +72,7 @@ class BeatCollator:
         peaks = [np.asarray(row["r_peaks"], dtype=np.int64) for row in rows]
         features = self.feature_extractor.cut(signals, peaks, [np.asarray(row["lead_mask"]) for row in rows])
         if self.trim:
-            width = max(1, int(features["beat_mask"].sum(axis=1).max()))
-            for name, beat_axis in (("input_values", 2), ("beat_mask", 1), ("time_ids", 1)):
-                features[name] = features[name].take(range(width), axis=beat_axis)
+            features = self.feature_extractor.trim(features)
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}
         names = list(rows[0].get("labels") or ()) if self.label_names is None else self.label_names
         if names:

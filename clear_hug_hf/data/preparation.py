@@ -12,8 +12,8 @@ from datasets.table import InMemoryTable
 from tqdm.auto import tqdm
 
 from ..processing.errors import InputError
-from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
 from ..processing.leads import STANDARD_LEADS
+from ..processing.recordings import RecordingFeatureExtractor
 from ..processing.signal_cleaning import canonical_unit
 from .quality import Quality, recording_quality
 from .records import Recording, RecordReference
@@ -107,7 +107,7 @@ def label_names_of(dataset: datasets.Dataset) -> list[str]:
 
 def prepare(
     records: Iterable[Recording | RecordReference],
-    feature_extractor: ClearHugFeatureExtractor,
+    feature_extractor: RecordingFeatureExtractor,
     label_names: Sequence[str] | None = None,
     *,
     windows: str | None = None,
@@ -118,7 +118,7 @@ def prepare(
 
     Args:
         records (`Iterable[Recording | RecordReference]`): The recordings; references are read here, one at a time.
-        feature_extractor ([`ClearHugFeatureExtractor`]): Cleans and finds beats; the model must use the same one.
+        feature_extractor ([`RecordingFeatureExtractor`]): Cleans and finds beats; the model must use the same one.
         label_names (`Sequence[str]`, *optional*): Columns of the labels. A recording that nobody labelled gets NaN in
             each. Without names the dataset has no labels.
         windows (`str`, *optional*): What a recording longer than the extractor's window gives: one row (`"first"`,
@@ -143,7 +143,7 @@ def prepare(
 
 def prepare_tables(
     records: Iterable[Recording | RecordReference],
-    feature_extractor: ClearHugFeatureExtractor,
+    feature_extractor: RecordingFeatureExtractor,
     label_names: Sequence[str] | None,
     rejected: list[Rejected],
     *,
@@ -179,7 +179,7 @@ def prepare_tables(
 
 def _cleaned_batches(
     records: Iterable[Recording | RecordReference],
-    extractor: ClearHugFeatureExtractor,
+    extractor: RecordingFeatureExtractor,
     label_names: Sequence[str] | None,
     rejected: list[Rejected],
 ) -> Iterator[list[_Cleaned]]:
@@ -214,7 +214,7 @@ def _cleaned_batches(
         yield batch
 
 
-def _detect(batch: list[_Cleaned], extractor: ClearHugFeatureExtractor) -> list[np.ndarray | Exception]:
+def _detect(batch: list[_Cleaned], extractor: RecordingFeatureExtractor) -> list[np.ndarray | Exception]:
     """Peaks of each recording, or why there are none."""
     try:
         return [*extractor.detect([one.signal for one in batch], [one.lead_mask for one in batch])]
@@ -227,7 +227,7 @@ def _detect(batch: list[_Cleaned], extractor: ClearHugFeatureExtractor) -> list[
 def _rows(
     one: _Cleaned,
     peaks: np.ndarray,
-    extractor: ClearHugFeatureExtractor,
+    extractor: RecordingFeatureExtractor,
     label_names: Sequence[str] | None,
     windows: str | None,
 ) -> Iterator[dict[str, Any]]:

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from transformers import AutoFeatureExtractor
 
 from ..processing.errors import InputError
-from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+from ..processing.recordings import RecordingFeatureExtractor
 from .sharding import EXTRACTOR, MANIFEST, WORK, extractor_settings
 
 
 # Settings that act after the signal and the peaks are stored, or only choose which windows are: a model may differ in
 # these from the dataset.
-_NOT_STORED = frozenset(["num_beats", "beat_length", "windows", "stride_seconds", "on_no_beats"])
+_NOT_STORED = frozenset(
+    ["num_beats", "beat_length", "patch_size", "lead_names", "windows", "stride_seconds", "on_no_beats"]
+)
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -27,7 +30,7 @@ def is_prepared(folder: str | Path) -> bool:
 
 def load_prepared(
     folder: str | Path, streamed: Collection[str] = ()
-) -> tuple[dict[str, datasets.Dataset], ClearHugFeatureExtractor]:
+) -> tuple[dict[str, datasets.Dataset], RecordingFeatureExtractor]:
     """
     The datasets of a prepared folder by split, and the feature extractor that they were prepared with.
 
@@ -54,7 +57,7 @@ def load_prepared(
         some = {split: paths for split, paths in files.items() if (split in streamed) == streaming}
         if some:
             loaded.update(datasets.load_dataset("parquet", data_files=some, streaming=streaming))
-    return {split: loaded[split] for split in files}, ClearHugFeatureExtractor.from_pretrained(folder)
+    return {split: loaded[split] for split in files}, AutoFeatureExtractor.from_pretrained(folder)
 
 
 def count_prepared(folder: str | Path) -> dict[str, int]:
@@ -65,18 +68,24 @@ def count_prepared(folder: str | Path) -> dict[str, int]:
     return counts
 
 
-def check_prepared_for(folder: str | Path, feature_extractor: ClearHugFeatureExtractor) -> None:
+def check_prepared_for(folder: str | Path, feature_extractor: RecordingFeatureExtractor) -> None:
     """
     Refuse a prepared folder whose signals or beats a model's own feature extractor would have made otherwise.
 
     Args:
         folder (`str` or `Path`): The prepared folder.
-        feature_extractor ([`ClearHugFeatureExtractor`]): The model's.
+        feature_extractor ([`RecordingFeatureExtractor`]): The model's.
 
     Raises:
-        InputError: If a setting differs; or as in [`load_prepared`].
+        InputError: If it was prepared for another system, or a setting differs; or as in [`load_prepared`].
     """
     prepared, wanted = read_manifest(folder)["feature_extractor"], extractor_settings(feature_extractor)
+    its_own = AutoFeatureExtractor.from_pretrained(folder)
+    if type(its_own).__name__ != type(feature_extractor).__name__:
+        raise InputError(
+            f"{folder} was prepared for another system, by {type(its_own).__name__}, and the model needs "
+            f"{type(feature_extractor).__name__}: prepare the recordings again with `clear-hug prepare --model`"
+        )
     for name in sorted({*prepared, *wanted} - _NOT_STORED):
         if prepared.get(name) != wanted.get(name):
             raise InputError(

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from ..data.collator import BeatCollator
-from ..modeling.configuration_clear_hug import ClearHugConfig
-from ..modeling.modeling_clear_hug import ClearHugForSequenceClassification
 from ..processing.errors import InputError
-from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
+from ..processing.recordings import RecordingFeatureExtractor
 from .metrics import interval_of_samples, macro_auroc, macro_auroc_samples
 
 
@@ -54,7 +53,7 @@ def model_thresholds(config: Any) -> list[float]:
     return [float(chosen.get(name, 0.5)) for name in model_label_names(config)]
 
 
-def group_names(config: ClearHugConfig) -> list[str]:
+def group_names(config: Any) -> list[str]:
     """Short names of the groups that the HUG head reads, in the order of `group_states`."""
     groups = ["/".join(config.lead_names[lead] for lead in group) for group in config.lead_group_indices()]
     groups = [name if name != "V1/V2/V3/V4/V5/V6" else "V1-V6" for name in groups]
@@ -63,7 +62,7 @@ def group_names(config: ClearHugConfig) -> list[str]:
     return [*groups, *(f"{groups[first]} + {groups[second]}" for first, second in pairs), "all leads"]
 
 
-def group_contributions(model: ClearHugForSequenceClassification, group_states: torch.Tensor) -> torch.Tensor:
+def group_contributions(model: Any, group_states: torch.Tensor) -> torch.Tensor:
     """
     What each group of leads adds to each logit.
 
@@ -71,7 +70,7 @@ def group_contributions(model: ClearHugForSequenceClassification, group_states: 
     exactly the sum of the groups' contributions and the classifier's bias (paper section on HUG, Figure 5).
 
     Args:
-        model ([`ClearHugForSequenceClassification`]): With the HUG head.
+        model ([`PreTrainedModel`]): With the HUG head.
         group_states (`torch.FloatTensor` of shape `(batch_size, 7, hidden_size)`): As the model gives them.
 
     Returns:
@@ -83,9 +82,9 @@ def group_contributions(model: ClearHugForSequenceClassification, group_states: 
 
 @torch.no_grad()
 def predict(
-    model: ClearHugForSequenceClassification,
+    model: PreTrainedModel,
     dataset: datasets.Dataset,
-    feature_extractor: ClearHugFeatureExtractor,
+    feature_extractor: RecordingFeatureExtractor,
     batch_size: int = 64,
     progress: bool = False,
 ) -> Predictions:
@@ -93,9 +92,9 @@ def predict(
     Predict every row of a prepared dataset.
 
     Args:
-        model ([`ClearHugForSequenceClassification`]): Predicts on the device that it is on.
+        model ([`PreTrainedModel`]): Predicts on the device that it is on.
         dataset ([`datasets.Dataset`]): As `prepare` makes it. Its labels, if it has any, must be among the model's.
-        feature_extractor ([`ClearHugFeatureExtractor`]): The model's.
+        feature_extractor ([`RecordingFeatureExtractor`]): The model's.
         batch_size (`int`, *optional*, defaults to `64`): Rows at a time.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
@@ -128,8 +127,8 @@ def predict(
             raise InputError("the model predicts values, not labels: only classification models give probabilities")
         else:
             probabilities.append(logits.sigmoid().cpu().numpy())
-        if output.group_states is not None:
-            contributions.append(group_contributions(model, output.group_states.float()).cpu().numpy())
+        if (states := getattr(output, "group_states", None)) is not None:
+            contributions.append(group_contributions(model, states.float()).cpu().numpy())
 
     truth = None
     if has:

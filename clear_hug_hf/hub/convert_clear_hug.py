@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +17,9 @@ from ..modeling import (
     ClearHugPreTrainedModel,
 )
 from ..processing import ClearHugFeatureExtractor, InputError
-from ..training.folders import CARD, CONVERSION, FOOTER, check_writable, whole_folder
-from .checkpoints import check_keys, fill_model, load_state_dict, name_some
-from .pipeline_ecg_classification import EcgClassificationPipeline
+from .checkpoints import check_keys, fill_model, load_state_dict
+from .converted import check_replaceable, save_converted
 
-
-# What a conversion writes.
-_OF_CONVERSION = re.compile(
-    r"(conversion|config|preprocessor_config)\.json|README\.md|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\w+\.py"
-)
 
 # Head counts leave no trace in the shapes: those of the released sizes, by width.
 ENCODER_HEADS = {768: 8, 1024: 16}
@@ -310,23 +301,6 @@ def released_feature_extractor(num_beats: int = 15, beat_length: int = 96) -> Cl
     )
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Refuse a folder with anything that no conversion put there: it would be lost."""
-    if not folder.is_dir():
-        return
-    names = {path.name for path in folder.iterdir()}
-    if names and CONVERSION not in names:
-        raise InputError(f"{folder} exists and holds no earlier conversion: choose another folder")
-    others = sorted(name for name in names if not _OF_CONVERSION.fullmatch(name))
-    if (folder / CARD).is_file() and FOOTER not in (folder / CARD).read_text(encoding="utf-8"):
-        others.append(CARD)
-    if others:
-        raise InputError(
-            f"{folder} holds what the conversion before did not write ({name_some(others)}): move it away, or choose "
-            "another folder"
-        )
-
-
 def _name_size(config: ClearHugConfig, kind: str) -> str | None:
     """The released size that a model has, if any."""
     fields = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
@@ -380,11 +354,7 @@ def convert_to_folder(
     >>> facts["kind"], facts["size"]  # doctest: +SKIP
     ('CLEAR pre-trained model', 'base')
     ```"""
-    # Cards bring heavier libraries, which only those who make one need.
-    from .model_card import make_card
-
-    path, folder = Path(path), check_writable(folder)
-    _check_replaceable(folder)
+    path, folder = Path(path), check_replaceable(folder)
     state_dict = load_state_dict(path)
     kind = _find_kind(state_dict)
     labels: dict[str, Any] = {} if kind == PRETRAINED else {"problem_type": "multi_label_classification"}
@@ -403,36 +373,19 @@ def convert_to_folder(
         **labels,
     )
     config = model.config
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    conversion: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "system": "clear-hug",
         "kind": kind,
-        "file": path.name,
-        "sha256": digest,
         "num_tensors": len(state_dict),
         "size": _name_size(config, kind),
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "num_attention_heads": config.num_attention_heads,
         "cls_attention": config.cls_attention,
         "beat_embedding": config.beat_embedding,
         "labels_known": None if kind == PRETRAINED else label_names is not None,
-        "versions": {name: version(name) for name in ("clear-hug-hf", "torch", "transformers", "safetensors")},
+        "license_note": "Their repository states no licence",
     }
     extractor = released_feature_extractor(config.num_beats, config.beat_length)
     auto_class = "AutoModelForPreTraining" if kind == PRETRAINED else "AutoModelForSequenceClassification"
-    number = conversion["num_parameters"]
-    card = make_card(folder.name, config, auto_class, extractor, {CONVERSION: conversion}, num_parameters=number).card
-    with whole_folder(folder) as partial:
-        if kind == PRETRAINED:
-            model.save_pretrained(partial)
-            extractor.save_pretrained(partial)
-        else:
-            EcgClassificationPipeline(model=model, feature_extractor=extractor).save_pretrained(partial)
-        (partial / CARD).write_text(str(card), encoding="utf-8")
-        text = json.dumps(conversion, indent=2, ensure_ascii=False)
-        (partial / CONVERSION).write_text(f"{text}\n", encoding="utf-8")
-    return conversion
+    return save_converted(path, folder, model, extractor, auto_class, facts)
 
 
 __all__ = [

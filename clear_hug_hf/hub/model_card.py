@@ -49,9 +49,24 @@ _METRICS = {
 }
 _PAPERS = {
     "clear_hug": "Pan et al., Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction "
-    "Perspective, AAAI 2026, [arXiv 2512.24002](https://arxiv.org/abs/2512.24002)"
+    "Perspective, AAAI 2026, [arXiv 2512.24002](https://arxiv.org/abs/2512.24002)",
+    "ecg_jepa": "Kim, Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive "
+    "Architecture, [arXiv 2410.08559](https://arxiv.org/abs/2410.08559)",
 }
-_NAMES = {"clear_hug": "CLEAR-HUG"}
+_NAMES = {"clear_hug": "CLEAR-HUG", "ecg_jepa": "ECG-JEPA (Kim, with cross-pattern attention)"}
+# What the loss of pre-training is, by system.
+_LOSSES = {
+    "clear_hug": "Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
+    "ecg_jepa": "Loss of the teacher's states at hidden times, predicted from the others:",
+}
+# Classes that the card shows the use of; of other models it shows that of their encoder.
+_LOADED_BY = {name: name for name in ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")}
+# What an encoder was pre-trained with, and is saved with then.
+_PRETRAINED_WITH = {"clear_hug": "decoder", "ecg_jepa": "teacher and the predictor"}
+_CLS_ATTENTION = {
+    "reference_bias": "`cls_attention=reference_bias` runs the encoder as the released code does.",
+    "lead": "`cls_attention=lead` runs the encoder as the paper describes.",
+}
 _HEADS = {
     "hug": "HUG head, which reads the groups of leads one by one, in pairs and together",
     "mean": "linear head on the mean of all leads",
@@ -143,7 +158,7 @@ def make_card(
             license=license,
             license_name=license_name,
             library_name="transformers",
-            pipeline_tag=None if is_classifier else "feature-extraction",
+            pipeline_tag="feature-extraction" if auto_class not in _LOADED_BY else None,
             tags=[
                 "ecg",
                 "electrocardiogram",
@@ -160,6 +175,8 @@ def make_card(
         name=name,
         repo_id=repo_id,
         auto_class=auto_class,
+        loaded_by=_LOADED_BY.get(auto_class, "AutoModel"),
+        pretrained_with=_PRETRAINED_WITH.get(config.model_type, "decoder"),
         simulated=any(one.get("name") == "simulated" for one in _all_sources(facts)),
         summary=_summary(config, auto_class, labels, num_parameters, conversion),
         labels=[
@@ -423,7 +440,7 @@ def _pretraining_tables(encoder: Mapping[str, Any] | None) -> list[dict[str, Any
         rows.append(["validation recordings", f"{result['validation_loss']:.4f}"])
     return [
         {
-            "title": "Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
+            "title": _LOSSES.get(_field(encoder, "system", PRETRAINING), "Loss of pre-training:"),
             "columns": ["", f"after epoch {_field(result, 'epoch', PRETRAINING)}"],
             "rows": rows,
             "note": ("The epoch was chosen on the validation recordings. " if encoder.get("chosen") else "")
@@ -453,8 +470,15 @@ def _summary(
         head = _HEADS.get(getattr(config, "head_type", ""), "classifier")
         count = "1 label" if len(labels) == 1 else f"{len(labels)} labels"
         return f"{system}{size} that names {count} of a 12-lead ECG, by a {head}."
-    what = "with the decoder that it was pre-trained with" if auto_class == "AutoModelForPreTraining" else "alone"
-    return f"A {system} encoder of 12-lead ECGs{size}, {what}: a starting point for labels of your own."
+    if auto_class == "AutoModelForTokenClassification":
+        classes = ", ".join(map(_cell, model_label_names(config)))
+        return f"{system}{size} that names every sample of every lead of a 12-lead ECG as one of: {classes}."
+    what = f"{size}, alone"
+    if auto_class == "AutoModelForPreTraining":
+        parts = _PRETRAINED_WITH.get(config.model_type, "decoder")
+        what = f", with the {parts} that it was pre-trained with{size.replace(')', ' in all)')}"
+    article = "An" if system.startswith("E") else "A"
+    return f"{article} {system} encoder of 12-lead ECGs{what}: a starting point for labels of your own."
 
 
 def _threshold_note(config: Any) -> str:
@@ -473,13 +497,8 @@ def _made(
         paragraphs.append(
             f"{what} `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
             f"{size}, {conversion['num_tensors']} tensors, all of them used. The number of attention heads, "
-            f"{conversion['num_attention_heads']}, is not in the file. "
-            f"`cls_attention={conversion['cls_attention']}` "
-            + (
-                "runs the encoder as the released code does."
-                if conversion["cls_attention"] == "reference_bias"
-                else "runs the encoder as the paper describes."
-            )
+            f"{conversion['num_attention_heads']}, is not in the file."
+            + _CLS_ATTENTION.get(conversion.get("cls_attention", ""), "")
         )
     if encoder is not None:
         recipe, system = _field(encoder, "recipe", PRETRAINING), _field(encoder, "system", PRETRAINING)
@@ -560,12 +579,16 @@ def _reads(config: Any, extractor: Any) -> str:
     ]
     if getattr(extractor, "do_bandpass", False):
         steps.append(f"band-passed from {extractor.bandpass_low:g} to {extractor.bandpass_high:g} Hz")
-    if getattr(extractor, "detector", None):
+    if getattr(extractor, "detector", None) and getattr(extractor, "reads_beats", True):
         steps.append(f"searched for R peaks by the detector `{extractor.detector}`")
     if getattr(extractor, "num_beats", None):
         steps.append(
             f"cut into at most {extractor.num_beats} beats of {extractor.beat_length} samples per window of "
             f"{extractor.window_seconds:g} s"
+        )
+    if getattr(extractor, "patch_size", None):
+        steps.append(
+            f"read in windows of {extractor.window_seconds:g} s, in patches of {extractor.patch_size} samples"
         )
     return (
         ", ".join(steps) + ". Missing leads are masked. All settings are in `preprocessor_config.json`; the code is "
@@ -622,9 +645,10 @@ def _licence(license: str | None, facts: Mapping[str, Mapping[str, Any]], conver
     for title, of_data in stated.items():
         parts.append(f"{title}: {of_data}.")
     if conversion is not None:
+        note = conversion.get("license_note", "Nothing is recorded about its licence")
         parts.append(
-            "The file that was converted is its authors' work. Their repository states no licence: whether these "
-            "weights may be passed on is for whoever publishes them to find out."
+            f"The file that was converted is its authors' work. {note}: whether these weights "
+            "may be passed on is for whoever publishes them to find out."
         )
     return " ".join(parts)
 

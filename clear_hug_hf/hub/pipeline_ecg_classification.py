@@ -226,7 +226,7 @@ class EcgClassificationPipeline(ChunkPipeline):
         scale = np.asarray(row["signal_scale"], dtype=np.float32)
         lead_mask = np.asarray(row["lead_mask"], dtype=bool)
         r_peaks = np.asarray(row["r_peaks"], dtype=np.int64)
-        num_leads = len(extractor.lead_names)
+        num_leads = 12  # of every prepared dataset; the extractor takes the model's own
         if signal.ndim != 2 or not signal.shape[0] == scale.size == lead_mask.size == num_leads:
             raise ValueError(
                 f"the row's signal has shape {signal.shape}, {scale.size} scales and {lead_mask.size} entries in its "

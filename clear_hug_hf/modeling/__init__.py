@@ -5,6 +5,7 @@ The files of this folder are published beside the weights and import nothing of 
 """
 
 from .configuration_clear_hug import ClearHugConfig
+from .configuration_ecg_jepa import EcgJepaConfig
 from .modeling_clear_hug import (
     ClearHugClassifierOutput,
     ClearHugForPreTraining,
@@ -13,6 +14,13 @@ from .modeling_clear_hug import (
     ClearHugModel,
     ClearHugModelOutput,
     ClearHugPreTrainedModel,
+)
+from .modeling_ecg_jepa import (
+    EcgJepaForPreTraining,
+    EcgJepaForSequenceClassification,
+    EcgJepaForTokenClassification,
+    EcgJepaModel,
+    EcgJepaPreTrainedModel,
 )
 
 
@@ -25,4 +33,10 @@ __all__ = [
     "ClearHugModel",
     "ClearHugModelOutput",
     "ClearHugPreTrainedModel",
+    "EcgJepaConfig",
+    "EcgJepaForPreTraining",
+    "EcgJepaForSequenceClassification",
+    "EcgJepaForTokenClassification",
+    "EcgJepaModel",
+    "EcgJepaPreTrainedModel",
 ]

@@ -49,12 +49,15 @@ class ClearHugModelOutput(ModelOutput):
             `last_hidden_state` itself.
         attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
             Attention weights of every layer, each of shape `(batch_size, num_heads, sequence, sequence)`.
+        present_leads (`torch.BoolTensor` of shape `(batch_size, num_leads)`):
+            True for leads that were recorded and have a beat: those whose states have a meaning.
     """
 
     last_hidden_state: torch.Tensor | None = None
     lead_states: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    present_leads: torch.Tensor | None = None
 
 
 @dataclass
@@ -997,12 +1000,15 @@ class ClearHugModel(ClearHugPreTrainedModel):
                 real_slots = real_slots & kept_mask
         positions = slots // num_beats * self.config.num_beats + slots % num_beats
 
-        attention_mask = encoder_attention_mask(self.config, real_beats.any(dim=2), real_slots, positions)
+        present = real_beats.any(dim=2)
+        attention_mask = encoder_attention_mask(self.config, present, real_slots, positions)
         hidden_states = to_autocast_dtype(torch.cat((summaries.to(tokens.dtype), tokens), dim=1))
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         hidden_states = self.norm(hidden_states)
-        return ClearHugModelOutput(last_hidden_state=hidden_states, lead_states=hidden_states[:, :num_leads])
+        return ClearHugModelOutput(
+            last_hidden_state=hidden_states, lead_states=hidden_states[:, :num_leads], present_leads=present
+        )
 
 
 class ClearHugForPreTraining(ClearHugPreTrainedModel):
@@ -1281,8 +1287,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
         outputs: ClearHugModelOutput = self.clear_hug(
             input_values, beat_mask=beat_mask, time_ids=time_ids, lead_mask=lead_mask, **kwargs
         )
-        present = find_real_beats(input_values, beat_mask, lead_mask).any(dim=2)
-        feature, group_states = self.head(outputs.lead_states, present)
+        feature, group_states = self.head(outputs.lead_states, outputs.present_leads)
         logits = self.classifier(self.dropout(feature))
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         return ClearHugClassifierOutput(

@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
-from transformers.utils import TensorType, logging
 
-from .beat_detection import DETECTORS, MINIMUM_RATE, detect_r_peaks
 from .beats import cut_beats, pad_peaks
-from .errors import InputError
-from .leads import STANDARD_LEADS, arrange_leads
-from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, canonical_unit, repair_non_finite, resample, rescale
+from .leads import STANDARD_LEADS
+from .recordings import RecordingFeatureExtractor
 
 
-logger = logging.get_logger(__name__)
-
-WINDOWS = ("first", "center", "all")
-ON_NO_BEATS = ("raise", "mask")
-
-
-@dataclass(frozen=True)
-class Window:
-    """
-    A part of a cleaned recording that the model sees at once.
-
-    Args:
-        start (`int`): Where it begins [samples of the cleaned recording].
-        signal (`np.ndarray` of shape `(12, num_samples)`): Its signal, shorter than a window if the recording is.
-        r_peaks (`np.ndarray`): Its peaks [samples from `start`].
-    """
-
-    start: int
-    signal: np.ndarray
-    r_peaks: np.ndarray
-
-
-class ClearHugFeatureExtractor(FeatureExtractionMixin):
+class ClearHugFeatureExtractor(RecordingFeatureExtractor):
     """
     Turns recordings into the beats that [`ClearHugModel`] reads.
 
@@ -81,8 +53,6 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names: ClassVar[list[str]] = ["input_values", "beat_mask", "time_ids", "lead_mask"]
-    # Pipelines of transformers collate `input_values` with this. All windows have one shape, so that it never shows.
-    padding_value: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -108,329 +78,34 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
         min_seconds: float = 1.0,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.sampling_rate = float(sampling_rate)
+        super().__init__(
+            sampling_rate=sampling_rate,
+            window_seconds=window_seconds,
+            windows=windows,
+            stride_seconds=stride_seconds,
+            detector=detector,
+            on_no_beats=on_no_beats,
+            do_repair=do_repair,
+            max_non_finite=max_non_finite,
+            do_derive_leads=do_derive_leads,
+            do_resample=do_resample,
+            do_bandpass=do_bandpass,
+            bandpass_low=bandpass_low,
+            bandpass_high=bandpass_high,
+            bandpass_order=bandpass_order,
+            do_rescale=do_rescale,
+            rescale_limit=rescale_limit,
+            do_mask_flat_leads=do_mask_flat_leads,
+            min_seconds=min_seconds,
+            **kwargs,
+        )
         self.num_beats = num_beats
         self.beat_length = beat_length
-        self.window_seconds = window_seconds
-        # Not `window`: transformers leaves a field of that name out of the saved file.
-        self.windows = windows
-        self.stride_seconds = stride_seconds
-        self.detector = detector
-        self.on_no_beats = on_no_beats
-        self.do_repair = do_repair
-        self.max_non_finite = max_non_finite
-        self.do_derive_leads = do_derive_leads
-        self.do_resample = do_resample
-        self.do_bandpass = do_bandpass
-        self.bandpass_low = bandpass_low
-        self.bandpass_high = bandpass_high
-        self.bandpass_order = bandpass_order
-        self.do_rescale = do_rescale
-        self.rescale_limit = rescale_limit
-        self.do_mask_flat_leads = do_mask_flat_leads
-        self.min_seconds = min_seconds
-        if self.bandpass_high >= self.sampling_rate / 2 and do_bandpass:
-            raise InputError(
-                f"bandpass_high is {bandpass_high} Hz: it must be below half the sampling rate "
-                f"({self.sampling_rate / 2} Hz)"
-            )
-        self._check_choices(windows, on_no_beats, detector, stride_seconds)
 
     @property
     def lead_names(self) -> tuple[str, ...]:
         """Names of the leads in the order of every output."""
         return STANDARD_LEADS
-
-    @property
-    def window_samples(self) -> int:
-        """Length of one window [samples at `sampling_rate`]."""
-        return round(self.window_seconds * self.sampling_rate)
-
-    def __call__(
-        self,
-        waveforms: np.ndarray | Sequence[np.ndarray],
-        sampling_rate: float | Sequence[float] | None = None,
-        lead_names: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        unit: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
-        r_peaks: np.ndarray | Sequence[np.ndarray] | None = None,
-        return_r_peaks: bool = False,
-        return_windows: bool = False,
-        return_tensors: str | TensorType | None = None,
-        *,
-        windows: str | None = None,
-        stride_seconds: float | None = None,
-        detector: str | None = None,
-        on_no_beats: str | None = None,
-        do_repair: bool | None = None,
-        do_derive_leads: bool | None = None,
-        do_resample: bool | None = None,
-        do_bandpass: bool | None = None,
-        do_rescale: bool | None = None,
-        do_mask_flat_leads: bool | None = None,
-    ) -> BatchFeature:
-        """
-        Prepare one recording or several for the model.
-
-        Args:
-            waveforms (`np.ndarray` or `Sequence[np.ndarray]`):
-                One recording of shape `(num_leads, num_samples)`, an array of several `(num_recordings, num_leads,
-                num_samples)`, or a list of recordings of any lengths.
-            sampling_rate (`float` or `Sequence[float]`): Rate of the recordings [Hz], one for all or one each.
-                Required.
-            lead_names (`Sequence[str]` or `Sequence[Sequence[str]]`):
-                Name of each row, one list for all recordings or one list each. Required.
-            unit (`str`, `Sequence[str]` or `Sequence[Sequence[str]]`):
-                `"mV"`, `"uV"`, `"V"` or `"NU"`: one for all, one per recording, or a list per recording with one per
-                row (for a single recording a list of strings is one per row). Required.
-            r_peaks (`np.ndarray` or `Sequence[np.ndarray]`, *optional*):
-                Known R peaks [samples of the recording at its own rate], ascending; no beats are searched then.
-            return_r_peaks (`bool`, *optional*, defaults to `False`):
-                Add `r_peaks` `(num_windows, max_peaks)`: all peaks of each window, also those past `num_beats`
-                [samples at the model's rate, from the window's start], padded with -1.
-            return_windows (`bool`, *optional*, defaults to `False`):
-                Add `recording_ids` `(num_windows,)`, the place of each window's recording in the input, and
-                `window_starts` `(num_windows,)` [samples of that recording at its own rate, rounded].
-            return_tensors (`str` or [`~utils.TensorType`], *optional*): `"pt"` or `"np"`.
-            windows, stride_seconds, detector, on_no_beats, do_repair, do_derive_leads, do_resample, do_bandpass,
-            do_rescale, do_mask_flat_leads (*optional*): Override the configuration for this call.
-
-        Returns:
-            [`BatchFeature`]: with `input_values` `(num_windows, 12, num_beats, beat_length)` float32, `beat_mask`
-            `(num_windows, num_beats)` bool, `time_ids` `(num_windows, num_beats)` int64 and `lead_mask`
-            `(num_windows, 12)` bool. One window per recording unless `windows="all"`.
-
-        Raises:
-            InputError: If a recording cannot be used; the message says which, why, and what to do.
-        """
-        choice = self.windows if windows is None else windows
-        stride_seconds = self.stride_seconds if stride_seconds is None else stride_seconds
-        detector = self.detector if detector is None else detector
-        on_no_beats = self.on_no_beats if on_no_beats is None else on_no_beats
-        self._check_choices(choice, on_no_beats, detector, stride_seconds)
-
-        recordings, single = _as_recordings(waveforms)
-        count = len(recordings)
-        rates = _one_each(
-            sampling_rate, count, "sampling_rate", scalar=not isinstance(sampling_rate, (list, tuple, np.ndarray))
-        )
-        names = _one_each(lead_names, count, "lead_names", scalar=lead_names is None or not _is_nested(lead_names))
-        per_row = single and unit is not None and not isinstance(unit, str) and not _is_nested(unit)
-        units = _one_each(unit, count, "unit", scalar=unit is None or isinstance(unit, str) or per_row)
-
-        signals, lead_masks = [], []
-        for index in range(count):
-            with _Naming(index, count):
-                signal, lead_mask = self.clean(
-                    recordings[index],
-                    sampling_rate=rates[index],
-                    lead_names=names[index],
-                    unit=units[index],
-                    do_repair=do_repair,
-                    do_derive_leads=do_derive_leads,
-                    do_resample=do_resample,
-                    do_bandpass=do_bandpass,
-                    do_rescale=do_rescale,
-                    do_mask_flat_leads=do_mask_flat_leads,
-                )
-            signals.append(signal)
-            lead_masks.append(lead_mask)
-
-        if r_peaks is None:
-            peaks = self.detect(signals, lead_masks, detector=detector)
-        else:
-            given: list[Any] = [r_peaks] if single else list(r_peaks)
-            if len(given) != count:
-                raise InputError(
-                    f"r_peaks holds {len(given)} lists for {count} recordings: give one list per recording"
-                )
-            peaks = []
-            for index in range(count):
-                with _Naming(index, count):
-                    peaks.append(self._known_peaks(given[index], recordings[index].shape[-1], float(rates[index])))
-
-        cut_windows, window_peaks, window_lead_masks, recording_ids, starts = [], [], [], [], []
-        for index, signal in enumerate(signals):
-            for window in self.split(signal, peaks[index], choice, stride_seconds):
-                cut_windows.append(window.signal)
-                window_peaks.append(window.r_peaks)
-                window_lead_masks.append(lead_masks[index])
-                recording_ids.append(index)
-                starts.append(round(window.start * float(rates[index]) / self.sampling_rate))
-                if not window.r_peaks.size and on_no_beats == "raise":
-                    first = window.start / self.sampling_rate
-                    last = first + window.signal.shape[-1] / self.sampling_rate
-                    with _Naming(index, count):
-                        raise InputError(
-                            f"no beat was found between {first:g} s and {last:g} s: check the leads and the unit, "
-                            'pass known peaks with `r_peaks=`, or mark such windows with `on_no_beats="mask"`'
-                        )
-
-        features = self.cut(cut_windows, window_peaks, window_lead_masks)
-        if return_r_peaks:
-            features["r_peaks"] = pad_peaks(window_peaks)
-        if return_windows:
-            features["recording_ids"] = np.array(recording_ids, dtype=np.int64)
-            features["window_starts"] = np.array(starts, dtype=np.int64)
-        return BatchFeature(features, tensor_type=return_tensors)
-
-    def clean(
-        self,
-        waveform: np.ndarray,
-        sampling_rate: float | None = None,
-        lead_names: Sequence[str] | None = None,
-        unit: str | Sequence[str] | None = None,
-        *,
-        do_repair: bool | None = None,
-        do_derive_leads: bool | None = None,
-        do_resample: bool | None = None,
-        do_bandpass: bool | None = None,
-        do_rescale: bool | None = None,
-        do_mask_flat_leads: bool | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """
-        One recording as 12 clean leads at the model's rate, whole length.
-
-        Args:
-            waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording.
-            sampling_rate (`float`): Its rate [Hz], at least 50.
-            lead_names (`Sequence[str]`): Name of each row.
-            unit (`str` or `Sequence[str]`): Unit of all rows or of each.
-            do_repair, do_derive_leads, do_resample, do_bandpass, do_rescale, do_mask_flat_leads (`bool`, *optional*):
-                Override the configuration for this call.
-
-        Returns:
-            `tuple[np.ndarray, np.ndarray]`: The leads `(12, num_samples at the model's rate)` float32 [mV, or no unit
-            for `NU`] and a boolean mask `(12,)`, true where a lead is present; missing leads are rows of zeros.
-
-        Raises:
-            InputError: If the recording cannot be used.
-        """
-        do_repair = self.do_repair if do_repair is None else do_repair
-        do_derive_leads = self.do_derive_leads if do_derive_leads is None else do_derive_leads
-        do_resample = self.do_resample if do_resample is None else do_resample
-        do_bandpass = self.do_bandpass if do_bandpass is None else do_bandpass
-        do_rescale = self.do_rescale if do_rescale is None else do_rescale
-        do_mask_flat_leads = self.do_mask_flat_leads if do_mask_flat_leads is None else do_mask_flat_leads
-
-        rate = _checked_rate(sampling_rate)
-        signal, names, units = _checked_waveform(waveform, lead_names, unit)
-        if signal.shape[1] < self.min_seconds * rate:
-            raise InputError(
-                f"the recording lasts {signal.shape[1] / rate:g} s at {rate:g} Hz, less than {self.min_seconds:g} s: "
-                "use a longer one, or check the sampling rate"
-            )
-
-        scales = np.array([MILLIVOLTS_PER_UNIT[unit] for unit in units], dtype=np.float32)
-        if (scales != 1.0).any():
-            signal = signal * scales[:, None]
-        signal, present = arrange_leads(signal, names, derive=do_derive_leads and "NU" not in units)
-
-        finite = np.isfinite(signal)
-        if not finite.all():
-            if not do_repair:
-                raise InputError("the recording holds NaN or Inf samples: repair them, or set `do_repair=True`")
-            unusable = present & (1.0 - finite.mean(axis=1) > self.max_non_finite)
-            present = present & ~unusable
-            if not present.any():
-                raise InputError(
-                    f"every lead is NaN or Inf for more than {100 * self.max_non_finite:g} % of its samples: "
-                    "the file holds no usable signal"
-                )
-            if unusable.any():
-                logger.warning(
-                    "more than %g %% of lead(s) %s is NaN or Inf: treated as missing",
-                    100 * self.max_non_finite,
-                    ", ".join(np.array(STANDARD_LEADS)[unusable]),
-                )
-            signal = repair_non_finite(np.where(present[:, None], signal, 0.0))
-
-        if do_mask_flat_leads:
-            present = present & (signal != signal[:, :1]).any(axis=1)
-            if not present.any():
-                raise InputError("all leads are flat: the file holds no signal")
-
-        if rate != self.sampling_rate:
-            if not do_resample:
-                raise InputError(
-                    f"the recording is sampled at {rate:g} Hz and the model works at {self.sampling_rate:g} Hz: "
-                    "resample it, or set `do_resample=True`"
-                )
-            signal = resample(signal, rate, self.sampling_rate)
-        if do_bandpass:
-            signal = bandpass(signal, self.sampling_rate, self.bandpass_low, self.bandpass_high, self.bandpass_order)
-        if do_rescale:
-            scaled = rescale(signal[present], self.rescale_limit)
-            signal = np.zeros_like(signal)
-            signal[present] = scaled
-        return np.where(present[:, None], signal, np.float32(0.0)), present
-
-    def detect(
-        self, signals: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray], detector: str | None = None
-    ) -> list[np.ndarray]:
-        """
-        R peaks of cleaned recordings; those of one length are searched together.
-
-        Args:
-            signals (`Sequence[np.ndarray]`): Recordings `(12, num_samples)` as [`clean`] gives them.
-            lead_masks (`Sequence[np.ndarray]`): Their lead masks `(12,)`.
-            detector (`str`, *optional*): Detector to use instead of the configured one.
-
-        Returns:
-            `list[np.ndarray]`: Ascending peaks of each recording [samples at the model's rate], int64.
-        """
-        by_length: dict[int, list[int]] = {}
-        for index, signal in enumerate(signals):
-            by_length.setdefault(signal.shape[-1], []).append(index)
-        peaks: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(signals)
-        for members in by_length.values():
-            found = detect_r_peaks(
-                np.stack([signals[index] for index in members]),
-                sampling_rate=self.sampling_rate,
-                detector=self.detector if detector is None else detector,
-                lead_names=STANDARD_LEADS,
-                lead_mask=np.stack([lead_masks[index] for index in members]),
-            )
-            for index, recording_peaks in zip(members, found, strict=True):
-                peaks[index] = recording_peaks
-        return peaks
-
-    def split(
-        self,
-        signal: np.ndarray,
-        r_peaks: np.ndarray,
-        windows: str | None = None,
-        stride_seconds: float | None = None,
-    ) -> list[Window]:
-        """
-        The windows of a cleaned recording that the model shall see.
-
-        Args:
-            signal (`np.ndarray` of shape `(12, num_samples)`): As [`clean`] gives it.
-            r_peaks (`np.ndarray`): Its ascending peaks [samples].
-            windows, stride_seconds (*optional*): Override the configuration for this call.
-
-        Returns:
-            `list[Window]`: At least one, in order.
-        """
-        choice = self.windows if windows is None else windows
-        stride_seconds = self.stride_seconds if stride_seconds is None else stride_seconds
-        slack = signal.shape[-1] - self.window_samples
-        if slack <= 0 or choice == "first":
-            starts = [0]
-        elif choice == "center":
-            starts = [slack // 2]
-        else:
-            stride = max(1, round((stride_seconds or self.window_seconds) * self.sampling_rate))
-            starts = list(range(0, slack + 1, stride))
-            if starts[-1] < slack:
-                starts.append(slack)
-        found = []
-        for start in starts:
-            stop = start + self.window_samples
-            inside = r_peaks[(r_peaks >= start) & (r_peaks < stop)] - start
-            found.append(Window(start, signal[:, start:stop], inside))
-        return found
 
     def cut(
         self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]
@@ -444,7 +119,9 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
             lead_masks (`Sequence[np.ndarray]`): Lead masks `(12,)`.
 
         Returns:
-            `dict[str, np.ndarray]`: The model's inputs, as described in [`__call__`].
+            `dict[str, np.ndarray]`: `input_values` `(num_windows, 12, num_beats, beat_length)` float32, `beat_mask`
+            `(num_windows, num_beats)` bool, `time_ids` `(num_windows, num_beats)` int64 and `lead_mask`
+            `(num_windows, 12)` bool.
         """
         lengths = np.array([signal.shape[-1] for signal in signals])
         batch = np.zeros((len(signals), len(STANDARD_LEADS), int(lengths.max())), dtype=np.float32)
@@ -460,107 +137,18 @@ class ClearHugFeatureExtractor(FeatureExtractionMixin):
             "lead_mask": np.stack(list(lead_masks)).astype(bool),
         }
 
-    def _known_peaks(self, r_peaks: np.ndarray, num_samples: int, rate: float) -> np.ndarray:
-        given = np.asarray(r_peaks)
-        if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)):
-            raise InputError("r_peaks must be whole sample numbers in one dimension per recording")
-        given = given.astype(np.int64)
-        if given.size and (given[0] < 0 or given[-1] >= num_samples or (np.diff(given) <= 0).any()):
-            raise InputError(
-                f"r_peaks must ascend and lie between 0 and {num_samples - 1} "
-                "[samples of the recording at its own rate]"
-            )
-        peaks = np.rint(given * self.sampling_rate / rate).astype(np.int64)
-        return np.minimum(peaks, math.ceil(num_samples * self.sampling_rate / rate) - 1)
+    def trim(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As wide as the window with the most beats, instead of `num_beats`."""
+        width = max(1, int(features["beat_mask"].sum(axis=1).max()))
+        axes = {"input_values": 2, "beat_mask": 1, "time_ids": 1}
+        return {
+            name: array.take(range(width), axis=axes[name]) if name in axes else array
+            for name, array in features.items()
+        }
 
-    @staticmethod
-    def _check_choices(windows: str, on_no_beats: str, detector: str, stride_seconds: float | None) -> None:
-        for name, value, known in (
-            ("windows", windows, WINDOWS),
-            ("on_no_beats", on_no_beats, ON_NO_BEATS),
-            ("detector", detector, tuple(DETECTORS)),
-        ):
-            if value not in known:
-                raise InputError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
-        if stride_seconds is not None and stride_seconds <= 0:
-            raise InputError(f"stride_seconds is {stride_seconds}: it must be positive")
-
-
-class _Naming:
-    """Says in an error which recording of a batch it is about."""
-
-    def __init__(self, index: int, count: int):
-        self.prefix = f"recording {index}: " if count > 1 else ""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, InputError) and self.prefix:
-            raise InputError(f"{self.prefix}{error}") from None
-
-
-def _as_recordings(waveforms: Any) -> tuple[list[np.ndarray], bool]:
-    """The recordings of a call, and whether it was one alone."""
-    if isinstance(waveforms, np.ndarray) or hasattr(waveforms, "detach"):
-        array = np.asarray(waveforms)
-        if array.ndim == 3:
-            return list(array), False
-        return [array], True
-    if isinstance(waveforms, Sequence) and len(waveforms) and np.ndim(waveforms[0]) == 2:
-        return [np.asarray(waveform) for waveform in waveforms], False
-    if isinstance(waveforms, Sequence) and len(waveforms) == 0:
-        raise InputError("no recording was given: pass at least one")
-    return [np.asarray(waveforms)], True
-
-
-def _is_nested(value: Any) -> bool:
-    return len(value) > 0 and not isinstance(value[0], str)
-
-
-def _one_each(value: Any, count: int, name: str, scalar: bool) -> list[Any]:
-    if scalar:
-        return [value] * count
-    values = list(value)
-    if len(values) != count:
-        raise InputError(f"{name} holds {len(values)} entries for {count} recordings: give one for all or one each")
-    return values
-
-
-def _checked_rate(sampling_rate: Any) -> float:
-    if sampling_rate is None:
-        raise InputError("the sampling rate is missing: pass `sampling_rate=` [Hz], it is never assumed")
-    try:
-        rate = float(sampling_rate)
-    except (TypeError, ValueError):
-        raise InputError(f"the sampling rate {sampling_rate!r} is not a number: pass it in Hz") from None
-    if not math.isfinite(rate) or rate < MINIMUM_RATE:
-        raise InputError(
-            f"the sampling rate is {rate:g} Hz: at least {MINIMUM_RATE:g} Hz are needed to see a QRS complex"
-        )
-    return rate
-
-
-def _checked_waveform(
-    waveform: Any, lead_names: Sequence[str] | None, unit: str | Sequence[str] | None
-) -> tuple[np.ndarray, list[str], list[str]]:
-    array = np.asarray(waveform)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"the waveform has dtype {array.dtype}: pass real numbers")
-    if array.ndim != 2:
-        raise InputError(f"the waveform has {array.ndim} dimension(s): pass one of shape (leads, samples)")
-    if lead_names is None:
-        raise InputError("the lead names are missing: pass `lead_names=`, one for each row of the waveform")
-    names = [str(name) for name in lead_names]
-    if len(names) != array.shape[0]:
-        hint = "transpose it to (leads, samples)" if len(names) == array.shape[1] else "give one name per row"
-        raise InputError(f"the waveform has {array.shape[0]} rows but {len(names)} lead names were given: {hint}")
-    if unit is None:
-        raise InputError("the unit is missing: pass `unit=` as mV, uV, V or NU (normalised), it is never assumed")
-    units = [unit] * len(names) if isinstance(unit, str) else list(unit)
-    if len(units) != len(names):
-        raise InputError(f"{len(units)} units were given for {len(names)} leads: give one for all or one each")
-    return array.astype(np.float32, copy=False), names, [canonical_unit(one) for one in units]
+    def row_length(self, row: Mapping[str, Any]) -> int:
+        """Beats of a row that the model sees."""
+        return min(len(row["r_peaks"]), self.num_beats)
 
 
 ClearHugFeatureExtractor.register_for_auto_class()

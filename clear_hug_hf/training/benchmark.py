@@ -12,7 +12,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ import datasets
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, set_seed
+from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 
 from ..data.collator import BeatCollator
 from ..data.prepared import check_prepared_for, keep_labels, load_prepared
@@ -41,7 +41,6 @@ from ..evaluation.protocol import (
     split_off,
     stratified_subset,
 )
-from ..modeling import ClearHugForSequenceClassification
 from ..processing.errors import InputError
 from .features import (
     EncodedDataset,
@@ -64,9 +63,11 @@ from .finetuning import (
     train_with_trainer,
 )
 from .folders import (
+    check_heads,
     check_writable,
     classifier_config,
     find_model_folder,
+    load_feature_extractor,
     load_for_finetuning,
     write_text,
 )
@@ -250,6 +251,21 @@ def _fewest(dataset: datasets.Dataset, label: str) -> int:
     return int(min((values == 1).sum(), (values == 0).sum()))
 
 
+def usual_heads(folders: Iterable[Path]) -> tuple[str, ...]:
+    """Those of the heads `mean` and `hug` that every model can have; errors as in [`run_benchmark`]."""
+    folders = [find_model_folder(folder) for folder in folders]
+
+    def known(head: str) -> bool:
+        try:
+            for folder in folders:
+                check_heads(folder, [head])
+        except InputError:
+            return False
+        return True
+
+    return ("mean", *(("hug",) if known("hug") else ()))
+
+
 def run_benchmark(
     tasks: Sequence[Task],
     models: Mapping[str, Path | None],
@@ -358,12 +374,16 @@ class _Runner:
         self.folders = {name: find_model_folder(folder) for name, folder in models.items() if folder is not None}
         if RANDOM in models and not self.folders:
             raise InputError(f"{RANDOM!r} is the first model without its weights: name a model folder, too")
-        for task in tasks:
-            for folder in self.folders.values():
-                if task.folder is not None:
-                    _, extractor = load_for_finetuning(folder, task.label_names, head_type="mean")
-                    check_prepared_for(task.folder, extractor)
-                check_fits(AutoConfig.from_pretrained(folder), task.feature_extractor, *task.sets.values())
+        for name, folder in self.folders.items():
+            try:
+                if any(protocol != "knn" for protocol in arguments.protocols):
+                    check_heads(folder, arguments.heads)
+                for task in tasks:
+                    if task.folder is not None:
+                        check_prepared_for(task.folder, load_feature_extractor(folder))
+                    check_fits(AutoConfig.from_pretrained(folder), task.feature_extractor, *task.sets.values())
+            except InputError as error:
+                raise InputError(f"model {name}: {error}") from error
         self._held: dict[tuple[Any, ...], Any] = {}
 
     # ---------------------------------------------------------------------------------------------------- what is run
@@ -421,7 +441,7 @@ class _Runner:
         names = self.tasks[task].label_names
         if model == RANDOM:
             config = AutoConfig.from_pretrained(next(iter(self.folders.values())))
-            return ClearHugForSequenceClassification(classifier_config(config, names, head_type=head))
+            return AutoModelForSequenceClassification.from_config(classifier_config(config, names, head_type=head))
         return load_for_finetuning(self.folders[model], names, head_type=head)[0]
 
     # -------------------------------------------------------------------------------------------------------- running

@@ -23,7 +23,6 @@ from transformers import PreTrainedModel
 
 from ..data.collator import BeatCollator
 from ..data.sharding import extractor_settings
-from ..modeling.modeling_clear_hug import find_real_beats
 from .folders import check_writable
 
 
@@ -125,9 +124,9 @@ def _encode(
     loader = DataLoader(rows, batch_size=batch_size, collate_fn=only)
     for batch in tqdm(loader, desc="encode", unit="batch", disable=not progress):
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        parts["lead_states"].append(model.base_model(**batch).lead_states.float().cpu())
-        real_beats = find_real_beats(batch["input_values"], batch["beat_mask"], batch["lead_mask"])
-        parts["present"].append(real_beats.any(dim=2).cpu())
+        encoded = model.base_model(**batch)
+        parts["lead_states"].append(encoded.lead_states.float().cpu())
+        parts["present"].append(encoded.present_leads.cpu())
     back = torch.as_tensor(order).argsort()
     return {name: torch.cat(part)[back] for name, part in parts.items()}
 
@@ -177,7 +176,17 @@ def settings_digest(config: Any) -> str:
         "problem_type",
         "custom_pipelines",
     )
-    apart += ("classifier", "mask_ratio", "initializer", "_", "view_guidance", "conduction_guidance")
+    apart += (
+        "classifier",
+        "mask_",
+        "initializer",
+        "patch_initializer",
+        "_",
+        "view_guidance",
+        "conduction_guidance",
+        "attention_form",
+    )
+    apart += ("predictor_", "num_mask_blocks", "released_block_starts", "loss_type", "ema_", "teacher_")
     return _digest({k: v for k, v in config.to_dict().items() if not k.startswith(apart) and k != "id2label"})
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
     EvalPrediction,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -36,15 +37,11 @@ from transformers.utils import logging
 from ..data.collator import BeatCollator
 from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import model_label_names, predict
-from ..modeling.modeling_clear_hug import (
-    ClearHugForSequenceClassification,
-    find_real_beats,
-    known_binary_cross_entropy,
-)
+from ..modeling.modeling_clear_hug import known_binary_cross_entropy
 from ..processing.errors import InputError
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
 from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
-from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, as_csv, check_connected, decay_groups
+from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, as_csv, check_connected, check_cut, decay_groups
 
 
 METHODS = ("frozen", "full", "lora")
@@ -136,21 +133,21 @@ class FinetuningResult:
     What a fine-tuning run gives.
 
     Args:
-        model ([`ClearHugForSequenceClassification`]): The model of the best epoch, in evaluation mode.
+        model ([`PreTrainedModel`]): The model of the best epoch, in evaluation mode.
         best_epoch (`int`): The epoch with the highest validation macro AUROC, from 1.
         history (`list[dict]`): One row per epoch: `epoch`, `train_loss`, `validation_loss`, `validation_macro_auroc`,
             and `choice`, the macro AUROC less a millionth of the log loss, by which the epoch was chosen.
         finished_before (`bool`): Whether the folder held this run, finished, so that nothing was trained.
     """
 
-    model: ClearHugForSequenceClassification
+    model: PreTrainedModel
     best_epoch: int
     history: list[dict[str, Any]] = field(default_factory=list)
     finished_before: bool = False
 
 
 def finetune(
-    model: ClearHugForSequenceClassification,
+    model: PreTrainedModel,
     train_dataset: datasets.Dataset,
     validation_dataset: datasets.Dataset,
     feature_extractor: Any,
@@ -167,7 +164,7 @@ def finetune(
     For each label the threshold with the best F1 on the validation recordings is saved in the model's config.
 
     Args:
-        model ([`ClearHugForSequenceClassification`]): A multi-label classifier; trained in place.
+        model ([`PreTrainedModel`]): A multi-label classifier; trained in place.
         train_dataset ([`datasets.Dataset`]): As `prepare` makes it, with the model's labels.
         validation_dataset ([`datasets.Dataset`]): Recordings of other patients, with the same labels.
         feature_extractor: The one that the datasets were prepared with; saved beside the weights.
@@ -416,7 +413,7 @@ class HeadOnly(nn.Module):
     model's: training this trains it.
     """
 
-    def __init__(self, model: ClearHugForSequenceClassification):
+    def __init__(self, model: Any):
         super().__init__()
         self.config = model.config
         self.head, self.dropout, self.classifier = model.head, model.dropout, model.classifier
@@ -434,30 +431,24 @@ class HeadOnly(nn.Module):
 
 
 class FrozenEncoder(HeadOnly):
-    """As [`HeadOnly`], but reads beats: the encoder computes every batch anew, always in evaluation mode."""
+    """As [`HeadOnly`], but reads recordings: the encoder computes every batch anew, always in evaluation mode."""
 
-    def __init__(self, model: ClearHugForSequenceClassification):
+    def __init__(self, model: Any):
         super().__init__(model)
         # In a list it is no part of this module: neither its mode nor its weights change.
         self._encoder = [model.base_model.eval()]
 
     def forward(  # type: ignore[override]
-        self,
-        input_values: torch.Tensor,
-        beat_mask: torch.Tensor,
-        time_ids: torch.Tensor,
-        lead_mask: torch.Tensor,
-        labels: torch.Tensor | None = None,
+        self, labels: torch.Tensor | None = None, **inputs: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """As in [`HeadOnly`], of beats as [`BeatCollator`] makes them."""
+        """As in [`HeadOnly`], of a batch as the collator makes it."""
         with torch.no_grad():
-            encoded = self._encoder[0](input_values, beat_mask=beat_mask, time_ids=time_ids, lead_mask=lead_mask)
-        present = find_real_beats(input_values, beat_mask, lead_mask).any(dim=2)
-        return super().forward(encoded.lead_states, present, labels)
+            encoded = self._encoder[0](**inputs)
+        return super().forward(encoded.lead_states, encoded.present_leads, labels)
 
 
 @contextmanager
-def _adapted(model: ClearHugForSequenceClassification, arguments: FinetuningArguments) -> Iterator[nn.Module]:
+def _adapted(model: PreTrainedModel, arguments: FinetuningArguments) -> Iterator[nn.Module]:
     """The module to train; afterwards the model has what it learnt."""
     if arguments.method == "frozen":
         yield HeadOnly(model) if arguments.precompute else FrozenEncoder(model)
@@ -485,7 +476,7 @@ def _adapted(model: ClearHugForSequenceClassification, arguments: FinetuningArgu
 
 @contextmanager
 def _loss(
-    model: ClearHugForSequenceClassification, trained: nn.Module, labels: torch.Tensor, arguments: FinetuningArguments
+    model: PreTrainedModel, trained: nn.Module, labels: torch.Tensor, arguments: FinetuningArguments
 ) -> Iterator[None]:
     """Trains with class weights, if asked for; afterwards the model has its own loss."""
     if arguments.class_weights == "none":
@@ -528,7 +519,7 @@ def settings(arguments: FinetuningArguments) -> dict[str, Any]:
 
 
 def _identity(
-    model: ClearHugForSequenceClassification,
+    model: PreTrainedModel,
     train_dataset: datasets.Dataset,
     validation_dataset: datasets.Dataset,
     label_names: list[str],
@@ -659,15 +650,15 @@ def check_fits(config: Any, feature_extractor: Any, *sets: datasets.Dataset) -> 
     Refuse a feature extractor or prepared datasets that are not for a model.
 
     Raises:
-        InputError: If the rate, the leads or the length of a beat differ.
+        InputError: If the rate differs, or as in [`check_cut`].
     """
-    for name, unit in (("sampling_rate", " Hz"), ("beat_length", " samples")):
-        wanted, found = getattr(config, name, None), getattr(feature_extractor, name, None)
-        if wanted is not None and found is not None and float(wanted) != float(found):
-            raise InputError(
-                f"the feature extractor has {name} {found:g}{unit} and the model {wanted:g}{unit}: use the one "
-                "that is saved beside the model"
-            )
+    wanted, found = float(config.sampling_rate), float(feature_extractor.sampling_rate)
+    if wanted != found:
+        raise InputError(
+            f"the feature extractor has sampling_rate {found:g} Hz and the model {wanted:g} Hz: use the one that is "
+            "saved beside the model"
+        )
+    check_cut(config, feature_extractor)
     for dataset in sets:
         first = dataset[0]
         if float(first["sampling_rate"]) != float(config.sampling_rate):
@@ -675,15 +666,9 @@ def check_fits(config: Any, feature_extractor: Any, *sets: datasets.Dataset) -> 
                 f"the recordings were prepared at {float(first['sampling_rate']):g} Hz and the model works at "
                 f"{config.sampling_rate:g} Hz: prepare them with the model's feature extractor"
             )
-        if len(first["signal"]) != len(config.lead_names):
-            raise InputError(
-                f"the recordings were prepared with {len(first['signal'])} leads and the model reads "
-                f"{len(config.lead_names)} ({', '.join(config.lead_names)}): prepare them with the model's feature "
-                "extractor"
-            )
 
 
-def make_optimizer(model: ClearHugForSequenceClassification, arguments: FinetuningArguments) -> torch.optim.Optimizer:
+def make_optimizer(model: PreTrainedModel, arguments: FinetuningArguments) -> torch.optim.Optimizer:
     """AdamW over what is trained: head at one rate, the encoder's layers at rates that fall towards the input."""
     encoder = {id(parameter): name for name, parameter in model.base_model.named_parameters()}
     layers = model.config.num_hidden_layers

@@ -215,6 +215,11 @@ def load_classifier(path: str | Path) -> tuple[Any, Any]:
         InputError: If it holds no whole fine-tuned model.
     """
     folder = find_model_folder(path)
+    if names := [one for one in _architectures(folder) if one.endswith("ForTokenClassification")]:
+        raise InputError(
+            f"{folder} holds a classifier of samples ({names[0]}), not of recordings: fine-tune one with "
+            "`clear-hug finetune`"
+        )
     model, info = _load(AutoModelForSequenceClassification, folder)
     if info["missing_keys"]:
         raise InputError(
@@ -237,7 +242,18 @@ def load_pretrained(path: str | Path) -> tuple[Any, Any]:
 
 def holds_decoder(folder: Path) -> bool:
     """Whether a model folder holds a pre-trained model with its decoder."""
-    return any("ForPreTraining" in name for name in AutoConfig.from_pretrained(folder).architectures or ())
+    return any("ForPreTraining" in name for name in _architectures(folder))
+
+
+def _architectures(folder: Path) -> list[str]:
+    return list(_load_config(folder).architectures or ())
+
+
+def _load_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
 
 
 def load_model(path: str | Path) -> tuple[Any, Any, str]:
@@ -255,10 +271,7 @@ def load_model(path: str | Path) -> tuple[Any, Any, str]:
         InputError: If it holds no whole model, or weights that the model has no place for.
     """
     folder = find_model_folder(path)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
+    config = _load_config(folder)
     architecture = next(iter(config.architectures or ()), None)
     served = {reference.split(".")[-1]: name for name, reference in (getattr(config, "auto_map", None) or {}).items()}
     if architecture not in served:
@@ -308,6 +321,21 @@ def load_for_finetuning(path: str | Path, label_names: Sequence[str], **override
     if lost := [key for key in info["missing_keys"] if key.startswith(prefix)]:
         raise InputError(f"{folder} holds no whole encoder: {lost[0]} and {len(lost) - 1} other weights are missing")
     return model, load_feature_extractor(folder)
+
+
+def check_heads(folder: Path, heads: Sequence[str]) -> None:
+    """
+    Refuse heads that the model of a folder cannot have.
+
+    Raises:
+        InputError: If there is one, with those that it can have.
+    """
+    config = _load_config(folder)
+    for head in heads:
+        try:
+            classifier_config(config, ["label"], head_type=head)
+        except InputError as error:
+            raise InputError(f"{config.model_type} has no head {head!r}: {error}") from error
 
 
 def classifier_config(config: Any, label_names: Sequence[str], **overrides: Any) -> Any:

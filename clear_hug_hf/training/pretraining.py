@@ -6,7 +6,9 @@ A model trains here if its `forward` returns an output with a `loss`, and then m
 - return `loss_weight`, of how many terms its loss is the mean: the parts of a step, on one process or several, then
   add up to exactly the loss of the whole step. Without it, recordings count alike;
 - take `seeds`, one per recording, and draw from them what it draws: the same on any device and number of processes;
-- define `after_optimizer_step(progress)`, called with the share of the steps done, to lead a teacher network along.
+- take `seed`, a whole number, and draw from it what is the same for all recordings of a step, in all of its parts;
+- define `after_optimizer_step(progress)`, called with the share of the steps done, to lead a teacher network along;
+- name in `monitors` further fields of its output, numbers that are logged beside the loss: signs of a collapse, say.
 
 Order and hidden beats follow from the seed and the step alone, dropout from these and the process, so a run goes on
 from a checkpoint as if it had never stopped.
@@ -237,9 +239,9 @@ def pretrain(
         [`PretrainingResult`]
 
     Raises:
-        InputError: If there is nothing to train on, the batch does not fit, the rate is not the model's, the folder
-            cannot be written or holds another run, or a loss is not finite; that leaves every checkpoint and model
-            folder as it was.
+        InputError: If there is nothing to train on, the batch does not fit, rate, leads or lengths are not the
+            model's, the folder cannot be written or holds another run, or a loss is not finite; that leaves every
+            checkpoint and model folder as it was.
     """
     arguments = PretrainingArguments() if arguments is None else arguments
     if output_dir is not None:
@@ -248,6 +250,7 @@ def pretrain(
             raise InputError(f"{output_dir} holds a fine-tuning run, which would be lost: choose another folder")
     collator = BeatCollator(feature_extractor, label_names=()) if collator is None else collator
     _check_rate(model, train_dataset, feature_extractor)
+    check_cut(model.config, feature_extractor)
     accelerator = _accelerator(arguments, output_dir)
     plan = _plan(train_dataset, arguments, accelerator)
     loop = _Loop(model, train_dataset, validation_dataset, feature_extractor, collator, arguments, plan, accelerator)
@@ -319,6 +322,38 @@ def _check_rate(model: PreTrainedModel, dataset: Any, feature_extractor: Any) ->
             )
 
 
+def check_cut(config: Any, feature_extractor: Any) -> None:
+    """
+    Refuse a feature extractor that makes of a recording what a model does not read.
+
+    Args:
+        config ([`PreTrainedConfig`]): The model's.
+        feature_extractor: Of the same system; what either does not have is not compared.
+
+    Raises:
+        InputError: If leads, or lengths of beats, patches or windows differ, or there are more beats.
+    """
+    found_leads, wanted_leads = list(feature_extractor.lead_names), list(config.lead_names)
+    if found_leads != wanted_leads:
+        raise InputError(
+            f"the feature extractor gives {len(found_leads)} leads ({', '.join(found_leads)}) and the model reads "
+            f"{len(wanted_leads)} ({', '.join(wanted_leads)}): use the one that is saved beside the model"
+        )
+    for name, of_extractor in (
+        ("beat_length", "beat_length"),
+        ("num_beats", "num_beats"),
+        ("patch_size", "patch_size"),
+        ("num_samples", "window_samples"),
+    ):
+        wanted, found = getattr(config, name, None), getattr(feature_extractor, of_extractor, None)
+        if wanted is None or found is None or found == wanted or (name == "num_beats" and found < wanted):
+            continue
+        raise InputError(
+            f"the feature extractor has {name} {found} and the model {wanted}: use the one that is saved beside the "
+            f"model, or set the model's {name}"
+        )
+
+
 def _plan(dataset: Any, arguments: PretrainingArguments, accelerator: Accelerator) -> StepPlan:
     if isinstance(dataset, datasets.IterableDataset):
         found = arguments.recordings_per_epoch
@@ -345,7 +380,8 @@ def _identity(
 
     def plain(settings: dict[str, Any]) -> dict[str, Any]:
         # Versions and how to load say nothing about the numbers, nor does how the attention is computed.
-        apart = ("transformers_version", "dtype", "auto_map", "architectures", "decoder_attention_form")
+        apart = {"transformers_version", "dtype", "auto_map", "architectures", "custom_pipelines"}
+        apart |= {"attention_form", "decoder_attention_form"}
         return {k: v for k, v in settings.items() if k not in apart and not k.startswith("_")}
 
     digest = hashlib.sha256()
@@ -373,13 +409,14 @@ class _Unread(NamedTuple):
 
     Args:
         learning_rate (`float`): Of the step.
-        loss_and_norm (`torch.Tensor` of shape `(2,)`): Loss of the whole step, and norm of its gradient.
+        values (`torch.Tensor` of shape `(2 + number of monitors,)`): Loss of the whole step, norm of its gradient, and
+            what the model wants watched, as the mean over this process's batches.
         losses (`list[torch.Tensor]`): Of each batch of this process.
         record_ids (`list[list[str]]`): Recordings of each batch of this process.
     """
 
     learning_rate: float
-    loss_and_norm: torch.Tensor
+    values: torch.Tensor
     losses: list[torch.Tensor]
     record_ids: list[list[str]]
 
@@ -414,7 +451,9 @@ class _Loop:
         share = plan.batch_size // plan.num_processes
         most = arguments.micro_batch_size or (16 if accelerator.device.type == "cpu" else share)
         self.micro_batch_size = min(most, share)
-        self.with_seeds = "seeds" in inspect.signature(model.forward).parameters
+        self.monitors: tuple[str, ...] = tuple(getattr(model, "monitors", ()))
+        takes = inspect.signature(model.forward).parameters
+        self.with_seeds, self.with_seed = "seeds" in takes, "seed" in takes
 
         if arguments.gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
@@ -510,18 +549,23 @@ class _Loop:
             group["lr"] = rate
         # Dropout, too, follows from the step, so that no generator needs to be saved.
         torch.manual_seed(int(recording_seeds(arguments.seed, [(self.step, plan.process)])[0]))
+        # A number and no tensor: to read one, the processor would wait for the device.
+        shared = {"seed": int(recording_seeds(arguments.seed, [(self.step, 0)])[0])} if self.with_seed else {}
 
         sums = torch.zeros(2, device=accelerator.device)
-        losses = []
+        losses, watched = [], torch.zeros(len(self.monitors), device=accelerator.device)
         for number, batch in enumerate(step.batches, start=1):
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             synchronised = nullcontext() if number == len(step.batches) else accelerator.no_sync(self.model)
             with synchronised:
-                loss, weight = _loss_and_weight(self.model(**batch), batch)
+                output = self.model(**batch, **shared)
+                loss, weight = _loss_and_weight(output, batch)
                 weighted = loss * weight
                 accelerator.backward(weighted)
             sums += torch.stack((weighted.detach(), weight))
             losses.append(loss.detach())
+            for place, name in enumerate(self.monitors):
+                watched[place] += getattr(output, name).detach().float() / len(step.batches)
         sums = accelerator.reduce(sums, "sum")
         weight = sums[1].clamp(min=1)
         # Gradients are sums over this process's terms, averaged over processes: they become means over all terms.
@@ -531,14 +575,15 @@ class _Loop:
         self.step += 1
         if self.after_step is not None:
             self.after_step(self.step / plan.num_steps)
-        self._unread.append(_Unread(rate, torch.stack((sums[0] / weight, norm)), losses, step.record_ids))
+        values = torch.cat((torch.stack((sums[0] / weight, norm)), watched))
+        self._unread.append(_Unread(rate, values, losses, step.record_ids))
 
     def _read_losses(self, bar: Any) -> None:
         """Read what the device has computed since, write it down, and stop if something is not finite."""
         unread, self._unread = self._unread, []
-        values = torch.stack([one.loss_and_norm for one in unread]).tolist()
+        values = torch.stack([one.values for one in unread]).tolist()
         first = self.step - len(unread) + 1
-        for number, (one, (loss, norm)) in enumerate(zip(unread, values, strict=True), start=first):
+        for number, (one, (loss, norm, *watched)) in enumerate(zip(unread, values, strict=True), start=first):
             rate = one.learning_rate
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 named = sorted(set(gather_object(one.suspects())))
@@ -549,9 +594,10 @@ class _Loop:
                     "the last checkpoint"
                 )
             epoch = (number - 1) // self.plan.steps_per_epoch + 1
-            row = dict(zip(_STEP_COLUMNS, (number, epoch, loss, norm, rate), strict=True))
+            columns = (*_STEP_COLUMNS, *self.monitors)
+            row = dict(zip(columns, (number, epoch, loss, norm, rate, *watched), strict=True))
             self.steps.append(row)
-            self.accelerator.log({f"train/{name}": row[name] for name in _STEP_COLUMNS[2:]}, step=number)
+            self.accelerator.log({f"train/{name}": row[name] for name in columns[2:]}, step=number)
         done = (self.step - self._epoch_first) * self.plan.batch_size
         speed = done / (time.perf_counter() - self._epoch_started)
         bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.1e}", recordings=f"{speed:.0f}/s", refresh=False)
@@ -577,6 +623,10 @@ class _Loop:
             "recordings_per_second": round(
                 (self.step - self._epoch_first) * plan.batch_size / (now - self._epoch_started), 1
             ),
+            **{
+                name: float(np.mean([row[name] for row in self.steps if row["epoch"] == epoch]))
+                for name in self.monitors
+            },
         }
         self.history.append(row)
         if validation_loss is not None:
@@ -735,7 +785,7 @@ def _read_steps(path: Path) -> Iterator[dict[str, Any]]:
         return
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            yield {name: int(row[name]) if name in ("step", "epoch") else float(row[name]) for name in _STEP_COLUMNS}
+            yield {name: int(value) if name in ("step", "epoch") else float(value) for name, value in row.items()}
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -19,7 +19,9 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
-from ..modeling import ClearHugConfig, ClearHugForPreTraining
+from ..data.sharding import extractor_settings
+from ..modeling import ClearHugConfig, ClearHugForPreTraining, EcgJepaConfig, EcgJepaForPreTraining
+from ..processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor
 from ..processing.errors import InputError
 from .pretraining import PretrainingArguments
 
@@ -29,10 +31,16 @@ class System(typing.NamedTuple):
 
     config: Any
     model: Any
+    feature_extractor: Any
 
 
-SYSTEMS = {"clear_hug": System(ClearHugConfig, ClearHugForPreTraining)}
+SYSTEMS = {
+    "clear_hug": System(ClearHugConfig, ClearHugForPreTraining, ClearHugFeatureExtractor),
+    "ecg_jepa": System(EcgJepaConfig, EcgJepaForPreTraining, EcgJepaFeatureExtractor),
+}
 
+# Fields of a config that the feature extractor has, too, and that act after signals and beats are stored.
+_OF_BOTH = ("lead_names", "patch_size", "beat_length", "num_beats")
 # What differs from the paper's recipe at tiny size: a few thousand recordings on two CPU cores.
 TINY: dict[str, Any] = {"epochs": 25, "batch_size": 32, "learning_rate": 1e-3, "trackers": ["tensorboard"]}
 
@@ -86,6 +94,29 @@ class Recipe:
             return config_class.preset(self.size, **self.model)
         except (TypeError, ValueError, StrictDataclassError) as error:
             raise InputError(" ".join(str(error).split())) from error
+
+    def make_feature_extractor(self, prepared_with: Any = None) -> Any:
+        """
+        The feature extractor of a new model: what `model` says of leads and lengths of patches and beats holds for it,
+        too.
+
+        Args:
+            prepared_with (*optional*): The one that recordings were prepared with, which decides everything else; a
+                new one of the system by default.
+
+        Raises:
+            InputError: If it is of another system, or as in [`make_config`].
+        """
+        config, extractor_class = self.make_config(), SYSTEMS[self.system].feature_extractor
+        extractor = extractor_class() if prepared_with is None else prepared_with
+        if type(extractor) is not extractor_class:
+            raise InputError(
+                f"the recordings were prepared for another system than {self.system}: prepare them with "
+                f"`clear-hug prepare --system {self.system}`"
+            )
+        known = extractor_settings(extractor)
+        chosen = {name: getattr(config, name) for name in _OF_BOTH if name in self.model and name in known}
+        return extractor_class(**{**known, **chosen}) if chosen else extractor
 
     def make_model(self) -> Any:
         """A new model; set the seed before."""

@@ -359,6 +359,7 @@ def test_when_a_file_is_converted_then_the_folder_says_what_it_was_made_of(relea
         "cls_attention": "reference_bias",
         "beat_embedding": "conv",
         "labels_known": False,
+        "license_note": "Their repository states no licence",
     }
     config = ClearHugConfig.from_pretrained(tmp_path / "model")
     assert config.id2label[4] == "LABEL_4"

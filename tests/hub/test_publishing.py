@@ -33,6 +33,7 @@ CODE = {
     "feature_extraction_clear_hug.py",
     "leads.py",
     "modeling_clear_hug.py",
+    "recordings.py",
     "signal_cleaning.py",
 }
 AUTO_MAP = {

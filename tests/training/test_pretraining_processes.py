@@ -13,29 +13,56 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from clear_hug_hf.cli import main
 
-SMALL = [
-    "hidden_size=32",
-    "num_hidden_layers=1",
-    "num_attention_heads=2",
-    "intermediate_size=32",
-    "decoder_hidden_size=32",
-    "decoder_num_hidden_layers=1",
-    "decoder_num_attention_heads=2",
-    "decoder_intermediate_size=32",
-]
+
+SMALL = {
+    "clear_hug": [
+        "hidden_size=32",
+        "num_hidden_layers=1",
+        "num_attention_heads=2",
+        "intermediate_size=32",
+        "decoder_hidden_size=32",
+        "decoder_num_hidden_layers=1",
+        "decoder_num_attention_heads=2",
+        "decoder_intermediate_size=32",
+    ],
+    "ecg_jepa": [
+        "hidden_size=32",
+        "num_hidden_layers=1",
+        "num_attention_heads=2",
+        "intermediate_size=32",
+        "predictor_hidden_size=16",
+        "predictor_num_hidden_layers=1",
+        "predictor_num_attention_heads=2",
+        "predictor_intermediate_size=16",
+    ],
+}
 STEADY = ["hidden_dropout_prob=0.0", "attention_probs_dropout_prob=0.0"]
 SCRIPT = str(Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py")
 
 
-def _command(data: Path, output: Path, epochs: int, *fields: str, processes: int = 1) -> list[str]:
+def _command(
+    data: Path, output: Path, epochs: int, *fields: str, processes: int = 1, system: str = "clear_hug"
+) -> list[str]:
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    options = [word for field in (*SMALL, *fields) for word in ("--model-option", field)]
-    recipe = ["--epochs", str(epochs), "--batch-size", "8", "--checkpoint-every", "10", "--trackers"]
+    options = [word for field in (*SMALL[system], *fields) for word in ("--model-option", field)]
+    recipe = [
+        "--system",
+        system,
+        "--epochs",
+        str(epochs),
+        "--batch-size",
+        "8",
+        "--checkpoint-every",
+        "10",
+        "--trackers",
+    ]
     return [*launcher, SCRIPT, "--data", str(data), "--output", str(output), *recipe, *options]
 
 
@@ -118,3 +145,20 @@ def test_when_two_processes_train_then_the_loss_curve_is_that_of_one_also_after_
     with (one / "pretraining_log.csv").open() as first, (two / "pretraining_log.csv").open() as second:
         for row, other in zip(csv.DictReader(first), csv.DictReader(second), strict=True):
             assert float(other["validation_loss"]) == pytest.approx(float(row["validation_loss"]), abs=1e-5)
+
+
+def test_when_two_processes_train_ecg_jepa_then_one_mask_holds_for_all_of_a_step(
+    ptbxl_folder: Path, tmp_path: Path
+) -> None:
+    assert main(["prepare", str(ptbxl_folder), "--system", "ecg_jepa", "--output", str(tmp_path / "data")]) == 0
+    found = []
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        _run(_command(tmp_path / "data", output, 2, processes=processes, system="ecg_jepa"))
+        found.append((_steps(output), load_file(output / "model" / "model.safetensors")))
+    (expected, of_one), (steps, of_two) = found
+    assert len(steps) == len(expected) == 12
+    for name in ("loss", "gradient_norm"):
+        assert [row[name] for row in steps] == pytest.approx([row[name] for row in expected], abs=1e-5)
+    for name, tensor in of_one.items():
+        torch.testing.assert_close(of_two[name], tensor, atol=1e-4, rtol=1e-3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clear_hug_hf.processing import InputError
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
 from clear_hug_hf.training.pretraining import PretrainingArguments
 from clear_hug_hf.training.recipes import Recipe, add_recipe_options, read_recipe, recipe_from_options
 
@@ -109,6 +109,20 @@ def test_when_a_recipe_is_wrong_then_the_field_and_the_mend_are_named(text: str,
 def test_when_the_model_of_a_recipe_is_wrong_then_it_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_recipe(None, values).make_config()
+
+
+def test_when_the_model_of_a_recipe_is_cut_otherwise_then_the_feature_extractor_goes_along() -> None:
+    fewer = read_recipe(None, {"model": {"num_beats": 10, "beat_length": 64, "sampling_rate": 250}})
+    prepared_with = ClearHugFeatureExtractor(detector="neurokit", num_beats=12)
+    found = fewer.make_feature_extractor(prepared_with)
+    assert (found.num_beats, found.beat_length, found.detector) == (10, 64, "neurokit")
+    # What was stored at another rate cannot be made another.
+    assert found.sampling_rate == 100.0
+    assert read_recipe(None).make_feature_extractor(prepared_with) is prepared_with
+    leads = read_recipe(None, {"system": "ecg_jepa", "model": {"lead_names": ["V2", "II"], "mask_type": "random"}})
+    assert leads.make_feature_extractor().lead_names == ["V2", "II"]
+    with pytest.raises(InputError, match="were prepared for another system than ecg_jepa: prepare them with"):
+        leads.make_feature_extractor(prepared_with)
 
 
 def test_when_a_model_option_is_no_yaml_then_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,236 @@
+"""
+CLEAR and ECG-JEPA on the same recordings for the same compute, at tiny size, cross-validated by patient.
+
+    clear-hug prepare PTB_XL --labels ptbxl_super --output prepared/clear
+    clear-hug prepare PTB_XL --labels ptbxl_super --system ecg_jepa --output prepared/jepa
+    python benchmarks/compare_systems.py --clear prepared/clear --jepa prepared/jepa --output runs/comparison
+
+The recordings that both prepared folders have (folds 1 to 9) are divided into three thirds by patient. For each third,
+an encoder of each system is pre-trained on the other two without labels for the same seconds: how many epochs that
+are is measured first, in turn on one thread, and is then the same for all thirds. Heads are trained on nine tenths of
+these patients and chosen on the last tenth, and the third is tested. The seed of a pre-training run is the number of
+its third; heads have three seeds each. The control of each system is its encoder without its weights. Stopped, the
+same command goes on.
+
+Writes `benchmarks/results/compare_systems.csv`: macro AUROC of each method with a 95 % bootstrap interval over
+patients, the value of each seed, and paired differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from machine import REPOSITORY, describe_machine, write_csv
+from transformers import set_seed
+from transformers.utils import logging
+
+from clear_hug_hf.data.prepared import load_prepared
+from clear_hug_hf.data.splits import patient_folds
+from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
+from clear_hug_hf.evaluation.protocol import split_off
+from clear_hug_hf.training.benchmark import CELLS, RANDOM, BenchmarkArguments, Cell, Task, run_benchmark
+from clear_hug_hf.training.features import dataset_labels
+from clear_hug_hf.training.pretraining import pretrain
+from clear_hug_hf.training.recipes import read_recipe
+
+
+NUM_FOLDS = 3
+SEEDS = (0, 1, 2)
+SYSTEMS = {"clear": "clear_hug", "jepa": "ecg_jepa"}
+HEADS = {"clear": ("mean", "hug"), "jepa": ("mean",)}
+# Name, system, whether the encoder is pre-trained, head.
+METHODS = [
+    ("CLEAR untrained + mean", "clear", False, "mean"),
+    ("CLEAR untrained + HUG", "clear", False, "hug"),
+    ("CLEAR + mean", "clear", True, "mean"),
+    ("CLEAR + HUG", "clear", True, "hug"),
+    ("ECG-JEPA untrained + mean", "jepa", False, "mean"),
+    ("ECG-JEPA + mean", "jepa", True, "mean"),
+]
+DIFFERENCES = [
+    ("CLEAR + mean", "CLEAR untrained + mean"),
+    ("CLEAR + HUG", "CLEAR untrained + HUG"),
+    ("ECG-JEPA + mean", "ECG-JEPA untrained + mean"),
+    ("ECG-JEPA + mean", "CLEAR + mean"),
+    ("ECG-JEPA + mean", "CLEAR + HUG"),
+]
+
+
+class Comparison:
+    """What both systems share: recordings, thirds, and how long they are pre-trained."""
+
+    def __init__(self, folders: dict[str, Path], output: Path, seconds: float):
+        self.output, self.seconds = output, seconds
+        loaded = {name: load_prepared(folder) for name, folder in folders.items()}
+        self.extractors = {name: extractor for name, (_, extractor) in loaded.items()}
+        everything = {
+            name: datasets.concatenate_datasets([sets[split] for split in ("train", "validation") if split in sets])
+            for name, (sets, _) in loaded.items()
+        }
+        shared = set.intersection(*(set(rows["record_id"]) for rows in everything.values()))
+        self.rows = {
+            name: rows.select([place for place, record in enumerate(rows["record_id"]) if record in shared])
+            for name, rows in everything.items()
+        }
+        first, *others = self.rows.values()
+        if any(list(rows["record_id"]) != list(first["record_id"]) for rows in others):
+            raise SystemExit("the two folders list the recordings in another order: prepare them from the same source")
+        self.folds = patient_folds(first["record_id"], first["patient_id"], NUM_FOLDS)
+
+    def epochs(self) -> dict[str, int]:
+        """Epochs that take each system the same seconds, measured once."""
+        path = self.output / "epoch_seconds.json"
+        if not path.is_file():
+            times = {name: [self._seconds_of_epoch(name, fold) for fold in range(2)] for name in SYSTEMS}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(times, indent=2))
+        return {name: max(1, round(self.seconds / min(found))) for name, found in json.loads(path.read_text()).items()}
+
+    def _seconds_of_epoch(self, name: str, fold: int) -> float:
+        recipe = read_recipe(None, {"system": SYSTEMS[name], "epochs": 1, "trackers": []})
+        with tempfile.TemporaryDirectory() as folder:
+            result = pretrain(
+                recipe.make_model(),
+                self.rows[name].select(np.flatnonzero(self.folds != fold)),
+                self.extractors[name],
+                folder,
+                None,
+                recipe.training,
+            )
+        return float(result.history[-1]["seconds"])
+
+    def folder_of(self, name: str, fold: int) -> Path:
+        """Where the encoder of a system and third is."""
+        return self.output / "pretrained" / f"{name}-{fold}"
+
+    def pretrain(self, name: str, fold: int) -> None:
+        """Pre-train a system on all thirds but one, or find that it was."""
+        recipe = read_recipe(
+            None, {"system": SYSTEMS[name], "epochs": self.epochs()[name], "seed": fold, "trackers": []}
+        )
+        set_seed(fold)
+        rows = np.flatnonzero(self.folds != fold)
+        result = pretrain(
+            recipe.make_model(),
+            self.rows[name].select(rows),
+            self.extractors[name],
+            self.folder_of(name, fold),
+            None,
+            recipe.training,
+        )
+        last = result.history[-1]
+        print(f"{name}, third {fold}: {last['epoch']} epochs, {last['seconds']:.0f} s, loss {last['train_loss']:.4f}")
+
+    def task(self, name: str, fold: int) -> Task:
+        """Train, validation and test recordings of a third."""
+        everything = self.rows[name]
+        names = list(everything.features["labels"])
+        others = everything.select(np.flatnonzero(self.folds != fold))
+        labels = dataset_labels(others, names).numpy()
+        first, second = split_off(labels, others["patient_id"], 0.1, seed=fold)
+        sets = {
+            "train": others.select(first),
+            "validation": others.select(second),
+            "test": everything.select(np.flatnonzero(self.folds == fold)),
+        }
+        return Task(f"third{fold}", sets, names, self.extractors[name])
+
+    def probe(self, name: str, fold: int) -> None:
+        """Train and test heads on a third, and on the encoder without its weights."""
+        models = {name: self.folder_of(name, fold) / "model", RANDOM: None}
+        arguments = BenchmarkArguments(heads=HEADS[name], fractions=(1.0,), seeds=SEEDS)
+        run_benchmark(
+            [self.task(name, fold)], models, self.output / f"probes-{name}-{fold}", arguments, self.output / "features"
+        )
+
+    def summarise(self) -> list[dict[str, Any]]:
+        """Rows of the results, of the methods whose cells are all there."""
+        samples: dict[str, np.ndarray] = {}
+        of_seeds: dict[str, np.ndarray] = {}
+        for title, name, trained, head in METHODS:
+            of_folds, by_seed = [], []
+            for fold in range(NUM_FOLDS):
+                task = self.task(name, fold)
+                folder = self.output / f"probes-{name}-{fold}" / CELLS
+                cells = [Cell(task.name, 1.0, seed, name if trained else RANDOM, "probe", head) for seed in SEEDS]
+                paths = [folder / f"{cell.name}.npy" for cell in cells]
+                if not all(path.is_file() for path in paths):
+                    break
+                runs = [np.load(path) for path in paths]
+                labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
+                patients = task.sets["test"]["patient_id"]
+                # The patients of the thirds are others, so that they are drawn apart.
+                of_folds.append(macro_auroc_samples(labels, runs, patients, 2000, seed=fold))
+                by_seed.append([float(macro_auroc_samples(labels, [run], patients, 0)[0]) for run in runs])
+            if len(of_folds) == NUM_FOLDS:
+                samples[title] = np.mean(of_folds, axis=0)
+                of_seeds[title] = np.mean(by_seed, axis=0)
+        rows = [_row("macro AUROC", title, "", one, of_seeds[title]) for title, one in samples.items()]
+        for first, second in DIFFERENCES:
+            if first in samples and second in samples:
+                between = of_seeds[first] - of_seeds[second]
+                rows.append(_row("difference", first, second, samples[first] - samples[second], between))
+        epochs = self.epochs()
+        about = {"seconds": f"{self.seconds:g}", "epochs": " ".join(f"{name}={epochs[name]}" for name in SYSTEMS)}
+        return [{**row, **about, **describe_machine("torch", "transformers", "scikit-learn")} for row in rows]
+
+
+def _row(kind: str, method: str, minus: str, samples: np.ndarray, by_seed: np.ndarray) -> dict[str, Any]:
+    interval = interval_of_samples(samples)
+    return {
+        "what": kind,
+        "method": method,
+        "minus": minus,
+        **{name: f"{value:.5f}" for name, value in interval.items() if value is not None},
+        "seeds": " ".join(f"{value:.4f}" for value in by_seed),
+    }
+
+
+def main() -> int:
+    """Run what is asked for, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clear", type=Path, required=True, metavar="DIR", help="prepared for CLEAR")
+    parser.add_argument("--jepa", type=Path, required=True, metavar="DIR", help="the same, prepared for ECG-JEPA")
+    parser.add_argument("--output", type=Path, default=Path("runs/comparison"), metavar="DIR", help="%(default)s")
+    parser.add_argument("--seconds", type=float, default=300.0, metavar="S", help="of each pre-training (%(default)s)")
+    parser.add_argument("--only", choices=("epochs", "pretraining", "probes", "summary"), help="one part")
+    parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="thirds")
+    parser.add_argument("--systems", nargs="+", choices=tuple(SYSTEMS), default=list(SYSTEMS), help="which")
+    parser.add_argument(
+        "--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "compare_systems.csv", metavar="FILE"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    comparison = Comparison({"clear": arguments.clear, "jepa": arguments.jepa}, arguments.output, arguments.seconds)
+    parts = ("epochs", "pretraining", "probes") if arguments.only is None else (arguments.only,)
+    if "epochs" in parts:
+        print(f"epochs in {arguments.seconds:g} s: {comparison.epochs()}", flush=True)
+    for part in parts:
+        for fold in arguments.folds:
+            for name in arguments.systems:
+                if part == "pretraining":
+                    comparison.pretrain(name, fold)
+                elif part == "probes":
+                    comparison.probe(name, fold)
+    rows = comparison.summarise()
+    if rows:
+        write_csv(arguments.results, rows)
+    for row in rows:
+        minus = f" - {row['minus']}" if row["minus"] else ""
+        print(f"{row['method']}{minus}: {row['value']} ({row['low']} to {row['high']}); seeds {row['seeds']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Converted checkpoints as model folders, each with what it was made of and a card that says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..processing import InputError
+from ..training.folders import CARD, CONVERSION, FOOTER, check_writable, whole_folder
+from .checkpoints import name_some
+from .pipeline_ecg_classification import EcgClassificationPipeline
+
+
+# What a conversion writes.
+_OF_CONVERSION = re.compile(
+    r"(conversion|config|preprocessor_config)\.json|README\.md|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\w+\.py"
+)
+
+
+def check_replaceable(folder: str | Path) -> Path:
+    """
+    Refuse, before any work, a folder that cannot be written, or with anything that no conversion put there.
+
+    Raises:
+        InputError: If that is so.
+    """
+    folder = check_writable(folder)
+    if not folder.is_dir():
+        return folder
+    names = {path.name for path in folder.iterdir()}
+    if names and CONVERSION not in names:
+        raise InputError(f"{folder} exists and holds no earlier conversion: choose another folder")
+    others = sorted(name for name in names if not _OF_CONVERSION.fullmatch(name))
+    if (folder / CARD).is_file() and FOOTER not in (folder / CARD).read_text(encoding="utf-8"):
+        others.append(CARD)
+    if others:
+        raise InputError(
+            f"{folder} holds what the conversion before did not write ({name_some(others)}): move it away, or choose "
+            "another folder"
+        )
+    return folder
+
+
+def save_converted(
+    path: Path, folder: Path, model: Any, feature_extractor: Any, auto_class: str, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Write a converted model whole: weights, config, code, preprocessing, the pipeline of a classifier,
+    `conversion.json` and a card.
+
+    Args:
+        path (`Path`): The released file.
+        folder (`Path`): As [`check_replaceable`] gave it.
+        model ([`PreTrainedModel`]): With the file's weights.
+        feature_extractor: Nearest to how the weights' recordings were prepared.
+        auto_class (`str`): Auto class that loads the model with all its weights.
+        facts (`Mapping`): `system`, `kind`, `num_tensors`, `size`, `license_note`, and what else is to be known.
+
+    Returns:
+        `dict`: What stands in `conversion.json`.
+    """
+    # Cards bring heavier libraries, which only those who make one need.
+    from .model_card import make_card
+
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    conversion: dict[str, Any] = {
+        **facts,
+        "file": path.name,
+        "sha256": digest,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_attention_heads": model.config.num_attention_heads,
+        "versions": {name: version(name) for name in ("clear-hug-hf", "torch", "transformers", "safetensors")},
+    }
+    number = conversion["num_parameters"]
+    card = make_card(
+        folder.name, model.config, auto_class, feature_extractor, {CONVERSION: conversion}, num_parameters=number
+    ).card
+    with whole_folder(folder) as partial:
+        if auto_class == "AutoModelForSequenceClassification":
+            EcgClassificationPipeline(model=model, feature_extractor=feature_extractor).save_pretrained(partial)
+        else:
+            model.save_pretrained(partial)
+            feature_extractor.save_pretrained(partial)
+        (partial / CARD).write_text(str(card), encoding="utf-8")
+        text = json.dumps(conversion, indent=2, ensure_ascii=False)
+        (partial / CONVERSION).write_text(f"{text}\n", encoding="utf-8")
+    return conversion

@@ -1,0 +1,1248 @@
+"""
+The ECG-JEPA models ("Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive
+Architecture", Kim, arXiv 2410.08559).
+
+Pre-training hides the same times in all leads. A student encodes what is left, and a predictor guesses from it, lead
+by lead, what a teacher, the student's moving average, makes of the hidden patches when it sees all. Patches attend
+only to those of their own lead and of their own time: cross-pattern attention (CroPA).
+
+Shapes: `B` recordings, `L` leads, `T` samples per lead, `P` times, that is patches per lead (at most
+`config.num_patches`), `N = L * P` tokens in lead-major order, `V` visible and `M` hidden times, `D` the width.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_ecg_jepa import ATTENTION_FORMS, EcgJepaConfig
+
+
+TARGET_NORM_EPS = 1e-5
+"""Added to the variance when the teacher's states become targets."""
+IGNORED_LABEL = -100
+"""Class of a sample or a recording that nobody knows."""
+
+
+@dataclass
+class EcgJepaModelOutput(ModelOutput):
+    """
+    Output of [`EcgJepaModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_leads * num_patches, hidden_size)`):
+            State of every patch in lead-major order (or of the `kept_times` of every lead). What stands at missing
+            leads and times has no meaning.
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+            Their mean over the patches that exist: the representation of the recording.
+        lead_states (`torch.FloatTensor` of shape `(batch_size, num_leads, hidden_size)`):
+            Their mean over the patches of each lead; zero for a lead that is missing.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
+            The embeddings, before any position is added, and the output of every layer, each of the shape of
+            `last_hidden_state`; the last is `last_hidden_state` itself.
+        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
+            Attention weights of every layer, each of shape `(batch_size, num_heads, sequence, sequence)`.
+        present_leads (`torch.BoolTensor` of shape `(batch_size, num_leads)`):
+            True for leads that have a patch: those whose states have a meaning.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    lead_states: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    present_leads: torch.Tensor | None = None
+
+
+@dataclass
+class EcgJepaForPreTrainingOutput(ModelOutput):
+    """
+    Output of [`EcgJepaForPreTraining`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`):
+            Distance (`config.loss_type`) between prediction and target: the mean over the features of a patch, then
+            over all hidden patches that exist.
+        prediction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_hidden, hidden_size)`):
+            What the predictor makes of the hidden patches.
+        target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_hidden, hidden_size)`):
+            What the teacher makes of them, each normalised over its features.
+        masked_positions (`torch.BoolTensor` of shape `(batch_size, num_leads, num_patches)`):
+            The hidden patches that count in the loss.
+        pooled_std (`torch.FloatTensor` of shape `()`):
+            Standard deviation of the student's pooled output over the batch, averaged over the features. Near zero,
+            all recordings look alike to it: the training has collapsed.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
+            Of the student: the visible patches.
+        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
+            Of the student.
+        loss_weight (`torch.FloatTensor` of shape `()`):
+            How many patches `loss` is the mean of: batches that make up one step are weighted by it.
+    """
+
+    loss: torch.Tensor | None = None
+    prediction: torch.Tensor | None = None
+    target: torch.Tensor | None = None
+    masked_positions: torch.Tensor | None = None
+    pooled_std: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    loss_weight: torch.Tensor | None = None
+
+
+@dataclass
+class EcgJepaClassifierOutput(ModelOutput):
+    """
+    Output of [`EcgJepaForSequenceClassification`] and [`EcgJepaForTokenClassification`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
+            The loss that `config.problem_type` names, or cross-entropy of the samples.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)` or `(batch_size, num_leads, T, num_labels)`):
+            Scores of the recording, or of every sample of every lead.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
+            Of the encoder.
+        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
+            Of the encoder.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def _expect_shape(name: str, tensor: torch.Tensor, *shapes: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) not in shapes:
+        expected = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(f"{name} must have shape {expected} for these recordings, got {tuple(tensor.shape)}.")
+
+
+def check_recordings(
+    input_values: torch.Tensor, config: EcgJepaConfig, lead_indices: torch.Tensor | None = None
+) -> tuple[int, int]:
+    """
+    Refuse recordings that the model was not built for.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(B, L, T)`):
+            The recordings.
+        config (`EcgJepaConfig`):
+            The model's.
+        lead_indices (`torch.LongTensor` of shape `(L,)`, *optional*):
+            Which of the model's leads they hold; by default all.
+
+    Returns:
+        `tuple[int, int]`: Their numbers of leads and of times.
+
+    Raises:
+        `ValueError`: if the shape is not `(batch_size, leads, whole patches)`.
+    """
+    if lead_indices is not None and (lead_indices.ndim != 1 or not 1 <= len(lead_indices) <= config.num_leads):
+        raise ValueError(
+            f"lead_indices must name 1 to {config.num_leads} leads in one dimension, got shape "
+            f"{tuple(lead_indices.shape)}."
+        )
+    num_leads = config.num_leads if lead_indices is None else len(lead_indices)
+    if (
+        input_values.ndim != 3
+        or input_values.shape[1] != num_leads
+        or not 1 <= input_values.shape[2] <= config.num_samples
+        or input_values.shape[2] % config.patch_size
+    ):
+        raise ValueError(
+            f"input_values must have shape (batch_size, {num_leads} leads, a multiple of {config.patch_size} samples "
+            f"up to {config.num_samples}), got {tuple(input_values.shape)}: prepare the recording with the model's "
+            "feature extractor, and name its leads by lead_indices if it has only some."
+        )
+    return num_leads, input_values.shape[2] // config.patch_size
+
+
+def unless_full(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """
+    A mask, or `None` where it is seen to leave nothing out: work without masks is faster. On a GPU looking would wait
+    for it.
+    """
+    if mask is None or (mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())):
+        return None
+    return mask.bool()
+
+
+def find_real_patches(
+    input_values: torch.Tensor, num_times: int, lead_mask: torch.Tensor | None, time_mask: torch.Tensor | None
+) -> torch.Tensor | None:
+    """
+    Which patches exist.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(B, L, T)`):
+            The recordings.
+        num_times (`int`):
+            Their patches per lead, `P`.
+        lead_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
+            True where a lead was recorded; by default everywhere.
+        time_mask (`torch.Tensor` of shape `(B, P)`, *optional*):
+            True where the recording lasts; by default everywhere.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, L, P)`, or `None` where all exist.
+
+    Raises:
+        `ValueError`: if a mask has another shape.
+    """
+    batch_size, num_leads, _ = input_values.shape
+    if lead_mask is not None:
+        _expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
+    if time_mask is not None:
+        _expect_shape("time_mask", time_mask, (batch_size, num_times))
+    lead_mask, time_mask = unless_full(lead_mask), unless_full(time_mask)
+    if lead_mask is None and time_mask is None:
+        return None
+    real = torch.ones((batch_size, num_leads, num_times), dtype=torch.bool, device=input_values.device)
+    if lead_mask is not None:
+        real = real & lead_mask[:, :, None]
+    if time_mask is not None:
+        real = real & time_mask[:, None, :]
+    return real
+
+
+def at_times(states: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """
+    Some of the times of every lead.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, L, P)` or `(B, L, P, X)`):
+            Something per patch.
+        times (`torch.LongTensor` of shape `(1, V)` or `(B, V)`):
+            The times, the same for all recordings or for each its own; `B` may be 1 in `states`, too.
+
+    Returns:
+        `torch.Tensor` of shape `(B, L, V)` or `(B, L, V, X)`.
+    """
+    if times.shape[0] == 1:
+        return states.index_select(2, times[0])
+    index = times[:, None, :].expand(-1, states.shape[1], -1)
+    if states.ndim == 4:
+        index = index[..., None].expand(-1, -1, -1, states.shape[3])
+    return states.expand(times.shape[0], *states.shape[1:]).gather(2, index)
+
+
+def sincos_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """
+    Sines, then cosines, of positions at `width / 2` frequencies from 1 down to nearly 1 / 10000, in float64.
+
+    Args:
+        positions (`torch.Tensor` of shape `(X,)`):
+            Whole numbers.
+        width (`int`):
+            Even.
+
+    Returns:
+        `torch.DoubleTensor` of shape `(X, width)`.
+    """
+    exponents = torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width / 2)
+    angles = positions.to(torch.float64)[:, None] * 10_000.0**-exponents
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+def grid_positions(num_leads: int, num_times: int, width: int) -> torch.Tensor:
+    """
+    Fixed positions of a grid of patches: the first half of the features tells the time, the second the lead.
+
+    Returns:
+        `torch.FloatTensor` of shape `(L, P, width)`. On the CPU whatever the default device: also loading calls it.
+    """
+    times = sincos_positions(torch.arange(num_times, device="cpu"), width // 2)
+    leads = sincos_positions(torch.arange(num_leads, device="cpu"), width // 2)
+    times = times.expand(num_leads, -1, -1)
+    return torch.cat((times, leads[:, None].expand(-1, num_times, -1)), dim=2).float()
+
+
+def cross_pattern(num_leads: int, num_times: int) -> torch.Tensor:
+    """
+    Who may attend to whom in cross-pattern attention: patches of one lead, and patches of one time.
+
+    Returns:
+        `torch.BoolTensor` of shape `(L, P, L, P)`. On the CPU whatever the default device: also loading calls it.
+    """
+    leads = torch.eye(num_leads, dtype=torch.bool, device="cpu")
+    times = torch.eye(num_times, dtype=torch.bool, device="cpu")
+    return leads[:, None, :, None] | times[None, :, None, :]
+
+
+class CrossPattern(NamedTuple):
+    """
+    Cross-pattern attention by rows and columns of the grid of patches, in place of a mask of all pairs.
+
+    Args:
+        num_leads (`int`):
+            Rows of the grid.
+        real (`torch.BoolTensor` of shape `(B, L, P)`, *optional*):
+            Patches that exist; by default all.
+    """
+
+    num_leads: int
+    real: torch.Tensor | None = None
+
+
+def seeded_uniforms(seed: int, count: int) -> list[float]:
+    """
+    Uniform numbers from 0 to below 1 that depend on nothing but a seed (SplitMix64, the generator of Steele, Lea and
+    Flood, OOPSLA 2014).
+    """
+    bits = 0xFFFFFFFFFFFFFFFF
+    numbers = []
+    for index in range(1, count + 1):
+        state = (seed + index * 0x9E3779B97F4A7C15) & bits
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & bits
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & bits
+        numbers.append(((state ^ (state >> 31)) >> 11) / 2**53)
+    return numbers
+
+
+def num_mask_draws(config: EcgJepaConfig, num_times: int) -> int:
+    """How many uniform numbers [`draw_time_mask`] turns into a mask."""
+    return 1 + num_times if config.mask_type == "random" else 2 * config.num_mask_blocks
+
+
+def draw_time_mask(config: EcgJepaConfig, num_times: int, uniforms: Sequence[float]) -> list[bool]:
+    """
+    Which times to hide (the paper's section on masking). At least one is hidden and one stays visible.
+
+    Args:
+        config (`EcgJepaConfig`):
+            Names the kind of the mask and its shares.
+        num_times (`int`):
+            Times to choose from, at least 2.
+        uniforms (`Sequence[float]`):
+            As many numbers from 0 to below 1 as [`num_mask_draws`] says.
+
+    Returns:
+        `list[bool]`: True where a time is hidden.
+
+    Raises:
+        `ValueError`: if there are fewer than two times.
+    """
+    if num_times < 2:
+        raise ValueError(f"pre-training hides some patches and shows others: {num_times} per lead is too few.")
+    low, high = config.mask_range
+    if config.mask_type == "random":
+        count = min(max(int(num_times * (low + (high - low) * uniforms[0])), 1), num_times - 1)
+        order = sorted(range(num_times), key=uniforms[1:].__getitem__)
+        hidden = set(order[:count])
+    else:
+        hidden = set()
+        for size, place in zip(uniforms[::2], uniforms[1::2], strict=True):
+            length = max(int(num_times * (low + (high - low) * size)), 1)
+            num_starts = num_times - length + (not config.released_block_starts)
+            start = int(num_starts * place)
+            hidden.update(range(start, start + length))
+        if len(hidden) == num_times:
+            hidden.remove(0)
+    return [time in hidden for time in range(num_times)]
+
+
+def drop_path(states: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
+    """Stochastic depth: zero for some of the sequences `(B, N, D)`, the others scaled up to keep the mean."""
+    if not training or not rate:
+        return states
+    kept = torch.rand((states.shape[0], 1, 1), device=states.device) >= rate
+    return states * (kept.to(states.dtype) / (1.0 - rate))
+
+
+class EcgJepaEmbeddings(nn.Module):
+    """Embeds patches; knows their fixed positions."""
+
+    positions: torch.Tensor
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__()
+        self.config = config
+        self.patch_projection = nn.Linear(config.patch_size, config.hidden_size)
+        self.register_buffer("positions", self.make_positions(), persistent=False)
+
+    def make_positions(self) -> torch.Tensor:
+        """`(config.num_leads, config.num_patches, D)`."""
+        return grid_positions(self.config.num_leads, self.config.num_patches, self.config.hidden_size)
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        real: torch.Tensor | None,
+        lead_indices: torch.Tensor | None,
+        kept_times: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(B, L, T)`):
+                Recordings.
+            real (`torch.BoolTensor` of shape `(B, L, P)`, *optional*):
+                Patches that exist; the samples of others are not read.
+            lead_indices (`torch.LongTensor` of shape `(L,)`, *optional*):
+                Leads that the recordings hold.
+            kept_times (`torch.LongTensor` of shape `(1 or B, V)`, *optional*):
+                Times to embed.
+
+        Returns:
+            `tuple(torch.Tensor, torch.Tensor)` of shapes `(B, L * V, D)` and `(1 or B, L * V, D)`: embeddings and
+            positions.
+        """
+        patches = input_values.unflatten(2, (-1, self.config.patch_size))
+        positions = self.positions[:, : patches.shape[2]]
+        if lead_indices is not None:
+            positions = positions[lead_indices]
+        positions = positions[None]
+        if real is not None:
+            patches = patches.masked_fill(~real[..., None], 0.0)
+        if kept_times is not None:
+            patches, positions = at_times(patches, kept_times), at_times(positions, kept_times)
+        tokens = self.patch_projection(patches.to(self.patch_projection.weight.dtype))
+        return tokens.flatten(1, 2), positions.flatten(1, 2)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention that returns its weights. The mask is True where attention is allowed."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def factorised_attention_forward(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: CrossPattern, scaling: float
+) -> torch.Tensor:
+    """
+    Cross-pattern attention without the pairs that it leaves out: one softmax over the scores within a patch's lead and
+    those with the other leads at its time, `P + L` in place of `L * P`.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(B, H, L * P, head_dim)`):
+            In lead-major order.
+        pattern ([`CrossPattern`]):
+            Rows of the grid, and patches that exist. A patch always sees itself.
+        scaling (`float`):
+            Of the scores.
+
+    Returns:
+        `torch.Tensor` of shape `(B, L * P, H, head_dim)`.
+    """
+    # (B, H, L, P, head_dim) and, for columns, (B, H, P, L, head_dim)
+    rows_q, rows_k, rows_v = (states.unflatten(2, (pattern.num_leads, -1)) for states in (query * scaling, key, value))
+    columns_q, columns_k, columns_v = (states.transpose(2, 3) for states in (rows_q, rows_k, rows_v))
+    num_leads, num_times = rows_q.shape[2:4]
+    in_row = rows_q @ rows_k.transpose(3, 4)
+    in_column = columns_q @ columns_k.transpose(3, 4)
+
+    # A patch meets itself in its row.
+    itself = torch.eye(num_leads, dtype=torch.bool, device=query.device)
+    if pattern.real is None:
+        in_column = in_column.masked_fill(itself, -math.inf)
+    else:
+        real = pattern.real[:, None]
+        own = torch.eye(num_times, dtype=torch.bool, device=query.device)
+        in_row = in_row.masked_fill(~(real[:, :, :, None, :] | own), -math.inf)
+        in_column = in_column.masked_fill(~real.transpose(2, 3)[:, :, :, None, :] | itself, -math.inf)
+    scores = torch.cat((in_row, in_column.transpose(2, 3)), dim=-1)
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    from_row = weights[..., :num_times] @ rows_v
+    from_column = weights[..., num_times:].transpose(2, 3) @ columns_v
+    return (from_row + from_column.transpose(2, 3)).flatten(2, 3).transpose(1, 2)
+
+
+class EcgJepaAttention(nn.Module):
+    """Multi-head self-attention: through the attention interface of transformers, or by a [`CrossPattern`]."""
+
+    def __init__(self, config: EcgJepaConfig, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = hidden_size // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | CrossPattern | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        weights = None
+        if isinstance(attention_mask, CrossPattern):
+            output = factorised_attention_forward(query, key, value, attention_mask, self.scaling)
+        else:
+            attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention_forward
+            )
+            output, weights = attention(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
+        return self.o_proj(output.reshape(hidden_states.shape)), weights
+
+
+class EcgJepaLayer(GradientCheckpointingLayer):
+    """A pre-norm transformer layer, which may add the positions anew."""
+
+    def __init__(
+        self, config: EcgJepaConfig, hidden_size: int, num_heads: int, intermediate_size: int, index: int, of: int
+    ):
+        super().__init__()
+        self.drop_path_rate = config.drop_path_rate * index / max(of - 1, 1)
+        self.attention_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attention = EcgJepaAttention(config, hidden_size, num_heads)
+        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+        # What these write adds up in the residual stream: deeper ones start smaller.
+        for layer in (self.attention.o_proj, self.fc2):
+            layer.initializer_scale = (2 * (index + 1)) ** -0.5
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | CrossPattern | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        if positions is not None:
+            hidden_states = hidden_states + positions
+        attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + drop_path(attended, self.drop_path_rate, self.training)
+        expanded = self.fc2(self.activation(self.fc1(self.feed_forward_norm(hidden_states))))
+        return hidden_states + drop_path(expanded, self.drop_path_rate, self.training)
+
+
+def run_layers(
+    layers: nn.ModuleList,
+    hidden_states: torch.Tensor,
+    positions: torch.Tensor,
+    attention_mask: torch.Tensor | CrossPattern | None,
+    config: EcgJepaConfig,
+    **kwargs: Unpack[TransformersKwargs],
+) -> torch.Tensor:
+    """States `(B, N, D)` through layers that get the positions `(1 or B, N, D)`: all of them, or the first only."""
+    for index, layer in enumerate(layers):
+        given = positions if index == 0 or config.position_injection == "every_layer" else None
+        hidden_states = layer(hidden_states, given, attention_mask, **kwargs)
+    return hidden_states
+
+
+class EcgJepaPredictor(nn.Module):
+    """Guesses the teacher's states of hidden patches from the student's of visible ones, each lead by itself."""
+
+    positions: torch.Tensor
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__()
+        self.config = config
+        width = config.predictor_hidden_size
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.layers = nn.ModuleList(
+            EcgJepaLayer(
+                config,
+                width,
+                config.predictor_num_attention_heads,
+                config.predictor_intermediate_size,
+                index,
+                config.predictor_num_hidden_layers,
+            )
+            for index in range(config.predictor_num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.prediction = nn.Linear(width, config.hidden_size)
+        self.register_buffer("positions", self.make_positions(), persistent=False)
+
+    def make_positions(self) -> torch.Tensor:
+        """`(config.num_patches, width)`: those of a grid of one lead, whichever lead it is."""
+        return grid_positions(1, self.config.num_patches, self.config.predictor_hidden_size)[0]
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        visible: torch.Tensor,
+        hidden: torch.Tensor,
+        real: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """
+        Args:
+            states (`torch.FloatTensor` of shape `(B, L, V, D)`):
+                The student's states.
+            visible (`torch.LongTensor` of shape `(1 or B, V)`):
+                Their times.
+            hidden (`torch.LongTensor` of shape `(1 or B, M)`):
+                Times to predict.
+            real (`torch.BoolTensor` of shape `(B, L, P)`, *optional*):
+                Patches that exist; by default all.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, L, M, D)`.
+        """
+        batch_size, num_leads, num_visible, _ = states.shape
+        times = torch.cat((visible, hidden), dim=1)
+        tokens = self.embed(states).flatten(0, 1)
+        mask_tokens = self.mask_token.to(tokens.dtype).expand(tokens.shape[0], hidden.shape[1], -1)
+        tokens = torch.cat((tokens, mask_tokens), dim=1)
+        positions = self.positions[times]
+        if len(times) > 1:
+            positions = positions.repeat_interleave(num_leads, dim=0)
+        attention_mask = None
+        if real is not None:
+            itself = torch.eye(times.shape[1], dtype=torch.bool, device=times.device)
+            attention_mask = (at_times(real, times).flatten(0, 1)[:, None, :] | itself)[:, None]
+        tokens = run_layers(self.layers, tokens, positions, attention_mask, self.config, **kwargs)
+        prediction = self.prediction(self.norm(tokens[:, num_visible:]))
+        return prediction.unflatten(0, (batch_size, num_leads))
+
+
+class EcgJepaPreTrainedModel(PreTrainedModel):
+    """What the ECG-JEPA models share: initialisation, loading and saving."""
+
+    config: EcgJepaConfig
+    base_model_prefix = "ecg_jepa"
+    main_input_name = "input_values"
+    input_modalities = "time"
+    supports_gradient_checkpointing = True
+    # Trainer would otherwise take the loss for one that is divided by num_items_in_batch.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["EcgJepaEmbeddings", "EcgJepaLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": EcgJepaLayer, "attentions": EcgJepaAttention}  # noqa: RUF012
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__(config)
+        config.validate_ecg_jepa()  # fields may have been set since the config was made
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        scale = getattr(module, "initializer_scale", None)
+        if isinstance(module, nn.Linear) and scale is not None:
+            init.normal_(module.weight, std=std * scale)
+        elif isinstance(module, EcgJepaEmbeddings):
+            init.normal_(module.patch_projection.weight, std=self.config.patch_initializer_range or std)
+            init.copy_(module.positions, module.make_positions())
+        elif isinstance(module, EcgJepaPredictor):
+            init.normal_(module.mask_token, std=std)
+            init.copy_(module.positions, module.make_positions())
+        elif isinstance(module, EcgJepaModel):
+            init.copy_(module.cross_pattern, module.make_cross_pattern())
+
+
+class EcgJepaModel(EcgJepaPreTrainedModel):
+    """
+    The ECG-JEPA encoder: patches of all leads to a state per patch, per lead and per recording.
+
+    Args:
+        config ([`EcgJepaConfig`]):
+            Sizes and attention pattern.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
+    >>> from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaModel
+
+    >>> model = EcgJepaModel(EcgJepaConfig.preset("tiny")).eval()
+    >>> model(torch.randn(2, 8, 2500)).pooler_output.shape
+    torch.Size([2, 128])
+    >>> two_leads = torch.tensor(model.config.lead_indices(["II", "V1"]))
+    >>> model(torch.randn(2, 2, 2500), lead_indices=two_leads).lead_states.shape
+    torch.Size([2, 2, 128])
+    ```"""
+
+    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\.", r"^classifier\."]  # noqa: RUF012
+    cross_pattern: torch.Tensor
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__(config)
+        self.embeddings = EcgJepaEmbeddings(config)
+        self.layers = nn.ModuleList(
+            EcgJepaLayer(
+                config,
+                config.hidden_size,
+                config.num_attention_heads,
+                config.intermediate_size,
+                index,
+                config.num_hidden_layers,
+            )
+            for index in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.register_buffer("cross_pattern", self.make_cross_pattern(), persistent=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_projection
+
+    def make_cross_pattern(self) -> torch.Tensor:
+        """`(config.num_leads, config.num_patches, config.num_leads, config.num_patches)`."""
+        return cross_pattern(self.config.num_leads, self.config.num_patches)
+
+    def _attention_mask(
+        self, num_leads: int, num_times: int, real: torch.Tensor | None, attention_form: str | None
+    ) -> torch.Tensor | CrossPattern | None:
+        """
+        What the layers are told of who attends to whom: a mask `(1 or B, 1, N, N)`, True where attention is allowed,
+        or a [`CrossPattern`]. Missing patches are seen by nobody but themselves, so that no row is empty.
+        """
+        form = self.config.attention_form if attention_form is None else attention_form
+        if form not in ATTENTION_FORMS:
+            raise ValueError(f"attention_form must be one of {', '.join(ATTENTION_FORMS)}, got {form!r}.")
+        crossing = self.config.attention_pattern == "cropa"
+        if form == "factorised" and not crossing:
+            raise ValueError("attention_form='factorised' computes attention_pattern='cropa' only: choose 'auto'.")
+        # Decided here and not in the layers: one that is computed anew for its gradient must do what it did before.
+        without_gradients = not torch.is_grad_enabled() and self.config._attn_implementation != "eager"
+        if crossing and (form == "factorised" or (form == "auto" and without_gradients)):
+            return CrossPattern(num_leads, real)
+        mask = None
+        if crossing:
+            # The visible patches are a grid, too: which leads and times it is made of makes no difference.
+            mask = self.cross_pattern[:num_leads, :num_times, :num_leads, :num_times]
+            mask = mask.reshape(1, 1, num_leads * num_times, num_leads * num_times)
+        if real is not None:
+            keys = real.flatten(1)[:, None, None, :]
+            itself = torch.eye(num_leads * num_times, dtype=torch.bool, device=real.device)
+            mask = (keys if mask is None else mask & keys) | itself
+        return mask
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        lead_mask: torch.Tensor | None = None,
+        time_mask: torch.Tensor | None = None,
+        lead_indices: torch.Tensor | None = None,
+        kept_times: torch.Tensor | None = None,
+        attention_form: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EcgJepaModelOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
+                Recordings [mV], neither filtered nor normalised. There may be fewer samples than `config.num_samples`.
+            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead was recorded; by default everywhere.
+            time_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
+                True where the recording lasts; by default everywhere. What is missing is seen by no other patch and
+                left out of all means.
+            lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
+                Places in `config.lead_names` of the leads that the rows of `input_values` are, where all recordings
+                have only some: faster than a `lead_mask`, with the same result. By default all.
+            kept_times (`torch.LongTensor` of shape `(V,)` or `(batch_size, V)`, *optional*):
+                Times to compute, the others are not read; by default all.
+            attention_form (`str`, *optional*):
+                As in the config, for this call.
+
+        Returns:
+            [`EcgJepaModelOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit the model.
+        """
+        num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
+        real = find_real_patches(input_values, num_times, lead_mask, time_mask)
+        if kept_times is not None and kept_times.ndim == 1:
+            kept_times = kept_times[None]
+        hidden_states, positions = self.embeddings(input_values, real, lead_indices, kept_times)
+        if kept_times is not None:
+            num_times = kept_times.shape[1]
+            real = None if real is None else at_times(real, kept_times)
+
+        attention_mask = self._attention_mask(num_leads, num_times, real, attention_form)
+        hidden_states = run_layers(self.layers, hidden_states, positions, attention_mask, self.config, **kwargs)
+        hidden_states = self.norm(hidden_states)
+        states = hidden_states.unflatten(1, (num_leads, num_times))
+        if real is None:
+            lead_states = states.mean(dim=2)
+            pooled = lead_states.mean(dim=1)
+            present = torch.ones(lead_states.shape[:2], dtype=torch.bool, device=states.device)
+        else:
+            sums = (states * real[..., None]).sum(dim=2)
+            counts = real.sum(dim=2)[..., None]
+            lead_states = sums / counts.clamp(min=1)
+            pooled = sums.sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+            present = real.any(dim=2)
+        return EcgJepaModelOutput(
+            last_hidden_state=hidden_states, pooler_output=pooled, lead_states=lead_states, present_leads=present
+        )
+
+
+class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
+    """
+    ECG-JEPA: a student, its teacher, and a predictor of what the teacher sees and the student does not.
+
+    One mask of times holds for all leads and all recordings of a batch. In training it is drawn anew every time, from
+    `seed` or `generator` if there is one; in evaluation it is the same in every call, so that two evaluations can be
+    compared and a recording does not depend on those beside it. The times of a recording that is shorter than the
+    others are hidden as the same mask hides them when it is shrunk to them.
+
+    The teacher begins as the student and follows it by [`after_optimizer_step`], which the training loop calls. It
+    needs no gradients, and is not trained otherwise.
+
+    Args:
+        config ([`EcgJepaConfig`]):
+            Sizes, mask, loss and the teacher's inertia.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
+
+    # The training loop logs it beside the loss.
+    monitors = ("pooled_std",)
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__(config)
+        self.ecg_jepa = EcgJepaModel(config)
+        self.teacher = EcgJepaModel(config)
+        self.predictor = EcgJepaPredictor(config)
+        self.post_init()
+        self._keep_teacher()
+
+    def initialize_weights(self) -> None:
+        """Initialise what was not loaded; a teacher that was not is the student."""
+        super().initialize_weights()
+        with torch.no_grad():
+            for old, new in zip(self.teacher.parameters(), self.ecg_jepa.parameters(), strict=True):
+                init.copy_(old, new)
+
+    def _keep_teacher(self) -> None:
+        self.teacher.requires_grad_(False)
+        if not self.config.teacher_drop_path:
+            self.teacher.eval()
+
+    def train(self, mode: bool = True) -> "EcgJepaForPreTraining":
+        """As for any module, but the teacher stays in evaluation mode unless `config.teacher_drop_path`."""
+        super().train(mode)
+        self._keep_teacher()  # also after loading, which makes every parameter one that is trained
+        return self
+
+    @torch.no_grad()
+    def after_optimizer_step(self, progress: float) -> None:
+        """
+        Move the teacher towards the student (the paper's moving average).
+
+        Args:
+            progress (`float`):
+                Share of the steps done, from 0 to 1: the teacher keeps `ema_start` of itself at first and `ema_end` at
+                last.
+        """
+        kept = self.config.ema_start + (self.config.ema_end - self.config.ema_start) * progress
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.ecg_jepa.parameters()), 1.0 - kept)
+
+    def _draw_mask(self, num_times: int, seed: int | None, generator: torch.Generator | None) -> list[bool]:
+        count = num_mask_draws(self.config, num_times)
+        if seed is not None:
+            uniforms = seeded_uniforms(seed, count)
+        elif generator is None and not self.training:
+            uniforms = seeded_uniforms(0, count)
+        else:
+            # Here and not on the device: lengths follow from the mask, and reading it there would wait.
+            device = torch.device("cpu") if generator is None else generator.device
+            uniforms = torch.rand(count, generator=generator, device=device, dtype=torch.float64).tolist()
+        return draw_time_mask(self.config, num_times, uniforms)
+
+    def _choose_times(
+        self,
+        num_times: int,
+        time_mask: torch.Tensor | None,
+        bool_masked_pos: torch.Tensor | None,
+        seed: int | None,
+        generator: torch.Generator | None,
+        device: torch.device,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Times that are visible `(1 or B, V)` and hidden `(1 or B, M)`. Where recordings lack times, these fill up
+        either and mean nothing.
+        """
+        if bool_masked_pos is not None:
+            mask = bool_masked_pos.bool()
+            counts = mask.reshape(-1, num_times).sum(dim=1).tolist()
+            if len(set(counts)) > 1 or not 0 < counts[0] < num_times:
+                raise ValueError(
+                    "bool_masked_pos must hide equally many times in every recording, at least one and not all, got "
+                    f"{sorted(set(counts))} of {num_times}."
+                )
+            group = mask.reshape(-1, num_times).to(device=device, dtype=torch.uint8)
+            num_hidden = counts[0]
+        else:
+            drawn = self._draw_mask(num_times, seed, generator)
+            num_hidden = sum(drawn)
+            mask = torch.tensor([drawn]).to(device, non_blocking=True)
+            group = mask.to(torch.uint8)
+            if time_mask is not None:
+                # The r-th of n times is hidden as the time of the mask that stands at the same share of it. Different
+                # times stand at different ones, so that neither group outgrows the mask's.
+                ranks = time_mask.cumsum(dim=1) - 1
+                count = time_mask.sum(dim=1, keepdim=True).clamp(min=1)
+                places = ((2 * ranks + 1) * num_times // (2 * count)).clamp(0, num_times - 1)
+                hidden = mask[0][places]
+                group = torch.where(time_mask, 2 * hidden.to(torch.uint8), 1)  # those that lack stand between
+        order = group.argsort(dim=1, stable=True)
+        return order[:, : num_times - num_hidden], order[:, num_times - num_hidden :]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        lead_mask: torch.Tensor | None = None,
+        time_mask: torch.Tensor | None = None,
+        lead_indices: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        attention_form: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EcgJepaForPreTrainingOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
+                Recordings [mV], neither filtered nor normalised.
+            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead was recorded; by default everywhere. Missing leads are not predicted.
+            time_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
+                True where the recording lasts; by default everywhere. Missing times are not predicted.
+            lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
+                Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
+            bool_masked_pos (`torch.BoolTensor` of shape `(num_patches,)` or `(batch_size, num_patches)`, *optional*):
+                Exactly these times are hidden, equally many in each recording.
+            seed (`int`, *optional*):
+                Decides the mask, whatever the device, also in evaluation: batches of one seed have one mask.
+            generator (`torch.Generator`, *optional*):
+                Draws the mask, also in evaluation.
+            attention_form (`str`, *optional*):
+                As in the config, for this call.
+
+        Returns:
+            [`EcgJepaForPreTrainingOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit the model, or the mask hides nothing or everything.
+        """
+        num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
+        batch_size, device = input_values.shape[0], input_values.device
+        real = find_real_patches(input_values, num_times, lead_mask, time_mask)
+        if bool_masked_pos is not None:
+            _expect_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
+        visible, hidden = self._choose_times(
+            num_times, unless_full(time_mask), bool_masked_pos, seed, generator, device
+        )
+
+        given = {"lead_mask": lead_mask, "time_mask": time_mask, "lead_indices": lead_indices}
+        outputs = self.ecg_jepa(input_values, **given, kept_times=visible, attention_form=attention_form, **kwargs)
+        states = outputs.last_hidden_state.unflatten(1, (num_leads, -1))
+        prediction = self.predictor(states, visible, hidden, real, **kwargs)
+
+        with torch.no_grad():
+            quiet = {**kwargs, "output_hidden_states": False, "output_attentions": False}
+            seen = self.teacher(input_values, **given, attention_form=attention_form, **quiet).last_hidden_state
+            target = at_times(seen.unflatten(1, (num_leads, num_times)), hidden).float()
+            target = F.layer_norm(target, target.shape[-1:], eps=TARGET_NORM_EPS)
+
+        distance = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}[self.config.loss_type]
+        errors = distance(prediction.float(), target, reduction="none").mean(dim=3)
+        counted = torch.ones(errors.shape, dtype=torch.bool, device=device)
+        if real is not None:
+            # Of a lead that shows nothing, nothing can be predicted.
+            counted = at_times(real, hidden) & at_times(real, visible).any(dim=2, keepdim=True)
+        loss_weight = counted.sum().float()
+        loss = (errors * counted).sum() / loss_weight.clamp(min=1)
+        masked_positions = torch.zeros((batch_size, num_leads, num_times), dtype=torch.bool, device=device)
+        masked_positions.scatter_(2, hidden[:, None].expand(batch_size, num_leads, -1), counted)
+        return EcgJepaForPreTrainingOutput(
+            loss=loss,
+            prediction=prediction,
+            target=target,
+            masked_positions=masked_positions,
+            pooled_std=outputs.pooler_output.detach().float().std(dim=0, correction=0).mean(),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            loss_weight=loss_weight,
+        )
+
+
+def _known_mean(losses: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+
+
+def classification_loss(
+    labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
+) -> torch.Tensor:
+    """
+    The loss that `config.problem_type` names: binary cross-entropy of independent labels, where NaN means that a label
+    is unknown and counts for nothing; cross-entropy of one class, where -100 means unknown; or mean squared error,
+    where NaN means unknown. Zero where nothing is known.
+
+    Args:
+        labels (`torch.Tensor`):
+            `(batch_size, num_labels)` for several labels and for regression, class numbers `(batch_size,)` for one.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Scores.
+        config ([`EcgJepaConfig`]):
+            Holds `problem_type`.
+
+    Raises:
+        `ValueError`: if the labels have another shape.
+    """
+    logits = logits.float()
+    labels = labels.to(logits.device)
+    if config.problem_type == "single_label_classification":
+        _expect_shape("labels", labels, (logits.shape[0],))
+        labels = labels.long()
+        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
+        return _known_mean(losses, labels != IGNORED_LABEL)
+
+    if config.problem_type == "regression" and logits.shape[1] == 1 and labels.ndim == 1:
+        labels = labels[:, None]
+    _expect_shape("labels", labels, tuple(logits.shape))
+    labels = labels.to(logits.dtype)
+    distance = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
+    return _known_mean(distance(logits, labels.nan_to_num(0.0), reduction="none"), ~labels.isnan())
+
+
+def sample_classification_loss(
+    labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
+) -> torch.Tensor:
+    """
+    Cross-entropy of the class of every sample; zero where none is known.
+
+    Args:
+        labels (`torch.Tensor` of shape `(batch_size, num_leads, T)`):
+            Class numbers; -100 where unknown.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_leads, T, num_labels)`):
+            Scores.
+        config ([`EcgJepaConfig`]):
+            Not read here.
+    """
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 2), labels.flatten(), reduction="none", ignore_index=IGNORED_LABEL
+    )
+    return _known_mean(losses, labels.flatten() != IGNORED_LABEL)
+
+
+class EcgJepaMeanHead(nn.Module):
+    """The mean of the states of the leads that are there, which is the model's `pooler_output`."""
+
+    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        The feature that is classified.
+
+        Args:
+            lead_states (`torch.Tensor` of shape `(batch_size, num_leads, hidden_size)`):
+                As the encoder gives them.
+            present (`torch.Tensor` of shape `(batch_size, num_leads)`):
+                True for leads that count.
+
+        Returns:
+            `tuple`: The feature `(batch_size, hidden_size)`, and `None`: there are no states of groups.
+        """
+        weights = present[..., None].to(lead_states.dtype)
+        return (lead_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1), None
+
+
+class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
+    """
+    The encoder with a linear classifier of the recording, which reads the mean over its patches.
+
+    Args:
+        config ([`EcgJepaConfig`]):
+            Sizes, labels and `problem_type`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
+    >>> from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaForSequenceClassification
+
+    >>> config = EcgJepaConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
+    >>> model = EcgJepaForSequenceClassification(config).eval()
+    >>> model(torch.randn(2, 8, 2500)).logits.sigmoid().shape
+    torch.Size([2, 2])
+    ```"""
+
+    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]  # noqa: RUF012
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__(config)
+        self.num_labels = len(config.id2label or {})
+        self.ecg_jepa = EcgJepaModel(config)
+        self.head = EcgJepaMeanHead()
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        self.loss_function = classification_loss
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        lead_mask: torch.Tensor | None = None,
+        time_mask: torch.Tensor | None = None,
+        lead_indices: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EcgJepaClassifierOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
+                Recordings [mV], neither filtered nor normalised.
+            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead was recorded; by default everywhere.
+            time_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
+                True where the recording lasts; by default everywhere.
+            lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
+                Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
+            labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
+                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers
+                (`"single_label_classification"`); or values (`"regression"`).
+
+        Returns:
+            [`EcgJepaClassifierOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit the model.
+        """
+        outputs: EcgJepaModelOutput = self.ecg_jepa(
+            input_values, lead_mask=lead_mask, time_mask=time_mask, lead_indices=lead_indices, **kwargs
+        )
+        feature, _ = self.head(outputs.lead_states, outputs.present_leads)
+        logits = self.classifier(self.dropout(feature))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return EcgJepaClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
+    """
+    The encoder with a linear classifier of every sample of every lead, such as its wave: each patch's state gives the
+    scores of all its samples.
+
+    Args:
+        config ([`EcgJepaConfig`]):
+            Sizes and labels, the classes of a sample.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
+    >>> from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaForTokenClassification
+
+    >>> waves = {0: "none", 1: "P", 2: "QRS", 3: "T"}
+    >>> model = EcgJepaForTokenClassification(EcgJepaConfig.preset("tiny", id2label=waves)).eval()
+    >>> model(torch.randn(2, 8, 2500)).logits.argmax(dim=-1).shape
+    torch.Size([2, 8, 2500])
+    ```"""
+
+    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]  # noqa: RUF012
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__(config)
+        self.num_labels = len(config.id2label or {})
+        self.ecg_jepa = EcgJepaModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.patch_size * self.num_labels)
+        self.loss_function = sample_classification_loss
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        lead_mask: torch.Tensor | None = None,
+        time_mask: torch.Tensor | None = None,
+        lead_indices: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EcgJepaClassifierOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
+                Recordings [mV], neither filtered nor normalised.
+            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead was recorded; by default everywhere.
+            time_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
+                True where the recording lasts; by default everywhere.
+            lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
+                Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
+            labels (`torch.LongTensor` of shape `(batch_size, num_samples)` or `(batch_size, num_leads, num_samples)`,
+                *optional*): Class of every sample, in all leads alike or in each; -100 where it is unknown. Samples of
+                missing leads and times do not count.
+
+        Returns:
+            [`EcgJepaClassifierOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit the model.
+        """
+        outputs: EcgJepaModelOutput = self.ecg_jepa(
+            input_values, lead_mask=lead_mask, time_mask=time_mask, lead_indices=lead_indices, **kwargs
+        )
+        batch_size, num_leads, num_samples = input_values.shape
+        # Of a patch's scores, the classes of its first sample come first.
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        logits = logits.view(batch_size, num_leads, num_samples, self.num_labels)
+        loss = None
+        if labels is not None:
+            _expect_shape("labels", labels, (batch_size, num_samples), (batch_size, num_leads, num_samples))
+            labels = (labels if labels.ndim == 3 else labels[:, None]).to(logits.device).long()
+            labels = labels.expand(-1, num_leads, -1)
+            real = find_real_patches(input_values, num_samples // self.config.patch_size, lead_mask, time_mask)
+            if real is not None:
+                labels = labels.masked_fill(~real.repeat_interleave(self.config.patch_size, dim=2), IGNORED_LABEL)
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        return EcgJepaClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+# Saved folders hold this file, so that they load where the package is not installed.
+EcgJepaModel.register_for_auto_class("AutoModel")
+EcgJepaForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+EcgJepaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+EcgJepaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+
+__all__ = [
+    "EcgJepaClassifierOutput",
+    "EcgJepaForPreTraining",
+    "EcgJepaForPreTrainingOutput",
+    "EcgJepaForSequenceClassification",
+    "EcgJepaForTokenClassification",
+    "EcgJepaModel",
+    "EcgJepaModelOutput",
+    "EcgJepaPreTrainedModel",
+]

@@ -1,0 +1,1032 @@
+"""ECG-JEPA: the formulas of its description, and what transformers' common model tests ask of a model."""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
+from clear_hug_hf.modeling.modeling_ecg_jepa import (
+    CrossPattern,
+    EcgJepaForPreTraining,
+    EcgJepaForSequenceClassification,
+    EcgJepaForTokenClassification,
+    EcgJepaModel,
+    cross_pattern,
+    draw_time_mask,
+    drop_path,
+    grid_positions,
+    num_mask_draws,
+    seeded_uniforms,
+)
+
+
+SMALL = {
+    "num_samples": 240,
+    "patch_size": 20,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "predictor_hidden_size": 24,
+    "predictor_num_hidden_layers": 2,
+    "predictor_num_attention_heads": 2,
+    "predictor_intermediate_size": 40,
+    "num_labels": 5,
+    # Larger than the default, so that what must differ differs visibly.
+    "initializer_range": 0.2,
+}
+LEADS, TIMES, PATCH = 8, 12, 20
+FORMS = [("eager", "dense"), ("sdpa", "dense"), ("sdpa", "factorised"), ("sdpa", "auto")]
+MODELS = [
+    EcgJepaModel,
+    EcgJepaForPreTraining,
+    EcgJepaForSequenceClassification,
+    EcgJepaForTokenClassification,
+]
+with_each_model = pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
+HIDDEN = torch.arange(TIMES) % 3 == 1
+
+
+def small_config(**overrides) -> EcgJepaConfig:
+    return EcgJepaConfig(**{**SMALL, **overrides})
+
+
+def make_batch(seed: int = 1) -> dict[str, torch.Tensor]:
+    """Two recordings: a whole one, and one of 9 patches that lacks V5 and V6."""
+    generator = torch.Generator().manual_seed(seed)
+    lead_mask = torch.ones(2, LEADS, dtype=torch.bool)
+    lead_mask[1, 6:] = False
+    time_mask = torch.arange(TIMES) < torch.tensor([[TIMES], [9]])
+    input_values = torch.randn((2, LEADS, TIMES * PATCH), generator=generator)
+    input_values *= lead_mask[:, :, None] & time_mask.repeat_interleave(PATCH, dim=1)[:, None]
+    return {"input_values": input_values, "lead_mask": lead_mask, "time_mask": time_mask}
+
+
+def main_output(output) -> torch.Tensor:
+    for name in ("prediction", "logits", "last_hidden_state"):
+        if name in output:
+            return output[name]
+    raise AssertionError(f"no main output in {list(output)}")
+
+
+def training_loss(model, batch) -> torch.Tensor:
+    if isinstance(model, EcgJepaForPreTraining):
+        return model(**batch, bool_masked_pos=HIDDEN).loss
+    if isinstance(model, EcgJepaForSequenceClassification):
+        return model(**batch, labels=torch.tensor([[1.0, 0, 0, 1, 0], [0, 0, 1, 0, 1]])).loss
+    if isinstance(model, EcgJepaForTokenClassification):
+        return model(**batch, labels=torch.arange(TIMES * PATCH).expand(2, -1) % 5).loss
+    output = model(**batch)
+    return output.last_hidden_state.square().mean() + output.pooler_output.sum()
+
+
+# Positions and pattern
+
+
+def test_when_positions_are_made_then_they_tell_the_time_first_and_then_the_lead():
+    positions = EcgJepaModel(EcgJepaConfig(num_hidden_layers=1)).embeddings.positions
+    assert positions.shape == (8, 50, 768)
+    token = positions[3, 7]
+    for place, expected in ((0, 0.656987), (192, 0.753902), (384, 0.141120), (576, -0.989992)):
+        assert token[place].item() == pytest.approx(expected, abs=1e-6)
+    # The frequencies fall from 1 to nearly 1 / 10000, sines beside sines.
+    assert token[100].item() == pytest.approx(math.sin(7 * 10_000 ** (-100 / 192)), abs=1e-6)
+    predictor = grid_positions(1, 50, 384)[0]
+    assert predictor[7, 192:].tolist() == [0.0] * 96 + [1.0] * 96
+
+
+def test_when_the_pattern_is_made_then_each_patch_meets_its_lead_and_its_time():
+    pattern = cross_pattern(8, 50).reshape(400, 400)
+    assert pattern.sum(dim=1).eq(57).all()
+    for row, column in ((0, 49), (0, 50), (51, 301), (399, 49)):
+        assert pattern[row, column]
+    for row, column in ((0, 51), (49, 50), (399, 48)):
+        assert not pattern[row, column]
+
+
+@pytest.mark.parametrize(("implementation", "form"), FORMS)
+def test_when_one_patch_changes_then_one_layer_changes_its_row_and_column_only(implementation, form):
+    model = EcgJepaModel(small_config(num_hidden_layers=1, attn_implementation=implementation)).eval()
+    first = torch.randn(1, LEADS, TIMES * PATCH)
+    second = first.clone()
+    second[0, 3, 5 * PATCH : 6 * PATCH] += 1.0
+    with torch.no_grad():
+        states = [model(one, attention_form=form).last_hidden_state.view(LEADS, TIMES, -1) for one in (first, second)]
+    changed = (states[0] - states[1]).abs().amax(dim=2)
+    meets = torch.zeros(LEADS, TIMES, dtype=torch.bool)
+    meets[3] = True
+    meets[:, 5] = True
+    assert changed[meets].gt(1e-4).all()
+    assert changed[~meets].eq(0).all()
+
+
+def test_when_the_pattern_is_full_then_every_patch_meets_every_other():
+    model = EcgJepaModel(small_config(num_hidden_layers=1, attention_pattern="full")).eval()
+    first = torch.randn(1, LEADS, TIMES * PATCH)
+    second = first.clone()
+    second[0, 3, 5 * PATCH : 6 * PATCH] += 1.0
+    changed = (model(first).last_hidden_state - model(second).last_hidden_state).abs().amax(dim=2)
+    assert changed.gt(1e-4).all()
+    with pytest.raises(ValueError, match="choose 'auto'"):
+        model(first, attention_form="factorised")
+
+
+def test_when_positions_come_in_every_layer_then_it_is_not_the_same_as_in_the_first():
+    every = EcgJepaModel(small_config()).eval()
+    first = EcgJepaModel(small_config(position_injection="first_layer")).eval()
+    first.load_state_dict(every.state_dict())
+    recording = torch.randn(1, LEADS, TIMES * PATCH)
+    gap = every(recording).pooler_output - first(recording).pooler_output
+    assert gap.abs().max() > 1e-2
+    # One layer is the first of them.
+    every.layers, first.layers = every.layers[:1], first.layers[:1]
+    assert every(recording).pooler_output.equal(first(recording).pooler_output)
+
+
+# Forms of attention
+
+
+def ways_to_call() -> dict[str, dict]:
+    batch = make_batch()
+    whole = {"input_values": batch["input_values"]}
+    each = torch.stack([torch.randperm(TIMES)[:5].sort().values for _ in range(2)])
+    return {
+        "whole": whole,
+        "masked": batch,
+        "visible": {**whole, "kept_times": torch.tensor([0, 3, 4, 9, 11])},
+        "visible of each": {**batch, "kept_times": each},
+        "some leads": {
+            "input_values": batch["input_values"][:, [1, 4, 5]],
+            "lead_indices": torch.tensor([1, 4, 5]),
+            "time_mask": batch["time_mask"],
+        },
+        "shorter": {"input_values": batch["input_values"][:, :, : 7 * PATCH]},
+    }
+
+
+@pytest.mark.parametrize("name", ["whole", "masked", "visible", "visible of each", "some leads", "shorter"])
+def test_when_forms_differ_then_numbers_agree(name):
+    call = ways_to_call()[name]
+    model = EcgJepaModel(small_config()).eval()
+    outputs = []
+    for implementation, form in FORMS:
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            outputs.append(model(**call, attention_form=form))
+    for other in outputs[1:]:
+        for key in ("last_hidden_state", "pooler_output", "lead_states"):
+            torch.testing.assert_close(other[key], outputs[0][key], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["whole", "masked", "visible of each"])
+def test_when_forms_differ_then_gradients_agree(name):
+    call = ways_to_call()[name]
+    model = EcgJepaModel(small_config()).train()
+    gradients = []
+    for form in ("dense", "factorised"):
+        model.zero_grad()
+        model(**call, attention_form=form).pooler_output.square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for dense, factorised in zip(*gradients, strict=True):
+        torch.testing.assert_close(factorised, dense, atol=1e-4, rtol=1e-4)
+
+
+def test_when_the_form_is_auto_then_it_is_dense_where_gradients_or_weights_are_wanted():
+    model = EcgJepaModel(small_config()).eval()
+    assert isinstance(model._attention_mask(LEADS, TIMES, None, None), torch.Tensor)
+    with torch.no_grad():
+        assert isinstance(model._attention_mask(LEADS, TIMES, None, None), CrossPattern)
+        assert isinstance(model._attention_mask(LEADS, TIMES, None, "dense"), torch.Tensor)
+        model.set_attn_implementation("eager")
+        assert isinstance(model._attention_mask(LEADS, TIMES, None, None), torch.Tensor)
+        output = model(**make_batch(), output_attentions=True)
+    assert [tuple(weights.shape) for weights in output.attentions] == [(2, 4, 96, 96)] * 2
+    with pytest.raises(ValueError, match="attention_form must be one of auto, dense, factorised, got 'sparse'"):
+        model(torch.zeros(1, LEADS, TIMES * PATCH), attention_form="sparse")
+
+
+def test_when_weights_are_asked_for_then_nothing_goes_to_missing_or_unrelated_patches():
+    batch = make_batch()
+    model = EcgJepaModel(small_config(attn_implementation="eager")).eval()
+    real = (batch["lead_mask"][:, :, None] & batch["time_mask"][:, None]).flatten(1)
+    itself = torch.eye(96, dtype=torch.bool)
+    for weights in model(**batch, output_attentions=True).attentions:
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4, 96))
+        allowed = (cross_pattern(LEADS, TIMES).reshape(96, 96) & real[:, None, :]) | itself
+        assert weights.masked_fill(allowed[:, None], 0).eq(0).all()
+        assert weights[0].masked_fill(~allowed[0], 1).gt(0).all()
+
+
+# What is missing
+
+
+@pytest.mark.parametrize(("implementation", "form"), FORMS)
+def test_when_leads_are_missing_then_it_is_as_if_only_the_others_were_given(implementation, form):
+    model = EcgJepaModel(small_config(attn_implementation=implementation)).eval()
+    recordings, kept = torch.randn(2, LEADS, TIMES * PATCH), torch.tensor([1, 2, 6])
+    lead_mask = torch.zeros(2, LEADS, dtype=torch.bool)
+    lead_mask[:, kept] = True
+    with torch.no_grad():
+        masked = model(recordings, lead_mask=lead_mask, attention_form=form)
+        subset = model(recordings[:, kept], lead_indices=kept, attention_form=form)
+        zeroed = model(recordings * lead_mask[:, :, None], attention_form=form)
+    torch.testing.assert_close(masked.pooler_output, subset.pooler_output, atol=1e-5, rtol=0)
+    torch.testing.assert_close(masked.lead_states[:, kept], subset.lead_states, atol=1e-5, rtol=0)
+    states = masked.last_hidden_state.view(2, LEADS, TIMES, -1)[:, kept].flatten(1, 2)
+    torch.testing.assert_close(states, subset.last_hidden_state, atol=1e-5, rtol=0)
+    assert masked.lead_states[:, 0].eq(0).all()
+    # Zeros are a signal, not an absence.
+    assert (zeroed.pooler_output - subset.pooler_output).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("implementation", "form"), FORMS)
+def test_when_a_recording_is_short_then_it_is_as_if_it_was_cropped(implementation, form):
+    model = EcgJepaModel(small_config(attn_implementation=implementation)).eval()
+    recordings = torch.randn(2, LEADS, TIMES * PATCH)
+    time_mask = (torch.arange(TIMES) < 7).expand(2, -1)
+    recordings[:, :, 7 * PATCH :] = torch.nan  # whatever stands there
+    with torch.no_grad():
+        masked = model(recordings, time_mask=time_mask, attention_form=form)
+        cropped = model(recordings[:, :, : 7 * PATCH], attention_form=form)
+    torch.testing.assert_close(masked.pooler_output, cropped.pooler_output, atol=1e-5, rtol=0)
+    torch.testing.assert_close(masked.lead_states, cropped.lead_states, atol=1e-5, rtol=0)
+    states = masked.last_hidden_state.view(2, LEADS, TIMES, -1)[:, :, :7].flatten(1, 2)
+    torch.testing.assert_close(states, cropped.last_hidden_state, atol=1e-5, rtol=0)
+
+
+def test_when_masks_leave_nothing_out_then_it_is_as_without_them():
+    recordings = torch.randn(2, LEADS, TIMES * PATCH)
+    model = EcgJepaModel(small_config()).eval()
+    plain = model(recordings)
+    full = model(recordings, lead_mask=torch.ones(2, LEADS), time_mask=torch.ones(2, TIMES))
+    assert full.last_hidden_state.equal(plain.last_hidden_state)
+    states = plain.last_hidden_state.view(2, LEADS, TIMES, -1)
+    torch.testing.assert_close(plain.lead_states, states.mean(dim=2))
+    torch.testing.assert_close(plain.pooler_output, states.mean(dim=(1, 2)))
+
+
+def test_when_recordings_stand_beside_others_then_each_is_as_alone():
+    batch = make_batch()
+    model = EcgJepaModel(small_config()).eval()
+    together = model(**batch).pooler_output
+    for row in range(2):
+        alone = model(**{name: value[row : row + 1] for name, value in batch.items()})
+        torch.testing.assert_close(alone.pooler_output[0], together[row], atol=1e-5, rtol=0)
+
+
+# Masks of pre-training
+
+
+def draw_many(config: EcgJepaConfig, count: int, num_times: int = 50) -> torch.Tensor:
+    draws = num_mask_draws(config, num_times)
+    return torch.tensor(
+        [draw_time_mask(config, num_times, seeded_uniforms(seed, draws)) for seed in range(count)]
+    ).float()
+
+
+def test_when_masks_are_random_then_they_hide_their_share_of_the_times():
+    masks = draw_many(EcgJepaConfig(mask_type="random"), 4000)
+    counts = masks.sum(dim=1)
+    assert sorted(set(counts.tolist())) == [30, 31, 32, 33, 34]
+    assert counts.mean().item() == pytest.approx(32, abs=0.1)
+    assert masks.mean(dim=0).sub(0.64).abs().max() < 0.05
+
+
+def test_when_masks_are_of_blocks_then_they_are_as_large_as_measured():
+    released = draw_many(EcgJepaConfig(released_block_starts=True), 4000)
+    counts = released.sum(dim=1)
+    assert counts.mean().item() == pytest.approx(27.4, abs=0.3)
+    assert 8 <= counts.min() <= 14
+    assert 38 <= counts.max() <= 44
+    # An off-by-one never hides the last time.
+    chances = released.mean(dim=0)
+    assert chances[49] == 0
+    assert chances[0].item() == pytest.approx(0.095, abs=0.02)
+    assert chances[25].item() == pytest.approx(0.656, abs=0.03)
+
+    chances = draw_many(EcgJepaConfig(), 4000).mean(dim=0)
+    assert chances[49].item() == pytest.approx(chances[0].item(), abs=0.02)
+    assert chances[49] > 0.07
+    # A mask of one block has no gaps.
+    one = draw_many(EcgJepaConfig(num_mask_blocks=1), 50)
+    assert one.diff(dim=1).abs().sum(dim=1).max() <= 2
+    assert one.sum(dim=1).min() >= 8
+
+
+@pytest.mark.parametrize("mask_type", ["multi_block", "random"])
+@pytest.mark.parametrize("num_times", [2, 3, 5])
+def test_when_there_are_few_times_then_some_are_hidden_and_some_are_not(mask_type, num_times):
+    counts = draw_many(EcgJepaConfig(mask_type=mask_type), 200, num_times).sum(dim=1)
+    assert counts.min() >= 1
+    assert counts.max() < num_times
+
+
+def test_when_a_seed_is_given_then_it_alone_decides():
+    model = EcgJepaForPreTraining(small_config()).train()
+    recordings = torch.randn(3, LEADS, TIMES * PATCH)
+
+    def hidden(seed, rows=3):
+        return model(recordings[:rows], seed=seed).masked_positions[0, 0]
+
+    assert hidden(7).equal(hidden(7))
+    assert hidden(7).equal(hidden(7, rows=1))
+    assert len({tuple(hidden(seed).tolist()) for seed in range(-3, 6)}) > 5
+    in_training = hidden(7)
+    model.eval()
+    assert hidden(7).equal(in_training)
+
+
+def test_when_in_training_then_masks_differ_and_in_evaluation_they_do_not():
+    model = EcgJepaForPreTraining(small_config(mask_type="random")).train()
+    recordings = torch.randn(2, LEADS, TIMES * PATCH)
+    masks = [model(recordings).masked_positions for _ in range(6)]
+    assert any(not mask.equal(masks[0]) for mask in masks)
+    for mask in masks:
+        assert mask.eq(mask[:1, :1]).all(), "one mask for all leads and recordings"
+    first, second = (model(recordings, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert first.masked_positions.equal(second.masked_positions)
+    model.eval()
+    first, second = model(recordings), model(recordings)
+    assert first.loss.equal(second.loss)
+    assert model(recordings[1:]).masked_positions[0].equal(first.masked_positions[1])
+
+
+def test_when_times_are_named_then_exactly_these_are_hidden():
+    model = EcgJepaForPreTraining(small_config()).eval()
+    recordings = torch.randn(2, LEADS, TIMES * PATCH)
+    together = model(recordings, bool_masked_pos=HIDDEN)
+    assert together.masked_positions.eq(HIDDEN).all()
+    # Each recording may have its own.
+    masks = torch.stack([HIDDEN, HIDDEN.roll(1)])
+    each = model(recordings, bool_masked_pos=masks)
+    assert each.masked_positions.equal(masks[:, None].expand(-1, LEADS, -1))
+    torch.testing.assert_close(each.prediction[0], together.prediction[0], atol=1e-5, rtol=0)
+    alone = model(recordings[1:], bool_masked_pos=HIDDEN.roll(1))
+    torch.testing.assert_close(each.prediction[1], alone.prediction[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(each.target[1], alone.target[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(each.loss * 2, model(recordings[:1], bool_masked_pos=HIDDEN).loss + alone.loss)
+
+
+def test_when_samples_are_hidden_then_the_student_knows_nothing_of_them():
+    model = EcgJepaForPreTraining(small_config()).eval()
+    first = torch.randn(2, LEADS, TIMES * PATCH)
+    second = torch.where(HIDDEN.repeat_interleave(PATCH), torch.randn_like(first), first)
+    one, other = (
+        model(recordings, bool_masked_pos=HIDDEN, output_hidden_states=True) for recordings in (first, second)
+    )
+    assert one.prediction.equal(other.prediction)
+    assert all(a.equal(b) for a, b in zip(one.hidden_states, other.hidden_states, strict=True))
+    assert one.hidden_states[0].shape == (2, LEADS * 8, 32)
+    assert (one.target - other.target).abs().mean() > 0.1
+
+
+def test_when_the_student_encodes_what_is_visible_then_no_other_patch_is_needed():
+    model = EcgJepaModel(small_config()).eval()
+    recordings = torch.randn(2, LEADS, TIMES * PATCH)
+    kept = torch.tensor([0, 1, 5, 8])
+    # Those that are left out could as well be missing.
+    time_mask = torch.zeros(2, TIMES, dtype=torch.bool)
+    time_mask[:, kept] = True
+    masked = model(recordings, time_mask=time_mask)
+    visible = model(recordings, kept_times=kept)
+    torch.testing.assert_close(visible.pooler_output, masked.pooler_output, atol=1e-5, rtol=0)
+    states = masked.last_hidden_state.view(2, LEADS, TIMES, -1)[:, :, kept].flatten(1, 2)
+    torch.testing.assert_close(visible.last_hidden_state, states, atol=1e-5, rtol=0)
+
+
+def test_when_a_recording_is_short_then_its_own_times_are_hidden_and_the_others_are_as_alone():
+    model = EcgJepaForPreTraining(small_config()).train()
+    batch = make_batch()
+    batch["input_values"][1, :, 9 * PATCH :] = torch.nan
+    real = batch["lead_mask"][:, :, None] & batch["time_mask"][:, None]
+    for seed in range(30):
+        output = model(**batch, seed=seed)
+        hidden = output.masked_positions
+        assert not (hidden & ~real).any()
+        assert output.loss.isfinite()
+        assert output.loss_weight == hidden.sum()
+        alone = model(batch["input_values"][:1], seed=seed)
+        torch.testing.assert_close(output.prediction[0], alone.prediction[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(output.target[0], alone.target[0], atol=1e-4, rtol=1e-4)
+        # About the same share of the nine.
+        share = hidden[0, 0].float().mean()
+        assert abs(hidden[1, 0].sum() - 9 * share) <= 2
+        if hidden[1, 0].any():
+            cropped = {"input_values": batch["input_values"][1:, :6, : 9 * PATCH], "lead_indices": torch.arange(6)}
+            alone = model(**cropped, bool_masked_pos=hidden[1, 0, :9])
+            count = int(hidden[1, 0].sum())
+            for name in ("prediction", "target"):
+                here = output[name][1, :6, -count:]
+                torch.testing.assert_close(here, alone[name][0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mask_type", ["multi_block", "random"])
+def test_when_recordings_have_any_length_then_hidden_and_visible_ones_have_room(mask_type):
+    model = EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", num_hidden_layers=1, mask_type=mask_type))
+    lengths = torch.arange(51)
+    time_mask = torch.arange(50) < lengths[:, None]
+    for seed in range(20):
+        visible, hidden = model._choose_times(50, time_mask, None, seed, None, torch.device("cpu"))
+        both = torch.cat((visible, hidden), dim=1)
+        assert both.sort(dim=1).values.eq(torch.arange(50)).all()
+        drawn = torch.tensor(model._draw_mask(50, seed, None))
+        for length in (50, 37, 10):
+            shown = visible[length][visible[length] < length]
+            taken = hidden[length][hidden[length] < length]
+            assert len(shown) + len(taken) == length
+            places = (torch.arange(length) + 0.5) * 50 / length
+            assert set(taken.tolist()) == set(drawn[places.long()].nonzero().flatten().tolist())
+
+
+def test_when_a_recording_shows_nothing_then_it_does_not_count():
+    model = EcgJepaForPreTraining(small_config()).eval()
+    batch = {"input_values": torch.randn(2, LEADS, TIMES * PATCH), "time_mask": torch.ones(2, TIMES, dtype=torch.bool)}
+    batch["time_mask"][1] = HIDDEN  # only hidden times exist
+    output = model(**batch, bool_masked_pos=HIDDEN)
+    assert not output.masked_positions[1].any()
+    assert output.loss_weight == LEADS * HIDDEN.sum()
+    alone = model(batch["input_values"][:1], bool_masked_pos=HIDDEN)
+    torch.testing.assert_close(output.loss, alone.loss)
+    batch["time_mask"][:] = False
+    nothing = model(**batch, bool_masked_pos=HIDDEN)
+    assert (nothing.loss, nothing.loss_weight) == (0, 0)
+
+
+def test_when_leads_are_missing_then_they_are_not_predicted():
+    model = EcgJepaForPreTraining(small_config()).eval()
+    recordings, kept = torch.randn(2, LEADS, TIMES * PATCH), torch.tensor([0, 3, 4])
+    lead_mask = torch.zeros(2, LEADS, dtype=torch.bool)
+    lead_mask[:, kept] = True
+    masked = model(recordings, lead_mask=lead_mask, bool_masked_pos=HIDDEN)
+    subset = model(recordings[:, kept], lead_indices=kept, bool_masked_pos=HIDDEN)
+    torch.testing.assert_close(masked.loss, subset.loss)
+    assert masked.loss_weight == subset.loss_weight == 2 * 3 * 4
+    torch.testing.assert_close(masked.prediction[:, kept], subset.prediction, atol=1e-5, rtol=0)
+
+
+# Teacher and loss
+
+
+def test_when_the_target_is_made_then_it_is_the_teachers_view_of_everything():
+    model = EcgJepaForPreTraining(small_config()).eval()
+    with torch.no_grad():
+        for parameter in model.teacher.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    recordings = torch.randn(2, LEADS, TIMES * PATCH)
+    output = model(recordings, bool_masked_pos=HIDDEN)
+    seen = model.teacher(recordings).last_hidden_state.view(2, LEADS, TIMES, 32)[:, :, HIDDEN]
+    torch.testing.assert_close(output.target, F.layer_norm(seen, (32,)), atol=1e-5, rtol=1e-5)
+    assert not output.target.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "distance"),
+    [("smooth_l1", F.smooth_l1_loss), ("l1", F.l1_loss), ("mse", F.mse_loss)],
+)
+def test_when_the_loss_is_chosen_then_it_is_that_of_prediction_and_target(loss_type, distance):
+    model = EcgJepaForPreTraining(small_config(loss_type=loss_type)).eval()
+    output = model(torch.randn(2, LEADS, TIMES * PATCH))
+    torch.testing.assert_close(output.loss, distance(output.prediction, output.target))
+    assert output.loss_weight == output.prediction.shape[:3].numel()
+
+
+def test_when_a_step_has_parts_then_weighted_losses_add_up():
+    model = EcgJepaForPreTraining(small_config()).eval()
+    batch = make_batch()
+    whole = model(**batch, bool_masked_pos=HIDDEN)
+    parts = [
+        model(**{name: value[row : row + 1] for name, value in batch.items()}, bool_masked_pos=HIDDEN)
+        for row in range(2)
+    ]
+    total = sum(part.loss * part.loss_weight for part in parts) / sum(part.loss_weight for part in parts)
+    torch.testing.assert_close(total, whole.loss)
+
+
+def test_when_recordings_look_alike_then_the_alarm_tells():
+    model = EcgJepaForPreTraining(small_config()).eval()
+    alike = torch.randn(1, LEADS, TIMES * PATCH).expand(4, -1, -1)
+    assert model(alike).pooled_std < 1e-6
+    output = model(torch.randn(4, LEADS, TIMES * PATCH))
+    assert output.pooled_std > 1e-2
+    assert not output.pooled_std.requires_grad
+
+
+def test_when_the_model_is_new_then_the_teacher_is_the_student_and_not_trained():
+    model = EcgJepaForPreTraining(small_config())
+    student = dict(model.ecg_jepa.named_parameters())
+    for name, parameter in model.teacher.named_parameters():
+        assert parameter.equal(student[name]), name
+        assert not parameter.requires_grad
+        assert parameter is not student[name]
+    assert all(parameter.requires_grad for parameter in student.values())
+
+
+def test_when_in_training_mode_then_the_teacher_is_not_unless_released():
+    model = EcgJepaForPreTraining(small_config())
+    assert model.training
+    for mode in (True, False, True):
+        model.train(mode)
+        assert model.ecg_jepa.training == mode
+        assert not any(module.training for module in model.teacher.modules())
+    released = EcgJepaForPreTraining(small_config(teacher_drop_path=True, drop_path_rate=0.5)).train()
+    assert released.teacher.training
+    recordings = torch.randn(2, LEADS, TIMES * PATCH)
+    targets = [released(recordings, bool_masked_pos=HIDDEN).target for _ in range(8)]
+    assert any(not target.equal(targets[0]) for target in targets)
+    clean = EcgJepaForPreTraining(small_config(drop_path_rate=0.5)).train()
+    targets = [clean(recordings, bool_masked_pos=HIDDEN).target for _ in range(8)]
+    assert all(target.equal(targets[0]) for target in targets)
+
+
+@pytest.mark.parametrize(("progress", "kept"), [(0.0, 0.996), (0.5, 0.998), (1.0, 1.0)])
+def test_when_a_step_is_done_then_the_teacher_follows(progress, kept):
+    model = EcgJepaForPreTraining(small_config())
+    with torch.no_grad():
+        for parameter in model.ecg_jepa.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    before = [parameter.clone() for parameter in model.teacher.parameters()]
+    buffers = [buffer.clone() for buffer in model.teacher.buffers()]
+    model.after_optimizer_step(progress)
+    for old, new, student in zip(before, model.teacher.parameters(), model.ecg_jepa.parameters(), strict=True):
+        torch.testing.assert_close(new.data, kept * old + (1 - kept) * student.data)
+        assert not new.requires_grad
+    assert all(old.equal(new) for old, new in zip(buffers, model.teacher.buffers(), strict=True))
+
+
+def test_when_trained_then_the_loss_falls_and_the_teacher_comes_along():
+    model = EcgJepaForPreTraining(small_config(initializer_range=0.02, ema_start=0.9)).train()
+    phases = torch.rand(16, 1, 1) * 6
+    waves = torch.sin(torch.arange(TIMES * PATCH) / (4 + phases) + phases) * torch.linspace(0.5, 2, LEADS)[:, None]
+    start = [parameter.clone() for parameter in model.teacher.parameters()]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for step in range(60):
+        output = model(waves, seed=step)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        model.after_optimizer_step(step / 60)
+        losses.append(output.loss.item())
+    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
+    assert any(not old.equal(new) for old, new in zip(start, model.teacher.parameters(), strict=True))
+    assert output.pooled_std > 1e-3
+
+
+# Weights
+
+
+def test_when_the_model_is_new_then_deeper_layers_write_less():
+    model = EcgJepaForPreTraining(EcgJepaConfig.preset("tiny"))
+    for layers in (model.ecg_jepa.layers, model.teacher.layers, model.predictor.layers):
+        for depth, layer in enumerate(layers, start=1):
+            for written in (layer.attention.o_proj, layer.fc2):
+                assert written.weight.std().item() == pytest.approx(0.02 / math.sqrt(2 * depth), rel=0.06)
+                assert not written.bias.any()
+            for other in (layer.attention.q_proj, layer.fc1):
+                assert other.weight.std().item() == pytest.approx(0.02, rel=0.06)
+            assert layer.attention.q_proj.bias is None
+    assert EcgJepaModel(small_config(qkv_bias=True)).layers[0].attention.k_proj.bias is not None
+
+
+def test_when_depth_is_stochastic_then_it_grows_and_keeps_the_mean():
+    model = EcgJepaModel(small_config(num_hidden_layers=3, drop_path_rate=0.2))
+    assert [layer.drop_path_rate for layer in model.layers] == pytest.approx([0.0, 0.1, 0.2])
+    dropped = drop_path(torch.ones(20_000, 1, 3), 0.2, training=True)
+    assert dropped.eq(dropped[:, :, :1]).all(), "a sequence is left out as a whole"
+    assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0.0, 1.25])
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert drop_path(dropped, 0.2, training=False) is dropped
+
+
+@with_each_model
+def test_when_training_then_every_weight_but_the_teachers_gets_a_gradient(model_class):
+    model = model_class(small_config(drop_path_rate=0.1)).train()
+    training_loss(model, make_batch()).backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith("teacher."):
+            assert parameter.grad is None
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+@with_each_model
+def test_when_activations_are_checkpointed_then_gradients_are_the_same(model_class):
+    batch = make_batch()
+    model = model_class(small_config()).train()
+    gradients = []
+    for use_reentrant in (None, False, True):
+        if use_reentrant is not None:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+            assert model.is_gradient_checkpointing
+        model.zero_grad()
+        training_loss(model, batch).backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    for other in gradients[1:]:
+        assert other.keys() == gradients[0].keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(other[name], gradient, msg=name)
+
+
+@with_each_model
+def test_when_autocast_to_bfloat16_then_training_works_and_numbers_are_near(model_class):
+    batch = make_batch()
+    model = model_class(small_config(initializer_range=0.05)).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        training_loss(model, batch).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    model.eval()
+    exact = main_output(model(**batch))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near = main_output(model(**batch))
+    torch.testing.assert_close(near.float(), exact, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("form", ["dense", "factorised"])
+@with_each_model
+def test_when_weights_are_bfloat16_then_it_works(model_class, form):
+    model = model_class(small_config(attention_form=form)).bfloat16().eval()
+    output = main_output(model(**make_batch()))
+    assert output.dtype == torch.bfloat16
+    assert output.isfinite().all()
+
+
+# Outputs
+
+
+def test_when_forward_is_called_then_shapes_are_those_documented():
+    batch, config = make_batch(), small_config()
+    encoder = EcgJepaModel(config).eval()(**batch)
+    assert encoder.last_hidden_state.shape == (2, LEADS * TIMES, 32)
+    assert encoder.pooler_output.shape == (2, 32)
+    assert encoder.lead_states.shape == (2, LEADS, 32)
+    pretraining = EcgJepaForPreTraining(config).eval()(**batch, bool_masked_pos=HIDDEN)
+    assert pretraining.prediction.shape == pretraining.target.shape == (2, LEADS, 4, 32)
+    assert pretraining.masked_positions.shape == (2, LEADS, TIMES)
+    assert pretraining.loss.shape == pretraining.pooled_std.shape == pretraining.loss_weight.shape == ()
+    assert EcgJepaForSequenceClassification(config).eval()(**batch).logits.shape == (2, 5)
+    assert EcgJepaForTokenClassification(config).eval()(**batch).logits.shape == (2, LEADS, TIMES * PATCH, 5)
+
+
+@with_each_model
+def test_model_outputs_equivalence(model_class):
+    batch = make_batch()
+    model = model_class(small_config(attn_implementation="eager")).eval()
+    options = {"output_hidden_states": True, "output_attentions": True}
+    output, plain = model(**batch, **options), model(**batch, **options, return_dict=False)
+    assert isinstance(plain, tuple)
+    assert len(plain) == len(output.to_tuple())
+    for a, b in zip(output.to_tuple(), plain, strict=True):
+        for x, y in zip(*((v if isinstance(v, tuple) else (v,)) for v in (a, b)), strict=True):
+            assert x.equal(y)
+
+
+@with_each_model
+def test_hidden_states_output(model_class):
+    batch = make_batch()
+    model = model_class(small_config()).eval()
+    assert model(**batch).hidden_states is None
+    output = model(**batch, output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    if model_class is EcgJepaModel:
+        assert output.hidden_states[-1].equal(output.last_hidden_state)
+
+
+# Loading and saving
+
+
+@with_each_model
+def test_save_load(model_class, tmp_path):
+    batch = make_batch()
+    model = model_class(small_config()).eval()
+    if model_class is EcgJepaForPreTraining:
+        with torch.no_grad():
+            model.teacher.norm.bias.add_(0.5)  # a teacher of its own
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "configuration_ecg_jepa.py",
+        "model.safetensors",
+        "modeling_ecg_jepa.py",
+    }
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [model_class.__name__]
+    loaded, report = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert main_output(loaded(**batch)).equal(main_output(model(**batch)))
+    for name, buffer in loaded.named_buffers():
+        assert buffer.equal(model.get_buffer(name)), name
+    if model_class is EcgJepaForPreTraining:
+        assert loaded(**batch).loss.equal(model(**batch).loss)
+        assert not any(parameter.requires_grad for parameter in loaded.teacher.parameters())
+        assert all(parameter.requires_grad for parameter in loaded.ecg_jepa.parameters())
+
+
+def test_when_an_encoder_is_pretrained_further_then_its_teacher_starts_as_it(tmp_path):
+    encoder = EcgJepaModel(small_config())
+    encoder.save_pretrained(tmp_path)
+    model, report = EcgJepaForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert all(key.startswith(("teacher.", "predictor.")) for key in report["missing_keys"])
+    expected = encoder.state_dict()
+    for part in (model.ecg_jepa, model.teacher):
+        for name, tensor in part.state_dict().items():
+            assert tensor.equal(expected[name]), name
+    assert not any(parameter.requires_grad for parameter in model.teacher.parameters())
+
+
+@pytest.mark.parametrize("head", [EcgJepaForSequenceClassification, EcgJepaForTokenClassification])
+@pytest.mark.parametrize("source", [EcgJepaModel, EcgJepaForPreTraining])
+def test_when_an_encoder_becomes_a_classifier_then_only_the_head_is_new(source, head, tmp_path):
+    encoder = source(small_config())
+    encoder.save_pretrained(tmp_path)
+    classifier, report = head.from_pretrained(tmp_path, num_labels=3, output_loading_info=True)
+    assert report["missing_keys"] == {"classifier.weight", "classifier.bias"}
+    assert not report["unexpected_keys"]
+    expected = (encoder if source is EcgJepaModel else encoder.ecg_jepa).state_dict()
+    for name, tensor in classifier.ecg_jepa.state_dict().items():
+        assert tensor.equal(expected[name]), name
+
+
+@pytest.mark.parametrize("source", [EcgJepaForPreTraining, EcgJepaForSequenceClassification])
+def test_when_a_model_is_loaded_as_encoder_then_it_is_the_student(source, tmp_path):
+    model = source(small_config()).eval()
+    with torch.no_grad():
+        model.ecg_jepa.norm.bias.add_(0.5)
+    model.save_pretrained(tmp_path)
+    encoder, report = EcgJepaModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    batch = make_batch()
+    assert encoder(**batch).pooler_output.equal(model.ecg_jepa(**batch).pooler_output)
+
+
+@with_each_model
+def test_can_init_all_missing_weights(model_class, tmp_path):
+    config = small_config(initializer_range=0.02)
+    scratch = model_class(config)
+    scratch.save_pretrained(tmp_path, state_dict={"unrelated": torch.zeros(1)})
+    loaded = model_class.from_pretrained(tmp_path)
+    for name, parameter in loaded.named_parameters():
+        expected = scratch.get_parameter(name)
+        assert parameter.isfinite().all(), name
+        assert parameter.mean().item() == pytest.approx(expected.mean().item(), abs=0.02), name
+        assert parameter.std(correction=0).item() == pytest.approx(expected.std(correction=0).item(), abs=0.006), name
+
+
+@with_each_model
+def test_init_weights_can_init_buffers(model_class):
+    model = model_class(small_config())
+    expected = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert expected
+    with torch.no_grad():
+        for _, buffer in model.named_buffers():
+            buffer.fill_(1)
+    model.apply(model._init_weights)
+    for name, buffer in model.named_buffers():
+        assert buffer.equal(expected[name]), name
+
+
+STRANGER = """
+import sys
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "clear_hug_hf":
+            raise ImportError("clear_hug_hf is not installed here")
+
+
+sys.meta_path.insert(0, Refuse())
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+torch.set_num_threads(1)
+folder, batch = sys.argv[1], load_file(sys.argv[2])
+outputs = {}
+for auto_class, name in (
+    ("AutoModel", "pooler_output"),
+    ("AutoModelForPreTraining", "prediction"),
+    ("AutoModelForSequenceClassification", "logits"),
+    ("AutoModelForTokenClassification", "logits"),
+):
+    loader = getattr(transformers, auto_class)
+    model = loader.from_pretrained(folder, trust_remote_code=True, ignore_mismatched_sizes=True).eval()
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    with torch.no_grad():
+        outputs[auto_class] = model(**batch)[name].clone()
+config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+assert config.lead_names[2] == "V1"
+# Only the student is there: the teacher starts as it.
+model.ecg_jepa.save_pretrained(sys.argv[4])
+model = transformers.AutoModelForPreTraining.from_pretrained(sys.argv[4], trust_remote_code=True)
+for old, new in zip(model.teacher.parameters(), model.ecg_jepa.parameters(), strict=True):
+    assert old.equal(new) and not old.requires_grad
+assert "clear_hug_hf" not in sys.modules
+save_file(outputs, sys.argv[3])
+"""
+
+
+def test_when_the_package_is_absent_then_a_saved_folder_gives_the_same_numbers(tmp_path):
+    config = small_config()
+    classifier = EcgJepaForSequenceClassification(config)
+    pretraining = EcgJepaForPreTraining(config)
+    pretraining.ecg_jepa.load_state_dict(classifier.ecg_jepa.state_dict())
+    folder = tmp_path / "model"
+    classifier.save_pretrained(folder, state_dict={**pretraining.state_dict(), **classifier.state_dict()})
+    batch = make_batch()
+    save_file(batch, tmp_path / "batch.safetensors")
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment |= {"HF_HUB_OFFLINE": "1"}
+    files = [tmp_path / name for name in ("batch.safetensors", "outputs.safetensors", "student")]
+    result = subprocess.run(
+        [sys.executable, tmp_path / "stranger.py", folder, *files],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    theirs = load_file(tmp_path / "outputs.safetensors")
+    with torch.no_grad():
+        pooled = EcgJepaModel.from_pretrained(folder)(**batch).pooler_output
+        prediction = EcgJepaForPreTraining.from_pretrained(folder)(**batch).prediction
+        logits = EcgJepaForSequenceClassification.from_pretrained(folder)(**batch).logits
+    for name, ours in (
+        ("AutoModel", pooled),
+        ("AutoModelForPreTraining", prediction),
+        ("AutoModelForSequenceClassification", logits),
+    ):
+        torch.testing.assert_close(theirs[name], ours, atol=1e-5, rtol=0)
+    assert theirs["AutoModelForTokenClassification"].shape == (2, LEADS, TIMES * PATCH, 5)
+
+
+# Classifiers
+
+
+def classifier_loss(config, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    model = EcgJepaForSequenceClassification(config).eval()
+    output = model(torch.randn(len(labels), LEADS, 3 * PATCH), labels=labels)
+    return output.loss, output.logits
+
+
+def test_when_labels_are_nan_then_they_count_for_nothing():
+    labels = torch.randint(0, 2, (4, 5)).float()
+    labels[0] = torch.nan
+    labels[2, 3] = torch.nan
+    loss, logits = classifier_loss(small_config(), labels)
+    known = ~labels.isnan()
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logits[known], labels[known]))
+
+
+def test_when_there_is_one_class_per_recording_then_the_loss_is_cross_entropy():
+    labels = torch.tensor([0, 4, 2, -100])
+    loss, logits = classifier_loss(small_config(problem_type="single_label_classification"), labels)
+    torch.testing.assert_close(loss, F.cross_entropy(logits[:3], labels[:3]))
+
+
+@pytest.mark.parametrize("num_labels", [1, 5])
+def test_when_labels_are_values_then_the_loss_is_the_squared_error(num_labels):
+    labels = torch.randn(4, num_labels)
+    config = small_config(problem_type="regression", num_labels=num_labels)
+    loss, logits = classifier_loss(config, labels.squeeze(1) if num_labels == 1 else labels)
+    torch.testing.assert_close(loss, (logits - labels).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        ("multi_label_classification", torch.full((2, 5), torch.nan)),
+        ("regression", torch.full((2, 5), torch.nan)),
+        ("single_label_classification", torch.full((2,), -100)),
+    ],
+)
+def test_when_no_label_is_known_then_the_loss_is_zero_with_a_gradient(problem_type, labels):
+    model = EcgJepaForSequenceClassification(small_config(problem_type=problem_type))
+    loss = model(torch.randn(2, LEADS, 3 * PATCH), labels=labels).loss
+    assert loss == 0
+    loss.backward()
+    assert all(p.grad.eq(0).all() for p in model.classifier.parameters())
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        ("multi_label_classification", torch.zeros(2)),
+        ("multi_label_classification", torch.zeros(2, 4)),
+        ("single_label_classification", torch.zeros(2, 5)),
+        ("regression", torch.zeros(2)),
+    ],
+)
+def test_when_labels_have_another_shape_then_they_are_refused(problem_type, labels):
+    with pytest.raises(ValueError, match="labels must have shape"):
+        classifier_loss(small_config(problem_type=problem_type), labels)
+
+
+def test_when_a_recording_is_classified_then_its_pooled_state_decides():
+    model = EcgJepaForSequenceClassification(small_config(classifier_dropout=0.5)).eval()
+    batch = make_batch()
+    torch.testing.assert_close(model(**batch).logits, model.classifier(model.ecg_jepa(**batch).pooler_output))
+    # Two leads of their own.
+    two = torch.tensor([1, 2])
+    output = model(batch["input_values"][:1, two], lead_indices=two)
+    assert output.logits.shape == (1, 5)
+
+
+def test_when_samples_are_classified_then_each_has_its_place():
+    model = EcgJepaForTokenClassification(small_config()).eval()
+    recordings = torch.randn(2, LEADS, TIMES * PATCH)
+    logits = model(recordings).logits
+    state = model.ecg_jepa(recordings).last_hidden_state[1, 3 * TIMES + 7]  # lead 3, time 7
+    scores = F.linear(state, model.classifier.weight, model.classifier.bias).view(PATCH, 5)
+    torch.testing.assert_close(logits[1, 3, 7 * PATCH + 11], scores[11], atol=1e-5, rtol=1e-5)
+
+
+def test_when_samples_have_labels_then_unknown_and_missing_ones_do_not_count():
+    model = EcgJepaForTokenClassification(small_config()).eval()
+    batch = make_batch()
+    labels = torch.randint(0, 5, (2, TIMES * PATCH))
+    labels[:, 30:50] = -100
+    output = model(**batch, labels=labels)
+    each = labels[:, None].repeat(1, LEADS, 1)
+    assert model(**batch, labels=each).loss.equal(output.loss)
+    known = each != -100
+    known &= batch["lead_mask"][:, :, None] & batch["time_mask"].repeat_interleave(PATCH, dim=1)[:, None]
+    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits[known], each[known]))
+    nothing = model(**batch, labels=torch.full_like(labels, -100))
+    assert nothing.loss == 0
+    with pytest.raises(ValueError, match="labels must have shape"):
+        model(**batch, labels=labels[:, :-1])
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 7, 240), (2, 0, 240), (2, 8, 250), (2, 8, 260), (2, 8, 0), (8, 240), (2, 8, 12, 20)]
+)
+@with_each_model
+def test_when_recordings_have_another_shape_then_they_are_refused(model_class, shape):
+    with pytest.raises(ValueError, match=r"input_values must have shape \(batch_size, 8 leads, a multiple of 20"):
+        model_class(small_config())(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lead_mask", torch.ones(2, 7)),
+        ("lead_mask", torch.ones(8)),
+        ("time_mask", torch.ones(2, 11)),
+        ("time_mask", torch.ones(2, 8, 12)),
+        ("bool_masked_pos", torch.ones(11)),
+        ("bool_masked_pos", torch.ones(3, 12)),
+    ],
+)
+def test_when_a_mask_has_another_shape_then_it_is_refused(name, value):
+    model = EcgJepaForPreTraining(small_config())
+    with pytest.raises(ValueError, match=f"{name} must have shape"):
+        model(torch.randn(2, LEADS, TIMES * PATCH), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [torch.zeros(12), torch.ones(12), torch.stack([HIDDEN, torch.arange(12) < 5]), torch.zeros(2, 12)],
+)
+def test_when_a_mask_hides_nothing_or_everything_or_unequally_then_it_is_refused(mask):
+    model = EcgJepaForPreTraining(small_config())
+    with pytest.raises(ValueError, match="bool_masked_pos must hide equally many times in every recording"):
+        model(torch.randn(2, LEADS, TIMES * PATCH), bool_masked_pos=mask)
+
+
+def test_when_there_is_one_patch_per_lead_then_it_cannot_be_pretrained_on():
+    with pytest.raises(ValueError, match="1 per lead is too few"):
+        EcgJepaForPreTraining(small_config())(torch.zeros(1, LEADS, PATCH))
+
+
+def test_when_lead_indices_do_not_fit_then_they_are_refused():
+    model = EcgJepaModel(small_config())
+    with pytest.raises(ValueError, match="lead_indices must name 1 to 8 leads"):
+        model(torch.zeros(1, 1, 40), lead_indices=torch.tensor(1))
+    with pytest.raises(ValueError, match="2 leads, a multiple of 20"):
+        model(torch.zeros(1, LEADS, 40), lead_indices=torch.tensor([1, 2]))
+
+
+def test_when_a_model_is_copied_then_the_copy_is_whole():
+    model = EcgJepaForPreTraining(small_config()).train()
+    other = copy.deepcopy(model)
+    assert not other.teacher.training
+    assert not any(parameter.requires_grad for parameter in other.teacher.parameters())
+    batch = make_batch()
+    assert other(**batch, seed=1).loss.equal(model(**batch, seed=1).loss)
