@@ -59,8 +59,8 @@ _LOSSES = {
     "clear_hug": "Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
     "ecg_jepa": "Loss of the teacher's states at hidden times, predicted from the others:",
 }
-# Classes that the card shows the use of; of other models it shows that of their encoder.
-_LOADED_BY = {name: name for name in ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")}
+# What the card shows the use of; of other models it shows that of their encoder.
+_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
 # What an encoder was pre-trained with, and is saved with then.
 _PRETRAINED_WITH = {"clear_hug": "decoder", "ecg_jepa": "teacher and the predictor"}
 _CLS_ATTENTION = {
@@ -158,7 +158,7 @@ def make_card(
             license=license,
             license_name=license_name,
             library_name="transformers",
-            pipeline_tag="feature-extraction" if auto_class not in _LOADED_BY else None,
+            pipeline_tag=None if auto_class in _CLASSIFIERS else "feature-extraction",
             tags=[
                 "ecg",
                 "electrocardiogram",
@@ -175,7 +175,7 @@ def make_card(
         name=name,
         repo_id=repo_id,
         auto_class=auto_class,
-        loaded_by=_LOADED_BY.get(auto_class, "AutoModel"),
+        loaded_by=auto_class if auto_class in _CLASSIFIERS else "AutoModel",
         pretrained_with=_PRETRAINED_WITH.get(config.model_type, "decoder"),
         simulated=any(one.get("name") == "simulated" for one in _all_sources(facts)),
         summary=_summary(config, auto_class, labels, num_parameters, conversion),
