@@ -245,6 +245,34 @@ def cross_dataset() -> str:
     return _table(["AUROC", "PTB-XL, fold 9", "CPSC2018"], body) + "\n\n" + lost
 
 
+def segmentation_ludb() -> str:
+    """F1 per sample of each wave, and how far found onsets and offsets are from the marked ones."""
+    rows = _read("segmentation_ludb.csv")
+    of = {(row["method"], row["score"], row["wave"], row["minus"]): row for row in rows}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    waves = ("P", "QRS", "T")
+    body = [
+        [
+            method,
+            *(_of_row(of[method, "f1", wave, ""], ".3f") for wave in (*waves, "mean")),
+            *(
+                ", ".join(
+                    f"{float(of[method, f'{end}_mean', wave, '']['value']):+.0f} ± "
+                    f"{float(of[method, f'{end}_sd', wave, '']['value']):.0f}"
+                    for end in ("onset", "offset")
+                )
+                for wave in waves
+            ),
+        ]
+        for method in methods
+    ]
+    header = ["method", *(f"F1 of {wave}" for wave in waves), "F1, mean"]
+    header += [f"{wave} onset, offset [ms]" for wave in waves]
+    control = of[methods[0], "f1", "mean", methods[1]]
+    words = f"{methods[0]} less {methods[1]}: {_of_row(control, '+.3f')} of the mean F1."
+    return f"{_table(header, body)}\n\n{words} {_where(rows[0])}"
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "ablations_short": ablations_short,
@@ -261,7 +289,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "reconstruction": reconstruction,
         "cross_dataset": cross_dataset,
     },
-    "docs/ecg_jepa.md": {"ecg_jepa_speed": ecg_jepa_speed},
+    "docs/ecg_jepa.md": {"ecg_jepa_speed": ecg_jepa_speed, "segmentation_ludb": segmentation_ludb},
     "docs/preparation.md": {"prepare_dataset": prepare_dataset, "prepare_dataset_memory": prepare_dataset_memory},
 }
 

@@ -321,7 +321,7 @@ def draw(ludb: Ludb, predicted: np.ndarray, record: str | None, path: Path) -> N
         ludb.rate,
         predicted[place, leads],
         ludb.classes[place, leads],
-        title=f"LUDB {ludb.record_ids[place]}: its waves as the fine-tuned model found them, and as they were marked",
+        title=f"LUDB {ludb.record_ids[place]}, held out: the waves that the fine-tuned model found, and those marked",
     )
     print(f"{save_figure(figure, path)}: recording {ludb.record_ids[place]}")
 
@@ -371,7 +371,8 @@ def main() -> int:
     about = {
         "records": len(ludb.patients),
         "leads": " ".join(ludb.leads),
-        "recipe": f"epochs={arguments.epochs} batch_size={arguments.batch_size} standardise={arguments.standardise}",
+        "recipe": f"epochs={arguments.epochs} batch_size={arguments.batch_size} standardise={arguments.standardise} "
+        f"learning_rates={','.join(f'{rate:g}' for rate in arguments.learning_rates)}",
         "fit_cpu_seconds": f"{sum(one['seconds'] for one in fits):.0f}",
         "chosen": " ".join(
             f"{kind}={','.join('{epoch}@{learning_rate:g}'.format(**one) for one in done[name][1])}"

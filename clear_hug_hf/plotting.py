@@ -421,7 +421,7 @@ def plot_segmentation(
     ]
     if marked is not None:
         handles += [Patch(facecolor=colour, label=f"{name} marked") for name, colour in _WAVE_COLOURS.items()]
-        handles.append(Patch(**_UNMARKED, label="nobody marked"))
+        handles.append(Patch(**_UNMARKED, label="not marked"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=11)
     if title:
         axes.set_title(_wrapped(title, 120), loc="left", fontsize=12)
