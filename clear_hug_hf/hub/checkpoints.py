@@ -157,6 +157,38 @@ def check_keys(state_dict: Mapping[str, torch.Tensor], expected: Iterable[str], 
         )
 
 
+def shape_of(state_dict: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    """
+    The shape of a tensor from which sizes are read.
+
+    Raises:
+        InputError: If it has another number of dimensions, or an empty one.
+    """
+    shape = tuple(state_dict[key].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise InputError(
+            f"{key} is {shape} and not of {dimensions} dimension(s): check that the file is the right one"
+        )
+    return shape
+
+
+def num_heads(width: int, given: int | None, known: Mapping[int, int], argument: str) -> int:
+    """
+    Attention heads, which leave no trace in the shapes: those given, or those of a released width.
+
+    Raises:
+        InputError: If neither is there; it says to pass `argument`.
+    """
+    if given is not None:
+        return given
+    if width not in known:
+        raise InputError(
+            f"the number of attention heads cannot be read from a state dict, and width {width} is not a released "
+            f"size: pass {argument}"
+        )
+    return known[width]
+
+
 def fill_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """
     Copy tensors into a model, every one of its own.
@@ -185,4 +217,4 @@ def fill_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> N
     model.load_state_dict(dict(tensors))
 
 
-__all__ = ["check_keys", "fill_model", "load_state_dict", "name_some"]
+__all__ = ["check_keys", "fill_model", "load_state_dict", "name_some", "num_heads", "shape_of"]

@@ -17,7 +17,7 @@ from ..modeling import (
     ClearHugPreTrainedModel,
 )
 from ..processing import ClearHugFeatureExtractor, InputError
-from .checkpoints import check_keys, fill_model, load_state_dict
+from .checkpoints import check_keys, fill_model, load_state_dict, num_heads, shape_of
 from .converted import check_replaceable, save_converted
 
 
@@ -115,26 +115,6 @@ def _map_keys(state_dict: Mapping[str, torch.Tensor], kind: str) -> dict[str, tu
     return names | {old: (new,) for old, new in CLASSIFIER_KEYS.items()}
 
 
-def _shape(state_dict: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:
-    shape = tuple(state_dict[key].shape)
-    if len(shape) != dimensions or 0 in shape:
-        raise InputError(
-            f"{key} is {shape} and not of {dimensions} dimension(s): check that the file is the right one"
-        )
-    return shape
-
-
-def _num_heads(width: int, given: int | None, known: dict[int, int], argument: str) -> int:
-    if given is not None:
-        return given
-    if width not in known:
-        raise InputError(
-            f"the number of attention heads cannot be read from a state dict, and width {width} is not a released "
-            f"size: pass {argument}"
-        )
-    return known[width]
-
-
 def convert_clear_hug_state_dict(
     state_dict: Mapping[str, torch.Tensor],
     *,
@@ -177,35 +157,35 @@ def convert_clear_hug_state_dict(
 
     prefix = "" if kind == PRETRAINED else "backbone."
     layers, decoder_layers = f"{prefix}encoder_transformer.layers.", "decoder_transformer.layers."
-    num_leads, width = _shape(state_dict, f"{prefix}cls_token", 2)
-    num_beats, rest = divmod(_shape(state_dict, f"{prefix}pos_embed", 3)[1] - num_leads, num_leads)
+    num_leads, width = shape_of(state_dict, f"{prefix}cls_token", 2)
+    num_beats, rest = divmod(shape_of(state_dict, f"{prefix}pos_embed", 3)[1] - num_leads, num_leads)
     if rest or num_beats < 1:
         raise InputError(f"{prefix}pos_embed does not hold a whole number of beats for each of the {num_leads} leads")
     sizes: dict[str, Any] = {
         "num_beats": num_beats,
-        "beat_length": _shape(state_dict, f"{prefix}token_embed.tokenConv.weight", 3)[1],
+        "beat_length": shape_of(state_dict, f"{prefix}token_embed.tokenConv.weight", 3)[1],
         "hidden_size": width,
         "num_hidden_layers": _count_layers(state_dict, layers),
-        "num_attention_heads": _num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
-        "intermediate_size": _shape(state_dict, f"{layers}0.ff.0.weight", 2)[0],
-        "num_lead_embeddings": _shape(state_dict, f"{prefix}spa_embed.embed.weight", 2)[0],
-        "num_time_embeddings": _shape(state_dict, f"{prefix}tem_embed.embed.weight", 2)[0],
+        "num_attention_heads": num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
+        "intermediate_size": shape_of(state_dict, f"{layers}0.ff.0.weight", 2)[0],
+        "num_lead_embeddings": shape_of(state_dict, f"{prefix}spa_embed.embed.weight", 2)[0],
+        "num_time_embeddings": shape_of(state_dict, f"{prefix}tem_embed.embed.weight", 2)[0],
         "beat_embedding": "conv",
         "cls_attention": cls_attention,
     }
     if num_leads != 12 and "lead_names" not in config_overrides:
         raise InputError(f"the state dict has {num_leads} leads instead of the twelve standard ones: pass lead_names")
     if kind == PRETRAINED:
-        decoder_width = _shape(state_dict, "decoder_embed.weight", 2)[0]
+        decoder_width = shape_of(state_dict, "decoder_embed.weight", 2)[0]
         sizes["decoder_hidden_size"] = decoder_width
         sizes["decoder_num_hidden_layers"] = _count_layers(state_dict, decoder_layers)
-        sizes["decoder_num_attention_heads"] = _num_heads(
+        sizes["decoder_num_attention_heads"] = num_heads(
             decoder_width, decoder_num_attention_heads, DECODER_HEADS, "decoder_num_attention_heads"
         )
-        sizes["decoder_intermediate_size"] = _shape(state_dict, f"{decoder_layers}0.ff.0.weight", 2)[0]
+        sizes["decoder_intermediate_size"] = shape_of(state_dict, f"{decoder_layers}0.ff.0.weight", 2)[0]
     else:
         sizes["head_type"] = "hug" if kind == HUG else "mean"
-        num_labels = _shape(state_dict, "mlp_head.weight", 2)[0]
+        num_labels = shape_of(state_dict, "mlp_head.weight", 2)[0]
         if len(config_overrides.get("id2label") or range(num_labels)) != num_labels:
             raise InputError(
                 f"the classifier has {num_labels} labels and {len(config_overrides['id2label'])} were named: name "

@@ -14,7 +14,7 @@ from ..modeling.configuration_ecg_jepa import ECG_JEPA_LEAD_NAMES, EcgJepaConfig
 from ..modeling.modeling_ecg_jepa import EcgJepaForPreTraining, EcgJepaModel, grid_positions
 from ..processing import InputError
 from ..processing.feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
-from .checkpoints import check_keys, fill_model, load_state_dict
+from .checkpoints import check_keys, fill_model, load_state_dict, num_heads, shape_of
 from .converted import check_replaceable, save_converted
 
 
@@ -92,26 +92,6 @@ def _map_keys(state_dict: Mapping[str, torch.Tensor], kind: str) -> dict[str, tu
     return names
 
 
-def _shape(state_dict: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:
-    shape = tuple(state_dict[key].shape)
-    if len(shape) != dimensions or 0 in shape:
-        raise InputError(
-            f"{key} is {shape} and not of {dimensions} dimension(s): check that the file is the right one"
-        )
-    return shape
-
-
-def _num_heads(width: int, given: int | None, known: Mapping[int, int], argument: str) -> int:
-    if given is not None:
-        return given
-    if width not in known:
-        raise InputError(
-            f"the number of attention heads cannot be read from a state dict, and width {width} is not a released "
-            f"size: pass {argument}"
-        )
-    return known[width]
-
-
 def _check_positions(positions: torch.Tensor, key: str, num_leads: int, num_patches: int) -> None:
     width = positions.shape[1]
     expected = grid_positions(num_leads, num_patches, width).flatten(0, 1) if width % 4 == 0 else None
@@ -160,8 +140,8 @@ def convert_ecg_jepa_state_dict(
     names = _map_keys(state_dict, kind)
     check_keys(state_dict, names, kind)
 
-    num_positions, width = _shape(state_dict, f"{prefix}{POSITIONS}", 2)
-    patch_size = _shape(state_dict, f"{prefix}W_P.weight", 2)[1]
+    num_positions, width = shape_of(state_dict, f"{prefix}{POSITIONS}", 2)
+    patch_size = shape_of(state_dict, f"{prefix}W_P.weight", 2)[1]
     num_leads = len(config_overrides.get("lead_names") or ECG_JEPA_LEAD_NAMES)
     num_patches, rest = divmod(num_positions, num_leads)
     if rest:
@@ -174,23 +154,23 @@ def convert_ecg_jepa_state_dict(
         "patch_size": patch_size,
         "hidden_size": width,
         "num_hidden_layers": _count_layers(state_dict, f"{prefix}{ENCODER_LAYERS}"),
-        "num_attention_heads": _num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
-        "intermediate_size": _shape(state_dict, f"{prefix}{ENCODER_LAYERS}0.mlp.fc1.weight", 2)[0],
+        "num_attention_heads": num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
+        "intermediate_size": shape_of(state_dict, f"{prefix}{ENCODER_LAYERS}0.mlp.fc1.weight", 2)[0],
     }
     if kind == PRETRAINED:
-        predictor_width = _shape(state_dict, f"{PREDICTOR_PREFIX}predictor_embed.weight", 2)[0]
+        predictor_width = shape_of(state_dict, f"{PREDICTOR_PREFIX}predictor_embed.weight", 2)[0]
         layers = f"{PREDICTOR_PREFIX}{PREDICTOR_LAYERS}"
         sizes |= {
             "predictor_hidden_size": predictor_width,
             "predictor_num_hidden_layers": _count_layers(state_dict, layers),
-            "predictor_num_attention_heads": _num_heads(
+            "predictor_num_attention_heads": num_heads(
                 predictor_width, predictor_num_attention_heads, PREDICTOR_HEADS, "predictor_num_attention_heads"
             ),
-            "predictor_intermediate_size": _shape(state_dict, f"{layers}0.mlp.fc1.weight", 2)[0],
+            "predictor_intermediate_size": shape_of(state_dict, f"{layers}0.mlp.fc1.weight", 2)[0],
         }
     for key in names:
         if key.endswith(POSITIONS):
-            _shape(state_dict, key, 2)
+            shape_of(state_dict, key, 2)
             _check_positions(state_dict[key], key, 1 if key.startswith(PREDICTOR_PREFIX) else num_leads, num_patches)
 
     tensors: dict[str, torch.Tensor] = {}
