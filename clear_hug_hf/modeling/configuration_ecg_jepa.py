@@ -91,9 +91,10 @@ class EcgJepaConfig(PreTrainedConfig):
             Standard deviation of the normal distribution that weights start from. Those that write to the residual
             stream in layer `l` start from it divided by `sqrt(2 l)`.
         patch_initializer_range (`float`, *optional*):
-            Of the patch projection's weights; by default `initializer_range`, as released. Signals of a fraction of a
-            millivolt then weigh little beside the positions, which every layer adds, until the projection has grown,
-            and a run of a few hundred steps collapses: the `"tiny"` preset begins larger.
+            Of the patch projection's weights; by default `initializer_range`, as released. Signals then weigh little
+            beside the positions, which every layer adds, until the projection has grown: those in mV less still than
+            the ones of unit deviation with which a run of a few hundred steps was seen to collapse. The `"tiny"`
+            preset begins larger.
         attention_pattern (`str`, *optional*, defaults to `"cropa"`):
             What a patch may attend to: `"cropa"` the patches of its own lead and of its own time (cross-pattern
             attention), `"full"` all.
