@@ -148,6 +148,14 @@ def test_when_prepared_for_ecg_jepa_then_signals_are_as_it_reads_them_and_the_ne
         assert f"next: clear-hug pretrain{option} --data {house / system} --output" in printed
 
 
+def test_when_a_model_and_a_system_both_say_how_to_clean_then_one_is_asked_for(
+    house: Path, ptbxl_folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    command = ["prepare", ptbxl_folder, "--model", house / "pretrained", "--system", "ecg_jepa"]
+    assert "give one of them" in _refused(capsys, *command, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_when_recordings_were_prepared_for_the_other_system_then_one_sentence_says_so(
     house: Path, capsys: Capture, tmp_path: Path
 ) -> None:

@@ -59,8 +59,7 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--system",
         choices=tuple(SYSTEMS),
-        default="clear_hug",
-        help="clean as new models of this system need it (default: %(default)s)",
+        help="without --model: clean as new models of this system need it (default: clear_hug)",
     )
     parser.add_argument(
         "--windows",
@@ -112,6 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..processing import InputError
     from ..training.recipes import SYSTEMS
 
+    if arguments.model is not None and arguments.system is not None:
+        raise InputError("--model says how to clean, and so does --system: give one of them")
     options: dict[str, Any] = dict(arguments.option)
     kind = arguments.kind or guess_kind(arguments.source)
     if arguments.labels and kind == "csv":
@@ -123,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_source(kind, arguments.source, **options)
     quiet_libraries()
     if arguments.model is None:
-        extractor: Any = SYSTEMS[arguments.system].feature_extractor()
+        extractor: Any = SYSTEMS[arguments.system or "clear_hug"].feature_extractor()
     else:
         from ..training.folders import find_model_folder, load_feature_extractor
 

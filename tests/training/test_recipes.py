@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
-from clear_hug_hf.training.pretraining import PretrainingArguments
+from clear_hug_hf.training.pretraining import PretrainingArguments, learning_rate_at
 from clear_hug_hf.training.recipes import Recipe, add_recipe_options, read_recipe, recipe_from_options
 
 
@@ -146,3 +147,25 @@ def test_when_help_is_asked_for_then_every_field_is_explained() -> None:
             if one.name != "training":
                 assert len(options[f"recipe_{one.name}"].help or "") > 10
     parser.format_help()
+
+
+def test_when_ecg_jepa_base_is_trained_then_its_rates_are_the_released_ones_but_for_where_the_cosine_begins() -> None:
+    recipe = read_recipe(RECIPES / "ecg_jepa_base.yaml")
+    training, steps_per_epoch = recipe.training, 100
+    steps, warmup = training.epochs * steps_per_epoch, round(training.warmup_epochs * steps_per_epoch)
+    ours = [
+        learning_rate_at(step, steps, warmup, training.learning_rate, training.min_learning_rate)
+        for step in range(steps)
+    ]
+
+    def released(step: int) -> float:
+        """timm's cosine as the released script sets it: a linear warm-up from 1e-6, then a cosine begun at step 0."""
+        if step < warmup:
+            return 1e-6 + (5e-5 - 1e-6) * step / warmup
+        return 1e-6 + 0.5 * (5e-5 - 1e-6) * (1 + math.cos(math.pi * step / steps))
+
+    assert released(warmup) == pytest.approx(0.994 * 5e-5, rel=1e-3)
+    assert ours[warmup - 1] == pytest.approx(5e-5)
+    assert ours[-1] == pytest.approx(released(steps), rel=1e-3)
+    assert max(abs(mine - released(step)) for step, mine in enumerate(ours)) < 0.05 * 5e-5
+    assert recipe.make_config().drop_path_rate == pytest.approx(0.1)
