@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoModelForZeroShotImageClassification,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -30,8 +33,21 @@ from .modeling import (
     EcgJepaForSequenceClassification,
     EcgJepaForTokenClassification,
     EcgJepaModel,
+    EcgScanConfig,
+    EcgScanForImageClassification,
+    EcgScanForPreTraining,
+    EcgScanModel,
 )
-from .processing import STANDARD_LEADS, ClearHugFeatureExtractor, EcgJepaFeatureExtractor, InputError
+from .processing import (
+    STANDARD_LEADS,
+    ClearHugFeatureExtractor,
+    EcgJepaFeatureExtractor,
+    EcgScanFeatureExtractor,
+    EcgScanImageProcessor,
+    InputError,
+    draw_page,
+    render_page,
+)
 
 
 __version__ = "0.1.0"
@@ -48,6 +64,14 @@ AutoModelForPreTraining.register(EcgJepaConfig, EcgJepaForPreTraining, exist_ok=
 AutoModelForSequenceClassification.register(EcgJepaConfig, EcgJepaForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(EcgJepaConfig, EcgJepaForTokenClassification, exist_ok=True)
 AutoFeatureExtractor.register(EcgJepaConfig, EcgJepaFeatureExtractor, exist_ok=True)
+
+AutoConfig.register(EcgScanConfig.model_type, EcgScanConfig, exist_ok=True)
+AutoModel.register(EcgScanConfig, EcgScanModel, exist_ok=True)
+AutoModelForPreTraining.register(EcgScanConfig, EcgScanForPreTraining, exist_ok=True)
+AutoModelForImageClassification.register(EcgScanConfig, EcgScanForImageClassification, exist_ok=True)
+AutoModelForZeroShotImageClassification.register(EcgScanConfig, EcgScanModel, exist_ok=True)
+AutoFeatureExtractor.register(EcgScanConfig, EcgScanFeatureExtractor, exist_ok=True)
+AutoImageProcessor.register(EcgScanConfig, slow_image_processor_class=EcgScanImageProcessor, exist_ok=True)
 
 
 def _read_recording(path: Any) -> Any:
@@ -119,9 +143,16 @@ __all__ = [
     "EcgJepaForSequenceClassification",
     "EcgJepaForTokenClassification",
     "EcgJepaModel",
+    "EcgScanConfig",
+    "EcgScanFeatureExtractor",
+    "EcgScanForImageClassification",
+    "EcgScanForPreTraining",
+    "EcgScanImageProcessor",
+    "EcgScanModel",
     "FinetuningArguments",
     "InputError",
     "Recording",
+    "draw_page",
     "evaluate_predictions",
     "find_records",
     "finetune",
@@ -133,4 +164,5 @@ __all__ = [
     "prepare",
     "prepare_shards",
     "read_record",
+    "render_page",
 ]

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from . import benchmark, convert, demo, embed, evaluate, finetune, predict, prepare, pretrain, publish
+from . import benchmark, convert, demo, embed, evaluate, finetune, predict, prepare, pretrain, publish, render
 from .shared import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 
 
@@ -77,11 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         "  clear-hug predict patient7.hea --model runs/superclasses\n"
         "  clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet\n"
         "  clear-hug benchmark --tasks ptb-xl --models clear=runs/pretrained\n"
+        "  clear-hug render patient7.hea page.png\n"
         "  clear-hug publish runs/superclasses you/ecg-superclasses --dry-run staged\n\n"
         "`clear-hug VERB --help` explains each verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (prepare, pretrain, finetune, evaluate, predict, embed, benchmark, publish, convert, demo):
+    for verb in (prepare, pretrain, finetune, evaluate, predict, embed, benchmark, publish, convert, render, demo):
         verb.add(verbs)
     return parser

@@ -62,6 +62,14 @@ def add(verbs: Any) -> None:
         help="without --model: clean as new models of this system need it (default: clear_hug)",
     )
     parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        type=_option,
+        metavar="NAME=VALUE",
+        help="setting of the feature extractor, such as millivolts_per_unit=0.1 for pages of normalised recordings",
+    )
+    parser.add_argument(
         "--windows",
         choices=("first", "center", "all"),
         help="part of a recording longer than the model's window (default: the model's own choice, usually first)",
@@ -131,7 +139,12 @@ def run(arguments: argparse.Namespace) -> int:
         extractor = load_feature_extractor(find_model_folder(arguments.model))
     chosen = {"windows": arguments.windows, "stride_seconds": arguments.stride_seconds}
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    extractor = type(extractor)(**{**extractor_settings(extractor), **chosen})
+    known = extractor_settings(extractor)
+    if unknown := [name for name, _ in arguments.setting if name not in known]:
+        raise InputError(
+            f"{type(extractor).__name__} has no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}"
+        )
+    extractor = type(extractor)(**{**known, **dict(arguments.setting), **chosen})
     if arguments.stride_seconds is not None and extractor.windows != "all":
         raise InputError("--stride-seconds is the step between windows: give --windows all with it")
     fractions = arguments.split_fractions

@@ -92,9 +92,14 @@ def _read_for_pretraining(
     import datasets
 
     from ..data.prepared import count_prepared
+    from ..data.texts import with_texts
     from ..processing import InputError
     from ..training.provenance import count_sets
+    from ..training.recipes import SYSTEMS
 
+    aligned = SYSTEMS[recipe.system].aligned
+    if aligned and recipe.streaming:
+        raise InputError(f"{recipe.system} cannot be trained from a stream: teachers read all recordings before")
     streamed = ("train",) if recipe.streaming else ()
     all_sources = [read_source(folder, recipe.limit, streamed) for folder in folders]
     for folder, sources in zip(folders, all_sources, strict=True):
@@ -105,8 +110,10 @@ def _read_for_pretraining(
     data: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
     for sources in all_sources:
-        sets, failed = prepare_splits(sources, extractor, None)
+        sets, failed = prepare_splits(sources, extractor, sources.label_names if aligned else None)
         rejected += failed
+        if aligned:
+            sets = {split: with_texts(dataset) for split, dataset in sets.items()}
         data.append({**sources.about, "sets": count_sets(sets)})
         for split, dataset in sets.items():
             parts.setdefault(split, []).append(dataset)
@@ -135,7 +142,18 @@ def pretrain_and_draw(
         f"pre-training {recipe.system} {recipe.size} ({model.num_parameters() / 1e6:.1f} M parameters) on "
         f"{count} recordings, {arguments.epochs} epochs"
     )
-    result = pretrain(model, sets["train"], extractor, output, sets.get("validation"), arguments, restart=restart)
+    sets = recipe.add_teachers(model, sets)
+    collator = recipe.make_collator(model, extractor)
+    result = pretrain(
+        model,
+        sets["train"],
+        extractor,
+        output,
+        sets.get("validation"),
+        arguments,
+        collator=collator,
+        restart=restart,
+    )
     if result.resumed_from == result.history[-1]["step"]:
         say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
     last = result.history[-1]

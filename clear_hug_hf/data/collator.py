@@ -59,25 +59,38 @@ class BeatCollator:
         Raises:
             InputError: If the rows are of another rate than the feature extractor, or lack a label.
         """
+        self._check_rate(rows)
+        features = self.feature_extractor.cut(*self._windows(rows))
+        if self.trim:
+            features = self.feature_extractor.trim(features)
+        batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}
+        self._add_labels(batch, rows)
+        return batch
+
+    def _check_rate(self, rows: Sequence[Mapping[str, Any]]) -> None:
         rate = float(rows[0]["sampling_rate"])
         if rate != self.feature_extractor.sampling_rate:
             raise InputError(
                 f"the dataset was prepared at {rate:g} Hz and the model works at "
                 f"{self.feature_extractor.sampling_rate:g} Hz: prepare it with the model's feature extractor"
             )
+
+    @staticmethod
+    def _windows(
+        rows: Sequence[Mapping[str, Any]],
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """Signals, peaks and lead masks of rows, as `cut` takes them."""
         signals = [
             np.asarray(row["signal"], dtype=np.float32) * np.asarray(row["signal_scale"], dtype=np.float32)[:, None]
             for row in rows
         ]
         peaks = [np.asarray(row["r_peaks"], dtype=np.int64) for row in rows]
-        features = self.feature_extractor.cut(signals, peaks, [np.asarray(row["lead_mask"]) for row in rows])
-        if self.trim:
-            features = self.feature_extractor.trim(features)
-        batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}
+        return signals, peaks, [np.asarray(row["lead_mask"]) for row in rows]
+
+    def _add_labels(self, batch: dict[str, torch.Tensor], rows: Sequence[Mapping[str, Any]]) -> None:
         names = list(rows[0].get("labels") or ()) if self.label_names is None else self.label_names
         if names:
             batch["labels"] = torch.tensor(self._labels(rows, names), dtype=torch.float32)
-        return batch
 
     @staticmethod
     def _labels(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[float]]:

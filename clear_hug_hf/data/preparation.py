@@ -68,6 +68,7 @@ def dataset_features(label_names: Sequence[str] | None = None) -> datasets.Featu
         - `lead_mask` (`bool`, 12): Which leads the signal holds; the others are zeros.
         - `r_peaks` (`int32`): All beats of the row [samples from its start], and `num_beats` (`int32`), their number.
         - `flat_leads`, `nan_share`, `clipped_share`: The recording as it came, see [`Quality`].
+        - `report` (`string`): What was written about the recording; null where nothing is known.
         - `labels`: one `float32` per label name: 1 or 0, or a value to regress; NaN where unknown.
     """
     features: dict[str, Any] = {
@@ -86,6 +87,7 @@ def dataset_features(label_names: Sequence[str] | None = None) -> datasets.Featu
         "flat_leads": datasets.List(datasets.Value("string")),
         "nan_share": datasets.Value("float32"),
         "clipped_share": datasets.Value("float32"),
+        "report": datasets.Value("string"),
     }
     if label_names:
         features["labels"] = {name: datasets.Value("float32") for name in label_names}
@@ -253,6 +255,7 @@ def _rows(
             "r_peaks": part.r_peaks.astype(np.int32),
             "num_beats": part.r_peaks.size,
             **one.quality._asdict(),
+            "report": one.record.metadata.get("report"),
         }
         if label_names:
             known = one.record.labels

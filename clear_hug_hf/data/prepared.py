@@ -18,7 +18,11 @@ from .sharding import EXTRACTOR, MANIFEST, WORK, extractor_settings
 # Settings that act after the signal and the peaks are stored, or only choose which windows are: a model may differ in
 # these from the dataset.
 _NOT_STORED = frozenset(
-    ["num_beats", "beat_length", "patch_size", "lead_names", "windows", "stride_seconds", "on_no_beats"]
+    (
+        *("num_beats", "beat_length", "patch_size", "lead_names", "windows", "stride_seconds", "on_no_beats"),
+        # Pages are drawn as they are read.
+        *("layout", "image_size", "image_mean", "image_std", "do_find_page"),
+    )
 )
 
 

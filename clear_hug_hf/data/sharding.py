@@ -67,6 +67,8 @@ WORK, _PLAN, _SUMMARIES = ".preparation", "plan.json", "shards"
 _SPLITS = ("train", "validation", "test")
 # What decides about bytes beside the settings: a resumed preparation must not mix two of them.
 _VERSIONS = ("clear-hug-hf", "numpy", "scipy", "pyarrow")
+# Of a saved feature extractor: what only says how to load it.
+_OF_LOADING = ("feature_extractor_type", "image_processor_type", "auto_map")
 # Names of licences on the Hub.
 _HUB_LICENSES = {"CC BY 4.0": "cc-by-4.0", "ODC-By 1.0": "odc-by", "ODbL 1.0": "odbl"}
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -202,7 +204,7 @@ def prepare_shards(
 def extractor_settings(feature_extractor: RecordingFeatureExtractor) -> dict[str, Any]:
     """The settings of a feature extractor, as its saved file spells them, without what only says how to load it."""
     settings = json.loads(feature_extractor.to_json_string())
-    return {name: value for name, value in settings.items() if name not in ("feature_extractor_type", "auto_map")}
+    return {name: value for name, value in settings.items() if name not in _OF_LOADING}
 
 
 def _make_plan(
@@ -557,6 +559,7 @@ _COLUMNS = """\
 | `r_peaks`, `num_beats` | all beats [samples from the row's start], and their number |
 | `flat_leads`, `nan_share`, `clipped_share` | the whole recording as it came: leads that do not vary, share of NaN, \
 share at the end of the range |
+| `report` | what was written about the recording; null where nothing is known |
 | `labels` | one number per label: 1 or 0, or a value to regress; NaN where unknown |"""
 
 

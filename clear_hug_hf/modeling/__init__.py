@@ -6,6 +6,7 @@ The files of this folder are published beside the weights and import nothing of 
 
 from .configuration_clear_hug import ClearHugConfig
 from .configuration_ecg_jepa import EcgJepaConfig
+from .configuration_ecg_scan import EcgScanConfig
 from .modeling_clear_hug import (
     ClearHugClassifierOutput,
     ClearHugForPreTraining,
@@ -21,6 +22,12 @@ from .modeling_ecg_jepa import (
     EcgJepaForTokenClassification,
     EcgJepaModel,
     EcgJepaPreTrainedModel,
+)
+from .modeling_ecg_scan import (
+    EcgScanForImageClassification,
+    EcgScanForPreTraining,
+    EcgScanModel,
+    EcgScanPreTrainedModel,
 )
 
 
@@ -39,4 +46,9 @@ __all__ = [
     "EcgJepaForTokenClassification",
     "EcgJepaModel",
     "EcgJepaPreTrainedModel",
+    "EcgScanConfig",
+    "EcgScanForImageClassification",
+    "EcgScanForPreTraining",
+    "EcgScanModel",
+    "EcgScanPreTrainedModel",
 ]

@@ -6,23 +6,39 @@ The files of this folder are published beside the weights and import nothing of 
 
 from .beat_detection import DETECTORS, detect_r_peaks
 from .beats import cut_beats, pad_peaks
+from .ecg_paper import LAYOUTS, EcgPage, PaperStyle, draw_page, render_page
 from .errors import InputError
 from .feature_extraction_clear_hug import ClearHugFeatureExtractor
 from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
+from .feature_extraction_ecg_scan import EcgScanFeatureExtractor
+from .image_processing_ecg_scan import EcgScanImageProcessor, load_page
 from .leads import STANDARD_LEADS, arrange_leads, canonical_lead_name
+from .page_augmentation import augment_page
+from .page_finding import FoundPage, find_page
 from .recordings import RecordingFeatureExtractor
 
 
 __all__ = [
     "DETECTORS",
+    "LAYOUTS",
     "STANDARD_LEADS",
     "ClearHugFeatureExtractor",
     "EcgJepaFeatureExtractor",
+    "EcgPage",
+    "EcgScanFeatureExtractor",
+    "EcgScanImageProcessor",
+    "FoundPage",
     "InputError",
+    "PaperStyle",
     "RecordingFeatureExtractor",
     "arrange_leads",
+    "augment_page",
     "canonical_lead_name",
     "cut_beats",
     "detect_r_peaks",
+    "draw_page",
+    "find_page",
+    "load_page",
     "pad_peaks",
+    "render_page",
 ]

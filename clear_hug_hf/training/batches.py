@@ -20,7 +20,7 @@ from ..processing.errors import InputError
 
 
 Row = Mapping[str, Any]
-Collator = Callable[[Sequence[Row]], dict[str, torch.Tensor]]
+Collator = Callable[..., dict[str, torch.Tensor]]
 # Where a recording stands: epoch from 0, and position in the dataset (in its stream, if it is one).
 _Place = tuple[int, int]
 
@@ -116,7 +116,8 @@ class StepCollator:
     the longest of all; the gradient is that of the whole step, whatever stands beside what.
 
     Args:
-        collator (`Callable`): Makes one batch of rows. If it has a method `length(row)`, rows are sorted by it.
+        collator (`Callable`): Makes one batch of rows. If it has a method `length(row)`, rows are sorted by it; if its
+            `takes_seeds` is true, it gets the seeds of the recordings, too.
         micro_batch_size (`int`): Most recordings of one batch.
         seed (`int`): Of the run.
         with_seeds (`bool`): Whether the model takes `seeds`.
@@ -139,7 +140,8 @@ class StepCollator:
         # Parts of equal size, so that the last is no leftover.
         for part in np.array_split(order, -(-len(order) // self.micro_batch_size)):
             rows = [placed[index][1] for index in part]
-            batch = self.collator(rows)
+            given = (seeds[part],) if getattr(self.collator, "takes_seeds", False) else ()
+            batch = self.collator(rows, *given)
             if self.with_seeds:
                 batch["seeds"] = torch.from_numpy(seeds[part])
             step.record_ids.append([str(row.get("record_id", "?")) for row in rows])

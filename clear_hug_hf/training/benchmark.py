@@ -22,7 +22,7 @@ import datasets
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
+from transformers import AutoConfig, set_seed
 
 from ..data.collator import BeatCollator
 from ..data.prepared import check_prepared_for, keep_labels, load_prepared
@@ -65,6 +65,7 @@ from .finetuning import (
 from .folders import (
     check_heads,
     check_writable,
+    classifier_class,
     classifier_config,
     find_model_folder,
     load_feature_extractor,
@@ -441,7 +442,7 @@ class _Runner:
         names = self.tasks[task].label_names
         if model == RANDOM:
             config = AutoConfig.from_pretrained(next(iter(self.folders.values())))
-            return AutoModelForSequenceClassification.from_config(classifier_config(config, names, head_type=head))
+            return classifier_class(config).from_config(classifier_config(config, names, head_type=head))
         return load_for_finetuning(self.folders[model], names, head_type=head)[0]
 
     # -------------------------------------------------------------------------------------------------------- running

@@ -35,9 +35,11 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from ..data.collator import BeatCollator
+from ..data.pages import PageCollator
 from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import model_label_names, predict
 from ..modeling.modeling_clear_hug import known_binary_cross_entropy
+from ..processing import EcgScanFeatureExtractor
 from ..processing.errors import InputError
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
 from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
@@ -80,6 +82,9 @@ class FinetuningArguments:
             with them, or none without: nothing is learnt about them then. Refused by default.
         precompute (`bool`, *optional*, defaults to `True`): With `"frozen"`, read each recording once with the encoder
             instead of once per epoch; the result is the same.
+        augmentation (`float`, *optional*, defaults to 1 where it acts): For models that read pictures, with `"full"`
+            and `"lora"`: how much the training pages are bent, shaded and blurred as photographs are (see
+            `augment_page`), each time anew, in every layout; 0 draws them clean. Validation pages are always clean.
         bf16 (`bool`, *optional*, defaults to `False`): Whether to compute in bfloat16 where that is safe.
         seed (`int`, *optional*, defaults to 0): Of the order and dropout.
         num_workers (`int`, *optional*, defaults to 0): Processes that make batches.
@@ -99,6 +104,7 @@ class FinetuningArguments:
     patience: int = 10
     allow_absent_labels: bool = False
     precompute: bool = True
+    augmentation: float | None = None
     bf16: bool = False
     seed: int = 0
     num_workers: int = 0
@@ -215,15 +221,23 @@ def finetune(
     train_labels = dataset_labels(train_dataset, label_names)
     sets: list[Any] = [train_dataset, validation_dataset]
     collate: Any = collator
+    train_collate: Any = collator
     if arguments.method == "frozen" and arguments.precompute:
         # Nothing changes before the head, so that the encoder reads every recording once instead of once per epoch.
         sets = [encode(model, one, collator, progress=arguments.progress, cache_dir=cache_dir) for one in sets]
-        collate = as_it_is
+        collate = train_collate = as_it_is
     else:
+        if isinstance(feature_extractor, EcgScanFeatureExtractor) and arguments.method != "frozen":
+            train_collate = PageCollator(
+                feature_extractor,
+                label_names,
+                augmentation=1.0 if arguments.augmentation is None else arguments.augmentation,
+                random=True,
+            )
         sets = [one.select_columns(collator.columns).with_format("numpy") for one in sets]
     with _adapted(model, arguments) as trained, _loss(model, trained, train_labels, arguments):
         best_epoch, history = train_with_trainer(
-            trained, sets[0], sets[1], collate, make_optimizer(model, arguments), arguments, output_dir
+            trained, sets[0], sets[1], collate, make_optimizer(model, arguments), arguments, output_dir, train_collate
         )
     model.eval()
 
@@ -271,6 +285,7 @@ def train_with_trainer(
     optimizer: torch.optim.Optimizer,
     arguments: FinetuningArguments,
     output_dir: Path | None = None,
+    train_collate: Any = None,
 ) -> tuple[int, list[dict[str, Any]]]:
     """
     Train a module that gives `loss` and `logits`, and leave it with the weights of its best epoch.
@@ -282,6 +297,7 @@ def train_with_trainer(
         optimizer (`torch.optim.Optimizer`): Holds the parameters to train.
         arguments ([`FinetuningArguments`]): Length, batch, patience, seed.
         output_dir (`Path`, *optional*): Gets `checkpoints/`, one per epoch, of which the best and the last are kept.
+        train_collate (`Callable`, *optional*): Makes the batches that are trained on, where they differ.
 
     Returns:
         `tuple[int, list[dict]]`: The best epoch, and a row per epoch as in [`FinetuningResult`].
@@ -291,7 +307,7 @@ def train_with_trainer(
     with temporary as folder, _config_kept(getattr(module, "config", None)):
         checkpoints = Path(folder)
         course = _Course(arguments.patience, arguments.progress)
-        trainer = Trainer(
+        trainer = _Trainer(
             model=module,
             args=TrainingArguments(
                 output_dir=str(checkpoints),
@@ -320,6 +336,7 @@ def train_with_trainer(
             train_dataset=train_set,
             eval_dataset=validation_set,
             data_collator=collate,
+            train_collator=collate if train_collate is None else train_collate,
             compute_metrics=_validation_metrics,
             preprocess_logits_for_metrics=_first_output,
             optimizers=(optimizer, None),
@@ -336,6 +353,21 @@ def train_with_trainer(
             trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
         history = _history(trainer.state)
     return _best(history), history
+
+
+class _Trainer(Trainer):
+    """Trainer with a collator of its own for the training batches."""
+
+    def __init__(self, *args: Any, train_collator: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._train_collator = train_collator
+
+    def get_train_dataloader(self) -> Any:
+        usual, self.data_collator = self.data_collator, self._train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = usual
 
 
 @contextmanager
@@ -515,7 +547,8 @@ def positive_weights(labels: torch.Tensor) -> torch.Tensor:
 
 def settings(arguments: FinetuningArguments) -> dict[str, Any]:
     """The recipe as it is written beside results: what changes what is trained."""
-    return {name: value for name, value in asdict(arguments).items() if name not in _FREE}
+    # What is not set acts on nothing: augmentation, where no pages are drawn.
+    return {name: value for name, value in asdict(arguments).items() if name not in _FREE and value is not None}
 
 
 def _identity(

@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -33,6 +34,7 @@ METRICS, PRETRAINING, CONVERSION = "metrics.json", "pretraining.json", "conversi
 CARD = "README.md"
 FOOTER = "<!-- made by clear-hug-hf -->"
 """In a card that no one wrote by hand, which may be made anew."""
+_OF_IMAGES = "AutoModelForImageClassification"
 HUB = "hf://"
 """What the name of a model on the Hub begins with where a folder could be meant: `hf://ORG/NAME[@REVISION]`."""
 
@@ -200,6 +202,12 @@ def load_feature_extractor(folder: Path) -> Any:
         ) from error
 
 
+def classifier_class(config: Any) -> Any:
+    """The Auto class of a system's classifiers: of recordings, or of pictures of them."""
+    served = getattr(config, "auto_map", None) or {}
+    return AutoModelForImageClassification if _OF_IMAGES in served else AutoModelForSequenceClassification
+
+
 def load_classifier(path: str | Path) -> tuple[Any, Any]:
     """
     A fine-tuned model and its feature extractor.
@@ -220,7 +228,7 @@ def load_classifier(path: str | Path) -> tuple[Any, Any]:
             f"{folder} holds a classifier of samples ({names[0]}), not of recordings: fine-tune one with "
             "`clear-hug finetune`"
         )
-    model, info = _load(AutoModelForSequenceClassification, folder)
+    model, info = _load(classifier_class(_load_config(folder)), folder)
     if info["missing_keys"]:
         raise InputError(
             f"{folder} holds no fine-tuned classifier ({len(info['missing_keys'])} weights are not in it): fine-tune "
@@ -316,7 +324,7 @@ def load_for_finetuning(path: str | Path, label_names: Sequence[str], **override
     """
     folder = find_model_folder(path)
     config = classifier_config(AutoConfig.from_pretrained(folder), label_names, **overrides)
-    model, info = _load(AutoModelForSequenceClassification, folder, config=config, ignore_mismatched_sizes=True)
+    model, info = _load(classifier_class(config), folder, config=config, ignore_mismatched_sizes=True)
     prefix = f"{model.base_model_prefix}."
     if lost := [key for key in info["missing_keys"] if key.startswith(prefix)]:
         raise InputError(f"{folder} holds no whole encoder: {lost[0]} and {len(lost) - 1} other weights are missing")

@@ -344,6 +344,7 @@ def check_cut(config: Any, feature_extractor: Any) -> None:
         ("num_beats", "num_beats"),
         ("patch_size", "patch_size"),
         ("num_samples", "window_samples"),
+        ("image_size", "image_size"),
     ):
         wanted, found = getattr(config, name, None), getattr(feature_extractor, of_extractor, None)
         if wanted is None or found is None or found == wanted or (name == "num_beats" and found < wanted):

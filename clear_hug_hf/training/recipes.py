@@ -19,24 +19,42 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
+from ..data.pages import PageCollator
 from ..data.sharding import extractor_settings
-from ..modeling import ClearHugConfig, ClearHugForPreTraining, EcgJepaConfig, EcgJepaForPreTraining
-from ..processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor
+from ..modeling import (
+    ClearHugConfig,
+    ClearHugForPreTraining,
+    EcgJepaConfig,
+    EcgJepaForPreTraining,
+    EcgScanConfig,
+    EcgScanForPreTraining,
+)
+from ..processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
 from ..processing.errors import InputError
+from .folders import find_model_folder
 from .pretraining import PretrainingArguments
+from .teachers import add_signal_embeds, make_tokenizer
 
 
 class System(typing.NamedTuple):
-    """The classes of one paper's system."""
+    """
+    The classes of one paper's system.
+
+    Args:
+        config, model, feature_extractor (`type`): Of pre-training.
+        aligned (`bool`): Whether it aligns pages with what other, pre-trained encoders make of signals and texts.
+    """
 
     config: Any
     model: Any
     feature_extractor: Any
+    aligned: bool = False
 
 
 SYSTEMS = {
     "clear_hug": System(ClearHugConfig, ClearHugForPreTraining, ClearHugFeatureExtractor),
     "ecg_jepa": System(EcgJepaConfig, EcgJepaForPreTraining, EcgJepaFeatureExtractor),
+    "ecg_scan": System(EcgScanConfig, EcgScanForPreTraining, EcgScanFeatureExtractor, aligned=True),
 }
 
 # Fields of a config that the feature extractor has, too, and that act after signals and beats are stored.
@@ -57,6 +75,14 @@ class Recipe:
         data (`list[str]`): Folders of recordings; the training splits of several are joined, and so are their
             validation splits.
         output (`str`, *optional*, defaults to `"runs/pretrained"`): Folder of the run.
+        signal (`str`, *optional*): For ECG-Scan: folder of the pre-trained encoder of signals, CLEAR or ECG-JEPA, that
+            pages are aligned with. It should not have seen the recordings that the result is to be tested on.
+        vision (`str`, *optional*): For ECG-Scan: name or folder of a pre-trained vision backbone of transformers to
+            start from; without it the preset's starts at random.
+        text (`str`, *optional*): For ECG-Scan: name or folder of a pre-trained text encoder of transformers; without
+            it a small one that reads bytes is trained.
+        augmentation (`float`, *optional*, defaults to `1.0`): For ECG-Scan: how much pages are bent, shaded and
+            blurred as photographs are; 0 draws them clean.
         streaming (`bool`, *optional*, defaults to `False`): Read prepared folders as they are trained on, instead of
             through a copy in the cache of `datasets`: for sets larger than the free disk.
         limit (`int`, *optional*): Use only the first recordings of each split.
@@ -68,6 +94,10 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     output: str = "runs/pretrained"
+    signal: str | None = None
+    vision: str | None = None
+    text: str | None = None
+    augmentation: float = 1.0
     streaming: bool = False
     limit: int | None = None
     training: PretrainingArguments = field(default_factory=lambda: PretrainingArguments(**TINY))
@@ -75,6 +105,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit is {self.limit}: it must be positive")
+        if not 0 <= self.augmentation <= 2:
+            raise InputError(f"augmentation is {self.augmentation}: it must lie between 0 and 2")
+        aligned = self.system in SYSTEMS and SYSTEMS[self.system].aligned
+        for name in ("signal", "vision", "text"):
+            if getattr(self, name) is not None and not aligned:
+                raise InputError(f"{name} is for systems that align pages, not for {self.system}: leave it out")
 
     def make_config(self) -> Any:
         """
@@ -116,11 +152,51 @@ class Recipe:
             )
         known = extractor_settings(extractor)
         chosen = {name: getattr(config, name) for name in _OF_BOTH if name in self.model and name in known}
+        if "image_size" in known:
+            chosen["image_size"] = config.image_size
         return extractor_class(**{**known, **chosen}) if chosen else extractor
 
     def make_model(self) -> Any:
-        """A new model; set the seed before."""
-        return SYSTEMS[self.system].model(self.make_config())
+        """
+        A new model, with pre-trained towers where they are named; set the seed before.
+
+        Raises:
+            InputError: As [`make_config`], or if there is nothing to align pages with, or a tower cannot be loaded.
+        """
+        config, model_class = self.make_config(), SYSTEMS[self.system].model
+        if not SYSTEMS[self.system].aligned:
+            return model_class(config)
+        if self.signal is None and config.signal_embed_dim is None:
+            raise InputError(
+                "pages are aligned with signals: name the folder of a pre-trained encoder of signals with --signal, "
+                "such as `clear-hug pretrain` makes of the same recordings"
+            )
+        signal = None if self.signal is None else str(find_model_folder(self.signal))
+        try:
+            return model_class.from_towers(config, vision=self.vision, signal=signal, text=self.text)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(" ".join(str(error).split())) from error
+
+    def make_collator(self, model: Any, feature_extractor: Any) -> Any:
+        """What makes batches of rows for the model, where that is not the loop's own."""
+        if not SYSTEMS[self.system].aligned:
+            return None
+        return PageCollator(
+            feature_extractor,
+            tokenizer=make_tokenizer(model.config, self.text),
+            with_targets=True,
+            with_signals=self.signal is not None,
+            augmentation=self.augmentation,
+        )
+
+    def add_teachers(self, model: Any, sets: Mapping[str, Any], progress: bool = True) -> dict[str, Any]:
+        """The recordings of each split with what teachers that stay as they are make of them, where there are any."""
+        if self.signal is None:
+            return dict(sets)
+        return {
+            split: add_signal_embeds(rows, model.base_model, self.signal, progress=progress)
+            for split, rows in sets.items()
+        }
 
 
 _OWN = tuple(one.name for one in fields(Recipe) if one.name != "training")

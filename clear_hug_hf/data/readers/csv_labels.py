@@ -26,6 +26,7 @@ columns
   patient_id   optional: rows of one patient never end up on two sides of a split;
                without it every row counts as a patient of its own
   split        optional: train, validation (or val) or test, in every row or in none
+  report       optional: what was written about the recording, for models that read text
   others       labels if you name them as label columns; the rest is kept as metadata
 
 label columns are one of

@@ -1,0 +1,1071 @@
+"""
+The ECG-Scan models: representations of pictures of ECGs ("Learning ECG Image Representations via Dual
+Physiological-Aware Alignments", Pham et al., arXiv 2604.01526).
+
+**An implementation of the published idea.** Of the paper only the abstract could be read, and no code was found: pages
+are aligned with signals and texts by contrast, and the 12 leads are rebuilt from the page under soft constraints that
+leads obey ([READ] in the abstract). Where the paper is silent, these are our choices; [`EcgScanConfig`] says for each
+field which it is. No number of the paper is claimed.
+
+Shapes: `B` pages, `L` leads (12), `T` samples of the reconstruction, `N` tokens of the vision tower, `D` their width,
+`E` the width of the shared space.
+"""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_ecg_scan import EcgScanConfig
+from .modeling_clear_hug import ClearHugModel
+from .modeling_ecg_jepa import EcgJepaMeanHead, EcgJepaModel, classification_loss, eager_attention_forward
+
+
+SIGNAL_MODELS = {"clear_hug": ClearHugModel, "ecg_jepa": EcgJepaModel}
+VOLUME_EPS = 1e-6
+"""Added to the determinant of a Gram matrix: the root's gradient has no bound where the volume vanishes."""
+MAX_LOG_SCALE = math.log(100.0)
+"""Temperatures stay above 0.01, as CLIP's."""
+
+
+@dataclass
+class EcgScanModelOutput(ModelOutput):
+    """
+    Output of [`EcgScanModel`].
+
+    Args:
+        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`, *optional*):
+            Pages in the shared space, of unit length.
+        signal_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`, *optional*):
+            Signals in the shared space, of unit length.
+        text_embeds (`torch.FloatTensor` of shape `(num_texts, projection_dim)`, *optional*):
+            Texts in the shared space, of unit length.
+        logits_per_image (`torch.FloatTensor` of shape `(batch_size, num_texts)`, *optional*):
+            Cosines of pages and texts over the pairwise temperature; `logits_per_text` is its transpose.
+        logits_per_text (`torch.FloatTensor` of shape `(num_texts, batch_size)`, *optional*)
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`, *optional*):
+            What the vision tower makes of a page, before the shared space: the feature that classifiers read.
+        image_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`, *optional*):
+            The tower's tokens, of a convolutional one the places of its last map row by row.
+        lead_states (`torch.FloatTensor` of shape `(batch_size, 1, hidden_size)`, *optional*):
+            `pooler_output` under the name by which heads find their input in every model of this package: a page has
+            one state for all leads.
+        present_leads (`torch.BoolTensor` of shape `(batch_size, 1)`, *optional*):
+            True, beside it.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Of the vision tower, where they are asked for and it has them.
+    """
+
+    image_embeds: torch.Tensor | None = None
+    signal_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    image_states: torch.Tensor | None = None
+    lead_states: torch.Tensor | None = None
+    present_leads: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class EcgScanForPreTrainingOutput(ModelOutput):
+    """
+    Output of [`EcgScanForPreTraining`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*):
+            The weighted sum of those of the next four that the batch has what is needed for.
+        loss_volume, loss_pairwise, loss_reconstruction, loss_lead (`torch.FloatTensor` of shape `()`):
+            The terms, unweighted; 0 where the batch lacks what they need. Those of reconstruction and leads are in
+            units of `huber_delta` squared.
+        top1 (`torch.FloatTensor` of shape `()`):
+            Share of the pages whose own signal is the nearest of the batch by cosine: 1 over the batch size by chance.
+        duplicate_texts (`torch.FloatTensor` of shape `()`):
+            Pairs of different recordings with one text, which are no negatives, as a share of all pairs.
+        reconstruction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+            The leads as the page shows them, and what it does not show [mV].
+        image_embeds, signal_embeds, text_embeds, pooler_output:
+            As [`EcgScanModelOutput`].
+    """
+
+    loss: torch.Tensor | None = None
+    loss_volume: torch.Tensor | None = None
+    loss_pairwise: torch.Tensor | None = None
+    loss_reconstruction: torch.Tensor | None = None
+    loss_lead: torch.Tensor | None = None
+    top1: torch.Tensor | None = None
+    duplicate_texts: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    signal_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+
+
+@dataclass
+class EcgScanClassifierOutput(ModelOutput):
+    """
+    Output of [`EcgScanForImageClassification`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
+            The loss that `config.problem_type` names.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Scores of the page.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Of the vision tower.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+# ------------------------------------------------------------------------------------------------------------ losses
+
+
+def gramian_volume(
+    anchor: torch.Tensor, first: torch.Tensor, second: torch.Tensor, normalize: bool = False
+) -> torch.Tensor:
+    """
+    Volume of the parallelepiped that three unit vectors span, of every anchor with every pair (GRAM, Cicchetti et al.,
+    arXiv 2412.11959): the root of the determinant of their Gram matrix. 0 where they lie in a plane, 1 where they are
+    orthogonal.
+
+    A vector and its opposite give the same volume. And it is `sqrt(1 - c^2)` times the distance of the anchor from the
+    plane of a pair, with the cosine `c` of the pair, which no anchor can change: pairs that agree look close to all.
+
+    Args:
+        anchor (`torch.Tensor` of shape `(B, E)`):
+            Unit vectors.
+        first, second (`torch.Tensor` of shape `(M, E)`):
+            Unit vectors; the pairs are those of one row.
+        normalize (`bool`, *optional*, defaults to `False`):
+            Divide by the area that the pair spans: the distance alone.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, M)`, float32.
+    """
+    with torch.autocast(anchor.device.type, enabled=False):
+        anchor, first, second = anchor.float(), first.float(), second.float()
+        to_first, to_second = anchor @ first.T, anchor @ second.T
+        between = (first * second).sum(dim=1)
+        determinant = (
+            1 + 2 * to_first * to_second * between - to_first.square() - to_second.square() - between.square()
+        )
+        if normalize:
+            determinant = determinant / (1 - between.square()).clamp(min=1e-3)
+        return (determinant.clamp(min=0) + VOLUME_EPS).sqrt()
+
+
+def contrastive_loss(
+    scores: torch.Tensor, duplicates: torch.Tensor | None = None, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """
+    Cross-entropy of finding the k-th column in row k and the other way round, averaged.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, B)`):
+            High where row and column belong together.
+        duplicates (`torch.BoolTensor` of shape `(B, B)`, *optional*):
+            Pairs that are not to be told apart. They are left out, but for the diagonal.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target that all columns get which are not left out.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`.
+    """
+    scores = scores.float()
+    if duplicates is not None:
+        itself = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+        left_out = duplicates & ~itself
+    else:
+        left_out = torch.zeros_like(scores, dtype=torch.bool)
+    losses = []
+    for one, absent in ((scores, left_out), (scores.T, left_out.T)):
+        logs = one.masked_fill(absent, float("-inf")).log_softmax(dim=1)
+        spread = logs.masked_fill(absent, 0.0).sum(dim=1) / (~absent).sum(dim=1)
+        losses.append(-((1 - label_smoothing) * logs.diagonal() + label_smoothing * spread).mean())
+    return (losses[0] + losses[1]) / 2
+
+
+def gramian_contrastive_loss(
+    image: torch.Tensor,
+    signal: torch.Tensor,
+    text: torch.Tensor,
+    log_scale: torch.Tensor,
+    duplicates: torch.Tensor | None = None,
+    label_smoothing: float = 0.1,
+    normalize: bool = False,
+) -> torch.Tensor:
+    """
+    Contrast of pages with pairs of signal and text by the volume that they span: small where they belong together.
+
+    Args:
+        image, signal, text (`torch.Tensor` of shape `(B, E)`):
+            Unit vectors of the same recordings.
+        log_scale (`torch.Tensor` of shape `()`):
+            Logarithm of one over the temperature.
+        duplicates (`torch.BoolTensor` of shape `(B, B)`, *optional*):
+            Recordings with the same text.
+        label_smoothing, normalize:
+            As [`contrastive_loss`] and [`gramian_volume`].
+    """
+    scores = -gramian_volume(image, signal, text, normalize) * log_scale.float().exp()
+    return contrastive_loss(scores, duplicates, label_smoothing)
+
+
+def pairwise_contrastive_loss(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    log_scale: torch.Tensor,
+    duplicates: torch.Tensor | None = None,
+    label_smoothing: float = 0.1,
+) -> torch.Tensor:
+    """
+    Symmetric InfoNCE on cosines (Radford et al., 2021); arguments as [`gramian_contrastive_loss`].
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        return contrastive_loss(
+            first.float() @ second.float().T * log_scale.float().exp(), duplicates, label_smoothing
+        )
+
+
+def reconstruction_loss(
+    reconstruction: torch.Tensor,
+    waveforms: torch.Tensor,
+    weights: torch.Tensor,
+    delta: float = 0.1,
+) -> torch.Tensor:
+    """
+    Huber's loss of the leads, averaged by weight.
+
+    Args:
+        reconstruction, waveforms (`torch.Tensor` of shape `(B, L, T)`):
+            What was rebuilt, and the truth [mV].
+        weights (`torch.Tensor` of shape `(B, L, T)`):
+            0 where nothing was recorded, less for what the page does not show. 0 comes out where all are 0.
+        delta (`float`, *optional*, defaults to 0.1):
+            Error above which the loss grows linearly [mV].
+    """
+    weights = weights.float()
+    losses = F.huber_loss(reconstruction.float(), waveforms.float(), reduction="none", delta=delta)
+    return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
+
+
+def lead_residuals(leads: torch.Tensor) -> torch.Tensor:
+    """
+    How far limb leads are from obeying Einthoven's (III = II - I) and Goldberger's identities (aVR = -(I + II) / 2,
+    aVL = I - II / 2, aVF = II - I / 2), which hold for potentials in one unit: not after leads were scaled apart.
+
+    Args:
+        leads (`torch.Tensor` of shape `(..., L, T)`):
+            Leads [mV], the first six I, II, III, aVR, aVL and aVF.
+
+    Returns:
+        `torch.Tensor` of shape `(..., 4, T)` [mV].
+    """
+    first, second, third, right, left, foot = leads[..., :6, :].unbind(dim=-2)
+    return torch.stack(
+        (
+            first + third - second,
+            right + (first + second) / 2,
+            left - first + second / 2,
+            foot - second + first / 2,
+        ),
+        dim=-2,
+    )
+
+
+def soft_lead_loss(reconstruction: torch.Tensor, identity_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    The soft lead constraint: mean square of the four [`lead_residuals`] of a reconstruction [mV^2].
+
+    Where the truth obeys the identities, this with the squared error is that error in another metric, which weighs
+    four of the six directions of limb-lead errors up. It knows nothing about the patient.
+
+    Args:
+        reconstruction (`torch.Tensor` of shape `(B, L, T)`):
+            Leads [mV].
+        identity_mask (`torch.BoolTensor` of shape `(B,)`, *optional*):
+            Recordings whose own leads obey the identities; the others do not count. 0 comes out where none does.
+    """
+    squares = lead_residuals(reconstruction.float()).square().mean(dim=(1, 2))
+    if identity_mask is None:
+        return squares.mean()
+    counted = identity_mask.to(squares.dtype)
+    return (squares * counted).sum() / counted.sum().clamp(min=1)
+
+
+# ----------------------------------------------------------------------------------------------------------- decoder
+
+
+def plane_positions(height: int, width: int, size: int) -> torch.Tensor:
+    """
+    Sines and cosines of the rows and columns of a map, `(height * width, size)`: half of the features for each.
+    """
+    quarter = size // 4
+    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    parts = []
+    for places in (torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)):
+        angles = places[:, None].double() * frequencies
+        parts += [angles.sin(), angles.cos()]
+    return torch.cat(parts, dim=1).float()
+
+
+class EcgScanAttention(nn.Module):
+    """Multi-head attention of queries to other tokens, or to themselves."""
+
+    def __init__(self, config: EcgScanConfig):
+        super().__init__()
+        self.config = config
+        width = config.decoder_hidden_size
+        self.head_dim = width // config.decoder_num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.o_proj = nn.Linear(width, width)
+
+    def forward(
+        self, queries: torch.Tensor, tokens: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        def heads(states: torch.Tensor) -> torch.Tensor:
+            return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, _ = attention(
+            self,
+            heads(self.q_proj(queries)),
+            heads(self.k_proj(tokens)),
+            heads(self.v_proj(tokens)),
+            None,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(queries.shape))
+
+
+class EcgScanDecoderLayer(GradientCheckpointingLayer):
+    """A pre-norm layer: queries look at each other, then at the page, then each is transformed by itself."""
+
+    def __init__(self, config: EcgScanConfig):
+        super().__init__()
+        width, eps = config.decoder_hidden_size, config.layer_norm_eps
+        self.self_attention_norm = nn.LayerNorm(width, eps=eps)
+        self.self_attention = EcgScanAttention(config)
+        self.cross_attention_norm = nn.LayerNorm(width, eps=eps)
+        self.cross_attention = EcgScanAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, config.decoder_intermediate_size)
+        self.fc2 = nn.Linear(config.decoder_intermediate_size, width)
+
+    def forward(
+        self, queries: torch.Tensor, tokens: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        normed = self.self_attention_norm(queries)
+        queries = queries + self.self_attention(normed, normed, **kwargs)
+        queries = queries + self.cross_attention(self.cross_attention_norm(queries), tokens, **kwargs)
+        return queries + self.fc2(F.gelu(self.fc1(self.feed_forward_norm(queries))))
+
+
+class EcgScanDecoder(nn.Module):
+    """
+    Draws the 12 leads from the tokens of a page: one learned query for each lead and stretch of time.
+
+    It reads all tokens: one vector of a page cannot hold 12,000 samples [CHOICE].
+    """
+
+    def __init__(self, config: EcgScanConfig):
+        super().__init__()
+        self.config = config
+        width = config.decoder_hidden_size
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.token_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.lead_queries = nn.Parameter(torch.zeros(config.num_leads, 1, width))
+        self.time_queries = nn.Parameter(torch.zeros(1, config.num_queries, width))
+        self.layers = nn.ModuleList(EcgScanDecoderLayer(config) for _ in range(config.decoder_num_hidden_layers))
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.samples = nn.Linear(width, config.decoder_query_samples)
+
+    def forward(
+        self, tokens: torch.Tensor, grid: tuple[int, int] | None, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """
+        Args:
+            tokens (`torch.FloatTensor` of shape `(B, N, D)`):
+                Of the vision tower.
+            grid (`tuple[int, int]`, *optional*):
+                Rows and columns of the last `N' <= N` tokens, whose places are added; those before have none.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, L, T)` [mV].
+        """
+        tokens = self.embed(tokens)
+        if grid is not None:
+            places = plane_positions(*grid, tokens.shape[2]).to(tokens)
+            tokens = tokens + F.pad(places, (0, 0, tokens.shape[1] - len(places), 0))
+        tokens = self.token_norm(tokens)
+        queries = (self.lead_queries + self.time_queries).flatten(0, 1)
+        queries = queries.to(tokens.dtype).expand(len(tokens), -1, -1)
+        for layer in self.layers:
+            queries = layer(queries, tokens, **kwargs)
+        samples = self.samples(self.norm(queries))
+        return samples.view(len(tokens), self.config.num_leads, self.config.num_samples)
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+class EcgScanPreTrainedModel(PreTrainedModel):
+    """What the ECG-Scan models share: initialisation, loading and saving."""
+
+    config: EcgScanConfig
+    base_model_prefix = "ecg_scan"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")  # type: ignore[assignment]
+    supports_gradient_checkpointing = True
+    # Trainer would otherwise take the loss for one that is divided by num_items_in_batch.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["EcgScanDecoderLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: EcgScanConfig):
+        super().__init__(config)
+        config.validate_ecg_scan()  # fields may have been set since the config was made
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, EcgScanDecoder):
+            # Queries must differ from the start, or all attend alike.
+            init.normal_(module.lead_queries, std=0.5)
+            init.normal_(module.time_queries, std=0.5)
+            init.normal_(module.samples.weight, std=std)
+        elif isinstance(module, EcgScanModel):
+            if module.pairwise_log_scale is not None:
+                init.constant_(module.pairwise_log_scale, -math.log(self.config.temperature_init))
+        elif isinstance(module, EcgScanForPreTraining):
+            init.constant_(module.volume_log_scale, -math.log(self.config.temperature_init))
+
+    @classmethod
+    def from_towers(
+        cls,
+        config: EcgScanConfig,
+        vision: str | None = None,
+        signal: str | None = None,
+        text: str | None = None,
+    ) -> Self:
+        """
+        A new model whose towers are pre-trained: the other parts start at random.
+
+        Args:
+            config ([`EcgScanConfig`]):
+                Everything but the configs of the towers that are named here, which replace its own.
+            vision (`str`, *optional*):
+                Name or folder of a vision backbone of transformers; of a model with several towers, such as CLIP, the
+                one for images.
+            signal (`str`, *optional*):
+                Folder of a CLEAR-HUG or ECG-JEPA model of this package.
+            text (`str`, *optional*):
+                Name or folder of a text encoder of transformers.
+
+        Raises:
+            `ValueError`: if a tower cannot be one, or its folder lacks weights.
+        """
+        towers: dict[str, PreTrainedModel] = {}
+        if vision is not None:
+            found = AutoConfig.from_pretrained(vision)
+            found = getattr(found, "vision_config", found)
+            towers["vision_model"] = _whole(AutoModel, vision, config=found)
+        if signal is not None:
+            found = AutoConfig.from_pretrained(signal)
+            if found.model_type not in SIGNAL_MODELS:
+                raise ValueError(f"{signal} holds a {found.model_type}: name one of {', '.join(SIGNAL_MODELS)}.")
+            towers["signal_model"] = _whole(SIGNAL_MODELS[found.model_type], signal)
+        if text is not None:
+            towers["text_model"] = _whole(AutoModelForTextEncoding, text)
+        fields = config.to_dict()
+        for name, tower in towers.items():
+            fields[name.replace("_model", "_config")] = tower.config
+        model = cls(type(config)(**{key: value for key, value in fields.items() if key != "model_type"}))
+        base = model.base_model
+        for name, tower in towers.items():
+            missing, _ = getattr(base, name).load_state_dict(tower.state_dict(), strict=False)
+            if missing:
+                raise ValueError(f"the {name} lacks {missing[0]} and {len(missing) - 1} other weights.")
+        return model
+
+
+def _whole(auto_class: Any, name: str, **kwargs: Any) -> PreTrainedModel:
+    model, info = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    # Pooling layers of encoders are often not in their files, and are not read here.
+    if lost := [key for key in info["missing_keys"] if not key.startswith("pooler.")]:
+        raise ValueError(f"{name} holds no whole {type(model).__name__}: it lacks {lost[0]} and {len(lost) - 1} more.")
+    return model
+
+
+def _without_pooler(auto_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    """An encoder without the layer that pools its states, if it has one: what is not read would get no gradient."""
+    try:
+        return auto_class.from_config(config, add_pooling_layer=False)
+    except TypeError:
+        return auto_class.from_config(config)
+
+
+def _expect_shape(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:
+    fits = tensor.ndim == len(shape) and all(
+        wanted is None or found == wanted for found, wanted in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        expected = ", ".join("any" if one is None else str(one) for one in shape)
+        raise ValueError(f"{name} must have the shape ({expected}), got {tuple(tensor.shape)}.")
+
+
+class EcgScanModel(EcgScanPreTrainedModel):
+    """
+    Pages, signals and texts in one space: a vision tower, a signal teacher and a text encoder with a linear head each.
+
+    A config without teachers gives the vision tower alone.
+
+    Args:
+        config ([`EcgScanConfig`]):
+            Towers and sizes.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clear_hug_hf.modeling.configuration_ecg_scan import EcgScanConfig
+    >>> from clear_hug_hf.modeling.modeling_ecg_scan import EcgScanModel
+
+    >>> model = EcgScanModel(EcgScanConfig.preset("tiny")).eval()
+    >>> model.get_image_features(torch.zeros(2, 3, 192, 256)).shape
+    torch.Size([2, 128])
+    ```"""
+
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"^decoder\.",
+        r"^volume_log_scale$",
+        r"^classifier\.",
+        # Of a config without teachers.
+        r"(signal|text)_model\.",
+        r"(image|signal|text)_projection\.",
+        r"pairwise_log_scale$",
+    ]
+
+    def __init__(self, config: EcgScanConfig):
+        super().__init__(config)
+        width = config.projection_dim
+        pooled = config.image_pooling == "pooler"
+        self.vision_model = (
+            AutoModel.from_config(config.vision_config) if pooled else _without_pooler(AutoModel, config.vision_config)
+        )
+        self.signal_model = None
+        if config.signal_config is not None:
+            self.signal_model = SIGNAL_MODELS[config.signal_config.model_type](config.signal_config)
+        self.text_model = None
+        if config.text_config is not None:
+            self.text_model = _without_pooler(AutoModelForTextEncoding, config.text_config)
+        self.signal_projection = self.text_projection = self.image_projection = self.pairwise_log_scale = None
+        if config.signal_embed_dim is not None:
+            self.signal_projection = nn.Linear(config.signal_embed_dim, width)
+        if config.text_embed_dim is not None:
+            self.text_projection = nn.Linear(config.text_embed_dim, width)
+        if self.signal_projection is not None or self.text_projection is not None:
+            self.image_projection = nn.Linear(config.hidden_size, width)
+            self.pairwise_log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature_init)))
+        self.post_init()
+        self._freeze()
+
+    def _frozen_towers(self) -> list[nn.Module]:
+        config = self.config
+        towers = (
+            (self.vision_model, config.freeze_vision),
+            (self.signal_model, config.freeze_signal),
+            (self.text_model, config.freeze_text),
+        )
+        return [tower for tower, frozen in towers if frozen and tower is not None]
+
+    def _freeze(self) -> None:
+        for tower in self._frozen_towers():
+            tower.requires_grad_(False)
+            tower.eval()
+
+    def train(self, mode: bool = True) -> "EcgScanModel":
+        """As for any module, but frozen towers stay as they are: in evaluation mode and without gradients."""
+        super().train(mode)
+        self._freeze()  # also after loading, which makes every parameter one that is trained
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_model.get_input_embeddings()
+
+    def _see(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int] | None, Any]:
+        """Pooled feature, tokens, their rows and columns, and all that the tower gives."""
+        config = self.config
+        _expect_shape("pixel_values", pixel_values, (None, 3, *config.image_size))
+        vision: Any = config.vision_config
+        of_tower = getattr(vision, "image_size", None)
+        of_tower = [of_tower, of_tower] if isinstance(of_tower, int) else of_tower
+        known = inspect.signature(self.vision_model.forward).parameters
+        if of_tower is not None and list(of_tower) != list(config.image_size) and "interpolate_pos_encoding" in known:
+            kwargs["interpolate_pos_encoding"] = True  # type: ignore[typeddict-unknown-key]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not config.freeze_vision):
+            outputs = self.vision_model(pixel_values, **kwargs)
+        states = outputs.last_hidden_state
+        grid: tuple[int, int] | None = None
+        if states.ndim == 4:
+            grid = (states.shape[2], states.shape[3])
+            states = states.flatten(2).transpose(1, 2)
+        elif isinstance(patch := getattr(vision, "patch_size", None), int):
+            rows, columns = (side // patch for side in config.image_size)
+            grid = (rows, columns) if rows * columns <= states.shape[1] else None
+        if config.image_pooling == "pooler":
+            feature = getattr(outputs, "pooler_output", None)
+            if feature is None:
+                raise ValueError(f"{type(self.vision_model).__name__} pools nothing: set image_pooling to 'mean'.")
+            feature = feature.flatten(1)
+        else:
+            feature = states[:, 0] if config.image_pooling == "first" else states.mean(dim=1)
+        return feature, states, grid, outputs
+
+    def encode_signals(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """
+        What the signal teacher makes of recordings, before the shared space.
+
+        Args:
+            inputs:
+                As the teacher's own feature extractor gives them.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, signal_embed_dim)`: the mean of its states of the leads that are there.
+
+        Raises:
+            `ValueError`: if the model holds no signal teacher.
+        """
+        if self.signal_model is None:
+            raise ValueError("the model holds no signal encoder: build it with signal_config, or give signal_embeds.")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_signal):
+            outputs = self.signal_model(**inputs)
+        weights = outputs.present_leads[..., None].to(outputs.lead_states.dtype)
+        return (outputs.lead_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        What the text encoder makes of texts, before the shared space; padding changes nothing.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, S)`):
+                Tokens.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*):
+                1 for tokens, 0 for padding; by default all are tokens.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, text_embed_dim)`.
+
+        Raises:
+            `ValueError`: if the model holds no text encoder.
+        """
+        if self.text_model is None:
+            raise ValueError("the model holds no text encoder: build it with text_config, or give text_embeds.")
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text):
+            states = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.config.text_pooling == "first":
+            return states[:, 0]
+        weights = attention_mask[..., None].to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+    def _project(self, which: str, states: torch.Tensor) -> torch.Tensor:
+        projection = getattr(self, f"{which}_projection")
+        if projection is None:
+            raise ValueError(f"the model has no head for {which}s: its config names no teacher for them.")
+        return F.normalize(projection(states).float(), dim=1)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        """
+        Pages in the shared space.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, height, width)`):
+                As [`EcgScanImageProcessor`] gives them.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, projection_dim)`, of unit length.
+        """
+        return self._project("image", self._see(pixel_values, **kwargs)[0])
+
+    def get_signal_features(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """
+        Signals in the shared space, of unit length `(B, projection_dim)`; arguments as [`encode_signals`].
+        """
+        return self._project("signal", self.encode_signals(**inputs))
+
+    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Texts in the shared space, of unit length `(B, projection_dim)`; arguments as [`encode_texts`].
+        """
+        return self._project("text", self.encode_texts(input_ids, attention_mask))
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        signal_inputs: dict[str, torch.Tensor] | None = None,
+        signal_embeds: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EcgScanModelOutput:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`, *optional*):
+                Pages, as [`EcgScanImageProcessor`] gives them.
+            input_ids, attention_mask (`torch.Tensor` of shape `(num_texts, sequence_length)`, *optional*):
+                Texts.
+            signal_inputs (`dict[str, torch.Tensor]`, *optional*):
+                Signals, as the teacher's feature extractor gives them.
+            signal_embeds (`torch.FloatTensor` of shape `(batch_size, signal_embed_dim)`, *optional*):
+                What a teacher made of signals before ([`encode_signals`]), in place of `signal_inputs`.
+            text_embeds (`torch.FloatTensor` of shape `(num_texts, text_embed_dim)`, *optional*):
+                The same of texts, in place of `input_ids`.
+
+        Returns:
+            [`EcgScanModelOutput`]
+
+        Raises:
+            `ValueError`: if nothing is given, a shape does not fit, or there is no tower for it.
+        """
+        found: dict[str, Any] = {}
+        if pixel_values is not None:
+            feature, states, _, outputs = self._see(pixel_values, **kwargs)
+            found |= {"pooler_output": feature, "image_states": states, "lead_states": feature[:, None]}
+            found["present_leads"] = torch.ones((len(feature), 1), dtype=torch.bool, device=feature.device)
+            found |= {name: getattr(outputs, name, None) for name in ("hidden_states", "attentions")}
+            if self.image_projection is not None:
+                found["image_embeds"] = self._project("image", feature)
+        if signal_embeds is None and signal_inputs is not None:
+            signal_embeds = self.encode_signals(**signal_inputs)
+        if text_embeds is None and input_ids is not None:
+            text_embeds = self.encode_texts(input_ids, attention_mask)
+        if signal_embeds is not None:
+            _expect_shape("signal_embeds", signal_embeds, (None, self.config.signal_embed_dim))
+            found["signal_embeds"] = self._project("signal", signal_embeds)
+        if text_embeds is not None:
+            _expect_shape("text_embeds", text_embeds, (None, self.config.text_embed_dim))
+            found["text_embeds"] = self._project("text", text_embeds)
+        if not found:
+            raise ValueError("nothing was given: give pixel_values, texts or signals.")
+        if "image_embeds" in found and "text_embeds" in found:
+            assert self.pairwise_log_scale is not None
+            scale = self.pairwise_log_scale.float().clamp(max=MAX_LOG_SCALE).exp()
+            found["logits_per_image"] = found["image_embeds"] @ found["text_embeds"].T * scale
+            found["logits_per_text"] = found["logits_per_image"].T
+        return EcgScanModelOutput(**found)
+
+
+class EcgScanForPreTraining(EcgScanPreTrainedModel):
+    """
+    ECG-Scan's two alignments: pages with signals and texts by contrast, and the 12 leads rebuilt from the page's
+    tokens under soft constraints.
+
+    Contrasts compare the recordings of one batch: what a process computes at once, not the whole step. Rows without a
+    text take part in the pairwise contrast with signals and in the reconstruction.
+
+    Args:
+        config ([`EcgScanConfig`]):
+            Towers, sizes and weights of the terms. It needs a signal teacher or texts.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
+
+    # The training loop logs them beside the loss.
+    monitors = ("loss_volume", "loss_pairwise", "loss_reconstruction", "loss_lead", "top1", "duplicate_texts")
+
+    def __init__(self, config: EcgScanConfig):
+        super().__init__(config)
+        if config.signal_embed_dim is None and config.text_embed_dim is None:
+            raise ValueError("there is nothing to align pages with: set signal_config, text_config or their widths.")
+        self.ecg_scan = EcgScanModel(config)
+        self.decoder = EcgScanDecoder(config)
+        self.volume_log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature_init)))
+        self.post_init()
+
+    def reconstruct(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """
+        The 12 leads of pages.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, height, width)`):
+                As [`EcgScanImageProcessor`] gives them.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, 12, num_samples)` at `config.sampling_rate` [mV].
+        """
+        _, states, grid, _ = self.ecg_scan._see(pixel_values)
+        return self.decoder(states, grid)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        waveforms: torch.Tensor | None = None,
+        drawn_mask: torch.Tensor | None = None,
+        signal_mask: torch.Tensor | None = None,
+        identity_mask: torch.Tensor | None = None,
+        signal_embeds: torch.Tensor | None = None,
+        signal_inputs: dict[str, torch.Tensor] | None = None,
+        text_embeds: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+        text_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EcgScanForPreTrainingOutput:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
+                Pages.
+            waveforms (`torch.FloatTensor` of shape `(batch_size, 12, num_samples)`, *optional*):
+                The recordings that they show [mV]; without them nothing is learnt about the reconstruction.
+            drawn_mask (`torch.BoolTensor` of shape `(batch_size, 12, num_samples)`, *optional*):
+                Samples that the page shows; by default all.
+            signal_mask (`torch.BoolTensor` of shape `(batch_size, 12, num_samples)`, *optional*):
+                Samples that were recorded; by default all.
+            identity_mask (`torch.BoolTensor` of shape `(batch_size,)`, *optional*):
+                Recordings whose own limb leads obey the identities; by default all.
+            signal_embeds, signal_inputs, text_embeds, input_ids, attention_mask:
+                As [`EcgScanModel`], one signal and one text for each page.
+            text_mask (`torch.BoolTensor` of shape `(batch_size,)`, *optional*):
+                Recordings that have a text; by default all.
+            text_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                The same number for identical texts: these are no negatives of each other. By default all differ.
+
+        Returns:
+            [`EcgScanForPreTrainingOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit, or there is neither signal nor text nor waveform.
+        """
+        config, base = self.config, self.ecg_scan
+        if input_ids is not None and text_ids is not None and text_embeds is None:
+            # Many recordings share a text: each is read once.
+            _, again = torch.unique(text_ids, return_inverse=True)
+            first = torch.stack([(again == number).nonzero()[0, 0] for number in range(int(again.max()) + 1)])
+            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            text_embeds = base.encode_texts(input_ids[first], attention_mask[first])[again]
+        feature, states, grid, _ = base._see(pixel_values, **kwargs)
+        image = base._project("image", feature)
+        others = None
+        if any(one is not None for one in (signal_embeds, signal_inputs, text_embeds, input_ids)):
+            others = base(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                signal_inputs=signal_inputs,
+                signal_embeds=signal_embeds,
+                text_embeds=text_embeds,
+            )
+        signal = None if others is None else others.signal_embeds
+        text = None if others is None else others.text_embeds
+        if others is None and waveforms is None:
+            raise ValueError("there is nothing to learn from: give signals, texts or waveforms beside the pages.")
+        for name, one in (("signal_embeds", signal), ("text_embeds", text)):
+            if one is not None and len(one) != len(image):
+                raise ValueError(f"{name} must be one for each of the {len(image)} pages, got {len(one)}.")
+
+        zero = image.sum() * 0.0
+        volume = pairwise = duplicates_share = zero
+        assert base.pairwise_log_scale is not None
+        scale = base.pairwise_log_scale.clamp(max=MAX_LOG_SCALE)
+        smoothing = float(config.label_smoothing)
+        parts = []
+        if signal is not None:
+            parts.append(pairwise_contrastive_loss(image, signal, scale, None, smoothing))
+        if text is not None:
+            chosen = torch.ones(len(text), dtype=torch.bool, device=text.device) if text_mask is None else text_mask
+            duplicates = None
+            if text_ids is not None:
+                ids = text_ids[chosen]
+                duplicates = ids[:, None] == ids[None]
+                pairs = max(len(ids) * (len(ids) - 1), 1)
+                duplicates_share = (duplicates.sum() - len(ids)).float() / pairs
+            # Where no recording has a text the text's parameters still take part, in processes that train together.
+            zero = zero + text.sum() * 0.0
+            if chosen.any():
+                parts.append(pairwise_contrastive_loss(image[chosen], text[chosen], scale, duplicates, smoothing))
+                if signal is not None:
+                    volume = gramian_contrastive_loss(
+                        image[chosen],
+                        signal[chosen],
+                        text[chosen],
+                        self.volume_log_scale.clamp(max=MAX_LOG_SCALE),
+                        duplicates,
+                        smoothing,
+                        config.normalize_volume,
+                    )
+        if parts:
+            pairwise = torch.stack(parts).mean()
+
+        reconstruction = self.decoder(states, grid, **kwargs)
+        rebuilt = leads = zero
+        if waveforms is not None:
+            _expect_shape("waveforms", waveforms, tuple(reconstruction.shape))
+            weights = torch.ones_like(reconstruction, dtype=torch.float32)
+            if drawn_mask is not None:
+                _expect_shape("drawn_mask", drawn_mask, tuple(reconstruction.shape))
+                weights = torch.where(drawn_mask, 1.0, float(config.unseen_weight))
+            if signal_mask is not None:
+                _expect_shape("signal_mask", signal_mask, tuple(reconstruction.shape))
+                weights = weights * signal_mask
+            # In units of the square of huber_delta: in mV^2 both would vanish beside the contrasts.
+            unit = float(config.huber_delta) ** 2
+            rebuilt = reconstruction_loss(reconstruction, waveforms, weights, float(config.huber_delta)) / unit
+            if list(config.lead_names[:6]) == ["I", "II", "III", "aVR", "aVL", "aVF"]:
+                leads = soft_lead_loss(reconstruction, identity_mask) / unit
+
+        loss = (
+            zero
+            + self.volume_log_scale * 0.0
+            + scale * 0.0
+            + reconstruction.sum() * 0.0
+            + config.volume_weight * volume
+            + config.pairwise_weight * pairwise
+            + config.reconstruction_weight * rebuilt
+            + config.lead_weight * leads
+        )
+        nearest = zero
+        if signal is not None:
+            found = (image.detach() @ signal.detach().T).argmax(dim=1)
+            nearest = (found == torch.arange(len(found), device=found.device)).float().mean()
+        return EcgScanForPreTrainingOutput(
+            loss=loss,
+            loss_volume=volume.detach(),
+            loss_pairwise=pairwise.detach(),
+            loss_reconstruction=rebuilt.detach(),
+            loss_lead=leads.detach(),
+            top1=nearest.detach(),
+            duplicate_texts=duplicates_share.detach(),
+            reconstruction=reconstruction,
+            image_embeds=image,
+            signal_embeds=signal,
+            text_embeds=text,
+            pooler_output=feature,
+        )
+
+
+def image_only(config: EcgScanConfig) -> EcgScanConfig:
+    """A copy of a config without teachers: what classifiers of pages need."""
+    config = copy.deepcopy(config)
+    config.signal_config = config.text_config = config.signal_embed_dim = config.text_embed_dim = None
+    return config
+
+
+class EcgScanForImageClassification(EcgScanPreTrainedModel):
+    """
+    The vision tower with a linear classifier of the page, which reads its pooled feature. It holds no teachers.
+
+    Args:
+        config ([`EcgScanConfig`]):
+            Tower, labels and `problem_type`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from clear_hug_hf.modeling.configuration_ecg_scan import EcgScanConfig
+    >>> from clear_hug_hf.modeling.modeling_ecg_scan import EcgScanForImageClassification
+
+    >>> config = EcgScanConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
+    >>> model = EcgScanForImageClassification(config).eval()
+    >>> model(torch.zeros(2, 3, 192, 256)).logits.sigmoid().shape
+    torch.Size([2, 2])
+    ```"""
+
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"^decoder\.",
+        r"^volume_log_scale$",
+        r"(signal|text)_model\.",
+        r"(image|signal|text)_projection\.",
+        r"pairwise_log_scale$",
+    ]
+
+    def __init__(self, config: EcgScanConfig):
+        config = image_only(config)
+        super().__init__(config)
+        self.num_labels = len(config.id2label or {})
+        self.ecg_scan = EcgScanModel(config)
+        self.head = EcgJepaMeanHead()
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        self.loss_function = classification_loss
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EcgScanClassifierOutput:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
+                Pages, as [`EcgScanImageProcessor`] gives them.
+            labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
+                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers
+                (`"single_label_classification"`); or values (`"regression"`).
+
+        Returns:
+            [`EcgScanClassifierOutput`]
+
+        Raises:
+            `ValueError`: if a shape does not fit the model.
+        """
+        outputs = self.ecg_scan(pixel_values, **kwargs)
+        feature, _ = self.head(outputs.lead_states, outputs.present_leads)
+        logits = self.classifier(self.dropout(feature))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return EcgScanClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+# Saved folders hold this file, so that they load where the package is not installed.
+EcgScanModel.register_for_auto_class("AutoModel")
+EcgScanForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+EcgScanForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+__all__ = [
+    "EcgScanClassifierOutput",
+    "EcgScanForImageClassification",
+    "EcgScanForPreTraining",
+    "EcgScanForPreTrainingOutput",
+    "EcgScanModel",
+    "EcgScanModelOutput",
+    "EcgScanPreTrainedModel",
+]

@@ -1,0 +1,256 @@
+"""Image processor of ECG-Scan: pictures of ECG pages to what its models read."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import TensorType
+
+from .errors import InputError
+from .page_finding import find_page
+
+
+MIN_PIXELS = 64
+"""Shorter side below which nothing can be read off a page [px]."""
+MAX_PIXELS = 100_000_000
+"""Most pixels of a picture, three times a page at 600 dots per inch. More are refused before they are decoded."""
+
+
+def load_page(source: Any) -> np.ndarray:
+    """
+    A picture as it was meant to be looked at.
+
+    The orientation that a camera noted is applied, transparent parts are white, and pictures in grey, 16 bits, CMYK or
+    with a palette become RGB; 16 bits are scaled, not cut.
+
+    Args:
+        source (`str`, `Path`, `bytes`, `PIL.Image.Image` or `np.ndarray`):
+            A file, its content, a picture, or pixels: `(height, width)`, `(height, width, 1, 3 or 4)`, or with the
+            colours first, as whole numbers up to 255 or 65535, or as shares from 0 to 1.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 3)`, uint8 [RGB].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is no picture (a PDF, say), is cut short, animated, too small or too large.
+        ImportError: If Pillow is not installed.
+    """
+    image_module, ops = _import_pillow()
+    if isinstance(source, image_module.Image):
+        return _from_pillow(source, "the picture", ops, image_module)
+    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+        return _from_array(np.asarray(source))
+    if isinstance(source, bytes | bytearray):
+        name, content = "the picture", bytes(source)
+    elif isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"the picture {path} does not exist: check the path")
+        name, content = str(path), path.read_bytes()
+    else:
+        raise InputError(f"a {type(source).__name__} is no picture: give a path, bytes, a PIL image or an array")
+    if content[:5] == b"%PDF-":
+        raise InputError(f"{name} is a PDF: save its page as PNG first, with `pdftoppm -r 200 -png FILE PAGE`, say")
+    if not content:
+        raise InputError(f"{name} is an empty file")
+    with warnings.catch_warnings():
+        # Pillow warns of large pictures at a limit of its own; ours is below.
+        warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
+        try:
+            picture = image_module.open(io.BytesIO(content))
+        except image_module.DecompressionBombError as error:
+            raise InputError(f"{name} is too large: {error}") from None
+        except Exception as error:
+            raise InputError(f"{name} is no picture that can be read: give a PNG or JPEG, say") from error
+        return _from_pillow(picture, name, ops, image_module)
+
+
+def _from_pillow(picture: Any, name: str, ops: Any, image_module: Any) -> np.ndarray:
+    if getattr(picture, "n_frames", 1) > 1:
+        raise InputError(
+            f"{name} has {picture.n_frames} pictures in it, as films and scans of several pages: give one"
+        )
+    _check_size(picture.width, picture.height, name)
+    try:
+        picture.load()
+    except Exception as error:
+        raise InputError(f"{name} is damaged or cut short: save or download it again ({error})") from error
+    picture = ops.exif_transpose(picture)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        return _from_array(np.asarray(picture))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        paper = image_module.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = image_module.alpha_composite(paper, picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _from_array(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise InputError(f"an array of shape {pixels.shape} is no picture: give (height, width, 1, 3 or 4)")
+    _check_size(pixels.shape[1], pixels.shape[0], "the picture")
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype.kind == "f":
+        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > (255 if pixels.max() > 1 else 1):
+            raise InputError("an array of decimals must hold finite shares from 0 to 1, or values up to 255")
+        pixels = np.rint(pixels * (1 if pixels.max() > 1 else 255)).astype(np.uint8)
+    elif pixels.dtype != np.uint8:
+        low, high = int(pixels.min()), int(pixels.max())
+        if pixels.dtype.kind not in "iu" or low < 0 or high > 65535:
+            raise InputError(f"an array with values from {low} to {high} is no picture: give 0 to 255, or to 65535")
+        wide = pixels.dtype.itemsize == 2 or high > 255
+        pixels = np.rint(pixels / (257 if wide else 1)).astype(np.uint8)
+    if pixels.shape[2] == 4:
+        share = pixels[..., 3:].astype(np.float32) / 255
+        pixels = np.rint(pixels[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if min(width, height) < MIN_PIXELS:
+        raise InputError(
+            f"{name} has {width} x {height} px: at least {MIN_PIXELS} on each side are needed to read a page"
+        )
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name} has {width} x {height} px, more than {MAX_PIXELS / 1e6:g} million: make it smaller first"
+        )
+
+
+def _import_pillow() -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("reading pictures needs Pillow: `pip install pillow`") from error
+    return Image, ImageOps
+
+
+class EcgScanImageProcessor(BaseImageProcessor):
+    """
+    Turns pictures of ECG pages, photographs, scans or drawn ones, into the `pixel_values` of [`EcgScanModel`].
+
+    The page is looked for in the picture, turned upright and straightened; then it is resized straight to the model's
+    size. Nothing is cropped: the usual centre crop of CLIP's processor would cut the first and last leads off (spec
+    2.4). The aspect is not kept: a page's width is time and its height voltage, whatever its proportions.
+
+    Args:
+        image_size (`Sequence[int]`, *optional*, defaults to `(192, 256)`): Height and width that the model reads [px].
+        image_mean, image_std (`Sequence[float]`, *optional*, default to CLIP's):
+            Of the three colours, from 0 to 1: what pixel values are normalised by.
+        do_find_page (`bool`, *optional*, defaults to `True`):
+            Whether to look for the page. Otherwise a picture is one, from edge to edge.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012
+    IMAGE_MEAN: ClassVar[tuple[float, ...]] = (0.48145466, 0.4578275, 0.40821073)
+    IMAGE_STD: ClassVar[tuple[float, ...]] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __init__(
+        self,
+        image_size: Sequence[int] = (192, 256),
+        image_mean: Sequence[float] = IMAGE_MEAN,
+        image_std: Sequence[float] = IMAGE_STD,
+        do_find_page: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.image_size = [int(side) for side in image_size]
+        self.image_mean, self.image_std = [float(one) for one in image_mean], [float(one) for one in image_std]
+        self.do_find_page = do_find_page
+        if len(self.image_size) != 2 or min(self.image_size) < 32:
+            raise InputError(f"image_size is {self.image_size}: give height and width of at least 32 px")
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise InputError(
+                "image_mean and image_std must have three values each, and those of image_std be positive"
+            )
+
+    def __call__(  # type: ignore[override]
+        self, images: Any, return_tensors: str | TensorType | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """As [`preprocess`]."""
+        return self.preprocess(images, return_tensors=return_tensors, **kwargs)
+
+    def preprocess(
+        self,
+        images: Any,
+        return_tensors: str | TensorType | None = None,
+        *,
+        do_find_page: bool | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Read one picture or several.
+
+        Args:
+            images: A picture as [`load_page`] takes it, or a list of pictures.
+            return_tensors (`str` or [`~utils.TensorType`], *optional*): `"pt"` or `"np"`.
+            do_find_page (`bool`, *optional*): Overrides the configuration for this call.
+
+        Returns:
+            [`BatchFeature`]: `pixel_values` `(num_pictures, 3, height, width)` float32.
+
+        Raises:
+            FileNotFoundError, InputError, ImportError: As [`load_page`] and [`find_page`]; which picture is said.
+        """
+        pictures = list(images) if isinstance(images, list | tuple) else [images]
+        if not pictures:
+            raise InputError("no picture was given: pass at least one")
+        pages = []
+        for index, one in enumerate(pictures):
+            try:
+                pages.append(self.page_of(one, do_find_page))
+            except InputError as error:
+                raise InputError(f"picture {index}: {error}" if len(pictures) > 1 else str(error)) from error
+        return BatchFeature({"pixel_values": self.normalize_pages(np.stack(pages))}, tensor_type=return_tensors)
+
+    def page_of(self, image: Any, do_find_page: bool | None = None) -> np.ndarray:
+        """
+        The page in a picture at the model's size: what the model sees.
+
+        Args:
+            image, do_find_page: As [`preprocess`], one picture.
+
+        Returns:
+            `np.ndarray` of shape `(height, width, 3)`, uint8 [RGB].
+        """
+        picture = load_page(image)
+        if self.do_find_page if do_find_page is None else do_find_page:
+            picture = find_page(picture).image
+        height, width = self.image_size
+        if picture.shape[:2] == (height, width):
+            return picture
+        image_module, _ = _import_pillow()
+        # Pillow's filters widen with the reduction, so that thin lines fade instead of vanishing.
+        resized = image_module.fromarray(picture).resize((width, height), image_module.Resampling.BOX)
+        return np.asarray(resized)
+
+    def normalize_pages(self, pages: np.ndarray) -> np.ndarray:
+        """
+        Pages at the model's size as the model reads them.
+
+        Args:
+            pages (`np.ndarray` of shape `(num_pages, height, width, 3)`): uint8 [RGB].
+
+        Returns:
+            `np.ndarray` of shape `(num_pages, 3, height, width)`, float32.
+        """
+        mean, std = np.array(self.image_mean, np.float32), np.array(self.image_std, np.float32)
+        scaled = pages.astype(np.float32) * (1 / (255 * std)) - mean / std
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+EcgScanImageProcessor.register_for_auto_class()

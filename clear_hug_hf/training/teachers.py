@@ -1,0 +1,101 @@
+"""What ECG-Scan's teachers make of recordings: computed once before training, since they stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, ByT5Tokenizer
+
+from ..data.pages import SIGNAL_EMBEDS
+from ..processing.errors import InputError
+from ..processing.leads import STANDARD_LEADS
+from .folders import find_model_folder, load_feature_extractor
+
+
+def make_tokenizer(config: Any, text: str | None = None) -> Any:
+    """
+    The tokenizer of a model's text encoder.
+
+    Args:
+        config ([`EcgScanConfig`]): The model's.
+        text (`str`, *optional*): Name or folder of the text encoder, which holds its tokenizer. Without it, the one
+            that reads bytes, for which the presets' text encoders are made.
+
+    Returns:
+        A tokenizer, or `None` where the model reads no texts.
+
+    Raises:
+        InputError: If the tokenizer cannot be loaded, or the encoder has fewer embeddings than it has tokens.
+    """
+    if config.text_config is None:
+        return None
+    if text is None:
+        tokenizer: Any = ByT5Tokenizer(extra_ids=0)
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(text)
+        except (OSError, ValueError) as error:
+            raise InputError(f"the tokenizer of {text} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if len(tokenizer) > config.text_config.vocab_size:
+        raise InputError(
+            f"it has {len(tokenizer)} tokens and the text encoder {config.text_config.vocab_size}: name the "
+            "text encoder that it belongs to"
+        )
+    return tokenizer
+
+
+@torch.no_grad()
+def add_signal_embeds(
+    dataset: datasets.Dataset, model: Any, folder: str | Path, batch_size: int = 64, progress: bool = True
+) -> datasets.Dataset:
+    """
+    A prepared dataset with the column `signal_embeds`: what the signal teacher makes of each row.
+
+    Args:
+        dataset ([`datasets.Dataset`]): Prepared for ECG-Scan.
+        model ([`EcgScanModel`]): Holds the teacher; computes on the device that it is on.
+        folder (`str` or `Path`): The teacher's folder, for its feature extractor.
+        batch_size (`int`, *optional*, defaults to 64): Rows at a time.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
+
+    Raises:
+        InputError: If the dataset is a stream, or a row cannot be read by the teacher.
+    """
+    if isinstance(dataset, datasets.IterableDataset):
+        raise InputError(
+            "a stream has no column for what a teacher makes of it: train from a prepared folder without --streaming"
+        )
+    extractor = load_feature_extractor(find_model_folder(folder))
+    model.eval()
+    found = []
+    rows = dataset.select_columns(["signal", "signal_scale", "lead_mask", "sampling_rate", "unit"]).with_format(
+        "numpy"
+    )
+    for start in tqdm(range(0, len(rows), batch_size), desc="signal teacher", unit="batch", disable=not progress):
+        signals, names = [], []
+        batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+        for row in batch:
+            present = np.asarray(row["lead_mask"], dtype=bool)
+            scale = np.asarray(row["signal_scale"], dtype=np.float32)[:, None]
+            signals.append((np.asarray(row["signal"], dtype=np.float32) * scale)[present])
+            names.append([name for name, there in zip(STANDARD_LEADS, present, strict=True) if there])
+        inputs = extractor(
+            signals,
+            sampling_rate=[float(row["sampling_rate"]) for row in batch],
+            lead_names=names,
+            unit=[str(row["unit"]) for row in batch],
+            windows="first",
+            on_no_beats="mask",
+            return_tensors="pt",
+        )
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        found.append(model.encode_signals(**inputs).float().cpu().numpy())
+    width = model.config.signal_embed_dim
+    embeds = np.concatenate(found) if found else np.zeros((0, width), dtype=np.float32)
+    feature = datasets.List(datasets.Value("float32"), length=width)
+    return dataset.add_column(SIGNAL_EMBEDS, list(embeds), feature=feature)

@@ -1,0 +1,146 @@
+"""`clear-hug render`: a record in, a picture of a page out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.records import Recording, read_record
+from clear_hug_hf.processing.ecg_paper import render_page
+
+
+@pytest.fixture(scope="module")
+def record(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_recordings: Callable[..., list[Recording]],
+    write_record: Callable[[Path, Recording], Path],
+) -> Path:
+    """A record of 10 s, and beside it `long` of 25 s without V6, and `normalised`."""
+    folder = tmp_path_factory.mktemp("records")
+    (recording,) = make_recordings(1)
+    write_record(folder / "ten", recording)
+    wave = np.tile(recording.waveform, 3)[:11, :2500]
+    long = Recording(wave, 100.0, recording.lead_names[:11], "mV", "long")
+    write_record(folder / "long", long)
+    write_record(folder / "normalised", Recording(recording.waveform, 100.0, recording.lead_names, "NU", "n"))
+    return folder / "ten.hea"
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_when_a_record_is_rendered_then_the_picture_is_its_page(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "new folder" / "page.png"
+    assert main(["render", str(record), str(page)]) == 0
+    recording = read_record(record)
+    expected = render_page(recording.waveform, 100.0, recording.lead_names, "mV")
+    np.testing.assert_array_equal(_pixels(page), expected.image)
+    with Image.open(page) as image:
+        assert image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+    assert "ten, 0 to 10 s of 10 s, 3x4" in capsys.readouterr().out
+    assert [path.name for path in page.parent.iterdir()] == ["page.png"]
+
+
+def test_when_a_size_is_given_then_the_picture_has_it(record: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.jpg"
+    assert main(["render", str(record), str(page), "--size", "320", "256", "--layout", "6x2"]) == 0
+    with Image.open(page) as image:
+        assert (image.size, image.format) == ((320, 256), "JPEG")
+    sizes = {}
+    for options in (["--dpi", "100"], ["--pixels-per-mm", "4"], ["--dpi", "100", "--paper-speed", "50"]):
+        assert main(["render", str(record), str(page), "--overwrite", *options]) == 0
+        with Image.open(page) as image:
+            sizes[" ".join(options)] = image.width
+    assert sizes == {"--dpi 100": 1063, "--pixels-per-mm 4": 1080, "--dpi 100 --paper-speed 50": 2067}
+
+
+def test_when_looks_are_chosen_then_the_picture_has_them(record: Path, tmp_path: Path) -> None:
+    def render(*options: str) -> np.ndarray:
+        page = tmp_path / "page.png"
+        assert main(["render", str(record), str(page), "--size", "300", "300", "--overwrite", *options]) == 0
+        return _pixels(page)
+
+    plain = render()
+    grey = render("--black-and-white")
+    assert (grey == grey[..., :1]).all()
+    assert (plain != plain[..., :1]).any()
+    assert (render("--no-grid") == 255).all(axis=2).mean() > 0.5
+    different = [render(option) for option in ("--no-lead-names", "--no-pulse", "--no-text")]
+    different += [render("--gain", "20"), render("--random-style"), render("--augment", "1", "--seed", "5")]
+    assert all((one != plain).any() for one in different)
+    np.testing.assert_array_equal(render("--augment", "1", "--seed", "5"), different[-1])
+    assert (render("--augment", "1", "--seed", "6") != different[-1]).any()
+    np.testing.assert_array_equal(render("--augment", "0", "--seed", "6"), plain)
+
+
+def test_when_a_record_is_long_or_lacks_leads_then_it_says_what_is_drawn(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["render", str(record.with_name("long")), str(tmp_path / "a.png"), "--start", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "20 to 25 s of 25 s" in printed
+    assert "blank, since there is nothing of them in that time: V1, V2, V3, V4, V5, V6" in printed
+
+
+def test_when_a_record_is_normalised_then_its_height_is_asked_for(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["render", str(record.with_name("normalised")), str(tmp_path / "a.png")]
+    assert main(arguments) == 2
+    assert "normalised" in capsys.readouterr().err
+    assert main([*arguments, "--millivolts-per-unit", "0.2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["missing", "a.png"], "does not exist"),
+        (["ten", "a.pdf"], "call it .png, .jpg, .jpeg"),
+        (["ten", "there.png"], "--overwrite"),
+        (["ten", "ten.hea/a.png"], "is a file"),
+        (["ten", "a.png", "--layout", "4x3"], "choose one of 3x4"),
+        (["ten", "a.png", "--size", "10", "300"], "between 64"),
+        (["ten", "a.png", "--start", "11"], "lasts 10 s"),
+    ],
+)
+def test_when_a_page_cannot_be_rendered_then_one_sentence_says_why_and_nothing_is_written(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    (tmp_path / "there.png").write_text("kept")
+    (tmp_path / "ten.hea").write_text("")
+    name, page, *rest = options
+    assert main(["render", str(record.with_name(name)), str(tmp_path / page), *rest]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("clear-hug: error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "there.png").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ten.hea", "there.png"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--augment", "3"],
+        ["--dpi", "0"],
+        ["--dpi", "100", "--size", "300", "300"],
+        ["--gain", "nan"],
+        ["--seed", "-1"],
+    ],
+)
+def test_when_an_option_is_impossible_then_the_parser_refuses_it(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["render", str(record), str(tmp_path / "a.png"), *options])
+    assert caught.value.code == 2
+    capsys.readouterr()
