@@ -11,9 +11,9 @@ The recordings of PTB-XL (folds 1 to 9) are divided into three thirds by patient
 pre-trained on the signals of nine tenths of the other two; pages of these and of two thirds of the recordings in mV
 are then aligned with it and with sentences of the statements, with all terms and with each left out; the seed of a run
 is the number of its third. Each vision tower is judged by a linear probe for the five superclasses (L2 strength chosen
-on the last tenth of the patients, which no training saw), and zero-shot by prompts. Controls: the same tower without training, and
-trained on the superclasses alone, from scratch; ceiling: the probe on what the signal teacher makes of the true signal.
-Stopped, the same command goes on.
+on the last tenth of the patients, which no training saw), and zero-shot by prompts. Controls: the same tower without
+training, and trained on the superclasses alone, from scratch; ceiling: the probe on what the signal teacher makes of
+the true signal. Stopped, the same command goes on.
 
 Writes `benchmarks/results/ecg_scan.csv`: macro AUROC with 95 % bootstrap intervals over patients, paired differences,
 the share of the gap between control and ceiling that is closed, robustness by layout and strength of the augmentation,

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .hub.pipeline_ecg_classification import TASK, EcgClassificationPipeline
+from .hub.pipeline_ecg_classification import MODEL_CLASSES, TASK, EcgClassificationPipeline
 from .modeling import (
     ClearHugConfig,
     ClearHugForPreTraining,
@@ -84,7 +84,10 @@ EcgClassificationPipeline.read_recording = staticmethod(_read_recording)  # type
 PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # what an earlier import left would be warned of
 # "audio" is the kind of task that comes closest: transformers knows no other signals.
 PIPELINE_REGISTRY.register_pipeline(
-    TASK, pipeline_class=EcgClassificationPipeline, pt_model=AutoModelForSequenceClassification, type="audio"
+    TASK,
+    pipeline_class=EcgClassificationPipeline,
+    pt_model=MODEL_CLASSES,  # type: ignore[arg-type]
+    type="audio",
 )
 
 # Rooms that bring heavier libraries (datasets, pandas, matplotlib) are imported on first use.

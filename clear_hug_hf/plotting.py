@@ -23,6 +23,7 @@ from sklearn.metrics import auc, roc_curve
 
 from .evaluation.segmentation import UNKNOWN, WAVES, wave_intervals
 from .processing.beats import cut_beats
+from .processing.ecg_paper import draw_page
 from .processing.errors import InputError
 from .processing.leads import STANDARD_LEADS
 
@@ -87,6 +88,78 @@ def plot_recording(
     _draw_page(axes, rows, signal, r_peaks, lead_mask, sampling_rate, unit)
     if title:
         axes.set_title(title, loc="left", fontsize=12)
+    return figure
+
+
+def plot_page(
+    picture: np.ndarray,
+    corners: np.ndarray,
+    seen: np.ndarray,
+    *,
+    reconstruction: np.ndarray | None = None,
+    sampling_rate: float = 100.0,
+    layout: str = "3x4",
+    label_names: Sequence[str] | None = None,
+    probabilities: np.ndarray | None = None,
+    thresholds: Sequence[float] | None = None,
+    title: str | None = None,
+    most_labels: int = 8,
+) -> Figure:
+    """
+    A picture of an ECG with the page that was found in it, what the model sees of it, and what it makes of that.
+
+    Args:
+        picture (`np.ndarray` of shape `(height, width, 3)`): The picture, uint8 [RGB].
+        corners (`np.ndarray` of shape `(4, 2)`): Of the page in it, as [`FoundPage`] has them [px].
+        seen (`np.ndarray` of shape `(height, width, 3)`): The page at the model's size, uint8 [RGB].
+        reconstruction (`np.ndarray` of shape `(12, num_samples)`, *optional*): Leads that the model rebuilt of the
+            page [mV]: drawn over it as a page of `layout` would have them.
+        sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the reconstruction [Hz].
+        layout (`str`, *optional*, defaults to `"3x4"`): Where the leads of the reconstruction go.
+        label_names, probabilities, thresholds (*optional*): Predictions, as [`plot_prediction`] takes them.
+        title (`str`, *optional*): Above the picture.
+        most_labels (`int`, *optional*, defaults to 8): Labels shown, from the most probable on.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
+    columns = 2 + (label_names is not None)
+    figure = Figure(figsize=(5.2 * columns, 4.2), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
+    axes[0].imshow(picture)
+    closed = np.concatenate([corners, corners[:1]])
+    axes[0].plot(closed[:, 0], closed[:, 1], color=_BEAT, linewidth=1.6)
+    axes[0].set_title("the picture, and the page in it", fontsize=9)
+    axes[1].imshow(seen, interpolation="nearest")
+    what = f"what the model sees ({seen.shape[1]} x {seen.shape[0]} px)"
+    if reconstruction is not None:
+        page = draw_page(reconstruction, sampling_rate, layout=layout, image_size=seen.shape[:2])
+        lines = [page.positions[lead] for lead in range(len(STANDARD_LEADS))]
+        lines += [] if page.strip_positions is None else [page.strip_positions]
+        for line in lines:
+            axes[1].plot(line[:, 0], line[:, 1], color=_REBUILT, linewidth=0.7, alpha=0.9)
+        axes[1].set_xlim(-0.5, seen.shape[1] - 0.5)
+        axes[1].set_ylim(seen.shape[0] - 0.5, -0.5)
+        what += ", and what it rebuilds of it (red)"
+    axes[1].set_title(what, fontsize=9)
+    for ax in axes[:2]:
+        ax.set_axis_off()
+    if label_names is not None:
+        values = np.asarray(probabilities, dtype=np.float64)
+        limits = _checked_thresholds(thresholds, label_names)
+        shown = np.argsort(-values, kind="stable")[:most_labels][::-1]
+        axes[2].barh(
+            [_wrapped(label_names[index], 30) for index in shown],
+            values[shown],
+            color=[_BEAT if values[index] >= limits[index] else _FAINT for index in shown],
+        )
+        axes[2].plot(limits[shown], np.arange(len(shown)), "|", color=_INK, markersize=12)
+        axes[2].set_xlim(0, 1)
+        axes[2].set_xlabel("probability; dark where the label is found, from its threshold (|) on", fontsize=8)
+        axes[2].spines[["top", "right"]].set_visible(False)
+        axes[2].tick_params(labelsize=8)
     return figure
 
 

@@ -16,6 +16,7 @@ from .shared import (
     add_verb,
     check_file,
     choose_labels,
+    draw_page_prediction,
     draw_prediction,
     is_main_process,
     positive,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 
 _RECORDS_AT_ONCE = 64
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
+"""What names of pictures end with; a PDF is refused with the way out."""
 
 
 def add(verbs: Any) -> None:
@@ -43,14 +46,17 @@ def add(verbs: Any) -> None:
         verbs,
         "predict",
         run,
-        "labels of recordings, with probabilities",
+        "labels of recordings or of pictures of them, with probabilities",
         "Predict WFDB records (.hea with .dat or .mat; any rate from 50 Hz, any order of leads). A recording longer\n"
         "than the model's window is predicted window by window. A label counts as found from the threshold on that\n"
         "fine-tuning chose for it. Exit status 1 if some records could not be used; they are named at the end.\n\n"
+        "A model that reads pages (ECG-Scan) takes photographs and scans, too (PNG, JPEG, TIFF, WebP). The page is\n"
+        "looked for and straightened; a page that stands on its head is not noticed.\n\n"
         "examples:\n"
         "  clear-hug predict patient7.hea --model runs/superclasses --pictures pictures\n"
         "  clear-hug predict ward3/ extra/A0001 --model runs/superclasses --top-k 2\n"
         "  clear-hug predict ward.csv --model runs/ward --output predictions.csv\n"
+        "  clear-hug predict page.jpg --model runs/pages --pictures pictures\n"
         "  clear-hug predict ward3/ --model runs/superclasses --json > ward3.jsonl",
     )
     parser.add_argument(
@@ -58,7 +64,7 @@ def add(verbs: Any) -> None:
         nargs="+",
         type=Path,
         metavar="RECORD",
-        help="records, folders of records, or CSV tables with a column `path`",
+        help="records, folders of records, CSV tables with a column `path`, or pictures of pages",
     )
     parser.add_argument(
         "--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`, or hf://ORG/NAME"
@@ -74,7 +80,7 @@ def add(verbs: Any) -> None:
         "--pictures",
         type=Path,
         metavar="DIR",
-        help="draw each record with its beats, predictions and the leads behind them",
+        help="draw each record with its beats, predictions and the leads behind them, or what is seen of a page",
     )
     parser.add_argument(
         "--threshold",
@@ -107,11 +113,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threshold is not None:
         thresholds = dict.fromkeys(names, arguments.threshold)
     rejected: list[Rejected] = []
-    references = records_to_predict(arguments.records, rejected)
+    pages = [path for path in arguments.records if path.suffix.lower() in PICTURES]
+    references = records_to_predict([path for path in arguments.records if path not in pages], rejected)
     table: list[dict[str, Any]] = []
     drawn: set[Path] = set()
     num_done = 0
     try:
+        for page in pages:
+            found_page = _predict_page(page, model, extractor, rejected)
+            if found_page is None:
+                continue
+            probabilities, found_where, seen = found_page
+            windows = [
+                _window(0.0, extractor.window_seconds, names, probabilities, shown, thresholds, arguments.top_k)
+            ]
+            num_done += 1
+            if arguments.output is not None:
+                table += [_table_row(str(page), window, shown) for window in windows]
+            else:
+                _print_record(str(page), windows, thresholds, arguments.json, is_page=True)
+            if arguments.pictures is not None:
+                path = _free_name(arguments.pictures / f"{_file_name(str(page.with_suffix('')))}.png", drawn)
+                draw_page_prediction(page, found_where, seen, names, probabilities, thresholds, path)
         for batch in _in_batches(references, shown=arguments.output is not None):
             dataset, failed = prepare(batch, extractor, windows="all", progress=False)
             rejected += failed
@@ -128,15 +151,13 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.pictures is not None:
                 for row, record in enumerate(found.record_ids):
                     place = f"_{float(dataset[row]['window_start']):g}s" if len(records[record]) > 1 else ""
-                    path = arguments.pictures / f"{_file_name(record)}{place}.png"
-                    while path in drawn:
-                        path = path.with_name(f"{path.stem}+.png")
-                    drawn.add(path)
+                    path = _free_name(arguments.pictures / f"{_file_name(record)}{place}.png", drawn)
                     draw_prediction(model, dataset, found, row, path, thresholds)
     except KeyboardInterrupt:
         if table:
             write_text(arguments.output, as_csv(table))
-            say(f"\nstopped: {arguments.output} has the first {num_done} record(s) of {len(references)}")
+            total = len(references) + len(pages)
+            say(f"\nstopped: {arguments.output} has the first {num_done} record(s) of {total}")
         raise
     if not num_done:
         for record, reason in rejected:
@@ -151,6 +172,68 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"pictures: {arguments.pictures}", file=sys.stderr)
     report_rejected(rejected)
     return EXIT_SOME_FAILED if rejected else EXIT_OK
+
+
+def _predict_page(path: Path, model: Any, extractor: Any, rejected: list[Rejected]) -> tuple[Any, Any, Any] | None:
+    """
+    Probabilities of the labels of a picture, where its page is, and what the model sees of it; or nothing, with the
+    reason in `rejected`.
+    """
+    import torch
+
+    from ..data.preparation import Rejected, describe_error
+    from ..processing import InputError, find_page, load_page
+
+    if not hasattr(extractor, "image_processor"):
+        rejected.append(
+            Rejected(
+                str(path),
+                f"{path} is a picture, and {type(model).__name__} reads recordings: name a model that reads pages, "
+                "such as `clear-hug finetune` makes of one of ECG-Scan",
+            )
+        )
+        return None
+    processor = extractor.image_processor
+    try:
+        found = find_page(load_page(path))
+        seen = processor.page_of(found.image, do_find_page=False)
+    except (InputError, FileNotFoundError) as error:
+        rejected.append(Rejected(str(path), describe_error(error)))
+        return None
+    if found.rotation:
+        say(f"{path} was turned clockwise by {found.rotation} degrees, which way up is a guess: look at it")
+    pixels = torch.from_numpy(processor.normalize_pages(seen[None])).to(model.device)
+    with torch.no_grad():
+        logits = model(pixels).logits[0].float()
+    one_of_many = model.config.problem_type == "single_label_classification"
+    return (logits.softmax(dim=0) if one_of_many else logits.sigmoid()).cpu().numpy(), found, seen
+
+
+def _window(
+    start: float,
+    end: float,
+    names: Sequence[str],
+    probabilities: Any,
+    shown: Sequence[str],
+    thresholds: dict[str, float],
+    top_k: int | None,
+) -> dict[str, Any]:
+    """A window with the most probable of the labels to show, and those that reach their thresholds."""
+    of = {name: float(one) for name, one in zip(names, probabilities, strict=True) if name in shown}
+    ranked = sorted(of, key=lambda name: -of[name])[:top_k]
+    return {
+        "start": round(start, 3),
+        "end": round(end, 3),
+        "found": [name for name in ranked if of[name] >= thresholds[name]],
+        "probabilities": {name: round(of[name], 6) for name in ranked},
+    }
+
+
+def _free_name(path: Path, taken: set[Path]) -> Path:
+    while path in taken:
+        path = path.with_name(f"{path.stem}+.png")
+    taken.add(path)
+    return path
 
 
 def _in_batches(references: Sequence[RecordReference], shown: bool) -> Iterator[Sequence[RecordReference]]:
@@ -192,22 +275,14 @@ def _windows_by_record(
     dataset: datasets.Dataset, found: Any, shown: list[str], thresholds: dict[str, float], top_k: int | None
 ) -> dict[str, list[dict[str, Any]]]:
     """Start and end of each record's windows, with the most probable labels and those that reach their thresholds."""
-    columns = [found.label_names.index(name) for name in shown]
     records: dict[str, list[dict[str, Any]]] = {}
     starts, rates = dataset["window_start"], dataset["sampling_rate"]
     for row, record in enumerate(found.record_ids):
-        probabilities = {
-            name: float(found.probabilities[row, column]) for name, column in zip(shown, columns, strict=True)
-        }
-        ranked = sorted(probabilities, key=lambda name: -probabilities[name])[:top_k]
         start = float(starts[row])
+        end = start + len(dataset[row]["signal"][0]) / float(rates[row])
+        probabilities = found.probabilities[row]
         records.setdefault(record, []).append(
-            {
-                "start": round(start, 3),
-                "end": round(start + len(dataset[row]["signal"][0]) / float(rates[row]), 3),
-                "found": [name for name in ranked if probabilities[name] >= thresholds[name]],
-                "probabilities": {name: round(probabilities[name], 6) for name in ranked},
-            }
+            _window(start, end, found.label_names, probabilities, shown, thresholds, top_k)
         )
     return records
 
@@ -225,12 +300,16 @@ def _table_row(record: str, window: dict[str, Any], shown: list[str]) -> dict[st
     return row | {f"{name} (label)" if name in taken else name: probabilities.get(name, "") for name in shown}
 
 
-def _print_record(record: str, windows: list[dict[str, Any]], thresholds: dict[str, float], as_json: bool) -> None:
+def _print_record(
+    record: str, windows: list[dict[str, Any]], thresholds: dict[str, float], as_json: bool, is_page: bool = False
+) -> None:
     if as_json:
         print(json.dumps({"record": record, "windows": windows}), flush=True)
         return
     seconds = windows[-1]["end"]
-    if len(windows) == 1:
+    if is_page:
+        say(f"{record}  (a picture of a page)")
+    elif len(windows) == 1:
         say(f"{record}  ({seconds:g} s)")
     else:
         say(f"{record}  ({seconds:g} s, longer than the model's window: predicted in {len(windows)} windows)")

@@ -158,7 +158,8 @@ def pretrain_and_draw(
         say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
     last = result.history[-1]
     held_out = f", {last['validation_loss']:.3f} held out" if last["validation_loss"] is not None else ""
-    rebuilds = hasattr(result.model, "decoder")
+    of_pages = hasattr(extractor, "image_processor")
+    rebuilds = hasattr(result.model, "decoder") and not of_pages
     what = ("loss of hidden beats", " (1 is a flat line)") if rebuilds else ("loss", "")
     say(f"{what[0]}: {last['train_loss']:.3f} in training{held_out}{what[1]}")
     if not is_main_process():
@@ -168,9 +169,11 @@ def pretrain_and_draw(
     write_text(output / PRETRAINING, json.dumps(facts, indent=2) + "\n")
     pictures = output / "pictures"
     meaning = "mean squared error of hidden beats" if rebuilds else "of what was hidden, in the teacher's states"
+    if of_pages:
+        meaning = "sum of the weighted terms"
     save_figure(plot_losses(result.history, "Pre-training", f"loss ({meaning})"), pictures / "pretraining_loss.png")
     shown = sets.get("validation") or (None if recipe.streaming else sets["train"])
     if shown is not None:
         draw_recording(shown, pictures / "recording.png")
-        if rebuilds:
+        if rebuilds or of_pages:
             draw_reconstruction(result.model, shown, extractor, pictures / "reconstruction.png")

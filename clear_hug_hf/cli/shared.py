@@ -320,6 +320,62 @@ def draw_prediction(
     save_figure(figure, path)
 
 
+def draw_page_prediction(
+    picture: Path,
+    found: Any,
+    seen: Any,
+    label_names: Sequence[str],
+    probabilities: Any,
+    thresholds: dict[str, float],
+    path: Path,
+) -> None:
+    """A picture with the page that was found in it, what the model sees of it, and its labels."""
+    from ..plotting import plot_page, save_figure
+    from ..processing import load_page
+
+    figure = plot_page(
+        load_page(picture),
+        found.corners,
+        seen,
+        label_names=label_names,
+        probabilities=probabilities,
+        thresholds=[thresholds[name] for name in label_names],
+        title=_short(str(picture)),
+    )
+    save_figure(figure, path)
+
+
+def _draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
+    """The first recording of a dataset as a page of true proportions, and what a model rebuilds of it."""
+    import numpy as np
+    import torch
+
+    from ..plotting import plot_page, save_figure
+    from ..processing import draw_page
+
+    row = dataset.with_format("numpy")[0]
+    signal = row["signal"] * np.asarray(row["signal_scale"])[:, None]
+    picture = draw_page(signal, extractor.sampling_rate, row["lead_mask"], layout=extractor.layout, pixels_per_mm=4)
+    seen = draw_page(
+        signal, extractor.sampling_rate, row["lead_mask"], layout=extractor.layout, image_size=extractor.image_size
+    ).image
+    pixels = torch.from_numpy(extractor.image_processor.normalize_pages(seen[None])).to(model.device)
+    with torch.no_grad():
+        rebuilt = model.reconstruct(pixels)[0].float().cpu().numpy()
+    height, width = picture.image.shape[:2]
+    edges = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    figure = plot_page(
+        picture.image,
+        edges,
+        seen,
+        reconstruction=rebuilt,
+        sampling_rate=float(model.config.sampling_rate),
+        layout=extractor.layout,
+        title=f"Recording {_short(row['record_id'])}",
+    )
+    save_figure(figure, path)
+
+
 def draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> bool:
     """ROC curves of predictions with labels, at thresholds of the model or their own; whether there are any."""
     from ..evaluation.predictions import model_thresholds
@@ -335,7 +391,10 @@ def draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> bool:
 
 
 def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
-    """The first recording of a dataset with hidden beats, and what a model makes of them."""
+    """The first recording of a dataset with hidden beats, or as a page, and what a model makes of them."""
+    if hasattr(extractor, "image_processor"):
+        _draw_page_reconstruction(model, dataset, extractor, path)
+        return
     import numpy as np
     import torch
 

@@ -65,7 +65,7 @@ def save_converted(
         `dict`: What stands in `conversion.json`.
     """
     # Cards bring heavier libraries, which only those who make one need.
-    from .model_card import make_card
+    from .model_card import OF_RECORDINGS, make_card
 
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -82,7 +82,7 @@ def save_converted(
         folder.name, model.config, auto_class, feature_extractor, {CONVERSION: conversion}, num_parameters=number
     ).card
     with whole_folder(folder) as partial:
-        if auto_class == "AutoModelForSequenceClassification":
+        if auto_class in OF_RECORDINGS:
             EcgClassificationPipeline(model=model, feature_extractor=feature_extractor).save_pretrained(partial)
         else:
             model.save_pretrained(partial)

@@ -52,17 +52,32 @@ _PAPERS = {
     "Perspective, AAAI 2026, [arXiv 2512.24002](https://arxiv.org/abs/2512.24002)",
     "ecg_jepa": "Kim, Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive "
     "Architecture, [arXiv 2410.08559](https://arxiv.org/abs/2410.08559)",
+    "ecg_scan": "Pham et al., Learning ECG Image Representations via Dual Physiological-Aware Alignments, [arXiv "
+    "2604.01526](https://arxiv.org/abs/2604.01526); of which only the abstract could be read: this is an "
+    "implementation of the published idea, and where the paper is silent, the choices are those of `clear-hug-hf`",
 }
-_NAMES = {"clear_hug": "CLEAR-HUG", "ecg_jepa": "ECG-JEPA (Kim, with cross-pattern attention)"}
+_NAMES = {
+    "clear_hug": "CLEAR-HUG",
+    "ecg_jepa": "ECG-JEPA (Kim, with cross-pattern attention)",
+    "ecg_scan": "ECG-Scan (an implementation of the published idea)",
+}
 # What the loss of pre-training is, by system.
 _LOSSES = {
     "clear_hug": "Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
     "ecg_jepa": "Loss of the teacher's states at hidden times, predicted from the others:",
+    "ecg_scan": "Sum of the contrasts of pages with signals and texts, the reconstruction and the lead constraint:",
 }
 # What the card shows the use of; of other models it shows that of their encoder.
-_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
+OF_RECORDINGS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
+"""Auto classes of the classifiers of recordings, or of pictures of them."""
+_CLASSIFIERS = (*OF_RECORDINGS, "AutoModelForTokenClassification")
+_PIPELINES = {"AutoModelForImageClassification": "image-classification"}
 # What an encoder was pre-trained with, and is saved with then.
-_PRETRAINED_WITH = {"clear_hug": "decoder", "ecg_jepa": "teacher and the predictor"}
+_PRETRAINED_WITH = {
+    "clear_hug": "decoder",
+    "ecg_jepa": "teacher and the predictor",
+    "ecg_scan": "signal teacher, the text encoder and the decoder",
+}
 _CLS_ATTENTION = {
     "reference_bias": "`cls_attention=reference_bias` runs the encoder as the released code does.",
     "lead": "`cls_attention=lead` runs the encoder as the paper describes.",
@@ -129,7 +144,7 @@ def make_card(
     encoder = _encoder_facts(facts)
     # Of the model itself, or of the encoder that it was fine-tuned from.
     converted = conversion or (metrics or {}).get("encoder", {}).get(CONVERSION)
-    is_classifier = auto_class == "AutoModelForSequenceClassification"
+    is_classifier = auto_class in OF_RECORDINGS
     labels = model_label_names(config) if is_classifier else []
     missing = []
     if license is None:
@@ -158,7 +173,7 @@ def make_card(
             license=license,
             license_name=license_name,
             library_name="transformers",
-            pipeline_tag=None if auto_class in _CLASSIFIERS else "feature-extraction",
+            pipeline_tag=_PIPELINES.get(auto_class, None if auto_class in _CLASSIFIERS else "feature-extraction"),
             tags=[
                 "ecg",
                 "electrocardiogram",
@@ -177,6 +192,7 @@ def make_card(
         auto_class=auto_class,
         loaded_by=auto_class if auto_class in _CLASSIFIERS else "AutoModel",
         pretrained_with=_PRETRAINED_WITH.get(config.model_type, "decoder"),
+        reads_pages=hasattr(feature_extractor, "image_processor"),
         simulated=any(one.get("name") == "simulated" for one in _all_sources(facts)),
         summary=_summary(config, auto_class, labels, num_parameters, conversion),
         labels=[
@@ -466,10 +482,11 @@ def _summary(
             f"The released {conversion['kind']} `{conversion['file']}`{size} in the form of Transformers, converted "
             "by `clear-hug-hf`. The weights are those of the file; nothing was trained."
         )
-    if auto_class == "AutoModelForSequenceClassification":
+    if auto_class in OF_RECORDINGS:
         head = _HEADS.get(getattr(config, "head_type", ""), "classifier")
         count = "1 label" if len(labels) == 1 else f"{len(labels)} labels"
-        return f"{system}{size} that names {count} of a 12-lead ECG, by a {head}."
+        what = "a picture of a 12-lead ECG" if auto_class == OF_RECORDINGS[1] else "a 12-lead ECG"
+        return f"{system}{size} that names {count} of {what}, by a {head}."
     if auto_class == "AutoModelForTokenClassification":
         classes = ", ".join(map(_cell, model_label_names(config)))
         return f"{system}{size} that names every sample of every lead of a 12-lead ECG as one of: {classes}."
@@ -577,6 +594,8 @@ def _reads(config: Any, extractor: Any) -> str:
         f"Any recording with named leads, at any rate from 50 Hz, in mV, uV, V or normalised, becomes "
         f"{len(config.lead_names)} leads ({', '.join(config.lead_names)}) at {config.sampling_rate:g} Hz"
     ]
+    if (size := getattr(extractor, "image_size", None)) is not None:
+        steps.append(f"drawn as a page of ECG paper of {size[1]} x {size[0]} px, {extractor.layout} by default")
     if getattr(extractor, "do_bandpass", False):
         steps.append(f"band-passed from {extractor.bandpass_low:g} to {extractor.bandpass_high:g} Hz")
     if getattr(extractor, "detector", None) and getattr(extractor, "reads_beats", True):
@@ -590,9 +609,15 @@ def _reads(config: Any, extractor: Any) -> str:
         steps.append(
             f"read in windows of {extractor.window_seconds:g} s, in patches of {extractor.patch_size} samples"
         )
+    pictures = ""
+    if size is not None:
+        pictures = (
+            " Pictures of pages, photographs or scans, are searched for the page, straightened and resized to that; "
+            "nothing is cropped. Recordings in unknown units are refused unless `millivolts_per_unit` is set."
+        )
     return (
-        ", ".join(steps) + ". Missing leads are masked. All settings are in `preprocessor_config.json`; the code is "
-        "in this repository."
+        ", ".join(steps) + f". Missing leads are masked.{pictures} All settings are in `preprocessor_config.json`; "
+        "the code is in this repository."
     )
 
 

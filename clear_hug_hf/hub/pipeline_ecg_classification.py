@@ -14,12 +14,14 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.pipelines.base import ChunkPipeline
 
 
 TASK = "ecg-classification"
+MODEL_CLASSES = (AutoModelForSequenceClassification, AutoModelForImageClassification)
+"""Auto classes of the models that serve the task: those that read recordings, and those that read pages."""
 
 ACCEPTED = (
     'the path of a WFDB record, a dict with "waveform", "sampling_rate", "lead_names" and "unit", an array of shape '
@@ -38,6 +40,7 @@ POSTPROCESS_PARAMETERS = ("top_k", "threshold", "function_to_apply", "aggregate"
 _FIELDS = ("waveform", "sampling_rate", "lead_names", "unit")
 _ROW_COLUMNS = ("signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate")
 _RECORD_SUFFIXES = (".hea", ".dat", ".mat")
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
 _FUNCTION_OF_PROBLEM = {
     "multi_label_classification": "sigmoid",
     "single_label_classification": "softmax",
@@ -47,7 +50,7 @@ _FUNCTION_OF_PROBLEM = {
 
 class EcgClassificationPipeline(ChunkPipeline):
     """
-    Labels of ECG recordings with their scores, by a model for sequence classification and its feature extractor.
+    Labels of ECG recordings, or of pictures of them, with their scores, by a classifier and its feature extractor.
 
     A recording is one of:
 
@@ -55,7 +58,8 @@ class EcgClassificationPipeline(ChunkPipeline):
     - a dict with `"waveform"` (array or tensor of shape `(num_leads, num_samples)`), `"sampling_rate"` [Hz],
       `"lead_names"` and `"unit"` (`"mV"`, `"uV"`, `"V"` or `"NU"`), or an object with these as attributes;
     - an array or tensor of shape `(num_leads, num_samples)`, with the other three as arguments of the call;
-    - a row of a prepared dataset (`clear_hug_hf.prepare`), which is already cleaned.
+    - a row of a prepared dataset (`clear_hug_hf.prepare`), which is already cleaned;
+    - for a model that reads pages, the path of a picture of one, a `PIL.Image`, or an array `(height, width, 3)`.
 
     A list of recordings gives a list of results; an iterator or a dataset gives an iterator of results. What a
     recording says of itself goes before the arguments of the call.
@@ -168,6 +172,9 @@ class EcgClassificationPipeline(ChunkPipeline):
         **stated: Any,
     ) -> Iterator[dict[str, Any]]:
         """The windows of one recording as inputs of the model, each with its place [s]."""
+        if _is_picture(inputs):
+            yield self._see_page(inputs)
+            return
         if isinstance(inputs, Mapping) and "signal" in inputs and "waveform" not in inputs:
             features, seconds = self._cut_row(inputs, on_no_beats)
             starts = [0.0]
@@ -203,6 +210,23 @@ class EcgClassificationPipeline(ChunkPipeline):
                 "end": min(start + self.feature_extractor.window_seconds, seconds),
                 "is_last": index == len(starts) - 1,
             }
+
+    def _see_page(self, picture: Any) -> dict[str, Any]:
+        """Inputs of the model from a picture of a page, which counts as one window."""
+        name = str(picture) if isinstance(picture, (str, os.PathLike)) else "the picture"
+        processor = getattr(self.feature_extractor, "image_processor", None)
+        if processor is None:
+            raise ValueError(
+                f"{name} is a picture, and {type(self.model).__name__} reads recordings: use a model that reads pages "
+                "(ECG-Scan), or give the samples"
+            )
+        try:
+            features = processor(picture, return_tensors="pt")
+        except ValueError as error:
+            if name not in str(error):
+                error.args = (f"{name}: {error}",)
+            raise
+        return {**features, "start": 0.0, "end": float(self.feature_extractor.window_seconds), "is_last": True}
 
     def _cut_row(self, row: Mapping[str, Any], on_no_beats: str | None) -> tuple[BatchFeature, float]:
         """Inputs of the model from a row of a prepared dataset, and how long it is [s]."""
@@ -289,13 +313,21 @@ class EcgClassificationPipeline(ChunkPipeline):
 
 # As registering the task does: a pipeline that was loaded from a published folder can be saved to another one, too.
 EcgClassificationPipeline._registered_impl = {
-    TASK: {"impl": EcgClassificationPipeline, "pt": (AutoModelForSequenceClassification,), "type": "audio"}
+    TASK: {"impl": EcgClassificationPipeline, "pt": MODEL_CLASSES, "type": "audio"}
 }
+
+
+def _is_picture(inputs: Any) -> bool:
+    if isinstance(inputs, (str, os.PathLike)):
+        return Path(inputs).suffix.lower() in _PICTURE_SUFFIXES
+    if isinstance(inputs, np.ndarray) or hasattr(inputs, "detach"):
+        return inputs.ndim == 3 and inputs.shape[-1] in (3, 4)
+    return hasattr(inputs, "convert") and hasattr(inputs, "getexif")  # as PIL.Image has
 
 
 def _is_many(inputs: Any) -> bool:
     """Whether this is an iterator or a dataset of recordings, not one recording."""
-    one = isinstance(inputs, (str, bytes, bytearray, os.PathLike, Mapping, np.ndarray))
+    one = isinstance(inputs, (str, bytes, bytearray, os.PathLike, Mapping, np.ndarray)) or _is_picture(inputs)
     one = one or hasattr(inputs, "detach") or all(hasattr(inputs, field) for field in _FIELDS)
     return not one and (
         isinstance(inputs, Iterable) or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"))

@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..processing.errors import InputError
 from ..training.folders import CARD, check_writable, find_model_folder, load_model, whole_folder, write_text
 from ..training.provenance import find_facts
-from .model_card import make_card, read_card
+from .model_card import OF_RECORDINGS, make_card, read_card
 from .pipeline_ecg_classification import EcgClassificationPipeline
 
 
@@ -132,7 +132,7 @@ def stage(
     # A checkpoint of another name, or a commit, is no part of what the weights are.
     model.config._name_or_path = repo_id
     with whole_folder(folder) as partial:
-        if auto_class == "AutoModelForSequenceClassification":
+        if auto_class in OF_RECORDINGS:
             EcgClassificationPipeline(model=model, feature_extractor=extractor).save_pretrained(partial)
         else:
             model.save_pretrained(partial)

@@ -76,9 +76,7 @@ def load_page(source: Any) -> np.ndarray:
 
 def _from_pillow(picture: Any, name: str, ops: Any, image_module: Any) -> np.ndarray:
     if getattr(picture, "n_frames", 1) > 1:
-        raise InputError(
-            f"{name} has {picture.n_frames} pictures in it, as films and scans of several pages: give one"
-        )
+        raise InputError(f"{name} holds {picture.n_frames} pictures, as films and scans of several pages do: give one")
     _check_size(picture.width, picture.height, name)
     try:
         picture.load()

@@ -61,6 +61,8 @@ def embed(
     collator = BeatCollator(feature_extractor, label_names=())
     columns = encode(model, dataset, collator, batch_size, progress).columns
     states, present = columns["lead_states"].numpy(), columns["present"].numpy()
+    if per_lead and states.shape[1] != len(model.config.lead_names):
+        raise InputError(f"{model.config.model_type} has one vector for all leads of a page: leave out --per-lead")
     by_lead = np.where(present[:, :, None], states, np.float32("nan"))
     if per_lead:
         return by_lead

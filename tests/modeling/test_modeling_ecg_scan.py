@@ -1,0 +1,482 @@
+"""ECG-Scan aligns pages with signals and texts, and what it saves is complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForZeroShotImageClassification,
+    ViTConfig,
+    ViTModel,
+)
+
+from clear_hug_hf.modeling import (
+    ClearHugConfig,
+    ClearHugModel,
+    EcgJepaConfig,
+    EcgScanConfig,
+    EcgScanForImageClassification,
+    EcgScanForPreTraining,
+    EcgScanModel,
+)
+from clear_hug_hf.modeling.modeling_ecg_scan import gramian_volume
+
+
+VISION = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+    "layer_type": "basic",
+    "num_channels": 3,
+}
+TEXT = {
+    "model_type": "bert",
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "type_vocab_size": 1,
+}
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 64,
+    "patch_size": 16,
+}
+SIGNAL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "decoder_hidden_size": 24,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 40,
+}
+
+
+def make_config(**overrides: Any) -> EcgScanConfig:
+    fields: dict[str, Any] = {
+        "vision_config": VISION,
+        "signal_config": ClearHugConfig(**SIGNAL),
+        "text_config": TEXT,
+        "image_size": [64, 96],
+        "num_samples": 200,
+        "projection_dim": 24,
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 32,
+        "num_labels": 3,
+    }
+    return EcgScanConfig(**{**fields, **overrides})
+
+
+def make_batch(count: int = 6, size: tuple[int, int] = (64, 96), seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    attention_mask = torch.arange(9)[None] < torch.randint(3, 10, (count, 1), generator=generator)
+    return {
+        "pixel_values": torch.randn(count, 3, *size, generator=generator),
+        "waveforms": 0.2 * torch.randn(count, 12, 200, generator=generator),
+        "drawn_mask": torch.rand(count, 12, 200, generator=generator) < 0.5,
+        "signal_mask": torch.rand(count, 12, 200, generator=generator) < 0.9,
+        "identity_mask": torch.arange(count) % 2 == 0,
+        "signal_embeds": torch.randn(count, 32, generator=generator),
+        "input_ids": torch.randint(3, 64, (count, 9), generator=generator),
+        "attention_mask": attention_mask.long(),
+        "text_mask": torch.ones(count, dtype=torch.bool),
+        "text_ids": torch.arange(count),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- towers
+
+
+def test_when_a_page_a_signal_and_a_text_are_given_then_all_are_unit_vectors_of_one_space(
+    make_batch: Callable[..., dict[str, torch.Tensor]],
+) -> None:
+    model = EcgScanModel(make_config()).eval()
+    own = globals()["make_batch"]()
+    output = model(own["pixel_values"], own["input_ids"], own["attention_mask"], signal_inputs=make_batch())
+    for name in ("image_embeds", "signal_embeds", "text_embeds"):
+        assert output[name].shape[1] == 24
+        torch.testing.assert_close(output[name].norm(dim=1), torch.ones(len(output[name])))
+    torch.testing.assert_close(model.get_image_features(own["pixel_values"]), output.image_embeds)
+    torch.testing.assert_close(model.get_signal_features(**make_batch()), output.signal_embeds)
+    torch.testing.assert_close(model.get_text_features(own["input_ids"], own["attention_mask"]), output.text_embeds)
+    assert output.logits_per_image.shape == (6, 6)
+    torch.testing.assert_close(output.logits_per_image, output.logits_per_text.T)
+    assert output.lead_states.shape == (6, 1, 16)
+
+
+def test_when_a_text_stands_in_a_padded_batch_then_it_is_the_same_as_alone() -> None:
+    model, batch = EcgScanModel(make_config()).eval(), make_batch()
+    together = model.get_text_features(batch["input_ids"], batch["attention_mask"])
+    for index in range(6):
+        alone = batch["input_ids"][index : index + 1, : int(batch["attention_mask"][index].sum())]
+        torch.testing.assert_close(model.get_text_features(alone)[0], together[index], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "first", "mean"])
+def test_when_the_tower_is_a_transformer_then_pages_of_another_size_and_any_pooling_do(pooling: str) -> None:
+    model = EcgScanForPreTraining(make_config(vision_config=VIT, image_pooling=pooling)).eval()
+    output = model(**make_batch())
+    assert output.pooler_output.shape == (6, 16)
+    assert torch.isfinite(output.loss)
+    if pooling != "pooler":
+        assert not [name for name, _ in model.named_parameters() if "pooler" in name], "no layer without a gradient"
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {**VIT, "model_type": "clip_vision_model", "image_size": 96, "projection_dim": 8},
+        {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    ],
+)
+def test_when_the_tower_is_another_backbone_then_it_serves_too(vision: dict[str, Any]) -> None:
+    model = EcgScanForPreTraining(make_config(vision_config=vision)).eval()
+    assert torch.isfinite(model(**make_batch()).loss)
+    assert model.reconstruct(make_batch()["pixel_values"]).shape == (6, 12, 200)
+
+
+def test_when_the_teacher_is_ecg_jepa_then_it_serves_too() -> None:
+    jepa = EcgJepaConfig.preset("tiny", hidden_size=32, num_hidden_layers=1)
+    model = EcgScanModel(make_config(signal_config=jepa)).eval()
+    assert model.get_signal_features(input_values=torch.randn(2, 8, 2500)).shape == (2, 24)
+
+
+def test_when_a_page_is_seen_then_the_rest_of_the_batch_changes_nothing() -> None:
+    model, batch = EcgScanForPreTraining(make_config()).eval(), make_batch()
+    together = model.reconstruct(batch["pixel_values"])
+    torch.testing.assert_close(model.reconstruct(batch["pixel_values"][2:3])[0], together[2], atol=1e-5, rtol=0)
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+def test_when_a_batch_is_learnt_by_heart_then_cosine_and_volume_both_find_each_page() -> None:
+    torch.manual_seed(0)
+    model, batch = EcgScanForPreTraining(make_config(label_smoothing=0.0)), make_batch(8)
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=5e-3)
+    first = None
+    for _ in range(60):
+        loss = model(**batch).loss
+        first = loss.item() if first is None else first
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    output = model(**batch)
+    assert output.loss.item() < 0.5 * first
+    target = torch.arange(8)
+    assert (output.image_embeds @ output.signal_embeds.T).argmax(dim=1).equal(target)
+    assert (output.image_embeds @ output.text_embeds.T).argmax(dim=1).equal(target)
+    assert gramian_volume(output.image_embeds, output.signal_embeds, output.text_embeds).argmin(dim=1).equal(target)
+    assert output.top1.item() == 1.0
+
+
+def test_when_it_is_trained_then_everything_but_frozen_towers_gets_a_gradient() -> None:
+    model = EcgScanForPreTraining(make_config(vision_config=VIT, freeze_text=True)).train()
+    model(**make_batch()).loss.backward()
+    for name, parameter in model.named_parameters():
+        frozen = "signal_model" in name or "text_model" in name
+        assert (parameter.grad is None) == frozen, name
+    assert not model.ecg_scan.signal_model.training
+    assert not model.ecg_scan.text_model.training
+    assert model.ecg_scan.vision_model.training
+
+
+def test_when_no_recording_has_a_text_then_pages_are_aligned_with_signals_alone() -> None:
+    model = EcgScanForPreTraining(make_config()).eval()
+    batch = make_batch()
+    batch["text_mask"] = torch.zeros(6, dtype=torch.bool)
+    output = model(**batch)
+    assert output.loss_volume.item() == 0.0
+    without = {name: one for name, one in batch.items() if name not in ("input_ids", "attention_mask", "text_ids")}
+    assert model(**without).loss_pairwise.item() == pytest.approx(output.loss_pairwise.item(), abs=1e-6)
+    model.train()
+    model(**batch).loss.backward()
+    unread = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unread, "processes that train together need a gradient of everything"
+
+
+def test_when_some_have_texts_then_only_these_are_compared_by_them() -> None:
+    model, batch = EcgScanForPreTraining(make_config()).eval(), make_batch()
+    batch["text_mask"] = torch.tensor([True, False, True, True, False, True])
+    usual = model(**batch)
+    batch["input_ids"][1] = 5
+    changed = model(**batch)
+    assert changed.loss.item() == pytest.approx(usual.loss.item(), abs=1e-6)
+    batch["input_ids"][0] = 5
+    assert model(**batch).loss.item() != pytest.approx(usual.loss.item(), abs=1e-6)
+
+
+def test_when_texts_repeat_then_each_is_read_once_and_they_are_no_negatives() -> None:
+    model, batch = EcgScanForPreTraining(make_config()).eval(), make_batch()
+    for name in ("input_ids", "attention_mask"):
+        batch[name][3] = batch[name][1]
+    batch["text_ids"] = torch.tensor([4, 9, 2, 9, 1, 3])
+    reads = []
+    model.ecg_scan.text_model.register_forward_pre_hook(
+        lambda _, args, kwargs: reads.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    once = model(**batch)
+    assert reads == [5]
+    assert once.duplicate_texts.item() == pytest.approx(2 / 30)
+    embeds = model.ecg_scan.encode_texts(batch["input_ids"], batch["attention_mask"])
+    given = {name: one for name, one in batch.items() if name not in ("input_ids", "attention_mask")}
+    assert model(**given, text_embeds=embeds).loss.item() == pytest.approx(once.loss.item(), abs=1e-5)
+
+
+def test_when_terms_have_no_weight_then_the_loss_is_the_others() -> None:
+    batch = make_batch()
+    for weights in ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)):
+        names = ("volume", "pairwise", "reconstruction", "lead")
+        chosen = {f"{name}_weight": weight for name, weight in zip(names, weights, strict=True)}
+        output = EcgScanForPreTraining(make_config(**chosen)).eval()(**batch)
+        only = names[weights.index(1.0)]
+        assert output.loss.item() == pytest.approx(output[f"loss_{only}"].item(), rel=1e-5)
+        assert output.loss.item() > 0
+
+
+def test_when_gradients_are_checkpointed_then_they_are_the_same() -> None:
+    torch.manual_seed(0)
+    model, batch = EcgScanForPreTraining(make_config()).train(), make_batch()
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(**batch).loss.backward()
+        gradients.append(model.decoder.lead_queries.grad.clone())
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_when_it_computes_in_bfloat16_then_losses_are_finite() -> None:
+    model, batch = EcgScanForPreTraining(make_config()).train(), make_batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**batch)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    assert output.loss_volume.dtype == torch.float32
+
+
+# ------------------------------------------------------------------------------------------------------------- saving
+
+
+@pytest.mark.parametrize(
+    ("model_class", "auto_class", "name"),
+    [
+        (EcgScanModel, AutoModel, "image_embeds"),
+        (EcgScanModel, AutoModelForZeroShotImageClassification, "image_embeds"),
+        (EcgScanForPreTraining, AutoModelForPreTraining, "reconstruction"),
+        (EcgScanForImageClassification, AutoModelForImageClassification, "logits"),
+    ],
+)
+def test_when_a_model_is_saved_then_it_comes_back(
+    model_class: Any, auto_class: Any, name: str, tmp_path: Path
+) -> None:
+    model = model_class(make_config()).eval()
+    model.save_pretrained(tmp_path)
+    again, info = auto_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(again) is model_class
+    assert not any(info.values())
+    batch = make_batch()
+    inputs = batch if model_class is EcgScanForPreTraining else {"pixel_values": batch["pixel_values"]}
+    torch.testing.assert_close(again.eval()(**inputs)[name], model(**inputs)[name])
+    if again.base_model.signal_model is not None:
+        assert not any(one.requires_grad for one in again.train().base_model.signal_model.parameters())
+
+
+def test_when_a_classifier_is_made_of_a_pretrained_model_then_it_keeps_the_vision_tower_alone(tmp_path: Path) -> None:
+    model = EcgScanForPreTraining(make_config()).eval()
+    model.save_pretrained(tmp_path / "pretrained")
+    classifier, info = AutoModelForImageClassification.from_pretrained(
+        tmp_path / "pretrained", output_loading_info=True
+    )
+    assert sorted(info["missing_keys"]) == ["classifier.bias", "classifier.weight"]
+    assert not info["unexpected_keys"]
+    for name, tensor in classifier.ecg_scan.vision_model.state_dict().items():
+        assert tensor.equal(model.ecg_scan.vision_model.state_dict()[name])
+    assert not [name for name in classifier.state_dict() if "signal" in name or "text" in name]
+    classifier.save_pretrained(tmp_path / "classifier")
+    encoder, info = AutoModel.from_pretrained(tmp_path / "classifier", output_loading_info=True)
+    assert not any(info.values())
+    assert encoder.image_projection is None
+    labels = torch.tensor([[1.0, 0.0, float("nan")]] * 6)
+    loss = classifier(make_batch()["pixel_values"], labels=labels).loss
+    assert torch.isfinite(loss)
+
+
+def test_when_attention_is_eager_then_reconstructions_are_the_same(tmp_path: Path) -> None:
+    EcgScanForPreTraining(make_config(vision_config=VIT)).save_pretrained(tmp_path)
+    pixels = make_batch()["pixel_values"]
+    found = []
+    for attention in ("eager", "sdpa"):
+        model = EcgScanForPreTraining.from_pretrained(tmp_path, attn_implementation=attention).eval()
+        assert model.config._attn_implementation == attention
+        found.append(model.reconstruct(pixels))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
+
+
+def test_when_towers_are_pretrained_then_the_model_starts_from_them(tmp_path: Path) -> None:
+    vision, signal = (
+        ViTModel(ViTConfig(**{k: v for k, v in VIT.items() if k != "model_type"})),
+        ClearHugModel(ClearHugConfig(**SIGNAL)),
+    )
+    vision.save_pretrained(tmp_path / "vision")
+    signal.save_pretrained(tmp_path / "signal")
+    config = make_config(vision_config=None, signal_config=None, image_size=[64, 64])
+    model = EcgScanForPreTraining.from_towers(config, vision=str(tmp_path / "vision"), signal=str(tmp_path / "signal"))
+    for found, expected in ((model.ecg_scan.vision_model, vision), (model.ecg_scan.signal_model, signal)):
+        for name, tensor in expected.state_dict().items():
+            assert tensor.equal(found.state_dict()[name]), name
+    assert model.config.signal_embed_dim == 32
+    assert torch.isfinite(model(**make_batch(size=(64, 64))).loss)
+    with pytest.raises(ValueError, match="name one of clear_hug, ecg_jepa"):
+        EcgScanForPreTraining.from_towers(config, signal=str(tmp_path / "vision"))
+
+
+STRANGER = """
+import sys
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "clear_hug_hf":
+            raise ImportError("clear_hug_hf is not installed here")
+
+
+sys.meta_path.insert(0, Refuse())
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+torch.set_num_threads(1)
+pixels = load_file(sys.argv[2])["pixel_values"]
+outputs = {}
+for auto_class, name in (("AutoModel", "image_embeds"), ("AutoModelForImageClassification", "logits")):
+    model = getattr(transformers, auto_class).from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    with torch.no_grad():
+        outputs[name] = model(pixels)[name].clone()
+assert "clear_hug_hf" not in sys.modules
+save_file(outputs, sys.argv[3])
+"""
+
+
+def test_when_the_package_is_not_installed_then_a_folder_gives_the_same_numbers(tmp_path: Path) -> None:
+    model, classifier = EcgScanModel(make_config()).eval(), EcgScanForImageClassification(make_config()).eval()
+    classifier.ecg_scan.vision_model.load_state_dict(model.vision_model.state_dict())
+    tensors = {f"ecg_scan.{name}": tensor for name, tensor in model.state_dict().items()}
+    full = EcgScanForPreTraining(make_config())
+    full.ecg_scan.load_state_dict(model.state_dict())
+    full.save_pretrained(
+        tmp_path / "model",
+        state_dict={**full.state_dict(), **tensors, **dict(classifier.state_dict())},
+    )
+    written = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert written["auto_map"]["AutoModelForImageClassification"] == "modeling_ecg_scan.EcgScanForImageClassification"
+    pixels = make_batch()["pixel_values"]
+    save_file({"pixel_values": pixels}, tmp_path / "pixels.safetensors")
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    arguments = [tmp_path / "model", tmp_path / "pixels.safetensors", tmp_path / "outputs.safetensors"]
+    subprocess.run(
+        [sys.executable, tmp_path / "stranger.py", *map(str, arguments)],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+    )
+    found = load_file(tmp_path / "outputs.safetensors")
+    torch.testing.assert_close(found["image_embeds"], model(pixels).image_embeds.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["logits"], classifier(pixels).logits.detach(), atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_when_shapes_or_parts_do_not_fit_then_the_error_says_so() -> None:
+    model, batch = EcgScanForPreTraining(make_config()).eval(), make_batch()
+    with pytest.raises(ValueError, match=r"pixel_values must have the shape \(any, 3, 64, 96\), got \(6, 3, 96, 64\)"):
+        model(batch["pixel_values"].transpose(2, 3), waveforms=batch["waveforms"])
+    with pytest.raises(ValueError, match="there is nothing to learn from"):
+        model(batch["pixel_values"])
+    with pytest.raises(ValueError, match=r"signal_embeds must have the shape \(any, 32\)"):
+        model(batch["pixel_values"], signal_embeds=torch.zeros(6, 31))
+    with pytest.raises(ValueError, match="one for each of the 6 pages, got 5"):
+        model(batch["pixel_values"], signal_embeds=batch["signal_embeds"][:5])
+    with pytest.raises(ValueError, match=r"waveforms must have the shape \(6, 12, 200\)"):
+        model(batch["pixel_values"], waveforms=batch["waveforms"][..., :100])
+    bare = EcgScanModel(make_config(signal_config=None, text_config=None))
+    with pytest.raises(ValueError, match="the model holds no text encoder"):
+        bare.get_text_features(batch["input_ids"])
+    with pytest.raises(ValueError, match="the model holds no signal encoder"):
+        bare.get_signal_features(input_values=torch.zeros(1, 12, 5, 96))
+    with pytest.raises(ValueError, match="no head for images"):
+        bare.get_image_features(batch["pixel_values"])
+    with pytest.raises(ValueError, match="nothing was given"):
+        bare()
+    with pytest.raises(ValueError, match="there is nothing to align pages with"):
+        EcgScanForPreTraining(make_config(signal_config=None, text_config=None))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"vision_config": {"model_type": "nonsense"}}, "name a model of transformers"),
+        ({"signal_config": {"model_type": "bert"}}, "choose one of 'clear_hug', 'ecg_jepa'"),
+        ({"decoder_query_samples": 70}, "does not divide num_samples=200"),
+        ({"decoder_hidden_size": 15}, "is not a multiple of decoder_num_attention_heads"),
+        ({"image_size": [16, 96]}, "at least 32 px"),
+        ({"image_size": [96]}, "height and width"),
+        ({"volume_weight": -1}, "volume_weight must not be negative"),
+        ({"huber_delta": 0}, "huber_delta must be positive"),
+        ({"unseen_weight": 2}, "unseen_weight must lie between 0 and 1"),
+        ({"label_smoothing": 1}, "label_smoothing must be at least 0"),
+        ({"image_pooling": "max"}, "image_pooling must be one of pooler, first, mean"),
+        ({"problem_type": "guess"}, "problem_type must be one of"),
+        ({"lead_names": ["I", "I"]}, "each only once"),
+        ({"label_thresholds": {"MI": 2.0}}, "label_thresholds must lie between 0 and 1"),
+        ({"projection_dim": 0}, "projection_dim must be at least 1"),
+    ],
+)
+def test_when_a_config_cannot_be_then_the_error_says_why(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_config(**fields)
+
+
+def test_when_a_config_is_saved_then_towers_come_back(tmp_path: Path) -> None:
+    config = make_config(lead_weight=0.3)
+    config.save_pretrained(tmp_path)
+    again = EcgScanConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert type(again.signal_config) is ClearHugConfig
+    with pytest.raises(ValueError, match="There is no preset 'huge'"):
+        EcgScanConfig.preset("huge")
+
+
+def test_when_presets_are_built_then_they_have_their_sizes() -> None:
+    for name, fewest, most in (("tiny", 1e6, 4e6), ("base", 8e7, 2e8), ("large", 3e8, 3.5e8)):
+        config = EcgScanConfig.preset(name, signal_embed_dim=128)
+        with torch.device("meta"):
+            model = EcgScanModel(config)
+        assert fewest < model.num_parameters() < most, name

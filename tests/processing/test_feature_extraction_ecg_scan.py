@@ -1,0 +1,123 @@
+"""Recordings become pages with true targets, and a model's folder serves recordings and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, AutoImageProcessor
+
+from clear_hug_hf.data.records import Recording, find_records, read_record
+from clear_hug_hf.processing import LAYOUTS, EcgScanFeatureExtractor, EcgScanImageProcessor, InputError
+from clear_hug_hf.processing.feature_extraction_ecg_scan import obeys_identities
+
+
+@pytest.fixture(scope="module")
+def recording(make_recordings: Callable[..., list[Recording]]) -> Recording:
+    return make_recordings(1)[0]
+
+
+def test_when_it_is_saved_then_one_file_serves_recordings_and_pictures(tmp_path: Path) -> None:
+    extractor = EcgScanFeatureExtractor(image_size=(96, 128), layout="12x1", millivolts_per_unit=0.2)
+    extractor.save_pretrained(tmp_path)
+    again = AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert type(again) is EcgScanFeatureExtractor
+    assert again.to_dict() == extractor.to_dict()
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(processor) is EcgScanImageProcessor
+    assert (processor.image_size, processor.image_mean) == (again.image_size, again.image_mean)
+
+
+def test_when_a_recording_is_drawn_then_targets_say_what_the_page_shows(recording: Recording) -> None:
+    extractor = EcgScanFeatureExtractor()
+    signal, present = extractor.clean(
+        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
+    )
+    short = signal[:, :700]
+    shares = {"3x4": (250, 1000), "6x2": (500, 500), "12x1": (1000, 1000)}
+    for layout in LAYOUTS:
+        found = extractor.cut(
+            [signal[:, :1000], short], [None] * 2, [present] * 2, layouts=[layout] * 2, return_targets=True
+        )
+        assert found["pixel_values"].shape == (2, 3, 192, 256)
+        assert found["pixel_values"].dtype == np.float32
+        np.testing.assert_array_equal(found["waveforms"][0], signal[:, :1000])
+        assert (found["waveforms"][1, :, 700:] == 0).all()
+        assert found["signal_mask"].sum(axis=(1, 2)).tolist() == [12 * 1000, 12 * 700]
+        assert found["drawn_mask"][0].sum(axis=1)[[0, 1]].tolist() == list(shares[layout]), "lead II has a strip"
+        assert not (found["drawn_mask"] & ~found["signal_mask"]).any()
+
+
+def test_when_leads_obey_the_identities_then_it_is_measured_not_assumed(shared: Path) -> None:
+    extractor = EcgScanFeatureExtractor()
+    path = find_records(shared / "data" / "challenge")[0]
+    one = read_record(path)
+    signal, present = extractor.clean(one.waveform, one.sampling_rate, one.lead_names, one.unit)
+    assert obeys_identities(signal)
+    swapped = signal[[0, 1, 2, 3, 5, 4, *range(6, 12)]]
+    apart = signal / signal.std(axis=1, keepdims=True)
+    missing = present.copy()
+    missing[2] = False
+    windows = [signal[:, :1000], swapped[:, :1000], apart[:, :1000], signal[:, :1000]]
+    found = extractor.cut(windows, [None] * 4, [present, present, present, missing], return_targets=True)
+    assert found["identity_mask"].tolist() == [True, False, False, False]
+
+
+def test_when_a_generator_is_given_then_pages_differ_and_its_seed_repeats_them(recording: Recording) -> None:
+    extractor = EcgScanFeatureExtractor()
+    signal, present = extractor.clean(
+        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
+    )
+
+    def drawn(seed: int, strength: float = 1.0) -> np.ndarray:
+        generators = [np.random.default_rng(seed)]
+        return extractor.cut([signal[:, :1000]], [None], [present], generators=generators, strength=strength)[
+            "pixel_values"
+        ]
+
+    assert np.array_equal(drawn(1), drawn(1))
+    assert not np.array_equal(drawn(1), drawn(2))
+    assert not np.array_equal(drawn(3), drawn(3, strength=0.0))
+
+
+def test_when_a_recording_is_in_unknown_units_then_it_is_refused_unless_a_scale_is_given(
+    recording: Recording,
+) -> None:
+    normalised = replace(recording, unit="NU")
+    with pytest.raises(InputError, match="set `millivolts_per_unit`"):
+        EcgScanFeatureExtractor()(**normalised.as_inputs())
+    scaled = EcgScanFeatureExtractor(millivolts_per_unit=0.5)
+    found = scaled(**normalised.as_inputs(), return_tensors="pt")["pixel_values"]
+    half = replace(recording, waveform=recording.waveform * 0.5)
+    torch.testing.assert_close(
+        found, EcgScanFeatureExtractor()(**half.as_inputs(), return_tensors="pt")["pixel_values"]
+    )
+    mixed = replace(recording, unit=["NU"] + ["mV"] * (len(recording.lead_names) - 1))
+    with pytest.raises(InputError, match="some leads are in NU"):
+        scaled(**mixed.as_inputs())
+    assert EcgScanFeatureExtractor(millivolts_per_unit=0.5)(**recording.as_inputs())["pixel_values"] is not None
+
+
+def test_when_a_recording_is_long_then_every_window_is_a_page(recording: Recording) -> None:
+    long = replace(recording, waveform=np.tile(recording.waveform, (1, 3)))
+    found = EcgScanFeatureExtractor()(**long.as_inputs(), windows="all", return_windows=True)
+    seconds = long.waveform.shape[1] / long.sampling_rate
+    assert len(found["pixel_values"]) == int(np.ceil(seconds / 10))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"layout": "4x3"}, "layout is '4x3'"),
+        ({"window_seconds": 12}, "a page shows 10 s at most"),
+        ({"millivolts_per_unit": -1}, "it must be positive"),
+        ({"image_size": (8, 8)}, "at least 32 px"),
+    ],
+)
+def test_when_a_setting_cannot_be_then_the_error_says_why(settings: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        EcgScanFeatureExtractor(**settings).image_processor  # noqa: B018

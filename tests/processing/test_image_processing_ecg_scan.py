@@ -1,0 +1,155 @@
+"""Pictures of all kinds become what the model reads, and bad ones are refused with the reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from clear_hug_hf.data.records import read_record
+from clear_hug_hf.processing import EcgScanFeatureExtractor, EcgScanImageProcessor, InputError, load_page, render_page
+from clear_hug_hf.processing.image_processing_ecg_scan import MAX_PIXELS
+
+
+@pytest.fixture(scope="module")
+def page(shared: Path) -> np.ndarray:
+    recording = read_record(shared / "data" / "ptb" / "s0010_re")
+    return render_page(
+        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit, pixels_per_mm=3
+    ).image
+
+
+def _saved(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def test_when_a_picture_comes_in_any_form_then_it_is_the_same_picture(page: np.ndarray, tmp_path: Path) -> None:
+    picture = Image.fromarray(page)
+    path = tmp_path / "page.png"
+    picture.save(path)
+    for source in (path, str(path), path.read_bytes(), picture, page, page.transpose(2, 0, 1), page / 255.0):
+        assert np.array_equal(load_page(source), page)
+    assert np.array_equal(load_page(torch.from_numpy(page)), page)
+    assert np.array_equal(load_page(page.astype(np.uint16) * 257), page)
+
+
+def test_when_a_picture_is_grey_or_wide_or_has_a_palette_then_it_is_scaled_not_cut(page: np.ndarray) -> None:
+    grey = np.asarray(Image.fromarray(page).convert("L"))
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    assert np.array_equal(load_page(_saved(Image.fromarray(grey))), expected)
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert np.array_equal(load_page(_saved(wide)), expected), "16 bits"
+    palette = load_page(_saved(Image.fromarray(page).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)))
+    assert np.abs(palette.astype(int) - page).mean() < 5
+    cmyk = load_page(_saved(Image.fromarray(page).convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(cmyk.astype(int) - page).mean() < 8
+
+
+def test_when_a_picture_is_transparent_then_what_lies_behind_is_white_paper() -> None:
+    picture = np.zeros((80, 90, 4), dtype=np.uint8)
+    picture[:, :40, 3] = 255
+    for source in (picture, _saved(Image.fromarray(picture))):
+        found = load_page(source)
+        assert (found[:, :40] == 0).all()
+        assert (found[:, 40:] == 255).all()
+
+
+def test_when_a_camera_noted_how_it_was_held_then_the_picture_is_turned(page: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    lying = Image.fromarray(np.ascontiguousarray(np.rot90(page, 1)))
+    assert np.array_equal(load_page(_saved(lying, exif=exif)), page)
+
+
+def _bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims to be huge."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_when_a_picture_is_bad_then_the_error_says_what_to_do(page: np.ndarray, tmp_path: Path) -> None:
+    jpeg = _saved(Image.fromarray(page), "JPEG")
+    frames = [Image.new("RGB", (90, 90), colour) for colour in ("white", "black")]
+    animated = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    side = int(MAX_PIXELS**0.5) + 1
+    for source, said in (
+        (b"%PDF-1.7 ...", "is a PDF: save its page as PNG"),
+        (b"", "empty file"),
+        (b"hello", "no picture that can be read"),
+        (jpeg[: len(jpeg) // 2], "damaged or cut short"),
+        (animated, "holds 2 pictures"),
+        (_saved(Image.new("RGB", (10, 400))), "has 10 x 400 px: a page needs at least 64"),
+        (_bomb(side, side), "more than 100 million: make it smaller"),
+        (_bomb(30000, 30000), "is too large"),
+        (np.zeros((100, 100, 2)), "is no picture: give"),
+        (np.full((100, 100, 3), np.nan), "must hold finite shares"),
+        (np.full((100, 100, 3), -1), "values from -1 to -1"),
+        (12, "a int is no picture"),
+    ):
+        with pytest.raises(InputError, match=said):
+            load_page(source)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_page(tmp_path / "none.png")
+
+
+def test_when_pages_are_read_then_nothing_is_cropped(page: np.ndarray) -> None:
+    processor = EcgScanImageProcessor(image_size=(96, 128))
+    marked = page.copy()
+    for corner in ((slice(None, 12), slice(None, 12)), (slice(-12, None), slice(-12, None))):
+        marked[corner] = (0, 0, 255)
+    seen = processor.page_of(marked, do_find_page=False)
+    assert seen.shape == (96, 128, 3)
+    for place in ((0, 0), (-1, -1)):
+        assert seen[place][2] - int(seen[place][0]) > 150, "the corners of the page are those of the picture"
+    values = processor(marked, return_tensors="pt", do_find_page=False)["pixel_values"]
+    assert values.shape == (1, 3, 96, 128)
+    back = values[0].permute(1, 2, 0) * torch.tensor(processor.image_std) + torch.tensor(processor.image_mean)
+    torch.testing.assert_close(back, torch.from_numpy(seen) / 255, atol=1e-5, rtol=0)
+
+
+def test_when_several_pictures_are_given_then_the_bad_one_is_named(page: np.ndarray) -> None:
+    processor = EcgScanImageProcessor()
+    assert processor([page, page], return_tensors="np")["pixel_values"].shape == (2, 3, 192, 256)
+    with pytest.raises(InputError, match="picture 1: the picture does not look like an ECG page"):
+        processor([page, np.full((100, 100, 3), 255, dtype=np.uint8)])
+    with pytest.raises(InputError, match="no picture was given"):
+        processor([])
+    with pytest.raises(InputError, match="at least 32 px"):
+        EcgScanImageProcessor(image_size=(8, 8))
+
+
+def test_when_it_is_saved_then_it_comes_back(tmp_path: Path) -> None:
+    processor = EcgScanImageProcessor(image_size=(64, 96), image_mean=(0.1, 0.2, 0.3), do_find_page=False)
+    processor.save_pretrained(tmp_path)
+    again = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(again) is EcgScanImageProcessor
+    assert (again.image_size, again.image_mean, again.do_find_page) == ([64, 96], [0.1, 0.2, 0.3], False)
+
+
+def test_when_a_recording_is_drawn_then_its_picture_reads_as_the_recording(shared: Path, tmp_path: Path) -> None:
+    recording = read_record(shared / "data" / "ptb" / "s0010_re")
+    extractor = EcgScanFeatureExtractor()
+    signal, present = extractor.clean(
+        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
+    )
+    drawn = extractor(**recording.as_inputs(), return_tensors="pt")["pixel_values"]
+    from clear_hug_hf.processing import draw_page
+
+    picture = draw_page(signal[:, :1000], 100.0, present, image_size=extractor.image_size).image
+    Image.fromarray(picture).save(tmp_path / "page.png")
+    read = extractor.image_processor(tmp_path / "page.png", return_tensors="pt", do_find_page=False)["pixel_values"]
+    torch.testing.assert_close(read, drawn)
+    assert extractor.image_processor(tmp_path / "page.png")["pixel_values"].shape == (1, 3, 192, 256), "and is found"

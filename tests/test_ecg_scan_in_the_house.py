@@ -1,0 +1,320 @@
+"""ECG-Scan lives in the same house: every verb takes it, and a trained model reads recordings and pictures alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline, set_seed
+
+from clear_hug_hf import EcgScanFeatureExtractor, Recording, load_prepared, read_record, render_page
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.pages import LAYOUT_SHARES, PageCollator
+from clear_hug_hf.data.texts import text_of, with_texts
+from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgScanForPreTraining
+from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training.batches import StepCollator
+from clear_hug_hf.training.folders import load_classifier, save_model_folder
+from clear_hug_hf.training.recipes import read_recipe
+from clear_hug_hf.training.teachers import add_signal_embeds, make_tokenizer
+
+
+Capture = pytest.CaptureFixture[str]
+SMALL: dict[str, Any] = {
+    "vision_config": "{model_type: resnet, embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], "
+    "layer_type: basic}",
+    "image_size": "[64, 96]",
+    "projection_dim": 16,
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 16,
+}
+OPTIONS = [word for name, value in SMALL.items() for word in ("--model-option", f"{name}={value}")]
+QUIET = ["--no-progress", "--trackers"]
+
+
+def _run(*words: object) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+def _refused(capsys: Capture, *words: object) -> str:
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("clear-hug: error: ")
+    return last.removeprefix("clear-hug: error: ")
+
+
+@pytest.fixture(scope="module")
+def house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PTB-XL prepared for pages, a signal teacher, a pre-trained ECG-Scan and a classifier of pages."""
+    folder = tmp_path_factory.mktemp("house")
+    _run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", "ecg_scan", "--output", folder / "pages")
+    set_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "decoder_num_hidden_layers": 1}
+    teacher = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **small))
+    save_model_folder(folder / "teacher", teacher, ClearHugFeatureExtractor())
+    _run(*_pretrain(folder), "--output", folder / "pretrained")
+    command = ["finetune", "--data", folder / "pages", "--model", folder / "pretrained", "--output"]
+    _run(*command, folder / "finetuned", "--epochs", 3, "--no-feature-cache")
+    return folder
+
+
+def _pretrain(folder: Path) -> list[Any]:
+    command = ["pretrain", "--system", "ecg_scan", "--data", folder / "pages", "--signal", folder / "teacher"]
+    return [*command, "--epochs", 2, "--batch-size", 8, *QUIET, *OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def page(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recording = read_record(shared / "data" / "ptb" / "s0010_re")
+    drawn = render_page(
+        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit, pixels_per_mm=3
+    )
+    path = tmp_path_factory.mktemp("page") / "page.png"
+    Image.fromarray(drawn.image).save(path)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def test_when_pages_are_pretrained_then_every_term_is_logged_and_the_teacher_stayed(house: Path) -> None:
+    steps = pd.read_csv(house / "pretrained" / "pretraining_steps.csv")
+    terms = ["loss_volume", "loss_pairwise", "loss_reconstruction", "loss_lead", "top1", "duplicate_texts"]
+    assert list(steps.columns[-6:]) == terms
+    assert (steps[["loss_volume", "loss_pairwise", "loss_reconstruction"]] > 0).all().all()
+    assert {path.name for path in (house / "pretrained" / "pictures").iterdir()} >= {"reconstruction.png"}
+    kept = load_file(house / "pretrained" / "model" / "model.safetensors")
+    before = load_file(house / "teacher" / "model.safetensors")
+    for name, tensor in before.items():
+        if name.startswith("clear_hug."):
+            assert kept[name.replace("clear_hug.", "ecg_scan.signal_model.")].equal(tensor), name
+
+
+def test_when_a_run_was_stopped_then_it_goes_on_to_the_same_weights(
+    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layouts, styles and photographs follow from the seeds of the recordings."""
+    usual, count = PageCollator.__call__, 0
+
+    def stopping(self: PageCollator, rows: Any, seeds: Any = None) -> Any:
+        nonlocal count
+        count += seeds is not None
+        if count > 5:
+            raise KeyboardInterrupt
+        return usual(self, rows, seeds)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PageCollator, "__call__", stopping)
+        command = [*_pretrain(house), "--output", tmp_path / "run", "--checkpoint-every", 2]
+        assert main([str(word) for word in command]) == 130
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    _run(*_pretrain(house), "--output", tmp_path / "run", "--checkpoint-every", 2)
+    found = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    for name, tensor in load_file(house / "pretrained" / "model" / "model.safetensors").items():
+        torch.testing.assert_close(found[name], tensor, msg=name)
+
+
+def test_when_the_teacher_is_asked_beforehand_then_it_says_what_the_model_would(house: Path) -> None:
+    rows = load_prepared(house / "pages")[0]["train"].select(range(3))
+    model = EcgScanForPreTraining.from_pretrained(house / "pretrained" / "model").eval()
+    found = torch.tensor(
+        add_signal_embeds(rows, model.base_model, house / "teacher", 2, progress=False)["signal_embeds"]
+    )
+    extractor = ClearHugFeatureExtractor()
+    for index, row in enumerate(rows.with_format("numpy")):
+        inputs = extractor(
+            row["signal"] * row["signal_scale"][:, None],
+            sampling_rate=100.0,
+            lead_names=row["lead_names"],
+            unit="mV",
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(found[index], model.base_model.encode_signals(**inputs)[0], atol=1e-5, rtol=0)
+
+
+def test_when_pages_are_collated_then_seeds_decide_and_validation_pages_are_always_the_same(house: Path) -> None:
+    sets, extractor = load_prepared(house / "pages")
+    rows = with_texts(sets["train"]).with_format("numpy")
+    batch = [rows[index] for index in range(6)]
+    config = read_recipe(None, {"system": "ecg_scan"}).make_config()
+    collator = PageCollator(extractor, tokenizer=make_tokenizer(config), with_targets=True)
+    clean = collator(batch)
+    torch.testing.assert_close(collator(batch)["pixel_values"], clean["pixel_values"])
+    first, again, other = (collator(batch, np.arange(6) + offset)["pixel_values"] for offset in (0, 0, 50))
+    torch.testing.assert_close(first, again)
+    assert (first != other).any()
+    alone = collator(batch[2:3], np.array([2]))["pixel_values"]
+    torch.testing.assert_close(alone[0], first[2], msg="whatever stands beside it")
+    texts = [text_of(row) for row in sets["train"].select(range(6))]
+    assert clean["text_mask"].tolist() == [bool(text) for text in texts]
+    for one in range(6):
+        for two in range(6):
+            assert (clean["text_ids"][one] == clean["text_ids"][two]).item() == (texts[one] == texts[two])
+    seeded = StepCollator(PageCollator(extractor), 4, seed=0, with_seeds=False)
+    placed = [((0, index), row) for index, row in enumerate(batch)]
+    steps = [torch.cat([one["pixel_values"] for one in seeded(placed).batches]) for _ in range(2)]
+    torch.testing.assert_close(steps[0], steps[1])
+    assert sum(LAYOUT_SHARES.values()) == pytest.approx(1.0)
+    with pytest.raises(InputError, match="augmentation is 9"):
+        PageCollator(extractor, augmentation=9)
+
+
+def test_when_the_whole_model_is_finetuned_then_training_pages_are_drawn_anew(house: Path, tmp_path: Path) -> None:
+    command = ["finetune", "--data", house / "pages", "--model", house / "pretrained", "--method", "full"]
+    _run(*command, "--output", tmp_path / "run", "--epochs", 2, "--no-control")
+    model, extractor = load_classifier(tmp_path / "run")
+    assert type(extractor) is EcgScanFeatureExtractor
+    before = load_file(house / "pretrained" / "model" / "model.safetensors")
+    name = "ecg_scan.vision_model.embedder.embedder.convolution.weight"
+    assert not model.state_dict()[name].equal(before[name])
+
+
+# ---------------------------------------------------------------------------------------------------------- prediction
+
+
+def test_when_a_recording_and_its_page_are_predicted_then_both_have_one_format(
+    house: Path, page: Path, shared: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    record = shared / "data" / "ludb"
+    record = next(iter(sorted(record.rglob("*.hea"))))
+    capsys.readouterr()
+    _run("predict", page, record, "--model", house / "finetuned", "--json", "--pictures", tmp_path / "pictures")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 2
+    assert lines[0]["record"] == str(page)
+    assert lines[0]["windows"][0].keys() == lines[1]["windows"][0].keys()
+    assert lines[0]["windows"][0]["probabilities"].keys() == lines[1]["windows"][0]["probabilities"].keys()
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    _run("predict", page, "--model", house / "finetuned", "--output", tmp_path / "table.csv")
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["record_id"].tolist() == [str(page)]
+
+
+def test_when_pipelines_read_a_page_then_ours_and_that_of_transformers_agree(house: Path, page: Path) -> None:
+    folder = house / "finetuned" / "model"
+    ours = pipeline("ecg-classification", model=str(folder))
+    found = {one["label"]: one["score"] for one in ours(page)}
+    assert {one["label"]: one["score"] for one in ours(Image.open(page))} == found
+    theirs = pipeline("image-classification", model=str(folder), top_k=None)
+    for one in theirs(str(page)):
+        assert one["score"] == pytest.approx(found[one["label"]], abs=1e-5)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        scores = model(**processor(page, return_tensors="pt")).logits[0].sigmoid()
+    for index, score in enumerate(scores.tolist()):
+        assert found[model.config.id2label[index]] == pytest.approx(score, abs=1e-5)
+
+
+def test_when_real_scans_are_predicted_then_each_has_labels_and_a_picture(
+    house: Path, shared: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    """They are no test set: what is tested is that they can be read."""
+    scans = sorted((shared / "data" / "ecg_images").iterdir())
+    capsys.readouterr()
+    _run("predict", *scans[:3], scans[-1], "--model", house / "finetuned", "--json", "--pictures", tmp_path)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["record"] for line in lines] == [str(scans[place]) for place in (0, 1, 2, -1)]
+    assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+@pytest.fixture(scope="module")
+def bad_pictures(page: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "report.pdf").write_bytes(b"%PDF-1.7")
+    Image.new("RGB", (400, 300), "white").save(folder / "white.png")
+    Image.new("RGB", (10, 10), "white").save(folder / "small.png")
+    jpeg = folder / "cut.jpg"
+    Image.open(page).convert("RGB").save(jpeg)
+    jpeg.write_bytes(jpeg.read_bytes()[:3000])
+    return {path.stem: path for path in folder.iterdir()} | {"gone": folder / "gone.png"}
+
+
+def test_when_pictures_are_bad_then_they_are_named_and_the_others_predicted(
+    house: Path, page: Path, bad_pictures: dict[str, Path], capsys: Capture
+) -> None:
+    for name, said in (
+        ("report", "is a PDF: save its page as PNG first"),
+        ("white", "does not look like an ECG page"),
+        ("small", "has 10 x 10 px"),
+        ("cut", "is damaged or cut short"),
+        ("gone", "does not exist"),
+    ):
+        assert said in _refused(capsys, "predict", bad_pictures[name], "--model", house / "finetuned")
+    command = ["predict", bad_pictures["white"], page, "--model", house / "finetuned"]
+    assert main([str(word) for word in command]) == 1
+    printed = capsys.readouterr()
+    assert str(page) in printed.out
+    assert "white.png" in printed.err
+
+
+def test_when_a_model_reads_recordings_then_pictures_are_refused(
+    house: Path, page: Path, ptbxl_folder: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    clear = tmp_path / "clear"
+    command = ["finetune", "--data", ptbxl_folder, "--model", house / "teacher", "--output", clear]
+    _run(*command, "--epochs", 1, "--no-feature-cache", "--no-control")
+    said = _refused(capsys, "predict", page, "--model", clear)
+    assert "is a picture, and ClearHugForSequenceClassification reads recordings" in said
+    with pytest.raises(ValueError, match="is a picture, and ClearHugForSequenceClassification reads recordings"):
+        pipeline("ecg-classification", model=str(clear / "model"))(page)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_when_something_is_missing_then_one_sentence_says_what(
+    house: Path, ptbxl_folder: Path, make_recordings: Callable[..., list[Recording]], capsys: Capture, tmp_path: Path
+) -> None:
+    to = ["--output", tmp_path / "out"]
+    pages = ["--data", house / "pages"]
+    assert "name the folder of a pre-trained encoder of signals" in _refused(
+        capsys, "pretrain", "--system", "ecg_scan", *pages, *to
+    )
+    assert "signal is for systems that align pages" in _refused(
+        capsys, "pretrain", *pages, *to, "--signal", house / "teacher"
+    )
+    assert "cannot be trained from a stream" in _refused(capsys, *_pretrain(house), *to, "--streaming")
+    assert "has no setting 'millivolt'" in _refused(
+        capsys, "prepare", ptbxl_folder, "--system", "ecg_scan", "--setting", "millivolt=1", *to
+    )
+    assert "one vector for all leads" in _refused(
+        capsys,
+        "embed",
+        ptbxl_folder,
+        "--model",
+        house / "pretrained",
+        "--per-lead",
+        "--output",
+        tmp_path / "e.parquet",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_when_a_model_of_pages_is_published_then_its_card_says_what_it_is(house: Path, tmp_path: Path) -> None:
+    command = ["publish", house / "finetuned", "your-name/pages", "--license", "cc-by-4.0"]
+    _run(*command, "--dry-run", tmp_path / "staged")
+    card = (tmp_path / "staged" / "README.md").read_text()
+    for said in (
+        "pipeline_tag: image-classification",
+        "an implementation of the published idea",
+        "a picture of a 12-lead ECG",
+        "pillow opencv-python-headless",
+        'ecg("path/to/page.jpg")',
+    ):
+        assert said in card
+    assert (tmp_path / "staged" / "page_finding.py").is_file()
+    loaded = pipeline("ecg-classification", model=str(tmp_path / "staged"))
+    assert type(loaded.model).__name__ == "EcgScanForImageClassification"
