@@ -47,6 +47,7 @@ benchmark: install  ## print and save the speed and accuracy tables
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prepare_dataset.py
 	$(BIN)/python benchmarks/pretrain_step.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ecg_jepa_speed.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ecg_paper_speed.py
 	$(BIN)/python benchmarks/readme_tables.py
 
 clean:  ## remove what the targets made

@@ -292,6 +292,77 @@ def compare_systems_differences() -> str:
     return _table(["macro AUROC of", "minus that of", "difference (95 %)"], body)
 
 
+def _scan(*kinds: str) -> list[Row]:
+    return [row for row in _read("ecg_scan.csv") if row["what"] in kinds]
+
+
+def ecg_scan() -> str:
+    """Macro AUROC of ECG-Scan on drawn pages, beside its controls and the ceiling."""
+    rows = [row for row in _scan("macro AUROC") if "," not in row["method"].split("ECG-Scan + linear probe")[-1]]
+    body = [[row["method"], _of_row(row, ".3f"), row["thirds"].replace(" ", ", ")] for row in rows]
+    first = rows[0]
+    note = (
+        f"*{first['recordings']} recordings of PTB-XL in thirds by patient and {first['in_mv']} in mV; "
+        f"{first['epochs']} epochs of alignment, {first['finetuning_epochs']} of training on labels, "
+        f"{first['teacher_epochs']} of the signal teacher; {first['cpu']}, one thread, {first['date']}; versions "
+        "stand in the CSV.*"
+    )
+    return _table(["method", "macro AUROC (95 %)", "thirds"], body) + "\n\n" + note
+
+
+def ecg_scan_differences() -> str:
+    """Paired differences, and how much of the gap between control and ceiling is closed."""
+    body = [[row["method"], row["minus"], _of_row(row, "+.3f")] for row in _scan("difference")]
+    closed = "; ".join(f"{row['method']} {_of_row(row, '.2f')}" for row in _scan("gap closed"))
+    words = f"Share of the gap between the untrained tower and the ceiling that is closed: {closed}."
+    return _table(["macro AUROC of", "minus that of", "difference (95 %)"], body) + "\n\n" + words
+
+
+def ecg_scan_robustness() -> str:
+    """The probe of the full model on other layouts and on photographs of growing strength."""
+    rows = [row for row in _scan("macro AUROC") if row["method"].startswith("ECG-Scan + linear probe")]
+    names = {"": "3x4, clean, as trained on labels"}
+    body = []
+    for row in rows:
+        rest = row["method"].removeprefix("ECG-Scan + linear probe").removeprefix(", ")
+        body.append([names.get(rest, rest.replace("strength", "3x4, photographed, strength")), _of_row(row, ".3f")])
+    return _table(["pages", "macro AUROC (95 %)"], body)
+
+
+def ecg_scan_millivolts() -> str:
+    """Errors of the reconstruction and residuals of its leads, in mV."""
+    kinds = ("mV drawn", "mV unseen", "mV residual")
+    rows = _scan(*kinds)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    of = {(row["method"], row["what"]): _of_row(row, ".3f") for row in rows}
+    body = [[method, *(of.get((method, kind), "") for kind in kinds)] for method in methods]
+    header = [
+        "of the reconstruction",
+        "error where the page shows it",
+        "elsewhere",
+        "residual of the limb leads",
+    ]
+    words = "; ".join(
+        f"{row['what'].removeprefix('difference of mV ')} {_of_row(row, '+.4f')}"
+        for row in _read("ecg_scan.csv")
+        if row["what"].startswith("difference of mV")
+    )
+    return _table(header, body) + f"\n\nWith the lead term less without, in mV: {words}."
+
+
+def ecg_paper_speed() -> str:
+    """Pages a second and core."""
+    rows = [row for row in _read("ecg_paper_speed.csv") if not row["what"].startswith("augmentation alone")]
+    sizes, layouts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("size", "layout"))
+    of = {(row["what"], row["size"], row["layout"]): float(row["pages_per_second"]) for row in rows}
+    body = [
+        [what, *(" / ".join(f"{of[what, size, layout]:.3g}" for layout in layouts) for size in sizes)]
+        for what in dict.fromkeys(row["what"] for row in rows)
+    ]
+    header = ["pages per second and core, " + " / ".join(layouts), *sizes]
+    return _table(header, body) + "\n\n" + _where(rows[0])
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "ablations_short": ablations_short,
@@ -313,6 +384,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "compare_systems": compare_systems,
         "compare_systems_differences": compare_systems_differences,
         "ecg_jepa_speed": ecg_jepa_speed,
+    },
+    "docs/ecg_scan.md": {
+        "ecg_scan": ecg_scan,
+        "ecg_scan_differences": ecg_scan_differences,
+        "ecg_scan_robustness": ecg_scan_robustness,
+        "ecg_scan_millivolts": ecg_scan_millivolts,
+        "ecg_paper_speed": ecg_paper_speed,
     },
     "docs/preparation.md": {"prepare_dataset": prepare_dataset, "prepare_dataset_memory": prepare_dataset_memory},
 }

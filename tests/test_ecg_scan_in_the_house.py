@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline, set_seed
+from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoTokenizer, pipeline, set_seed
 
 from clear_hug_hf import EcgScanFeatureExtractor, Recording, load_prepared, read_record, render_page
 from clear_hug_hf.cli import main
@@ -181,6 +184,24 @@ def test_when_the_whole_model_is_finetuned_then_training_pages_are_drawn_anew(ho
     assert not model.state_dict()[name].equal(before[name])
 
 
+def test_when_labels_are_said_in_words_then_the_pipeline_of_transformers_scores_them_without_training(
+    house: Path, page: Path
+) -> None:
+    folder = house / "pretrained" / "model"
+    zero_shot = pipeline("zero-shot-image-classification", model=str(folder))
+    words = ["ecg with atrial fibrillation", "ecg with normal ecg"]
+    found = {
+        one["label"]: one["score"] for one in zero_shot(str(page), candidate_labels=words, hypothesis_template="{}")
+    }
+    assert sum(found.values()) == pytest.approx(1.0, abs=1e-5)
+    model = EcgScanForPreTraining.from_pretrained(folder).base_model.eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(words, padding=True, return_tensors="pt")
+    pixels = AutoImageProcessor.from_pretrained(folder)(page, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        logits = model(pixels, tokens["input_ids"], tokens["attention_mask"]).logits_per_image[0]
+    assert [found[word] for word in words] == pytest.approx(logits.softmax(dim=0).tolist(), abs=1e-4)
+
+
 # ---------------------------------------------------------------------------------------------------------- prediction
 
 
@@ -303,6 +324,13 @@ def test_when_something_is_missing_then_one_sentence_says_what(
     assert not (tmp_path / "out").exists()
 
 
+def test_when_a_pretrained_model_is_published_then_it_keeps_its_tokenizer(house: Path, tmp_path: Path) -> None:
+    _run("publish", house / "pretrained", "your-name/scan", "--license", "cc-by-4.0", "--dry-run", tmp_path / "staged")
+    kept = AutoTokenizer.from_pretrained(tmp_path / "staged")("sinus rhythm")["input_ids"]
+    assert kept == AutoTokenizer.from_pretrained(house / "pretrained" / "model")("sinus rhythm")["input_ids"]
+    assert "signal teacher, the text encoder and the decoder" in (tmp_path / "staged" / "README.md").read_text()
+
+
 def test_when_a_model_of_pages_is_published_then_its_card_says_what_it_is(house: Path, tmp_path: Path) -> None:
     command = ["publish", house / "finetuned", "your-name/pages", "--license", "cc-by-4.0"]
     _run(*command, "--dry-run", tmp_path / "staged")
@@ -318,3 +346,46 @@ def test_when_a_model_of_pages_is_published_then_its_card_says_what_it_is(house:
     assert (tmp_path / "staged" / "page_finding.py").is_file()
     loaded = pipeline("ecg-classification", model=str(tmp_path / "staged"))
     assert type(loaded.model).__name__ == "EcgScanForImageClassification"
+
+
+STRANGER = """
+import sys
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "clear_hug_hf":
+            raise ImportError("clear_hug_hf is not installed here")
+
+
+sys.meta_path.insert(0, Refuse())
+
+import json
+import transformers
+
+ecg = transformers.pipeline("ecg-classification", model=sys.argv[1], trust_remote_code=True)
+processor = transformers.AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+shape = list(processor(sys.argv[2], return_tensors="pt")["pixel_values"].shape)
+assert "clear_hug_hf" not in sys.modules
+print(json.dumps([ecg(sys.argv[2]), shape]))
+"""
+
+
+def test_when_the_package_is_not_installed_then_a_published_folder_reads_pages(
+    house: Path, page: Path, tmp_path: Path
+) -> None:
+    _run("publish", house / "finetuned", "your-name/pages", "--license", "cc-by-4.0", "--dry-run", tmp_path / "staged")
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "stranger.py", tmp_path / "staged", page],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found, shape = json.loads(done.stdout.splitlines()[-1])
+    expected = pipeline("ecg-classification", model=str(house / "finetuned" / "model"))(page)
+    assert [one["label"] for one in found] == [one["label"] for one in expected]
+    assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-5)
+    assert shape == [1, 3, 64, 96]

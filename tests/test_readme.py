@@ -28,9 +28,12 @@ GUIDE = (REPOSITORY / "docs" / "pretraining.md").read_text(encoding="utf-8")
 FINETUNING = (REPOSITORY / "docs" / "finetuning.md").read_text(encoding="utf-8")
 PUBLISHING = (REPOSITORY / "docs" / "publishing.md").read_text(encoding="utf-8")
 ECG_JEPA = (REPOSITORY / "docs" / "ecg_jepa.md").read_text(encoding="utf-8")
-PAGES = (README, GUIDE, FINETUNING, PUBLISHING, ECG_JEPA)
+ECG_SCAN = (REPOSITORY / "docs" / "ecg_scan.md").read_text(encoding="utf-8")
+PAGES = (README, GUIDE, FINETUNING, PUBLISHING, ECG_JEPA, ECG_SCAN)
 PYTHON = [
-    code for page in (README, PUBLISHING, ECG_JEPA) for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code
+    for page in (README, PUBLISHING, ECG_JEPA, ECG_SCAN)
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 ]
 COMMANDS = [
     shlex.split(line, comments=True)
@@ -73,7 +76,7 @@ def test_when_python_of_the_readme_runs_then_it_works(
 ) -> None:
     monkeypatch.chdir(workplace)
     exec(
-        compile(PYTHON[number], f"Python block {number} of README, docs/publishing.md and docs/ecg_jepa.md", "exec"),
+        compile(PYTHON[number], f"Python block {number} of README and docs", "exec"),
         {},
     )
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from transformers import AutoTokenizer
 
 from ..processing.errors import InputError
 from ..training.folders import CARD, check_writable, find_model_folder, load_model, whole_folder, write_text
@@ -137,6 +138,8 @@ def stage(
         else:
             model.save_pretrained(partial)
             extractor.save_pretrained(partial)
+        if (source / "tokenizer_config.json").is_file():
+            AutoTokenizer.from_pretrained(source).save_pretrained(partial)
         own_text = None if card is None else Path(card).read_text(encoding="utf-8")
         texts = {CARD: own_text or str(made.card), **made.eval_results}
         texts |= {name: json.dumps(content, indent=2) + "\n" for name, content in facts.items()}

@@ -307,7 +307,7 @@ def train_with_trainer(
     with temporary as folder, _config_kept(getattr(module, "config", None)):
         checkpoints = Path(folder)
         course = _Course(arguments.patience, arguments.progress)
-        trainer = _Trainer(
+        trainer = FinetuningTrainer(
             model=module,
             args=TrainingArguments(
                 output_dir=str(checkpoints),
@@ -355,7 +355,7 @@ def train_with_trainer(
     return _best(history), history
 
 
-class _Trainer(Trainer):
+class FinetuningTrainer(Trainer):
     """Trainer with a collator of its own for the training batches."""
 
     def __init__(self, *args: Any, train_collator: Any, **kwargs: Any):
@@ -723,10 +723,11 @@ def make_optimizer(model: PreTrainedModel, arguments: FinetuningArguments) -> to
 
 def layer_number(name: str, num_layers: int) -> int:
     """How high a parameter of an encoder is: 0 for embeddings and tokens, `num_layers` for last layer and norm."""
-    found = re.search(r"(?:^|\.)layers?\.(\d+)\.", name)
+    # Stages of convolutional towers hold layers of their own.
+    found = re.search(r"(?:^|\.)stages\.(\d+)\.", name) or re.search(r"(?:^|\.)layers?\.(\d+)\.", name)
     if found:
         return int(found.group(1)) + 1
-    return num_layers if re.match(r"(final_|layer_?)?norm", name) else 0
+    return num_layers if re.search(r"(?:^|\.)(?:final_|layer_?|post_?layer)?norm\.\w+$", name) else 0
 
 
 def _first_output(outputs: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,9 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extractor: Any) -> None:
+def save_model_folder(
+    folder: str | Path, model: PreTrainedModel, feature_extractor: Any, tokenizer: Any = None
+) -> None:
     """
     Save a model with its feature extractor so that the folder is complete whenever it exists under its name.
 
@@ -92,10 +94,13 @@ def save_model_folder(folder: str | Path, model: PreTrainedModel, feature_extrac
         folder (`str` or `Path`): Replaced if it exists.
         model ([`PreTrainedModel`]): Saved with its config and code.
         feature_extractor: Saved beside it.
+        tokenizer (*optional*): Saved beside it, too.
     """
     with whole_folder(folder) as partial:
         model.save_pretrained(partial)
         feature_extractor.save_pretrained(partial)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
 
 
 def remove_leftovers(folder: str | Path) -> None:

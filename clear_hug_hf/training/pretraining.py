@@ -696,7 +696,8 @@ class _Loop:
     def _save_model(self, folder: Path) -> None:
         model = self._whole_model()
         if self.accelerator.is_main_process:
-            save_model_folder(folder, model, self.feature_extractor)
+            # A collator that reads texts has their tokenizer, which belongs to the model.
+            save_model_folder(folder, model, self.feature_extractor, getattr(self.collator, "tokenizer", None))
         self.accelerator.wait_for_everyone()
 
     def _whole_model(self) -> PreTrainedModel:

@@ -111,6 +111,9 @@ class Recipe:
         for name in ("signal", "vision", "text"):
             if getattr(self, name) is not None and not aligned:
                 raise InputError(f"{name} is for systems that align pages, not for {self.system}: leave it out")
+        if aligned and self.training.micro_batch_size is None:
+            # Contrasts compare the recordings that are computed at once.
+            self.training.micro_batch_size = self.training.batch_size
 
     def make_config(self) -> Any:
         """

@@ -522,7 +522,10 @@ def test_when_a_pipeline_is_saved_then_only_its_own_folder_names_it(
 ) -> None:
     saved = json.loads((published / "config.json").read_text())["custom_pipelines"]
     assert saved["ecg-classification"]["impl"] == "pipeline_ecg_classification.EcgClassificationPipeline"
-    assert saved["ecg-classification"]["pt"] == ["AutoModelForSequenceClassification"]
+    assert saved["ecg-classification"]["pt"] == [
+        "AutoModelForSequenceClassification",
+        "AutoModelForImageClassification",
+    ]
     assert (published / PIPELINE_FILE).is_file()
     assert "padding_value" not in json.loads((published / "preprocessor_config.json").read_text())
 

@@ -98,7 +98,10 @@ def test_when_a_classifier_is_staged_then_the_repository_is_whole(staged: Any) -
     assert config["auto_map"] == AUTO_MAP
     assert config["id2label"] == {"0": "fast", "1": "inverted"}
     assert config["label_thresholds"].keys() == {"fast", "inverted"}
-    assert config["custom_pipelines"]["ecg-classification"]["pt"] == ["AutoModelForSequenceClassification"]
+    assert config["custom_pipelines"]["ecg-classification"]["pt"] == [
+        "AutoModelForSequenceClassification",
+        "AutoModelForImageClassification",
+    ]
     extractor = json.loads((staged.folder / "preprocessor_config.json").read_text())
     assert extractor["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_clear_hug.ClearHugFeatureExtractor"}
 

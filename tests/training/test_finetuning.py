@@ -267,10 +267,10 @@ class _Kill(TrainerCallback):
 
 def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
     with monkeypatch.context() as patch:
-        trainer = finetuning.Trainer
+        trainer = finetuning.FinetuningTrainer
         patch.setattr(
             finetuning,
-            "Trainer",
+            "FinetuningTrainer",
             lambda callbacks, **kwargs: trainer(callbacks=[*callbacks, _Kill(step)], **kwargs),
         )
         with pytest.raises(KeyboardInterrupt):
