@@ -324,6 +324,22 @@ def test_when_something_is_missing_then_one_sentence_says_what(
     assert not (tmp_path / "out").exists()
 
 
+def test_when_normalised_recordings_are_prepared_with_a_scale_then_rows_are_in_millivolts(
+    shared: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    record = shared / "data" / "ptbxl" / "records100"
+    record = next(iter(sorted(record.rglob("*.hea"))))
+    command = ["prepare", record, "--system", "ecg_scan", "--output"]
+    assert main([str(word) for word in (*command, tmp_path / "refused")]) != 0
+    assert "set `millivolts_per_unit`" in "".join(capsys.readouterr())
+    _run(*command, tmp_path / "pages", "--setting", "millivolts_per_unit=0.11")
+    sets, extractor = load_prepared(tmp_path / "pages")
+    row = next(iter(sets.values())).with_format("numpy")[0]
+    signal = row["signal"] * row["signal_scale"][:, None]
+    np.testing.assert_allclose(signal, read_record(record).waveform[:, :1000] * 0.11, atol=1e-3)
+    assert extractor.millivolts_per_unit == 0.11
+
+
 def test_when_a_pretrained_model_is_published_then_it_keeps_its_tokenizer(house: Path, tmp_path: Path) -> None:
     _run("publish", house / "pretrained", "your-name/scan", "--license", "cc-by-4.0", "--dry-run", tmp_path / "staged")
     kept = AutoTokenizer.from_pretrained(tmp_path / "staged")("sinus rhythm")["input_ids"]
