@@ -308,6 +308,9 @@ def test_when_something_is_missing_then_one_sentence_says_what(
         capsys, "pretrain", *pages, *to, "--signal", house / "teacher"
     )
     assert "cannot be trained from a stream" in _refused(capsys, *_pretrain(house), *to, "--streaming")
+    assert "has none: train the head or the whole model" in _refused(
+        capsys, "finetune", *pages, "--model", house / "pretrained", "--method", "lora", "--output", tmp_path / "lora"
+    )
     assert "has no setting 'millivolt'" in _refused(
         capsys, "prepare", ptbxl_folder, "--system", "ecg_scan", "--setting", "millivolt=1", *to
     )

@@ -58,7 +58,12 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--epochs", type=positive, default=25, metavar="N", help="of pre-training (default: %(default)s)"
     )
-    parser.add_argument("--system", choices=tuple(SYSTEMS), default="clear_hug", help="default: %(default)s")
+    parser.add_argument(
+        "--system",
+        choices=[name for name, one in SYSTEMS.items() if not one.aligned],
+        default="clear_hug",
+        help="default: %(default)s",
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N recordings of each split")
     parser.add_argument("--seed", type=seed, default=0, help="default: %(default)s")
     parser.set_defaults(

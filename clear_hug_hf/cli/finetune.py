@@ -142,6 +142,13 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         "--lora-rank", type=positive, default=8, metavar="N", help="of LoRA's updates (default: %(default)s)"
     )
     parser.add_argument(
+        "--augmentation",
+        type=float,
+        metavar="STRENGTH",
+        help="of models that read pages, with --method full: how much training pages are bent, shaded and blurred, as "
+        "photographs are; 0 draws them clean (default: 1)",
+    )
+    parser.add_argument(
         "--class-weights",
         choices=("none", "balanced"),
         default="none",
@@ -219,6 +226,7 @@ def _finetuning_arguments(arguments: argparse.Namespace) -> Any:
         layer_decay=arguments.layer_decay,
         lora_rank=arguments.lora_rank,
         class_weights=arguments.class_weights,
+        augmentation=arguments.augmentation,
         seed=arguments.seed,
     )
 

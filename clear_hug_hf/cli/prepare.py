@@ -170,6 +170,8 @@ def run(arguments: argparse.Namespace) -> int:
     _print_prepared(outcome.manifest)
     of_system = next((name for name, one in SYSTEMS.items() if type(extractor) is one.feature_extractor), "clear_hug")
     option = "" if of_system == "clear_hug" else f" --system {of_system}"
+    if SYSTEMS[of_system].aligned:
+        option += " --signal SIGNAL_ENCODER"
     say(f"\nnext: clear-hug pretrain{option} --data {arguments.output} --output runs/pretrained")
     return EXIT_SOME_FAILED if any(split["rejected"] for split in outcome.manifest["splits"].values()) else EXIT_OK
 

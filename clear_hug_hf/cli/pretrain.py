@@ -40,7 +40,9 @@ def add(verbs: Any) -> None:
         "pre-train an encoder on recordings without labels",
         "Pre-train CLEAR: hide most beats of each recording and rebuild them from the same beat in the other leads\n"
         "and from the summary of their own lead. Or, with --system ecg_jepa, ECG-JEPA: hide the same times in all\n"
-        "leads and predict what a teacher makes of them. Without --config, the recipe for tiny size on a CPU.\n\n"
+        "leads and predict what a teacher makes of them. Or, with --system ecg_scan, ECG-Scan: align drawn pages\n"
+        "with what a pre-trained encoder of signals (--signal) and a text encoder make of the same recordings.\n"
+        "Without --config, the recipe for tiny size on a CPU.\n\n"
         "Killed or interrupted, the same command goes on from the last checkpoint, to the same weights.\n\n"
         "Writes to the output folder: model/ and best/ (from_pretrained folders: after the last epoch, and of the\n"
         "lowest validation loss), pretraining_log.csv, pretraining_steps.csv, pretraining.json (data, recipe, result\n"
@@ -49,6 +51,7 @@ def add(verbs: Any) -> None:
         "examples:\n"
         "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
         "  clear-hug pretrain --system ecg_jepa --data ptb-xl-jepa --output runs/jepa\n"
+        "  clear-hug pretrain --system ecg_scan --data ptb-xl-pages --signal runs/pretrained --output runs/scan\n"
         "  clear-hug pretrain --data ptb-xl cinc2011 --epochs 100 --model-option mask_ratio=0.75\n"
         "  clear-hug pretrain --config scripts/recipes/clear_base_mimic.yaml --learning-rate 3e-4\n"
         "  accelerate launch scripts/pretrain.py --config scripts/recipes/clear_base_mimic.yaml",

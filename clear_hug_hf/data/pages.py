@@ -53,8 +53,8 @@ class PageCollator(BeatCollator):
         max_text_length: int = 256,
     ):
         super().__init__(feature_extractor, label_names)
-        if not 0 <= augmentation <= 3:
-            raise InputError(f"augmentation is {augmentation}: give a number from 0 (clean pages) to 3; 1 is usual")
+        if not 0 <= augmentation <= 2:
+            raise InputError(f"augmentation is {augmentation}: give a number from 0 (clean pages) to 2; 1 is usual")
         self.tokenizer = tokenizer
         self.with_targets = with_targets
         self.with_signals = with_signals

@@ -118,6 +118,8 @@ class FinetuningArguments:
             self.head_learning_rate = _HEAD_RATES[self.method]
         if self.encoder_learning_rate is None:
             self.encoder_learning_rate = _ENCODER_RATES[self.method]
+        if self.augmentation is not None and not 0 <= self.augmentation <= 2:
+            raise InputError(f"augmentation is {self.augmentation}: it must lie between 0 and 2")
         for name in ("epochs", "batch_size", "head_learning_rate", "layer_decay", "lora_rank", "patience"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be positive")
@@ -491,10 +493,16 @@ def _adapted(model: PreTrainedModel, arguments: FinetuningArguments) -> Iterator
     from peft import LoraConfig, LoraModel
 
     prefix = re.escape(model.base_model_prefix)
+    projections = rf"{prefix}\..*\.(q_proj|k_proj|v_proj|o_proj)"
+    if not any(re.fullmatch(projections, name) for name, _ in model.named_modules()):
+        raise InputError(
+            f"LoRA acts on the attention's projections, and the encoder of {type(model).__name__} has none: train the "
+            'head or the whole model, method "frozen" or "full"'
+        )
     config = LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=2 * arguments.lora_rank,
-        target_modules=rf"{prefix}\..*\.(q_proj|k_proj|v_proj|o_proj)",
+        target_modules=projections,
     )
     tuner = LoraModel(model, {"default": config}, "default")
     for part in (model.head, model.classifier):
