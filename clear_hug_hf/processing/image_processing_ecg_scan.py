@@ -120,9 +120,7 @@ def _from_array(pixels: np.ndarray) -> np.ndarray:
 
 def _check_size(width: int, height: int, name: str) -> None:
     if min(width, height) < MIN_PIXELS:
-        raise InputError(
-            f"{name} has {width} x {height} px: at least {MIN_PIXELS} on each side are needed to read a page"
-        )
+        raise InputError(f"{name} has {width} x {height} px: a page needs at least {MIN_PIXELS} on each side")
     if width * height > MAX_PIXELS:
         raise InputError(
             f"{name} has {width} x {height} px, more than {MAX_PIXELS / 1e6:g} million: make it smaller first"
