@@ -76,6 +76,7 @@ def add(verbs: Any) -> None:
         encoder_learning_rate=None,
         layer_decay=0.75,
         lora_rank=8,
+        augmentation=None,
         class_weights="none",
         no_control=False,
         no_feature_cache=True,
