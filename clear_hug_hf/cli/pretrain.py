@@ -167,7 +167,7 @@ def pretrain_and_draw(
     say(f"{what[0]}: {last['train_loss']:.3f} in training{held_out}{what[1]}")
     if not is_main_process():
         return
-    chosen = {"size": recipe.size, "options": recipe.model}
+    chosen = {"size": recipe.size, "options": recipe.model, "augmentation": recipe.augmentation}
     facts = describe_pretraining(result.model, result.history, settings(arguments), data, **chosen)
     write_text(output / PRETRAINING, json.dumps(facts, indent=2) + "\n")
     pictures = output / "pictures"

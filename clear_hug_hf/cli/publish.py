@@ -48,6 +48,13 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--card", type=Path, metavar="FILE", help="a card of your own, instead of the one that is made"
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="how weights are stored; 16 bits take half the room, and the model still computes in float32 "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if need be (default: main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
@@ -77,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         license_name=arguments.license_name,
         dataset_id=arguments.dataset,
         card=arguments.card,
+        dtype=arguments.dtype,
     )
     say(f"{staged.folder}:")
     width = max(map(len, staged.files))
@@ -108,5 +116,7 @@ def _command(arguments: argparse.Namespace, license: str | None) -> str:
     for name in ("license_name", "dataset", "card", "revision", "message"):
         if (value := getattr(arguments, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
+    if arguments.dtype != "float32":
+        words += ["--dtype", arguments.dtype]
     words += [f"--{name.replace('_', '-')}" for name in ("private", "create_pr") if getattr(arguments, name)]
     return shlex.join(words)

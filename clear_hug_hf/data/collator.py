@@ -60,7 +60,10 @@ class BeatCollator:
             InputError: If the rows are of another rate than the feature extractor, or lack a label.
         """
         self._check_rate(rows)
-        features = self.feature_extractor.cut(*self._windows(rows))
+        return self._collate(self._windows(rows), rows)
+
+    def _collate(self, windows: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        features = self.feature_extractor.cut(*windows)
         if self.trim:
             features = self.feature_extractor.trim(features)
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}

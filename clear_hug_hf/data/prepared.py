@@ -20,7 +20,8 @@ from .sharding import EXTRACTOR, MANIFEST, WORK, extractor_settings
 _NOT_STORED = frozenset(
     (
         *("num_beats", "beat_length", "patch_size", "lead_names", "windows", "stride_seconds", "on_no_beats"),
-        # Pages are drawn as they are read.
+        # Beats are cut, and pages drawn, as they are read.
+        "use_beat_features",
         *("layout", "image_size", "image_mean", "image_std", "do_find_page"),
     )
 )

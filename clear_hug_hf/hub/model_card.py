@@ -116,6 +116,7 @@ def make_card(
     license_name: str | None = None,
     dataset_id: str | None = None,
     num_parameters: int | None = None,
+    dtype: str = "float32",
 ) -> Card:
     """
     The card of a model.
@@ -131,6 +132,7 @@ def make_card(
         dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested; `.eval_results`
             needs one.
         num_parameters (`int`, *optional*): Of the model.
+        dtype (`str`, *optional*, defaults to `"float32"`): How its weights are stored.
 
     Returns:
         [`Card`]
@@ -203,7 +205,7 @@ def make_card(
         else [],
         threshold_note=_threshold_note(config),
         results=_result_tables(metrics) if is_classifier else _pretraining_tables(encoder),
-        made=_made(metrics if is_classifier else None, encoder, converted),
+        made=[*_made(metrics if is_classifier else None, encoder, converted), *_stored(dtype)],
         sources=sources,
         patients_note=" (patients)" if any("(" in cell for row in sources for cell in row[5:]) else "",
         recipes=_recipes(metrics if is_classifier else None, encoder),
@@ -551,6 +553,15 @@ def _made(
             f"{_field(metrics, 'pretrained/best_epoch', METRICS)}.{control}"
         )
     return paragraphs or ["Nothing is recorded about how these weights came about: they may be untrained."]
+
+
+def _stored(dtype: str) -> list[str]:
+    if dtype == "float32":
+        return []
+    return [
+        f"The weights are stored as {dtype} and computed with in float32. What was measured here was measured before "
+        "they were rounded."
+    ]
 
 
 def _source_rows(metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None) -> list[list[str]]:

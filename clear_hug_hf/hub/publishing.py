@@ -8,9 +8,12 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from ..processing.errors import InputError
@@ -18,6 +21,10 @@ from ..training.folders import CARD, check_writable, find_model_folder, load_mod
 from ..training.provenance import find_facts
 from .model_card import OF_RECORDINGS, make_card, read_card
 from .pipeline_ecg_classification import EcgClassificationPipeline
+
+
+STORED_AS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""How published weights may be stored; 16 bits take half the room."""
 
 
 class Staged(NamedTuple):
@@ -77,6 +84,7 @@ def stage(
     license_name: str | None = None,
     dataset_id: str | None = None,
     card: str | Path | None = None,
+    dtype: str = "float32",
 ) -> Staged:
     """
     Write a repository as it would be uploaded.
@@ -93,6 +101,8 @@ def stage(
         license_name (`str`, *optional*): What the licence is called where the Hub has no name for it (`"other"`).
         dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested.
         card (`str` or `Path`, *optional*): A card of your own in place of the one that is made.
+        dtype (`str`, *optional*, defaults to `"float32"`): How weights are stored: one of [`STORED_AS`]. The model
+            computes in float32 whichever it is.
 
     Returns:
         [`Staged`]
@@ -100,11 +110,13 @@ def stage(
     Raises:
         FileNotFoundError: If there is no such model or card.
         InputError: If the folder holds no whole model, the repository id, the card or a file of the run is not valid,
-            or the folder to write holds something else.
+            the folder to write holds something else, or a weight is too large for `dtype`.
     """
     check_repo_id(repo_id)
     if dataset_id is not None:
         check_repo_id(dataset_id)
+    if dtype not in STORED_AS:
+        raise InputError(f"weights cannot be stored as {dtype!r}: choose from {', '.join(STORED_AS)}")
     source = find_model_folder(path)
     folder = check_writable(folder)
     _check_free(folder, source)
@@ -129,6 +141,7 @@ def stage(
         license_name=license_name,
         dataset_id=dataset_id,
         num_parameters=model.num_parameters(),
+        dtype=dtype,
     )
     # A checkpoint of another name, or a commit, is no part of what the weights are.
     model.config._name_or_path = repo_id
@@ -138,6 +151,8 @@ def stage(
         else:
             model.save_pretrained(partial)
             extractor.save_pretrained(partial)
+        if dtype != "float32":
+            _store_as(partial, dtype)
         if (source / "tokenizer_config.json").is_file():
             AutoTokenizer.from_pretrained(source).save_pretrained(partial)
         own_text = None if card is None else Path(card).read_text(encoding="utf-8")
@@ -149,6 +164,20 @@ def stage(
         write_text(_record(folder), json.dumps(_digests(partial), indent=2) + "\n")
     files = {name: (folder / name).stat().st_size for name in _digests(folder)}
     return Staged(folder, files, made.missing, license)
+
+
+def _store_as(folder: Path, dtype: str) -> None:
+    """Store the floating-point weights of a saved model in another type; its config still says what it computes in."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                tensors[name] = tensor.to(STORED_AS[dtype])
+                if not torch.isfinite(tensors[name]).all():
+                    raise InputError(f"the weights {name} do not fit into {dtype}: store them as bfloat16 or float32")
+        save_file(tensors, path, metadata=about)
 
 
 def _record(folder: Path) -> Path:

@@ -120,6 +120,9 @@ class ClearHugConfig(PreTrainedConfig):
         beat_embedding (`str`, *optional*, defaults to `"linear"`):
             `"linear"` embeds every beat by itself; `"conv"` mixes each with its two neighbours as the released code
             does.
+        use_beat_features (`bool`, *optional*, defaults to `False`):
+            Whether a beat's token also holds its scale within its lead and the RR intervals around it
+            (`beat_features`), which its normalisation loses. Not in the paper.
         mask_ratio (`float`, *optional*, defaults to 0.8):
             Share of the beats of a recording that pre-training hides.
         view_guidance (`bool`, *optional*, defaults to `True`):
@@ -187,6 +190,7 @@ class ClearHugConfig(PreTrainedConfig):
     # Parity with released weights: "conv" is a circular convolution over neighbouring beats before any is hidden, so
     # that visible beats contain their hidden neighbours.
     beat_embedding: str = "linear"
+    use_beat_features: bool = False
 
     mask_ratio: float = 0.8
     view_guidance: bool = True

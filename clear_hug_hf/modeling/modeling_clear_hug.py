@@ -30,6 +30,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_clear_hug import ClearHugConfig
 
 
+NUM_BEAT_FEATURES = 3  # Scale, RR interval before, RR interval after.
+
+
 Count = TypeVar("Count", int, torch.Tensor)
 
 
@@ -364,14 +367,21 @@ class ClearHugEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
         self.lead_embeddings = nn.Embedding(config.num_lead_embeddings, config.hidden_size)
         self.time_embeddings = nn.Embedding(config.num_time_embeddings, config.hidden_size)
+        self.feature_projection = (
+            nn.Linear(NUM_BEAT_FEATURES, config.hidden_size, bias=False) if config.use_beat_features else None
+        )
 
-    def forward(self, beats: torch.Tensor, time_ids: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, beats: torch.Tensor, time_ids: torch.Tensor | None, beat_features: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             beats (`torch.Tensor` of shape `(B, L, N, P)`):
                 Normalised beats.
             time_ids (`torch.Tensor` of shape `(B, N)` or `(B, L, N)`, *optional*):
                 Seconds in which they lie, counted from 1.
+            beat_features (`torch.Tensor` of shape `(B, L, N, 3)`, *optional*):
+                Their scale and RR intervals.
 
         Returns:
             `tuple(torch.Tensor, torch.Tensor)` of shapes `(B, L, D)` and `(B, L, N, D)`: summary tokens and beats.
@@ -387,6 +397,16 @@ class ClearHugEmbeddings(nn.Module):
         beat_positions = positions[num_leads:].unflatten(0, (num_leads, self.config.num_beats))[:, :num_beats]
         leads = self.lead_embeddings.weight[1 : num_leads + 1, None]
         tokens = self.beat_projection(beats) + times + (beat_positions + leads)
+        if self.feature_projection is not None:
+            if beat_features is None:
+                raise ValueError(
+                    "the model reads beat_features, the scale and the RR intervals of each beat: cut the recording "
+                    "with the model's feature extractor, which has use_beat_features=True."
+                )
+            _expect_shape("beat_features", beat_features, (*beats.shape[:3], NUM_BEAT_FEATURES))
+            tokens = tokens + self.feature_projection(beat_features.to(self.feature_projection.weight.dtype))
+        elif beat_features is not None:
+            raise ValueError("the model reads no beat_features: use a feature extractor without use_beat_features.")
         return (self.cls_token + positions[:num_leads]).expand(batch_size, -1, -1), tokens
 
 
@@ -958,6 +978,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         beat_mask: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
+        beat_features: torch.Tensor | None = None,
         kept_beats: torch.Tensor | None = None,
         kept_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -973,6 +994,8 @@ class ClearHugModel(ClearHugPreTrainedModel):
                 Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead was recorded; by default everywhere.
+            beat_features (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, 3)`, *optional*):
+                Scale and RR intervals of each beat; needed with `config.use_beat_features`, and refused without.
             kept_beats (`torch.LongTensor` of shape `(batch_size, K)`, *optional*):
                 The beats to compute, as `lead * num_beats + beat` in terms of `input_values`; by default all.
             kept_mask (`torch.BoolTensor` of shape `(batch_size, K)`, *optional*):
@@ -988,7 +1011,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         num_leads, num_beats = input_values.shape[1:3]
         real_beats = find_real_beats(input_values, beat_mask, lead_mask)
         beats = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
-        summaries, tokens = self.embeddings(beats, time_ids)
+        summaries, tokens = self.embeddings(beats, time_ids, beat_features)
 
         tokens, real_slots = tokens.flatten(1, 2), real_beats.flatten(1)
         slots = torch.arange(tokens.shape[1], device=tokens.device)[None]
@@ -1086,6 +1109,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         beat_mask: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
+        beat_features: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         masked_positions: torch.Tensor | None = None,
         seeds: torch.Tensor | None = None,
@@ -1102,6 +1126,8 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
                 Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead was recorded; by default everywhere.
+            beat_features (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, 3)`, *optional*):
+                Scale and RR intervals of each beat; needed with `config.use_beat_features`, and refused without.
             noise (`torch.Tensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
                 The beats with the lowest noise stay visible.
             masked_positions (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
@@ -1133,6 +1159,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
             beat_mask=beat_mask,
             time_ids=time_ids,
             lead_mask=lead_mask,
+            beat_features=beat_features,
             kept_beats=kept_beats,
             kept_mask=ranks[:, :num_slots] < num_visible[:, None],
             **kwargs,
@@ -1261,6 +1288,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
         beat_mask: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
+        beat_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ClearHugClassifierOutput:
@@ -1274,6 +1302,8 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
                 Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead was recorded; by default everywhere.
+            beat_features (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, 3)`, *optional*):
+                Scale and RR intervals of each beat; needed with `config.use_beat_features`, and refused without.
             labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
                 0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers
                 (`"single_label_classification"`); or values (`"regression"`).
@@ -1285,7 +1315,12 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
             `ValueError`: if a shape does not fit the model.
         """
         outputs: ClearHugModelOutput = self.clear_hug(
-            input_values, beat_mask=beat_mask, time_ids=time_ids, lead_mask=lead_mask, **kwargs
+            input_values,
+            beat_mask=beat_mask,
+            time_ids=time_ids,
+            lead_mask=lead_mask,
+            beat_features=beat_features,
+            **kwargs,
         )
         feature, group_states = self.head(outputs.lead_states, outputs.present_leads)
         logits = self.classifier(self.dropout(feature))

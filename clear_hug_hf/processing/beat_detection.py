@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from scipy import fft
@@ -236,12 +237,23 @@ def _on_lead_ii(
     return peaks
 
 
+def _regular(signals: np.ndarray, sampling_rate: float, *_: Any) -> list[np.ndarray]:
+    """A place in the middle of every 0.96 s that fits, whatever the signal: the control that knows no beats."""
+    length = round(0.96 * sampling_rate)
+    places = np.arange(length // 2, signals.shape[-1] - length // 2 + 1, length, dtype=np.int64)
+    return [places if places.size else np.array([signals.shape[-1] // 2], dtype=np.int64)] * len(signals)
+
+
 DETECTORS: dict[str, Callable[[np.ndarray, float, np.ndarray, Sequence[str]], list[np.ndarray]]] = {
     "multilead": lambda signals, sampling_rate, present, _: _multilead(signals, sampling_rate, present),
     "xqrs": partial(_on_lead_ii, find=_find_xqrs),
     "neurokit": partial(_on_lead_ii, find=_find_neurokit),
+    "regular": _regular,
 }
-"""Detectors by name: `"multilead"` of this file, `"xqrs"` of wfdb (the paper's) and `"neurokit"` of NeuroKit2."""
+"""
+Detectors by name: `"multilead"` of this file, `"xqrs"` of wfdb (the paper's) and `"neurokit"` of NeuroKit2.
+`"regular"` finds no beats: it cuts a recording into patches of 0.96 s, the control of beats as tokens.
+"""
 
 
 def detect_r_peaks(
@@ -252,7 +264,8 @@ def detect_r_peaks(
     lead_mask: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """
-    Find the R peaks of recordings. No beat is ever invented: a recording without beats gives an empty array.
+    Find the R peaks of recordings. No beat is ever invented: a recording without beats gives an empty array (only
+    `"regular"`, the control, looks for none).
 
     A peak of `"multilead"` is where all leads together are highest: in the QRS, within a few ms of the R peak of
     narrow beats. It does not depend on the order, the sign, the scale or the offset of the leads.
@@ -263,7 +276,7 @@ def detect_r_peaks(
             by a straight line.
         sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the signals [Hz], at least 50.
         detector (`str`, *optional*, defaults to `"multilead"`):
-            One of [`DETECTORS`]. All but `"multilead"` read lead II alone, one recording at a time.
+            One of [`DETECTORS`]. `"xqrs"` and `"neurokit"` read lead II alone, one recording at a time.
         lead_names (`Sequence[str]`, *optional*, defaults to the 12 standard leads): Names of the rows.
         lead_mask (`np.ndarray` of shape `(num_recordings, num_leads)` or `(num_leads,)`, *optional*):
             True where a lead is present; the others are not read. A lead that is flat or has no finite sample may be

@@ -21,6 +21,43 @@ def pad_peaks(r_peaks: Sequence[np.ndarray]) -> np.ndarray:
     return padded
 
 
+def describe_beats(
+    beats: np.ndarray, beat_mask: np.ndarray, r_peaks: np.ndarray, sampling_rate: float = 100.0
+) -> np.ndarray:
+    """
+    What is lost of a beat when it is normalised by itself: how large it is beside the other beats of its lead, and how
+    far away its neighbours are. Neither depends on the unit, nor on how a whole lead was scaled.
+
+    Args:
+        beats (`np.ndarray` of shape `(batch_size, num_leads, num_beats, beat_length)`): As [`cut_beats`] gives them.
+        beat_mask (`np.ndarray` of shape `(batch_size, num_beats)`): True for real beats.
+        r_peaks (`np.ndarray` of shape `(batch_size, max_peaks)`): Ascending peaks [samples], padded with -1 at the
+            end; also those after the last beat.
+        sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the peaks [Hz].
+
+    Returns:
+        `np.ndarray` of shape `(batch_size, num_leads, num_beats, 3)`, float32: the natural logarithm of the beat's
+        standard deviation over the root mean square of these in its lead, between -3 and 3 (0 for a flat lead); and
+        the RR intervals before and after it [s], at most 3, 0 where there is no neighbour. All 0 for a missing beat.
+    """
+    num_beats = beats.shape[2]
+    real = beat_mask[:, None, :]
+    deviation = np.where(real, beats.std(axis=-1, dtype=np.float64), 0.0)
+    count = np.maximum(beat_mask.sum(axis=1), 1)[:, None, None]
+    usual = np.sqrt(np.square(deviation).sum(axis=2, keepdims=True) / count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(real & (usual > 0), np.log(deviation / usual), 0.0).clip(-3, 3)
+
+    peaks = np.full((len(beats), max(num_beats, r_peaks.shape[1]) + 1), -1, dtype=np.int64)
+    peaks[:, : r_peaks.shape[1]] = r_peaks
+    intervals = np.where(peaks[:, 1:] >= 0, np.diff(peaks, axis=1), 0) / sampling_rate
+    after = intervals[:, :num_beats]
+    before = np.concatenate([np.zeros((len(beats), 1)), after[:, :-1]], axis=1)
+    rhythm = np.where(beat_mask[..., None], np.stack([before, after], axis=-1), 0.0).clip(0, 3)
+    rhythm = np.broadcast_to(rhythm[:, None], (*scale.shape, 2))
+    return np.concatenate([scale[..., None], rhythm], axis=-1).astype(np.float32)
+
+
 def cut_beats(
     signals: np.ndarray,
     r_peaks: np.ndarray,

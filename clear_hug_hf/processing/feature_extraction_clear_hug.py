@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from .beats import cut_beats, pad_peaks
+from .beats import cut_beats, describe_beats, pad_peaks
 from .leads import STANDARD_LEADS
 from .recordings import RecordingFeatureExtractor
 
@@ -50,9 +50,10 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
         do_mask_flat_leads (`bool`, *optional*, defaults to `True`):
             Count a lead without any variation (an electrode that fell off) as missing.
         min_seconds (`float`, *optional*, defaults to `1.0`): Shortest accepted recording [s].
+        use_beat_features (`bool`, *optional*, defaults to `False`):
+            Also give `beat_features`, the scale of each beat and the RR intervals around it (see `describe_beats`),
+            which a model with `use_beat_features` reads. Not in the paper.
     """
-
-    model_input_names: ClassVar[list[str]] = ["input_values", "beat_mask", "time_ids", "lead_mask"]
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
         rescale_limit: float = 3.0,
         do_mask_flat_leads: bool = True,
         min_seconds: float = 1.0,
+        use_beat_features: bool = False,
         **kwargs: Any,
     ):
         super().__init__(
@@ -101,6 +103,13 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
         )
         self.num_beats = num_beats
         self.beat_length = beat_length
+        self.use_beat_features = use_beat_features
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a model gets."""
+        names = ["input_values", "beat_mask", "time_ids", "lead_mask"]
+        return [*names, "beat_features"] if self.use_beat_features else names
 
     @property
     def lead_names(self) -> tuple[str, ...]:
@@ -120,27 +129,32 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
 
         Returns:
             `dict[str, np.ndarray]`: `input_values` `(num_windows, 12, num_beats, beat_length)` float32, `beat_mask`
-            `(num_windows, num_beats)` bool, `time_ids` `(num_windows, num_beats)` int64 and `lead_mask`
-            `(num_windows, 12)` bool.
+            `(num_windows, num_beats)` bool, `time_ids` `(num_windows, num_beats)` int64, `lead_mask`
+            `(num_windows, 12)` bool and, with `use_beat_features`, `beat_features` `(num_windows, 12, num_beats, 3)`
+            float32.
         """
         lengths = np.array([signal.shape[-1] for signal in signals])
         batch = np.zeros((len(signals), len(STANDARD_LEADS), int(lengths.max())), dtype=np.float32)
         for row, signal in enumerate(signals):
             batch[row, :, : signal.shape[-1]] = signal
+        peaks = pad_peaks(r_peaks)
         beats, beat_mask, time_ids = cut_beats(
-            batch, pad_peaks(r_peaks), self.num_beats, self.beat_length, self.sampling_rate, lengths
+            batch, peaks, self.num_beats, self.beat_length, self.sampling_rate, lengths
         )
-        return {
+        features = {
             "input_values": beats,
             "beat_mask": beat_mask,
             "time_ids": time_ids,
             "lead_mask": np.stack(list(lead_masks)).astype(bool),
         }
+        if self.use_beat_features:
+            features["beat_features"] = describe_beats(beats, beat_mask, peaks, self.sampling_rate)
+        return features
 
     def trim(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As wide as the window with the most beats, instead of `num_beats`."""
         width = max(1, int(features["beat_mask"].sum(axis=1).max()))
-        axes = {"input_values": 2, "beat_mask": 1, "time_ids": 1}
+        axes = {"input_values": 2, "beat_mask": 1, "time_ids": 1, "beat_features": 2}
         return {
             name: array.take(range(width), axis=axes[name]) if name in axes else array
             for name, array in features.items()

@@ -375,7 +375,12 @@ def _plan(dataset: Any, arguments: PretrainingArguments, accelerator: Accelerato
 
 
 def _identity(
-    model: PreTrainedModel, dataset: Any, feature_extractor: Any, arguments: PretrainingArguments, precision: str
+    model: PreTrainedModel,
+    dataset: Any,
+    feature_extractor: Any,
+    collator: Collator,
+    arguments: PretrainingArguments,
+    precision: str,
 ) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
 
@@ -397,7 +402,11 @@ def _identity(
         "the model": {"class": type(model).__name__, **plain(model.config.to_dict())},
         "the feature extractor": plain(feature_extractor.to_dict()),
         "the dataset": {"recordings": count, "record ids (sha256)": digest.hexdigest()},
-        "the recipe": {**settings(arguments), "mixed_precision": precision},
+        "the recipe": {
+            **settings(arguments),
+            "mixed_precision": precision,
+            "augmentation": float(getattr(collator, "augmentation", 0.0)),
+        },
     }
 
 
@@ -444,7 +453,9 @@ class _Loop:
         self.arguments, self.plan, self.accelerator = arguments, plan, accelerator
         self.model_class = type(model)  # FSDP changes it
         self.feature_extractor, self.collator = feature_extractor, collator
-        self.identity = _identity(model, train_dataset, feature_extractor, arguments, accelerator.mixed_precision)
+        self.identity = _identity(
+            model, train_dataset, feature_extractor, collator, arguments, accelerator.mixed_precision
+        )
         self.train_dataset = _only(train_dataset, collator)
         self.validation_dataset = None
         if validation_dataset is not None and len(validation_dataset):

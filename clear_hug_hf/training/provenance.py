@@ -112,6 +112,7 @@ def describe_pretraining(
     *,
     size: str | None = None,
     options: Mapping[str, Any] | None = None,
+    augmentation: float | None = None,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
@@ -124,6 +125,7 @@ def describe_pretraining(
         data (`Sequence[Mapping]`): For each source what [`describe_source`] gives, and [`count_sets`] as `sets`.
         size (`str`, *optional*): Preset of the model's config.
         options (`Mapping`, *optional*): Fields of the config that differ from the preset.
+        augmentation (`float`, *optional*): How much recordings were changed.
         before (`Mapping`, *optional*): The same of an earlier run whose model this one went on with.
     """
     held_out = [row for row in history if row["validation_loss"] is not None]
@@ -133,7 +135,7 @@ def describe_pretraining(
         "model": dict(options or {}),
         "num_parameters": model.num_parameters(),
         "data": list(data),
-        "recipe": dict(recipe),
+        "recipe": {**recipe, **({} if augmentation is None else {"augmentation": augmentation})},
         "result": history[-1],
         "best": min(held_out, key=lambda row: row["validation_loss"], default=None),
         "before": before,

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
+from ..data.augmentation import AugmentingCollator
 from ..data.pages import PageCollator
 from ..data.sharding import extractor_settings
 from ..modeling import (
@@ -58,7 +59,7 @@ SYSTEMS = {
 }
 
 # Fields of a config that the feature extractor has, too, and that act after signals and beats are stored.
-_OF_BOTH = ("lead_names", "patch_size", "beat_length", "num_beats")
+_OF_BOTH = ("lead_names", "patch_size", "beat_length", "num_beats", "use_beat_features")
 # What differs from the paper's recipe at tiny size: a few thousand recordings on two CPU cores.
 TINY: dict[str, Any] = {"epochs": 25, "batch_size": 32, "learning_rate": 1e-3, "trackers": ["tensorboard"]}
 
@@ -81,8 +82,9 @@ class Recipe:
             start from; without it the preset's starts at random.
         text (`str`, *optional*): For ECG-Scan: name or folder of a pre-trained text encoder of transformers; without
             it a small one that reads bytes is trained.
-        augmentation (`float`, *optional*, defaults to `1.0`): For ECG-Scan: how much pages are bent, shaded and
-            blurred as photographs are; 0 draws them clean.
+        augmentation (`float`, *optional*): How much recordings are changed in training, from 0, not at all, to 2. Of
+            CLEAR and ECG-JEPA window, baseline, breathing and leads change (0 by default, as in the papers); pages of
+            ECG-Scan are bent, shaded and blurred as photographs are (1 by default).
         streaming (`bool`, *optional*, defaults to `False`): Read prepared folders as they are trained on, instead of
             through a copy in the cache of `datasets`: for sets larger than the free disk.
         limit (`int`, *optional*): Use only the first recordings of each split.
@@ -97,7 +99,7 @@ class Recipe:
     signal: str | None = None
     vision: str | None = None
     text: str | None = None
-    augmentation: float = 1.0
+    augmentation: float | None = None
     streaming: bool = False
     limit: int | None = None
     training: PretrainingArguments = field(default_factory=lambda: PretrainingArguments(**TINY))
@@ -105,9 +107,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit is {self.limit}: it must be positive")
-        if not 0 <= self.augmentation <= 2:
+        if self.augmentation is not None and not 0 <= self.augmentation <= 2:
             raise InputError(f"augmentation is {self.augmentation}: it must lie between 0 and 2")
         aligned = self.system in SYSTEMS and SYSTEMS[self.system].aligned
+        if self.augmentation is None:
+            self.augmentation = 1.0 if aligned else 0.0
         for name in ("signal", "vision", "text"):
             if getattr(self, name) is not None and not aligned:
                 raise InputError(f"{name} is for systems that align pages, not for {self.system}: leave it out")
@@ -182,8 +186,9 @@ class Recipe:
 
     def make_collator(self, model: Any, feature_extractor: Any) -> Any:
         """What makes batches of rows for the model, where that is not the loop's own."""
+        assert self.augmentation is not None
         if not SYSTEMS[self.system].aligned:
-            return None
+            return AugmentingCollator(feature_extractor, augmentation=self.augmentation) if self.augmentation else None
         return PageCollator(
             feature_extractor,
             tokenizer=make_tokenizer(model.config, self.text),

@@ -518,3 +518,32 @@ def test_when_publishing_is_asked_wrongly_then_one_sentence_says_so_and_nothing_
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_when_weights_are_stored_in_16_bits_then_the_model_still_computes_in_32(
+    run: Path, staged: Any, tmp_path: Path, dtype: str
+) -> None:
+    small = stage(run / "finetuned", tmp_path / "small", REPO, license="cc-by-4.0", dtype=dtype)
+    assert small.files["model.safetensors"] < 0.6 * staged.files["model.safetensors"]
+    stored = load_file(small.folder / "model.safetensors")
+    assert {one.dtype for one in stored.values() if one.is_floating_point()} == {getattr(torch, dtype)}
+    model = AutoModelForSequenceClassification.from_pretrained(small.folder)
+    before = AutoModelForSequenceClassification.from_pretrained(staged.folder)
+    assert model.dtype == torch.float32
+    for name, weight in before.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=2**-8, atol=1e-6)
+    assert f"stored as {dtype}" in (small.folder / "README.md").read_text()
+
+
+def test_when_a_weight_does_not_fit_or_the_type_is_unknown_then_nothing_is_staged(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(run / "finetuned", folder)
+    model, extractor, _ = folders.load_model(folders.find_model_folder(folder))
+    model.classifier.bias.data[0] = 1e6
+    folders.save_model_folder(folders.find_model_folder(folder), model, extractor)
+    with pytest.raises(InputError, match=r"classifier\.bias do not fit into float16"):
+        stage(folder, tmp_path / "staged", REPO, dtype="float16")
+    with pytest.raises(InputError, match="cannot be stored as 'int4'"):
+        stage(folder, tmp_path / "staged", REPO, dtype="int4")
+    assert not (tmp_path / "staged").exists()

@@ -583,3 +583,30 @@ def test_when_leads_and_groups_are_others_then_shapes_follow(small_config):
     output = ClearHugForSequenceClassification(config).eval()(torch.randn(2, 4, 7, 96))
     assert output.group_states.shape == (2, 4 + 6 + 1, 32)
     assert ClearHugForPreTraining(config).eval()(torch.randn(2, 4, 7, 96)).reconstruction.shape == (2, 4, 7, 96)
+
+
+def test_when_beat_features_are_used_then_those_of_visible_beats_matter_and_no_others(small_config, make_batch):
+    batch = make_batch()
+    batch["beat_features"] = torch.randn(2, 12, 15, 3)
+    model = ClearHugForPreTraining(small_config(use_beat_features=True)).eval()
+    before = model(**batch)
+    hidden = before.masked_positions
+    of_hidden = {**batch, "beat_features": torch.where(hidden[..., None], 9.0, batch["beat_features"])}
+    torch.testing.assert_close(model(**of_hidden).reconstruction, before.reconstruction)
+    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    of_missing = {**batch, "beat_features": torch.where(real[..., None], batch["beat_features"], 9.0)}
+    torch.testing.assert_close(model(**of_missing).reconstruction[hidden], before.reconstruction[hidden])
+    of_visible = {**batch, "beat_features": torch.where(hidden[..., None], batch["beat_features"], 9.0)}
+    assert changed(before.reconstruction[hidden], model(**of_visible).reconstruction[hidden]).any()
+
+
+def test_when_beat_features_and_model_do_not_belong_together_then_it_is_said(small_config, make_batch):
+    batch = make_batch()
+    with pytest.raises(ValueError, match="the model reads beat_features"):
+        ClearHugModel(small_config(use_beat_features=True))(**batch)
+    batch["beat_features"] = torch.zeros(2, 12, 15, 3)
+    with pytest.raises(ValueError, match="reads no beat_features"):
+        ClearHugModel(small_config())(**batch)
+    batch["beat_features"] = torch.zeros(2, 12, 15, 2)
+    with pytest.raises(ValueError, match="beat_features must have shape"):
+        ClearHugModel(small_config(use_beat_features=True))(**batch)

@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from clear_hug_hf.evaluation.beats import match_beats
-from clear_hug_hf.processing import DETECTORS, STANDARD_LEADS, InputError, detect_r_peaks
+from clear_hug_hf.processing import DETECTORS, STANDARD_LEADS, InputError, cut_beats, detect_r_peaks
 
 
 neurokit2 = pytest.importorskip("neurokit2")
@@ -345,3 +345,13 @@ def test_when_the_detector_is_unknown_then_the_error_names_the_known_ones() -> N
 def test_when_the_input_does_not_fit_then_it_is_refused(arguments: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         detect_r_peaks(**arguments)
+
+
+@pytest.mark.parametrize(("rate", "samples"), [(100.0, 1000), (500.0, 5000)])
+def test_when_the_control_without_beats_is_asked_for_then_patches_follow_each_other(rate: float, samples: int) -> None:
+    noise = np.random.default_rng(0).normal(size=(2, 12, samples))
+    for found in detect_r_peaks(noise, rate, "regular"):
+        np.testing.assert_allclose(found / rate, 0.48 + 0.96 * np.arange(10))
+    signal = noise[:1] if rate == 100.0 else noise[:1, :, ::5]
+    beats, mask, _ = cut_beats(signal, np.array(detect_r_peaks(signal, 100.0, "regular")))
+    np.testing.assert_array_equal(beats[0, :, mask[0]].transpose(1, 0, 2).reshape(12, 960), signal[0, :, :960])

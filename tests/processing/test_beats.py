@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clear_hug_hf.processing import cut_beats, pad_peaks
+from clear_hug_hf.processing.beats import describe_beats
 
 
 def test_when_peaks_are_given_then_beats_equal_the_released_ones_exactly(shared: Path) -> None:
@@ -79,3 +80,32 @@ def test_when_a_batch_is_cut_then_it_equals_its_recordings_cut_one_by_one(seed: 
         alone = cut_beats(signals[row : row + 1], pad_peaks(peaks[row : row + 1]))
         for batch, single in zip(together, alone, strict=True):
             np.testing.assert_array_equal(batch[row], single[0])
+
+
+def test_when_beats_are_described_then_scale_is_that_of_the_lead_and_intervals_are_seconds() -> None:
+    rng = np.random.default_rng(0)
+    signals = np.tile(rng.normal(size=(1, 1, 100)), (1, 2, 10))
+    signals[:, 1, 300:400] *= 2  # The fourth of ten equal beats, in the second lead.
+    peaks = np.arange(50, 1000, 100)[None]
+    beats, mask, _ = cut_beats(signals, peaks, num_beats=12)
+    found = describe_beats(beats, mask, peaks)
+    np.testing.assert_allclose(found[0, 0, 1:9, 0], 0, atol=0.1)
+    assert found[0, 1, 3, 0] - found[0, 1, 4, 0] == pytest.approx(np.log(2), abs=1e-5)
+    assert found[0, :, 0, 1:].tolist() == [[0, 1], [0, 1]], "nobody knows what came before the first beat"
+    assert found[0, :, 1:9, 1:].tolist() == [[[1, 1]] * 8] * 2
+    assert not found[0, :, 10:].any(), "missing beats have no features"
+    scaled, _, _ = cut_beats(signals * np.array([7.0, 0.01])[:, None], peaks, num_beats=12)
+    np.testing.assert_allclose(describe_beats(scaled, mask, peaks), found, atol=1e-5)
+
+
+def test_when_beats_follow_that_are_not_kept_then_the_last_one_still_has_its_interval() -> None:
+    peaks = np.array([[100, 180, 280, 400]])
+    beats, mask, _ = cut_beats(_ramp(), peaks, num_beats=3)
+    found = describe_beats(beats, mask, peaks)[0, 0, :, 1:]
+    np.testing.assert_allclose(found, [[0, 0.8], [0.8, 1.0], [1.0, 1.2]], rtol=1e-6)
+
+
+def test_when_a_lead_is_flat_then_its_scale_is_finite() -> None:
+    peaks = np.array([[100, 200]])
+    beats, mask, _ = cut_beats(np.zeros((1, 2, 400)), peaks, num_beats=3)
+    assert np.isfinite(describe_beats(beats, mask, peaks)).all()

@@ -46,6 +46,8 @@ def test_when_one_recording_is_given_then_the_outputs_have_the_documented_shapes
         "lead_mask": ((1, 12), torch.bool),
     }
     assert set(features) == set(extractor.model_input_names)
+    described = ClearHugFeatureExtractor(use_beat_features=True)
+    assert set(described(_recording(), **_known())) == set(described.model_input_names)
     assert features["beat_mask"].sum() == 12
     # Each beat has its R peak in the middle of its window.
     beats = features["input_values"][0, 4, :12]

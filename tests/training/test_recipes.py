@@ -120,6 +120,8 @@ def test_when_the_model_of_a_recipe_is_cut_otherwise_then_the_feature_extractor_
     # What was stored at another rate cannot be made another.
     assert found.sampling_rate == 100.0
     assert read_recipe(None).make_feature_extractor(prepared_with) is prepared_with
+    described = read_recipe(None, {"model": {"use_beat_features": True}})
+    assert described.make_feature_extractor(prepared_with).use_beat_features
     leads = read_recipe(None, {"system": "ecg_jepa", "model": {"lead_names": ["V2", "II"], "mask_type": "random"}})
     assert leads.make_feature_extractor().lead_names == ["V2", "II"]
     with pytest.raises(InputError, match="were prepared for another system than ecg_jepa: prepare them with"):
