@@ -75,6 +75,10 @@ def test_when_python_of_the_readme_runs_then_it_works(
     number: int, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workplace)
+    if "onnxruntime" in PYTHON[number]:
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+        assert main(["export", "demo", "--output", "exported"]) == 0
     exec(
         compile(PYTHON[number], f"Python block {number} of README and docs", "exec"),
         {},

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from . import benchmark, convert, demo, embed, evaluate, finetune, predict, prepare, pretrain, publish, render
+from . import benchmark, convert, demo, embed, evaluate, export, finetune, predict, prepare, pretrain, publish, render
 from .shared import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 
 
@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (prepare, pretrain, finetune, evaluate, predict, embed, benchmark, publish, convert, render, demo):
+    for verb in (
+        *(prepare, pretrain, finetune, evaluate, predict, embed, benchmark, publish, convert, export, render, demo),
+    ):
         verb.add(verbs)
     return parser

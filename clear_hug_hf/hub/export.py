@@ -1,0 +1,177 @@
+"""Classifiers to ONNX, for where neither this package nor torch is installed: a laptop, a server, a bedside device."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..processing import STANDARD_LEADS
+from ..processing.errors import InputError
+from ..training.folders import check_writable, load_model, whole_folder, write_text
+from ..training.provenance import describe_environment
+from .model_card import OF_RECORDINGS
+
+
+MODEL, INT8_MODEL, FACTS = "model.onnx", "model_int8.onnx", "export.json"
+_MOST_APART = 1e-3  # Logits of the exported and the original model; float32 arithmetic in another order gives 1e-5.
+
+
+class Exported(NamedTuple):
+    """
+    What was written.
+
+    Args:
+        folder (`Path`): Where.
+        files (`dict[str, dict]`): For each ONNX file its size [bytes] and `largest_difference` of its logits from
+            those of the model in float32, on the recordings that were tried.
+    """
+
+    folder: Path
+    files: dict[str, dict[str, float]]
+
+
+class _Logits(nn.Module):
+    """A classifier that takes its inputs by place and gives nothing but logits."""
+
+    def __init__(self, model: nn.Module, names: list[str]):
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(**dict(zip(self.names, inputs, strict=True)), return_dict=True).logits
+
+
+def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> Exported:
+    """
+    Write a classifier as ONNX, with its config and preprocessing beside it, and compare what both compute.
+
+    The file takes batches of any size; its inputs have the names of the feature extractor's outputs. Weights are those
+    of the model in float32; with `int8` there is a second file whose matrix products are in 8 bits (dynamic
+    quantisation), which is smaller and, on some machines, faster.
+
+    Args:
+        path (`str` or `Path`): A model folder, or the output folder of a run.
+        output (`str` or `Path`): Folder to write; replaced if it holds an earlier export.
+        int8 (`bool`, *optional*, defaults to `False`): Whether to write the 8-bit file, too.
+
+    Returns:
+        [`Exported`]
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ImportError: If `onnx`, `onnxscript` or `onnxruntime` is not installed.
+        InputError: If it is no classifier, the folder to write holds something else, or the exported model computes
+            other logits.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(
+                f"exporting needs the package {name}: pip install 'clear-hug-hf[export]', or "
+                "pip install onnx onnxscript onnxruntime"
+            ) from error
+    model, extractor, auto_class = load_model(path)
+    if auto_class not in OF_RECORDINGS:
+        raise InputError(f"{path} holds no classifier of recordings: fine-tune it first, only these are exported")
+    folder = check_writable(output)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS).is_file():
+        raise InputError(f"{folder} holds something else than an earlier export: choose another folder")
+
+    inputs = _inputs(extractor, 5)
+    with whole_folder(folder) as partial:
+        _export(model, {name: one[:2] for name, one in inputs.items()}, partial / MODEL)
+        if int8:
+            _quantise(partial / MODEL, partial / INT8_MODEL)
+        with torch.no_grad():
+            expected = model(**inputs).logits.numpy()
+        files: dict[str, dict[str, float]] = {}
+        for name in (MODEL, INT8_MODEL) if int8 else (MODEL,):
+            apart = max(
+                float(np.abs(run_onnx(partial / name, {k: v[part].numpy() for k, v in inputs.items()}) - logits).max())
+                for part, logits in ((slice(0, 1), expected[:1]), (slice(None), expected))
+            )
+            files[name] = {"bytes": (partial / name).stat().st_size, "largest_difference": apart}
+        if not files[MODEL]["largest_difference"] < _MOST_APART:
+            raise InputError(
+                f"the exported model computes other logits (by {files[MODEL]['largest_difference']:.2g}): nothing was "
+                "written; please report it with the versions of torch and onnxruntime"
+            )
+        model.config.save_pretrained(partial)
+        extractor.save_pretrained(partial)
+        facts = {"inputs": list(inputs), "outputs": ["logits"], "files": files, "environment": describe_environment()}
+        write_text(partial / FACTS, json.dumps(facts, indent=2) + "\n")
+    return Exported(folder, files)
+
+
+def run_onnx(path: Path, inputs: dict[str, np.ndarray], num_threads: int = 1) -> np.ndarray:
+    """Logits `(batch_size, num_labels)` that an exported file computes of what the feature extractor gave."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(["logits"], inputs)[0]
+
+
+def _inputs(extractor: Any, count: int) -> dict[str, torch.Tensor]:
+    """What the feature extractor makes of pulses at several rates, one of them without two leads."""
+    rng = np.random.default_rng(0)
+    rate = 500
+    waveforms = []
+    for index in range(count):
+        waveform = rng.normal(0, 0.02, (12, 10 * rate))
+        for place in range(rate // 2, waveform.shape[1] - rate, round(rate * (0.6 + 0.15 * index))):
+            waveform[:, place : place + rate // 20] += rng.uniform(0.3, 1, (12, 1)) * np.hanning(rate // 20)
+        if index == count - 1:
+            waveform[7:9] = 0
+        waveforms.append(waveform)
+    found = extractor(waveforms, sampling_rate=rate, lead_names=STANDARD_LEADS, unit="mV", return_tensors="pt")
+    return {name: torch.as_tensor(found[name]) for name in extractor.model_input_names}
+
+
+def _export(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
+    names = list(inputs)
+    batch = torch.export.Dim("batch_size", min=1, max=65536)
+    # The exporter tells its progress and its plans for later versions; neither helps anybody here.
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    try:
+        quiet.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            # Strict: traced otherwise, some vision backbones keep the batch size of the example.
+            graph = torch.export.export(
+                _Logits(model, names),
+                tuple(inputs.values()),
+                dynamic_shapes={"inputs": tuple({0: batch} for _ in names)},
+                strict=True,
+            )
+            program = torch.onnx.export(graph, input_names=names, output_names=["logits"], dynamo=True, verbose=False)
+            assert program is not None
+            program.save(str(path))
+    finally:
+        quiet.setLevel(level)
+
+
+def _quantise(path: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root = logging.getLogger()
+    level = root.level
+    try:
+        root.setLevel(logging.ERROR)  # It recommends a preparation that changes nothing here.
+        quantize_dynamic(str(path), str(target), weight_type=QuantType.QInt8)
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,106 @@
+"""Exported models compute what the model does, for any batch, and stand by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor
+
+from clear_hug_hf.cli import main
+from clear_hug_hf.hub.export import export_onnx, run_onnx
+from clear_hug_hf.modeling import (
+    ClearHugConfig,
+    ClearHugForPreTraining,
+    ClearHugForSequenceClassification,
+    EcgJepaConfig,
+    EcgJepaForSequenceClassification,
+    EcgScanConfig,
+    EcgScanForImageClassification,
+)
+from clear_hug_hf.processing import (
+    STANDARD_LEADS,
+    ClearHugFeatureExtractor,
+    EcgJepaFeatureExtractor,
+    EcgScanFeatureExtractor,
+    InputError,
+)
+from clear_hug_hf.training.folders import save_model_folder
+
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+SYSTEMS: dict[str, Any] = {
+    "clear_hug": lambda: (
+        ClearHugForSequenceClassification(ClearHugConfig(**SMALL, num_labels=3, use_beat_features=True)),
+        ClearHugFeatureExtractor(use_beat_features=True),
+    ),
+    "ecg_jepa": lambda: (
+        EcgJepaForSequenceClassification(EcgJepaConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
+        EcgJepaFeatureExtractor(),
+    ),
+    "ecg_scan": lambda: (
+        EcgScanForImageClassification(EcgScanConfig.preset("tiny", num_labels=3)),
+        EcgScanFeatureExtractor(),
+    ),
+}
+
+
+def _saved(system: str, folder: Path) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    model, extractor = SYSTEMS[system]()
+    if hasattr(extractor, "image_processor"):
+        extractor = EcgScanFeatureExtractor(image_size=model.config.image_size)
+    with torch.no_grad():  # Logits that differ between recordings.
+        model.classifier.weight.normal_()
+    save_model_folder(folder, model, extractor)
+    return model.eval(), extractor
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_when_a_classifier_is_exported_then_its_logits_are_those_of_the_model(system: str, tmp_path: Path) -> None:
+    model, _ = _saved(system, tmp_path / "model")
+    done = export_onnx(tmp_path / "model", tmp_path / "exported", int8=system == "clear_hug")
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "exported")
+    rng = np.random.default_rng(1)
+    waveforms = [rng.normal(0, 0.1, (12, 2000)) for _ in range(4)]
+    for number, waveform in enumerate(waveforms):
+        waveform[:, 100 :: 150 + 30 * number] += 1
+    about = {"sampling_rate": 200, "lead_names": STANDARD_LEADS, "unit": "mV"}
+    for part in (waveforms, waveforms[:1]):
+        found = run_onnx(done.folder / "model.onnx", dict(extractor(part, **about, return_tensors="np")))
+        with torch.no_grad():
+            expected = model(**extractor(part, **about, return_tensors="pt")).logits.numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.ptp(expected) > 1e-3
+    facts = json.loads((done.folder / "export.json").read_text())
+    assert facts["files"]["model.onnx"]["largest_difference"] < 1e-4
+    if system == "clear_hug":
+        small = facts["files"]["model_int8.onnx"]
+        assert small["bytes"] < facts["files"]["model.onnx"]["bytes"]
+        assert 0 < small["largest_difference"] < 1
+
+
+def test_when_an_export_cannot_be_then_one_sentence_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model_folder(
+        tmp_path / "encoder", ClearHugForPreTraining(ClearHugConfig(**SMALL)), ClearHugFeatureExtractor()
+    )
+    with pytest.raises(InputError, match="holds no classifier of recordings: fine-tune it first"):
+        export_onnx(tmp_path / "encoder", tmp_path / "exported")
+    _saved("clear_hug", tmp_path / "model")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "mine")]) == 2
+    assert "holds something else than an earlier export" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "absent"), "--output", str(tmp_path / "exported")]) == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
+    assert not (tmp_path / "exported").exists()
