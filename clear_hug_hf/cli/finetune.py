@@ -145,8 +145,9 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         "--augmentation",
         type=float,
         metavar="STRENGTH",
-        help="of models that read pages, with --method full: how much training pages are bent, shaded and blurred, as "
-        "photographs are; 0 draws them clean (default: 1)",
+        help="with --method full or lora: how much training recordings are changed, from 0, not at all, to 2. Of "
+        "signals window, baseline, breathing and leads change (default: 0); pages are bent, shaded and blurred as "
+        "photographs are (default: 1)",
     )
     parser.add_argument(
         "--class-weights",

@@ -84,20 +84,31 @@ def check_strength(strength: float) -> None:
 class AugmentingCollator(BeatCollator):
     """
     A [`BeatCollator`] that changes each recording by [`augment_recording`] where it gets seeds, as the pre-training
-    loop gives them: every time anew, and the same after a restart. Without seeds recordings stay as they are.
+    loop gives them: every time anew, and the same after a restart. Without seeds recordings stay as they are, unless
+    it is `random`.
 
     Args:
         feature_extractor ([`RecordingFeatureExtractor`]): The one that the dataset was prepared with.
         label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`BeatCollator`].
         augmentation (`float`, *optional*, defaults to `1.0`): Strength, from 0 to 2.
+        random (`bool`, *optional*, defaults to `False`): Whether recordings without seeds are changed by draws from
+            torch's own generator.
     """
 
     takes_seeds = True
 
-    def __init__(self, feature_extractor: Any, label_names: Sequence[str] | None = (), *, augmentation: float = 1.0):
+    def __init__(
+        self,
+        feature_extractor: Any,
+        label_names: Sequence[str] | None = (),
+        *,
+        augmentation: float = 1.0,
+        random: bool = False,
+    ):
         super().__init__(feature_extractor, label_names)
         check_strength(augmentation)
         self.augmentation = augmentation
+        self.random = random
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], seeds: np.ndarray | None = None) -> dict[str, torch.Tensor]:
         """
@@ -109,6 +120,8 @@ class AugmentingCollator(BeatCollator):
         """
         self._check_rate(rows)
         windows = self._windows(rows)
+        if seeds is None and self.random:
+            seeds = torch.randint(torch.iinfo(torch.int64).max, (len(rows),)).numpy()
         if seeds is not None:
             rate = self.feature_extractor.sampling_rate
             changed = [

@@ -34,6 +34,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
+from ..data.augmentation import AugmentingCollator
 from ..data.collator import BeatCollator
 from ..data.pages import PageCollator
 from ..evaluation.metrics import choose_thresholds, macro_auroc
@@ -82,9 +83,11 @@ class FinetuningArguments:
             with them, or none without: nothing is learnt about them then. Refused by default.
         precompute (`bool`, *optional*, defaults to `True`): With `"frozen"`, read each recording once with the encoder
             instead of once per epoch; the result is the same.
-        augmentation (`float`, *optional*, defaults to 1 where it acts): For models that read pictures, with `"full"`
-            and `"lora"`: how much the training pages are bent, shaded and blurred as photographs are (see
-            `augment_page`), each time anew, in every layout; 0 draws them clean. Validation pages are always clean.
+        augmentation (`float`, *optional*): With `"full"` and `"lora"`: how much training recordings are changed, each
+            time anew, from 0, not at all, to 2. Of models that read signals window, baseline, breathing and leads
+            change (see `augment_recording`; 0 by default), of those that read pictures the pages, in every layout,
+            are bent, shaded and blurred as photographs are (see `augment_page`; 1 by default). Validation recordings
+            stay as they are.
         bf16 (`bool`, *optional*, defaults to `False`): Whether to compute in bfloat16 where that is safe.
         seed (`int`, *optional*, defaults to 0): Of the order and dropout.
         num_workers (`int`, *optional*, defaults to 0): Processes that make batches.
@@ -120,6 +123,11 @@ class FinetuningArguments:
             self.encoder_learning_rate = _ENCODER_RATES[self.method]
         if self.augmentation is not None and not 0 <= self.augmentation <= 2:
             raise InputError(f"augmentation is {self.augmentation}: it must lie between 0 and 2")
+        if self.augmentation and self.method == "frozen":
+            raise InputError(
+                "a frozen encoder reads each recording once, so that there is nothing to augment: choose --method "
+                "full or lora, or leave out --augmentation"
+            )
         for name in ("epochs", "batch_size", "head_learning_rate", "layer_decay", "lora_rank", "patience"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be positive")
@@ -235,6 +243,10 @@ def finetune(
                 label_names,
                 augmentation=1.0 if arguments.augmentation is None else arguments.augmentation,
                 random=True,
+            )
+        elif arguments.augmentation:
+            train_collate = AugmentingCollator(
+                feature_extractor, label_names, augmentation=arguments.augmentation, random=True
             )
         sets = [one.select_columns(collator.columns).with_format("numpy") for one in sets]
     with _adapted(model, arguments) as trained, _loss(model, trained, train_labels, arguments):
@@ -555,7 +567,7 @@ def positive_weights(labels: torch.Tensor) -> torch.Tensor:
 
 def settings(arguments: FinetuningArguments) -> dict[str, Any]:
     """The recipe as it is written beside results: what changes what is trained."""
-    # What is not set acts on nothing: augmentation, where no pages are drawn.
+    # What is not set is the system's own: its augmentation.
     return {name: value for name, value in asdict(arguments).items() if name not in _FREE and value is not None}
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, TrainerCallback, set_seed
 
+from clear_hug_hf.data import augmentation
 from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
@@ -414,9 +415,34 @@ def test_when_outputs_are_nan_then_training_stops_and_says_so(sets: Sets, tmp_pa
         ("class_weights", "auto", "choose from none, balanced"),
         ("layer_decay", 1.5, "must be at most 1"),
         ("batch_size", 0, "batch_size is 0: it must be positive"),
+        ("augmentation", 1.0, "a frozen encoder reads each recording once"),
         ("head_learning_rate", -1.0, "must be positive"),
     ],
 )
 def test_when_a_field_of_the_recipe_is_wrong_then_it_is_named(field: str, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         FinetuningArguments(**{field: value})
+
+
+def test_when_training_recordings_are_augmented_then_they_change_and_validation_ones_do_not(
+    sets: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    change = augmentation.augment_recording
+
+    def watch(signal: np.ndarray, *rest: Any) -> Any:
+        seen.append(signal.shape[1])
+        return change(signal, *rest)
+
+    monkeypatch.setattr(augmentation, "augment_recording", watch)
+    result = finetune(
+        _model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=2, augmentation=1.0)
+    )
+    assert len(seen) == 2 * len(sets[0])
+    plain = finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=2))
+    again = finetune(
+        _model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=2, augmentation=1.0)
+    )
+    weights = [one.model.classifier.weight for one in (result, plain, again)]
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
