@@ -1,0 +1,170 @@
+"""
+What a prediction costs: from a recording to probabilities one by one, and in batches of 64, in every form that runs.
+
+    python benchmarks/latency.py --models model_cards/*            # threads: all cores; pip install '.[export]'
+    python benchmarks/latency.py --models runs/superclasses --record path/to/record
+
+Forms: float32 as it is loaded, bfloat16, compiled (`torch.compile`), and ONNX with the same weights and with 8-bit
+matrix products. Of each the largest difference of its logits from those in float32 is measured on 64 recordings. The
+last rows are CLEAR-HUG at the released base size with the released attention and embedding, untrained: the same work.
+
+Writes `benchmarks/results/latency.csv`: medians of runs that take turns, with the fastest and the slowest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import REPOSITORY, describe_machine, write_csv
+from transformers import set_seed
+
+from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification
+from clear_hug_hf.data.records import read_record
+from clear_hug_hf.data.simulation import simulate_recordings
+from clear_hug_hf.hub.export import INT8_MODEL, MODEL, export_onnx
+from clear_hug_hf.hub.model_card import OF_RECORDINGS
+from clear_hug_hf.training.folders import load_model, save_model_folder
+
+
+BATCH = 64
+Form = Callable[[dict[str, Any]], np.ndarray]
+
+
+def forms(folder: Path, exported: Path) -> tuple[Any, int, dict[str, Form]]:
+    """Feature extractor, parameters, and how each form computes logits of what the extractor gives."""
+    import onnxruntime
+
+    model, extractor, _ = load_model(folder)
+    half = load_model(folder)[0].to(torch.bfloat16)
+    compiled = torch.compile(load_model(folder)[0], dynamic=True)
+    export_onnx(folder, exported, int8=True)
+
+    def by_torch(one: Any, dtype: torch.dtype = torch.float32) -> Form:
+        def run(inputs: dict[str, Any]) -> np.ndarray:
+            tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
+            tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+            with torch.no_grad():
+                return one(**tensors).logits.float().numpy()
+
+        return run
+
+    def by_onnx(name: str) -> Form:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(exported / name), options, providers=["CPUExecutionProvider"])
+        return lambda inputs: session.run(["logits"], {k: np.asarray(v) for k, v in inputs.items()})[0]
+
+    found: dict[str, Form] = {
+        "float32": by_torch(model),
+        "bfloat16": by_torch(half, torch.bfloat16),
+        "compiled": by_torch(compiled),
+        "ONNX": by_onnx(MODEL),
+        "ONNX, 8 bits": by_onnx(INT8_MODEL),
+    }
+    return extractor, model.num_parameters(), found
+
+
+def measure(name: str, folder: Path, recordings: list[Any], repeats: int) -> list[dict[str, Any]]:
+    """A row per form of a model."""
+    with tempfile.TemporaryDirectory() as place:
+        extractor, parameters, found = forms(folder, Path(place) / "exported")
+
+        def prepare(some: list[Any]) -> dict[str, Any]:
+            return dict(
+                extractor(
+                    [one.waveform for one in some],
+                    sampling_rate=[one.sampling_rate for one in some],
+                    lead_names=[list(one.lead_names) for one in some],
+                    unit=[one.unit for one in some],
+                    return_tensors="np",
+                )
+            )
+
+        batch = prepare(recordings)
+        expected = found["float32"](batch)
+        apart = {form: float(np.abs(run(batch) - expected).max()) for form, run in found.items()}
+        singles: dict[str, list[float]] = {form: [] for form in found}
+        batches: dict[str, list[float]] = {form: [] for form in found}
+        preparing: list[float] = []
+        for run in found.values():  # Warm up: compilation, caches.
+            run(prepare(recordings[:1]))
+        for repeat in range(repeats):
+            one = [recordings[repeat % len(recordings)]]
+            for form, run in found.items():
+                started = time.perf_counter()
+                inputs = prepare(one)
+                prepared = time.perf_counter()
+                run(inputs)
+                singles[form].append(time.perf_counter() - started)
+                preparing.append(prepared - started)
+                if repeat < max(3, repeats // 10):
+                    started = time.perf_counter()
+                    run(batch)
+                    batches[form].append(time.perf_counter() - started)
+    return [
+        {
+            "model": name,
+            "form": form,
+            "parameters": parameters,
+            "ms_one": f"{1e3 * np.median(singles[form]):.2f}",
+            "ms_one_fastest": f"{1e3 * min(singles[form]):.2f}",
+            "ms_one_slowest": f"{1e3 * max(singles[form]):.2f}",
+            "ms_preparing": f"{1e3 * np.median(preparing):.2f}",
+            "recordings_per_s": f"{len(recordings) / np.median(batches[form]):.1f}",
+            "largest_difference": f"{apart[form]:.2g}",
+            "threads": torch.get_num_threads(),
+        }
+        for form in found
+    ]
+
+
+def released_base(folder: Path) -> Path:
+    """CLEAR-HUG at the released size, with the released attention and embedding, untrained."""
+    set_seed(0)
+    config = ClearHugConfig.preset("base", cls_attention="reference_bias", beat_embedding="conv", num_labels=5)
+    save_model_folder(folder, ClearHugForSequenceClassification(config), ClearHugFeatureExtractor())
+    return folder
+
+
+def main() -> int:
+    """Measure every model, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--models", nargs="+", type=Path, required=True, metavar="DIR", help="others than classifiers are passed over"
+    )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="a WFDB record; simulated ones by default")
+    parser.add_argument("--repeats", type=int, default=50, metavar="N", help="%(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of torch and ONNX")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "latency.csv")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.record is not None:
+        recordings = [read_record(arguments.record)] * BATCH
+    else:
+        recordings = simulate_recordings(8, seed=0)
+        recordings = (recordings * BATCH)[:BATCH]
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        base = released_base(Path(place) / "released base design, untrained")
+        for folder in [*arguments.models, base]:
+            if not (folder / "config.json").is_file() or load_model(folder)[2] not in OF_RECORDINGS:
+                continue
+            rows += measure(folder.name, folder, recordings, arguments.repeats)
+            for row in rows[-5:]:
+                print(
+                    {name: row[name] for name in ("model", "form", "ms_one", "recordings_per_s", "largest_difference")}
+                )
+    write_csv(arguments.results, [{**row, **describe_machine("torch", "onnxruntime", "transformers")} for row in rows])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
