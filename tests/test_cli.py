@@ -73,6 +73,33 @@ def test_when_a_model_is_finetuned_then_metrics_stand_beside_the_control(runs: P
     assert pictures == ["group_activations.png", "prediction.png", "reconstruction.png", "recording.png", "roc.png"]
 
 
+def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_says_so(
+    runs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+) -> None:
+    table = ["path,patient_id,split,fast,rare"]
+    for number, recording in enumerate(make_recordings(48)):
+        write_record(tmp_path / "ward" / f"{number:02d}", recording)
+        fast = (recording.labels or {})["fast"]
+        table.append(f"ward/{number:02d},{recording.patient_id},{recording.split},{fast:g},{number in (0, 1, 2):d}")
+    (tmp_path / "ward.csv").write_text("\n".join(table) + "\n")
+    prepared, output = str(tmp_path / "prepared"), tmp_path / "finetuned"
+    assert main(["prepare", str(tmp_path / "ward.csv"), "--labels", "fast", "rare", "--output", prepared]) == 0
+    command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output", str(output), *RECIPE]
+    assert main([*command, "--min-positives", "40"]) == 2
+    assert "no label has 40 training recordings" in capsys.readouterr().err
+    assert main([*command, "--no-control", "--min-positives", "5"]) == 0
+    assert "fewer than 5 training recordings have them, or have not: rare" in capsys.readouterr().out
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["labels"] == ["fast"]
+    assert metrics["data"]["left_out"] == {"labels": ["rare"], "fewer_than": 5}
+    assert main(["publish", str(output), "you/ward", "--dry-run", str(tmp_path / "staged")]) == 0
+    assert "5 training recordings have are not among its outputs: rare." in (tmp_path / "staged/README.md").read_text()
+
+
 def test_when_the_model_folder_is_loaded_then_it_reads_a_record_in_five_lines(runs: Path, ptbxl_folder: Path) -> None:
     folder = runs / "finetuned" / "model"
     extractor = AutoFeatureExtractor.from_pretrained(folder)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .finetune import finetune_and_report, leave_out_absent
+from .finetune import finetune_and_report, leave_out_rare
 from .pretrain import pretrain_and_draw
 from .shared import (
     EXIT_OK,
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe.training.batch_size = min(recipe.training.batch_size, len(sets["train"]))
     about = {**sources.about, "sets": count_sets(sets)}
     pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
-    sets, label_names = leave_out_absent(sets, sources.label_names)
+    sets, label_names, _ = leave_out_rare(sets, sources.label_names)
     finetune_and_report(arguments, output / "pretrained" / "model", sets, label_names, about, output)
     report_rejected(rejected)
     option = "" if arguments.system == "clear_hug" else f" --system {arguments.system}"

@@ -155,6 +155,14 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="balanced weighs rare labels up; their probabilities are then too high (default: %(default)s)",
     )
+    parser.add_argument(
+        "--min-positives",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="without --labels: leave out labels with fewer training recordings that have them, or that do not "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--no-control", action="store_true", help="leave out the run with an untrained encoder")
     add_cache_options(parser)
 
@@ -178,11 +186,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     sets, rejected = prepare_splits(sources, extractor, label_names)
     require(sets, rejected, "train", "validation")
+    left_out: list[str] = []
     if arguments.labels is None:
-        sets, label_names = leave_out_absent(sets, label_names)
+        sets, label_names, left_out = leave_out_rare(sets, label_names, arguments.min_positives)
     check_datasets(sets["train"], sets["validation"], label_names)
     try:
         about = {**sources.about, "sets": count_sets(sets)}
+        if left_out:
+            about["left_out"] = {"labels": left_out, "fewer_than": arguments.min_positives}
         finetune_and_report(arguments, folder, sets, label_names, about, output)
     except KeyboardInterrupt:
         command = "the same command without --restart" if arguments.restart else "the same command"
@@ -198,20 +209,31 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 
 
-def leave_out_absent(
-    sets: dict[str, datasets.Dataset], label_names: list[str]
-) -> tuple[dict[str, datasets.Dataset], list[str]]:
-    """Without labels of which the training recordings have one class only, where nobody asked for these by name."""
+def leave_out_rare(
+    sets: dict[str, datasets.Dataset], label_names: list[str], fewest: int = 1
+) -> tuple[dict[str, datasets.Dataset], list[str], list[str]]:
+    """
+    Sets and labels without those that fewer than `fewest` training recordings have, or have not, where nobody asked
+    for these by name; and the names of these.
+    """
     from ..data.prepared import keep_labels
+    from ..processing import InputError
     from ..training.features import dataset_labels
     from ..training.finetuning import absent_labels
 
-    absent = absent_labels(dataset_labels(sets["train"], label_names), label_names)
-    kept = [name for name in label_names if name not in absent]
-    if not absent or not kept:
-        return sets, label_names
-    say(f"left out, since no training recording has them or all have: {', '.join(absent)}")
-    return {split: keep_labels(dataset, kept) for split, dataset in sets.items()}, kept
+    rare = absent_labels(dataset_labels(sets["train"], label_names), label_names, fewest)
+    kept = [name for name in label_names if name not in rare]
+    if rare and not kept and fewest > 1:
+        raise InputError(f"no label has {fewest} training recordings with and without it: ask for fewer")
+    if not rare or not kept:
+        return sets, label_names, []
+    why = (
+        "no training recording has them or all have"
+        if fewest == 1
+        else f"fewer than {fewest} training recordings have them, or have not"
+    )
+    say(f"left out, since {why}: {', '.join(rare)}")
+    return {split: keep_labels(dataset, kept) for split, dataset in sets.items()}, kept, rare
 
 
 def _finetuning_arguments(arguments: argparse.Namespace) -> Any:

@@ -638,6 +638,11 @@ def _limits(
     limits = ["What other hospitals' devices, populations and labels do to it is not known from what stands here."]
     if metrics is not None:
         tested = _tested(metrics)
+        if rare := metrics["data"].get("left_out"):
+            limits.append(
+                f"Labels that fewer than {rare['fewer_than']} training recordings have are not among its outputs: "
+                f"{', '.join(map(_cell, rare['labels']))}."
+            )
         if tested.split == "validation":
             limits.append("There were no test recordings: all results are of those that the model was chosen on.")
         few = [

@@ -692,9 +692,9 @@ def check_datasets(
         )
 
 
-def absent_labels(labels: torch.Tensor, label_names: Iterable[str]) -> list[str]:
-    """Names of the labels `(num_recordings, num_labels)` of which only one class is present."""
-    some = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
+def absent_labels(labels: torch.Tensor, label_names: Iterable[str], fewest: int = 1) -> list[str]:
+    """Names of the labels `(num_recordings, num_labels)` that fewer than `fewest` have, or have not."""
+    some = ((labels == 1).sum(dim=0) >= fewest) & ((labels == 0).sum(dim=0) >= fewest)
     return [name for name, both in zip(label_names, some.tolist(), strict=True) if not both]
 
 
