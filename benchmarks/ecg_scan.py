@@ -9,11 +9,11 @@ ECG-Scan on pages of real recordings, cross-validated by patient: what alignment
 
 The recordings of PTB-XL (folds 1 to 9) are divided into three thirds by patient. For each third a CLEAR encoder is
 pre-trained on the signals of nine tenths of the other two; pages of these and of two thirds of the recordings in mV
-are then aligned with it and with sentences of the statements, with all terms and with each left out; the seed of a run
-is the number of its third. Each vision tower is judged by a linear probe for the five superclasses (L2 strength chosen
-on the last tenth of the patients, which no training saw), and zero-shot by prompts. Controls: the same tower without
-training, and trained on the superclasses alone, from scratch; ceiling: the probe on what the signal teacher makes of
-the true signal. Stopped, the same command goes on.
+are then aligned with it and with sentences of the statements, with all terms, with each left out, and with the volume
+divided by the area of signal and text; the seed of a run is the number of its third. Each vision tower is judged by a
+linear probe for the five superclasses (L2 strength chosen on the last tenth of the patients, which no training saw),
+and zero-shot by prompts. Controls: the same tower without training, and trained on the superclasses alone, from
+scratch; ceiling: the probe on what the signal teacher makes of the true signal. Stopped, the same command goes on.
 
 Writes `benchmarks/results/ecg_scan.csv`: macro AUROC with 95 % bootstrap intervals over patients, paired differences,
 the share of the gap between control and ceiling that is closed, robustness by layout and strength of the augmentation,
@@ -59,6 +59,7 @@ STRENGTHS = (0.0, 0.5, 1.0, 2.0)
 VARIANTS: dict[str, dict[str, float]] = {
     "full": {},
     "no_volume": {"volume_weight": 0.0},
+    "normalized": {"normalize_volume": True},
     "no_pairwise": {"pairwise_weight": 0.0},
     "no_reconstruction": {"reconstruction_weight": 0.0, "lead_weight": 0.0},
     "no_lead": {"lead_weight": 0.0},
@@ -71,10 +72,12 @@ TITLES = {
     "full fine-tuned": "ECG-Scan, fine-tuned",
     "teacher": "signal teacher on the true signal + linear probe (ceiling)",
     "no_volume": "without the volume contrast + linear probe",
+    "normalized": "with the volume over the pair's area + linear probe",
     "no_pairwise": "without the pairwise contrast + linear probe",
     "no_reconstruction": "without reconstruction and lead term + linear probe",
     "no_lead": "without the lead term + linear probe",
     "no_volume zero-shot": "without the volume contrast, zero-shot",
+    "normalized zero-shot": "with the volume over the pair's area, zero-shot",
     "no_pairwise zero-shot": "without the pairwise contrast, zero-shot",
     "no_reconstruction zero-shot": "without reconstruction and lead term, zero-shot",
     "no_lead zero-shot": "without the lead term, zero-shot",
@@ -84,7 +87,9 @@ DIFFERENCES = [
     ("full", "supervised"),
     ("full fine-tuned", "supervised"),
     ("full", "teacher"),
+    ("no_volume", "untrained"),
     ("full", "no_volume"),
+    ("full", "normalized"),
     ("full", "no_pairwise"),
     ("full", "no_reconstruction"),
     ("full", "no_lead"),
@@ -356,21 +361,22 @@ class Experiment:
         by_fold: dict[str, list[float]] = {}
         kept: dict[str, list[dict[str, np.ndarray]]] = {}
         for name in ("untrained", "supervised", "full fine-tuned", "teacher", *VARIANTS):
-            paths = [self.output / "scores" / f"{name.replace(' ', '_')}-{fold}.npz" for fold in range(NUM_FOLDS)]
+            folds = self.arguments.folds
+            paths = [self.output / "scores" / f"{name.replace(' ', '_')}-{fold}.npz" for fold in folds]
             if all(path.is_file() for path in paths):
                 kept[name] = [dict(np.load(path)) for path in paths]
         scores: dict[str, list[np.ndarray]] = {}
-        for name, folds in kept.items():
-            scores[name] = [one["scores"] for one in folds]
+        for name, found in kept.items():
+            scores[name] = [one["scores"] for one in found]
             if name in VARIANTS:
-                scores[f"{name} zero-shot"] = [one["zero_shot"] for one in folds]
+                scores[f"{name} zero-shot"] = [one["zero_shot"] for one in found]
         if "full" in kept:
             for key in ("12x1", "6x2", *(f"strength {one:g}" for one in STRENGTHS[1:])):
                 scores[f"full, {key}"] = [one[key] for one in kept["full"]]
         for name, folds_scores in scores.items():
             of_folds = []
             by_fold[name] = []
-            for fold, one in enumerate(folds_scores):
+            for fold, one in zip(self.arguments.folds, folds_scores, strict=True):
                 places = self.parts(fold)["test"]
                 labels, patients = self.labels[places], list(self.patients[places])
                 of_folds.append(macro_auroc_samples(labels, [one], patients, 2000, seed=fold))
@@ -397,10 +403,10 @@ class Experiment:
                     _row("gap closed", _title(name), "", (samples[name] - samples["untrained"]) / gap, [], ".3f")
                 )
         rng = np.random.default_rng(0)
-        for name, folds in kept.items():
+        for name, found in kept.items():
             for key in ("mv drawn", "mv unseen", "mv residual"):
-                if key in folds[0]:
-                    values = np.concatenate([one[key] for one in folds])
+                if key in found[0]:
+                    values = np.concatenate([one[key] for one in found])
                     rows.append(_row(key.replace("mv ", "mV "), _title(name), "", _resampled(values, rng), [], ".4f"))
         if "full" in kept and "mv flat" in kept["full"][0]:
             for key, title in (("mv flat", "flat line"), ("mv own_residual", "the recordings themselves")):
@@ -471,10 +477,10 @@ def main() -> int:
     )
     parser.add_argument("--millivolts", type=Path, nargs="*", default=[], metavar="DIR", help="recordings in mV")
     parser.add_argument("--output", type=Path, default=Path("runs/ecg_scan"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="of each alignment (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=6, metavar="N", help="of each alignment (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="%(default)s")
     parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="%(default)s")
-    parser.add_argument("--finetuning-epochs", type=int, default=12, metavar="N", help="%(default)s")
+    parser.add_argument("--finetuning-epochs", type=int, default=8, metavar="N", help="%(default)s")
     parser.add_argument("--teacher-epochs", type=int, default=25, metavar="N", help="%(default)s")
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="thirds")
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -274,6 +275,11 @@ def test_when_pictures_are_bad_then_they_are_named_and_the_others_predicted(
         ("gone", "does not exist"),
     ):
         assert said in _refused(capsys, "predict", bad_pictures[name], "--model", house / "finetuned")
+    scans = bad_pictures["white"].parent / "scans" / "today"
+    scans.mkdir(parents=True)
+    shutil.copy(page, scans / "page.png")
+    _run("predict", scans.parent, "--model", house / "finetuned")
+    assert str(scans / "page.png") in capsys.readouterr().out
     command = ["predict", bad_pictures["white"], page, "--model", house / "finetuned"]
     assert main([str(word) for word in command]) == 1
     printed = capsys.readouterr()

@@ -64,7 +64,7 @@ def add(verbs: Any) -> None:
         nargs="+",
         type=Path,
         metavar="RECORD",
-        help="records, folders of records, CSV tables with a column `path`, or pictures of pages",
+        help="records, folders of records, CSV tables with a column `path`, pictures of pages, or folders of these",
     )
     parser.add_argument(
         "--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`, or hf://ORG/NAME"
@@ -113,8 +113,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threshold is not None:
         thresholds = dict.fromkeys(names, arguments.threshold)
     rejected: list[Rejected] = []
-    pages = [path for path in arguments.records if path.suffix.lower() in PICTURES]
-    references = records_to_predict([path for path in arguments.records if path not in pages], rejected)
+    pages_of = {path: pictures_at(path) for path in arguments.records}
+    pages = [page for found in pages_of.values() for page in found]
+    references = records_to_predict([path for path in arguments.records if not pages_of[path]], rejected)
     table: list[dict[str, Any]] = []
     drawn: set[Path] = set()
     num_done = 0
@@ -245,6 +246,14 @@ def _in_batches(references: Sequence[RecordReference], shown: bool) -> Iterator[
             batch = references[start : start + _RECORDS_AT_ONCE]
             yield batch
             bar.update(len(batch))
+
+
+def pictures_at(path: Path) -> list[Path]:
+    """The picture at a path, or those of a folder without records, sorted."""
+    if path.is_dir():
+        found = [one for one in path.rglob("*") if one.suffix.lower() in PICTURES]
+        return [] if not found or any(path.rglob("*.hea")) else sorted(found)
+    return [path] if path.suffix.lower() in PICTURES else []
 
 
 def records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[RecordReference]:
