@@ -1,0 +1,212 @@
+"""
+What the shipped recipe must beat, cross-validated by patient: a supervised ResNet, a masked autoencoder, no training.
+
+    python benchmarks/bars.py --data prepared/multilead/ptbxl --extra prepared/multilead/{cinc2011,challenge,ludb} \\
+        --recipe scripts/recipes/clear_small.yaml --output runs/bars
+
+As `benchmarks/ablations.py`: all recordings of PTB-XL (folds 1 to 9) in three thirds by patient; for each third
+encoders are pre-trained by the recipe on the other two and on all extra recordings, heads and whole models are trained
+on nine tenths of the labelled patients and chosen on the last tenth, and the third is tested. With all labels and with
+a tenth of them; the ResNet is trained on the same labels in the same run. The seed of pre-training and of whole models
+is the number of the third; heads and the ResNet have three seeds. Stopped, the same command goes on.
+
+Writes `benchmarks/results/bars.csv`: macro AUROC with 95 % bootstrap intervals over patients, and paired differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from ablations import NUM_FOLDS, all_recordings, task_of_fold
+from machine import REPOSITORY, describe_machine, write_csv
+from transformers import set_seed
+from transformers.utils import logging
+
+from clear_hug_hf.data.prepared import keep_labels, load_prepared
+from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
+from clear_hug_hf.training.benchmark import CELLS, RANDOM, RESNET, BenchmarkArguments, Cell, recipes, run_benchmark
+from clear_hug_hf.training.features import dataset_labels
+from clear_hug_hf.training.finetuning import FinetuningArguments
+from clear_hug_hf.training.folders import load_feature_extractor
+from clear_hug_hf.training.pretraining import pretrain
+from clear_hug_hf.training.recipes import Recipe, read_recipe
+
+
+SEEDS = (0, 1, 2)
+FRACTIONS = (0.1, 1.0)
+VARIANTS: dict[str, dict[str, Any]] = {"clear": {}, "masked_autoencoder": {"full_attention": True}}
+# Rows of the results: name, cells' model, protocol and head.
+METHODS = [
+    ("untrained + mean", RANDOM, "probe", "mean"),
+    ("untrained + HUG", RANDOM, "probe", "hug"),
+    ("masked autoencoder + mean", "masked_autoencoder", "probe", "mean"),
+    ("masked autoencoder + HUG", "masked_autoencoder", "probe", "hug"),
+    ("CLEAR + mean", "clear", "probe", "mean"),
+    ("CLEAR + HUG", "clear", "probe", "hug"),
+    ("whole model, untrained", RANDOM, "finetune", "hug"),
+    ("whole model from the masked autoencoder", "masked_autoencoder", "finetune", "hug"),
+    ("whole model from CLEAR", "clear", "finetune", "hug"),
+    ("supervised ResNet", RESNET, "supervised", ""),
+]
+DIFFERENCES = [
+    ("whole model from CLEAR", "supervised ResNet"),
+    ("CLEAR + HUG", "supervised ResNet"),
+    ("whole model from CLEAR", "whole model, untrained"),
+    ("whole model from CLEAR", "whole model from the masked autoencoder"),
+    ("CLEAR + HUG", "untrained + HUG"),
+    ("CLEAR + HUG", "masked autoencoder + HUG"),
+    ("CLEAR + HUG", "CLEAR + mean"),
+]
+
+
+def recipe_of(variant: str, fold: int, path: Path) -> Recipe:
+    """How a variant is pre-trained."""
+    return read_recipe(path, {"seed": fold, "trackers": [], "model": VARIANTS[variant]})
+
+
+def pretrain_variant(variant: str, fold: int, arguments: argparse.Namespace) -> Path:
+    """Pre-train on all thirds but one and the extra recordings, or find that it was done."""
+    everything, prepared_with, folds = all_recordings(arguments.data)
+    recipe = recipe_of(variant, fold, arguments.recipe)
+    parts = [keep_labels(everything.select(np.flatnonzero(folds != fold)), None)]
+    for folder in arguments.extra:
+        sets, _ = load_prepared(folder)
+        parts += [keep_labels(one, None) for one in sets.values()]
+    extractor = recipe.make_feature_extractor(prepared_with)
+    set_seed(fold)
+    model = recipe.make_model()
+    folder = arguments.output / "pretrained" / f"{variant}-{fold}"
+    rows = datasets.concatenate_datasets(parts)
+    collator = recipe.make_collator(model, extractor)
+    done = pretrain(model, rows, extractor, folder, None, recipe.training, collator=collator)
+    print(f"{variant}, third {fold}: loss {done.history[-1]['train_loss']:.4f} on {len(rows)} recordings", flush=True)
+    return folder
+
+
+def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
+    """Train and test heads, whole models or the reference on a third."""
+    task = task_of_fold(fold, arguments.data)
+    models: dict[str, Path | None] = {
+        name: arguments.output / "pretrained" / f"{name}-{fold}" / "model" for name in VARIANTS
+    }
+    # What is cut of a row is the models' own.
+    task.feature_extractor = load_feature_extractor(models["clear"])  # type: ignore[arg-type]
+    whole = FinetuningArguments(
+        method="full",
+        epochs=arguments.finetune_epochs,
+        patience=arguments.finetune_epochs,
+        batch_size=32,
+        augmentation=arguments.augmentation,
+        allow_absent_labels=True,
+        progress=False,
+    )
+    chosen = {
+        "probes": BenchmarkArguments(heads=("mean", "hug"), fractions=FRACTIONS, seeds=SEEDS),
+        "finetuning": BenchmarkArguments(
+            heads=("hug",),
+            protocols=("finetune",),
+            fractions=FRACTIONS,
+            seeds=(fold,),
+            recipes={**recipes(), "finetune": whole},
+        ),
+        "reference": BenchmarkArguments(
+            protocols=(), fractions=FRACTIONS, seeds=SEEDS, recipes=recipes(reference_epochs=30)
+        ),
+    }[which]
+    models = {RESNET: None} if which == "reference" else {**models, RANDOM: None}
+    run_benchmark([task], models, arguments.output / f"{which}-{fold}", chosen, arguments.output / "features")
+
+
+def summarise(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the results, of the methods whose cells are all there."""
+    place = {"probe": "probes", "finetune": "finetuning", "supervised": "reference"}
+    tasks = {fold: task_of_fold(fold, arguments.data) for fold in range(NUM_FOLDS)}
+    samples: dict[tuple[str, float], np.ndarray] = {}
+    thirds: dict[tuple[str, float], list[float]] = {}
+    for name, model, protocol, head in METHODS:
+        for fraction in FRACTIONS:
+            of_folds, values = [], []
+            for fold, task in tasks.items():
+                seeds = (fold,) if protocol == "finetune" else SEEDS
+                cells = [Cell(task.name, fraction, seed, model, protocol, head) for seed in seeds]
+                paths = [arguments.output / f"{place[protocol]}-{fold}" / CELLS / f"{one.name}.npy" for one in cells]
+                if not all(path.is_file() for path in paths):
+                    break
+                runs = [np.load(path) for path in paths]
+                labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
+                patients = task.sets["test"]["patient_id"]
+                # The patients of the thirds are others, so that they are drawn apart.
+                of_folds.append(macro_auroc_samples(labels, runs, patients, 2000, seed=fold))
+                values.append(float(of_folds[-1][0]))
+            if len(of_folds) == NUM_FOLDS:
+                samples[name, fraction] = np.mean(of_folds, axis=0)
+                thirds[name, fraction] = values
+    rows = [_row("macro AUROC", name, "", f, one, thirds[name, f]) for (name, f), one in samples.items()]
+    for first, second in DIFFERENCES:
+        for fraction in FRACTIONS:
+            if (first, fraction) in samples and (second, fraction) in samples:
+                between = np.subtract(thirds[first, fraction], thirds[second, fraction])
+                both = samples[first, fraction] - samples[second, fraction]
+                rows.append(_row("difference", first, second, fraction, both, list(between)))
+    return [{**row, **describe_machine("torch", "transformers", "scikit-learn")} for row in rows]
+
+
+def _row(
+    what: str, method: str, minus: str, fraction: float, samples: np.ndarray, thirds: list[float]
+) -> dict[str, Any]:
+    return {
+        "what": what,
+        "method": method,
+        "minus": minus,
+        "labels": f"{100 * fraction:g}%",
+        **{name: f"{value:.5f}" for name, value in interval_of_samples(samples).items() if value is not None},
+        "thirds": " ".join(f"{value:.4f}" for value in thirds),
+    }
+
+
+def main() -> int:
+    """Run what is asked for, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="PTB-XL, prepared with ptbxl_super")
+    parser.add_argument("--extra", type=Path, nargs="*", default=[], metavar="DIR", help="for pre-training, prepared")
+    parser.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="of pre-training")
+    parser.add_argument("--output", type=Path, default=Path("runs/bars"), metavar="DIR", help="%(default)s")
+    parser.add_argument("--finetune-epochs", type=int, default=20, metavar="N", help="%(default)s")
+    parser.add_argument("--augmentation", type=float, default=1.0, metavar="S", help="of whole models (%(default)s)")
+    parts = ("pretraining", "probes", "reference", "finetuning")
+    parser.add_argument("--only", choices=(*parts, "summary"), help="one part; side by side, parts share the machine")
+    parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="thirds")
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), help="pre-trained")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of torch")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "bars.csv")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    datasets.disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for part in parts if arguments.only is None else (arguments.only,):
+        for fold in arguments.folds:
+            if part == "pretraining":
+                for variant in arguments.variants:
+                    pretrain_variant(variant, fold, arguments)
+            elif part != "summary":
+                run_fold(fold, part, arguments)
+    rows = summarise(arguments)
+    if rows:
+        write_csv(arguments.results, rows)
+    for row in rows:
+        minus = f" - {row['minus']}" if row["minus"] else ""
+        print(
+            f"{row['labels']} {row['method']}{minus}: {row['value']} ({row['low']} to {row['high']}) {row['thirds']}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
