@@ -11,7 +11,8 @@ What moves the probe: CLEAR pre-trained in many ways, one change at a time, judg
 Every trial pre-trains on folds 1 to 8 of PTB-XL and all recordings of the other folders, without labels. Heads for the
 five superclasses are trained on nine tenths of the patients of folds 1 to 8 with the encoder frozen, their epoch is
 chosen on the last tenth, and fold 9 is tested: the choices that this table leads to are made on fold 9, and no number
-in it is that of a test. The seed is that of pre-training and head. Stopped, the same command goes on.
+in it is that of a test. The seed is that of pre-training and head. Stopped, the same command goes on; trials that were
+run elsewhere before stay in the log.
 
 Writes `benchmarks/results/trials.csv`: a row for each run (also of those that came to nothing), means over seeds with
 95 % bootstrap intervals over patients, and paired differences from the paper's form.
@@ -20,6 +21,7 @@ Writes `benchmarks/results/trials.csv`: a row for each run (also of those that c
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
@@ -177,6 +179,14 @@ def summarise(output: Path, prepared: Path) -> list[dict[str, Any]]:
     return [{**row, **describe_machine("torch", "transformers", "scikit-learn")} for row in rows]
 
 
+def earlier_rows(results: Path, trials: set[str]) -> list[dict[str, Any]]:
+    """Rows of other trials that the log holds: what was tried once stays in it."""
+    if not results.is_file():
+        return []
+    with results.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["trial"] not in trials]
+
+
 def _row(
     what: str,
     key: tuple[str, float, str],
@@ -228,7 +238,7 @@ def main() -> int:
             print(name, seed, flush=True)
     rows = summarise(arguments.output, arguments.prepared)
     if rows:
-        write_csv(arguments.results, rows)
+        write_csv(arguments.results, rows + earlier_rows(arguments.results, {row["trial"] for row in rows}))
     for row in rows:
         print(
             f"{row['what']}: {row['trial']}, {row['head']}, {row['labels']}: {row['value']} ({row['low']} to "
