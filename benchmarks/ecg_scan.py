@@ -186,9 +186,7 @@ class Experiment:
         extractor = self.drawing(recipe)
         result = pretrain(model, sets["train"], extractor, folder, None, recipe.training, collator=collator)
         last = result.history[-1]
-        print(
-            f"{variant}, third {fold}: {last['epoch']} epochs, {last['seconds']:.0f} s in the last, {last}", flush=True
-        )
+        print(f"{variant}, third {fold}: {last['epoch']} epochs in {last['seconds']:.0f} s, {last}", flush=True)
         return folder / "model"
 
     def drawing(self, recipe: Recipe) -> Any:
