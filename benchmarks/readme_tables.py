@@ -292,6 +292,30 @@ def compare_systems_differences() -> str:
     return _table(["macro AUROC of", "minus that of", "difference (95 %)"], body)
 
 
+def trials() -> str:
+    """What moves the probe: heads on frozen encoders that were pre-trained in many ways."""
+    rows = _read("trials.csv")
+    of = {(row["what"], row["trial"], row["labels"], row["head"]): row for row in rows}
+    names = list(dict.fromkeys(row["trial"] for row in rows))
+
+    def cell(what: str, name: str, labels: str, head: str, form: str) -> str:
+        row = of.get((what, name, labels, head))
+        return "" if row is None else _of_row(row, form)
+
+    body = []
+    for name in names:
+        row = next(one for one in rows if one["trial"] == name)
+        values = [
+            cell("macro AUROC", name, *which, ".3f") for which in (("100%", "hug"), ("100%", "mean"), ("10%", "hug"))
+        ]
+        ahead = cell("difference from the paper's form", name, "100%", "hug", "+.3f")
+        body.append([row["about"], str(len(row["seeds"].split())), *values, ahead])
+    header = ["pre-trained", "seeds", "HUG", "mean", "HUG, 10 % of the labels", "HUG, ahead of the paper's form"]
+    most = max(rows, key=lambda row: int(row["recordings"] or 0))
+    note = f"*Pre-trained on up to {int(most['recordings']):,} recordings; {most['cpu']}, one thread, {most['date']}.*"
+    return _table(header, body) + "\n\n" + note
+
+
 def _scan(*kinds: str, name: str = "ecg_scan.csv") -> list[Row]:
     return [row for row in _read(name) if row["what"] in kinds]
 
@@ -395,7 +419,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "preparation": preparation,
         "pretrain_step_short": pretrain_step_short,
     },
-    "docs/pretraining.md": {"pretrain_step": pretrain_step},
+    "docs/pretraining.md": {"pretrain_step": pretrain_step, "trials": trials},
     "docs/finetuning.md": {
         "probe_cache": probe_cache,
         "protocol": protocol,
