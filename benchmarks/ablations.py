@@ -27,16 +27,16 @@ import datasets
 import numpy as np
 import torch
 from machine import REPOSITORY, describe_machine, write_csv
+from thirds import path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
 from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
-from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples, patient_weights
+from clear_hug_hf.evaluation.metrics import interval_of_samples, patient_weights
 from clear_hug_hf.evaluation.protocol import split_off
 from clear_hug_hf.training.benchmark import (
-    CELLS,
     RANDOM,
     RESNET,
     BenchmarkArguments,
@@ -189,28 +189,19 @@ def summarise(data: Path, output: Path) -> list[dict[str, Any]]:
     samples: dict[str, np.ndarray] = {}
     seeds_of: dict[str, list[float]] = {}
     place = {"probe": "probes", "finetune": "finetuning", "supervised": "reference"}
-    tasks = {fold: task_of_fold(fold, data) for fold in range(NUM_FOLDS)}
+    tasks = [task_of_fold(fold, data) for fold in range(NUM_FOLDS)]
     for name, model, protocol, head in METHODS:
-        of_folds, by_seed = [], []
-        for fold, task in tasks.items():
-            seeds = (fold,) if protocol == "finetune" else SEEDS
-            runs = []
-            for seed in seeds:
-                cell = Cell(task.name, 1.0, seed, model, protocol, head)
-                path = output / f"{place[protocol]}-{fold}" / CELLS / f"{cell.name}.npy"
-                if path.is_file():
-                    runs.append(np.load(path))
-            if len(runs) < len(seeds):
-                break
-            labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
-            patients = task.sets["test"]["patient_id"]
-            # The patients of the thirds are others, so that they are drawn apart.
-            of_folds.append(macro_auroc_samples(labels, runs, patients, 2000, seed=fold))
-            by_seed.append([float(macro_auroc_samples(labels, [run], patients, 0)[0]) for run in runs])
-        if len(of_folds) == NUM_FOLDS:
-            samples[name] = np.mean(of_folds, axis=0)
+        paths = [
+            [
+                path_of(output / f"{place[protocol]}-{fold}", Cell(task.name, 1.0, seed, model, protocol, head))
+                for seed in ((fold,) if protocol == "finetune" else SEEDS)
+            ]
+            for fold, task in enumerate(tasks)
+        ]
+        if (found := third_scores(tasks, paths)) is not None:
+            samples[name] = found.samples
             # With one run per third there is no seed that all thirds share: the values are those of the thirds.
-            seeds_of[name] = [row[0] for row in by_seed] if protocol == "finetune" else list(np.mean(by_seed, axis=0))
+            seeds_of[name] = found.by_third if protocol == "finetune" else list(np.mean(found.by_run, axis=0))
     rows = [_row("macro AUROC", name, "", one, seeds_of[name]) for name, one in samples.items()]
     for first, second in DIFFERENCES:
         if first in samples and second in samples:

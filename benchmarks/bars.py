@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from ablations import NUM_FOLDS, all_recordings, task_of_fold
 from machine import REPOSITORY, describe_machine, write_csv
+from thirds import path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
 from clear_hug_hf.data.prepared import keep_labels, load_prepared
-from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
-from clear_hug_hf.training.benchmark import CELLS, RANDOM, RESNET, BenchmarkArguments, Cell, recipes, run_benchmark
-from clear_hug_hf.training.features import dataset_labels
+from clear_hug_hf.evaluation.metrics import interval_of_samples
+from clear_hug_hf.training.benchmark import RANDOM, RESNET, BenchmarkArguments, Cell, recipes, run_benchmark
 from clear_hug_hf.training.finetuning import FinetuningArguments
 from clear_hug_hf.training.folders import load_feature_extractor
 from clear_hug_hf.training.pretraining import pretrain
@@ -126,27 +126,23 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
 def summarise(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of the results, of the methods whose cells are all there."""
     place = {"probe": "probes", "finetune": "finetuning", "supervised": "reference"}
-    tasks = {fold: task_of_fold(fold, arguments.data) for fold in range(NUM_FOLDS)}
+    tasks = [task_of_fold(fold, arguments.data) for fold in range(NUM_FOLDS)]
     samples: dict[tuple[str, float], np.ndarray] = {}
     thirds: dict[tuple[str, float], list[float]] = {}
     for name, model, protocol, head in METHODS:
         for fraction in FRACTIONS:
-            of_folds, values = [], []
-            for fold, task in tasks.items():
-                seeds = (fold,) if protocol == "finetune" else SEEDS
-                cells = [Cell(task.name, fraction, seed, model, protocol, head) for seed in seeds]
-                paths = [arguments.output / f"{place[protocol]}-{fold}" / CELLS / f"{one.name}.npy" for one in cells]
-                if not all(path.is_file() for path in paths):
-                    break
-                runs = [np.load(path) for path in paths]
-                labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
-                patients = task.sets["test"]["patient_id"]
-                # The patients of the thirds are others, so that they are drawn apart.
-                of_folds.append(macro_auroc_samples(labels, runs, patients, 2000, seed=fold))
-                values.append(float(of_folds[-1][0]))
-            if len(of_folds) == NUM_FOLDS:
-                samples[name, fraction] = np.mean(of_folds, axis=0)
-                thirds[name, fraction] = values
+            paths = [
+                [
+                    path_of(
+                        arguments.output / f"{place[protocol]}-{fold}",
+                        Cell(task.name, fraction, seed, model, protocol, head),
+                    )
+                    for seed in ((fold,) if protocol == "finetune" else SEEDS)
+                ]
+                for fold, task in enumerate(tasks)
+            ]
+            if (found := third_scores(tasks, paths)) is not None:
+                samples[name, fraction], thirds[name, fraction] = found.samples, found.by_third
     rows = [_row("macro AUROC", name, "", f, one, thirds[name, f]) for (name, f), one in samples.items()]
     for first, second in DIFFERENCES:
         for fraction in FRACTIONS:

@@ -29,14 +29,15 @@ import datasets
 import numpy as np
 import torch
 from machine import REPOSITORY, describe_machine, write_csv
+from thirds import path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
-from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
+from clear_hug_hf.evaluation.metrics import interval_of_samples
 from clear_hug_hf.evaluation.protocol import split_off
-from clear_hug_hf.training.benchmark import CELLS, RANDOM, BenchmarkArguments, Cell, Task, run_benchmark
+from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, run_benchmark
 from clear_hug_hf.training.features import dataset_labels
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe
@@ -156,23 +157,18 @@ class Comparison:
         samples: dict[str, np.ndarray] = {}
         of_seeds: dict[str, np.ndarray] = {}
         for title, name, trained, head in METHODS:
-            of_folds, by_seed = [], []
-            for fold in range(NUM_FOLDS):
-                task = self.task(name, fold)
-                folder = self.output / f"probes-{name}-{fold}" / CELLS
-                cells = [Cell(task.name, 1.0, seed, name if trained else RANDOM, "probe", head) for seed in SEEDS]
-                paths = [folder / f"{cell.name}.npy" for cell in cells]
-                if not all(path.is_file() for path in paths):
-                    break
-                runs = [np.load(path) for path in paths]
-                labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
-                patients = task.sets["test"]["patient_id"]
-                # The patients of the thirds are others, so that they are drawn apart.
-                of_folds.append(macro_auroc_samples(labels, runs, patients, 2000, seed=fold))
-                by_seed.append([float(macro_auroc_samples(labels, [run], patients, 0)[0]) for run in runs])
-            if len(of_folds) == NUM_FOLDS:
-                samples[title] = np.mean(of_folds, axis=0)
-                of_seeds[title] = np.mean(by_seed, axis=0)
+            tasks = [self.task(name, fold) for fold in range(NUM_FOLDS)]
+            model = name if trained else RANDOM
+            paths = [
+                [
+                    path_of(self.output / f"probes-{name}-{fold}", Cell(task.name, 1.0, seed, model, "probe", head))
+                    for seed in SEEDS
+                ]
+                for fold, task in enumerate(tasks)
+            ]
+            if (found := third_scores(tasks, paths)) is not None:
+                samples[title] = found.samples
+                of_seeds[title] = np.mean(found.by_run, axis=0)
         rows = [_row("macro AUROC", title, "", one, of_seeds[title]) for title, one in samples.items()]
         for first, second in DIFFERENCES:
             if first in samples and second in samples:

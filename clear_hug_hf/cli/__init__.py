@@ -78,13 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         "  clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet\n"
         "  clear-hug benchmark --tasks ptb-xl --models clear=runs/pretrained\n"
         "  clear-hug render patient7.hea page.png\n"
-        "  clear-hug publish runs/superclasses you/ecg-superclasses --dry-run staged\n\n"
+        "  clear-hug publish runs/superclasses you/ecg-superclasses --dry-run staged\n"
+        "  clear-hug export runs/superclasses --output exported\n\n"
         "`clear-hug VERB --help` explains each verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (
-        *(prepare, pretrain, finetune, evaluate, predict, embed, benchmark, publish, convert, export, render, demo),
-    ):
+    first = (prepare, pretrain, finetune, evaluate, predict, embed)
+    for verb in (*first, benchmark, publish, convert, export, render, demo):
         verb.add(verbs)
     return parser

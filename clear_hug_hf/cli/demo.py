@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .finetune import finetune_and_report, leave_out_rare
+from .finetune import finetune_and_report, finetuning_defaults, leave_out_rare
 from .pretrain import pretrain_and_draw
 from .shared import (
     EXIT_OK,
@@ -66,22 +66,7 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N recordings of each split")
     parser.add_argument("--seed", type=seed, default=0, help="default: %(default)s")
-    parser.set_defaults(
-        head=None,
-        method="frozen",
-        finetune_epochs=60,
-        finetune_batch_size=64,
-        patience=10,
-        head_learning_rate=None,
-        encoder_learning_rate=None,
-        layer_decay=0.75,
-        lora_rank=8,
-        augmentation=None,
-        class_weights="none",
-        no_control=False,
-        no_feature_cache=True,
-        restart=True,
-    )
+    parser.set_defaults(**{**finetuning_defaults(), "no_feature_cache": True, "restart": True})
 
 
 def run(arguments: argparse.Namespace) -> int:

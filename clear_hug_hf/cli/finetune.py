@@ -85,6 +85,13 @@ def add(verbs: Any) -> None:
     parser.add_argument("--seed", type=seed, default=0, help="default: %(default)s")
 
 
+def finetuning_defaults() -> dict[str, Any]:
+    """What the options of fine-tuning are where none is given, for verbs that fine-tune without having them."""
+    parser = argparse.ArgumentParser()
+    _add_finetuning_options(parser)
+    return vars(parser.parse_args([]))
+
+
 def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
     heads = ("hug", "mean", "weighted", "single_level")
     parser.add_argument(

@@ -251,8 +251,9 @@ def _in_batches(references: Sequence[RecordReference], shown: bool) -> Iterator[
 def pictures_at(path: Path) -> list[Path]:
     """The picture at a path, or those of a folder without records, sorted."""
     if path.is_dir():
-        found = [one for one in path.rglob("*") if one.suffix.lower() in PICTURES]
-        return [] if not found or any(path.rglob("*.hea")) else sorted(found)
+        if any(path.rglob("*.hea")):  # ends at the first record: there may be many
+            return []
+        return sorted(one for one in path.rglob("*") if one.suffix.lower() in PICTURES)
     return [path] if path.suffix.lower() in PICTURES else []
 
 

@@ -117,6 +117,12 @@ class AugmentingCollator(BeatCollator):
         Args:
             rows (`Sequence[Mapping]`): Rows as [`prepare`] makes them.
             seeds (`np.ndarray` of shape `(batch_size,)`, *optional*): One for each recording.
+
+        Returns:
+            `dict[str, torch.Tensor]`: As [`BeatCollator`].
+
+        Raises:
+            InputError: As [`BeatCollator`].
         """
         self._check_rate(rows)
         windows = self._windows(rows)
