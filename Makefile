@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-gpu lint types format benchmark clean
+.PHONY: help install demo test test-slow test-gpu lint types format benchmark weights clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -49,6 +49,9 @@ benchmark: install  ## print and save the speed and accuracy tables
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ecg_jepa_speed.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ecg_paper_speed.py
 	$(BIN)/python benchmarks/readme_tables.py
+
+weights: install  ## retrain and stage what is in model_cards/: SOURCES=DIR [NAMES="clear-hug-small ..."]; hours
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/weights.sh $(SOURCES) $(NAMES)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

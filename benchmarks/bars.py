@@ -103,6 +103,7 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
         patience=arguments.finetune_epochs,
         batch_size=32,
         augmentation=arguments.augmentation,
+        bf16=True,
         allow_absent_labels=True,
         progress=False,
     )
@@ -173,7 +174,7 @@ def main() -> int:
     parser.add_argument("--extra", type=Path, nargs="*", default=[], metavar="DIR", help="for pre-training, prepared")
     parser.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="of pre-training")
     parser.add_argument("--output", type=Path, default=Path("runs/bars"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--finetune-epochs", type=int, default=20, metavar="N", help="%(default)s")
+    parser.add_argument("--finetune-epochs", type=int, default=12, metavar="N", help="%(default)s")
     parser.add_argument("--augmentation", type=float, default=1.0, metavar="S", help="of whole models (%(default)s)")
     parts = ("pretraining", "probes", "reference", "finetuning")
     parser.add_argument("--only", choices=(*parts, "summary"), help="one part; side by side, parts share the machine")

@@ -316,6 +316,26 @@ def trials() -> str:
     return _table(header, body) + "\n\n" + note
 
 
+def shipped_weights() -> str:
+    """The models under `model_cards/`, with what the classifiers reach on fold 9 and their untrained controls."""
+    body = []
+    for folder in sorted(path.parent for path in (REPOSITORY / "model_cards").glob("*/config.json")):
+        megabytes = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f}"
+        name = f"[{folder.name}](model_cards/{folder.name})"
+        if not (folder / "metrics.json").is_file():
+            body.append([name, "encoder", megabytes, "", "", ""])
+            continue
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        found = [
+            _interval(metrics[run]["validation"]["macro_auroc"], ".3f")
+            for run in ("pretrained", "random_initialisation")
+        ]
+        ahead = _interval(metrics["difference_of_macro_auroc"]["validation"], "+.3f")
+        body.append([name, f"{len(metrics['labels'])} labels", megabytes, *found, ahead])
+    header = ["model", "gives", "MB", "macro AUROC, fold 9", "the same from random weights", "difference"]
+    return _table(header, body)
+
+
 def _scan(*kinds: str, name: str = "ecg_scan.csv") -> list[Row]:
     return [row for row in _read(name) if row["what"] in kinds]
 
@@ -414,6 +434,7 @@ def ecg_paper_speed() -> str:
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
+        "shipped_weights": shipped_weights,
         "ablations_short": ablations_short,
         "beat_detectors": beat_detectors,
         "preparation": preparation,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .finetune import finetune_and_report, finetuning_defaults, leave_out_rare
 from .pretrain import pretrain_and_draw
@@ -14,6 +14,7 @@ from .shared import (
     EXIT_SOME_FAILED,
     Sources,
     add_verb,
+    draw_prediction,
     positive,
     prepare_splits,
     quiet_libraries,
@@ -25,6 +26,11 @@ from .shared import (
 )
 
 
+if TYPE_CHECKING:
+    import datasets
+
+SHIPPED = Path(__file__).resolve().parents[2] / "model_cards"
+"""Where a checkout has the shipped weights; an installed package comes without."""
 _DATA_HELP = (
     "output of `clear-hug prepare`; or a folder of PTB-XL: ptbxl_database.csv, scp_statements.csv and records100 or "
     "records500. Folds 1-8 train, 9 validates, 10 tests; labels are the five diagnostic superclasses"
@@ -42,7 +48,8 @@ def add(verbs: Any) -> None:
         "everything once, on simulated recordings or your own",
         "Simulate recordings with several rhythms (or read --data), pre-train a tiny CLEAR and fine-tune the HUG\n"
         "head (with --system ecg_jepa ECG-JEPA and its own), evaluate it on patients that it never saw beside an\n"
-        "untrained encoder, and draw pictures. It downloads nothing.\n\n"
+        "untrained encoder, and draw pictures. In a checkout, shipped weights predict one of the recordings first.\n"
+        "It downloads nothing.\n\n"
         "examples:\n"
         "  clear-hug demo\n"
         "  clear-hug demo --data ptb-xl --output runs/ptb-xl",
@@ -96,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     require(sets, rejected, "train", "validation")
     recipe.training.batch_size = min(recipe.training.batch_size, len(sets["train"]))
     about = {**sources.about, "sets": count_sets(sets)}
+    _predict_with_shipped(sets, extractor, output / "pictures")
     pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
     sets, label_names, _ = leave_out_rare(sets, sources.label_names)
     finetune_and_report(arguments, output / "pretrained" / "model", sets, label_names, about, output)
@@ -109,6 +117,30 @@ def run(arguments: argparse.Namespace) -> int:
         f"  clear-hug demo{option} --data PTB_XL_FOLDER --output runs/ptb-xl"
     )
     return EXIT_SOME_FAILED if rejected else EXIT_OK
+
+
+def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pictures: Path) -> None:
+    """What the shipped classifiers that read recordings as `extractor` does say about a held-out one."""
+    from ..data.prepared import keep_labels
+    from ..data.sharding import extractor_settings
+    from ..evaluation.predictions import model_thresholds, predict
+    from ..training.folders import load_model
+
+    shown = "test" if "test" in sets else "validation"
+    one = keep_labels(sets[shown], None).select([0])
+    for folder in sorted(path.parent for path in SHIPPED.glob("*/config.json")):
+        model, reads, auto_class = load_model(folder)
+        if auto_class != "AutoModelForSequenceClassification" or type(reads) is not type(extractor):
+            continue
+        if extractor_settings(reads) != extractor_settings(extractor):
+            continue  # The recordings were prepared in another way.
+        found = predict(model, one, reads)
+        thresholds = model_thresholds(model.config)
+        rows = zip(found.label_names, found.probabilities[0], thresholds, strict=True)
+        best = sorted(rows, key=lambda row: -row[1])[:3]
+        told = ", ".join(f"{name} {share:.0%}{'*' if share >= least else ''}" for name, share, least in best)
+        say(f"{folder.name} on {shown} recording {found.record_ids[0]}: {told}")
+        draw_prediction(model, one, found, 0, pictures / f"{folder.name}.png")
 
 
 def _simulate(patients: int, limit: int | None, seed: int) -> Sources:

@@ -170,6 +170,9 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         help="without --labels: leave out labels with fewer training recordings that have them, or that do not "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--bf16", action="store_true", help="compute in bfloat16 where that is safe: faster where the processor has it"
+    )
     parser.add_argument("--no-control", action="store_true", help="leave out the run with an untrained encoder")
     add_cache_options(parser)
 
@@ -257,6 +260,7 @@ def _finetuning_arguments(arguments: argparse.Namespace) -> Any:
         lora_rank=arguments.lora_rank,
         class_weights=arguments.class_weights,
         augmentation=arguments.augmentation,
+        bf16=arguments.bf16,
         seed=arguments.seed,
     )
 

@@ -331,7 +331,9 @@ def train_with_trainer(
                 lr_scheduler_type="cosine",
                 warmup_steps=_warmup_steps(len(train_set), arguments),
                 bf16=arguments.bf16,
-                use_cpu=_on_connected_cpus(),
+                # Where there are CPUs alone it must be said: else several processes are not connected, and bfloat16
+                # is refused.
+                use_cpu=not torch.accelerator.is_available(),
                 eval_strategy="epoch",
                 save_strategy="epoch",
                 save_total_limit=1,

@@ -80,7 +80,7 @@ def test_when_preset_is_large_then_sizes_are_those_of_the_paper():
 
 
 def test_when_preset_is_unknown_then_it_is_refused():
-    with pytest.raises(ValueError, match="no preset 'huge': choose one of tiny, base, large"):
+    with pytest.raises(ValueError, match="no preset 'huge': choose one of tiny, small, base, large"):
         ClearHugConfig.preset("huge")
 
 

@@ -365,6 +365,17 @@ def test_when_the_model_of_a_finished_run_is_gone_then_it_says_how_to_go_on(sets
         finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(epochs=1))
 
 
+def test_when_it_computes_in_bfloat16_then_weights_stay_in_float32_and_a_cpu_is_enough(sets: Sets) -> None:
+    found = finetune(
+        _model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=1, bf16=True)
+    )
+    assert {one.dtype for one in found.model.parameters()} == {torch.float32}
+    plain = finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=1))
+    losses = [one.history[0]["validation_loss"] for one in (found, plain)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
 def test_when_processes_are_not_connected_then_none_of_them_trains(
     sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,9 +57,9 @@ class RecordSource(Sequence[RecordReference]):
     """
 
     kind: ClassVar[str]
-    title: ClassVar[str | None] = None
-    license: ClassVar[str | None] = None
-    citation: ClassVar[str | None] = None
+    title: str | None = None
+    license: str | None = None
+    citation: str | None = None
 
     def __init__(self, path: str | Path, label_set: str | None = None, keep_unlabelled: bool = False, **settings: Any):
         self.path = Path(path)

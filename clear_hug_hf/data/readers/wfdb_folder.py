@@ -21,6 +21,7 @@ class WfdbFolderSource(RecordSource):
         patient_folders (`bool`, *optional*, defaults to `False`): Whether each folder that holds records is one
             patient, as in the PTB database. Otherwise patients are not known, and random splits take every recording
             for another patient's.
+        title, license, citation (`str`, *optional*): Of the set, for the cards of what is made of it.
 
     Raises:
         FileNotFoundError: If there is neither a record nor a folder at the path.
@@ -35,10 +36,14 @@ class WfdbFolderSource(RecordSource):
         label_set: str | None = None,
         keep_unlabelled: bool = False,
         patient_folders: bool = False,
+        title: str | None = None,
+        license: str | None = None,
+        citation: str | None = None,
     ):
         headers = find_records(path)
         folder = Path(path) if Path(path).is_dir() else headers[0].parent
         super().__init__(folder, label_set, keep_unlabelled, patient_folders=patient_folders)
+        self.title, self.license, self.citation = title, license, citation
         self._patient_folders = patient_folders
         self._names = sorted(header.relative_to(folder).with_suffix("").as_posix() for header in headers)
         self.require_records(self._names)

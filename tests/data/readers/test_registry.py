@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clear_hug_hf.cli import main
 from clear_hug_hf.data.readers import READERS, guess_kind, open_source, reader_options
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import InputError
+from clear_hug_hf.training.provenance import describe_source
 
 
 MakeRecordings = Callable[..., list[Recording]]
@@ -100,3 +102,19 @@ def test_when_folders_are_patients_then_the_wfdb_reader_says_so(
     assert [reference.record_id for reference in references] == ["patient001/a", "patient001/b", "patient002/a"]
     assert [reference.patient_id for reference in references] == ["patient001", "patient001", "patient002"]
     assert [reference.patient_id for reference in open_source("wfdb", tmp_path)] == [None] * 3
+
+
+def test_when_title_and_licence_of_a_folder_are_given_then_cards_have_them(
+    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+) -> None:
+    for recording in make_recordings(3):
+        write_record(tmp_path / "ward" / recording.record_id, recording)
+    stated = ["--option", "title=Ward 3", "--option", "license=ODC-By 1.0", "--option", "citation=Us (2026)"]
+    folder = tmp_path / "prepared"
+    command = ["prepare", str(tmp_path / "ward"), "--split-fractions", "1", "0", "0", "--output", str(folder)]
+    assert main([*command, *stated]) == 0
+    about = describe_source(folder)
+    assert [about[name] for name in ("title", "license", "citation")] == ["Ward 3", "ODC-By 1.0", "Us (2026)"]
+    card = (folder / "README.md").read_text()
+    assert "Ward 3" in card
+    assert "ODC-By 1.0" in card
