@@ -316,6 +316,20 @@ def trials() -> str:
     return _table(header, body) + "\n\n" + note
 
 
+def heads() -> str:
+    """What each way of fine-tuning reached on fold 9, beside its untrained control."""
+    body = []
+    for row in _read("heads.csv"):
+        cells = [
+            _interval({part: float(row[f"{name}_{part}"]) for part in ("value", "low", "high")}, form)
+            for name, form in (("auroc", ".3f"), ("control", ".3f"), ("difference", "+.3f"))
+        ]
+        how = f"{row['method']}, {row['head']}, {row['epochs']} epochs at most"
+        body.append([row["labels"], row["encoder"], how, row["recordings"], *cells])
+    header = ["labels", "encoder", "how", "recordings", "macro AUROC, fold 9", "from random weights", "difference"]
+    return _table(header, body)
+
+
 def shipped_weights() -> str:
     """The models under `model_cards/`, with what the classifiers reach on fold 9 and their untrained controls."""
     body = []
@@ -443,6 +457,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/pretraining.md": {"pretrain_step": pretrain_step, "trials": trials},
     "docs/finetuning.md": {
         "probe_cache": probe_cache,
+        "heads": heads,
         "protocol": protocol,
         "ablations": ablations,
         "ablation_differences": ablation_differences,

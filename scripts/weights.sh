@@ -4,7 +4,7 @@
 #   scripts/weights.sh SOURCES [--runs DIR] [NAME ...]
 #
 # SOURCES holds the folders ptbxl, cinc2011, challenge and ludb, as PhysioNet has them; PTB-XL's fold 9 is kept apart
-# from training, and fold 10 untouched. Without names, all: about two hours on two CPU cores. Killed or stopped, the same
+# from training, and fold 10 untouched. Without names, all: two to three hours on a CPU. Killed or stopped, the same
 # command goes on. A model whose encoder is missing makes that first.
 set -euo pipefail
 
@@ -81,8 +81,7 @@ scan_encoder() { # CinC 2011 has nothing to make texts of.
 
 classifier() { # NAME SYSTEM ENCODER LABELS
     prepare "$2" ptbxl "ptbxl_$4"
-    clear-hug finetune --data "$prepared" --model "$runs/$3" --output "$runs/$1" --min-positives 10 \
-        --method full --augmentation 1 --epochs 12 --patience 12 --batch-size 32 --bf16
+    clear-hug finetune --data "$prepared" --model "$runs/$3" --output "$runs/$1" --min-positives 10
 }
 
 stage() { # NAME

@@ -51,6 +51,7 @@ def workplace(
 ) -> Path:
     """A folder with what the README's examples name: records, a table of them, untrained models."""
     folder = tmp_path_factory.mktemp("readme")
+    (folder / "model_cards").symlink_to(REPOSITORY / "model_cards")
     set_seed(0)
     config = ClearHugConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
     for path, model_class in (

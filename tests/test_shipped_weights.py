@@ -1,0 +1,140 @@
+"""The weights under `model_cards/`: they load, they say what their cards say, and they can be published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification, pipeline
+
+from clear_hug_hf import load_prepared
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.label_sets import LABEL_SETS
+from clear_hug_hf.data.simulation import simulate_recordings
+from clear_hug_hf.evaluation.metrics import macro_auroc
+from clear_hug_hf.evaluation.predictions import predict
+from clear_hug_hf.hub.model_card import read_card
+from clear_hug_hf.hub.publishing import stage
+from clear_hug_hf.training.folders import load_classifier, load_model
+
+
+MODEL_CARDS = Path(__file__).resolve().parents[1] / "model_cards"
+FOLDERS = sorted(path.parent for path in MODEL_CARDS.glob("*/config.json"))
+CLASSIFIERS = [folder for folder in FOLDERS if "ptbxl" in folder.name]
+READERS_OF_SIGNALS = [folder for folder in CLASSIFIERS if "scan" not in folder.name]
+SUPERCLASSES = MODEL_CARDS / "clear-hug-small-ptbxl-super"
+
+
+def _name(folder: Path) -> str:
+    return folder.name
+
+
+def test_when_the_shipped_set_is_counted_then_it_is_what_was_promised_and_small() -> None:
+    names = {folder.name for folder in FOLDERS}
+    assert {
+        "clear-hug-small",
+        *(f"clear-hug-small-ptbxl-{one}" for one in ("super", "sub", "form", "rhythm")),
+    } <= names
+    assert sum(path.stat().st_size for folder in FOLDERS for path in folder.rglob("*") if path.is_file()) < 60e6
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_when_a_shipped_folder_is_loaded_then_it_is_whole_and_half_as_large(folder: Path) -> None:
+    model, _, _ = load_model(folder)
+    assert {one.dtype for one in model.parameters()} == {torch.float32}
+    with safe_open(folder / "model.safetensors", framework="pt") as stored:
+        kinds = {stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    assert "F16" in kinds
+    assert "F32" not in kinds
+    assert AutoModel.from_pretrained(folder).config.model_type == model.config.model_type
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_when_a_shipped_card_is_read_then_it_states_licence_recordings_and_results(folder: Path) -> None:
+    card = read_card(folder / "README.md")
+    assert card.data.to_dict()["license"] == "cc-by-4.0"
+    for words in ("PTB-XL", "CC BY 4.0", "Not a medical device"):
+        assert words in card.content
+    if folder in CLASSIFIERS:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        found = metrics["pretrained"]["validation"]["macro_auroc"]
+        control = metrics["random_initialisation"]["validation"]["macro_auroc"]
+        for one in (found, control):
+            assert f"{one['value']:.3f}" in card.content
+        assert found["low"] < found["value"] < found["high"]
+
+
+@pytest.mark.parametrize("folder", READERS_OF_SIGNALS, ids=_name)
+def test_when_a_shipped_classifier_labels_a_recording_then_every_way_gives_the_same(folder: Path) -> None:
+    recording = simulate_recordings(1, seed=0)[0]
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    inputs = extractor(
+        recording.waveform,
+        sampling_rate=recording.sampling_rate,
+        lead_names=list(recording.lead_names),
+        unit=recording.unit,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        by_hand = model(**inputs).logits.sigmoid()[0].numpy()
+    found = pipeline("ecg-classification", model=str(folder), device="cpu")(
+        {
+            "waveform": recording.waveform,
+            "sampling_rate": recording.sampling_rate,
+            "lead_names": list(recording.lead_names),
+            "unit": recording.unit,
+        },
+        top_k=None,
+    )
+    by_pipeline = {one["label"]: one["score"] for one in found}
+    assert np.allclose([by_pipeline[name] for name in model.config.id2label.values()], by_hand, atol=1e-5)
+    assert ((by_hand > 0) & (by_hand < 1)).all()
+
+
+@pytest.mark.parametrize("folder", READERS_OF_SIGNALS, ids=_name)
+def test_when_fold_nine_is_predicted_again_then_the_card_was_right(folder: Path, shared: Path, tmp_path: Path) -> None:
+    task = folder.name.rsplit("-", 1)[1]
+    source = str(shared / "data" / "ptbxl")
+    arguments = ["prepare", source, "--labels", f"ptbxl_{task}", "--model", str(folder), "--option", "folds=[9]"]
+    assert main([*arguments, "--output", str(tmp_path / "prepared")]) == 0
+    model, extractor = load_classifier(folder)
+    sets, _ = load_prepared(tmp_path / "prepared")
+    from clear_hug_hf.data.prepared import keep_labels
+
+    shown = keep_labels(sets["validation"], list(model.config.id2label.values()))
+    found = predict(model, shown, extractor)
+    stated = json.loads((folder / "metrics.json").read_text())["pretrained"]["validation"]["macro_auroc"]["value"]
+    assert macro_auroc(found.labels, found.probabilities) == pytest.approx(stated, abs=2e-3)
+
+
+def test_when_labels_are_rare_then_the_shipped_classifiers_leave_them_out_by_name() -> None:
+    for task in ("sub", "form", "rhythm"):
+        folder = MODEL_CARDS / f"clear-hug-small-ptbxl-{task}"
+        metrics = json.loads((folder / "metrics.json").read_text())
+        left_out = metrics["data"]["left_out"]
+        assert left_out["fewer_than"] == 10
+        assert sorted([*left_out["labels"], *metrics["labels"]]) == sorted(LABEL_SETS[f"ptbxl_{task}"].names)
+        card = (folder / "README.md").read_text()
+        assert all(name in card for name in left_out["labels"])
+
+
+def test_when_a_shipped_folder_is_published_then_weights_are_the_same_and_code_is_added(tmp_path: Path) -> None:
+    staged = stage(SUPERCLASSES, tmp_path / "staged", "you/copy", license="cc-by-4.0", dtype="float16")
+    assert "modeling_clear_hug.py" in staged.files
+    ours = (SUPERCLASSES / "model.safetensors").read_bytes()
+    assert (tmp_path / "staged" / "model.safetensors").read_bytes() == ours
+
+
+def test_when_the_demo_starts_then_shipped_weights_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output: Any = tmp_path / "demo"
+    assert main(["demo", "--output", str(output), "--patients", "16", "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    for task in ("super", "sub", "form", "rhythm"):
+        assert f"clear-hug-small-ptbxl-{task} on test recording" in printed
+        assert (output / "pictures" / f"clear-hug-small-ptbxl-{task}.png").is_file()
