@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,51 @@ def test_when_the_demo_starts_then_shipped_weights_predict(tmp_path: Path, capsy
     for task in ("super", "sub", "form", "rhythm"):
         assert f"clear-hug-small-ptbxl-{task} on test recording" in printed
         assert (output / "pictures" / f"clear-hug-small-ptbxl-{task}.png").is_file()
+
+
+# ---------------------------------------------------------------------------------------------------- trained again
+
+RECORDER = """#!/usr/bin/env bash
+printf '%s\\0' "$@" >> "$COMMANDS"; printf '\\n' >> "$COMMANDS"
+while [[ $# -gt 0 ]]; do [[ $1 != --output ]] || mkdir -p "$2"; shift; done
+"""
+
+
+def _weights(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+    """What `scripts/weights.sh` does and prints, and the commands that it gives, of which none is carried out."""
+    recorder, commands = folder / "bin" / "clear-hug", folder / "commands"
+    recorder.parent.mkdir(exist_ok=True)
+    recorder.write_text(RECORDER)
+    recorder.chmod(0o755)
+    commands.write_text("")
+    done = subprocess.run(
+        [MODEL_CARDS.parent / "scripts" / "weights.sh", *words],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{recorder.parent}:{os.environ['PATH']}", "COMMANDS": str(commands)},
+        capture_output=True,
+        text=True,
+    )
+    return done, [line.split("\0")[:-1] for line in commands.read_text().splitlines()]
+
+
+def test_when_all_weights_are_trained_again_then_every_command_is_one_and_encoders_are_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done, commands = _weights(tmp_path, "recordings")
+    assert (done.returncode, done.stderr) == (0, "")
+    staged = {Path(words[words.index("--dry-run") + 1]) for words in commands if words[0] == "publish"}
+    assert staged >= set(FOLDERS)
+    assert sum(words[0] == "pretrain" for words in commands) == 3
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        # There are no recordings and no models: what parses is refused with a sentence, not by argparse's usage.
+        assert main(words) == 2
+        assert "clear-hug: error:" in capsys.readouterr().err
+
+
+def test_when_weights_of_another_name_are_asked_for_then_the_names_are_told(tmp_path: Path) -> None:
+    done, commands = _weights(tmp_path, "recordings", "clear-hug-huge")
+    assert (done.returncode, commands) == (2, [])
+    assert "there are no weights called clear-hug-huge: choose from clear-hug-small" in done.stderr
+    assert _weights(tmp_path)[0].returncode == 2
+    assert "names: clear-hug-small" in _weights(tmp_path, "--help")[0].stdout
