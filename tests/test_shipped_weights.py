@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceCl
 from clear_hug_hf import load_prepared
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.label_sets import LABEL_SETS
+from clear_hug_hf.data.prepared import keep_labels
 from clear_hug_hf.data.simulation import simulate_recordings
 from clear_hug_hf.evaluation.metrics import macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
@@ -37,11 +37,9 @@ def _name(folder: Path) -> str:
 
 
 def test_when_the_shipped_set_is_counted_then_it_is_what_was_promised_and_small() -> None:
-    names = {folder.name for folder in FOLDERS}
-    assert {
-        "clear-hug-small",
-        *(f"clear-hug-small-ptbxl-{one}" for one in ("super", "sub", "form", "rhythm")),
-    } <= names
+    heads = {f"clear-hug-small-ptbxl-{one}" for one in ("super", "sub", "form", "rhythm")}
+    promised = {"clear-hug-small", *heads, "ecg-jepa-tiny", "ecg-jepa-tiny-ptbxl-super"}
+    assert promised <= {folder.name for folder in FOLDERS}
     assert sum(path.stat().st_size for folder in FOLDERS for path in folder.rglob("*") if path.is_file()) < 60e6
 
 
@@ -107,8 +105,6 @@ def test_when_fold_nine_is_predicted_again_then_the_card_was_right(folder: Path,
     assert main([*arguments, "--output", str(tmp_path / "prepared")]) == 0
     model, extractor = load_classifier(folder)
     sets, _ = load_prepared(tmp_path / "prepared")
-    from clear_hug_hf.data.prepared import keep_labels
-
     shown = keep_labels(sets["validation"], list(model.config.id2label.values()))
     found = predict(model, shown, extractor)
     stated = json.loads((folder / "metrics.json").read_text())["pretrained"]["validation"]["macro_auroc"]["value"]
@@ -134,7 +130,7 @@ def test_when_a_shipped_folder_is_published_then_weights_are_the_same_and_code_i
 
 
 def test_when_the_demo_starts_then_shipped_weights_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output: Any = tmp_path / "demo"
+    output = tmp_path / "demo"
     assert main(["demo", "--output", str(output), "--patients", "16", "--epochs", "1"]) == 0
     printed = capsys.readouterr().out
     for task in ("super", "sub", "form", "rhythm"):

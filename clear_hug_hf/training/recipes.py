@@ -71,8 +71,8 @@ class Recipe:
 
     Args:
         system (`str`, *optional*, defaults to `"clear_hug"`): Which models.
-        size (`str`, *optional*, defaults to `"tiny"`): A preset of the system's config: `tiny`,
-            `small` (CLEAR only), `base` or `large`.
+        size (`str`, *optional*, defaults to `"tiny"`): A preset of the system's config: `tiny`, `small`
+            (CLEAR), `base` or `large` (CLEAR and ECG-Scan).
         model (`dict`, *optional*): Fields of the config that differ from the preset, such as `mask_ratio`.
         data (`list[str]`): Folders of recordings; the training splits of several are joined, and so are their
             validation splits.
