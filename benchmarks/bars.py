@@ -10,12 +10,14 @@ on nine tenths of the labelled patients and chosen on the last tenth, and the th
 a tenth of them; the ResNet is trained on the same labels in the same run. The seed of pre-training and of whole models
 is the number of the third; heads and the ResNet have three seeds. Stopped, the same command goes on.
 
-Writes `benchmarks/results/bars.csv`: macro AUROC with 95 % bootstrap intervals over patients, and paired differences.
+Writes `benchmarks/results/bars.csv`: macro AUROC with 95 % bootstrap intervals over patients, paired differences, and
+the loss and the seconds of each pre-training.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from clear_hug_hf.evaluation.metrics import interval_of_samples
 from clear_hug_hf.training.benchmark import RANDOM, RESNET, BenchmarkArguments, Cell, recipes, run_benchmark
 from clear_hug_hf.training.finetuning import FinetuningArguments
 from clear_hug_hf.training.folders import load_feature_extractor
-from clear_hug_hf.training.pretraining import pretrain
+from clear_hug_hf.training.pretraining import EPOCH_LOG, pretrain
 from clear_hug_hf.training.recipes import Recipe, read_recipe
 
 
@@ -151,7 +153,32 @@ def summarise(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 between = np.subtract(thirds[first, fraction], thirds[second, fraction])
                 both = samples[first, fraction] - samples[second, fraction]
                 rows.append(_row("difference", first, second, fraction, both, list(between)))
+    rows += pretrainings(arguments)
     return [{**row, **describe_machine("torch", "transformers", "scikit-learn")} for row in rows]
+
+
+def pretrainings(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """How each variant was pre-trained: its last training loss, and the seconds that it took."""
+    rows = []
+    for variant in VARIANTS:
+        logs = [arguments.output / "pretrained" / f"{variant}-{fold}" / EPOCH_LOG for fold in range(NUM_FOLDS)]
+        if not all(path.is_file() for path in logs):
+            continue
+        ends = []
+        for path in logs:
+            with path.open(newline="", encoding="utf-8") as file:
+                ends.append(list(csv.DictReader(file))[-1])
+        for what, column, form in (("pre-training loss", "train_loss", ".4f"), ("pre-training s", "seconds", ".0f")):
+            values = [float(end[column]) for end in ends]
+            rows.append(
+                {
+                    "what": what,
+                    "method": variant,
+                    "value": f"{np.mean(values):{form}}",
+                    "thirds": " ".join(f"{value:{form}}" for value in values),
+                }
+            )
+    return rows
 
 
 def _row(
@@ -198,10 +225,9 @@ def main() -> int:
     if rows:
         write_csv(arguments.results, rows)
     for row in rows:
-        minus = f" - {row['minus']}" if row["minus"] else ""
-        print(
-            f"{row['labels']} {row['method']}{minus}: {row['value']} ({row['low']} to {row['high']}) {row['thirds']}"
-        )
+        minus = f" - {row['minus']}" if row.get("minus") else ""
+        interval = f" ({row['low']} to {row['high']})" if "low" in row else ""
+        print(f"{row['what']} {row.get('labels', '')} {row['method']}{minus}: {row['value']}{interval} {row['thirds']}")
     return 0
 
 

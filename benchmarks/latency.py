@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from machine import REPOSITORY, describe_machine, write_csv
 from transformers import set_seed
+from transformers.utils import logging
 
 from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification
 from clear_hug_hf.data.records import read_record
@@ -146,6 +147,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "latency.csv")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    logging.disable_progress_bar()
     if arguments.record is not None:
         recordings = [read_record(arguments.record)] * BATCH
     else:

@@ -330,6 +330,54 @@ def heads() -> str:
     return _table(header, body)
 
 
+def bars() -> str:
+    """What the shipped recipe reaches on thirds of PTB-XL by patient, beside its controls."""
+    rows = [row for row in _read("bars.csv") if row["what"] == "macro AUROC"]
+    return _by_labels(["macro AUROC (95 %)"], {(row["method"],): row for row in rows}, rows, ".3f")
+
+
+def bars_differences() -> str:
+    """Paired differences between the methods of `bars`, with what pre-training took."""
+    everything = _read("bars.csv")
+    rows = [row for row in everything if row["what"] == "difference"]
+    table = _by_labels(["macro AUROC of", "minus that of"], {(r["method"], r["minus"]): r for r in rows}, rows, "+.3f")
+    names = {"clear": "CLEAR", "masked_autoencoder": "the masked autoencoder"}
+    took = {row["method"]: row for row in everything if row["what"] == "pre-training s"}
+    words = ", ".join(f"{names[one]} {float(row['value']) / 60:.0f} minutes" for one, row in took.items())
+    first = rows[0]
+    return f"{table}\n\n*Pre-training took {words} on one core ({first['cpu']}, {first['date']}).*"
+
+
+def _by_labels(header: list[str], keys: dict[tuple[str, ...], Row], rows: list[Row], form: str) -> str:
+    """A column for each share of the labels."""
+    shares = list(dict.fromkeys(row["labels"] for row in rows))
+    of = {(row["method"], row["minus"], row["labels"]): row for row in rows}
+    body = [
+        [*key, *(_of_row(of[row["method"], row["minus"], share], form) for share in shares)]
+        for key, row in keys.items()
+    ]
+    return _table([*header, *(f"{share.replace('%', ' %')} of the labels" for share in shares)], body)
+
+
+def latency() -> str:
+    """What a prediction costs, for each shipped model and form."""
+    rows = _read("latency.csv")
+    body = [
+        [
+            row["model"],
+            row["form"],
+            f"{float(row['ms_one']):.1f} ({float(row['ms_one_fastest']):.1f} to {float(row['ms_one_slowest']):.1f})",
+            f"{float(row['ms_preparing']):.1f}",
+            f"{float(row['recordings_per_s']):,.0f}",
+            row["largest_difference"],
+        ]
+        for row in rows
+    ]
+    header = ["model", "form", "ms, one recording", "of that preparing", "recordings/s, 64 at once"]
+    note = f"*{rows[0]['cpu']}, {rows[0]['threads']} threads, {rows[0]['date']}; versions stand in the CSV.*"
+    return _table([*header, "largest difference of a logit"], body) + "\n\n" + note
+
+
 def shipped_weights() -> str:
     """The models under `model_cards/`, with what the classifiers reach on fold 9 and their untrained controls."""
     body = []

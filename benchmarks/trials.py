@@ -140,11 +140,13 @@ def summarise(output: Path, prepared: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     samples: dict[tuple[str, float, str], np.ndarray] = {}
     by_seed: dict[tuple[str, float, str], dict[int, float]] = {}
-    task = load_task("super", prepared / "multilead" / "ptbxl")
-    # Detectors may reject other recordings, so that labels are those of each trial's own fold 9.
     for name, trial in TRIALS.items():
         folders = [path.parent for path in output.glob(f"{name}-[0-9]*/trial.json")]
         found = sorted(int(folder.name.rsplit("-", 1)[1]) for folder in folders)
+        if not found:
+            continue
+        # Detectors may reject other recordings, so that labels are those of each trial's own fold 9.
+        task = load_task("super", prepared / trial.detector / "ptbxl")
         for fraction in FRACTIONS:
             for head in HEADS:
                 runs: dict[int, np.ndarray] = {}
@@ -155,8 +157,6 @@ def summarise(output: Path, prepared: Path) -> list[dict[str, Any]]:
                         runs[seed] = np.load(path)
                 if not runs:
                     continue
-                if trial.detector != "multilead":
-                    task = load_task("super", prepared / trial.detector / "ptbxl")
                 labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
                 patients = task.sets["test"]["patient_id"]
                 key = (name, fraction, head)
@@ -238,7 +238,10 @@ def main() -> int:
             print(name, seed, flush=True)
     rows = summarise(arguments.output, arguments.prepared)
     if rows:
-        write_csv(arguments.results, rows + earlier_rows(arguments.results, {row["trial"] for row in rows}))
+        kept = earlier_rows(arguments.results, {row["trial"] for row in rows})
+        order = {name: place for place, name in enumerate(TRIALS)}
+        kept = sorted(rows + kept, key=lambda row: (row["what"] != "macro AUROC", order.get(row["trial"], len(order))))
+        write_csv(arguments.results, kept)
     for row in rows:
         print(
             f"{row['what']}: {row['trial']}, {row['head']}, {row['labels']}: {row['value']} ({row['low']} to "

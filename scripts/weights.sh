@@ -65,16 +65,16 @@ jepa_encoder() {
     encoder ecg-jepa-tiny ecg_jepa ecg_jepa_tiny.yaml --epochs 20 --augmentation 1 --mixed-precision bf16
 }
 
-scan_encoder() { # CinC 2011 has nothing to make texts of.
-    clear_encoder
+scan_encoder() { # Its teacher is the shipped encoder. CinC 2011 has nothing to make texts of.
     [[ ! -f $runs/ecg-scan-tiny/finished ]] || return 0
+    [[ -f $CARDS/clear-hug-small/config.json ]] || make_one clear-hug-small
     prepare ecg_scan ptbxl ptbxl_all
     local folders=("$prepared") one
     for one in challenge ludb; do
         prepare ecg_scan "$one"
         folders+=("$prepared")
     done
-    clear-hug pretrain --config "$RECIPES/ecg_scan_tiny.yaml" --data "${folders[@]}" --signal "$runs/clear-hug-small" \
+    clear-hug pretrain --config "$RECIPES/ecg_scan_tiny.yaml" --data "${folders[@]}" --signal "$CARDS/clear-hug-small" \
         --output "$runs/ecg-scan-tiny"
     touch "$runs/ecg-scan-tiny/finished"
 }
