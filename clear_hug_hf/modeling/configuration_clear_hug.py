@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder_num_attention_heads": 4,
         "decoder_intermediate_size": 192,
     },
-    # Of the shipped weights: a quarter of an hour on a CPU core for a few thousand recordings.
+    # Of the shipped weights: about twenty minutes on a CPU core for a few thousand recordings.
     "small": {
         "hidden_size": 192,
         "num_hidden_layers": 6,
