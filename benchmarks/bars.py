@@ -227,7 +227,9 @@ def main() -> int:
     for row in rows:
         minus = f" - {row['minus']}" if row.get("minus") else ""
         interval = f" ({row['low']} to {row['high']})" if "low" in row else ""
-        print(f"{row['what']} {row.get('labels', '')} {row['method']}{minus}: {row['value']}{interval} {row['thirds']}")
+        print(
+            f"{row['what']} {row.get('labels', '')} {row['method']}{minus}: {row['value']}{interval} {row['thirds']}"
+        )
     return 0
 
 

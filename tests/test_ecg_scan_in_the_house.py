@@ -27,6 +27,7 @@ from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgSca
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
 from clear_hug_hf.training.batches import StepCollator
 from clear_hug_hf.training.folders import load_classifier, save_model_folder
+from clear_hug_hf.training.provenance import describe_pretraining
 from clear_hug_hf.training.recipes import read_recipe
 from clear_hug_hf.training.teachers import add_signal_embeds, make_tokenizer
 
@@ -67,6 +68,13 @@ def house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "decoder_num_hidden_layers": 1}
     teacher = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **small))
     save_model_folder(folder / "teacher", teacher, ClearHugFeatureExtractor())
+    of_teacher = describe_pretraining(
+        teacher,
+        [{"epoch": 7, "validation_loss": None}],
+        {"epochs": 7},
+        [{"title": "CinC 2011", "license": "ODC-By 1.0", "citation": "Silva et al.", "sets": {}}],
+    )
+    (folder / "teacher" / "pretraining.json").write_text(json.dumps(of_teacher))
     _run(*_pretrain(folder), "--output", folder / "pretrained")
     command = ["finetune", "--data", folder / "pages", "--model", folder / "pretrained", "--output"]
     _run(*command, folder / "finetuned", "--epochs", 3, "--no-feature-cache")
@@ -353,7 +361,16 @@ def test_when_a_pretrained_model_is_published_then_it_keeps_its_tokenizer(house:
     _run("publish", house / "pretrained", "your-name/scan", "--license", "cc-by-4.0", "--dry-run", tmp_path / "staged")
     kept = AutoTokenizer.from_pretrained(tmp_path / "staged")("sinus rhythm")["input_ids"]
     assert kept == AutoTokenizer.from_pretrained(house / "pretrained" / "model")("sinus rhythm")["input_ids"]
-    assert "signal teacher, the text encoder and the decoder" in (tmp_path / "staged" / "README.md").read_text()
+    card = (tmp_path / "staged" / "README.md").read_text()
+    assert "signal teacher, the text encoder and the decoder" in card
+    # What the teacher learnt from is part of the weights, too.
+    assert "with the recordings' reports" in card
+    assert "The signal teacher: CLEAR-HUG, pre-trained without labels for 7 epochs." in card
+    assert "| CinC 2011 | signal teacher | ODC-By 1.0 |" in card
+    assert "- Silva et al." in card
+    assert "CinC 2011: ODC-By 1.0" in card
+    # The parts' configs say where they were loaded from.
+    assert all(str(house) not in path.read_text() for path in (tmp_path / "staged").glob("*.json"))
 
 
 def test_when_a_model_of_pages_is_published_then_its_card_says_what_it_is(house: Path, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def pretrain_and_draw(
     from transformers import set_seed
 
     from ..plotting import plot_losses, save_figure
-    from ..training.folders import PRETRAINING, write_text
+    from ..training.folders import PRETRAINING, find_model_folder, write_text
     from ..training.pretraining import pretrain, settings
     from ..training.provenance import describe_pretraining
 
@@ -168,6 +168,7 @@ def pretrain_and_draw(
     if not is_main_process():
         return
     chosen = {"size": recipe.size, "options": recipe.model, "augmentation": recipe.augmentation}
+    chosen |= {"signal_teacher": recipe.signal and find_model_folder(recipe.signal)}
     facts = describe_pretraining(result.model, result.history, settings(arguments), data, **chosen)
     write_text(output / PRETRAINING, json.dumps(facts, indent=2) + "\n")
     pictures = output / "pictures"

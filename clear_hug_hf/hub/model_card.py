@@ -61,6 +61,8 @@ _NAMES = {
     "ecg_jepa": "ECG-JEPA (Kim, with cross-pattern attention)",
     "ecg_scan": "ECG-Scan (an implementation of the published idea)",
 }
+# What pre-training learns from besides recordings, by system.
+_SUPERVISION = {"ecg_scan": "with the recordings' reports, and their labels in words where there is no report"}
 # What the loss of pre-training is, by system.
 _LOSSES = {
     "clear_hug": "Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
@@ -301,6 +303,13 @@ def _earlier(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
         yield encoder
 
 
+def _teachers(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The runs that made the encoder of signals that pages were aligned with."""
+    teacher = (encoder or {}).get("signal_teacher")
+    if teacher is not None:
+        yield from (*_earlier(teacher), teacher)
+
+
 def _check_metrics(found: Mapping[str, Any], where: str) -> None:
     """Refuse metrics that lack a part, or are none."""
     entries = {f"macro_{name}": _field(found, f"macro_{name}", METRICS) for name in _METRICS}
@@ -523,7 +532,8 @@ def _made(
         recipe, system = _field(encoder, "recipe", PRETRAINING), _field(encoder, "system", PRETRAINING)
         result, chosen = _field(encoder, "result", PRETRAINING), encoder.get("chosen")
         paragraphs.append(
-            f"**Pre-training** without labels: {_NAMES.get(system, system)}, {encoder.get('size') or 'own'} size, "
+            f"**Pre-training** {_SUPERVISION.get(system, 'without labels')}: "
+            f"{_NAMES.get(system, system)}, {encoder.get('size') or 'own'} size, "
             f"{recipe.get('epochs')} epochs, seed {recipe.get('seed')}."
             + (
                 f" These are the weights after epoch {result['epoch']}, which had the lowest validation loss."
@@ -533,6 +543,12 @@ def _made(
             + "".join(
                 f" It went on with the model of {_field(one, 'result/epoch', PRETRAINING)} epochs before."
                 for one in _earlier(encoder)
+            )
+            + (
+                f" The signal teacher: {_NAMES.get(teacher['system'], teacher['system'])}, pre-trained without labels "
+                f"for {_field(teacher, 'result/epoch', PRETRAINING)} epochs."
+                if (teacher := encoder.get("signal_teacher")) is not None
+                else ""
             )
         )
     elif metrics is not None and conversion is None:
@@ -568,6 +584,7 @@ def _source_rows(metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] |
     rows = []
     before = (metrics or {}).get("encoder", {}).get("finetuned_on")
     for used_for, sources in (
+        *(("signal teacher", _field(one, "data", PRETRAINING)) for one in _teachers(encoder)),
         *(("earlier pre-training", one["data"]) for one in _earlier(encoder)),
         ("pre-training", _field(encoder, "data", PRETRAINING) if encoder is not None else []),
         ("fine-tuning before", [before] if before else []),
@@ -695,14 +712,16 @@ def _licence(license: str | None, facts: Mapping[str, Mapping[str, Any]], conver
 
 
 def _citations(config: Any, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    found = [_PAPERS.get(config.model_type), *(one.get("citation") for one in _all_sources(facts))]
+    systems = [config.model_type, *(one.get("system") for one in _teachers(_encoder_facts(facts)))]
+    found = [*map(_PAPERS.get, systems), *(one.get("citation") for one in _all_sources(facts))]
     return [f"- {one}" for one in dict.fromkeys(filter(None, found))]
 
 
 def _all_sources(facts: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     encoder, metrics = _encoder_facts(facts) or {}, facts.get(METRICS) or {}
     labelled = [metrics.get("encoder", {}).get("finetuned_on"), metrics.get("data")]
-    pretrained = [source for run in (encoder, *_earlier(encoder)) for source in run.get("data", [])]
+    runs = (encoder, *_earlier(encoder), *_teachers(encoder))
+    pretrained = [source for run in runs for source in run.get("data", [])]
     return [*pretrained, *(one for one in labelled if isinstance(one, Mapping))]
 
 

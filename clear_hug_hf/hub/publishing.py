@@ -143,8 +143,11 @@ def stage(
         num_parameters=model.num_parameters(),
         dtype=dtype,
     )
-    # A checkpoint of another name, or a commit, is no part of what the weights are.
+    # A checkpoint of another name, a commit, or a folder of this machine, is no part of what the weights are.
     model.config._name_or_path = repo_id
+    for part in (getattr(model.config, name) for name in model.config.sub_configs):
+        if part is not None:
+            part._name_or_path = ""
     with whole_folder(folder) as partial:
         if auto_class in OF_RECORDINGS:
             EcgClassificationPipeline(model=model, feature_extractor=extractor).save_pretrained(partial)

@@ -114,6 +114,7 @@ def describe_pretraining(
     options: Mapping[str, Any] | None = None,
     augmentation: float | None = None,
     before: Mapping[str, Any] | None = None,
+    signal_teacher: str | Path | None = None,
 ) -> dict[str, Any]:
     """
     What is written to [`PRETRAINING`] in the folder of a run.
@@ -127,6 +128,7 @@ def describe_pretraining(
         options (`Mapping`, *optional*): Fields of the config that differ from the preset.
         augmentation (`float`, *optional*): How much recordings were changed.
         before (`Mapping`, *optional*): The same of an earlier run whose model this one went on with.
+        signal_teacher (`str` or `Path`, *optional*): Folder of the encoder that pages were aligned with.
     """
     held_out = [row for row in history if row["validation_loss"] is not None]
     return {
@@ -139,6 +141,7 @@ def describe_pretraining(
         "result": history[-1],
         "best": min(held_out, key=lambda row: row["validation_loss"], default=None),
         "before": before,
+        **({} if signal_teacher is None else {"signal_teacher": find_facts(signal_teacher).get(PRETRAINING)}),
         "environment": describe_environment(),
     }
 
