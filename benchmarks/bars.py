@@ -7,8 +7,9 @@ What the shipped recipe must beat, cross-validated by patient: a supervised ResN
 As `benchmarks/ablations.py`: all recordings of PTB-XL (folds 1 to 9) in three thirds by patient; for each third
 encoders are pre-trained by the recipe on the other two and on all extra recordings, heads and whole models are trained
 on nine tenths of the labelled patients and chosen on the last tenth, and the third is tested. With all labels and with
-a tenth of them; the ResNet is trained on the same labels in the same run. The seed of pre-training and of whole models
-is the number of the third; heads and the ResNet have three seeds. Stopped, the same command goes on.
+a tenth of them, when whole models and the ResNet get five times the epochs, since an epoch is then a few steps; the
+ResNet is trained on the same labels in the same run. The seed of pre-training and of whole models is the number of the
+third; heads and the ResNet have three seeds. Stopped, the same command goes on.
 
 Writes `benchmarks/results/bars.csv`: macro AUROC with 95 % bootstrap intervals over patients, paired differences, and
 the loss and the seconds of each pre-training.
@@ -41,7 +42,8 @@ from clear_hug_hf.training.recipes import Recipe, read_recipe
 
 
 SEEDS = (0, 1, 2)
-FRACTIONS = (0.1, 1.0)
+# Shares of the labels, and how many times as many epochs whole models and the ResNet get with them.
+FRACTIONS = {0.1: 5, 1.0: 1}
 VARIANTS: dict[str, dict[str, Any]] = {"clear": {}, "masked_autoencoder": {"full_attention": True}}
 # Rows of the results: name, cells' model, protocol and head.
 METHODS = [
@@ -99,31 +101,40 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
     }
     # What is cut of a row is the models' own.
     task.feature_extractor = load_feature_extractor(models["clear"])  # type: ignore[arg-type]
-    whole = FinetuningArguments(
-        method="full",
-        epochs=arguments.finetune_epochs,
-        patience=arguments.finetune_epochs,
-        batch_size=32,
-        augmentation=arguments.augmentation,
-        bf16=True,
-        allow_absent_labels=True,
-        progress=False,
-    )
-    chosen = {
-        "probes": BenchmarkArguments(heads=("mean", "hug"), fractions=FRACTIONS, seeds=SEEDS),
-        "finetuning": BenchmarkArguments(
-            heads=("hug",),
-            protocols=("finetune",),
-            fractions=FRACTIONS,
-            seeds=(fold,),
-            recipes={**recipes(), "finetune": whole},
-        ),
-        "reference": BenchmarkArguments(
-            protocols=(), fractions=FRACTIONS, seeds=SEEDS, recipes=recipes(reference_epochs=30)
-        ),
-    }[which]
-    models = {RESNET: None} if which == "reference" else {**models, RANDOM: None}
-    run_benchmark([task], models, arguments.output / f"{which}-{fold}", chosen, arguments.output / "features")
+    for fraction, times in FRACTIONS.items():
+        whole = FinetuningArguments(
+            method="full",
+            epochs=times * arguments.finetune_epochs,
+            patience=times * arguments.finetune_epochs,
+            batch_size=32,
+            augmentation=arguments.augmentation,
+            bf16=True,
+            allow_absent_labels=True,
+            progress=False,
+        )
+        chosen = {
+            "probes": BenchmarkArguments(heads=("mean", "hug"), fractions=(fraction,), seeds=SEEDS),
+            "finetuning": BenchmarkArguments(
+                heads=("hug",),
+                protocols=("finetune",),
+                fractions=(fraction,),
+                seeds=(fold,),
+                recipes={**recipes(), "finetune": whole},
+            ),
+            "reference": BenchmarkArguments(
+                protocols=(), fractions=(fraction,), seeds=SEEDS, recipes=recipes(reference_epochs=30 * times)
+            ),
+        }[which]
+        tested = {RESNET: None} if which == "reference" else {**models, RANDOM: None}
+        run_benchmark(
+            [task], tested, cells_of(which, fold, fraction, arguments), chosen, arguments.output / "features"
+        )
+
+
+def cells_of(which: str, fold: int, fraction: float, arguments: argparse.Namespace) -> Path:
+    """Folder of the cells of a part, a third and a share; heads have the same recipe with every share."""
+    share = f"-{100 * fraction:g}pc" if which != "probes" and FRACTIONS[fraction] != 1 else ""
+    return arguments.output / f"{which}-{fold}{share}"
 
 
 def summarise(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -137,7 +148,7 @@ def summarise(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             paths = [
                 [
                     path_of(
-                        arguments.output / f"{place[protocol]}-{fold}",
+                        cells_of(place[protocol], fold, fraction, arguments),
                         Cell(task.name, fraction, seed, model, protocol, head),
                     )
                     for seed in ((fold,) if protocol == "finetune" else SEEDS)
