@@ -1,5 +1,5 @@
 """
-What a prediction costs: from a recording to probabilities one by one, and in batches of 64, in every form that runs.
+What a prediction costs: from a recording to its logits one by one, and from 64 prepared at once, in every form.
 
     python benchmarks/latency.py --models model_cards/*            # threads: all cores; pip install '.[export]'
     python benchmarks/latency.py --models runs/superclasses --record path/to/record
@@ -60,6 +60,8 @@ def forms(folder: Path, exported: Path) -> tuple[Any, int, dict[str, Form]]:
     def by_onnx(name: str) -> Form:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Else its threads keep waiting at full speed, on the cores of the form whose turn is next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(str(exported / name), options, providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(["logits"], {k: np.asarray(v) for k, v in inputs.items()})[0]
 
