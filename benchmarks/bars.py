@@ -7,9 +7,9 @@ What the shipped recipe must beat, cross-validated by patient: a supervised ResN
 As `benchmarks/ablations.py`: all recordings of PTB-XL (folds 1 to 9) in three thirds by patient; for each third
 encoders are pre-trained by the recipe on the other two and on all extra recordings, heads and whole models are trained
 on nine tenths of the labelled patients and chosen on the last tenth, and the third is tested. With all labels and with
-a tenth of them, when whole models and the ResNet get five times the epochs, since an epoch is then a few steps; the
-ResNet is trained on the same labels in the same run. The seed of pre-training and of whole models is the number of the
-third; heads and the ResNet have three seeds. Stopped, the same command goes on.
+a tenth of them; with these whole models and the ResNet are trained for five times the epochs, too, since an epoch is
+then a few steps. The ResNet is trained on the same labels in the same run. The seed of pre-training and of whole
+models is the number of the third; heads and the ResNet have three seeds. Stopped, the same command goes on.
 
 Writes `benchmarks/results/bars.csv`: macro AUROC with 95 % bootstrap intervals over patients, paired differences, and
 the loss and the seconds of each pre-training.
@@ -42,27 +42,36 @@ from clear_hug_hf.training.recipes import Recipe, read_recipe
 
 
 SEEDS = (0, 1, 2)
-# Shares of the labels, and how many times as many epochs whole models and the ResNet get with them.
-FRACTIONS = {0.1: 5, 1.0: 1}
+FRACTIONS = (0.1, 1.0)
+EPOCHS, RESNET_EPOCHS, TIMES = 12, 30, 5  # Of whole models; of the ResNet; how many times as many with few labels.
 VARIANTS: dict[str, dict[str, Any]] = {"clear": {}, "masked_autoencoder": {"full_attention": True}}
-# Rows of the results: name, cells' model, protocol and head.
+_LONG, _LONG_RESNET = f", {TIMES * EPOCHS} epochs", f", {TIMES * RESNET_EPOCHS} epochs"
+# Rows of the results: name, cells' model, protocol and head, and how many times as many epochs.
 METHODS = [
-    ("untrained + mean", RANDOM, "probe", "mean"),
-    ("untrained + HUG", RANDOM, "probe", "hug"),
-    ("masked autoencoder + mean", "masked_autoencoder", "probe", "mean"),
-    ("masked autoencoder + HUG", "masked_autoencoder", "probe", "hug"),
-    ("CLEAR + mean", "clear", "probe", "mean"),
-    ("CLEAR + HUG", "clear", "probe", "hug"),
-    ("whole model, untrained", RANDOM, "finetune", "hug"),
-    ("whole model from the masked autoencoder", "masked_autoencoder", "finetune", "hug"),
-    ("whole model from CLEAR", "clear", "finetune", "hug"),
-    ("supervised ResNet", RESNET, "supervised", ""),
+    ("untrained + mean", RANDOM, "probe", "mean", 1),
+    ("untrained + HUG", RANDOM, "probe", "hug", 1),
+    ("masked autoencoder + mean", "masked_autoencoder", "probe", "mean", 1),
+    ("masked autoencoder + HUG", "masked_autoencoder", "probe", "hug", 1),
+    ("CLEAR + mean", "clear", "probe", "mean", 1),
+    ("CLEAR + HUG", "clear", "probe", "hug", 1),
+    ("whole model, untrained", RANDOM, "finetune", "hug", 1),
+    ("whole model, untrained" + _LONG, RANDOM, "finetune", "hug", TIMES),
+    ("whole model from the masked autoencoder", "masked_autoencoder", "finetune", "hug", 1),
+    ("whole model from the masked autoencoder" + _LONG, "masked_autoencoder", "finetune", "hug", TIMES),
+    ("whole model from CLEAR", "clear", "finetune", "hug", 1),
+    ("whole model from CLEAR" + _LONG, "clear", "finetune", "hug", TIMES),
+    ("supervised ResNet", RESNET, "supervised", "", 1),
+    ("supervised ResNet" + _LONG_RESNET, RESNET, "supervised", "", TIMES),
 ]
 DIFFERENCES = [
     ("whole model from CLEAR", "supervised ResNet"),
+    ("whole model from CLEAR" + _LONG, "supervised ResNet"),
+    ("whole model from CLEAR" + _LONG, "supervised ResNet" + _LONG_RESNET),
     ("CLEAR + HUG", "supervised ResNet"),
     ("whole model from CLEAR", "whole model, untrained"),
+    ("whole model from CLEAR" + _LONG, "whole model, untrained" + _LONG),
     ("whole model from CLEAR", "whole model from the masked autoencoder"),
+    ("whole model from CLEAR" + _LONG, "whole model from the masked autoencoder" + _LONG),
     ("CLEAR + HUG", "untrained + HUG"),
     ("CLEAR + HUG", "masked autoencoder + HUG"),
     ("CLEAR + HUG", "CLEAR + mean"),
@@ -101,11 +110,12 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
     }
     # What is cut of a row is the models' own.
     task.feature_extractor = load_feature_extractor(models["clear"])  # type: ignore[arg-type]
-    for fraction, times in FRACTIONS.items():
+    for times in (1,) if which == "probes" else (1, TIMES):
+        fractions = FRACTIONS if times == 1 else FRACTIONS[:1]
         whole = FinetuningArguments(
             method="full",
-            epochs=times * arguments.finetune_epochs,
-            patience=times * arguments.finetune_epochs,
+            epochs=times * EPOCHS,
+            patience=times * EPOCHS,
             batch_size=32,
             augmentation=arguments.augmentation,
             bf16=True,
@@ -113,28 +123,28 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
             progress=False,
         )
         chosen = {
-            "probes": BenchmarkArguments(heads=("mean", "hug"), fractions=(fraction,), seeds=SEEDS),
+            "probes": BenchmarkArguments(heads=("mean", "hug"), fractions=fractions, seeds=SEEDS),
             "finetuning": BenchmarkArguments(
                 heads=("hug",),
                 protocols=("finetune",),
-                fractions=(fraction,),
+                fractions=fractions,
                 seeds=(fold,),
                 recipes={**recipes(), "finetune": whole},
             ),
             "reference": BenchmarkArguments(
-                protocols=(), fractions=(fraction,), seeds=SEEDS, recipes=recipes(reference_epochs=30 * times)
+                protocols=(),
+                fractions=fractions,
+                seeds=SEEDS,
+                recipes=recipes(reference_epochs=times * RESNET_EPOCHS),
             ),
         }[which]
         tested = {RESNET: None} if which == "reference" else {**models, RANDOM: None}
-        run_benchmark(
-            [task], tested, cells_of(which, fold, fraction, arguments), chosen, arguments.output / "features"
-        )
+        run_benchmark([task], tested, cells_of(which, fold, times, arguments), chosen, arguments.output / "features")
 
 
-def cells_of(which: str, fold: int, fraction: float, arguments: argparse.Namespace) -> Path:
-    """Folder of the cells of a part, a third and a share; heads have the same recipe with every share."""
-    share = f"-{100 * fraction:g}pc" if which != "probes" and FRACTIONS[fraction] != 1 else ""
-    return arguments.output / f"{which}-{fold}{share}"
+def cells_of(which: str, fold: int, times: int, arguments: argparse.Namespace) -> Path:
+    """Folder of the cells of a part and a third."""
+    return arguments.output / f"{which}-{fold}{'' if times == 1 else '-longer'}"
 
 
 def summarise(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -143,12 +153,12 @@ def summarise(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     tasks = [task_of_fold(fold, arguments.data) for fold in range(NUM_FOLDS)]
     samples: dict[tuple[str, float], np.ndarray] = {}
     thirds: dict[tuple[str, float], list[float]] = {}
-    for name, model, protocol, head in METHODS:
+    for name, model, protocol, head, times in METHODS:
         for fraction in FRACTIONS:
             paths = [
                 [
                     path_of(
-                        cells_of(place[protocol], fold, fraction, arguments),
+                        cells_of(place[protocol], fold, times, arguments),
                         Cell(task.name, fraction, seed, model, protocol, head),
                     )
                     for seed in ((fold,) if protocol == "finetune" else SEEDS)
@@ -212,7 +222,6 @@ def main() -> int:
     parser.add_argument("--extra", type=Path, nargs="*", default=[], metavar="DIR", help="for pre-training, prepared")
     parser.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="of pre-training")
     parser.add_argument("--output", type=Path, default=Path("runs/bars"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--finetune-epochs", type=int, default=12, metavar="N", help="%(default)s")
     parser.add_argument("--augmentation", type=float, default=1.0, metavar="S", help="of whole models (%(default)s)")
     parts = ("pretraining", "probes", "reference", "finetuning")
     parser.add_argument("--only", choices=(*parts, "summary"), help="one part; side by side, parts share the machine")
