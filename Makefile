@@ -50,7 +50,7 @@ benchmark: install  ## print and save the speed and accuracy tables
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ecg_paper_speed.py
 	$(BIN)/python benchmarks/readme_tables.py
 
-weights: install  ## retrain and stage what is in model_cards/: SOURCES=DIR [NAMES="clear-hug-small ..."]; hours
+weights: install  ## train again what is in model_cards/, staged in runs/weights: SOURCES=DIR [NAMES="clear-hug-small ..."]; hours
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/weights.sh $(SOURCES) $(NAMES)
 
 clean:  ## remove what the targets made

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Retrain the weights under model_cards/, from recordings to staged repositories: one command for all or some of them.
+# Train the weights under model_cards/ again, from recordings to staged repositories: one command for all or some.
 #
 #   scripts/weights.sh SOURCES [--runs DIR] [NAME ...]
 #
 # SOURCES holds the folders ptbxl, cinc2011, challenge and ludb, as PhysioNet has them; PTB-XL's fold 9 is kept apart
 # from training, and fold 10 untouched. Without names, all: two to three hours on a CPU. Killed or stopped, the same
-# command goes on. A model whose encoder is missing makes that first.
+# command goes on. A model whose encoder is missing makes that first. What is staged in DIR/staged takes no shipped
+# model's place by itself.
 set -euo pipefail
 
 readonly ORG=clear-hug-hf
@@ -19,7 +20,7 @@ readonly NAMES=(
 )
 
 if [[ $# -lt 1 || $1 == -* ]]; then
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
     echo "names: ${NAMES[*]}"
     [[ ${1:-} == --help || ${1:-} == -h ]] && exit 0 || exit 2
 fi
@@ -67,7 +68,6 @@ jepa_encoder() {
 
 scan_encoder() { # Its teacher is the shipped encoder. CinC 2011 has nothing to make texts of.
     [[ ! -f $runs/ecg-scan-tiny/finished ]] || return 0
-    [[ -f $CARDS/clear-hug-small/config.json ]] || make_one clear-hug-small
     prepare ecg_scan ptbxl ptbxl_all
     local folders=("$prepared") one
     for one in challenge ludb; do
@@ -85,7 +85,8 @@ classifier() { # NAME SYSTEM ENCODER LABELS
 }
 
 stage() { # NAME
-    clear-hug publish "$runs/$1" "$ORG/$1" --dry-run "$CARDS/$1" --dtype float16 --license cc-by-4.0
+    clear-hug publish "$runs/$1" "$ORG/$1" --dry-run "$runs/staged/$1" --dtype float16 --license cc-by-4.0
+    echo "shipped is model_cards/$1; if this one is better on fold 9: cp $runs/staged/$1/* model_cards/$1/"
 }
 
 make_one() { # NAME

@@ -545,8 +545,8 @@ def _made(
                 for one in _earlier(encoder)
             )
             + (
-                f" The signal teacher: {_NAMES.get(teacher['system'], teacher['system'])}, pre-trained without labels "
-                f"for {_field(teacher, 'result/epoch', PRETRAINING)} epochs."
+                f" The signal teacher: {_NAMES.get(_field(teacher, 'system', PRETRAINING))}, pre-trained without "
+                f"labels for {_field(teacher, 'result/epoch', PRETRAINING)} epochs."
                 if (teacher := encoder.get("signal_teacher")) is not None
                 else ""
             )
