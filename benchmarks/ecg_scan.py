@@ -161,7 +161,7 @@ class Experiment:
             None,
             {
                 "system": "ecg_scan",
-                "signal": str(self.teacher(fold)),
+                "signal_encoder": str(self.teacher(fold)),
                 "model": VARIANTS[variant],
                 "epochs": self.arguments.epochs,
                 "batch_size": self.arguments.batch_size,

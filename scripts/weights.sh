@@ -74,8 +74,8 @@ scan_encoder() { # Its teacher is the shipped encoder. CinC 2011 has nothing to 
         prepare ecg_scan "$one"
         folders+=("$prepared")
     done
-    clear-hug pretrain --config "$RECIPES/ecg_scan_tiny.yaml" --data "${folders[@]}" --signal "$CARDS/clear-hug-small" \
-        --output "$runs/ecg-scan-tiny"
+    clear-hug pretrain --config "$RECIPES/ecg_scan_tiny.yaml" --data "${folders[@]}" \
+        --signal-encoder "$CARDS/clear-hug-small" --output "$runs/ecg-scan-tiny"
     touch "$runs/ecg-scan-tiny/finished"
 }
 

@@ -82,7 +82,7 @@ def house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _pretrain(folder: Path) -> list[Any]:
-    command = ["pretrain", "--system", "ecg_scan", "--data", folder / "pages", "--signal", folder / "teacher"]
+    command = ["pretrain", "--system", "ecg_scan", "--data", folder / "pages", "--signal-encoder", folder / "teacher"]
     return [*command, "--epochs", 2, "--batch-size", 8, *QUIET, *OPTIONS]
 
 
@@ -318,8 +318,8 @@ def test_when_something_is_missing_then_one_sentence_says_what(
     assert "name the folder of a pre-trained encoder of signals" in _refused(
         capsys, "pretrain", "--system", "ecg_scan", *pages, *to
     )
-    assert "signal is for systems that align pages" in _refused(
-        capsys, "pretrain", *pages, *to, "--signal", house / "teacher"
+    assert "signal_encoder is for systems that align pages" in _refused(
+        capsys, "pretrain", *pages, *to, "--signal-encoder", house / "teacher"
     )
     assert "cannot be trained from a stream" in _refused(capsys, *_pretrain(house), *to, "--streaming")
     assert "has none: train the head or the whole model" in _refused(

@@ -31,7 +31,7 @@ def add(verbs: Any) -> None:
         "  clear-hug prepare downloads/ptb-xl --labels ptbxl_super --output ptb-xl --num-proc 8\n"
         "  clear-hug prepare downloads/challenge --labels cpsc9 --output cpsc --split-fractions 0.7 0.1 0.2\n"
         "  clear-hug prepare ward.csv --labels afib lvh --output ward --model runs/pretrained\n"
-        "  clear-hug prepare downloads/mimic --output mimic --windows all --shard-index 3 --num-shards 16",
+        "  clear-hug prepare downloads/mimic --output mimic --split-fractions 1 0 0 --shard-index 3 --num-shards 16",
     )
     parser.epilog = "your own recordings and labels:\n" + "".join(
         f"  {line}".rstrip() + "\n" for line in CSV_CONTRACT.splitlines()
@@ -171,7 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
     of_system = next((name for name, one in SYSTEMS.items() if type(extractor) is one.feature_extractor), "clear_hug")
     option = "" if of_system == "clear_hug" else f" --system {of_system}"
     if SYSTEMS[of_system].aligned:
-        option += " --signal SIGNAL_ENCODER"
+        option += " --signal-encoder SIGNAL_ENCODER"
     say(f"\nnext: clear-hug pretrain{option} --data {arguments.output} --output runs/pretrained")
     return EXIT_SOME_FAILED if any(split["rejected"] for split in outcome.manifest["splits"].values()) else EXIT_OK
 

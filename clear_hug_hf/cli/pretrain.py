@@ -41,8 +41,8 @@ def add(verbs: Any) -> None:
         "Pre-train CLEAR: hide most beats of each recording and rebuild them from the same beat in the other leads\n"
         "and from the summary of their own lead. Or, with --system ecg_jepa, ECG-JEPA: hide the same times in all\n"
         "leads and predict what a teacher makes of them. Or, with --system ecg_scan, ECG-Scan: align drawn pages\n"
-        "with what a pre-trained encoder of signals (--signal) and a text encoder make of the same recordings.\n"
-        "Without --config, the recipe for tiny size on a CPU.\n\n"
+        "with what a pre-trained encoder of signals (--signal-encoder) and a text encoder make of the same\n"
+        "recordings. Without --config, the recipe for tiny size on a CPU.\n\n"
         "Killed or interrupted, the same command goes on from the last checkpoint, to the same weights.\n\n"
         "Writes to the output folder: model/ and best/ (from_pretrained folders: after the last epoch, and of the\n"
         "lowest validation loss), pretraining_log.csv, pretraining_steps.csv, pretraining.json (data, recipe, result\n"
@@ -51,7 +51,7 @@ def add(verbs: Any) -> None:
         "examples:\n"
         "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
         "  clear-hug pretrain --system ecg_jepa --data ptb-xl-jepa --output runs/jepa\n"
-        "  clear-hug pretrain --system ecg_scan --data ptb-xl-pages --signal runs/pretrained --output runs/scan\n"
+        "  clear-hug pretrain --system ecg_scan --data ptb-xl-pages --signal-encoder runs/pretrained\n"
         "  clear-hug pretrain --data ptb-xl cinc2011 --epochs 100 --model-option mask_ratio=0.75\n"
         "  clear-hug pretrain --config scripts/recipes/clear_base_mimic.yaml --learning-rate 3e-4\n"
         "  accelerate launch scripts/pretrain.py --config scripts/recipes/clear_base_mimic.yaml",
@@ -168,7 +168,7 @@ def pretrain_and_draw(
     if not is_main_process():
         return
     chosen = {"size": recipe.size, "options": recipe.model, "augmentation": recipe.augmentation}
-    chosen |= {"signal_teacher": recipe.signal and find_model_folder(recipe.signal)}
+    chosen |= {"signal_teacher": recipe.signal_encoder and find_model_folder(recipe.signal_encoder)}
     facts = describe_pretraining(result.model, result.history, settings(arguments), data, **chosen)
     write_text(output / PRETRAINING, json.dumps(facts, indent=2) + "\n")
     pictures = output / "pictures"

@@ -77,8 +77,9 @@ class Recipe:
         data (`list[str]`): Folders of recordings; the training splits of several are joined, and so are their
             validation splits.
         output (`str`, *optional*, defaults to `"runs/pretrained"`): Folder of the run.
-        signal (`str`, *optional*): For ECG-Scan: folder of the pre-trained encoder of signals, CLEAR or ECG-JEPA, that
-            pages are aligned with. It should not have seen the recordings that the result is to be tested on.
+        signal_encoder (`str`, *optional*): For ECG-Scan: folder of the pre-trained encoder of signals, CLEAR or
+            ECG-JEPA, that pages are aligned with. It should not have seen the recordings that the result is to be
+            tested on.
         vision (`str`, *optional*): For ECG-Scan: name or folder of a pre-trained vision backbone of transformers to
             start from; without it the preset's starts at random.
         text (`str`, *optional*): For ECG-Scan: name or folder of a pre-trained text encoder of transformers; without
@@ -97,7 +98,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     output: str = "runs/pretrained"
-    signal: str | None = None
+    signal_encoder: str | None = None
     vision: str | None = None
     text: str | None = None
     augmentation: float | None = None
@@ -113,7 +114,7 @@ class Recipe:
         aligned = self.system in SYSTEMS and SYSTEMS[self.system].aligned
         if self.augmentation is None:
             self.augmentation = 1.0 if aligned else 0.0
-        for name in ("signal", "vision", "text"):
+        for name in ("signal_encoder", "vision", "text"):
             if getattr(self, name) is not None and not aligned:
                 raise InputError(f"{name} is for systems that align pages, not for {self.system}: leave it out")
         if aligned and self.training.micro_batch_size is None:
@@ -174,12 +175,12 @@ class Recipe:
         config, model_class = self.make_config(), SYSTEMS[self.system].model
         if not SYSTEMS[self.system].aligned:
             return model_class(config)
-        if self.signal is None and config.signal_embed_dim is None:
+        if self.signal_encoder is None and config.signal_embed_dim is None:
             raise InputError(
-                "pages are aligned with signals: name the folder of a pre-trained encoder of signals with --signal, "
-                "such as `clear-hug pretrain` makes of the same recordings"
+                "pages are aligned with signals: name the folder of a pre-trained encoder of signals with "
+                "--signal-encoder, such as `clear-hug pretrain` makes of the same recordings"
             )
-        signal = None if self.signal is None else str(find_model_folder(self.signal))
+        signal = None if self.signal_encoder is None else str(find_model_folder(self.signal_encoder))
         try:
             return model_class.from_towers(config, vision=self.vision, signal=signal, text=self.text)
         except (OSError, ValueError, KeyError) as error:
@@ -194,16 +195,16 @@ class Recipe:
             feature_extractor,
             tokenizer=make_tokenizer(model.config, self.text),
             with_targets=True,
-            with_signals=self.signal is not None,
+            with_signals=self.signal_encoder is not None,
             augmentation=self.augmentation,
         )
 
     def add_teachers(self, model: Any, sets: Mapping[str, Any], progress: bool = True) -> dict[str, Any]:
         """The recordings of each split with what teachers that stay as they are make of them, where there are any."""
-        if self.signal is None:
+        if self.signal_encoder is None:
             return dict(sets)
         return {
-            split: add_signal_embeds(rows, model.base_model, self.signal, progress=progress)
+            split: add_signal_embeds(rows, model.base_model, self.signal_encoder, progress=progress)
             for split, rows in sets.items()
         }
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+import shlex
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
 
+from clear_hug_hf.cli import _parser
+from clear_hug_hf.data.records import Recording
+from clear_hug_hf.data.splits import assign_splits
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
 from clear_hug_hf.training.pretraining import PretrainingArguments, learning_rate_at
 from clear_hug_hf.training.recipes import Recipe, add_recipe_options, read_recipe, recipe_from_options
@@ -35,6 +43,33 @@ def test_when_a_recipe_of_the_repository_is_read_then_it_makes_a_config(path: Pa
     recipe = read_recipe(path)
     assert recipe.make_config().model_type == recipe.system
     assert recipe.training.batch_size % (recipe.training.micro_batch_size or 1) == 0
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_when_recordings_are_prepared_as_a_recipe_says_then_no_recording_is_kept_from_training(
+    path: Path, make_recordings: Callable[..., list[Recording]]
+) -> None:
+    comments = re.sub(r"\\\n#", "", path.read_text())
+    for line in re.findall(r"^# +clear-hug (prepare .*)", comments, re.M):
+        arguments = _parser().parse_args(shlex.split(line))
+        if arguments.source.name == "ptb-xl":  # has official folds
+            assert arguments.split_fractions is None
+            continue
+        assert arguments.split_fractions is not None, line
+        shares = dict(zip(("train", "validation", "test"), arguments.split_fractions, strict=True))
+        assert set(assign_splits(make_recordings(6), shares).values()) == {"train"}, line
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+@pytest.mark.parametrize("launcher", [get_args_parser, launch_command_parser], ids=["torchrun", "accelerate"])
+def test_when_a_launcher_starts_a_script_then_every_option_reaches_the_script(
+    verb: str, launcher: Callable[[], argparse.ArgumentParser]
+) -> None:
+    verbs = next(one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction))
+    options = [option for one in verbs.choices[verb]._actions for option in one.option_strings]
+    assert "--help" in options
+    words = [word for option in options for word in (option, "x")]
+    assert launcher().parse_args([f"scripts/{verb}.py", *words]).training_script_args == words
 
 
 def test_when_no_recipe_is_named_then_it_is_the_tiny_one_of_the_repository() -> None:
