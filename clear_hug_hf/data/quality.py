@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..processing.leads import STANDARD_LEADS, canonical_lead_name
+from ..processing.leads import STANDARD_LEADS, lead_and_sign
 from .records import Recording
 
 
@@ -40,7 +40,7 @@ def recording_quality(recording: Recording) -> Quality:
     Returns:
         [`Quality`]: Its numbers.
     """
-    names = [canonical_lead_name(name) for name in recording.lead_names]
+    names = [lead_and_sign(name)[0] for name in recording.lead_names]
     waveform = np.asarray(recording.waveform)
     if None in names:
         waveform = waveform[[name is not None for name in names]]

@@ -12,7 +12,7 @@ from .feature_extraction_clear_hug import ClearHugFeatureExtractor
 from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
 from .feature_extraction_ecg_scan import EcgScanFeatureExtractor
 from .image_processing_ecg_scan import EcgScanImageProcessor, load_page
-from .leads import STANDARD_LEADS, arrange_leads, canonical_lead_name
+from .leads import STANDARD_LEADS, arrange_leads, canonical_lead_name, lead_and_sign
 from .page_augmentation import augment_page
 from .page_finding import FoundPage, find_page
 from .recordings import RecordingFeatureExtractor
@@ -38,6 +38,7 @@ __all__ = [
     "detect_r_peaks",
     "draw_page",
     "find_page",
+    "lead_and_sign",
     "load_page",
     "pad_peaks",
     "render_page",

@@ -330,8 +330,9 @@ def render_page(
     """
     Draw a recording as a page: 10 s of it, or what there is.
 
-    Leads are found by name; absent III, aVR, aVL and aVF are computed from I and II. `positions` of the page count
-    samples from `start_seconds` on.
+    Leads are found by name, inverted ones such as `-aVR` get their standard sign, and absent III, aVR, aVL and aVF are
+    computed from I and II unless one of these is flat (see `arrange_leads`). `positions` of the page count samples
+    from `start_seconds` on.
 
     Args:
         waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording.

@@ -10,7 +10,7 @@ import numpy as np
 from .ecg_paper import LAYOUTS, PaperStyle, draw_page
 from .errors import InputError
 from .image_processing_ecg_scan import EcgScanImageProcessor
-from .leads import STANDARD_LEADS
+from .leads import STANDARD_LEADS, limb_lead
 from .page_augmentation import augment_page
 from .recordings import RecordingFeatureExtractor
 from .signal_cleaning import canonical_unit
@@ -259,15 +259,9 @@ def obeys_identities(signal: np.ndarray) -> bool:
     Args:
         signal (`np.ndarray` of shape `(12, num_samples)`): Leads in standard order.
     """
-    first, second, third, right, left, foot = signal[:6].astype(np.float64)
-    residuals = np.stack(
-        (
-            first + third - second,
-            right + (first + second) / 2,
-            left - first + second / 2,
-            foot - second + first / 2,
-        )
-    )
+    limb = signal[:6].astype(np.float64)
+    names = STANDARD_LEADS[2:6]
+    residuals = limb[2:] - np.stack([limb_lead(name, limb[0], limb[1]) for name in names])
     level = float(np.sqrt(np.mean(np.square(signal[:6], dtype=np.float64))))
     return level > 0 and float(np.sqrt(np.mean(residuals**2))) < IDENTITY_TOLERANCE * level
 

@@ -17,7 +17,7 @@ from transformers.utils import TensorType, logging
 from .beat_detection import DETECTORS, MINIMUM_RATE, detect_r_peaks
 from .beats import pad_peaks
 from .errors import InputError
-from .leads import STANDARD_LEADS, arrange_leads
+from .leads import STANDARD_LEADS, arrange_leads, is_flat
 from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, canonical_unit, repair_non_finite, resample, rescale
 
 
@@ -312,7 +312,7 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             signal = repair_non_finite(np.where(present[:, None], signal, 0.0))
 
         if do_mask_flat_leads:
-            present = present & (signal != signal[:, :1]).any(axis=1)
+            present = present & ~is_flat(signal)
             if not present.any():
                 raise InputError("all leads are flat: the file holds no signal")
 

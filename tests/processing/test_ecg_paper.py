@@ -344,6 +344,21 @@ def test_when_limb_leads_are_absent_then_they_follow_from_i_and_ii_unless_normal
     assert np.flatnonzero(page.drawn.any(axis=1)).tolist() == [0, 1, 6]
 
 
+def test_when_lead_one_is_flat_then_no_derived_lead_is_drawn_from_it() -> None:
+    signals = _sines()[[0, 1, 6]]
+    signals[0] = 0.0
+    page = render_page(signals, **_known(lead_names=["I", "II", "V1"]))
+    assert np.flatnonzero(page.drawn.any(axis=1)).tolist() == [0, 1, 6]
+
+
+def test_when_a_lead_is_inverted_then_the_page_shows_its_standard_sign() -> None:
+    signals = _sines()
+    signals[3] *= -1.0
+    names = ["-aVR" if name == "aVR" else name for name in STANDARD_LEADS]
+    page, expected = render_page(signals, **_known(lead_names=names)), draw_page(_sines(), RATE, image_size=(256, 256))
+    np.testing.assert_allclose(page.positions, expected.positions, atol=1e-3)
+
+
 def test_when_a_recording_is_normalised_then_its_height_must_be_said() -> None:
     with pytest.raises(InputError, match="millivolts_per_unit"):
         render_page(_sines(), **_known(unit="NU"))

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clear_hug_hf.processing import STANDARD_LEADS, InputError, arrange_leads, canonical_lead_name
+from clear_hug_hf.processing import (
+    STANDARD_LEADS,
+    ClearHugFeatureExtractor,
+    EcgJepaFeatureExtractor,
+    EcgScanFeatureExtractor,
+    InputError,
+    RecordingFeatureExtractor,
+    arrange_leads,
+    canonical_lead_name,
+    lead_and_sign,
+)
 
 
 def _waveform(num_samples: int = 50) -> np.ndarray:
@@ -25,6 +35,9 @@ def _waveform(num_samples: int = 50) -> np.ndarray:
         ("DII", "II"),
         ("Lead III", "III"),
         ("ecg_V6", "V6"),
+        ("ECG-II", "II"),
+        ("Lead-I", "I"),
+        ("Lead - I", "I"),
         ("vx", None),
     ],
 )
@@ -37,6 +50,52 @@ def test_when_a_lead_name_is_spelled_differently_then_the_standard_name_is_found
 def test_when_a_lead_name_is_unknown_then_it_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="unknown lead name 'pleth'"):
         canonical_lead_name("pleth")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("-aVR", ("aVR", -1)),
+        ("\u2212aVR", ("aVR", -1)),
+        ("\u2013 avr", ("aVR", -1)),
+        ("-DII", ("II", -1)),
+        ("-ECG-II", ("II", -1)),
+        ("Lead -aVR", ("aVR", -1)),
+        ("-vx", (None, -1)),
+        ("ECG-II", ("II", 1)),
+        ("aVR", ("aVR", 1)),
+    ],
+)
+def test_when_a_minus_stands_before_a_lead_then_its_sign_is_understood(
+    name: str, expected: tuple[str | None, int]
+) -> None:
+    assert lead_and_sign(name) == expected
+
+
+@pytest.mark.parametrize("name", ["--aVR", "-Lead -aVR", "aVR-", "a-VR", "-"])
+def test_when_the_sign_of_a_lead_is_unclear_then_it_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="unknown lead name"):
+        lead_and_sign(name)
+
+
+def test_when_only_the_name_of_an_inverted_lead_is_asked_for_then_the_sign_is_not_dropped() -> None:
+    with pytest.raises(InputError, match="'-aVR' is an inverted lead"):
+        canonical_lead_name("-aVR")
+
+
+def test_when_leads_are_inverted_then_they_get_their_standard_signs() -> None:
+    waveform = _waveform()
+    # Cabrera's order; I is inverted, too, so that leads derived from it would show a lost sign.
+    order = ["aVL", "-I", "-aVR", "II", "aVF", "III", *STANDARD_LEADS[6:]]
+    signs = [-1 if name[0] == "-" else 1 for name in order]
+    rows = waveform[[STANDARD_LEADS.index(name.strip("-")) for name in order]] * np.array(signs)[:, None]
+    arranged, present = arrange_leads(rows, order)
+    np.testing.assert_array_equal(arranged, waveform)
+    assert present.all()
+    arranged, _ = arrange_leads(rows[[1, 3]], ["-I", "II"])
+    np.testing.assert_allclose(arranged[:6], waveform[:6], atol=1e-12)
+    arranged, _ = arrange_leads(-waveform, [f"-{name}" for name in STANDARD_LEADS])
+    np.testing.assert_array_equal(arranged, waveform)
 
 
 def test_when_leads_come_in_another_order_and_case_then_they_are_put_in_order() -> None:
@@ -62,6 +121,36 @@ def test_when_derivation_is_off_then_absent_limb_leads_stay_missing() -> None:
     assert not arranged[2:].any()
 
 
+@pytest.mark.parametrize("flat", ["I", "II"])
+@pytest.mark.parametrize("with_nan", [False, True])
+def test_when_lead_one_or_two_is_flat_then_no_limb_lead_is_derived_from_it(flat: str, with_nan: bool) -> None:
+    waveform = _waveform()
+    waveform[STANDARD_LEADS.index(flat)] = 0.25
+    if with_nan:
+        waveform[STANDARD_LEADS.index(flat), 3] = np.nan
+    kept = [0, 1, *range(6, 12)]
+    arranged, present = arrange_leads(waveform[kept], [STANDARD_LEADS[i] for i in kept])
+    assert np.flatnonzero(~present).tolist() == [2, 3, 4, 5]
+    assert not arranged[2:6].any()
+
+
+@pytest.mark.parametrize(
+    "extractor",
+    [ClearHugFeatureExtractor(), EcgJepaFeatureExtractor(), EcgScanFeatureExtractor()],
+    ids=lambda one: type(one).__name__,
+)
+@pytest.mark.parametrize("do_mask_flat_leads", [True, False])
+def test_when_lead_one_fell_off_then_every_system_misses_what_is_derived_from_it(
+    extractor: RecordingFeatureExtractor, do_mask_flat_leads: bool
+) -> None:
+    waveform = np.random.default_rng(0).standard_normal((3, 5000))
+    waveform[0] = 0.0
+    signal, present = extractor.clean(waveform, 500.0, ["I", "II", "V1"], "mV", do_mask_flat_leads=do_mask_flat_leads)
+    found = [lead for lead, is_there in zip(STANDARD_LEADS, present, strict=True) if is_there]
+    assert found == (["II", "V1"] if do_mask_flat_leads else ["I", "II", "V1"])
+    assert not signal[~present].any()
+
+
 def test_when_a_chest_lead_is_missing_then_it_is_masked_and_not_invented() -> None:
     waveform = _waveform()
     arranged, present = arrange_leads(np.delete(waveform, 8, axis=0), [n for n in STANDARD_LEADS if n != "V3"])
@@ -79,6 +168,8 @@ def test_when_extra_leads_are_there_then_they_are_left_out() -> None:
 def test_when_a_lead_appears_twice_then_it_is_refused() -> None:
     with pytest.raises(InputError, match="lead II appears twice"):
         arrange_leads(_waveform()[:2], ["II", "ii"])
+    with pytest.raises(InputError, match="lead aVR appears twice"):
+        arrange_leads(_waveform()[:2], ["-aVR", "aVR"])
 
 
 def test_when_no_standard_lead_is_there_then_it_is_refused() -> None:
