@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING
+
 
 STANDARD_LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The twelve standard leads in the order of the released weights."""
@@ -171,48 +173,50 @@ class ClearHugConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "clear_hug"
 
-    sampling_rate: int = 100
-    lead_names: list[str] | tuple[str, ...] = field(default_factory=lambda: list(STANDARD_LEAD_NAMES))
-    lead_groups: list[list[str]] | None = None
-    num_beats: int = 15
-    beat_length: int = 96
+    sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES)
+    lead_names: list[str] | tuple[str, ...] = field(
+        default_factory=lambda: list(STANDARD_LEAD_NAMES), metadata=ENCODER
+    )
+    lead_groups: list[list[str]] | None = field(default=None, metadata=CLASSIFIER)
+    num_beats: int = field(default=15, metadata=ENCODER)
+    beat_length: int = field(default=96, metadata=ENCODER)
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    intermediate_size: int = 1024
-    decoder_hidden_size: int = 512
-    decoder_num_hidden_layers: int = 4
-    decoder_num_attention_heads: int = 16
-    decoder_intermediate_size: int = 1024
-    hidden_act: str = "relu"
-    hidden_dropout_prob: float | int = 0.1
-    attention_probs_dropout_prob: float | int = 0.1
-    classifier_dropout: float | int = 0.0
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-5
-    beat_norm_eps: float = 1e-6
-    num_lead_embeddings: int = 16
-    num_time_embeddings: int = 16
+    hidden_size: int = field(default=768, metadata=ENCODER)
+    num_hidden_layers: int = field(default=12, metadata=ENCODER)
+    num_attention_heads: int = field(default=8, metadata=ENCODER)
+    intermediate_size: int = field(default=1024, metadata=ENCODER)
+    decoder_hidden_size: int = field(default=512, metadata=PRETRAINING)
+    decoder_num_hidden_layers: int = field(default=4, metadata=PRETRAINING)
+    decoder_num_attention_heads: int = field(default=16, metadata=PRETRAINING)
+    decoder_intermediate_size: int = field(default=1024, metadata=PRETRAINING)
+    hidden_act: str = field(default="relu", metadata=ENCODER)
+    hidden_dropout_prob: float | int = field(default=0.1, metadata=ENCODER_SAME_FEATURES)
+    attention_probs_dropout_prob: float | int = field(default=0.1, metadata=ENCODER_SAME_FEATURES)
+    classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER)
+    initializer_range: float = field(default=0.02, metadata=ENCODER_SAME_FEATURES)
+    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER)
+    beat_norm_eps: float = field(default=1e-6, metadata=ENCODER)
+    num_lead_embeddings: int = field(default=16, metadata=ENCODER)
+    num_time_embeddings: int = field(default=16, metadata=ENCODER)
 
     # Parity with released weights: "reference_bias" adds 1 to the scores of keys that a lead's summary token was meant
     # not to see, in windows that overlook the summary tokens' own columns, because the released mask is a float.
-    cls_attention: str = "lead"
+    cls_attention: str = field(default="lead", metadata=ENCODER)
     # Parity with released weights: "conv" is a circular convolution over neighbouring beats before any is hidden, so
     # that visible beats contain their hidden neighbours.
-    beat_embedding: str = "linear"
-    use_beat_features: bool = False
+    beat_embedding: str = field(default="linear", metadata=ENCODER)
+    use_beat_features: bool = field(default=False, metadata=ENCODER)
 
-    mask_ratio: float = 0.8
-    view_guidance: bool = True
-    conduction_guidance: bool = True
-    full_attention: bool = False
-    decoder_attention_form: str = "auto"
+    mask_ratio: float = field(default=0.8, metadata=PRETRAINING)
+    view_guidance: bool = field(default=True, metadata=PRETRAINING)
+    conduction_guidance: bool = field(default=True, metadata=PRETRAINING)
+    full_attention: bool = field(default=False, metadata=ENCODER)
+    decoder_attention_form: str = field(default="auto", metadata=PRETRAINING)
 
-    head_type: str = "hug"
+    head_type: str = field(default="hug", metadata=CLASSIFIER)
     # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = "multi_label_classification"  # type: ignore[assignment]
-    label_thresholds: dict[str, float] | None = None
+    problem_type: str | None = field(default="multi_label_classification", metadata=CLASSIFIER)  # type: ignore[assignment]
+    label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.lead_names = list(self.lead_names)

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING
+
 
 ECG_JEPA_LEAD_NAMES = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 """The eight independent leads in the order of the released weights; the other four follow from I and II."""
@@ -159,47 +161,49 @@ class EcgJepaConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "ecg_jepa"
 
-    sampling_rate: int = 250
-    lead_names: list[str] | tuple[str, ...] = field(default_factory=lambda: list(ECG_JEPA_LEAD_NAMES))
-    num_samples: int = 2500
-    patch_size: int = 50
+    sampling_rate: int = field(default=250, metadata=ENCODER_SAME_FEATURES)
+    lead_names: list[str] | tuple[str, ...] = field(
+        default_factory=lambda: list(ECG_JEPA_LEAD_NAMES), metadata=ENCODER
+    )
+    num_samples: int = field(default=2500, metadata=ENCODER)
+    patch_size: int = field(default=50, metadata=ENCODER)
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 16
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    qkv_bias: bool = False
-    layer_norm_eps: float = 1e-5
-    drop_path_rate: float | int = 0.0
-    initializer_range: float = 0.02
-    patch_initializer_range: float | None = None
+    hidden_size: int = field(default=768, metadata=ENCODER)
+    num_hidden_layers: int = field(default=12, metadata=ENCODER)
+    num_attention_heads: int = field(default=16, metadata=ENCODER)
+    intermediate_size: int = field(default=3072, metadata=ENCODER)
+    hidden_act: str = field(default="gelu", metadata=ENCODER)
+    qkv_bias: bool = field(default=False, metadata=ENCODER)
+    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER)
+    drop_path_rate: float | int = field(default=0.0, metadata=ENCODER_SAME_FEATURES)
+    initializer_range: float = field(default=0.02, metadata=ENCODER_SAME_FEATURES)
+    patch_initializer_range: float | None = field(default=None, metadata=ENCODER_SAME_FEATURES)
 
-    attention_pattern: str = "cropa"
-    attention_form: str = "auto"
-    position_injection: str = "every_layer"
+    attention_pattern: str = field(default="cropa", metadata=ENCODER)
+    attention_form: str = field(default="auto", metadata=ENCODER_SAME_FEATURES)
+    position_injection: str = field(default="every_layer", metadata=ENCODER)
 
-    predictor_hidden_size: int = 384
-    predictor_num_hidden_layers: int = 6
-    predictor_num_attention_heads: int = 12
-    predictor_intermediate_size: int = 1536
+    predictor_hidden_size: int = field(default=384, metadata=PRETRAINING)
+    predictor_num_hidden_layers: int = field(default=6, metadata=PRETRAINING)
+    predictor_num_attention_heads: int = field(default=12, metadata=PRETRAINING)
+    predictor_intermediate_size: int = field(default=1536, metadata=PRETRAINING)
 
-    mask_type: str = "multi_block"
-    mask_ratio: list[float | int] | tuple[float | int, ...] | None = None
-    num_mask_blocks: int = 4
+    mask_type: str = field(default="multi_block", metadata=PRETRAINING)
+    mask_ratio: list[float | int] | tuple[float | int, ...] | None = field(default=None, metadata=PRETRAINING)
+    num_mask_blocks: int = field(default=4, metadata=PRETRAINING)
     # Parity with released weights: an off-by-one leaves the last possible start of a block out.
-    released_block_starts: bool = False
-    loss_type: str = "smooth_l1"
-    ema_start: float | int = 0.996
-    ema_end: float | int = 1.0
+    released_block_starts: bool = field(default=False, metadata=PRETRAINING)
+    loss_type: str = field(default="smooth_l1", metadata=PRETRAINING)
+    ema_start: float | int = field(default=0.996, metadata=PRETRAINING)
+    ema_end: float | int = field(default=1.0, metadata=PRETRAINING)
     # Parity with released weights: their training put the teacher into training mode along with the student.
-    teacher_drop_path: bool = False
+    teacher_drop_path: bool = field(default=False, metadata=PRETRAINING)
 
-    head_type: str = "mean"
-    classifier_dropout: float | int = 0.0
+    head_type: str = field(default="mean", metadata=CLASSIFIER)
+    classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER)
     # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = "multi_label_classification"  # type: ignore[assignment]
-    label_thresholds: dict[str, float] | None = None
+    problem_type: str | None = field(default="multi_label_classification", metadata=CLASSIFIER)  # type: ignore[assignment]
+    label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.lead_names = list(self.lead_names)

@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .configuration_clear_hug import ClearHugConfig
 from .configuration_ecg_jepa import EcgJepaConfig
+from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING
 
 
 ECG_SCAN_LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -190,47 +191,49 @@ class EcgScanConfig(PreTrainedConfig):
     }
 
     # Dictionaries become configs below.
-    vision_config: Any = None
-    signal_config: Any = None
-    text_config: Any = None
-    signal_embed_dim: int | None = None
-    text_embed_dim: int | None = None
+    vision_config: Any = field(default=None, metadata=ENCODER)
+    signal_config: Any = field(default=None, metadata=PRETRAINING)
+    text_config: Any = field(default=None, metadata=PRETRAINING)
+    signal_embed_dim: int | None = field(default=None, metadata=PRETRAINING)
+    text_embed_dim: int | None = field(default=None, metadata=PRETRAINING)
 
-    lead_names: list[str] | tuple[str, ...] = field(default_factory=lambda: list(ECG_SCAN_LEAD_NAMES))
-    sampling_rate: int = 100
-    num_samples: int = 1000
-    image_size: list[int] | tuple[int, ...] = (336, 336)
+    lead_names: list[str] | tuple[str, ...] = field(
+        default_factory=lambda: list(ECG_SCAN_LEAD_NAMES), metadata=PRETRAINING
+    )
+    sampling_rate: int = field(default=100, metadata=PRETRAINING)
+    num_samples: int = field(default=1000, metadata=PRETRAINING)
+    image_size: list[int] | tuple[int, ...] = field(default=(336, 336), metadata=ENCODER)
 
-    image_pooling: str = "pooler"
-    text_pooling: str = "mean"
-    projection_dim: int = 512
-    freeze_vision: bool = False
-    freeze_signal: bool = True
-    freeze_text: bool = False
+    image_pooling: str = field(default="pooler", metadata=ENCODER)
+    text_pooling: str = field(default="mean", metadata=PRETRAINING)
+    projection_dim: int = field(default=512, metadata=PRETRAINING)
+    freeze_vision: bool = field(default=False, metadata=ENCODER_SAME_FEATURES)
+    freeze_signal: bool = field(default=True, metadata=PRETRAINING)
+    freeze_text: bool = field(default=False, metadata=PRETRAINING)
 
-    decoder_hidden_size: int = 384
-    decoder_num_hidden_layers: int = 4
-    decoder_num_attention_heads: int = 6
-    decoder_intermediate_size: int = 1536
-    decoder_query_samples: int = 40
-    layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
+    decoder_hidden_size: int = field(default=384, metadata=PRETRAINING)
+    decoder_num_hidden_layers: int = field(default=4, metadata=PRETRAINING)
+    decoder_num_attention_heads: int = field(default=6, metadata=PRETRAINING)
+    decoder_intermediate_size: int = field(default=1536, metadata=PRETRAINING)
+    decoder_query_samples: int = field(default=40, metadata=PRETRAINING)
+    layer_norm_eps: float = field(default=1e-5, metadata=PRETRAINING)
+    initializer_range: float = field(default=0.02, metadata=PRETRAINING)
 
-    volume_weight: float | int = 1.0
-    pairwise_weight: float | int = 1.0
-    reconstruction_weight: float | int = 1.0
-    lead_weight: float | int = 0.1
-    normalize_volume: bool = False
-    huber_delta: float | int = 0.1
-    unseen_weight: float | int = 0.25
-    label_smoothing: float | int = 0.1
-    temperature_init: float | int = 0.07
+    volume_weight: float | int = field(default=1.0, metadata=PRETRAINING)
+    pairwise_weight: float | int = field(default=1.0, metadata=PRETRAINING)
+    reconstruction_weight: float | int = field(default=1.0, metadata=PRETRAINING)
+    lead_weight: float | int = field(default=0.1, metadata=PRETRAINING)
+    normalize_volume: bool = field(default=False, metadata=PRETRAINING)
+    huber_delta: float | int = field(default=0.1, metadata=PRETRAINING)
+    unseen_weight: float | int = field(default=0.25, metadata=PRETRAINING)
+    label_smoothing: float | int = field(default=0.1, metadata=PRETRAINING)
+    temperature_init: float | int = field(default=0.07, metadata=PRETRAINING)
 
-    head_type: str = "mean"
-    classifier_dropout: float | int = 0.0
+    head_type: str = field(default="mean", metadata=CLASSIFIER)
+    classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER)
     # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = "multi_label_classification"  # type: ignore[assignment]
-    label_thresholds: dict[str, float] | None = None
+    problem_type: str | None = field(default="multi_label_classification", metadata=CLASSIFIER)  # type: ignore[assignment]
+    label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = _tower_config("vision_config", self.vision_config or _CLIP_LARGE)

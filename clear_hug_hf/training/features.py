@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.collator import BeatCollator
 from ..data.sharding import extractor_settings
@@ -30,6 +31,8 @@ from .folders import check_writable
 _VERSION = "1"
 # Columns of a prepared dataset on which features depend.
 _READ = ("sampling_rate", "signal", "signal_scale", "lead_mask", "r_peaks")
+# Labels, dtype, version: fields that say nothing about what a model computes.
+_OF_EVERY_CONFIG = frozenset(one.name for one in fields(PreTrainedConfig))
 
 
 class EncodedDataset(Dataset):
@@ -162,32 +165,21 @@ def weights_digest(model: Any) -> str:
     return _digest(digest.hexdigest(), settings_digest(model.config))
 
 
-def settings_digest(config: Any) -> str:
-    """Hexadecimal digest of those settings of a config that change what an encoder computes."""
-    # Not what only heads, decoder, training or loading read; nor how the attention is computed: it gives the same.
-    apart: tuple[str, ...] = (
-        "label",
-        "decoder_",
-        "transformers",
-        "dtype",
-        "auto_map",
-        "architectures",
-        "head_type",
-        "problem_type",
-        "custom_pipelines",
-    )
-    apart += (
-        "classifier",
-        "mask_",
-        "initializer",
-        "patch_initializer",
-        "_",
-        "view_guidance",
-        "conduction_guidance",
-        "attention_form",
-    )
-    apart += ("predictor_", "num_mask_blocks", "released_block_starts", "loss_type", "ema_", "teacher_")
-    return _digest({k: v for k, v in config.to_dict().items() if not k.startswith(apart) and k != "id2label"})
+def settings_digest(config: PreTrainedConfig) -> str:
+    """
+    Hexadecimal digest of those fields of a config that change what an encoder computes, as their metadata say. Fields
+    of a config inside (a tower of transformers) all count, except for what every config of transformers has.
+    """
+    return _digest(_encoder_settings(config))
+
+
+def _encoder_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    found: dict[str, Any] = {"model_type": config.model_type}
+    for one in fields(config):
+        if one.name not in _OF_EVERY_CONFIG and one.metadata.get("changes_features", True):
+            value = getattr(config, one.name)
+            found[one.name] = _encoder_settings(value) if isinstance(value, PreTrainedConfig) else value
+    return found
 
 
 def dataset_digest(dataset: datasets.Dataset) -> str:

@@ -29,6 +29,7 @@ CODE = {
     "beat_detection.py",
     "beats.py",
     "configuration_clear_hug.py",
+    "configuration_parts.py",
     "errors.py",
     "feature_extraction_clear_hug.py",
     "leads.py",

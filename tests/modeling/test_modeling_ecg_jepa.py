@@ -714,6 +714,7 @@ def test_save_load(model_class, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json",
         "configuration_ecg_jepa.py",
+        "configuration_parts.py",
         "model.safetensors",
         "modeling_ecg_jepa.py",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,22 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, ClearHugForSequenceClassification
+from clear_hug_hf.modeling import (
+    ClearHugConfig,
+    ClearHugForPreTraining,
+    ClearHugForSequenceClassification,
+    EcgJepaConfig,
+    EcgJepaForSequenceClassification,
+    EcgScanConfig,
+    EcgScanForImageClassification,
+)
 from clear_hug_hf.processing import ClearHugFeatureExtractor
-from clear_hug_hf.training.features import EncodedDataset, dataset_labels, encode, features_key
+from clear_hug_hf.training.features import EncodedDataset, dataset_labels, encode, features_key, settings_digest
 from clear_hug_hf.training.folders import save_model_folder
 
 
@@ -96,6 +105,102 @@ def test_when_only_head_labels_or_decoder_differ_then_the_name_stays(
     model, other = _model(), _model(**setting)
     other.base_model.load_state_dict(model.base_model.state_dict())
     assert features_key(other, dataset, _collator()) == features_key(model, dataset, _collator())
+
+
+_RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+_VIT = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+_VIT |= {"intermediate_size": 32, "image_size": 64, "patch_size": 16}
+_HEAD: dict[str, Any] = {"classifier_dropout": 0.5, "problem_type": "regression", "label_thresholds": {"LABEL_0": 0.1}}
+# Of each system: a classifier, its input, and one other value of every field of its config.
+_SYSTEMS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig, torch.Tensor, dict[str, Any]]] = {
+    "clear_hug": (
+        ClearHugForSequenceClassification,
+        ClearHugConfig.preset("tiny", **SMALL, use_beat_features=False, initializer_range=0.2),
+        torch.randn((2, 12, 15, 96), generator=torch.Generator().manual_seed(0)),
+        {
+            **{"sampling_rate": 250, "lead_names": ["I", "II", "V1"], "num_beats": 12, "beat_length": 90},
+            **{"lead_groups": [["I", "II", "III", "aVR", "aVL", "aVF"], ["V1", "V2", "V3", "V4", "V5", "V6"]]},
+            **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 16},
+            **{"decoder_hidden_size": 16, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 4},
+            **{"decoder_intermediate_size": 16, "decoder_attention_form": "dense"},
+            **{"hidden_act": "gelu", "hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3},
+            **{"initializer_range": 0.1, "layer_norm_eps": 1e-2, "beat_norm_eps": 1e-1, "num_lead_embeddings": 20},
+            **{"num_time_embeddings": 20, "cls_attention": "full", "beat_embedding": "conv"},
+            **{"use_beat_features": True, "full_attention": True, "mask_ratio": 0.5, "view_guidance": False},
+            **{"conduction_guidance": False, "head_type": "mean", **_HEAD},
+        },
+    ),
+    "ecg_jepa": (
+        EcgJepaForSequenceClassification,
+        EcgJepaConfig.preset("tiny", hidden_size=32, num_hidden_layers=2, intermediate_size=32, initializer_range=0.2),
+        torch.randn((2, 8, 2500), generator=torch.Generator().manual_seed(0)),
+        {
+            **{"sampling_rate": 500, "lead_names": ["I", "II"], "num_samples": 1000, "patch_size": 25},
+            **{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+            **{"hidden_act": "relu", "qkv_bias": True, "layer_norm_eps": 1e-2, "drop_path_rate": 0.3},
+            **{"initializer_range": 0.1, "patch_initializer_range": 0.1, "attention_pattern": "full"},
+            **{"attention_form": "dense", "position_injection": "first_layer", "predictor_hidden_size": 32},
+            **{"predictor_num_hidden_layers": 1, "predictor_num_attention_heads": 2},
+            **{"predictor_intermediate_size": 32, "mask_type": "random", "mask_ratio": [0.2, 0.3]},
+            **{"num_mask_blocks": 3, "released_block_starts": True, "loss_type": "l1", "ema_start": 0.9},
+            **{"ema_end": 0.999, "teacher_drop_path": True, "head_type": "mean", **_HEAD},
+        },
+    ),
+    "ecg_scan": (
+        EcgScanForImageClassification,
+        EcgScanConfig.preset("tiny", vision_config=_RESNET, image_size=[64, 96]),
+        torch.randn((2, 3, 64, 96), generator=torch.Generator().manual_seed(0)),
+        {
+            **{"vision_config": _VIT, "signal_config": {"model_type": "clear_hug", **SMALL}, "text_config": None},
+            **{"signal_embed_dim": 16, "text_embed_dim": 16, "lead_names": ["I", "II"], "sampling_rate": 50},
+            **{"num_samples": 500, "image_size": [64, 64], "image_pooling": "first", "text_pooling": "first"},
+            **{"projection_dim": 16, "freeze_vision": True, "freeze_signal": False, "freeze_text": True},
+            **{"decoder_hidden_size": 64, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2},
+            **{"decoder_intermediate_size": 64, "decoder_query_samples": 50, "layer_norm_eps": 1e-2},
+            **{"initializer_range": 0.1, "volume_weight": 0.5, "pairwise_weight": 0.5, "reconstruction_weight": 0.5},
+            **{"lead_weight": 0.5, "normalize_volume": True, "huber_delta": 0.5, "unseen_weight": 0.5},
+            **{"label_smoothing": 0.2, "temperature_init": 0.1, "head_type": "mean", **_HEAD},
+        },
+    ),
+}
+
+
+def _own_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    names = {one.name for one in fields(PreTrainedConfig)} - {"problem_type"}
+    return {one.name: one.metadata for one in fields(config) if one.name not in names}
+
+
+@pytest.mark.parametrize("system", _SYSTEMS)
+def test_when_a_config_has_a_field_then_it_says_which_part_it_belongs_to(system: str) -> None:
+    found = _own_fields(_SYSTEMS[system][1])
+    assert {name for name, metadata in found.items() if "part" not in metadata} == set()
+    assert {metadata["part"] for metadata in found.values()} == {"encoder", "pretraining", "classifier"}
+    assert found.keys() == _SYSTEMS[system][3].keys(), "give another value of each field above"
+
+
+@pytest.mark.parametrize(("system", "name"), [(key, name) for key, one in _SYSTEMS.items() for name in one[3]])
+def test_when_a_field_changes_then_features_and_digest_change_or_neither_does(system: str, name: str) -> None:
+    model_class, config, given, others = _SYSTEMS[system]
+    set_seed(0)
+    base = model_class(config).eval().base_model
+    other_config = type(config).from_dict({**config.to_dict(), name: others[name]})
+    other = model_class(other_config).eval().base_model
+    try:
+        other.load_state_dict(base.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(other(given).lead_states, base(given).lead_states, atol=1e-5, rtol=1e-5)
+        changed = False
+    except (AssertionError, RuntimeError, ValueError):
+        changed = True
+    assert (settings_digest(other_config) != settings_digest(config)) == changed
+
+
+def test_when_a_tower_differs_only_in_its_labels_then_the_digest_stays() -> None:
+    config, other = (EcgScanConfig.preset("tiny", vision_config=_RESNET) for _ in range(2))
+    other.vision_config.id2label, other.vision_config.dtype = {0: "cat"}, torch.float32
+    assert settings_digest(other) == settings_digest(config)
+    other.vision_config.hidden_act = "gelu"
+    assert settings_digest(other) != settings_digest(config)
 
 
 def test_when_a_model_is_saved_or_has_another_head_on_top_then_the_name_stays(
