@@ -85,15 +85,31 @@ def weighted_calibration_error(labels: np.ndarray, scores: np.ndarray, weights: 
     """
     Expected calibration error of one label (Naeini et al., 2015): the mean distance between the mean probability and
     the share of recordings with the label, over [`CALIBRATION_BINS`] bins of equal width; arguments and result as in
-    [`weighted_auroc`], with scores that are probabilities.
+    [`weighted_auroc`], with scores that are probabilities, and NaN only where there is no weight at all.
+
+    It is counted from the recordings at hand and too high by what chance adds to each bin: a perfectly calibrated
+    model has an error above 0. [`evaluate_predictions`] corrects it.
     """
+    return np.abs(_calibration_gaps(labels, scores, weights)).sum(axis=1)
+
+
+def _calibration_gaps(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What each bin adds to the mean of probability minus label, `(num_weightings, CALIBRATION_BINS)`."""
     bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     member = (bins[:, None] == np.arange(CALIBRATION_BINS)).astype(np.float64)
-    gaps = np.abs(weights @ (member * (scores - (labels > 0.5))[:, None])).sum(axis=1)
-    total = weights.sum(axis=1)
-    positive = weights @ (labels > 0.5).astype(np.float64)
-    both = (positive > 0) & (positive < total)
-    return np.divide(gaps, total, out=np.full(len(weights), np.nan), where=both)
+    gaps = weights @ (member * (scores - (labels > 0.5))[:, None])
+    total = weights.sum(axis=1, keepdims=True)
+    return np.divide(gaps, total, out=np.full_like(gaps, np.nan), where=total > 0)
+
+
+def _calibration_error_and_noise(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """
+    For each weighting the calibration error, and the sum over bins of how far the gap is from that of all recordings,
+    `(num_weightings, 2)`.
+    """
+    gaps = _calibration_gaps(labels, scores, weights)
+    observed = _calibration_gaps(labels, scores, np.ones((1, len(labels))))
+    return np.stack([np.abs(gaps).sum(axis=1), np.abs(gaps - observed).sum(axis=1)], axis=1)
 
 
 CALIBRATION_BINS = 15
@@ -167,12 +183,21 @@ def evaluate_predictions(
     The intervals are percentiles over bootstrap samples of patients; a sample in which a label has one class is left
     out for that label, and for the macro mean. Where that leaves half of the samples or fewer there is no interval.
 
+    The calibration error as it is counted is too high by chance, and higher still in bootstrap samples, so that their
+    percentiles would lie above it. It is reduced by the bias that the bootstrap estimates, down to 0 at most (Efron
+    and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 10). The upper end of its interval is that of the
+    basic bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 5.2). The lower end
+    is the counted error less what chance can have added: the upper quantile of the summed deviations of the bins,
+    which bound it by the triangle inequality; that of the basic bootstrap is too high near perfect calibration, where
+    the error has a kink. With `num_samples=0` the error stays as counted.
+
     Args:
         labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
         probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions, from 0 to 1.
         label_names (`Sequence[str]`): Name of each column.
         patient_ids (`Sequence[str | None]`, *optional*): Patient of each recording; by default each its own.
-        num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples; 0 gives no intervals.
+        num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples; 0 gives no intervals, and a calibration
+            error that is not corrected.
         confidence (`float`, *optional*, defaults to 0.95): Coverage of the intervals.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
         thresholds (`Sequence[float]`, *optional*): From which probability on each label counts as found, for F1; 0.5
@@ -218,15 +243,16 @@ def evaluate_predictions(
         for name in METRICS:
             metric = _metric(name, thresholds[column])
             value = float(metric(truth, scores, once[:, known])[0])
-            of_samples = _in_chunks(metric, truth, scores, resampled, known)
-            entry[name] = _with_interval(value, of_samples, confidence)
+            sampled = _calibration_error_and_noise if name == "calibration_error" else metric
+            of_samples = _in_chunks(sampled, truth, scores, resampled, known)
+            entry[name] = _interval_of(name, value, of_samples, confidence)
             values[name].append(value)
             samples[name].append(of_samples)
 
     result: dict[str, Any] = {}
     for name in METRICS:
         result[f"macro_{name}"] = (
-            _with_interval(float(np.mean(values[name])), np.mean(samples[name], axis=0), confidence)
+            _interval_of(name, float(np.mean(values[name])), np.mean(samples[name], axis=0), confidence)
             if values[name]
             else None
         )
@@ -380,10 +406,29 @@ def interval_of_samples(samples: np.ndarray, confidence: float = 0.95) -> dict[s
     return _with_interval(float(samples[0]), samples[1:], confidence)
 
 
+def _interval_of(name: str, value: float, samples: np.ndarray, confidence: float) -> dict[str, float | None]:
+    """A metric with its interval; of the calibration error `samples` are as in [`_calibration_error_and_noise`]."""
+    if name != "calibration_error":
+        return _with_interval(value, samples, confidence)
+    usable = samples[~np.isnan(samples).any(axis=-1)] if len(samples) else samples
+    if 2 * len(usable) <= len(samples):
+        return {"value": value, "low": None, "high": None}
+    errors, noise = usable.T
+    corrected = 2 * value - errors.mean()
+    low = value - np.quantile(noise, (1 + confidence) / 2)
+    high = 2 * value - np.quantile(errors, (1 - confidence) / 2)
+    return _around(*(max(0.0, float(one)) for one in (corrected, low, high)))
+
+
 def _with_interval(value: float, samples: np.ndarray, confidence: float) -> dict[str, float | None]:
     usable = samples[~np.isnan(samples)]
     # With most samples left out, those that are left are not what other patients would give.
     if 2 * len(usable) <= len(samples):
         return {"value": value, "low": None, "high": None}
     low, high = np.quantile(usable, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {"value": value, "low": float(low), "high": float(high)}
+    return _around(value, float(low), float(high))
+
+
+def _around(value: float, low: float, high: float) -> dict[str, float | None]:
+    """An interval that holds its value, also where the samples are so skewed that their quantiles do not."""
+    return {"value": value, "low": min(low, value), "high": max(high, value)}

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from clear_hug_hf.evaluation.metrics import (
     CALIBRATION_BINS,
+    METRICS,
     choose_thresholds,
     evaluate_predictions,
     interval_of_samples,
@@ -226,6 +227,7 @@ def test_when_predictions_are_evaluated_then_f1_and_calibration_are_those_of_the
     labels[::5, 0] = np.nan
     thresholds = [0.3, 0.4, 0.5, 0.6]
     result = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=100, thresholds=thresholds)
+    counted = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=0, thresholds=thresholds)
     expected: dict[str, list[float]] = {"f1": [], "calibration_error": []}
     for column, name in enumerate("abcd"):
         entry, known = result["per_label"][name], ~np.isnan(labels[:, column])
@@ -234,13 +236,14 @@ def test_when_predictions_are_evaluated_then_f1_and_calibration_are_those_of_the
         expected["calibration_error"].append(_calibration_error(truth, scores))
         assert entry["threshold"] == thresholds[column]
         for metric, values in expected.items():
-            assert entry[metric]["value"] == pytest.approx(values[-1])
+            assert counted["per_label"][name][metric]["value"] == pytest.approx(values[-1])
             assert entry[metric]["low"] < entry[metric]["high"]
     for metric, values in expected.items():
-        assert result[f"macro_{metric}"]["value"] == pytest.approx(np.mean(values))
+        assert counted[f"macro_{metric}"]["value"] == pytest.approx(np.mean(values))
     by_default = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=0)
-    assert by_default["per_label"]["c"] == result["per_label"]["c"] | {
-        metric: {**result["per_label"]["c"][metric], "low": None, "high": None}
+    assert by_default["per_label"]["c"] == counted["per_label"]["c"]
+    assert counted["per_label"]["c"] == result["per_label"]["c"] | {
+        metric: {"value": counted["per_label"]["c"][metric]["value"], "low": None, "high": None}
         for metric in ("auroc", "average_precision", "f1", "calibration_error")
     }
     assert {entry["threshold"] for entry in by_default["per_label"].values()} == {0.5}
@@ -251,13 +254,49 @@ def test_when_nothing_is_found_then_f1_is_zero_and_with_one_class_there_is_none(
     weights = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 0]])
     np.testing.assert_array_equal(weighted_f1(labels, scores, weights), [0.0, np.nan, np.nan])
     np.testing.assert_array_equal(weighted_f1(labels, scores, weights, threshold=0.1), [0.5, np.nan, np.nan])
-    assert np.isnan(weighted_calibration_error(labels, scores, weights)).tolist() == [False, True, True]
+    # Probabilities may be wrong where nobody, or everybody, has the label.
+    np.testing.assert_allclose(weighted_calibration_error(labels, scores, weights), [1.4 / 3, 0.25, 0.9])
 
 
 def test_when_probabilities_are_certain_then_calibration_is_the_share_of_errors() -> None:
     labels, scores = np.array([1.0, 0.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0, 1.0])
     # The four weights are those of hits, of one false alarm among three alarms, and of a right "no".
     assert weighted_calibration_error(labels, scores, np.ones((1, 4)))[0] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("offset", "truth"), [(0.0, 0.0), (0.5, 0.0850), (1.5, 0.2600)])
+def test_when_probabilities_are_off_by_a_known_error_then_the_interval_covers_it_and_holds_its_value(
+    offset: float, truth: float
+) -> None:
+    """Normal logits, shifted by `offset`; the truth is what two million recordings have."""
+    rng = np.random.default_rng(7)
+    found, counted = [], []
+    for run in range(40):
+        logits = rng.normal(np.log(0.3 / 0.7), 1.5, 183)
+        labels = (rng.random(183) < 1 / (1 + np.exp(-logits))).astype(float)[:, None]
+        probabilities = 1 / (1 + np.exp(-logits - offset))[:, None]
+        result = evaluate_predictions(labels, probabilities, ["a"], num_samples=200, seed=run)
+        found.append(result["per_label"]["a"]["calibration_error"])
+        # One label is its own mean.
+        assert result["macro_calibration_error"] == found[-1]
+        counted.append(weighted_calibration_error(labels[:, 0], probabilities[:, 0], np.ones((1, 183)))[0])
+    assert all(0 <= one["low"] <= one["value"] <= one["high"] for one in found)
+    assert np.mean([one["low"] <= truth <= one["high"] for one in found]) >= 0.9
+    off, off_as_counted = (abs(np.mean(values) - truth) for values in ([one["value"] for one in found], counted))
+    assert off < max(0.7 * off_as_counted, 0.02)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_when_labels_are_few_then_every_interval_holds_its_value(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((60, 6)) < [0.03, 0.05, 0.1, 0.3, 0.5, 0.9]).astype(float)
+    probabilities = np.clip(np.round(rng.beta(0.5, 2, (60, 6)) + 0.3 * labels, 2), 0, 1)
+    patients = [str(index // 2) for index in range(60)]
+    result = evaluate_predictions(labels, probabilities, list("abcdef"), patients, num_samples=100)
+    metrics = [entry[name] for entry in (*result["per_label"].values(),) for name in METRICS]
+    intervals = [one for one in (*metrics, *(result[f"macro_{name}"] for name in METRICS)) if one and one["low"]]
+    assert len(intervals) > 12
+    assert all(one["low"] <= one["value"] <= one["high"] for one in intervals)
 
 
 @pytest.mark.parametrize("seed", range(8))
