@@ -221,7 +221,8 @@ def cross_dataset() -> str:
     body = [[name, f"{area['own']:.3f}", f"{area['other']:.3f}"] for name, area in loss["per_label"].items()]
     body.append(["macro", _interval(loss["own"], ".3f"), _interval(loss["other"], ".3f")])
     lost = f"Lost: {_interval(loss['lost'], '+.3f')}."
-    return _table(["AUROC", "PTB-XL, fold 9", "CPSC2018"], body) + "\n\n" + lost
+    header = ["AUROC", "PTB-XL, fold 9 (optimistic: also used to choose the epoch)", "CPSC2018"]
+    return _table(header, body) + "\n\n" + lost
 
 
 def segmentation_ludb() -> str:
@@ -305,7 +306,7 @@ def heads() -> str:
         ]
         how = f"{row['method']}, {row['head']}, {row['epochs']} epochs at most"
         body.append([row["labels"], row["encoder"], how, row["recordings"], *cells])
-    header = ["labels", "encoder", "how", "recordings", "macro AUROC, fold 9", "from random weights", "difference"]
+    header = ["labels", "encoder", "how", "recordings", *_FOLD_9, "difference"]
     return _table(header, body)
 
 
@@ -393,7 +394,7 @@ def shipped_weights() -> str:
         ]
         ahead = _interval(metrics["difference_of_macro_auroc"]["validation"], "+.3f")
         body.append([name, f"{len(metrics['labels'])} labels", megabytes, *found, ahead])
-    header = ["model", "gives", "MB", "macro AUROC, fold 9", "the same from random weights", "difference"]
+    header = ["model", "gives", "MB", *_FOLD_9, "difference"]
     return _table(header, body)
 
 
@@ -491,6 +492,13 @@ def ecg_paper_speed() -> str:
     ]
     header = ["pages per second and core, " + " / ".join(layouts), *sizes]
     return _table(header, body) + "\n\n" + _where(rows[0])
+
+
+# Columns with numbers of the recordings that the models were chosen on say so themselves: tables are quoted alone.
+_FOLD_9 = (
+    "macro AUROC, fold 9 (optimistic: also used to choose epochs and thresholds)",
+    "the same from random weights (optimistic, too)",
+)
 
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {

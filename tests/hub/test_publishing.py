@@ -232,6 +232,14 @@ def test_when_a_card_is_made_then_data_splits_protocol_and_limits_stand_in_it(st
     assert card.text.count("| 48 (48) | 12 (12) | 12 (12) |") == 2
 
 
+def test_when_results_are_of_recordings_that_chose_the_model_then_the_table_itself_says_so(staged: Any) -> None:
+    card = (staged.folder / "README.md").read_text()
+    results = card.split("## Results")[1].split("## How it was made")[0]
+    tables = re.findall(r"^(.*:)\n\n(\|.*)$", results, re.MULTILINE)
+    warned = {title.split(" recordings")[0].split()[-1]: "optimistic" in header for title, header in tables}
+    assert warned == {"test": False, "validation": True}
+
+
 def test_when_results_are_stated_for_the_hub_then_both_forms_agree_with_the_run(staged: Any, run: Path) -> None:
     test = json.loads((run / "finetuned" / "metrics.json").read_text())["pretrained"]["test"]
     card = ModelCard.load(staged.folder / "README.md")
