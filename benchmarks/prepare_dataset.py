@@ -83,7 +83,7 @@ def ours(paths: list[Path], clock: dict[str, float]) -> int:
         (RecordReference, "read", "read"),
         (ClearHugFeatureExtractor, "clean", "clean"),
         (ClearHugFeatureExtractor, "detect", "detect"),
-        (preparation, "recording_quality", "quality"),
+        (preparation, "measure_quality", "quality"),
         (pq.ParquetWriter, "write_table", "write"),
         (sharding.hashlib, "file_digest", "write"),
         (sharding.os, "fsync", "write"),

@@ -15,7 +15,7 @@ from ..processing.errors import InputError
 from ..processing.leads import STANDARD_LEADS
 from ..processing.recordings import RecordingFeatureExtractor
 from ..processing.signal_cleaning import canonical_unit
-from .quality import Quality, recording_quality
+from ..processing.signal_report import Quality, measure_quality
 from .records import Recording, RecordReference
 
 
@@ -204,7 +204,10 @@ def _cleaned_batches(
             units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
             # The extractor turns every other unit into mV.
             unit = "NU" if "NU" in map(canonical_unit, units) else "mV"
-            batch.append(_Cleaned(record, unit, signal, lead_mask, recording_quality(recording)))
+            quality = measure_quality(
+                recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
+            )
+            batch.append(_Cleaned(record, unit, signal, lead_mask, quality))
         except Exception as error:  # whatever is wrong with one file, the others are prepared
             rejected.append(Rejected(record.record_id, describe_error(error)))
             continue
@@ -254,7 +257,9 @@ def _rows(
             "lead_mask": one.lead_mask,
             "r_peaks": part.r_peaks.astype(np.int32),
             "num_beats": part.r_peaks.size,
-            **one.quality._asdict(),
+            "flat_leads": one.quality.flat_leads,
+            "nan_share": one.quality.nan_share,
+            "clipped_share": one.quality.clipped_share,
             "report": one.record.metadata.get("report"),
         }
         if label_names:

@@ -16,6 +16,7 @@ from .leads import STANDARD_LEADS, arrange_leads, canonical_lead_name, lead_and_
 from .page_augmentation import augment_page
 from .page_finding import FoundPage, find_page
 from .recordings import RecordingFeatureExtractor
+from .signal_report import SignalReport, describe_signal, measure_quality
 
 
 __all__ = [
@@ -31,15 +32,18 @@ __all__ = [
     "InputError",
     "PaperStyle",
     "RecordingFeatureExtractor",
+    "SignalReport",
     "arrange_leads",
     "augment_page",
     "canonical_lead_name",
     "cut_beats",
+    "describe_signal",
     "detect_r_peaks",
     "draw_page",
     "find_page",
     "lead_and_sign",
     "load_page",
+    "measure_quality",
     "pad_peaks",
     "render_page",
 ]

@@ -151,6 +151,10 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
             features["beat_features"] = describe_beats(beats, beat_mask, peaks, self.sampling_rate)
         return features
 
+    def read_peaks(self, r_peaks: np.ndarray) -> np.ndarray:
+        """The first `num_beats` of a window's peaks."""
+        return r_peaks[: self.num_beats]
+
     def trim(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As wide as the window with the most beats, instead of `num_beats`."""
         width = max(1, int(features["beat_mask"].sum(axis=1).max()))

@@ -19,6 +19,7 @@ from .beats import pad_peaks
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads, is_flat
 from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, canonical_unit, repair_non_finite, resample, rescale
+from .signal_report import Quality, SignalReport, check_amplitude, describe_signal, measure_quality
 
 
 logger = logging.get_logger(__name__)
@@ -123,6 +124,7 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         return_windows: bool = False,
         return_tensors: str | TensorType | None = None,
         *,
+        return_reports: bool = False,
         windows: str | None = None,
         stride_seconds: float | None = None,
         detector: str | None = None,
@@ -157,6 +159,9 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                 Add `recording_ids` `(num_windows,)`, the place of each window's recording in the input, and
                 `window_starts` `(num_windows,)` [samples of that recording at its own rate, rounded].
             return_tensors (`str` or [`~utils.TensorType`], *optional*): `"pt"` or `"np"`.
+            return_reports (`bool`, *optional*, defaults to `False`):
+                Add `reports`, a [`SignalReport`] of each recording: heart rate, beats read, leads, what is
+                implausible. Beats are then searched for every model.
             windows, stride_seconds, detector, on_no_beats, do_repair, do_derive_leads, do_resample, do_bandpass,
             do_rescale, do_mask_flat_leads (*optional*): Override the configuration for this call.
 
@@ -200,7 +205,7 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             signals.append(signal)
             lead_masks.append(lead_mask)
 
-        if r_peaks is None and (self.reads_beats or return_r_peaks or on_no_beats == "raise"):
+        if r_peaks is None and (self.reads_beats or return_r_peaks or return_reports or on_no_beats == "raise"):
             peaks = self.detect(signals, lead_masks, detector=detector)
         elif r_peaks is None:
             peaks = [np.empty(0, dtype=np.int64)] * count
@@ -216,8 +221,14 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                     peaks.append(self._known_peaks(given[index], recordings[index].shape[-1], float(rates[index])))
 
         cut_windows, window_peaks, window_lead_masks, recording_ids, starts = [], [], [], [], []
+        reports = []
         for index, signal in enumerate(signals):
-            for window in self.split(signal, peaks[index], choice, stride_seconds):
+            parts = self.split(signal, peaks[index], choice, stride_seconds)
+            if return_reports:
+                quality = measure_quality(recordings[index], float(rates[index]), names[index], units[index])
+                are_beats = r_peaks is not None or detector != "regular"
+                reports.append(self.describe(quality, lead_masks[index], peaks[index] if are_beats else None, parts))
+            for window in parts:
                 cut_windows.append(window.signal)
                 window_peaks.append(window.r_peaks)
                 window_lead_masks.append(lead_masks[index])
@@ -238,7 +249,10 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         if return_windows:
             features["recording_ids"] = np.array(recording_ids, dtype=np.int64)
             features["window_starts"] = np.array(starts, dtype=np.int64)
-        return BatchFeature(features, tensor_type=return_tensors)
+        batch = BatchFeature(features, tensor_type=return_tensors)
+        if return_reports:
+            batch["reports"] = reports
+        return batch
 
     def clean(
         self,
@@ -315,6 +329,9 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             present = present & ~is_flat(signal)
             if not present.any():
                 raise InputError("all leads are flat: the file holds no signal")
+
+        if "NU" not in units:
+            check_amplitude(signal[present], rate, units)
 
         if rate != self.sampling_rate:
             if not do_resample:
@@ -397,6 +414,36 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             inside = r_peaks[(r_peaks >= start) & (r_peaks < stop)] - start
             found.append(Window(start, signal[:, start:stop], inside))
         return found
+
+    def read_peaks(self, r_peaks: np.ndarray) -> np.ndarray:
+        """Those of a window's peaks whose beats the model reads: all, if it reads samples."""
+        return r_peaks
+
+    def describe(
+        self, quality: Quality, lead_mask: np.ndarray, r_peaks: np.ndarray | None, windows: Sequence[Window]
+    ) -> SignalReport:
+        """
+        What is known about a recording beside the model's inputs.
+
+        Args:
+            quality ([`Quality`]): Of the recording as it came, by [`measure_quality`].
+            lead_mask (`np.ndarray` of shape `(12,)`): As [`clean`] gives it.
+            r_peaks (`np.ndarray`, *optional*): Ascending peaks of the cleaned recording [samples]; without them
+                nothing is said of the rhythm.
+            windows (`Sequence[Window]`): What the model reads of it, as [`split`] gives it.
+
+        Returns:
+            [`SignalReport`]: Its numbers and warnings.
+        """
+        read = [window.start + self.read_peaks(window.r_peaks) for window in windows]
+        return describe_signal(
+            quality,
+            lead_mask,
+            r_peaks,
+            self.sampling_rate,
+            beats_read=len(np.unique(np.concatenate(read))),
+            lead_names=getattr(self, "lead_names", STANDARD_LEADS),
+        )
 
     def cut(
         self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]

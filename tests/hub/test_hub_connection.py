@@ -36,6 +36,7 @@ CODE = {
     "modeling_clear_hug.py",
     "recordings.py",
     "signal_cleaning.py",
+    "signal_report.py",
 }
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 

@@ -1,0 +1,386 @@
+"""
+What a recording says about itself: heart rate, variability, leads, clipping, amplitude, and what is implausible.
+
+The samples are measured as they were recorded, before anything is repaired, filtered or derived; the rhythm comes from
+the R peaks of the whole recording. `benchmarks/signal_report.py` counts on real recordings how often each warning is
+given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import InputError
+from .leads import STANDARD_LEADS, lead_and_sign
+from .signal_cleaning import MILLIVOLTS_PER_UNIT, canonical_unit
+
+
+CLIPPED_SECONDS = 0.02
+"""A lead that rests at its own highest or lowest value for this long [s], and for three samples, is clipped there."""
+PLAUSIBLE_MILLIVOLTS = (0.1, 10.0)
+"""What the largest lead usually spans within two seconds [mV]: a QRS complex, and some drift of the baseline."""
+ACCEPTED_MILLIVOLTS = (0.01, 100.0)
+"""Outside of this range the unit or the gain is wrong, and the recording is refused [mV]."""
+
+_BLOCK_SECONDS = 2.0  # Holds a beat from 30/min on.
+_CLIPPED_SHARE = 0.01  # Of one lead's samples.
+_NAN_SHARE = 0.01  # Of all samples.
+_PLAUSIBLE_RATE = (25.0, 250.0)  # [1/min]
+# A rhythm cannot be judged on less. The standard 12-lead recording, on which models are trained, lasts 10 s.
+_SHORT_SECONDS, _FEW_BEATS = 5.0, 3
+
+# Bradycardia is below 60/min and tachycardia above 100/min; 5/min beyond them a rate contradicts the label. Lower case
+# names of PTB-XL, Chapman-Shaoxing-Ningbo, CODE-15% and the PhysioNet Challenges, and the SNOMED codes of the latter.
+_BRADYCARDIA = frozenset(["sbrad", "sb", "brady", "bradycardia", "sinus bradycardia", "426177001", "426627000"])
+_TACHYCARDIA = frozenset(["stach", "st", "tachy", "tachycardia", "sinus tachycardia", "427084000"])
+_HIGHEST_OF_BRADYCARDIA, _LOWEST_OF_TACHYCARDIA = 65.0, 95.0
+
+
+class Quality(NamedTuple):
+    """
+    Quality of one recording, whole length, as it was recorded; leads beyond the 12 standard ones do not count.
+
+    Args:
+        flat_leads (`list[str]`): Leads that were recorded and do not vary, in the standard order and spelling.
+        clipped_leads (`list[str]`): Leads of which more than 1 % of the samples are clipped.
+        nan_share (`float`): Share of the samples that are NaN or Inf.
+        clipped_share (`float`): Share of the samples that are clipped.
+        ranges (`dict[str, float]`): What each lead usually spans within two seconds [mV]; empty for unit `NU`.
+        units (`list[str]`): The units that were stated, each once.
+        seconds (`float`): Duration [s].
+    """
+
+    flat_leads: list[str]
+    clipped_leads: list[str]
+    nan_share: float
+    clipped_share: float
+    ranges: dict[str, float]
+    units: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SignalReport:
+    """
+    What is known about a recording beside a model's labels.
+
+    Args:
+        seconds (`float`): Duration [s].
+        heart_rate (`float`, *optional*): From the mean RR interval [1/min]; `None` with fewer than two beats.
+        sdnn_ms (`float`, *optional*): Standard deviation of the RR intervals [ms], of all beats, whatever their
+            origin; `None` with fewer than three beats, as the next two.
+        rmssd_ms (`float`, *optional*): Root mean square of the differences of successive RR intervals [ms].
+        irregularity (`float`, *optional*): `rmssd_ms` over the mean RR interval: about 0.03 at rest, above 0.1 in
+            most atrial fibrillation (Dash et al., Ann. Biomed. Eng. 37, 2009).
+        beats_found (`int`, *optional*): Beats of the whole recording; `None` where none were searched.
+        beats_read (`int`, *optional*): Those of them that lie in what the model read.
+        missing_leads (`list[str]`): Leads that the model reads and that are masked: not recorded, flat, or NaN.
+        flat_leads, clipped_leads, nan_share, clipped_share: See [`Quality`].
+        amplitude_mv (`float`, *optional*): What the largest lead usually spans within two seconds [mV]; `None` for
+            unit `NU`, which has no amplitude.
+        warnings (`list[str]`): What is implausible, a sentence each.
+    """
+
+    seconds: float
+    heart_rate: float | None
+    sdnn_ms: float | None
+    rmssd_ms: float | None
+    irregularity: float | None
+    beats_found: int | None
+    beats_read: int | None
+    missing_leads: list[str]
+    flat_leads: list[str]
+    clipped_leads: list[str]
+    nan_share: float
+    clipped_share: float
+    amplitude_mv: float | None
+    warnings: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values for JSON, rounded to what can be known."""
+        return {
+            name: round(value, _DIGITS.get(name, 4)) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
+
+    def summary(self) -> str:
+        """One line: rate, variability, beats, and leads that are missing, flat or clipped."""
+        parts = [] if self.heart_rate is None else [f"{self.heart_rate:.0f}/min"]
+        if self.sdnn_ms is not None and self.rmssd_ms is not None and self.irregularity is not None:
+            parts += [
+                f"SDNN {self.sdnn_ms:.0f} ms",
+                f"RMSSD {self.rmssd_ms:.0f} ms ({self.irregularity:.0%} of the RR interval)",
+            ]
+        if self.beats_found is not None:
+            parts.append(f"{self.beats_read} of {self.beats_found} beats read")
+        leads = [
+            f"leads {what}: {', '.join(names)}"
+            for what, names in (
+                ("missing", self.missing_leads),
+                ("flat", self.flat_leads),
+                ("clipped", self.clipped_leads),
+            )
+            if names
+        ]
+        return "; ".join([", ".join(parts) or f"{self.seconds:g} s", *leads])
+
+    def contradiction(self, label: str) -> str | None:
+        """A sentence where the heart rate contradicts a label of bradycardia or tachycardia, else `None`."""
+        return rate_contradiction(label, self.heart_rate)
+
+
+_DIGITS = {"seconds": 3, "heart_rate": 1, "sdnn_ms": 1, "rmssd_ms": 1, "irregularity": 3, "amplitude_mv": 3}
+
+
+def rate_contradiction(label: str, heart_rate: float | None) -> str | None:
+    """
+    A sentence where a heart rate contradicts a label, else `None`.
+
+    Args:
+        label (`str`): A label's name: of PTB-XL, Chapman-Shaoxing-Ningbo, CODE-15% or the PhysioNet Challenges.
+        heart_rate (`float`, *optional*): Mean rate [1/min].
+    """
+    name = str(label).strip().lower()
+    if heart_rate is None:
+        return None
+    if name in _BRADYCARDIA and heart_rate > _HIGHEST_OF_BRADYCARDIA:
+        return f"the heart rate of {heart_rate:.0f}/min contradicts {label}: bradycardia is below 60/min"
+    if name in _TACHYCARDIA and heart_rate < _LOWEST_OF_TACHYCARDIA:
+        return f"the heart rate of {heart_rate:.0f}/min contradicts {label}: tachycardia is above 100/min"
+    return None
+
+
+def measure_quality(
+    waveform: np.ndarray, sampling_rate: float, lead_names: Sequence[str], unit: str | Sequence[str]
+) -> Quality:
+    """
+    Measure the samples of a recording.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording as it came.
+        sampling_rate (`float`): Its rate [Hz].
+        lead_names (`Sequence[str]`): Name of each row, as [`lead_and_sign`] reads them.
+        unit (`str` or `Sequence[str]`): Unit of all rows or of each.
+
+    Returns:
+        [`Quality`]: Its numbers.
+    """
+    names = [lead_and_sign(name)[0] for name in lead_names]
+    units = [canonical_unit(one) for one in ([unit] * len(names) if isinstance(unit, str) else unit)]
+    waveform = np.asarray(waveform)
+    if None in names:
+        standard = [name is not None for name in names]
+        waveform = waveform[standard]
+        units = [one for one, kept in zip(units, standard, strict=True) if kept]
+    leads = [name for name in names if name is not None]
+    highest, lowest = waveform.max(axis=1), waveform.min(axis=1)
+    num_finite = waveform.size
+    if not np.isfinite([highest, lowest]).all():
+        finite = np.isfinite(waveform)
+        num_finite = int(np.count_nonzero(finite))
+        highest = np.where(finite, waveform, -np.inf).max(axis=1)
+        lowest = np.where(finite, waveform, np.inf).min(axis=1)
+    flat = highest <= lowest  # also a lead without one finite sample
+    shortest = max(3, math.ceil(CLIPPED_SECONDS * sampling_rate))
+    clipped = sum(_count_runs(waveform, np.where(flat, np.nan, limit), shortest) for limit in (highest, lowest))
+    ranges = {}
+    if "NU" not in units:
+        spans = usual_ranges(waveform, sampling_rate) * [MILLIVOLTS_PER_UNIT[one] for one in units]
+        ranges = {name: float(span) for name, span in zip(leads, spans, strict=True)}
+    num_samples = waveform.shape[1]
+    return Quality(
+        flat_leads=_in_order(name for name, one in zip(leads, flat, strict=True) if one),
+        clipped_leads=_in_order(
+            name for name, count in zip(leads, clipped, strict=True) if count > _CLIPPED_SHARE * num_samples
+        ),
+        nan_share=1.0 - num_finite / waveform.size,
+        clipped_share=int(clipped.sum()) / waveform.size,
+        ranges=ranges,
+        units=list(dict.fromkeys(units)),
+        seconds=num_samples / sampling_rate,
+    )
+
+
+def describe_signal(
+    quality: Quality,
+    lead_mask: np.ndarray,
+    r_peaks: np.ndarray | None = None,
+    sampling_rate: float = 100.0,
+    beats_read: int | None = None,
+    lead_names: Sequence[str] = STANDARD_LEADS,
+) -> SignalReport:
+    """
+    Describe a recording by its samples and its beats.
+
+    Args:
+        quality ([`Quality`]): Of the recording as it came.
+        lead_mask (`np.ndarray` of shape `(12,)`): True where the cleaned recording has a lead, also a derived one.
+        r_peaks (`np.ndarray`, *optional*): Ascending R peaks of the whole recording [samples]; without them nothing is
+            said of the rhythm.
+        sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the peaks [Hz].
+        beats_read (`int`, *optional*): How many of the peaks the model reads; all by default.
+        lead_names (`Sequence[str]`, *optional*, defaults to the 12 standard leads): Leads that the model reads.
+
+    Returns:
+        [`SignalReport`]: Its numbers and warnings.
+    """
+    found = dict(zip(STANDARD_LEADS, np.asarray(lead_mask, dtype=bool).tolist(), strict=True))
+    missing = [name for name in lead_names if not found[name]]
+    count = None if r_peaks is None else len(r_peaks)
+    intervals = np.diff(np.empty(0) if r_peaks is None else r_peaks) / sampling_rate * 1000.0  # [ms]
+    mean = float(intervals.mean()) if intervals.size else None
+    sdnn = float(intervals.std(ddof=1)) if intervals.size > 1 else None
+    rmssd = float(np.sqrt(np.mean(np.diff(intervals) ** 2))) if intervals.size > 1 else None
+    rate = 60_000.0 / mean if mean else None
+    return SignalReport(
+        seconds=quality.seconds,
+        heart_rate=rate,
+        sdnn_ms=sdnn,
+        rmssd_ms=rmssd,
+        irregularity=rmssd / mean if rmssd is not None and mean else None,
+        beats_found=count,
+        beats_read=count if beats_read is None or count is None else beats_read,
+        missing_leads=missing,
+        flat_leads=quality.flat_leads,
+        clipped_leads=quality.clipped_leads,
+        nan_share=quality.nan_share,
+        clipped_share=quality.clipped_share,
+        amplitude_mv=max(quality.ranges.values(), default=None),
+        warnings=[
+            *_warn_of_length(quality.seconds, count),
+            *_warn_of_rate(rate),
+            *_warn_of_leads(missing, [name for name in lead_names if found[name]], quality),
+            *_warn_of_amplitude(quality),
+        ],
+    )
+
+
+def usual_ranges(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """
+    What each lead usually spans: the median, over blocks of two seconds, of its highest less its lowest sample. An
+    offset does not matter, nor what lasts for less than half of the recording.
+
+    Args:
+        signals (`np.ndarray` of shape `(num_leads, num_samples)`): Leads; samples that are not finite do not count.
+        sampling_rate (`float`): Their rate [Hz].
+
+    Returns:
+        `np.ndarray` of shape `(num_leads,)`, in the leads' unit: 0 for a lead without a finite sample.
+    """
+    block = min(round(_BLOCK_SECONDS * sampling_rate), signals.shape[1])
+    num_blocks = signals.shape[1] // block
+    blocks = signals[:, : num_blocks * block].reshape(len(signals), num_blocks, block)
+    highest, lowest = blocks.max(axis=2), blocks.min(axis=2)
+    if not np.isfinite([highest, lowest]).all():
+        finite = np.isfinite(blocks)
+        highest = np.where(finite, blocks, -np.inf).max(axis=2)
+        lowest = np.where(finite, blocks, np.inf).min(axis=2)
+    return np.median(np.maximum(highest.astype(np.float64) - lowest, 0.0), axis=1)
+
+
+def check_amplitude(signals: np.ndarray, sampling_rate: float, units: Sequence[str]) -> None:
+    """
+    Refuse a recording whose unit or gain cannot be right.
+
+    Args:
+        signals (`np.ndarray` of shape `(num_leads, num_samples)`): The leads that were recorded [mV].
+        sampling_rate (`float`): Their rate [Hz].
+        units (`Sequence[str]`): Units as they were stated.
+
+    Raises:
+        InputError: If the largest lead usually spans less than 0.01 or more than 100 mV within two seconds; the
+            message names the unit that would fit.
+    """
+    largest = float(usual_ranges(signals, sampling_rate).max())
+    if not ACCEPTED_MILLIVOLTS[0] <= largest <= ACCEPTED_MILLIVOLTS[1]:
+        raise InputError(_describe_amplitude(largest, units))
+
+
+def _describe_amplitude(largest: float, units: Sequence[str], leads: Sequence[str] = ()) -> str:
+    lowest, highest = PLAUSIBLE_MILLIVOLTS
+    stated = list(dict.fromkeys(units))
+    fitting = []
+    if len(stated) == 1:
+        number = largest / MILLIVOLTS_PER_UNIT[stated[0]]
+        fitting = [
+            unit
+            for unit, millivolts in MILLIVOLTS_PER_UNIT.items()
+            if unit not in ("NU", stated[0]) and lowest <= number * millivolts <= highest
+        ]
+    if fitting:
+        remedy = f"the samples look like {' or '.join(fitting)} and were given as {stated[0]}, so correct the unit"
+    else:
+        remedy = "check the unit and the gain (NU is the unit of normalized samples)"
+    what = f"lead(s) {', '.join(leads)} span up to" if leads else "the largest lead spans"
+    return f"{what} {largest:.3g} mV within 2 s, and a QRS complex {lowest:g} to {highest:g} mV: {remedy}"
+
+
+def _warn_of_amplitude(quality: Quality) -> list[str]:
+    largest = max(quality.ranges.values(), default=None)
+    if largest is None or PLAUSIBLE_MILLIVOLTS[0] <= largest <= PLAUSIBLE_MILLIVOLTS[1]:
+        return []
+    beyond = _in_order(name for name, span in quality.ranges.items() if span > PLAUSIBLE_MILLIVOLTS[1])
+    return [_describe_amplitude(largest, quality.units, beyond)]
+
+
+def _warn_of_length(seconds: float, num_beats: int | None) -> list[str]:
+    if num_beats == 0:
+        return [f"no beat was found in {seconds:.3g} s: check the leads and the electrodes"]
+    few = num_beats is not None and num_beats < _FEW_BEATS
+    if not few and seconds >= _SHORT_SECONDS:
+        return []
+    holds = "" if num_beats is None else f" and holds {num_beats} beat(s)"
+    return [
+        f"the recording lasts {seconds:.3g} s{holds}: labels of less than {_SHORT_SECONDS:g} s or {_FEW_BEATS} beats "
+        "cannot be relied on, so record 10 s"
+    ]
+
+
+def _warn_of_rate(rate: float | None) -> list[str]:
+    if rate is None or _PLAUSIBLE_RATE[0] <= rate <= _PLAUSIBLE_RATE[1]:
+        return []
+    return [f"a heart rate of {rate:.0f}/min is implausible: check the sampling rate, and the beats on a picture"]
+
+
+def _warn_of_leads(missing: Sequence[str], present: Sequence[str], quality: Quality) -> list[str]:
+    found = []
+    if missing:
+        # Of few leads the names are told, of many those that are left.
+        rest = ", ".join(present) if len(present) < len(missing) else "the others"
+        named = [f"{name} (flat)" if name in quality.flat_leads else name for name in missing]
+        found.append(
+            f"{len(missing)} of {len(missing) + len(present)} leads are missing and masked: {', '.join(named)}; "
+            f"the labels rest on {rest} alone"
+        )
+    if quality.clipped_leads:
+        found.append(
+            f"lead(s) {', '.join(quality.clipped_leads)} are clipped: they rest at their highest or lowest value for "
+            f"more than {_CLIPPED_SHARE:.0%} of the time, so check the range of the recorder"
+        )
+    if quality.nan_share > _NAN_SHARE:
+        found.append(f"{quality.nan_share:.1%} of the samples are NaN or Inf: they were filled or left out")
+    return found
+
+
+def _in_order(names: Any) -> list[str]:
+    return sorted(names, key=STANDARD_LEADS.index)
+
+
+def _count_runs(waveform: np.ndarray, values: np.ndarray, shortest: int) -> np.ndarray:
+    """Samples of each lead that equal its value together with neighbours, at least `shortest` in a row."""
+    places = np.flatnonzero(waveform == values[:, None])
+    rows = places // max(1, waveform.shape[1])
+    places += rows  # A lead's last sample and the next lead's first are no neighbors.
+    counts = np.zeros(len(waveform), dtype=np.int64)
+    if (places[shortest - 1 :] - places[: 1 - shortest] >= shortest).all():
+        return counts  # nearly always
+    starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    lengths = np.diff(starts, append=len(places))
+    long = lengths >= shortest
+    np.add.at(counts, rows[starts[long]], lengths[long])
+    return counts

@@ -1,0 +1,243 @@
+"""The report describes the recording as it came: rhythm, leads, amplitude, and what is implausible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clear_hug_hf.data.records import Recording
+from clear_hug_hf.processing import (
+    STANDARD_LEADS,
+    ClearHugFeatureExtractor,
+    EcgJepaFeatureExtractor,
+    EcgScanFeatureExtractor,
+    InputError,
+    RecordingFeatureExtractor,
+    SignalReport,
+)
+from clear_hug_hf.processing.signal_report import Quality, describe_signal, measure_quality, rate_contradiction
+
+
+EXTRACTORS = (ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor)
+ALL_LEADS = np.ones(12, dtype=bool)
+
+
+@pytest.fixture
+def recording(make_recordings: Callable[..., list[Recording]]) -> Recording:
+    return make_recordings(1, sampling_rate=500.0)[0]
+
+
+def _quality(recording: Recording) -> Quality:
+    return measure_quality(recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit)
+
+
+def _report(extractor: RecordingFeatureExtractor, recording: Recording, **options: Any) -> SignalReport:
+    return extractor(**recording.as_inputs(), return_reports=True, **options)["reports"][0]
+
+
+def test_when_a_recording_is_clean_then_nothing_is_reported(recording: Recording) -> None:
+    quality = _quality(recording)
+    assert quality[:4] == ([], [], 0.0, 0.0)
+    assert list(quality.ranges) == list(STANDARD_LEADS)
+    assert describe_signal(quality, ALL_LEADS, np.arange(50, 1000, 80)).warnings == []
+
+
+def test_when_leads_are_flat_or_empty_then_they_are_named_in_the_standard_order(recording: Recording) -> None:
+    waveform = recording.waveform.copy()
+    waveform[7], waveform[1] = 0.3, np.nan
+    quality = _quality(replace(recording, waveform=waveform))
+    assert quality.flat_leads == ["II", "V2"]
+    assert quality.nan_share == pytest.approx(1 / 12)
+    assert quality.clipped_share == 0.0, "a flat lead is not a clipped one"
+
+
+def test_when_a_lead_rests_at_its_limits_then_those_samples_count(recording: Recording) -> None:
+    waveform = recording.waveform.copy()
+    waveform[3, 100:160], waveform[3, 900:905] = 9.0, 9.0  # 120 ms, and 10 ms that may be a peak
+    waveform[4, -30:], waveform[5, :30] = 9.0, 9.0  # neighbors in memory, not in time
+    waveform[6, 400:425] = -9.0
+    quality = _quality(replace(recording, waveform=waveform))
+    assert quality.clipped_share == pytest.approx((60 + 30 + 30 + 25) / waveform.size)
+    assert quality.clipped_leads == ["aVR"], "the only one with more than 1 %"
+    waveform[6, 0] = np.inf
+    assert _quality(replace(recording, waveform=waveform)).clipped_share == quality.clipped_share
+
+
+def test_when_a_recording_has_other_leads_too_then_they_do_not_count(recording: Recording) -> None:
+    wider = replace(
+        recording,
+        waveform=np.concatenate([np.full((1, 5000), np.nan, np.float32), recording.waveform]),
+        lead_names=["vx", *recording.lead_names],
+    )
+    assert _quality(wider) == _quality(recording)
+
+
+def test_when_beats_are_regular_or_not_then_rate_and_variability_follow_their_definitions(recording) -> None:
+    quality = _quality(recording)
+    regular = describe_signal(quality, ALL_LEADS, np.arange(20, 1000, 50), 100.0)
+    assert (regular.heart_rate, regular.sdnn_ms, regular.rmssd_ms, regular.irregularity) == (120.0, 0.0, 0.0, 0.0)
+    bigeminy = describe_signal(quality, ALL_LEADS, np.cumsum([20, *[60, 100] * 5]), 100.0)
+    assert bigeminy.heart_rate == pytest.approx(75.0)
+    assert bigeminy.sdnn_ms == pytest.approx(np.std([600.0, 1000.0] * 5, ddof=1))
+    assert bigeminy.rmssd_ms == pytest.approx(400.0)
+    assert bigeminy.irregularity == pytest.approx(0.5)
+    one = describe_signal(quality, ALL_LEADS, np.array([20]), 100.0)
+    assert (one.heart_rate, one.sdnn_ms, one.rmssd_ms, one.irregularity, one.beats_found) == (None,) * 4 + (1,)
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_when_an_extractor_is_asked_then_it_reports_what_its_model_reads(kind: Any, make_recordings: Any) -> None:
+    fast, slow = make_recordings(2, sampling_rate=500.0)
+    extractor = kind()
+    features = extractor(
+        [fast.waveform, slow.waveform],
+        sampling_rate=500.0,
+        lead_names=fast.lead_names,
+        unit="mV",
+        return_reports=True,
+        return_tensors="pt",
+    )
+    plain = extractor(slow.waveform, sampling_rate=500.0, lead_names=slow.lead_names, unit="mV")
+    assert set(features) == {*plain, "reports"}
+    reports = features["reports"]
+    assert [round(one.heart_rate / 10) for one in reports] == [11, 6]
+    assert [one.warnings for one in reports] == [[], []]
+    found = reports[0].beats_found
+    assert found > 15
+    assert reports[0].beats_read == (15 if kind is ClearHugFeatureExtractor else found)
+    assert reports[1].beats_read == reports[1].beats_found
+    assert json.loads(json.dumps(reports[0].to_dict()))["beats_found"] == found
+    assert reports[1].summary().startswith(f"{reports[1].heart_rate:.0f}/min, SDNN ")
+
+
+def test_when_no_beats_are_sought_then_nothing_is_said_of_the_rhythm(recording: Recording) -> None:
+    report = _report(ClearHugFeatureExtractor(detector="regular"), recording)
+    assert (report.heart_rate, report.beats_found, report.beats_read) == (None, None, None)
+    assert report.summary() == "10 s"
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+@pytest.mark.parametrize(("factor", "looks_like"), [(1e3, "uV"), (1e-3, "V")])
+def test_when_the_unit_is_wrong_by_a_thousand_then_it_is_refused_with_the_right_one(
+    kind: Any, factor: float, looks_like: str, recording: Recording
+) -> None:
+    wrong = replace(recording, waveform=recording.waveform * np.float32(factor))
+    with pytest.raises(InputError, match=f"the samples look like {looks_like} and were given as mV"):
+        kind()(**wrong.as_inputs())
+    kind()(**replace(wrong, unit=looks_like).as_inputs())
+
+
+def test_when_a_recording_is_normalized_then_it_has_no_amplitude(recording: Recording) -> None:
+    normalized = replace(recording, waveform=recording.waveform * 1000, unit="NU")
+    report = _report(ClearHugFeatureExtractor(), normalized)
+    assert report.amplitude_mv is None
+    assert report.warnings == []
+
+
+@pytest.mark.parametrize(("factor", "says"), [(15.0, "lead(s) I, "), (0.05, "the largest lead spans")])
+def test_when_the_amplitude_is_implausible_then_a_warning_says_so(
+    factor: float, says: str, recording: Recording
+) -> None:
+    odd = replace(recording, waveform=recording.waveform * np.float32(factor))
+    (warning,) = _report(ClearHugFeatureExtractor(), odd).warnings
+    assert warning.startswith(says)
+    assert "check the unit and the gain" in warning
+
+
+def test_when_one_lead_alone_is_in_another_unit_then_it_is_named(recording: Recording) -> None:
+    waveform = recording.waveform.copy()
+    waveform[8] *= 50
+    (warning,) = _report(ClearHugFeatureExtractor(), replace(recording, waveform=waveform)).warnings
+    assert warning.startswith("lead(s) V3 span up to")
+
+
+def test_when_an_artifact_is_brief_then_the_amplitude_is_that_of_the_beats(recording: Recording) -> None:
+    waveform = recording.waveform + 300.0  # an electrode's offset
+    waveform[:, 2000:2100] += 500.0
+    assert _report(ClearHugFeatureExtractor(), replace(recording, waveform=waveform)).warnings == []
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 4.9])
+def test_when_a_recording_is_short_then_a_warning_says_so(seconds: float, recording: Recording) -> None:
+    short = replace(recording, waveform=recording.waveform[:, : round(seconds * 500)])
+    (warning,) = _report(ClearHugFeatureExtractor(), short).warnings
+    assert warning.startswith(f"the recording lasts {seconds:g} s and holds ")
+
+
+def test_when_leads_are_missing_then_a_warning_names_them_and_what_is_left(recording: Recording) -> None:
+    alone = replace(recording, waveform=recording.waveform[1:2], lead_names=["II"])
+    report = _report(ClearHugFeatureExtractor(), alone)
+    assert report.missing_leads == [name for name in STANDARD_LEADS if name != "II"]
+    (warning,) = report.warnings
+    assert warning.startswith("11 of 12 leads are missing and masked: I, III, aVR, ")
+    assert warning.endswith("rest on II alone")
+    waveform = recording.waveform.copy()
+    waveform[6] = 0.0
+    report = _report(ClearHugFeatureExtractor(), replace(recording, waveform=waveform))
+    assert report.missing_leads == report.flat_leads == ["V1"]
+    assert report.warnings == ["1 of 12 leads are missing and masked: V1 (flat); the labels rest on the others alone"]
+    assert report.summary().endswith("; leads missing: V1; leads flat: V1")
+
+
+def test_when_a_model_does_not_read_a_lead_then_it_is_not_missed(recording: Recording) -> None:
+    kept = [STANDARD_LEADS.index(name) for name in EcgJepaFeatureExtractor().lead_names]
+    eight = replace(
+        recording,
+        waveform=recording.waveform[kept] * 5,
+        lead_names=[STANDARD_LEADS[lead] for lead in kept],
+        unit="NU",
+    )
+    assert _report(EcgJepaFeatureExtractor(), eight).warnings == []
+
+
+def test_when_samples_are_lost_or_clipped_then_a_warning_says_so(recording: Recording) -> None:
+    waveform = recording.waveform.copy()
+    waveform[:, 1000:1100] = np.nan
+    waveform[9, 3000:3100] = 5.0
+    clipped, lost = _report(ClearHugFeatureExtractor(), replace(recording, waveform=waveform)).warnings
+    assert clipped.startswith("lead(s) V4 are clipped")
+    assert lost.startswith("2.0% of the samples are NaN or Inf")
+
+
+@pytest.mark.parametrize(("rate", "implausible"), [(15, True), (40, False), (217, False), (280, True)])
+def test_when_the_rate_is_implausible_then_a_warning_says_so(
+    rate: float, implausible: bool, recording: Recording
+) -> None:
+    peaks = np.arange(0, 6000, 60_000 / rate / 10).astype(np.int64)
+    warnings = describe_signal(_quality(recording), ALL_LEADS, peaks, 100.0).warnings
+    assert [warning.startswith(f"a heart rate of {rate}/min is implausible") for warning in warnings] == (
+        [True] if implausible else []
+    )
+
+
+def test_when_no_beat_is_found_then_a_warning_says_so(recording: Recording) -> None:
+    (warning,) = describe_signal(_quality(recording), ALL_LEADS, np.empty(0, dtype=np.int64)).warnings
+    assert warning.startswith("no beat was found in 10 s")
+
+
+@pytest.mark.parametrize(
+    ("label", "rate", "contradicts"),
+    [
+        ("SBRAD", 171.0, True),
+        ("SB", 66.0, True),
+        ("Brady", 64.0, False),
+        ("STACH", 74.0, True),
+        ("STach", 96.0, False),
+        ("427084000", 80.0, True),
+        ("SR", 171.0, False),
+        ("STTC", 60.0, False),
+        ("SBRAD", None, False),
+    ],
+)
+def test_when_the_rate_contradicts_a_label_then_a_sentence_says_so(
+    label: str, rate: float | None, contradicts: bool
+) -> None:
+    found = rate_contradiction(label, rate)
+    assert (found is not None) == contradicts
+    if found:
+        assert found.startswith(f"the heart rate of {rate:.0f}/min contradicts {label}: ")
