@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def read_record(path: str | Path) -> Recording:
         FileNotFoundError: If there is no header file.
         InputError: If the header or a signal file is damaged, missing or truncated, or no rate is stated.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder: name one record, or list the records in it with `find_records`")
     header = read_header(header_path(path))
     waveform = read_samples(header)
@@ -150,13 +151,14 @@ def find_records(path: str | Path) -> list[Path]:
         FileNotFoundError: If there is neither a record nor a folder at the path.
         InputError: If the folder holds no records.
     """
+    # `os.path` takes names that no file can have for absent ones, `Path` has errors for them.
     folder = Path(path)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         headers = sorted(folder.rglob("*.hea"))
         if not headers:
             raise InputError(f"{path} holds no WFDB records: there is no .hea file in it or below")
         return headers
     header = header_path(path)
-    if not header.is_file():
+    if not os.path.isfile(header):
         raise FileNotFoundError(f"{header} does not exist: check the path of the record")
     return [header]

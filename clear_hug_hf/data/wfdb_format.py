@@ -9,7 +9,7 @@ read. Everything else goes to `wfdb`. Both ways give the same numbers; a test co
 
 from __future__ import annotations
 
-import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,34 @@ import numpy as np
 from ..processing.errors import InputError
 
 
-_DEFAULT_GAIN = (
-    200.0  # ADC units per mV, where a header gives none (WFDB header format, section "signal specification")
-)
+# ADC units per mV, where a header gives none (WFDB header format, section "signal specification").
+_DEFAULT_GAIN = 200.0
 _INVALID_16 = -32768  # the sample value that format 16 reserves for "no value"
-_FORMAT = re.compile(r"^(?P<format>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$")
-_GAIN = re.compile(r"^(?P<gain>[-+0-9.eE]+)(?:\((?P<baseline>-?\d+)\))?(?:/(?P<unit>\S+))?$")
+_EXACT = 2**23  # a sample of 16 bits minus a smaller baseline is exact in float32
+_USUAL_GAINS = (1e-6, 1e12)
+
+# Only what `wfdb` reads in the same way: digits of other scripts, `1_000`, `5e1` Hz and `1E3/mV` mean something else
+# to it.
+_WHOLE, _SIGNED = r"[0-9]{1,15}", r"-?[0-9]{1,10}"
+_RATE = re.compile(rf"(?P<rate>{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)(?:[/(].*)?")
+_SIGNAL = re.compile(
+    rf"""
+    (?P<file_name>[^\s\x00-\x1f]+)
+    [ \t]+ (?P<format>[0-9]{{1,3}})(?:x(?P<frame>{_WHOLE}))?(?::(?P<skew>{_WHOLE}))?(?:\+(?P<offset>{_WHOLE}))?
+    (?:[ \t]+ (?P<gain>-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?)
+           (?:\((?P<baseline>{_SIGNED})\))?(?:/(?P<unit>[\w^?%/-]+))?
+    (?:[ \t]+ (?P<resolution>{_WHOLE})
+    (?:[ \t]+ (?P<zero>{_SIGNED})
+    (?:[ \t]+ (?P<first>{_SIGNED})
+    (?:[ \t]+ (?P<checksum>{_SIGNED})
+    (?:[ \t]+ (?P<block>{_WHOLE})
+    (?:[ \t]+ (?P<name>\S[^\x00-\x1f]*)
+    )?)?)?)?)?)?)?""",
+    re.VERBOSE,
+)
+# Bits of a sample in a signal file by format; FLAC compresses, at most so far.
+_BITS: dict[str, float] = {"8": 8, "80": 8, "310": 10, "311": 10, "212": 12, "16": 16, "61": 16, "160": 16}
+_BITS |= {"24": 24, "32": 32, "508": 0.01, "516": 0.01, "524": 0.01}
 
 
 @dataclass
@@ -40,6 +62,7 @@ class SignalSpecification:
     baseline: int
     unit: str
     name: str
+    checksum: int | None = None
 
 
 @dataclass
@@ -62,66 +85,69 @@ def read_header(path: Path) -> Header:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If it is not a WFDB header, describes fewer leads than it promises, or states no usable rate.
+        InputError: If it is not a WFDB header, describes other leads than it promises, names a file in
+            another folder, or states no usable rate.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: check the path of the record") from None
-    comments = [line.lstrip("# ").rstrip() for line in lines if line.startswith("#")]
-    content = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    if not content or len(content[0]) < 2 or not re.fullmatch(r"\d+", content[0][1]):
+    except (OSError, ValueError) as error:  # a folder, a name with a NUL or too many letters, no permission
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    lines = [line.strip() for line in text.split("\n")]
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
+    content = [line for line in lines if line and not line.startswith("#")]
+    record_line = re.split(r"[ \t]+", content[0]) if content else []
+    if len(record_line) < 2 or not re.fullmatch(r"[0-9]{1,6}", record_line[1]):
         raise InputError(f"{path} is not a WFDB header: its first line must give a name and the number of leads")
-    if "/" in content[0][0]:
+    if "/" in record_line[0]:
         raise InputError(f"{path} is a multi-segment record: convert it to a single segment first")
 
-    record_line, signal_lines = content[0], content[1:]
-    promised = int(record_line[1])
+    signal_lines, promised = content[1:], int(record_line[1])
     if promised == 0:
         raise InputError(f"{path} promises no leads: there is no signal to read")
-    if len(signal_lines) < promised:
+    if len(signal_lines) != promised:
         raise InputError(f"{path} promises {promised} leads but describes {len(signal_lines)}: the header is damaged")
     if len(record_line) < 3:
         raise InputError(f"{path} states no sampling rate: add it to the header's first line, it is never assumed")
-    rate_text = record_line[2].split("/")[0].split("(")[0]
-    try:
-        rate = float(rate_text)
-    except ValueError:
-        rate = math.nan
-    if not math.isfinite(rate) or rate <= 0:
-        raise InputError(f"{path} states the sampling rate {rate_text!r}: it must be a positive number [Hz]")
+    rate = _RATE.fullmatch(record_line[2])
+    if rate is None or not float(rate["rate"]) > 0:
+        raise InputError(
+            f"{path} states the sampling rate {record_line[2].split('/')[0]!r}: it must be a positive number [Hz]"
+        )
     num_samples = None
     if len(record_line) > 3:
-        if not re.fullmatch(r"\d+", record_line[3]):
+        if not re.fullmatch(_WHOLE, record_line[3]):
             raise InputError(f"{path} states {record_line[3]!r} samples per lead: it must be a whole number")
         num_samples = int(record_line[3]) or None
-    return Header(path, rate, num_samples, [_parse_signal(path, line) for line in signal_lines[:promised]], comments)
+    return Header(
+        path, float(rate["rate"]), num_samples, [_parse_signal(path, line) for line in signal_lines], comments
+    )
 
 
-def _parse_signal(path: Path, fields: list[str]) -> SignalSpecification:
-    layout = _FORMAT.match(fields[1]) if len(fields) > 1 else None
-    scale = _GAIN.match(fields[2]) if len(fields) > 2 else None
-    if layout is None or (len(fields) > 2 and scale is None):
-        raise InputError(f"{path} has a signal line that cannot be read: {' '.join(fields)!r}")
-    adc_zero = int(fields[4]) if len(fields) > 4 else 0
-    gain, baseline, unit = _DEFAULT_GAIN, adc_zero, "mV"
-    if scale is not None:
-        try:
-            gain = float(scale["gain"]) or _DEFAULT_GAIN
-        except ValueError:
-            raise InputError(f"{path} has a signal line without a usable gain: {' '.join(fields)!r}") from None
-        baseline = int(scale["baseline"]) if scale["baseline"] else adc_zero
-        unit = scale["unit"] or "mV"
+def _parse_signal(path: Path, line: str) -> SignalSpecification:
+    found = _SIGNAL.fullmatch(line)
+    if found is None:
+        raise InputError(f"{path} has a signal line that cannot be read: {line[:200]!r}")
+    name = found["file_name"]
+    if "/" in name or "\\" in name:
+        raise InputError(
+            f"{path} names the signal file {name[:200]!r}: a header may only name files in its own folder"
+        )
+    gain = float(found["gain"] or 0) or _DEFAULT_GAIN
+    if not _USUAL_GAINS[0] <= abs(gain) <= _USUAL_GAINS[1]:
+        raise InputError(f"{path} states the gain {found['gain']!r}, which no recorder has: the header is damaged")
     return SignalSpecification(
-        file_name=fields[0],
-        format=layout["format"],
-        samples_per_frame=int(layout["frame"] or 1),
-        skew=int(layout["skew"] or 0),
-        byte_offset=int(layout["offset"] or 0),
+        file_name=name,
+        format=found["format"],
+        samples_per_frame=int(found["frame"] or 1),
+        skew=int(found["skew"] or 0),
+        byte_offset=int(found["offset"] or 0),
         gain=gain,
-        baseline=baseline,
-        unit=unit,
-        name=" ".join(fields[8:]),
+        baseline=int(found["baseline"] or found["zero"] or 0),
+        unit=found["unit"] or "mV",
+        name=found["name"] or "",
+        checksum=None if found["checksum"] is None else int(found["checksum"]),
     )
 
 
@@ -136,14 +162,34 @@ def read_samples(header: Header) -> np.ndarray:
         `np.ndarray` of shape `(num_leads, num_samples)`, float32; samples marked as missing are NaN.
 
     Raises:
-        InputError: If a signal file is missing or shorter than the header promises, or cannot be read.
+        InputError: If a signal file is missing or shorter than the header promises, cannot be read, or holds other
+            samples than those whose checksum the header states.
     """
     for name in sorted({signal.file_name for signal in header.signals}):
-        if not (header.path.parent / name).is_file():
-            raise InputError(f"{header.path} refers to {name}, which is not beside it: copy both files together")
-    if _is_plain_16_bit(header.signals):
-        return _read_16_bit(header)
-    return _read_with_wfdb(header)
+        if not os.path.isfile(header.path.parent / name):
+            raise InputError(f"{header.path} refers to {name[:200]}, which is not beside it: copy both files together")
+    try:
+        return _read_16_bit(header) if _is_plain_16_bit(header.signals) else _read_with_wfdb(header)
+    except OSError as error:
+        raise InputError(f"the signals of {header.path} cannot be read: {error.strerror or error}") from error
+
+
+def _check_sums(header: Header, sums: np.ndarray) -> None:
+    """
+    Compare the sums of all samples with the header's checksums, modulo 65536 (WFDB header format, section "signal
+    specification").
+    """
+    stated = [signal.checksum for signal in header.signals]
+    # Writers that compute none write zeros; a length that is not stated does not say which samples were summed.
+    if header.num_samples is None or not any(stated):
+        return
+    for signal, checksum, found in zip(header.signals, stated, sums.tolist(), strict=True):
+        if checksum is not None and (checksum - found) % 65536:
+            raise InputError(
+                f"{header.path} states another checksum for lead {signal.name} than its samples have: they were "
+                "damaged or changed after it was written. Copy the record again; if you changed the samples yourself, "
+                "write the header anew, or 0 for every checksum"
+            )
 
 
 def _is_plain_16_bit(signals: list[SignalSpecification]) -> bool:
@@ -169,15 +215,16 @@ def _read_16_bit(header: Header) -> np.ndarray:
         )
     digital = np.fromfile(path, dtype="<i2", count=num_samples * num_leads, offset=header.signals[0].byte_offset)
     digital = np.ascontiguousarray(digital.reshape(num_samples, num_leads).T)
-    # A 16-bit number and its baseline are exact in float32, so one rounding is left: the same as float64 rounded once.
-    baseline = np.array([signal.baseline for signal in header.signals], dtype=np.float32)[:, None]
+    _check_sums(header, digital.sum(axis=1, dtype=np.int16))  # wraps at 16 bits, as the checksum does
+    baseline = np.array([signal.baseline for signal in header.signals], dtype=np.float64)[:, None]
     gain = np.array([signal.gain for signal in header.signals], dtype=np.float64)[:, None]
-    physical = digital.astype(np.float32)
-    physical -= baseline
-    if (gain == gain.astype(np.float32)).all():
+    # Where baseline and gain are exact in float32, one rounding is left: the same as float64 rounded once.
+    if (np.abs(baseline) < _EXACT).all() and (gain == gain.astype(np.float32)).all():
+        physical = digital.astype(np.float32)
+        physical -= baseline.astype(np.float32)
         physical /= gain.astype(np.float32)
     else:
-        physical = (physical / gain).astype(np.float32)
+        physical = ((digital - baseline) / gain).astype(np.float32)
     invalid = digital == _INVALID_16
     if invalid.any():
         physical[invalid] = np.nan
@@ -187,11 +234,34 @@ def _read_16_bit(header: Header) -> np.ndarray:
 def _read_with_wfdb(header: Header) -> np.ndarray:
     import wfdb
 
-    record_name = str(header.path.with_suffix(""))
+    _check_size(header)
     try:
-        record = wfdb.rdrecord(record_name)
+        record = wfdb.rdrecord(str(header.path.with_suffix("")), physical=False)
+        if record.d_signal is None or record.d_signal.shape[1] != len(header.signals):
+            raise InputError(f"{header.path} does not give one signal per lead: convert it to a single-rate record")
+        if all(signal.samples_per_frame == 1 and signal.skew == 0 for signal in header.signals):
+            _check_sums(header, record.d_signal.sum(axis=0))
+        record.dac(inplace=True)
+    except InputError:
+        raise
     except Exception as error:  # wfdb raises many kinds, down to IndexError, for files that are damaged
         raise InputError(f"{header.path} cannot be read: {str(error).rstrip('.')}") from error
-    if record.p_signal is None or record.p_signal.shape[1] != len(header.signals):
-        raise InputError(f"{header.path} does not give one signal per lead: convert it to a single-rate record")
     return np.ascontiguousarray(record.p_signal.T, dtype=np.float32)
+
+
+def _check_size(header: Header) -> None:
+    """Refuse a header that describes more samples than its files can hold: wfdb would make room for all of them."""
+    for name in sorted({signal.file_name for signal in header.signals}):
+        signals = [signal for signal in header.signals if signal.file_name == name]
+        if unknown := [signal.format for signal in signals if signal.format not in _BITS]:
+            raise InputError(f"{header.path} stores signals in the format {unknown[0]}, which is none of WFDB's")
+        if any(signal.skew > (header.num_samples or 0) for signal in signals):
+            raise InputError(f"{header.path} shifts a signal by more than its length: the header is damaged")
+        size = (header.path.parent / name).stat().st_size - signals[0].byte_offset
+        frames = 1 if header.num_samples is None else header.num_samples
+        bits = sum(signal.samples_per_frame * _BITS[signal.format] for signal in signals)
+        if not signals or bits * frames > 8 * (size + 4):
+            raise InputError(
+                f"{header.path.parent / name} holds {max(size, 0)} bytes, fewer than the header promises: the file is "
+                "truncated, or the header describes other leads"
+            )

@@ -416,7 +416,12 @@ def _read_record(path: Path) -> SimpleNamespace:
             "array"
         ) from None
     try:
-        record = wfdb.rdrecord(str(record_path))
+        # A record of several segments has no one line for a lead's checksum.
+        physical = "/" in first[0]
+        record = wfdb.rdrecord(str(record_path), physical=physical)
+        if not physical:
+            _check_sums(record)
+            record.dac(inplace=True)
         waveform = np.ascontiguousarray(record.p_signal.T, dtype=np.float32)
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -429,6 +434,16 @@ def _read_record(path: Path) -> SimpleNamespace:
     return SimpleNamespace(
         waveform=waveform, sampling_rate=record.fs, lead_names=list(record.sig_name), unit=list(record.units)
     )
+
+
+def _check_sums(record: Any) -> None:
+    """Compare the samples with the header's checksums; where all are 0, the writer computed none."""
+    stated = list(record.checksum)
+    if not any(stated) or set(record.samps_per_frame) != {1} or any(record.skew):
+        return
+    for name, checksum, found in zip(record.sig_name, stated, record.d_signal.sum(axis=0).tolist(), strict=True):
+        if checksum is not None and (checksum - found) % 65536:
+            raise ValueError(f"lead {name} has another checksum than the header states: its samples were changed")
 
 
 def _apply(function: str, logits: np.ndarray) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import wfdb
 
+from clear_hug_hf.data.records import find_records, read_record
 from clear_hug_hf.data.wfdb_format import read_header, read_samples
 from clear_hug_hf.processing import InputError
 
@@ -86,6 +88,20 @@ def test_when_the_header_gives_no_length_then_the_file_does(tmp_path: Path) -> N
         ("one 2 100 12\n" + _SIGNALS.replace("100/mV", "big/mV"), "cannot be read"),
         ("one 2 100 13\n" + _SIGNALS, "holds 12 samples per lead where the header promises 13"),
         ("one 2 100 12\n" + _SIGNALS.replace("one.dat", "two.dat"), "refers to two.dat, which is not beside it"),
+        ("one 1 100 12\n" + _SIGNALS, "promises 1 leads but describes 2"),
+        ("one 2 5e1 12\n" + _SIGNALS, "states the sampling rate '5e1'"),
+        ("one 2 \u0661\u0660\u0660 12\n" + _SIGNALS, "states the sampling rate"),
+        ("one 2 100 1_2\n" + _SIGNALS, "states '1_2' samples"),
+        ("one 2 100 12\n" + _SIGNALS.replace("100/mV", "1e30/mV"), "states the gain '1e30'"),
+        ("one 2 100 12\n" + _SIGNALS.replace("100/mV", "1E2/mV"), "cannot be read"),
+        ("one 2 100 12\n" + _SIGNALS.replace(" 16 0 0", " 16 x 0"), "cannot be read"),
+        ("one 2 100 12\n" + _SIGNALS.replace("one.dat", "../one.dat"), "only name files in its own folder"),
+        ("one 2 100 12\n" + _SIGNALS.replace("one.dat", "/etc/hostname"), "only name files in its own folder"),
+        ("one 2 100 12\n" + _SIGNALS.replace("one.dat", "one\0.dat"), "cannot be read"),
+        ("one 2 100 12\n" + _SIGNALS.replace("one.dat", "x" * 500), "refers to x"),
+        ("one 2 100 1000000000000\n" + _SIGNALS.replace(" 16 100", " 212 100"), "fewer than the header promises"),
+        ("one 2 100 12\n" + _SIGNALS.replace(" 16 100", " 16x900000000 100"), "fewer than the header promises"),
+        ("one 2 100 12\n" + _SIGNALS.replace(" 16 100", " 212:900000000 100"), "by more than its length"),
     ],
 )
 def test_when_a_record_is_damaged_then_the_message_says_how(tmp_path: Path, header: str, message: str) -> None:
@@ -98,3 +114,85 @@ def test_when_a_record_is_damaged_then_the_message_says_how(tmp_path: Path, head
 def test_when_the_header_is_missing_then_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_header(tmp_path / "none.hea")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 500])
+def test_when_no_file_can_have_the_name_then_that_is_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_record(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_records(tmp_path / name)
+
+
+def _write(folder: Path, format_: str = "16") -> Path:
+    wfdb.wrsamp(
+        "one",
+        fs=100,
+        units=["mV", "mV"],
+        sig_name=["I", "II"],
+        d_signal=np.random.default_rng(1).integers(-90, 90, (60, 2)),
+        fmt=[format_] * 2,
+        adc_gain=[100.0, 100.0],
+        baseline=[0, 0],
+        write_dir=str(folder),
+    )
+    return folder / "one.hea"
+
+
+@pytest.mark.parametrize("format_", ["16", "212", "80", "24", "32"])
+def test_when_a_byte_of_the_samples_changes_then_the_checksum_says_so(tmp_path: Path, format_: str) -> None:
+    header = _write(tmp_path, format_)
+    read_samples(read_header(header))
+    data = bytearray((tmp_path / "one.dat").read_bytes())
+    data[45] ^= 2
+    (tmp_path / "one.dat").write_bytes(data)
+    with pytest.raises(InputError, match=r"another checksum for lead II? than its samples have"):
+        read_samples(read_header(header))
+    # A writer that computes no checksums writes zeros.
+    lines = header.read_text().splitlines()
+    fields = [line.split() for line in lines[1:]]
+    header.write_text("\n".join([lines[0], *(" ".join([*one[:6], "0", *one[7:]]) for one in fields)]))
+    assert read_samples(read_header(header)).shape == (2, 60)
+
+
+def test_when_a_baseline_is_large_then_the_samples_are_as_exact_as_those_of_wfdb(tmp_path: Path) -> None:
+    np.arange(24, dtype="<i2").tofile(tmp_path / "one.dat")
+    (tmp_path / "one.hea").write_text("one 2 100 12\n" + _SIGNALS.replace("100/mV", "100(123456789)/mV"))
+    expected = wfdb.rdrecord(str(tmp_path / "one")).p_signal.T.astype(np.float32)
+    np.testing.assert_array_equal(read_samples(read_header(tmp_path / "one.hea")), expected)
+
+
+_ODD = ["", "0", "-1", "1e30", "5e1", "1E3", "\u0662", "\0", "/", "../", "~", "99999999999", "x", "(", ":", "+", " "]
+_ODD += ["\t", "\n", "#", "\x0b", "\u2028", "\u00b5V", "1_0", ".5", "nan", "inf", "z" * 300, "9" * 5000]
+
+
+@pytest.mark.parametrize("format_", ["16", "212"])
+def test_when_headers_are_mutated_then_they_are_refused_or_read_as_wfdb_reads_them(
+    tmp_path: Path, format_: str
+) -> None:
+    path = _write(tmp_path, format_)
+    original = path.read_text()
+    draw = random.Random(int(format_))
+    accepted = refused = 0
+    for _ in range(250):
+        text = original
+        for _ in range(draw.randint(1, 2)):
+            place = draw.randrange(len(text))
+            text = text[:place] + draw.choice(_ODD) + text[place + draw.randint(0, 3) :]
+        path.write_text(text, encoding="utf-8")
+        try:
+            header = read_header(path)
+            samples = read_samples(header)
+        except (InputError, FileNotFoundError):
+            refused += 1
+            continue
+        accepted += 1
+        assert len(samples) == len(header.signals)
+        try:
+            expected = wfdb.rdrecord(str(path.with_suffix("")))
+        except Exception:  # what wfdb cannot read cannot be compared
+            continue
+        assert header.sampling_rate == expected.fs, text
+        np.testing.assert_array_equal(samples, expected.p_signal.T.astype(np.float32), err_msg=text)
+    assert accepted >= 15
+    assert refused >= 100

@@ -469,6 +469,10 @@ def test_when_a_record_cannot_be_read_then_the_file_is_named(
     with pytest.raises(FileNotFoundError, match=r"one\.hea refers to one\.dat, which is not beside it"):
         pipe(header)
     header.with_suffix(".dat").write_bytes(samples)
+    header.write_text(text.replace(" 0 0 0 0 V6", " 0 0 12345 0 V6"))
+    with pytest.raises(ValueError, match="lead I has another checksum than the header states"):
+        pipe(header)
+    header.write_text(text)
     silent = replace(recordings[0], waveform=np.zeros((12, 1000), dtype=np.float32))
     with pytest.raises(InputError, match=r"two\.hea: all leads are flat"):
         pipe(write_record(tmp_path / "two", silent))
