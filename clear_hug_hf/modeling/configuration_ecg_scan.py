@@ -148,13 +148,17 @@ class EcgScanConfig(PreTrainedConfig):
             Weight of the pairwise contrast of page and signal, and of page and text [CHOICE: the volume does not know
             a vector from its opposite, so that cosines mean nothing without it].
         reconstruction_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the reconstruction of the 12 leads [READ: there is one; form and weight CHOICE].
+            Weight of the reconstruction of the 12 leads, Huber's loss [mV^2] over the square of `huber_delta` [READ:
+            there is one; form and weight CHOICE].
         lead_weight (`float`, *optional*, defaults to 0.1):
-            Weight of the soft lead constraint [READ: there is one; form and weight CHOICE].
+            Weight of the soft lead constraint, the mean square of its residuals [mV^2] over the square of
+            `huber_delta` [READ: there is one; form and weight CHOICE].
         normalize_volume (`bool`, *optional*, defaults to `False`):
             Divide the volume by the area that signal and text span, which no page can change [CHOICE].
         huber_delta (`float`, *optional*, defaults to 0.1):
-            Error above which the reconstruction's loss grows linearly [mV] [CHOICE].
+            Error above which the reconstruction's loss grows linearly [mV], and the unit of reconstruction and lead
+            constraint: in mV^2 both would vanish beside the contrasts. At 0.1 a weight of 1 is 100 per mV^2, so that
+            another value weighs both terms anew [CHOICE].
         unseen_weight (`float`, *optional*, defaults to 0.25):
             Weight of samples that the page does not show, beside 1 for the others [CHOICE].
         label_smoothing (`float`, *optional*, defaults to 0.1):

@@ -23,6 +23,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
@@ -39,6 +41,8 @@ VOLUME_EPS = 1e-6
 """Added to the determinant of a Gram matrix: the root's gradient has no bound where the volume vanishes."""
 MAX_LOG_SCALE = math.log(100.0)
 """Temperatures stay above 0.01, as CLIP's."""
+LOG_SCALES = ("pairwise_log_scale", "volume_log_scale")
+"""Learned temperatures, of shape `(1,)`: FSDP takes no parameters of shape `()`, as which they were saved before."""
 
 
 @dataclass
@@ -91,8 +95,8 @@ class EcgScanForPreTrainingOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`, *optional*):
             The weighted sum of those of the next four that the batch has what is needed for.
         loss_volume, loss_pairwise, loss_reconstruction, loss_lead (`torch.FloatTensor` of shape `()`):
-            The terms, unweighted; 0 where the batch lacks what they need. Those of reconstruction and leads are in
-            units of `huber_delta` squared.
+            The terms before their weights; 0 where the batch lacks what they need. Those of reconstruction and leads
+            are [`reconstruction_loss`] and [`soft_lead_loss`] [mV^2] over the square of `config.huber_delta` [mV].
         top1 (`torch.FloatTensor` of shape `()`):
             Share of the pages whose own signal is the nearest of the batch by cosine: 1 over the batch size by chance.
         duplicate_texts (`torch.FloatTensor` of shape `()`):
@@ -175,7 +179,10 @@ def gramian_volume(
 
 
 def contrastive_loss(
-    scores: torch.Tensor, duplicates: torch.Tensor | None = None, label_smoothing: float = 0.0
+    scores: torch.Tensor,
+    duplicates: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    chosen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Cross-entropy of finding the k-th column in row k and the other way round, averaged.
@@ -187,21 +194,25 @@ def contrastive_loss(
             Pairs that are not to be told apart. They are left out, but for the diagonal.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of the target that all columns get which are not left out.
+        chosen (`torch.BoolTensor` of shape `(B,)`, *optional*):
+            Rows and columns that are compared; by default all. 0 comes out where there are none.
 
     Returns:
         `torch.FloatTensor` of shape `()`.
     """
     scores = scores.float()
-    if duplicates is not None:
-        itself = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-        left_out = duplicates & ~itself
-    else:
-        left_out = torch.zeros_like(scores, dtype=torch.bool)
+    itself = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    left_out = torch.zeros_like(itself) if duplicates is None else duplicates & ~itself
+    count: int | torch.Tensor = len(scores)
+    if chosen is not None:
+        # A row that is left alone with itself has a loss of 0.
+        left_out = (left_out | ~(chosen[:, None] & chosen)) & ~itself
+        count = chosen.sum().clamp(min=1)
     losses = []
     for one, absent in ((scores, left_out), (scores.T, left_out.T)):
         logs = one.masked_fill(absent, float("-inf")).log_softmax(dim=1)
         spread = logs.masked_fill(absent, 0.0).sum(dim=1) / (~absent).sum(dim=1)
-        losses.append(-((1 - label_smoothing) * logs.diagonal() + label_smoothing * spread).mean())
+        losses.append(-((1 - label_smoothing) * logs.diagonal() + label_smoothing * spread).sum() / count)
     return (losses[0] + losses[1]) / 2
 
 
@@ -213,6 +224,7 @@ def gramian_contrastive_loss(
     duplicates: torch.Tensor | None = None,
     label_smoothing: float = 0.1,
     normalize: bool = False,
+    chosen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Contrast of pages with pairs of signal and text by the volume that they span: small where they belong together.
@@ -220,15 +232,15 @@ def gramian_contrastive_loss(
     Args:
         image, signal, text (`torch.Tensor` of shape `(B, E)`):
             Unit vectors of the same recordings.
-        log_scale (`torch.Tensor` of shape `()`):
+        log_scale (`torch.Tensor` of shape `()` or `(1,)`):
             Logarithm of one over the temperature.
         duplicates (`torch.BoolTensor` of shape `(B, B)`, *optional*):
             Recordings with the same text.
-        label_smoothing, normalize:
+        label_smoothing, normalize, chosen:
             As [`contrastive_loss`] and [`gramian_volume`].
     """
     scores = -gramian_volume(image, signal, text, normalize) * log_scale.float().exp()
-    return contrastive_loss(scores, duplicates, label_smoothing)
+    return contrastive_loss(scores, duplicates, label_smoothing, chosen)
 
 
 def pairwise_contrastive_loss(
@@ -237,14 +249,14 @@ def pairwise_contrastive_loss(
     log_scale: torch.Tensor,
     duplicates: torch.Tensor | None = None,
     label_smoothing: float = 0.1,
+    chosen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Symmetric InfoNCE on cosines (Radford et al., 2021); arguments as [`gramian_contrastive_loss`].
     """
     with torch.autocast(first.device.type, enabled=False):
-        return contrastive_loss(
-            first.float() @ second.float().T * log_scale.float().exp(), duplicates, label_smoothing
-        )
+        scores = first.float() @ second.float().T * log_scale.float().exp()
+        return contrastive_loss(scores, duplicates, label_smoothing, chosen)
 
 
 def reconstruction_loss(
@@ -316,14 +328,17 @@ def soft_lead_loss(reconstruction: torch.Tensor, identity_mask: torch.Tensor | N
 # ----------------------------------------------------------------------------------------------------------- decoder
 
 
-def plane_positions(height: int, width: int, size: int) -> torch.Tensor:
+def plane_positions(height: int, width: int, size: int, device: torch.device | None = None) -> torch.Tensor:
     """
     Sines and cosines of the rows and columns of a map, `(height * width, size)`: half of the features for each.
     """
+    # A GPU computes them itself: it would be waited for to copy them there. Others may lack double precision.
+    device = device if device is not None and device.type == "cuda" else torch.device("cpu")
     quarter = size // 4
-    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     parts = []
-    for places in (torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)):
+    for places in (rows.repeat_interleave(width), columns.repeat(height)):
         angles = places[:, None].double() * frequencies
         parts += [angles.sin(), angles.cos()]
     return torch.cat(parts, dim=1).float()
@@ -422,7 +437,7 @@ class EcgScanDecoder(nn.Module):
         """
         tokens = self.embed(tokens)
         if grid is not None:
-            places = plane_positions(*grid, tokens.shape[2]).to(tokens)
+            places = plane_positions(*grid, tokens.shape[2], tokens.device).to(tokens)
             tokens = tokens + F.pad(places, (0, 0, tokens.shape[1] - len(places), 0))
         tokens = self.token_norm(tokens)
         queries = (self.lead_queries + self.time_queries).flatten(0, 1)
@@ -453,6 +468,13 @@ class EcgScanPreTrainedModel(PreTrainedModel):
     def __init__(self, config: EcgScanConfig):
         super().__init__(config)
         config.validate_ecg_scan()  # fields may have been set since the config was made
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name in LOG_SCALES:
+            saved = state_dict.get(prefix + name)
+            if saved is not None:
+                state_dict[prefix + name] = saved.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -516,6 +538,22 @@ class EcgScanPreTrainedModel(PreTrainedModel):
             if missing:
                 raise ValueError(f"the {name} lacks {missing[0]} and {len(missing) - 1} other weights.")
         return model
+
+
+class _AsVector(ConversionOps):
+    """What `from_pretrained` does with temperatures, whichever shape they were saved in."""
+
+    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: (one[0] if isinstance(one, list) else one).reshape(1) for name, one in input_dict.items()}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return self
+
+
+register_checkpoint_conversion_mapping(
+    EcgScanConfig.model_type, [WeightConverter(name, name, [_AsVector()]) for name in LOG_SCALES], overwrite=True
+)
 
 
 def _whole(auto_class: Any, name: str, **kwargs: Any) -> PreTrainedModel:
@@ -595,8 +633,9 @@ class EcgScanModel(EcgScanPreTrainedModel):
             self.text_projection = nn.Linear(config.text_embed_dim, width)
         if self.signal_projection is not None or self.text_projection is not None:
             self.image_projection = nn.Linear(config.hidden_size, width)
-            self.pairwise_log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature_init)))
+            self.pairwise_log_scale = nn.Parameter(torch.full((1,), -math.log(config.temperature_init)))
         self.post_init()
+        self._unread_parameters = [] if config.freeze_vision else self._find_unread()
         self._freeze()
 
     def _frozen_towers(self) -> list[nn.Module]:
@@ -612,15 +651,49 @@ class EcgScanModel(EcgScanPreTrainedModel):
         for tower in self._frozen_towers():
             tower.requires_grad_(False)
             tower.eval()
+        for name in self._unread_parameters:
+            self.vision_model.get_parameter(name).requires_grad_(False)
+
+    def _find_unread(self) -> list[str]:
+        """
+        Parameters of the vision tower that neither the pooled feature nor the tokens depend on, such as the norm of
+        CLIP's class token where tokens are pooled: processes that train together wait for every gradient.
+        """
+        # A pass without data, which costs no memory and draws no random numbers.
+        given = {
+            name: torch.empty_like(one, device="meta").requires_grad_(one.is_floating_point())
+            for name, one in (*self.named_parameters(), *self.named_buffers())
+            if name.startswith(("vision_model.", "image_projection."))
+        }
+        names = [name for name, _ in self.vision_model.named_parameters()]
+        pixels = torch.empty((1, 3, *self.config.image_size), device="meta")
+        self.vision_model.eval()
+        try:
+            with torch.enable_grad():
+                output = torch.func.functional_call(self, given, (pixels,), {"return_dict": True})
+                read = (output.pooler_output.sum() + output.image_states.sum()).float()
+                wanted = [given[f"vision_model.{name}"] for name in names]
+                gradients = torch.autograd.grad(read, wanted, allow_unused=True)
+        except (RuntimeError, ValueError):
+            return []  # a tower that needs data, or that does not fit its config: what it computes will tell
+        finally:
+            self.vision_model.train()
+        return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
 
     def train(self, mode: bool = True) -> "EcgScanModel":
-        """As for any module, but frozen towers stay as they are: in evaluation mode and without gradients."""
+        """
+        As for any module, but frozen towers stay as they are, in evaluation mode and without gradients, and so do
+        parameters that nothing depends on.
+        """
         super().train(mode)
         self._freeze()  # also after loading, which makes every parameter one that is trained
         return self
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.vision_model.get_input_embeddings()
+        try:
+            return self.vision_model.get_input_embeddings()
+        except NotImplementedError:  # convolutional towers of transformers name none
+            return next(one for one in self.vision_model.modules() if isinstance(one, nn.Conv2d))
 
     def _see(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
@@ -813,8 +886,16 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             raise ValueError("there is nothing to align pages with: set signal_config, text_config or their widths.")
         self.ecg_scan = EcgScanModel(config)
         self.decoder = EcgScanDecoder(config)
-        self.volume_log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature_init)))
+        self.volume_log_scale = nn.Parameter(torch.full((1,), -math.log(config.temperature_init)))
         self.post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "EcgScanForPreTraining":
+        """As for any module, but the temperature of volumes is frozen in a model without signals or without texts."""
+        super().train(mode)
+        if self.config.signal_embed_dim is None or self.config.text_embed_dim is None:
+            self.volume_log_scale.requires_grad_(False)
+        return self
 
     def reconstruct(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
@@ -875,8 +956,9 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
         config, base = self.config, self.ecg_scan
         if input_ids is not None and text_ids is not None and text_embeds is None:
             # Many recordings share a text: each is read once.
-            _, again = torch.unique(text_ids, return_inverse=True)
-            first = torch.stack([(again == number).nonzero()[0, 0] for number in range(int(again.max()) + 1)])
+            numbers, again = torch.unique(text_ids, return_inverse=True)
+            rows = torch.arange(len(again), device=again.device)
+            first = torch.full_like(numbers, len(again)).scatter_reduce(0, again, rows, "amin")
             attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             text_embeds = base.encode_texts(input_ids[first], attention_mask[first])[again]
         feature, states, grid, _ = base._see(pixel_values, **kwargs)
@@ -898,62 +980,63 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             if one is not None and len(one) != len(image):
                 raise ValueError(f"{name} must be one for each of the {len(image)} pages, got {len(one)}.")
 
-        zero = image.sum() * 0.0
-        volume = pairwise = duplicates_share = zero
+        # No value is looked at: the device would be waited for.
+        zero = image.new_zeros(())
+        volume = pairwise = duplicates_share = rebuilt = leads = zero
         assert base.pairwise_log_scale is not None
         scale = base.pairwise_log_scale.clamp(max=MAX_LOG_SCALE)
         smoothing = float(config.label_smoothing)
-        parts = []
+        parts: list[torch.Tensor] = []
+        count: int | torch.Tensor = 0
         if signal is not None:
             parts.append(pairwise_contrastive_loss(image, signal, scale, None, smoothing))
+            count = 1
         if text is not None:
             chosen = torch.ones(len(text), dtype=torch.bool, device=text.device) if text_mask is None else text_mask
             duplicates = None
             if text_ids is not None:
-                ids = text_ids[chosen]
-                duplicates = ids[:, None] == ids[None]
-                pairs = max(len(ids) * (len(ids) - 1), 1)
-                duplicates_share = (duplicates.sum() - len(ids)).float() / pairs
-            # Where no recording has a text the text's parameters still take part, in processes that train together.
-            zero = zero + text.sum() * 0.0
-            if chosen.any():
-                parts.append(pairwise_contrastive_loss(image[chosen], text[chosen], scale, duplicates, smoothing))
-                if signal is not None:
-                    volume = gramian_contrastive_loss(
-                        image[chosen],
-                        signal[chosen],
-                        text[chosen],
-                        self.volume_log_scale.clamp(max=MAX_LOG_SCALE),
-                        duplicates,
-                        smoothing,
-                        config.normalize_volume,
-                    )
+                duplicates = (text_ids[:, None] == text_ids) & chosen[:, None] & chosen
+                num_texts = chosen.sum()
+                pairs = (num_texts * (num_texts - 1)).clamp(min=1)
+                duplicates_share = (duplicates.sum() - num_texts).float() / pairs
+            parts.append(pairwise_contrastive_loss(image, text, scale, duplicates, smoothing, chosen))
+            count = (count + chosen.any()).clamp(min=1)
+            if signal is not None:
+                volume = gramian_contrastive_loss(
+                    image,
+                    signal,
+                    text,
+                    self.volume_log_scale.clamp(max=MAX_LOG_SCALE),
+                    duplicates,
+                    smoothing,
+                    config.normalize_volume,
+                    chosen,
+                )
         if parts:
-            pairwise = torch.stack(parts).mean()
+            pairwise = torch.stack(parts).sum() / count
 
         reconstruction = self.decoder(states, grid, **kwargs)
-        rebuilt = leads = zero
-        if waveforms is not None:
-            _expect_shape("waveforms", waveforms, tuple(reconstruction.shape))
-            weights = torch.ones_like(reconstruction, dtype=torch.float32)
-            if drawn_mask is not None:
-                _expect_shape("drawn_mask", drawn_mask, tuple(reconstruction.shape))
-                weights = torch.where(drawn_mask, 1.0, float(config.unseen_weight))
-            if signal_mask is not None:
-                _expect_shape("signal_mask", signal_mask, tuple(reconstruction.shape))
-                weights = weights * signal_mask
-            # In units of the square of huber_delta: in mV^2 both would vanish beside the contrasts.
-            unit = float(config.huber_delta) ** 2
-            rebuilt = reconstruction_loss(reconstruction, waveforms, weights, float(config.huber_delta)) / unit
-            if list(config.lead_names[:6]) == ["I", "II", "III", "aVR", "aVL", "aVF"]:
-                leads = soft_lead_loss(reconstruction, identity_mask) / unit
+        if waveforms is None:
+            # As where nothing was recorded: the decoder gets gradients of 0.
+            waveforms = torch.zeros_like(reconstruction)
+            signal_mask = torch.zeros_like(reconstruction, dtype=torch.bool)
+            identity_mask = signal_mask[:, 0, 0]
+        _expect_shape("waveforms", waveforms, tuple(reconstruction.shape))
+        weights = torch.ones_like(reconstruction, dtype=torch.float32)
+        if drawn_mask is not None:
+            _expect_shape("drawn_mask", drawn_mask, tuple(reconstruction.shape))
+            weights = torch.where(drawn_mask, 1.0, float(config.unseen_weight))
+        if signal_mask is not None:
+            _expect_shape("signal_mask", signal_mask, tuple(reconstruction.shape))
+            weights = weights * signal_mask
+        # In units of the square of huber_delta: in mV^2 both would vanish beside the contrasts.
+        unit = float(config.huber_delta) ** 2
+        rebuilt = reconstruction_loss(reconstruction, waveforms, weights, float(config.huber_delta)) / unit
+        if list(config.lead_names[:6]) == ["I", "II", "III", "aVR", "aVL", "aVF"]:
+            leads = soft_lead_loss(reconstruction, identity_mask) / unit
 
         loss = (
-            zero
-            + self.volume_log_scale * 0.0
-            + scale * 0.0
-            + reconstruction.sum() * 0.0
-            + config.volume_weight * volume
+            config.volume_weight * volume
             + config.pairwise_weight * pairwise
             + config.reconstruction_weight * rebuilt
             + config.lead_weight * leads

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -31,7 +32,7 @@ from clear_hug_hf.modeling import (
     EcgScanForPreTraining,
     EcgScanModel,
 )
-from clear_hug_hf.modeling.modeling_ecg_scan import gramian_volume
+from clear_hug_hf.modeling.modeling_ecg_scan import gramian_volume, reconstruction_loss, soft_lead_loss
 
 
 VISION = {
@@ -52,7 +53,7 @@ TEXT = {
     "max_position_embeddings": 32,
     "type_vocab_size": 1,
 }
-VIT = {
+VIT: dict[str, Any] = {
     "model_type": "vit",
     "hidden_size": 16,
     "num_hidden_layers": 1,
@@ -61,6 +62,7 @@ VIT = {
     "image_size": 64,
     "patch_size": 16,
 }
+CLIP = {**VIT, "model_type": "clip_vision_model", "image_size": 96, "projection_dim": 8}
 SIGNAL = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
@@ -148,7 +150,7 @@ def test_when_the_tower_is_a_transformer_then_pages_of_another_size_and_any_pool
 @pytest.mark.parametrize(
     "vision",
     [
-        {**VIT, "model_type": "clip_vision_model", "image_size": 96, "projection_dim": 8},
+        CLIP,
         {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]},
     ],
 )
@@ -193,12 +195,29 @@ def test_when_a_batch_is_learnt_by_heart_then_cosine_and_volume_both_find_each_p
     assert output.top1.item() == 1.0
 
 
-def test_when_it_is_trained_then_everything_but_frozen_towers_gets_a_gradient() -> None:
-    model = EcgScanForPreTraining(make_config(vision_config=VIT, freeze_text=True)).train()
+@pytest.mark.parametrize(
+    ("vision", "pooling", "unread"),
+    [
+        (VIT, "pooler", ()),
+        (CLIP, "pooler", ()),
+        # CLIP's last norm is of the class token that it pools.
+        (CLIP, "first", ("post_layernorm",)),
+        (CLIP, "mean", ("post_layernorm",)),
+        ({**VIT, "model_type": "dinov2"}, "mean", ("mask_token",)),
+    ],
+)
+def test_when_it_is_trained_then_everything_but_frozen_towers_gets_a_gradient(
+    vision: dict[str, Any], pooling: str, unread: tuple[str, ...], tmp_path: Path
+) -> None:
+    EcgScanForPreTraining(make_config(vision_config=vision, image_pooling=pooling, freeze_text=True)).save_pretrained(
+        tmp_path
+    )
+    model = EcgScanForPreTraining.from_pretrained(tmp_path).train()
     model(**make_batch()).loss.backward()
     for name, parameter in model.named_parameters():
-        frozen = "signal_model" in name or "text_model" in name
+        frozen = any(part in name for part in ("signal_model", "text_model", *unread))
         assert (parameter.grad is None) == frozen, name
+        assert parameter.requires_grad != frozen, "processes that train together wait for a gradient of it"
     assert not model.ecg_scan.signal_model.training
     assert not model.ecg_scan.text_model.training
     assert model.ecg_scan.vision_model.training
@@ -246,6 +265,39 @@ def test_when_texts_repeat_then_each_is_read_once_and_they_are_no_negatives() ->
     assert model(**given, text_embeds=embeds).loss.item() == pytest.approx(once.loss.item(), abs=1e-5)
 
 
+def test_when_a_batch_is_larger_then_the_device_is_not_waited_for_more_often() -> None:
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            # Those whose result, or its size, the processor must know before it goes on.
+            if func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "_unique2", "masked_select"):
+                waits.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    model, found = EcgScanForPreTraining(make_config()).train(), []
+    for count in (4, 12):
+        waits: list[str] = []
+        batch = make_batch(count)
+        batch["text_mask"] = torch.arange(count) != 1
+        with Waits():
+            model(**batch)
+        found.append(waits)
+    assert found[0] == found[1]
+    # For the texts that differ, and where the text encoder asks whether they are padded.
+    assert len(found[0]) <= 2
+
+
+def test_when_the_terms_are_weighed_then_errors_are_in_units_of_the_huber_delta() -> None:
+    model, batch = EcgScanForPreTraining(make_config(huber_delta=0.2, lead_weight=0.3)).eval(), make_batch()
+    output = model(**batch)
+    weights = torch.where(batch["drawn_mask"], 1.0, 0.25) * batch["signal_mask"]
+    rebuilt = reconstruction_loss(output.reconstruction, batch["waveforms"], weights, 0.2)
+    leads = soft_lead_loss(output.reconstruction, batch["identity_mask"])
+    torch.testing.assert_close(output.loss_reconstruction, rebuilt.detach() / 0.2**2)
+    torch.testing.assert_close(output.loss_lead, leads.detach() / 0.2**2)
+    expected = output.loss_volume + output.loss_pairwise + (rebuilt + 0.3 * leads) / 0.2**2
+    torch.testing.assert_close(output.loss, expected)
+
+
 def test_when_terms_have_no_weight_then_the_loss_is_the_others() -> None:
     batch = make_batch()
     for weights in ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)):
@@ -268,6 +320,18 @@ def test_when_gradients_are_checkpointed_then_they_are_the_same() -> None:
         model(**batch).loss.backward()
         gradients.append(model.decoder.lead_queries.grad.clone())
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_when_the_tower_is_convolutional_then_adapters_find_where_pages_come_in() -> None:
+    model = EcgScanForPreTraining(make_config()).train()
+    assert model.get_input_embeddings() is model.ecg_scan.vision_model.embedder.embedder.convolution
+    # As peft does before it trains adapters with checkpointed gradients.
+    model.enable_input_require_grads()
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda *given: seen.append(given[2].requires_grad))
+    with torch.no_grad():
+        model(**make_batch())
+    assert seen == [True]
 
 
 def test_when_it_computes_in_bfloat16_then_losses_are_finite() -> None:
@@ -304,6 +368,26 @@ def test_when_a_model_is_saved_then_it_comes_back(
     torch.testing.assert_close(again.eval()(**inputs)[name], model(**inputs)[name])
     if again.base_model.signal_model is not None:
         assert not any(one.requires_grad for one in again.train().base_model.signal_model.parameters())
+
+
+def test_when_temperatures_were_saved_as_scalars_then_they_load_bit_for_bit(tmp_path: Path) -> None:
+    model = EcgScanForPreTraining(make_config())
+    with torch.no_grad():
+        model.volume_log_scale.fill_(1.2345678)
+        model.ecg_scan.pairwise_log_scale.fill_(2.3456789)
+    scalars = {
+        name: one.reshape(()) if name.endswith("_log_scale") else one for name, one in model.state_dict().items()
+    }
+    model.save_pretrained(tmp_path)
+    save_file(scalars, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    again, info = EcgScanForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    other = EcgScanForPreTraining(make_config())
+    other.load_state_dict(scalars)
+    for loaded in (again, other):
+        for name, tensor in model.state_dict().items():
+            assert tensor.equal(loaded.state_dict()[name]), name
+        assert all(parameter.ndim for parameter in loaded.parameters()), "FSDP takes no scalars"
 
 
 def test_when_a_classifier_is_made_of_a_pretrained_model_then_it_keeps_the_vision_tower_alone(tmp_path: Path) -> None:
@@ -394,6 +478,10 @@ def test_when_the_package_is_not_installed_then_a_folder_gives_the_same_numbers(
         tmp_path / "model",
         state_dict={**full.state_dict(), **tensors, **dict(classifier.state_dict())},
     )
+    # As folders were saved before, with temperatures as scalars.
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    scalars = {name: one.reshape(()) if name.endswith("_log_scale") else one for name, one in saved.items()}
+    save_file(scalars, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
     written = json.loads((tmp_path / "model" / "config.json").read_text())
     assert written["auto_map"]["AutoModelForImageClassification"] == "modeling_ecg_scan.EcgScanForImageClassification"
     pixels = make_batch()["pixel_values"]
