@@ -23,26 +23,33 @@ from sklearn.metrics import auc, roc_curve
 
 from .evaluation.segmentation import UNKNOWN, WAVES, wave_intervals
 from .processing.beats import cut_beats
-from .processing.ecg_paper import draw_page
+from .processing.ecg_paper import GAINS, PAGE_LAYOUTS, PAGE_SECONDS, PAPER_SPEED, draw_page, scale_text
 from .processing.errors import InputError
 from .processing.leads import STANDARD_LEADS
+from .processing.signal_cleaning import MILLIVOLTS_PER_UNIT, canonical_unit
 
 
-# Rows and columns of the clinical layout; the rhythm strip below shows lead II in full.
-CLINICAL_LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
-RHYTHM_LEAD = "II"
+_LAYOUTS = {"clinical": PAGE_LAYOUTS["3x4"], "rows": PAGE_LAYOUTS["12x1"]}
+_FEW_LEADS = 3
+"""So many recorded leads get a row each in the clinical layout, too, instead of a page of blanks."""
+_RHYTHM_LEAD = "II"
 
 _INK, _BEAT, _HIDDEN, _REBUILT = "#1a1a1a", "#0b5394", "#fde9c9", "#c1121f"
 _PAPER, _FINE, _COARSE = "#fffafa", "#f6d9d9", "#e8b4b4"
 _TINT, _FAINT, _AGAINST = "#fff0b3", "#bcc4cc", "#6d94ba"
+_LEAST_ADDED = 0.005  # [logits]; less is written as +0.00.
 _RIGHT, _WRONG = "#e3edf6", "#f9e0e0"
 _WAVE_COLOURS = {"P": "#2a7f9e", "QRS": "#c1121f", "T": "#d98e04"}
 _UNMARKED: dict[str, Any] = {"facecolor": "white", "edgecolor": _FAINT, "hatch": "////", "linewidth": 0}
 _FOUND_ALPHA = 0.28
-_SPACING = 2.6  # Between the rows of a page, in the unit of the y axis.
+_SPACING = 2.6  # Between rows of leads that are not drawn on paper, in the unit of the y axis.
 # Lower and upper end of what stands behind a lead and below it, from the lead's own height.
 _FOUND_SPAN, _MARKED_SPAN = _SPACING * np.array([-0.3, 0.5]), _SPACING * np.array([-0.4, -0.31])
 _DPI = 110
+
+_INCH = 25.4  # [mm]
+_MARGINS = {"left": 0.3, "left_of_names": 0.55, "right": 0.8, "top": 0.45, "bottom": 0.65}  # Around paper [inches].
+_LARGEST_PAPER = 60.0  # [inches]; what is longer is drawn smaller, in true proportions.
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -65,27 +72,32 @@ def plot_recording(
     """
     A recording on ECG paper with its beats marked.
 
+    The paper is to scale, at the size of a print, too: 25 mm/s, and 10 mm/mV or, where a lead would leave the page, 5
+    or 2.5 mm/mV. Both are written on it. A recording without a unit (NU) gets a round height per unit and a line that
+    says so.
+
     Args:
         signal (`np.ndarray` of shape `(12, num_samples)`): Leads in the standard order [`unit`].
         r_peaks (`np.ndarray`, *optional*): R peaks [samples], marked by triangles and thin lines.
         lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
         sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
-        layout (`str`, *optional*, defaults to `"clinical"`): `"clinical"` for three rows of four leads and lead II in
-            full below them, `"rows"` for twelve rows.
-        unit (`str`, *optional*, defaults to `"mV"`): Named at the scale bar.
+        layout (`str`, *optional*, defaults to `"clinical"`): `"clinical"` for three rows of four leads and lead II (or
+            the first lead that was recorded) in full below them, where up to three leads were recorded a row for each
+            of these; `"rows"` for twelve rows.
+        unit (`str`, *optional*, defaults to `"mV"`): Of the signal: mV, uV, V or NU.
         title (`str`, *optional*): Above the picture.
 
     Returns:
         `matplotlib.figure.Figure`
 
     Raises:
-        InputError: If the signal has another shape, or the layout is unknown.
+        InputError: If the signal has another shape, or the layout or the unit is unknown.
     """
     signal, lead_mask = _checked(signal, lead_mask)
-    rows = _page_rows(layout, signal.shape[1] / sampling_rate)
-    figure = Figure(figsize=(13.0, 1.0 + (1.55 if layout == "clinical" else 0.95) * len(rows)))
-    axes = figure.add_subplot()
-    _draw_page(axes, rows, signal, r_peaks, lead_mask, sampling_rate, unit)
+    paper = _Paper.make(layout, signal, lead_mask, sampling_rate, unit)
+    figure = Figure(figsize=paper.size)
+    axes = figure.add_axes(paper.place())
+    _draw_page(axes, paper, signal, r_peaks, lead_mask, sampling_rate)
     if title:
         axes.set_title(title, loc="left", fontsize=12)
     return figure
@@ -180,9 +192,10 @@ def plot_prediction(
     """
     One page about one recording: the recording on ECG paper, what the model predicts, and which leads spoke for it.
 
-    A label is found if its probability is at least its threshold. The label that is explained is the most probable of
-    those found, or the most probable of all where none is found. The leads of the single group that added most to its
-    logit are tinted on the page, unless every single group spoke against it.
+    The paper is that of [`plot_recording`]. A label is found if its probability is at least its threshold. The label
+    that is explained is the most probable of those found, or the most probable of all where none is found. The leads
+    of the single group that added most to its logit are tinted on the page, unless no single group with a recorded
+    lead added to it.
 
     Args:
         signal (`np.ndarray` of shape `(12, num_samples)`): Leads in the standard order [`unit`].
@@ -197,7 +210,7 @@ def plot_prediction(
             joined by `/` (`V1-V6` for the six), groups joined by ` + `, or `all leads`. Needed with `contributions`.
         lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
         sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
-        unit (`str`, *optional*, defaults to `"mV"`): Named at the scale bar.
+        unit (`str`, *optional*, defaults to `"mV"`): Of the signal: mV, uV, V or NU.
         title (`str`, *optional*): Above the picture.
         most_labels (`int`, *optional*, defaults to 8): Labels shown, from the most probable on.
 
@@ -206,7 +219,7 @@ def plot_prediction(
 
     Raises:
         InputError: If lengths do not fit, a probability is NaN or outside 0 to 1, a threshold or contribution is NaN,
-            or a group's name holds something else than leads.
+            a group's name holds something else than leads, or the unit is unknown.
     """
     signal, lead_mask = _checked(signal, lead_mask)
     probabilities = np.asarray(probabilities, dtype=np.float64)
@@ -222,10 +235,11 @@ def plot_prediction(
         raise InputError(f"most_labels is {most_labels}: show at least 1 label")
     found = probabilities >= thresholds
     explained = int(np.argmax(np.where(found | ~found.any(), probabilities, -1.0)))
-    tinted: list[str] = []
+    tinted: _Tinted | None = None
     added = np.empty(0)
     if contributions is not None:
-        added, tinted = _explain(np.asarray(contributions, dtype=np.float64), group_names, label_names, explained)
+        contributions = np.asarray(contributions, dtype=np.float64)
+        added, tinted = _explain(contributions, group_names, label_names, explained, lead_mask)
 
     shown = np.argsort(-probabilities, kind="stable")[:most_labels]
     names = [_wrapped(label_names[index], 30 if len(added) else 60) for index in shown]
@@ -233,16 +247,15 @@ def plot_prediction(
     lines = max(name.count("\n") + 1 for name in (*names, *groups))
     num_bars = max(len(shown), len(added), 3)
     note = _note_on_hidden_labels(label_names, found, np.setdiff1d(np.arange(len(found)), shown))
-    heights = (7.2, 1.4 + (0.19 + 0.13 * lines) * num_bars + 0.3 * bool(note))
-    figure = Figure(figsize=(13.0, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=heights)
-    above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+    paper = _Paper.make("clinical", signal, lead_mask, sampling_rate, unit)
+    heights = (paper.size[1], 1.4 + (0.19 + 0.13 * lines) * num_bars + 0.3 * bool(note))
+    figure = Figure(figsize=(paper.size[0], sum(heights)), layout="constrained")
+    below = figure.add_subfigure(figure.add_gridspec(2, 1, height_ratios=heights)[1])
 
-    page = above.add_subplot()
-    rows = _page_rows("clinical", signal.shape[1] / sampling_rate)
-    _draw_page(page, rows, signal, r_peaks, lead_mask, sampling_rate, unit, tinted)
+    page = figure.add_axes(paper.place(below=heights[1]))
+    _draw_page(page, paper, signal, r_peaks, lead_mask, sampling_rate, tinted.leads if tinted else ())
     if title:
-        page.set_title(_wrapped(title, 120), loc="left", fontsize=12)
+        page.set_title(_wrapped(title, 110), loc="left", fontsize=12)
     if len(added):
         subject = _shortened(label_names[explained], 26)
         text = (
@@ -255,7 +268,7 @@ def plot_prediction(
             handles=handles,
             handlelength=2.0 if tinted else 0.0,
             loc="upper right",
-            bbox_to_anchor=(1.0, -0.035),
+            bbox_to_anchor=(1.0, -0.22 / paper.inches[1]),  # beneath the ticks
             frameon=False,
             fontsize=10,
             borderpad=0.2,
@@ -268,7 +281,7 @@ def plot_prediction(
     _draw_probabilities(left.add_subplot(), names, probabilities[shown], thresholds[shown], num_bars, note)
     if len(added):
         axes = right.add_subplot()
-        _draw_contributions(axes, added, groups, _tinted_group(added, group_names), num_bars)
+        _draw_contributions(axes, added, groups, tinted.group if tinted else None, num_bars)
         heading = _wrapped(f"What each group of leads added to {_shortened(label_names[explained], 90)}", 48)
         if not found.any():
             heading += "\n(the most probable label; none reached its threshold)"
@@ -487,7 +500,7 @@ def plot_segmentation(
     axes.set_xlim(-0.02, duration)
     axes.set_ylim(-_SPACING * (len(signal) - 0.45), 0.55 * _SPACING)
     bottom = -_SPACING * (len(signal) - 1)
-    _draw_scale_bar(axes, duration, bottom, scale * gain, f"{gain:g} {_unit_name(unit)}")
+    _draw_scale_bar(axes, duration, bottom, scale * gain, f"{gain:g} {unit}")
     _finish_time_axis(axes, duration)
     handles = [
         Patch(facecolor=colour, alpha=_FOUND_ALPHA, label=f"{name} found") for name, colour in _WAVE_COLOURS.items()
@@ -681,62 +694,139 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3].rstrip() + "..."
 
 
-def _page_rows(layout: str, duration: float) -> list[list[tuple[str, float, float]]]:
-    """For each row of a page the leads from left to right, with the time that each shows [s]."""
-    if layout == "rows":
-        return [[(lead, 0.0, duration)] for lead in STANDARD_LEADS]
-    if layout != "clinical":
-        raise InputError(f"layout is {layout!r}: choose 'clinical' or 'rows'")
-    # Each of the four columns shows its part of the time, as an electrocardiograph prints it.
-    rows = [
-        [(lead, column * duration / 4, (column + 1) * duration / 4) for column, lead in enumerate(leads)]
-        for leads in CLINICAL_LAYOUT
-    ]
-    return [*rows, [(RHYTHM_LEAD, 0.0, duration)]]
+class _Paper(NamedTuple):
+    """
+    A page of ECG paper: seconds to the right, and millimetres upwards from the first row's baseline.
+
+    Args:
+        rows (`list[list[tuple[str, float, float]]]`): For each row the leads from left to right, with the time that
+            each shows [s].
+        spacing (`float`): From a baseline to the next [mm].
+        low, high (`float`): The page's lower and upper edge [mm].
+        seconds (`float`): The page's length [s].
+        gain (`float`): Height of one unit of the signal [mm].
+        bar (`str`): What 10 mm are.
+        text (`str`): What is written at the bottom.
+        inches (`tuple[float, float]`): Width and height of the page.
+        left (`float`): Margin on its left [inches].
+    """
+
+    rows: list[list[tuple[str, float, float]]]
+    spacing: float
+    low: float
+    high: float
+    seconds: float
+    gain: float
+    bar: str
+    text: str
+    inches: tuple[float, float]
+    left: float
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of a figure with the page and its margins [inches]."""
+        width, height = self.inches
+        return self.left + width + _MARGINS["right"], _MARGINS["top"] + height + _MARGINS["bottom"]
+
+    def place(self, below: float = 0.0) -> tuple[float, float, float, float]:
+        """Where the page is in a figure with so much more below its margins [inches], as matplotlib takes it."""
+        width, height = self.size[0], self.size[1] + below
+        bottom = below + _MARGINS["bottom"]
+        return self.left / width, bottom / height, self.inches[0] / width, self.inches[1] / height
+
+    @classmethod
+    def make(cls, layout: str, signal: np.ndarray, lead_mask: np.ndarray, sampling_rate: float, unit: str) -> _Paper:
+        if layout not in _LAYOUTS:
+            raise InputError(f"layout is {layout!r}: choose 'clinical' or 'rows'")
+        plan, unit = _LAYOUTS[layout], canonical_unit(unit)
+        duration = signal.shape[1] / sampling_rate
+        recorded = [lead for lead, is_there in zip(STANDARD_LEADS, lead_mask, strict=True) if is_there]
+        if layout == "clinical" and 0 < len(recorded) <= _FEW_LEADS:
+            rows = [[(lead, 0.0, duration)] for lead in recorded]
+        else:
+            # Each column shows its part of the time, as an electrocardiograph prints it.
+            part = duration / plan.columns
+            rows = [
+                [
+                    (STANDARD_LEADS[column * plan.rows + row], column * part, (column + 1) * part)
+                    for column in range(plan.columns)
+                ]
+                for row in range(plan.rows)
+            ]
+            if plan.strip:
+                strip = _RHYTHM_LEAD if _RHYTHM_LEAD in recorded or not recorded else recorded[0]
+                rows.append([(strip, 0.0, duration)])
+
+        gain, text = _choose_gain(signal[lead_mask], plan.edge, unit)
+        if len(rows) == len(recorded) < len(STANDARD_LEADS):
+            text += f"   only {', '.join(recorded)} recorded"
+        seconds = max(duration, PAGE_SECONDS)
+        low, high = -(plan.spacing * (len(rows) - 1) + plan.edge), plan.edge
+        inch = max(_INCH, seconds * PAPER_SPEED / _LARGEST_PAPER)  # [mm of the page]
+        inches = (seconds * PAPER_SPEED / inch, (high - low) / inch)
+        left = _MARGINS["left_of_names" if layout == "rows" else "left"]
+        return cls(rows, plan.spacing, low, high, seconds, gain, f"{10.0 / gain:g} {unit}", text, inches, left)
+
+
+def _choose_gain(signal: np.ndarray, highest: float, unit: str) -> tuple[float, str]:
+    """The greatest usual height of one unit [mm] at which leads stay below `highest` [mm], and what to write of it."""
+    # Of each lead all but the most extreme samples: no single spike makes a page small.
+    level = float(np.quantile(np.abs(signal), 0.995, axis=1).max()) if signal.size else 0.0
+    if unit == "NU":
+        # No height is usual: 1, 2 or 5 times a power of ten.
+        limit = highest / level if level > 0 else 10.0
+        power = 10.0 ** np.floor(np.log10(limit))
+        gain = float(power * max(step for step in (1.0, 2.0, 5.0) if step * power <= limit or step == 1.0))
+        return gain, f"{PAPER_SPEED:g} mm/s  {gain:g} mm per unit   no unit (NU): heights are not millivolts"
+    millivolts = MILLIVOLTS_PER_UNIT[unit]
+    gain = next((gain for gain in GAINS if gain * level * millivolts <= highest), GAINS[-1])
+    return gain * millivolts, scale_text(PAPER_SPEED, gain)
 
 
 def _draw_page(
     axes: Axes,
-    rows: Sequence[Sequence[tuple[str, float, float]]],
+    paper: _Paper,
     signal: np.ndarray,
     r_peaks: np.ndarray | None,
     lead_mask: np.ndarray,
     sampling_rate: float,
-    unit: str,
     tinted: Collection[str] = (),
 ) -> None:
     """A recording on ECG paper, its beats marked, with a tint behind some leads where they were recorded."""
     seconds = np.arange(signal.shape[1]) / sampling_rate
-    duration = signal.shape[1] / sampling_rate
-    has_columns = len(rows[0]) > 1
-    scale, gain = _page_scale(signal[lead_mask])
-    bottom = -_SPACING * (len(rows) - 1)
-    _draw_paper(axes, duration, bottom - 0.6 * _SPACING, 0.65 * _SPACING)
+    spacing = paper.spacing
+    has_strip = len(paper.rows[0]) > 1
+    # Twelve rows are too close for names between them.
+    names_outside = len(paper.rows) == len(STANDARD_LEADS)
+    bottom = -spacing * (len(paper.rows) - 1)
+    _draw_paper(axes, paper)
     if r_peaks is not None and len(r_peaks):
         peaks = np.asarray(r_peaks) / sampling_rate
-        axes.vlines(peaks, bottom - 0.6 * _SPACING, 0.65 * _SPACING, color=_BEAT, alpha=0.18, linewidth=0.9)
-        top = (bottom if has_columns else 0.0) + 0.55 * _SPACING
+        axes.vlines(peaks, paper.low, paper.high, color=_BEAT, alpha=0.18, linewidth=0.9)
+        top = (bottom if has_strip else 0.0) + 0.55 * spacing
         axes.plot(peaks, np.full(len(peaks), top), "v", color=_BEAT, markersize=6, clip_on=False)
-    for row, parts in enumerate(rows):
-        offset = -_SPACING * row
+    for row, parts in enumerate(paper.rows):
+        baseline = -spacing * row
         for lead, start, stop in parts:
             index = STANDARD_LEADS.index(lead)
             inside = (seconds >= start) & (seconds < stop)
             if lead in tinted and lead_mask[index]:
-                corner = (start, offset - 0.5 * _SPACING)
-                axes.add_patch(Rectangle(corner, stop - start, _SPACING, facecolor=_TINT, edgecolor="none", zorder=-1))
+                corner = (start, baseline - 0.5 * spacing)
+                axes.add_patch(Rectangle(corner, stop - start, spacing, facecolor=_TINT, edgecolor="none", zorder=-1))
             if lead_mask[index]:
-                axes.plot(seconds[inside], offset + scale * signal[index, inside], color=_INK, linewidth=0.9)
+                axes.plot(seconds[inside], baseline + paper.gain * signal[index, inside], color=_INK, linewidth=0.9)
             else:
-                axes.text((start + stop) / 2, offset, "not recorded", ha="center", va="center", color="#888888")
-            x, y, side = (start + 0.05, offset + 0.42 * _SPACING, "left")
-            if not has_columns:
-                x, y, side = (-0.08, offset, "right")
+                axes.text((start + stop) / 2, baseline, "not recorded", ha="center", va="center", color="#888888")
+            x, y, side = (start + 0.05, baseline + 0.42 * spacing, "left")
+            if names_outside:
+                x, y, side = (-0.08, baseline, "right")
             axes.text(x, y, lead, ha=side, va="center", fontsize=11, fontweight="bold", color=_INK)
             if start > 0:
-                axes.vlines(start, offset - 0.3, offset + 0.3, color=_INK, linewidth=1.2)
-    _draw_scale_bar(axes, duration, bottom, scale * gain, f"{gain:g} {_unit_name(unit)}")
-    _finish_time_axis(axes, duration)
+                axes.vlines(start, baseline - 3.0, baseline + 3.0, color=_INK, linewidth=1.2)
+    box = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.5}
+    axes.text(0.08, paper.low + 2.5, paper.text, fontsize=9, va="center", color=_INK, bbox=box)
+    _draw_scale_bar(axes, paper.seconds, bottom, 10.0, paper.bar)
+    _finish_time_axis(axes, paper.seconds)
 
 
 def _draw_spans(
@@ -748,10 +838,19 @@ def _draw_spans(
         axes.add_patch(Rectangle(corner, (last + 1 - first) / sampling_rate, ends[1] - ends[0], **style))
 
 
+class _Tinted(NamedTuple):
+    group: int
+    leads: list[str]
+
+
 def _explain(
-    contributions: np.ndarray, group_names: Sequence[str] | None, label_names: Sequence[str], label: int
-) -> tuple[np.ndarray, list[str]]:
-    """What each group added to a label's logit, and the leads of the single group that added most to it."""
+    contributions: np.ndarray,
+    group_names: Sequence[str] | None,
+    label_names: Sequence[str],
+    label: int,
+    lead_mask: np.ndarray,
+) -> tuple[np.ndarray, _Tinted | None]:
+    """What each group added to a label's logit, and the single group with recorded leads that added most to it."""
     if group_names is None:
         raise InputError("contributions need the names of their groups: give group_names")
     if contributions.shape != (len(group_names), len(label_names)) or not len(group_names):
@@ -761,27 +860,24 @@ def _explain(
     added = contributions[:, label]
     if not np.isfinite(added).all():
         raise InputError(f"the contributions to {label_names[label]!r} are not all finite numbers")
+    recorded = {lead for lead, is_there in zip(STANDARD_LEADS, lead_mask, strict=True) if is_there}
     leads_of = [_leads_of(name) for name in group_names]
-    most = _tinted_group(added, group_names)
-    return added, [] if most is None else leads_of[most]
-
-
-def _is_single_group(name: str) -> bool:
-    return " + " not in name and name != "all leads"
+    singles = [
+        _Tinted(group, leads)
+        for group, leads in enumerate(leads_of)
+        if recorded.intersection(leads) and added[group] >= _LEAST_ADDED
+    ]
+    return added, max(singles, key=lambda one: added[one.group], default=None)
 
 
 def _leads_of(group: str) -> list[str]:
-    if not _is_single_group(group):
+    """Leads of a single group; none for a group of groups."""
+    if " + " in group or group == "all leads":
         return []
     leads = [f"V{number}" for number in range(1, 7)] if group == "V1-V6" else group.split("/")
     if unknown := [lead for lead in leads if lead not in STANDARD_LEADS]:
         raise InputError(f"the group {group!r} holds {unknown[0]!r}: the leads are {', '.join(STANDARD_LEADS)}")
     return leads
-
-
-def _tinted_group(added: np.ndarray, group_names: Sequence[str] | None) -> int | None:
-    singles = [index for index, name in enumerate(group_names or ()) if _is_single_group(name) and added[index] > 0]
-    return max(singles, key=lambda index: added[index]) if singles else None
 
 
 def _note_on_hidden_labels(label_names: Sequence[str], found: np.ndarray, hidden: np.ndarray) -> str:
@@ -995,13 +1091,15 @@ def _page_scale(signal: np.ndarray) -> tuple[float, float]:
     return scale, bar
 
 
-def _draw_paper(axes: Axes, duration: float, low: float, high: float) -> None:
+def _draw_paper(axes: Axes, paper: _Paper) -> None:
     axes.set_facecolor(_PAPER)
-    axes.set_xlim(0.0, duration)
-    axes.set_ylim(low, high)
-    for step, height, colour, width in ((0.04, 0.1, _FINE, 0.3), (0.2, 0.5, _COARSE, 0.5)):
-        axes.vlines(np.arange(0.0, duration, step), low, high, color=colour, linewidth=width, zorder=0)
-        axes.hlines(np.arange(low, high, height), 0.0, duration, color=colour, linewidth=width, zorder=0)
+    axes.set_xlim(0.0, paper.seconds)
+    axes.set_ylim(paper.low, paper.high)
+    for step, colour, width in ((1.0, _FINE, 0.3), (5.0, _COARSE, 0.5)):  # [mm]
+        times = np.arange(0.0, paper.seconds, step / PAPER_SPEED)
+        heights = np.arange(np.ceil(paper.low / step) * step, paper.high, step)  # Baselines lie on lines.
+        axes.vlines(times, paper.low, paper.high, color=colour, linewidth=width, zorder=0)
+        axes.hlines(heights, 0.0, paper.seconds, color=colour, linewidth=width, zorder=0)
 
 
 def _draw_scale_bar(axes: Axes, duration: float, y: float, height: float, text: str) -> None:
@@ -1016,7 +1114,3 @@ def _finish_time_axis(axes: Axes, duration: float) -> None:
     axes.set_xlabel("time [s]", fontsize=11)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _unit_name(unit: str) -> str:
-    return "SD" if unit == "NU" else unit

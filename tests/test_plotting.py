@@ -82,6 +82,91 @@ def test_when_rows_are_asked_for_then_all_leads_show_the_whole_time(signal: np.n
     np.testing.assert_allclose(np.ptp(traces[11].get_ydata()) / np.ptp(traces[0].get_ydata()), 3.0, rtol=0.1)
 
 
+def _in_millimetres(figure: Figure, length: float, height: float) -> tuple[float, float]:
+    """A length [s] and a height [of the y axis] on the page when the picture is printed [mm]."""
+    figure.draw_without_rendering()
+    (x0, y0), (x1, y1) = figure.axes[0].transData.transform([(0.0, 0.0), (length, height)])
+    return (x1 - x0) / figure.dpi * 25.4, (y1 - y0) / figure.dpi * 25.4
+
+
+def _lead_height(figure: Figure, length: int) -> float:
+    """From the lowest to the highest sample of the last row's trace [of the y axis]."""
+    return float([np.ptp(line.get_ydata()) for line in figure.axes[0].lines if len(line.get_xdata()) == length][-1])
+
+
+@pytest.mark.parametrize(("highest", "gain"), [(0.3, 10.0), (2.4, 10.0), (4.0, 5.0), (9.0, 2.5), (80.0, 2.5)])
+@pytest.mark.parametrize("kind", ["clinical", "rows", "prediction"])
+def test_when_a_page_is_drawn_then_millimetres_are_true_and_the_gain_is_written(
+    signal: np.ndarray, highest: float, gain: float, kind: str
+) -> None:
+    # Tall complexes, each of some samples: a spike of one sample would not count.
+    signal = np.round(signal) * highest / np.round(signal).max()
+    if kind == "rows" and highest == 2.4:
+        gain = 5.0  # its edges are nearer
+    if kind == "prediction":
+        figure = plot_prediction(signal, PEAKS, LABELS, np.array([0.9, 0.1, 0.1]))
+    else:
+        figure = plot_recording(signal, PEAKS, layout=kind)
+    assert _in_millimetres(figure, 1.0, 0.0)[0] == pytest.approx(25.0)
+    shown = signal[1] if kind != "rows" else signal[11]
+    height = _in_millimetres(figure, 0.0, _lead_height(figure, 400))[1]
+    assert height == pytest.approx(gain * np.ptp(shown))
+    assert f"25 mm/s  {gain:g} mm/mV" in _texts(figure)
+
+
+def test_when_a_page_is_drawn_then_its_boxes_are_a_fifth_of_a_second_and_half_a_millivolt(signal: np.ndarray) -> None:
+    figure = plot_recording(signal)
+    boxes = [collection for collection in figure.axes[0].collections if len(collection.get_segments()) > 10]
+    across, down = ([segment[0] for segment in one.get_segments()] for one in boxes[2:4])  # of the coarse grid
+    np.testing.assert_allclose(np.diff([x for x, _ in across]), 0.2)
+    np.testing.assert_allclose(np.diff([y for _, y in down]), _lead_height(figure, 400) / np.ptp(signal[1]) * 0.5)
+    assert 0.0 in [y for _, y in down], "the first baseline lies on a line"
+
+
+def test_when_a_recording_is_long_or_short_then_its_boxes_stay_squares(signal: np.ndarray) -> None:
+    for repeats in (1, 50):  # 4 s and 200 s
+        figure = plot_recording(np.tile(signal, repeats))
+        length, height = _in_millimetres(figure, 1.0, 25.0)
+        assert length == pytest.approx(height)
+        assert figure.get_figwidth() < 65.0
+
+
+def test_when_a_recording_has_another_unit_then_the_page_is_the_same(signal: np.ndarray) -> None:
+    expected = plot_recording(signal)
+    for scale, unit in ((1000.0, "uV"), (0.001, "V")):
+        figure = plot_recording(scale * signal, unit=unit)
+        assert _lead_height(figure, 400) == pytest.approx(_lead_height(expected, 400))
+        assert "25 mm/s  10 mm/mV" in _texts(figure)
+    with pytest.raises(InputError, match="unknown unit 'mmHg'"):
+        plot_recording(signal, unit="mmHg")
+
+
+@pytest.mark.parametrize(("scale", "gain"), [(1.0, 10), (4.0, 2), (1000.0, 0.01)])
+def test_when_a_recording_has_no_unit_then_the_page_says_so(signal: np.ndarray, scale: float, gain: float) -> None:
+    figure = plot_recording(scale * signal, unit="NU")
+    (text,) = [text for text in _texts(figure) if "mm/s" in text]
+    assert text == f"25 mm/s  {gain:g} mm per unit   no unit (NU): heights are not millivolts"
+    assert _lead_height(figure, 400) == pytest.approx(gain * scale * np.ptp(signal[1]))
+
+
+def test_when_few_leads_were_recorded_then_each_has_a_row_and_others_are_not_drawn(signal: np.ndarray) -> None:
+    for recorded in (["V1"], ["I", "II", "V5"]):
+        figure = plot_recording(signal, PEAKS, np.isin(STANDARD_LEADS, recorded))
+        texts = _texts(figure)
+        assert [text for text in texts if text in STANDARD_LEADS] == recorded
+        assert "not recorded" not in texts
+        assert f"25 mm/s  10 mm/mV   only {', '.join(recorded)} recorded" in texts
+        traces = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 400]
+        for trace, lead in zip(traces, recorded, strict=True):
+            assert np.corrcoef(trace, signal[STANDARD_LEADS.index(lead)])[0, 1] > 0.999999
+
+
+def test_when_lead_two_is_missing_then_the_strip_shows_another_lead(signal: np.ndarray) -> None:
+    figure = plot_recording(signal, PEAKS, np.array(STANDARD_LEADS) != "II")
+    assert [text for text in _texts(figure) if text in STANDARD_LEADS][-1] == "I"
+    assert _texts(figure).count("not recorded") == 1
+
+
 def test_when_a_lead_is_missing_then_the_picture_says_so(signal: np.ndarray) -> None:
     lead_mask = np.ones(12, dtype=bool)
     lead_mask[7] = False
@@ -225,6 +310,18 @@ def test_when_a_lead_of_the_group_is_missing_then_it_is_not_tinted(signal: np.nd
         signal, PEAKS, ["MI"], np.array([0.9]), None, contributions, SINGLE_GROUPS, lead_mask=lead_mask
     )
     assert _tinted(figure) == ["aVR", "aVF"]
+
+
+def test_when_a_group_has_no_recorded_lead_or_adds_nothing_to_see_then_it_is_not_tinted(signal: np.ndarray) -> None:
+    chest = np.array([lead.startswith("V") for lead in STANDARD_LEADS])
+    for contributions, tinted in (([0.9, 0.9, 0.1], "V1-V6"), ([0.9, 0.9, 0.004], None)):
+        figure = plot_prediction(
+            signal, PEAKS, ["MI"], np.array([0.9]), None, np.array(contributions)[:, None], SINGLE_GROUPS, chest
+        )
+        assert bool(_tinted(figure)) == (tinted is not None)
+        said = figure.axes[0].get_legend().get_texts()[0].get_text()
+        assert said == ("leads of the single group that added most to MI" if tinted else "no single group added to MI")
+        assert len(figure.axes[2].patches) - len(contributions) == (tinted is not None)
 
 
 def test_when_no_label_is_found_and_no_group_added_then_the_page_says_so(signal: np.ndarray) -> None:

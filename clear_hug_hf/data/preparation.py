@@ -202,8 +202,8 @@ def _cleaned_batches(
                 unit=recording.unit,
             )
             units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
-            # The extractor turns every other unit into mV.
-            unit = "NU" if "NU" in map(canonical_unit, units) else "mV"
+            # The extractor turns every other unit into mV, unless it scales recordings to a range of their own.
+            unit = "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
             quality = measure_quality(
                 recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
             )

@@ -30,6 +30,12 @@ LAYOUTS: tuple[str, ...] = ("3x4", "6x2", "12x1")
 PAGE_SECONDS = 10.0
 """What a row of a page shows [s]; each column shows its own part of it."""
 
+PAPER_SPEED = 25.0
+"""Length of a second on ordinary paper [mm]."""
+
+GAINS: tuple[float, ...] = (10.0, 5.0, 2.5)
+"""Heights of a millivolt on paper [mm]: the ordinary one, and those for high voltages."""
+
 MINIMUM_SIZE = 64
 """Smallest height and width of a page [px]."""
 
@@ -42,7 +48,7 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class _Layout:
+class PageLayout:
     """
     Where rows lie: `spacing` from a baseline to the next, `edge` from the first and the last one to the margins [mm].
     A baseline has at least 25 mm to the page's edge at the usual margins, for complexes of 2.5 mV.
@@ -59,10 +65,10 @@ class _Layout:
         return self.rows + self.strip
 
 
-_LAYOUTS = {
-    "3x4": _Layout(rows=3, columns=4, spacing=30.0, edge=25.0, strip=True),
-    "6x2": _Layout(rows=6, columns=2, spacing=25.0, edge=20.0),
-    "12x1": _Layout(rows=12, columns=1, spacing=15.0, edge=20.0),
+PAGE_LAYOUTS: dict[str, PageLayout] = {
+    "3x4": PageLayout(rows=3, columns=4, spacing=30.0, edge=25.0, strip=True),
+    "6x2": PageLayout(rows=6, columns=2, spacing=25.0, edge=20.0),
+    "12x1": PageLayout(rows=12, columns=1, spacing=15.0, edge=20.0),
 }
 _STRIP_LEAD = STANDARD_LEADS.index("II")
 
@@ -229,8 +235,8 @@ def draw_page(
     image_size: Sequence[int] | None = None,
     pixels_per_mm: float | None = None,
     style: PaperStyle = PaperStyle(),
-    paper_speed: float = 25.0,
-    gain: float = 10.0,
+    paper_speed: float = PAPER_SPEED,
+    gain: float = GAINS[0],
 ) -> EcgPage:
     """
     Draw 12 clean leads as a page.
@@ -277,12 +283,12 @@ def draw_page(
         )
     if not np.isfinite(signals[present]).all():
         raise InputError("the signals hold NaN or Inf: repair them first, or draw them with `render_page`")
-    if layout not in _LAYOUTS:
+    if layout not in PAGE_LAYOUTS:
         raise InputError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
     geometry = _Geometry.make(layout, style, _positive(paper_speed, "paper_speed"), _positive(gain, "gain"))
     height, width, scale_x, scale_y = _page_size(geometry, image_size, pixels_per_mm)
 
-    plan = _LAYOUTS[layout]
+    plan = PAGE_LAYOUTS[layout]
     seconds = np.arange(num_samples) / rate
     x = (geometry.left + seconds * geometry.paper_speed) * scale_x - 0.5
     edges = [
@@ -426,7 +432,7 @@ class _Geometry:
 
     @classmethod
     def make(cls, layout: str, style: PaperStyle, paper_speed: float, gain: float) -> _Geometry:
-        plan = _LAYOUTS[layout]
+        plan = PAGE_LAYOUTS[layout]
         # The pulse, and as much again around it: 5 mm at 25 mm/s.
         left = style.margin_left + (0.2 * paper_speed + 5.0 if style.calibration_pulse else 0.0)
         first = style.margin_top + plan.edge
@@ -444,6 +450,11 @@ class _Geometry:
 
     def baseline(self, row: int) -> float:
         return self.first + row * self.spacing
+
+
+def scale_text(paper_speed: float, gain: float) -> str:
+    """Paper speed [mm/s] and gain [mm/mV] as they stand at the bottom of a page."""
+    return f"{paper_speed:g} mm/s  {gain:g} mm/mV"
 
 
 def _page_size(
@@ -519,7 +530,7 @@ def _paper(
     if style.grid:
         paper = _grid(style, height, width, scale_x, scale_y)
     ink = np.zeros((height, width), dtype=np.uint8)
-    plan = _LAYOUTS[geometry.layout]
+    plan = PAGE_LAYOUTS[geometry.layout]
     if style.calibration_pulse:
         # Baseline, 0.2 s of 1 mV, baseline.
         length = 0.2 * geometry.paper_speed
@@ -540,7 +551,7 @@ def _paper(
         if plan.strip:
             texts.append((STANDARD_LEADS[_STRIP_LEAD], geometry.left + 1.0, geometry.baseline(plan.rows) - above))
     if style.page_text:
-        text = f"{geometry.paper_speed:g} mm/s  {geometry.gain:g} mm/mV"
+        text = scale_text(geometry.paper_speed, geometry.gain)
         texts.append((text, style.margin_left, geometry.height - max(style.margin_bottom, 2.0) / 2.0))
     for text, left, foot in texts:
         _write(ink, text, left, foot, style.text_size, scale_x, scale_y)

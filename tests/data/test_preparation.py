@@ -43,6 +43,11 @@ def test_when_recordings_are_prepared_then_the_rows_hold_them(make_recordings: M
         assert (row["sampling_rate"], row["unit"], row["window_start"]) == (100.0, "mV", 0.0)
 
 
+def test_when_recordings_are_scaled_to_a_range_then_they_have_no_unit(make_recordings: MakeRecordings) -> None:
+    dataset, _ = prepare(make_recordings(1), ClearHugFeatureExtractor(do_rescale=True), LABELS, progress=False)
+    assert dataset["unit"] == ["NU"]
+
+
 def test_when_some_recordings_are_bad_then_they_are_listed_and_the_counts_add_up(
     make_recordings: MakeRecordings, tmp_path: Path
 ) -> None:
