@@ -27,7 +27,7 @@ import datasets
 import numpy as np
 import torch
 from machine import REPOSITORY, describe_machine, write_csv
-from thirds import path_of, third_scores
+from thirds import PROBE, path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -135,7 +135,7 @@ def run_fold(fold: int, data: Path, output: Path, which: str) -> None:
         variant: output / "pretrained" / f"{variant}-{fold}" / "model" for variant in PROBED
     }
     arguments = {
-        "probes": BenchmarkArguments(heads=HEADS, fractions=(1.0,), seeds=SEEDS),
+        "probes": BenchmarkArguments(heads=HEADS, fractions=(1.0,), seeds=SEEDS, recipes=recipes(**PROBE)),
         "finetuning": BenchmarkArguments(
             heads=("hug",),
             protocols=("finetune",),

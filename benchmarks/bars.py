@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from ablations import NUM_FOLDS, all_recordings, task_of_fold
 from machine import REPOSITORY, describe_machine, write_csv
-from thirds import path_of, third_scores
+from thirds import PROBE, path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -111,7 +111,7 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
     # What is cut of a row is the models' own.
     task.feature_extractor = load_feature_extractor(models["clear"])  # type: ignore[arg-type]
     for times in (1,) if which == "probes" else (1, TIMES):
-        fractions = FRACTIONS if times == 1 else FRACTIONS[:1]
+        shares: dict[str, Any] = {"fractions": FRACTIONS if times == 1 else FRACTIONS[:1], "draw": "stratified"}
         whole = FinetuningArguments(
             method="full",
             epochs=times * EPOCHS,
@@ -123,17 +123,17 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
             progress=False,
         )
         chosen = {
-            "probes": BenchmarkArguments(heads=("mean", "hug"), fractions=fractions, seeds=SEEDS),
+            "probes": BenchmarkArguments(heads=("mean", "hug"), recipes=recipes(**PROBE), **shares, seeds=SEEDS),
             "finetuning": BenchmarkArguments(
                 heads=("hug",),
                 protocols=("finetune",),
-                fractions=fractions,
+                **shares,
                 seeds=(fold,),
                 recipes={**recipes(), "finetune": whole},
             ),
             "reference": BenchmarkArguments(
                 protocols=(),
-                fractions=fractions,
+                **shares,
                 seeds=SEEDS,
                 recipes=recipes(reference_epochs=times * RESNET_EPOCHS),
             ),

@@ -29,7 +29,7 @@ import datasets
 import numpy as np
 import torch
 from machine import REPOSITORY, describe_machine, write_csv
-from thirds import path_of, third_scores
+from thirds import PROBE, path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -37,7 +37,7 @@ from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.evaluation.metrics import interval_of_samples
 from clear_hug_hf.evaluation.protocol import split_off
-from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, run_benchmark
+from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, recipes, run_benchmark
 from clear_hug_hf.training.features import dataset_labels
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe
@@ -147,7 +147,7 @@ class Comparison:
     def probe(self, name: str, fold: int) -> None:
         """Train and test heads on a third, and on the encoder without its weights."""
         models = {name: self.folder_of(name, fold) / "model", RANDOM: None}
-        arguments = BenchmarkArguments(heads=HEADS[name], fractions=(1.0,), seeds=SEEDS)
+        arguments = BenchmarkArguments(heads=HEADS[name], fractions=(1.0,), seeds=SEEDS, recipes=recipes(**PROBE))
         run_benchmark(
             [self.task(name, fold)], models, self.output / f"probes-{name}-{fold}", arguments, self.output / "features"
         )

@@ -31,12 +31,13 @@ import datasets
 import numpy as np
 import torch
 from machine import REPOSITORY, describe_machine, write_csv
+from thirds import PROBE
 from transformers import set_seed
 from transformers.utils import logging
 
 from clear_hug_hf.data.prepared import keep_labels, load_prepared
 from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
-from clear_hug_hf.training.benchmark import CELLS, BenchmarkArguments, Cell, Task, load_task, run_benchmark
+from clear_hug_hf.training.benchmark import CELLS, BenchmarkArguments, Cell, Task, load_task, recipes, run_benchmark
 from clear_hug_hf.training.features import dataset_labels
 from clear_hug_hf.training.folders import load_feature_extractor, save_model_folder
 from clear_hug_hf.training.pretraining import pretrain
@@ -124,7 +125,9 @@ def run_trial(name: str, seed: int, prepared: Path, output: Path) -> None:
         }
     facts |= {"recordings": len(rows), "parameters": model.base_model.num_parameters()}
     (folder / "trial.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    arguments = BenchmarkArguments(heads=HEADS, fractions=FRACTIONS, seeds=(seed,))
+    arguments = BenchmarkArguments(
+        heads=HEADS, fractions=FRACTIONS, seeds=(seed,), draw="stratified", recipes=recipes(**PROBE)
+    )
     run_benchmark([task_of(name, folder, prepared)], {name: folder / "model"}, folder / "probes", arguments)
 
 

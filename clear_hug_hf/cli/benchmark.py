@@ -18,10 +18,10 @@ def add(verbs: Any) -> None:
         run,
         "the paper's protocol: tasks x shares of the labels x models x heads",
         "Train and test models on 1, 10 and 100 % of the training recordings of each task, with several seeds,\n"
-        "beside the same encoder without its weights and, if asked for, a supervised ResNet. Shares are drawn by\n"
-        "patient and keep the labels' frequencies. The epoch is chosen on validation recordings, the test recordings\n"
-        "are used once per cell; where a task has none its validation recordings are tested, and the epoch is chosen\n"
-        "on a tenth of the training patients.\n\n"
+        "beside the same encoder without its weights and, if asked for, a supervised ResNet. Shares are drawn at\n"
+        "random, as in the paper, or by patient such that each label keeps its share (--draw stratified). The epoch\n"
+        "is chosen on validation recordings, the test recordings are used once per cell; where a task has none its\n"
+        "validation recordings are tested, and the epoch is chosen on a tenth of the training patients.\n\n"
         "Stopped or killed, the same command goes on with the cells that are missing. More tasks, models, fractions\n"
         "or seeds can be added: name them beside the former ones, since table and CSV hold what is asked for.\n\n"
         "Writes to the output folder: results.csv (a row per cell, with intervals), table.md (laid out as the\n"
@@ -67,6 +67,13 @@ def add(verbs: Any) -> None:
         metavar="PERCENT",
         help="of the training recordings (default: 1 10 100)",
     )
+    parser.add_argument(
+        "--draw",
+        choices=("plain", "stratified"),
+        default="plain",
+        help="how these are drawn: at random, as in the paper, or by patient such that each label keeps its share, "
+        "which gives more of the rare ones (default: %(default)s)",
+    )
     parser.add_argument("--seeds", nargs="+", type=seed, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     parser.add_argument("--no-control", action="store_true", help="leave out the encoder without its weights")
     parser.add_argument("--resnet", action="store_true", help="train a supervised 1-D ResNet beside")
@@ -77,6 +84,13 @@ def add(verbs: Any) -> None:
         default=1,
         metavar="N",
         help="leave out, by name, labels with fewer training or test recordings of a class (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--probe-batch-size",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="of a probe (default: %(default)s, the paper's)",
     )
     for name, value in (("probe", 100), ("finetune", 20), ("reference", 10)):
         parser.add_argument(f"--{name}-epochs", type=positive, default=value, metavar="N", help="default: %(default)s")
@@ -108,7 +122,10 @@ def run(arguments: argparse.Namespace) -> int:
         protocols=tuple(dict.fromkeys(arguments.protocols)),
         fractions=tuple(dict.fromkeys(percent / 100 for percent in arguments.fractions)),
         seeds=tuple(dict.fromkeys(arguments.seeds)),
-        recipes=recipes(arguments.probe_epochs, arguments.finetune_epochs, arguments.reference_epochs),
+        draw=arguments.draw,
+        recipes=recipes(
+            arguments.probe_epochs, arguments.finetune_epochs, arguments.reference_epochs, arguments.probe_batch_size
+        ),
     )
     tasks = [
         load_task(name, folder, arguments.labels, arguments.min_positives) for name, folder in named["tasks"].items()

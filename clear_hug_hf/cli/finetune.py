@@ -139,6 +139,12 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         "--encoder-learning-rate", type=float, metavar="RATE", help="default: 0.0005; 0.002 for LoRA's updates"
     )
     parser.add_argument(
+        "--min-learning-rate",
+        type=float,
+        metavar="RATE",
+        help="where the head's rate ends (default: 0; the paper: 1e-5)",
+    )
+    parser.add_argument(
         "--layer-decay",
         type=float,
         default=0.75,
@@ -256,6 +262,7 @@ def _finetuning_arguments(arguments: argparse.Namespace) -> Any:
         patience=arguments.patience,
         head_learning_rate=arguments.head_learning_rate,
         encoder_learning_rate=arguments.encoder_learning_rate,
+        min_learning_rate=arguments.min_learning_rate,
         layer_decay=arguments.layer_decay,
         lora_rank=arguments.lora_rank,
         class_weights=arguments.class_weights,

@@ -111,10 +111,18 @@ def patient_folds(
     Raises:
         InputError: If there are fewer than two folds, or fewer patients than folds.
     """
-    keys = [_key(record, patient) for record, patient in zip(record_ids, patient_ids, strict=True)]
+    keys = patient_keys(record_ids, patient_ids)
     if num_folds < 2 or len(set(keys)) < num_folds:
         raise InputError(f"{num_folds} folds of {len(set(keys))} patient(s): give 2 or more, at most one per patient")
     return np.array([int.from_bytes(_hash(seed, key)[:8], "big") * num_folds >> 64 for key in keys], dtype=np.int64)
+
+
+def patient_keys(record_ids: Sequence[str], patient_ids: Sequence[str | None]) -> list[str]:
+    """
+    Names of the patients of rows of a prepared dataset, as [`patient_key`] gives them: all windows of a recording
+    without a patient belong together.
+    """
+    return [_key(record, patient) for record, patient in zip(record_ids, patient_ids, strict=True)]
 
 
 def patient_key(record: Recording | RecordReference) -> str:

@@ -18,6 +18,38 @@ from ..processing.errors import InputError
 from .metrics import macro_auroc
 
 
+def random_subset(record_ids: Sequence[str], fraction: float, seed: int = 0) -> np.ndarray:
+    """
+    A share of the recordings, each as likely as any other, whatever its labels and patient: the paper's draw.
+
+    A smaller fraction with the same seed is part of a larger one.
+
+    Args:
+        record_ids (`Sequence[str]`): Recording of each row; all rows of a recording are drawn together.
+        fraction (`float`): Share of the recordings, above 0 up to 1, rounded down to whole recordings; at least one is
+            taken.
+        seed (`int`, *optional*, defaults to 0): Another seed draws other recordings.
+
+    Returns:
+        `np.ndarray` of shape `(num_rows,)`, int64: Positions, ascending.
+
+    Raises:
+        InputError: If the fraction is not a share, or there are no recordings.
+    """
+    _check_fraction(fraction, len(record_ids))
+    recordings, recording_of = np.unique(np.asarray(record_ids, dtype=str), return_inverse=True)
+    order = np.random.default_rng([seed, len(recordings)]).permutation(len(recordings))
+    taken = order[: max(1, int(fraction * len(recordings) + 1e-9))]
+    return np.flatnonzero(np.isin(recording_of, taken))
+
+
+def _check_fraction(fraction: float, num_recordings: int) -> None:
+    if not 0 < fraction <= 1:
+        raise InputError(f"the fraction is {fraction:g}: give a share above 0 and up to 1")
+    if not num_recordings:
+        raise InputError("there are no recordings to draw from")
+
+
 def stratified_subset(
     labels: np.ndarray, patient_ids: Sequence[str | None], fraction: float, seed: int = 0
 ) -> np.ndarray:
@@ -40,10 +72,7 @@ def stratified_subset(
     Raises:
         InputError: If the fraction is not a share, or there are no recordings.
     """
-    if not 0 < fraction <= 1:
-        raise InputError(f"the fraction is {fraction:g}: give a share above 0 and up to 1")
-    if not len(labels):
-        raise InputError("there are no recordings to draw from")
+    _check_fraction(fraction, len(labels))
     if fraction == 1:
         return np.arange(len(labels))
     has = np.nan_to_num(np.asarray(labels, dtype=np.float64)) > 0.5
@@ -231,7 +260,8 @@ def published_for(label_names: Sequence[str], sizes: Mapping[str, int]) -> Publi
 
     Args:
         label_names (`Sequence[str]`): Labels of the task.
-        sizes (`Mapping[str, int]`): Recordings by split, before any fraction is drawn.
+        sizes (`Mapping[str, int]`): Recordings of the source by split, before any was rejected or a fraction drawn, as
+            the published files count them.
     """
     for name, published in PAPER.items():
         same_labels = tuple(label_names) == LABEL_SETS[name].names

@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, set_seed
 
 from ..data.collator import BeatCollator
-from ..data.prepared import check_prepared_for, keep_labels, load_prepared
+from ..data.prepared import check_prepared_for, keep_labels, load_prepared, read_manifest
+from ..data.splits import patient_keys
 from ..evaluation.metrics import (
     METRICS,
     choose_thresholds,
@@ -38,6 +39,7 @@ from ..evaluation.protocol import (
     nearest_neighbours,
     protocol_table,
     published_for,
+    random_subset,
     split_off,
     stratified_subset,
 )
@@ -77,6 +79,11 @@ from .reference import REFERENCE, predict_reference, signals_of, train_reference
 
 
 PROTOCOLS = ("knn", "probe", "finetune", "lora")
+DRAWS = {
+    "plain": "drawn plainly at random, as in the paper",
+    "stratified": "drawn by patient such that each label keeps its share",
+}
+"""How a share of the training recordings is drawn."""
 RANDOM, RESNET = "random", "resnet"
 """Models that need no folder: the encoder of the first model without its weights, and a supervised ResNet."""
 CELLS, CSV, TABLE, RUN = "cells", "results.csv", "table.md", "benchmark.json"
@@ -145,6 +152,8 @@ class BenchmarkArguments:
             (whole model), `lora`.
         fractions (`Sequence[float]`, *optional*, defaults to 0.01, 0.1 and 1): Shares of the training recordings.
         seeds (`Sequence[int]`, *optional*, defaults to 0, 1, 2): Each draws other recordings and another head.
+        draw (`str`, *optional*, defaults to `"plain"`): How these shares are drawn: `"plain"` as in the paper (see
+            [`random_subset`]), or `"stratified"` (see [`stratified_subset`]), which has more of the rare labels.
         recipes (`Mapping[str, FinetuningArguments]`, *optional*): How each protocol, and `supervised`, trains.
         num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples of patients.
     """
@@ -153,6 +162,7 @@ class BenchmarkArguments:
     protocols: Sequence[str] = ("probe",)
     fractions: Sequence[float] = (0.01, 0.1, 1.0)
     seeds: Sequence[int] = (0, 1, 2)
+    draw: str = "plain"
     recipes: Mapping[str, FinetuningArguments] = field(default_factory=lambda: recipes())
     num_samples: int = 1000
 
@@ -160,25 +170,31 @@ class BenchmarkArguments:
         for name in self.protocols:
             if name not in PROTOCOLS:
                 raise InputError(f"there is no protocol {name!r}: choose from {', '.join(PROTOCOLS)}")
+        if self.draw not in DRAWS:
+            raise InputError(f"there is no draw {self.draw!r}: choose from {', '.join(DRAWS)}")
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
                 raise InputError(f"the fraction is {100 * fraction:g} %: give percentages above 0 and up to 100")
 
 
-def recipes(probe_epochs: int = 100, finetune_epochs: int = 20, reference_epochs: int = 10) -> dict[str, Any]:
+def recipes(
+    probe_epochs: int = 100,
+    finetune_epochs: int = 20,
+    reference_epochs: int = 10,
+    probe_batch_size: int = 256,
+    probe_min_learning_rate: float | None = 1e-5,
+) -> dict[str, Any]:
     """
-    How each protocol trains: the paper's recipe of a probe with its 100 epochs, and no early stop anywhere, so that
-    every cell of a column has had the same chance.
+    How each protocol trains: the paper's recipe of a probe with its 100 epochs, batch and lowest rate, and no early
+    stop anywhere, so that every cell of a column has had the same chance.
     """
     common: dict[str, Any] = {"allow_absent_labels": True, "progress": False}
+    probe = {"batch_size": probe_batch_size, "min_learning_rate": probe_min_learning_rate}
+    whole = {"epochs": finetune_epochs, "patience": finetune_epochs, "batch_size": 32}
     return {
-        "probe": FinetuningArguments(epochs=probe_epochs, patience=probe_epochs, **common),
-        "finetune": FinetuningArguments(
-            method="full", epochs=finetune_epochs, patience=finetune_epochs, batch_size=32, **common
-        ),
-        "lora": FinetuningArguments(
-            method="lora", epochs=finetune_epochs, patience=finetune_epochs, batch_size=32, **common
-        ),
+        "probe": FinetuningArguments(epochs=probe_epochs, patience=probe_epochs, **probe, **common),
+        "finetune": FinetuningArguments(method="full", **whole, **common),
+        "lora": FinetuningArguments(method="lora", **whole, **common),
         "supervised": FinetuningArguments(
             **{**REFERENCE, "epochs": reference_epochs, "patience": reference_epochs}, **common
         ),
@@ -210,7 +226,9 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
         raise InputError(f"there are no labels in {folder}: prepare it with `clear-hug prepare --labels`")
     if unknown := [one for one in label_names or () if one not in known]:
         raise InputError(f"there is no label {unknown[0]!r} in {folder}: the labels are {', '.join(known)}")
-    sizes = {split: len(dataset) for split, dataset in sets.items()}
+    # Of the source: what was published counts recordings that cannot be used, too.
+    sizes = {split: found["records"] for split, found in read_manifest(folder)["splits"].items()}
+    usable = {split: len(set(dataset["record_id"])) for split, dataset in sets.items()}
     notes = []
     if "test" not in sets and "validation" in sets:
         sets["test"] = sets.pop("validation")
@@ -243,6 +261,12 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
             "no patients are known, so that each recording counts as one: if patients repeat, the numbers are too good"
         )
     published = published_for(chosen, sizes)
+    if published is not None:
+        notes.append(
+            "the paper's numbers are of the same recordings by its published files; of their "
+            + ", ".join(f"{sizes[split]} for {split} {usable[split]}" for split in ("train", "validation", "test"))
+            + " could be used here"
+        )
     sets = {split: keep_labels(sets[split], chosen) for split in ("train", "validation", "test")}
     return Task(name, sets, chosen, extractor, folder, notes, published)
 
@@ -354,6 +378,14 @@ def _check_test_patients(task: Task) -> None:
             )
 
 
+def draw(how: str, task: Task, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Positions of a share of a task's training rows, whose labels these are, drawn as [`DRAWS`] says."""
+    record_ids = task.sets["train"]["record_id"]
+    if how == "plain":
+        return random_subset(record_ids, fraction, seed)
+    return stratified_subset(labels, patient_keys(record_ids, task.sets["train"]["patient_id"]), fraction, seed)
+
+
 def _where(cell: Cell) -> str:
     return f"{cell.task}, {100 * cell.fraction:g}%, seed {cell.seed}"
 
@@ -403,6 +435,7 @@ class _Runner:
                 for name, one in self.arguments.recipes.items()
                 if name in self.arguments.protocols or (name == "supervised" and RESNET in self.models)
             },
+            "draws": {"of shares": self.arguments.draw},
         }
         path = self.output_dir / RUN
         if path.is_file():
@@ -410,6 +443,8 @@ class _Runner:
                 before = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise InputError(f"{path} is damaged: choose another output folder") from None
+            # Before there was a choice.
+            before.setdefault("draws", {"of shares": "stratified"})
             for kind, named in json.loads(json.dumps(identity)).items():
                 for name, value in named.items():
                     if before.get(kind, {}).get(name, value) != value:
@@ -452,7 +487,7 @@ class _Runner:
         started = time.perf_counter()
         task = self.tasks[cell.task]
         labels = dataset_labels(task.sets["train"], task.label_names)
-        rows = stratified_subset(labels.numpy(), task.sets["train"]["patient_id"], cell.fraction, cell.seed)
+        rows = draw(self.arguments.draw, task, labels.numpy(), cell.fraction, cell.seed)
         absent = absent_labels(labels[rows], task.label_names)
         best, on_validation, on_test = self._train(cell, task, rows)
         truth = {
@@ -587,7 +622,7 @@ class _Runner:
 
         first = [
             f"Macro AUROC [%], mean of {len(self.arguments.seeds)} seed(s), with 95 % bootstrap intervals over the "
-            "patients tested, for shares of the training recordings.",
+            f"patients tested, for shares of the training recordings, {DRAWS[self.arguments.draw]}.",
             table(None),
         ]
         first_model = next(iter(self.folders), None)

@@ -77,6 +77,8 @@ class FinetuningArguments:
         class_weights (`str`, *optional*, defaults to `"none"`): `"balanced"` weighs the recordings with a label by
             how many more there are without it, at most 100 times. Probabilities are then too high for rare labels.
         warmup_share (`float`, *optional*, defaults to 0.1): Share of the steps over which the rates rise.
+        min_learning_rate (`float`, *optional*): Where the cosine ends for head and classifier; the encoder's rates end
+            at the same share of their own. 0 by default.
         weight_decay (`float`, *optional*, defaults to 0.05): For the weights of linear and convolution layers only.
         patience (`int`, *optional*, defaults to 10): Epochs without a better validation macro AUROC before it stops.
         allow_absent_labels (`bool`, *optional*, defaults to `False`): Whether labels may have no training recording
@@ -103,6 +105,7 @@ class FinetuningArguments:
     lora_rank: int = 8
     class_weights: str = "none"
     warmup_share: float = 0.1
+    min_learning_rate: float | None = None
     weight_decay: float = 0.05
     patience: int = 10
     allow_absent_labels: bool = False
@@ -133,6 +136,11 @@ class FinetuningArguments:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be positive")
         if self.encoder_learning_rate < 0 or (self.method != "frozen" and not self.encoder_learning_rate):
             raise InputError(f"encoder_learning_rate is {self.encoder_learning_rate}: it must be positive")
+        if not 0 <= (self.min_learning_rate or 0.0) < self.head_learning_rate:
+            raise InputError(
+                f"min_learning_rate is {self.min_learning_rate}: it must lie between 0 and head_learning_rate, "
+                f"{self.head_learning_rate:g}"
+            )
         if self.layer_decay > 1:
             raise InputError(f"layer_decay is {self.layer_decay}: it must be at most 1")
         if self.method == "lora" and importlib.util.find_spec("peft") is None:
@@ -328,7 +336,10 @@ def train_with_trainer(
                 num_train_epochs=arguments.epochs,
                 per_device_train_batch_size=arguments.batch_size,
                 per_device_eval_batch_size=arguments.batch_size,
-                lr_scheduler_type="cosine",
+                lr_scheduler_type="cosine_with_min_lr",
+                lr_scheduler_kwargs={
+                    "min_lr_rate": (arguments.min_learning_rate or 0.0) / float(arguments.head_learning_rate or 1.0)
+                },
                 warmup_steps=_warmup_steps(len(train_set), arguments),
                 bf16=arguments.bf16,
                 # Where there are CPUs alone it must be said: else several processes are not connected, and bfloat16

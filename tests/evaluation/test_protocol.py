@@ -17,6 +17,7 @@ from clear_hug_hf.evaluation.protocol import (
     nearest_neighbours,
     protocol_table,
     published_for,
+    random_subset,
     split_off,
     stratified_subset,
 )
@@ -44,6 +45,30 @@ def _assert_whole_patients(chosen: np.ndarray, patients: list[str | None]) -> No
     inside = {patients[index] for index in chosen} - {None}
     outside = {patient for index, patient in enumerate(patients) if index not in set(chosen.tolist())} - {None}
     assert not inside & outside
+
+
+def test_when_shares_are_drawn_plainly_then_they_are_nested_and_recordings_are_whole() -> None:
+    # Two windows of each recording.
+    records = [f"r{index // 2}" for index in range(2000)]
+    previous: set[str] = set()
+    for fraction in (0.0001, 0.01, 0.1, 0.5, 1.0):
+        rows = random_subset(records, fraction, seed=3)
+        drawn = [records[row] for row in rows]
+        assert len(drawn) == 2 * len({*drawn}) == 2 * max(1, int(1000 * fraction))
+        assert previous <= {*drawn}
+        previous = {*drawn}
+    first, again, other = (random_subset(records, 0.1, seed).tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_when_shares_are_drawn_plainly_then_rare_labels_may_be_missed_that_a_stratified_draw_has() -> None:
+    labels, patients = _skewed()
+    records = [str(index) for index in range(len(labels))]
+    rarest = int(labels.sum(axis=0).argmin())
+    plain = [labels[random_subset(records, 0.1, seed), rarest].sum() for seed in range(40)]
+    stratified = [labels[stratified_subset(labels, patients, 0.1, seed), rarest].sum() for seed in range(40)]
+    assert min(plain) == 0 < min(stratified)
+    assert np.mean(plain) == pytest.approx(0.1 * labels[:, rarest].sum(), rel=0.2)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.37])
@@ -105,6 +130,8 @@ def test_when_there_are_no_labels_or_few_recordings_then_at_least_one_is_drawn()
 def test_when_a_fraction_is_no_share_then_it_is_refused(fraction: float) -> None:
     with pytest.raises(InputError, match="give a share above 0 and up to 1"):
         stratified_subset(np.eye(3), list("abc"), fraction)
+    with pytest.raises(InputError, match="give a share above 0 and up to 1"):
+        random_subset(list("abc"), fraction)
 
 
 def test_when_there_is_nothing_to_draw_from_then_it_is_refused() -> None:

@@ -20,8 +20,9 @@ from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.sharding import prepare_shards
+from clear_hug_hf.data.splits import patient_keys
 from clear_hug_hf.evaluation.metrics import METRICS, choose_thresholds, evaluate_predictions, macro_auroc
-from clear_hug_hf.evaluation.protocol import stratified_subset
+from clear_hug_hf.evaluation.protocol import Published, random_subset, stratified_subset
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
 from clear_hug_hf.training import benchmark
@@ -295,14 +296,13 @@ def test_when_a_benchmark_is_finished_then_every_cell_is_there(finished: Finishe
 def test_when_a_cell_is_finished_then_its_row_and_probabilities_say_the_same(finished: Finished, task: Task) -> None:
     folder, rows = finished
     truth = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
-    labels = dataset_labels(task.sets["train"], task.label_names).numpy()
     for row in rows:
         fraction, seed = float(row["fraction"]), int(row["seed"])
         name = Cell(row["task"], fraction, seed, row["model"], row["protocol"], row["head"]).name
         result = json.loads((folder / "cells" / f"{name}.json").read_text())
         probabilities = np.load(folder / "cells" / f"{name}.npy")
         assert probabilities.shape == (12, 3)
-        drawn = stratified_subset(labels, task.sets["train"]["patient_id"], fraction, seed)
+        drawn = random_subset(task.sets["train"]["record_id"], fraction, seed)
         assert (row["num_train"], row["num_validation"], row["num_test"]) == (len(drawn), 12, 12)
         for metric in METRICS:
             found = result["metrics"][f"macro_{metric}"]
@@ -321,8 +321,9 @@ def test_when_a_cell_is_finished_then_its_row_and_probabilities_say_the_same(fin
             assert macro_auroc(truth, probabilities) == pytest.approx(result["metrics"]["macro_auroc"]["value"])
 
 
+@pytest.mark.parametrize("draw", ["plain", "stratified"])
 def test_when_a_cell_is_run_then_its_seed_draws_the_recordings_and_validation_chooses_the_thresholds(
-    task: Task, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: str
 ) -> None:
     truth = dataset_labels(task.sets["validation"], task.label_names).numpy().astype(float)
     rng = np.random.default_rng(0)
@@ -334,13 +335,14 @@ def test_when_a_cell_is_run_then_its_seed_draws_the_recordings_and_validation_ch
         return 7, on_validation, on_test
 
     monkeypatch.setattr(benchmark._Runner, "_train", train)
-    run_benchmark([task], {"tiny": model}, tmp_path, _arguments(protocols=("knn",)), progress=False)
-    labels, patients = dataset_labels(task.sets["train"], task.label_names).numpy(), task.sets["train"]["patient_id"]
-    assert drawn == {
-        (fraction, seed): stratified_subset(labels, patients, fraction, seed).tolist()
-        for fraction in (0.25, 1.0)
-        for seed in (0, 1)
-    }
+    run_benchmark([task], {"tiny": model}, tmp_path, _arguments(protocols=("knn",), draw=draw), progress=False)
+    labels, train = dataset_labels(task.sets["train"], task.label_names).numpy(), task.sets["train"]
+    patients = patient_keys(train["record_id"], train["patient_id"])
+    by_hand = {
+        "plain": lambda fraction, seed: random_subset(train["record_id"], fraction, seed),
+        "stratified": lambda fraction, seed: stratified_subset(labels, patients, fraction, seed),
+    }[draw]
+    assert drawn == {(fraction, seed): by_hand(fraction, seed).tolist() for fraction in (0.25, 1.0) for seed in (0, 1)}
     assert drawn[0.25, 0] != drawn[0.25, 1]
     result = json.loads((tmp_path / "cells" / "super__25pc__seed0__tiny__knn.json").read_text())
     chosen = [result["metrics"]["per_label"][label]["threshold"] for label in task.label_names]
@@ -521,12 +523,59 @@ def test_when_weights_recordings_or_recipe_differ_then_the_folder_is_refused_by_
     longer = _arguments(seeds=(0,), recipes=recipes(probe_epochs=3, finetune_epochs=1, reference_epochs=1))
     with pytest.raises(InputError, match="holds cells of another recipe called 'probe'"):
         run_benchmark([task], {"tiny": model}, copied, longer, progress=False)
+    with pytest.raises(InputError, match="holds cells of another draw called 'of shares'"):
+        run_benchmark([task], {"tiny": model}, copied, replace(few, draw="stratified"), progress=False)
     assert cells == []
     assert (copied / "benchmark.json").read_text() == before
     # Another name is no contradiction, and what was there stays known.
     run_benchmark([task], {"other": other_model}, copied, _arguments(seeds=(0,), protocols=("knn",)), progress=False)
     assert {cell.model for cell in cells} == {"other"}
     assert set(json.loads((copied / "benchmark.json").read_text())["models"]) == {"tiny", "random", "other"}
+
+
+def test_when_recordings_were_rejected_then_the_papers_numbers_are_found_by_what_the_source_has_and_it_is_said(
+    ptbxl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = benchmark.read_manifest(ptbxl)
+    manifest["splits"]["train"]["records"] += 2
+    asked: list[dict[str, int]] = []
+    paper = Published("PTB-XL Super", (50, 12, 12), {})
+
+    def find(names: list[str], sizes: dict[str, int]) -> Published:
+        asked.append(sizes)
+        return paper
+
+    monkeypatch.setattr(benchmark, "read_manifest", lambda folder: manifest)
+    monkeypatch.setattr(benchmark, "published_for", find)
+    task = load_task("super", ptbxl)
+    kept = len(task.sets["train"])
+    assert asked == [{"train": kept + 2, "validation": 12, "test": 12}]
+    assert task.published is paper
+    assert (
+        f"of their {kept + 2} for train {kept}, 12 for validation 12, 12 for test 12 could be used" in task.notes[-1]
+    )
+
+
+def test_when_a_folder_is_older_than_the_choice_of_a_draw_then_its_shares_are_stratified(
+    task: Task, model: Path, copied: Path
+) -> None:
+    run = json.loads((copied / "benchmark.json").read_text())
+    del run["draws"]
+    (copied / "benchmark.json").write_text(json.dumps(run))
+    arguments = _arguments(protocols=("knn",), seeds=(0,))
+    with pytest.raises(InputError, match="holds cells of another draw"):
+        run_benchmark([task], {"tiny": model}, copied, arguments, progress=False)
+    run_benchmark([task], {"tiny": model}, copied, replace(arguments, draw="stratified"), progress=False)
+    assert "drawn by patient such that each label keeps its share" in (copied / "table.md").read_text()
+
+
+def test_when_nothing_is_asked_for_then_a_probe_is_trained_as_in_the_paper() -> None:
+    arguments = BenchmarkArguments()
+    probe = arguments.recipes["probe"]
+    # Pan et al., 2025: batch 256, 5e-3 after 10 of 100 epochs, then a cosine to 1e-5; plain shares of the recordings.
+    assert (probe.batch_size, probe.epochs, probe.warmup_share, probe.weight_decay) == (256, 100, 0.1, 0.05)
+    assert (probe.head_learning_rate, probe.min_learning_rate) == (5e-3, 1e-5)
+    assert (arguments.draw, arguments.fractions) == ("plain", (0.01, 0.1, 1.0))
 
 
 def test_when_seeds_fractions_heads_or_tasks_are_added_then_only_the_new_cells_are_run(
@@ -574,7 +623,6 @@ def test_when_names_differ_only_in_signs_then_their_cells_are_not_mixed(
 
 def test_when_a_fraction_lacks_a_class_then_it_is_said_once_by_name(task: Task, model: Path, tmp_path: Path) -> None:
     labels = dataset_labels(task.sets["train"], task.label_names).numpy()
-    patients = task.sets["train"]["patient_id"]
     said: list[str] = []
     arguments = _arguments(protocols=("knn",), fractions=(0.05, 1.0), num_samples=0)
     both: dict[str, Path | None] = {"one": model, "other": model}
@@ -582,7 +630,7 @@ def test_when_a_fraction_lacks_a_class_then_it_is_said_once_by_name(task: Task, 
     notes = (tmp_path / "table.md").read_text()
     expected, absent = [], {}
     for seed in (0, 1):
-        drawn = labels[stratified_subset(labels, patients, 0.05, seed)]
+        drawn = labels[random_subset(task.sets["train"]["record_id"], 0.05, seed)]
         absent[str(seed)] = [
             name for name, column in zip(task.label_names, drawn.T, strict=True) if len({*column.tolist()}) < 2
         ]

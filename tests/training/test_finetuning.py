@@ -419,6 +419,26 @@ def test_when_outputs_are_nan_then_training_stops_and_says_so(sets: Sets, tmp_pa
     assert not (tmp_path / "run" / "model").exists()
 
 
+@pytest.mark.parametrize(("lowest", "end"), [(None, 0.0), (1e-4, 1e-4)])
+def test_when_a_lowest_rate_is_set_then_the_cosine_ends_there(
+    sets: Sets, lowest: float | None, end: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+
+    def watched(*arguments: Any) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(*arguments)
+        optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+        return optimizer
+
+    monkeypatch.setattr(finetuning, "make_optimizer", watched)
+    finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(min_learning_rate=lowest, patience=8))
+    steps, warmup = len(rates), int(0.1 * len(rates))
+    by_hand = [
+        end + (5e-3 - end) * (1 + np.cos(np.pi * step / (steps - warmup))) / 2 for step in range(steps - warmup)
+    ]
+    assert rates[warmup:] == pytest.approx(by_hand)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -428,6 +448,7 @@ def test_when_outputs_are_nan_then_training_stops_and_says_so(sets: Sets, tmp_pa
         ("batch_size", 0, "batch_size is 0: it must be positive"),
         ("augmentation", 1.0, "a frozen encoder reads each recording once"),
         ("head_learning_rate", -1.0, "must be positive"),
+        ("min_learning_rate", 5e-3, "it must lie between 0 and head_learning_rate, 0.005"),
     ],
 )
 def test_when_a_field_of_the_recipe_is_wrong_then_it_is_named(field: str, value: Any, message: str) -> None:
