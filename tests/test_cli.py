@@ -300,6 +300,22 @@ def test_when_one_record_of_a_folder_is_bad_then_the_others_are_done_and_it_is_n
     assert message in lines[1]
 
 
+def test_when_a_table_names_records_that_cannot_be_read_then_the_others_are_done_and_they_are_named_at_the_end(
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ecg.xml").write_text("<ecg/>")
+    table = ward.parent / "some.csv"
+    table.write_text(f"path\nrecords/0-0\nrecords/absent\n{tmp_path / 'ecg.xml'}\nrecords/1-0\n")
+    capsys.readouterr()
+    assert main(["predict", str(table), "--model", str(runs / "finetuned"), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert [json.loads(line)["record"] for line in captured.out.splitlines()] == ["records/0-0", "records/1-0"]
+    lines = captured.err.splitlines()
+    assert lines[0] == "clear-hug: 2 recording(s) could not be used:"
+    assert lines[1].startswith("  records/absent: ")
+    assert "ecg.xml is not in a format that can be read" in lines[2]
+
+
 def test_when_a_training_record_is_bad_then_the_run_goes_on_and_names_it(
     ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -268,7 +268,7 @@ def records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[
     for path in paths:
         try:
             if path.suffix.lower() == ".csv":
-                table = open_source("csv", path)
+                table = open_source("csv", path, check_files=False)
                 references += [table.reference(index) for index in range(len(table))]
             else:
                 references += [RecordReference(header, str(header.with_suffix(""))) for header in find_records(path)]

@@ -124,7 +124,7 @@ def read_record(path: str | Path) -> Recording:
     """
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder: name one record, or list the records in it with `find_records`")
-    header = read_header(header_path(path))
+    header = read_header(_existing_header(Path(path)))
     waveform = read_samples(header)
     units = [signal.unit for signal in header.signals]
     return Recording(
@@ -158,7 +158,16 @@ def find_records(path: str | Path) -> list[Path]:
         if not headers:
             raise InputError(f"{path} holds no WFDB records: there is no .hea file in it or below")
         return headers
+    return [_existing_header(folder)]
+
+
+def _existing_header(path: Path) -> Path:
     header = header_path(path)
-    if not os.path.isfile(header):
-        raise FileNotFoundError(f"{header} does not exist: check the path of the record")
-    return [header]
+    if os.path.isfile(header):
+        return header
+    if os.path.isfile(path) and path.suffix.lower() not in _RECORD_SUFFIXES:
+        raise InputError(
+            f"{path} is not in a format that can be read: records are WFDB (a .hea header with a .dat or .mat file "
+            "beside it); convert it first"
+        )
+    raise FileNotFoundError(f"{header} does not exist: check the path of the record")

@@ -403,6 +403,8 @@ def _read_record(path: Path) -> SimpleNamespace:
     if not header.is_file():
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name one record in it, or give a list of its records")
+        if path.is_file() and path.suffix.lower() not in _RECORD_SUFFIXES:
+            raise ValueError(f"{path} is not a WFDB record, a .hea header with a .dat or .mat file: convert it first")
         raise FileNotFoundError(f"{header} does not exist: check the path of the record")
     lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
     first = next((line.split() for line in lines if line.strip() and not line.startswith("#")), [])

@@ -79,6 +79,14 @@ def test_when_there_is_nothing_to_find_then_that_is_said(tmp_path: Path) -> None
         read_record(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["one.xml", "one.edf", "one"])
+def test_when_a_file_is_in_another_format_then_the_formats_that_are_read_are_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("<ecg/>")
+    for read in (read_record, find_records):
+        with pytest.raises(InputError, match=rf"{name} is not in a format that can be read: records are WFDB"):
+            read(tmp_path / name)
+
+
 def test_when_a_reference_is_read_then_it_carries_what_the_table_said(
     tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
 ) -> None:

@@ -118,10 +118,11 @@ def test_when_the_header_is_missing_then_that_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 500])
 def test_when_no_file_can_have_the_name_then_that_is_said(tmp_path: Path, name: str) -> None:
+    for read in (read_record, find_records):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            read(tmp_path / name)
     with pytest.raises(InputError, match="cannot be read"):
-        read_record(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        find_records(tmp_path / name)
+        read_header(tmp_path / f"{name}.hea")
 
 
 def _write(folder: Path, format_: str = "16") -> Path:

@@ -162,6 +162,15 @@ def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and
     assert len(pd.read_parquet(output)) == 6
     capsys.readouterr()
 
+    table = tmp_path / "ward.csv"
+    table.write_text("path\nrecords/r0\nrecords/absent\nward.csv\nrecords/r1.hea\n")
+    output = tmp_path / "ward.parquet"
+    assert main(["embed", str(table), "--model", str(folder), "--output", str(output)]) == 1
+    assert set(pd.read_parquet(output)["record_id"]) == {"records/r0", "records/r1"}
+    said = capsys.readouterr().err
+    assert "clear-hug: 2 recording(s) could not be used:\n  records/absent: " in said
+    assert "ward.csv is not in a format that can be read" in said
+
     foreign = tmp_path / "foreign.parquet"
     pd.DataFrame({"a": [1]}).to_parquet(foreign)
     (tmp_path / "text.parquet").write_text("mine")

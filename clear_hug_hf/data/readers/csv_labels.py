@@ -74,6 +74,8 @@ class CsvSource(RecordSource):
         path_column, record_column, patient_column, split_column (`str`, *optional*): Names of the columns, where they
             are not `path`, `record_id`, `patient_id` and `split`. One that is named must be there.
         root (`str` or `Path`, *optional*): Folder that paths are relative to; the table's by default.
+        check_files (`bool`, *optional*, defaults to `True`): Whether a recording that does not exist is refused here,
+            not when it is read.
 
     Raises:
         FileNotFoundError: If there is no table.
@@ -98,6 +100,7 @@ class CsvSource(RecordSource):
         patient_column: str | None = None,
         split_column: str | None = None,
         root: str | Path | None = None,
+        check_files: bool = True,
     ):
         if problem_type is not None and problem_type not in PROBLEM_TYPES:
             raise InputError(f"there is no problem type {problem_type!r}: choose from {', '.join(PROBLEM_TYPES)}")
@@ -116,7 +119,8 @@ class CsvSource(RecordSource):
         self._record_ids = self._columns[self._role["record"]] if "record" in self._role else _without_extension(paths)
         self.require_records(self._record_ids)
         self._check_present("record")
-        self._check_files(paths)
+        if check_files:
+            self._check_files(paths)
         self._splits = self._read_splits()
         self._labels: dict[str, list[float]] = {}
         if labels:
