@@ -637,6 +637,32 @@ def test_when_columns_are_classes_then_it_says_what_to_make_of_them(
     assert "fewer than 10 validation recordings with the label, so that its threshold is unsure: tachy" in printed
 
 
+@pytest.mark.parametrize("classes", [("fast", "slow"), ("0", "2")], ids=["names", "numbers"])
+def test_when_a_prepared_column_holds_classes_then_training_refuses_it(
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: tuple[str, str]
+) -> None:
+    table = pd.read_csv(ward)
+    table["path"] = str(ward.parent) + "/" + table["path"]
+    table["rhythm"] = np.where(table["tachy"] == 1, *classes)
+    table.to_csv(tmp_path / "classes.csv", index=False)
+    output = tmp_path / "prepared"
+    command = ["prepare", str(tmp_path / "classes.csv"), "--labels", "rhythm", "--output", str(output)]
+    said = _refused(command, capsys)
+    assert "'rhythm'" in said
+    assert "make a column of 1 and 0 for each class" in said
+    assert not output.exists()
+    assert main([*command, "--option", "problem_type=single_label_classification"]) == 0
+    to = ["--output", str(tmp_path / "run")]
+    for verb in (
+        ["finetune", "--data", str(output), "--model", str(runs / "pretrained"), *to],
+        ["benchmark", "--tasks", str(output), "--models", str(runs / "pretrained"), *to],
+    ):
+        said = _refused(verb, capsys)
+        assert f"the labels of {output} are the classes of one column, 'rhythm'" in said
+        assert "make a column of 1 and 0 for each class" in said
+        assert not (tmp_path / "run").exists()
+
+
 def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
     runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

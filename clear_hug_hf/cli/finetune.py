@@ -185,6 +185,7 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
+    from ..data.prepared import check_independent_labels
     from ..training.finetuning import check_datasets
     from ..training.folders import check_heads, check_writable, find_model_folder, load_feature_extractor
     from ..training.provenance import count_sets
@@ -195,6 +196,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.head is not None:
         check_heads(folder, [arguments.head])
     sources = read_source(arguments.data, arguments.limit, label_columns=arguments.labels or ())
+    if sources.prepared is not None:
+        check_independent_labels(sources.prepared)
     quiet_libraries()
     extractor = load_feature_extractor(folder)
     label_names = choose_labels(

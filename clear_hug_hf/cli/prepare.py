@@ -130,6 +130,12 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"{len(arguments.labels)} label sets for {kind}: name one; columns are for CSV tables")
         options["label_set"] = arguments.labels[0]
     source = open_source(kind, arguments.source, **options)
+    if source.problem_type == "single_label_classification" and options.get("problem_type") != source.problem_type:
+        raise InputError(
+            f"the column {source.settings['label_columns'][0]!r} of {arguments.source} holds classes, and training "
+            "one class of several is not supported yet: make a column of 1 and 0 for each class (for a Trainer of "
+            "your own, --option problem_type=single_label_classification prepares it)"
+        )
     quiet_libraries()
     if arguments.model is None:
         extractor: Any = SYSTEMS[arguments.system or "clear_hug"].feature_extractor()

@@ -99,6 +99,26 @@ def check_prepared_for(folder: str | Path, feature_extractor: RecordingFeatureEx
             )
 
 
+def check_independent_labels(folder: str | Path) -> None:
+    """
+    Refuse to train on a prepared folder whose labels are the classes of one column: a recording has one of them, and
+    the recipes train labels that are independent of each other.
+
+    Args:
+        folder (`str` or `Path`): The prepared folder.
+
+    Raises:
+        InputError: If its labels are classes; or as in [`load_prepared`].
+    """
+    source = read_manifest(folder).get("source") or {}
+    if source.get("problem_type") == "single_label_classification":
+        columns = (source.get("settings") or {}).get("label_columns") or ["labels"]
+        raise InputError(
+            f"the labels of {folder} are the classes of one column, {columns[0]!r}, and training one class of several "
+            "is not supported yet: make a column of 1 and 0 for each class, and prepare the table again"
+        )
+
+
 def keep_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> datasets.Dataset:
     """A prepared dataset with these of its labels only, in this order; without labels for `None`."""
     has = list((dataset.features or {}).get("labels") or ())

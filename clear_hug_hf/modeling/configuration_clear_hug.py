@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING
+from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
 
 
 STANDARD_LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -26,7 +26,6 @@ CLS_ATTENTION_RULES = ("lead", "full", "reference_bias")
 DECODER_ATTENTION_FORMS = ("auto", "dense", "pieces")
 BEAT_EMBEDDINGS = ("linear", "conv")
 HEAD_TYPES = ("hug", "mean", "weighted", "single_level")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Every folder that a model is saved to names all four classes, whichever of them was saved.
 AUTO_MAP = {
@@ -152,9 +151,11 @@ class ClearHugConfig(PreTrainedConfig):
         head_type (`str`, *optional*, defaults to `"hug"`):
             How the classifier summarises the leads (the paper's Table 3): `"hug"`, `"mean"`, `"weighted"` or
             `"single_level"`.
-        problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
-            Decides the loss of the classifier. A recording may have several diagnoses, so that labels are independent
-            of each other unless `"single_label_classification"` or `"regression"` is asked for, also with one label.
+        problem_type (`str`, *optional*):
+            What the classifier learns, which decides its loss: `"multi_label_classification"`, labels that are
+            independent of each other, since a recording may have several diagnoses; `"single_label_classification"`,
+            one class; or `"regression"`, values. By default the first labels decide: class numbers are one class, a
+            single label without a name (`num_labels=1`) is a value, anything else is independent labels.
         label_thresholds (`dict[str, float]`, *optional*):
             From which probability on a label counts as found, for labels by name: chosen on validation recordings by
             fine-tuning. A label that is not in it has 0.5.
@@ -215,13 +216,11 @@ class ClearHugConfig(PreTrainedConfig):
 
     head_type: str = field(default="hug", metadata=CLASSIFIER)
     # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = field(default="multi_label_classification", metadata=CLASSIFIER)  # type: ignore[assignment]
+    problem_type: str | None = field(default=None, metadata=CLASSIFIER)  # type: ignore[assignment]
     label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.lead_names = list(self.lead_names)
-        if self.problem_type is None:
-            self.problem_type = "multi_label_classification"
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         super().__post_init__(**kwargs)
         self.validate_clear_hug()
@@ -330,11 +329,12 @@ class ClearHugConfig(PreTrainedConfig):
             ("beat_embedding", BEAT_EMBEDDINGS),
             ("decoder_attention_form", DECODER_ATTENTION_FORMS),
             ("head_type", HEAD_TYPES),
-            ("problem_type", PROBLEM_TYPES),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {self.problem_type!r}.")
         for name, threshold in (self.label_thresholds or {}).items():
             if not 0 <= threshold <= 1:
                 raise ValueError(f"label_thresholds must lie between 0 and 1, got {threshold} for {name!r}.")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING
+from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
 
 
 ECG_JEPA_LEAD_NAMES = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -23,7 +23,6 @@ MASK_RATIOS = {"multi_block": (0.175, 0.225), "random": (0.6, 0.7)}
 all."""
 LOSS_TYPES = ("smooth_l1", "l1", "mse")
 HEAD_TYPES = ("mean",)
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Every folder that a model is saved to names all five classes, whichever of them was saved.
 AUTO_MAP = {
@@ -139,9 +138,11 @@ class EcgJepaConfig(PreTrainedConfig):
             Head of the classifier: only `"mean"`, over the leads that are there.
         classifier_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of what the classifiers read.
-        problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
-            Decides the loss of the recording's classifier. A recording may have several diagnoses, so that labels are
-            independent of each other unless `"single_label_classification"` or `"regression"` is asked for.
+        problem_type (`str`, *optional*):
+            What the classifier learns, which decides its loss: `"multi_label_classification"`, labels that are
+            independent of each other, since a recording may have several diagnoses; `"single_label_classification"`,
+            one class; or `"regression"`, values. By default the first labels decide: class numbers are one class, a
+            single label without a name (`num_labels=1`) is a value, anything else is independent labels.
         label_thresholds (`dict[str, float]`, *optional*):
             From which probability on a label counts as found, for labels by name: chosen on validation recordings by
             fine-tuning. A label that is not in it has 0.5.
@@ -202,15 +203,13 @@ class EcgJepaConfig(PreTrainedConfig):
     head_type: str = field(default="mean", metadata=CLASSIFIER)
     classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER)
     # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = field(default="multi_label_classification", metadata=CLASSIFIER)  # type: ignore[assignment]
+    problem_type: str | None = field(default=None, metadata=CLASSIFIER)  # type: ignore[assignment]
     label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.lead_names = list(self.lead_names)
         if self.mask_ratio is not None:
             self.mask_ratio = list(self.mask_ratio)
-        if self.problem_type is None:
-            self.problem_type = "multi_label_classification"
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         super().__post_init__(**kwargs)
         self.validate_ecg_jepa()
@@ -325,11 +324,12 @@ class EcgJepaConfig(PreTrainedConfig):
             ("mask_type", tuple(MASK_RATIOS)),
             ("loss_type", LOSS_TYPES),
             ("head_type", HEAD_TYPES),
-            ("problem_type", PROBLEM_TYPES),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {self.problem_type!r}.")
         if self.attention_pattern == "full" and self.attention_form == "factorised":
             raise ValueError("attention_form='factorised' computes attention_pattern='cropa' only: choose 'auto'.")
         if self.mask_ratio is not None and not (

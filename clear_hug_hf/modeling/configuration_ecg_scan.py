@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .configuration_clear_hug import ClearHugConfig
 from .configuration_ecg_jepa import EcgJepaConfig
-from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING
+from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
 
 
 ECG_SCAN_LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -21,7 +21,6 @@ SIGNAL_CONFIGS = {"clear_hug": ClearHugConfig, "ecg_jepa": EcgJepaConfig}
 IMAGE_POOLINGS = ("pooler", "first", "mean")
 TEXT_POOLINGS = ("mean", "first")
 HEAD_TYPES = ("mean",)
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Every folder that a model is saved to names all classes, whichever of them was saved.
 AUTO_MAP = {
@@ -169,8 +168,11 @@ class EcgScanConfig(PreTrainedConfig):
             Head of the classifier: only `"mean"`, which is the page's pooled feature.
         classifier_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of what the classifier reads.
-        problem_type (`str`, *optional*, defaults to `"multi_label_classification"`):
-            Decides the loss of the classifier; `"single_label_classification"` and `"regression"` are the others.
+        problem_type (`str`, *optional*):
+            What the classifier learns, which decides its loss: `"multi_label_classification"`, labels that are
+            independent of each other, since a recording may have several diagnoses; `"single_label_classification"`,
+            one class; or `"regression"`, values. By default the first labels decide: class numbers are one class, a
+            single label without a name (`num_labels=1`) is a value, anything else is independent labels.
         label_thresholds (`dict[str, float]`, *optional*):
             From which probability on a label counts as found; 0.5 for a label that is not in it.
 
@@ -236,7 +238,7 @@ class EcgScanConfig(PreTrainedConfig):
     head_type: str = field(default="mean", metadata=CLASSIFIER)
     classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER)
     # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = field(default="multi_label_classification", metadata=CLASSIFIER)  # type: ignore[assignment]
+    problem_type: str | None = field(default=None, metadata=CLASSIFIER)  # type: ignore[assignment]
     label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -248,8 +250,6 @@ class EcgScanConfig(PreTrainedConfig):
             self.signal_embed_dim = self.signal_config.hidden_size
         if self.text_config is not None:
             self.text_embed_dim = getattr(self.text_config, "hidden_size", None) or self.text_config.d_model
-        if self.problem_type is None:
-            self.problem_type = "multi_label_classification"
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         super().__post_init__(**kwargs)
         self.validate_ecg_scan()
@@ -352,11 +352,12 @@ class EcgScanConfig(PreTrainedConfig):
             ("image_pooling", IMAGE_POOLINGS),
             ("text_pooling", TEXT_POOLINGS),
             ("head_type", HEAD_TYPES),
-            ("problem_type", PROBLEM_TYPES),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {self.problem_type!r}.")
         for name, threshold in (self.label_thresholds or {}).items():
             if not 0 <= threshold <= 1:
                 raise ValueError(f"label_thresholds must lie between 0 and 1, got {threshold} for {name!r}.")

@@ -1,4 +1,4 @@
-"""Which part of a system each field of its config belongs to: the metadata of the field."""
+"""What the configs of all systems share: which part of a system a field belongs to, and what classifiers may learn."""
 
 from typing import Any
 
@@ -11,3 +11,5 @@ PRETRAINING: dict[str, Any] = {"part": "pretraining", "changes_features": False}
 """Read by pre-training only: decoder, predictor, masks, losses, teachers."""
 CLASSIFIER: dict[str, Any] = {"part": "classifier", "changes_features": False}
 """Of the classifier on top of the encoder."""
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -27,6 +27,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .classification import classification_loss
 from .configuration_clear_hug import ClearHugConfig
 
 
@@ -1188,66 +1189,6 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         )
 
 
-def _known_mean(losses: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
-
-
-def known_binary_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, positive_weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """
-    Binary cross-entropy of independent labels, averaged over those that are known; zero where none is.
-
-    Args:
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Scores.
-        labels (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            1, 0, or NaN where unknown.
-        positive_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
-            How much a recording with the label counts; 1 by default.
-    """
-    losses = F.binary_cross_entropy_with_logits(
-        logits, labels.nan_to_num(0.0), reduction="none", pos_weight=positive_weights
-    )
-    return _known_mean(losses, ~labels.isnan())
-
-
-def classification_loss(
-    labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
-) -> torch.Tensor:
-    """
-    The loss that `config.problem_type` names: binary cross-entropy of independent labels, where NaN means that a label
-    is unknown and counts for nothing; cross-entropy of one class, where -100 means unknown; or mean squared error,
-    where NaN means unknown. Zero where nothing is known.
-
-    Args:
-        labels (`torch.Tensor`):
-            `(batch_size, num_labels)` for several labels and for regression, class numbers `(batch_size,)` for one.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Scores.
-        config ([`ClearHugConfig`]):
-            Holds `problem_type`.
-
-    Raises:
-        `ValueError`: if the labels have another shape.
-    """
-    logits = logits.float()
-    labels = labels.to(logits.device)
-    if config.problem_type == "single_label_classification":
-        _expect_shape("labels", labels, (logits.shape[0],))
-        labels = labels.long()
-        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
-        return _known_mean(losses, labels != -100)
-
-    if config.problem_type == "regression" and logits.shape[1] == 1 and labels.ndim == 1:
-        labels = labels[:, None]
-    _expect_shape("labels", labels, tuple(logits.shape))
-    labels = labels.to(logits.dtype)
-    if config.problem_type == "regression":
-        return _known_mean(F.mse_loss(logits, labels.nan_to_num(0.0), reduction="none"), ~labels.isnan())
-    return known_binary_cross_entropy(logits, labels)
-
-
 class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
     """
     The encoder with a head that reads the summaries of the leads for a diagnosis: HUG or one of the paper's simpler
@@ -1305,14 +1246,14 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
             beat_features (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, 3)`, *optional*):
                 Scale and RR intervals of each beat; needed with `config.use_beat_features`, and refused without.
             labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
-                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers
-                (`"single_label_classification"`); or values (`"regression"`).
+                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers, -100 where unknown
+                (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
 
         Returns:
             [`ClearHugClassifierOutput`]
 
         Raises:
-            `ValueError`: if a shape does not fit the model.
+            `ValueError`: if a shape does not fit the model, or labels not the problem type.
         """
         outputs: ClearHugModelOutput = self.clear_hug(
             input_values,

@@ -28,13 +28,12 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .classification import IGNORED_LABEL, classification_loss, known_mean
 from .configuration_ecg_jepa import ATTENTION_FORMS, EcgJepaConfig
 
 
 TARGET_NORM_EPS = 1e-5
 """Added to the variance when the teacher's states become targets."""
-IGNORED_LABEL = -100
-"""Class of a sample or a recording that nobody knows."""
 
 
 @dataclass
@@ -993,45 +992,6 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         )
 
 
-def _known_mean(losses: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
-
-
-def classification_loss(
-    labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
-) -> torch.Tensor:
-    """
-    The loss that `config.problem_type` names: binary cross-entropy of independent labels, where NaN means that a label
-    is unknown and counts for nothing; cross-entropy of one class, where -100 means unknown; or mean squared error,
-    where NaN means unknown. Zero where nothing is known.
-
-    Args:
-        labels (`torch.Tensor`):
-            `(batch_size, num_labels)` for several labels and for regression, class numbers `(batch_size,)` for one.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Scores.
-        config ([`EcgJepaConfig`]):
-            Holds `problem_type`.
-
-    Raises:
-        `ValueError`: if the labels have another shape.
-    """
-    logits = logits.float()
-    labels = labels.to(logits.device)
-    if config.problem_type == "single_label_classification":
-        _expect_shape("labels", labels, (logits.shape[0],))
-        labels = labels.long()
-        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
-        return _known_mean(losses, labels != IGNORED_LABEL)
-
-    if config.problem_type == "regression" and logits.shape[1] == 1 and labels.ndim == 1:
-        labels = labels[:, None]
-    _expect_shape("labels", labels, tuple(logits.shape))
-    labels = labels.to(logits.dtype)
-    distance = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
-    return _known_mean(distance(logits, labels.nan_to_num(0.0), reduction="none"), ~labels.isnan())
-
-
 def sample_classification_loss(
     labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
 ) -> torch.Tensor:
@@ -1049,7 +1009,7 @@ def sample_classification_loss(
     losses = F.cross_entropy(
         logits.float().flatten(0, 2), labels.flatten(), reduction="none", ignore_index=IGNORED_LABEL
     )
-    return _known_mean(losses, labels.flatten() != IGNORED_LABEL)
+    return known_mean(losses, labels.flatten() != IGNORED_LABEL)
 
 
 class EcgJepaMeanHead(nn.Module):
@@ -1126,8 +1086,8 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
             lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
                 Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
             labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
-                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers
-                (`"single_label_classification"`); or values (`"regression"`).
+                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers, -100 where unknown
+                (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
 
         Returns:
             [`EcgJepaClassifierOutput`]

@@ -31,9 +31,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .classification import classification_loss
 from .configuration_ecg_scan import EcgScanConfig
 from .modeling_clear_hug import ClearHugModel
-from .modeling_ecg_jepa import EcgJepaMeanHead, EcgJepaModel, classification_loss, eager_attention_forward
+from .modeling_ecg_jepa import EcgJepaMeanHead, EcgJepaModel, eager_attention_forward
 
 
 SIGNAL_MODELS = {"clear_hug": ClearHugModel, "ecg_jepa": EcgJepaModel}
@@ -1120,8 +1121,8 @@ class EcgScanForImageClassification(EcgScanPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
                 Pages, as [`EcgScanImageProcessor`] gives them.
             labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
-                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers
-                (`"single_label_classification"`); or values (`"regression"`).
+                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers, -100 where unknown
+                (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
 
         Returns:
             [`EcgScanClassifierOutput`]

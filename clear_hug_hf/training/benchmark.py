@@ -25,7 +25,13 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, set_seed
 
 from ..data.collator import BeatCollator
-from ..data.prepared import check_prepared_for, keep_labels, load_prepared, read_manifest
+from ..data.prepared import (
+    check_independent_labels,
+    check_prepared_for,
+    keep_labels,
+    load_prepared,
+    read_manifest,
+)
 from ..data.splits import patient_keys
 from ..evaluation.metrics import (
     METRICS,
@@ -216,10 +222,12 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
             among the training or the test recordings is left out and named.
 
     Raises:
-        InputError: If the folder has no labels, or no label is left.
+        InputError: If the folder has no labels, or no label is left, or the labels are classes of which a recording
+            has one.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
+    check_independent_labels(folder)
     sets, extractor = load_prepared(folder)
     known = list((next(iter(sets.values())).features or {}).get("labels") or ())
     if not known:

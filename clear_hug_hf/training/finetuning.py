@@ -39,7 +39,7 @@ from ..data.collator import BeatCollator
 from ..data.pages import PageCollator
 from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import model_label_names, predict
-from ..modeling.modeling_clear_hug import known_binary_cross_entropy
+from ..modeling.classification import known_binary_cross_entropy
 from ..processing import EcgScanFeatureExtractor
 from ..processing.errors import InputError
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
@@ -212,12 +212,13 @@ def finetune(
     label_names = model_label_names(model.config)
     if output_dir is not None:
         output_dir = check_writable(output_dir)
-    if model.config.problem_type != "multi_label_classification":
+    if model.config.problem_type not in (None, "multi_label_classification"):
         raise InputError(
             f"the model's problem_type is {model.config.problem_type!r}: this recipe trains multi-label classifiers"
         )
     check_datasets(train_dataset, validation_dataset, label_names, arguments.allow_absent_labels)
     check_fits(model.config, feature_extractor, train_dataset, validation_dataset)
+    model.config.problem_type = "multi_label_classification"
 
     model.to(PartialState().device)
     identity = None

@@ -362,8 +362,9 @@ def classifier_config(config: Any, label_names: Sequence[str], **overrides: Any)
         **config.to_dict(),
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
-        # Thresholds of another classifier say nothing about this one.
+        # Thresholds of another classifier say nothing about this one, and what it learnt neither.
         "label_thresholds": None,
+        "problem_type": "multi_label_classification",
         **overrides,
     }
     try:

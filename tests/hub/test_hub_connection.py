@@ -28,6 +28,7 @@ CUT = 12 * 2**20
 CODE = {
     "beat_detection.py",
     "beats.py",
+    "classification.py",
     "configuration_clear_hug.py",
     "configuration_parts.py",
     "errors.py",

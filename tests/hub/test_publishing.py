@@ -28,6 +28,7 @@ REPO = "your-name/ecg-demo"
 CODE = {
     "beat_detection.py",
     "beats.py",
+    "classification.py",
     "configuration_clear_hug.py",
     "configuration_parts.py",
     "errors.py",

@@ -71,6 +71,7 @@ def folder(small_config, tmp_path):
 def test_when_any_model_is_saved_then_code_and_all_auto_classes_are_there(model_class, small_config, tmp_path):
     model_class(small_config()).save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
+        "classification.py",
         "config.json",
         "configuration_clear_hug.py",
         "configuration_parts.py",

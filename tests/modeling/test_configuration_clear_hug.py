@@ -12,7 +12,7 @@ def test_when_config_is_saved_then_it_loads_equal(tmp_path):
     )
     config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["problem_type"] == "multi_label_classification"
+    assert "problem_type" not in saved
     for loaded in (ClearHugConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
         assert isinstance(loaded, ClearHugConfig)
         assert json.loads(loaded.to_json_string()) == saved
@@ -138,9 +138,3 @@ def test_when_leads_are_fewer_then_default_groups_follow():
     config = ClearHugConfig(lead_names=["V2", "II", "aVF"])
     assert config.num_leads == 3
     assert config.lead_group_indices() == [[1], [2], [0]]
-
-
-def test_when_problem_type_is_not_told_then_labels_are_independent():
-    assert ClearHugConfig(num_labels=5).problem_type == "multi_label_classification"
-    assert ClearHugConfig(num_labels=5, problem_type=None).problem_type == "multi_label_classification"
-    assert ClearHugConfig(num_labels=1).problem_type == "multi_label_classification"

@@ -13,7 +13,7 @@ def test_when_config_is_saved_then_it_loads_equal(tmp_path):
     )
     config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["problem_type"] == "multi_label_classification"
+    assert "problem_type" not in saved
     loaded = EcgJepaConfig.from_pretrained(tmp_path)
     assert json.loads(loaded.to_json_string()) == saved
     assert loaded.id2label == {0: "NORM", 1: "MI"}
@@ -132,7 +132,3 @@ def test_when_leads_are_named_then_their_places_are_told():
     for names in (["III"], ["II", "II"]):
         with pytest.raises(ValueError, match="must name leads of the model, each once: choose from I, II, V1"):
             config.lead_indices(names)
-
-
-def test_when_problem_type_is_not_told_then_labels_are_independent():
-    assert EcgJepaConfig(num_labels=1, problem_type=None).problem_type == "multi_label_classification"

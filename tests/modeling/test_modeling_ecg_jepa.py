@@ -712,6 +712,7 @@ def test_save_load(model_class, tmp_path):
             model.teacher.norm.bias.add_(0.5)  # a teacher of its own
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
+        "classification.py",
         "config.json",
         "configuration_ecg_jepa.py",
         "configuration_parts.py",

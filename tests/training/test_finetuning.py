@@ -322,14 +322,16 @@ def test_when_a_run_is_finished_then_the_same_call_trains_nothing(
     assert len(anew.history) == 3
 
 
-def test_when_a_model_is_trained_then_only_its_thresholds_are_new_in_the_config(sets: Sets) -> None:
+def test_when_a_model_is_trained_then_only_thresholds_and_problem_type_are_new_in_the_config(sets: Sets) -> None:
     for method in ("frozen", "full"):
         model = _model()
         before = model.config.to_dict()
         finetune(model, *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1, method=method))
         after = model.config.to_dict()
         assert set(after.pop("label_thresholds")) == set(LABELS)
-        before.pop("label_thresholds")
+        assert after.pop("problem_type") == "multi_label_classification"
+        for name in ("label_thresholds", "problem_type"):
+            before.pop(name)
         assert after == before
 
 

@@ -73,6 +73,17 @@ def test_when_a_classifier_is_given_other_labels_then_its_encoder_stays(pretrain
         folders.load_pretrained(tmp_path)
 
 
+def test_when_there_is_one_label_then_it_is_a_diagnosis_whatever_the_folder_learnt(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    model, extractor = folders.load_for_finetuning(pretrained, ["stemi"])
+    assert model.config.problem_type == "multi_label_classification"
+    model.config.problem_type = "regression"
+    folders.save_model_folder(tmp_path, model, extractor)
+    again, _ = folders.load_for_finetuning(tmp_path, ["stemi"])
+    assert again.config.problem_type == "multi_label_classification"
+
+
 def test_when_a_pretrained_folder_is_used_as_a_classifier_then_it_says_to_finetune(pretrained: Path) -> None:
     with pytest.raises(InputError, match=r"no fine-tuned classifier.*clear-hug finetune"):
         folders.load_classifier(pretrained)

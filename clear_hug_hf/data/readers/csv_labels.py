@@ -36,6 +36,8 @@ label columns are one of
 The kind is found from the values: 0, 1 and empty only are labels; text, or whole
 numbers in a single column, are classes; numbers with decimals are to be predicted.
 Give the problem type where that is not what you mean; a mixture is refused.
+`clear-hug finetune` and `benchmark` train labels of 1 and 0: for classes, make a
+column for each.
 
 example, with the label columns afib and lvh
   path,patient_id,split,afib,lvh
