@@ -22,6 +22,9 @@ class BeatCollator:
             all that the rows have, in their order. An empty sequence leaves the labels out.
         trim (`bool`, *optional*, defaults to `True`): Whether the batch is as wide as its recording with the most
             beats, instead of `num_beats`; the model's output is the same.
+        all_beats (`bool`, *optional*, defaults to `False`): Whether a row with more beats than the model holds gives
+            several windows, as is needed to predict, instead of its first beats, which is what a model is trained on.
+            The batch has then also `rows` `(num_windows,)`, the place of each window's row among those collated.
     """
 
     def __init__(
@@ -29,7 +32,9 @@ class BeatCollator:
         feature_extractor: RecordingFeatureExtractor,
         label_names: Sequence[str] | None = None,
         trim: bool = True,
+        all_beats: bool = False,
     ):
+        self.all_beats = all_beats
         self.feature_extractor = feature_extractor
         self.label_names = None if label_names is None else list(label_names)
         self.trim = trim
@@ -63,12 +68,32 @@ class BeatCollator:
         return self._collate(self._windows(rows), rows)
 
     def _collate(self, windows: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        features = self.feature_extractor.cut(*windows)
+        if self.all_beats:
+            features, parts = self.feature_extractor.cut_all(*windows)
+            features["rows"] = np.array([part.window for part in parts])
+        else:
+            features = self.feature_extractor.cut(*windows)
         if self.trim:
             features = self.feature_extractor.trim(features)
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}
         self._add_labels(batch, rows)
         return batch
+
+    @staticmethod
+    def mean_by_row(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """
+        Means over the windows of each row of a batch.
+
+        Args:
+            values (`torch.FloatTensor` of shape `(num_windows, ...)`): Of the windows.
+            rows (`torch.LongTensor` of shape `(num_windows,)`): As a batch with `all_beats` has them.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_rows, ...)`.
+        """
+        count = torch.bincount(rows)
+        total = values.new_zeros((len(count), *values.shape[1:])).index_add_(0, rows, values)
+        return total / count.reshape(-1, *[1] * (values.ndim - 1))
 
     def _check_rate(self, rows: Sequence[Mapping[str, Any]]) -> None:
         rate = float(rows[0]["sampling_rate"])

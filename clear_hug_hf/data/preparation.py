@@ -10,14 +10,17 @@ import numpy as np
 import pyarrow as pa
 from datasets.table import InMemoryTable
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..processing.errors import InputError
 from ..processing.leads import STANDARD_LEADS
-from ..processing.recordings import RecordingFeatureExtractor
+from ..processing.recordings import RecordingFeatureExtractor, describe_skipped, find_changes
 from ..processing.signal_cleaning import canonical_unit
 from ..processing.signal_report import Quality, measure_quality
 from .records import Recording, RecordReference
 
+
+logger = logging.get_logger(__name__)
 
 _INT16_MAX = 32767
 # Recordings are searched for beats together, this many or this many samples per lead [at the model's rate] at once;
@@ -45,6 +48,7 @@ class _Cleaned(NamedTuple):
     unit: str
     signal: np.ndarray
     lead_mask: np.ndarray
+    changes: np.ndarray | None
     quality: Quality
 
 
@@ -124,7 +128,8 @@ def prepare(
         label_names (`Sequence[str]`, *optional*): Columns of the labels. A recording that nobody labelled gets NaN in
             each. Without names the dataset has no labels.
         windows (`str`, *optional*): What a recording longer than the extractor's window gives: one row (`"first"`,
-            `"center"`) or one per window (`"all"`); the extractor's own choice by default.
+            `"center"`) or one per window (`"all"`); the extractor's own choice by default. Windows that cannot be
+            read are left out with a warning, see [`RecordingFeatureExtractor.find_windows`].
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
 
     Returns:
@@ -204,10 +209,11 @@ def _cleaned_batches(
             units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
             # The extractor turns every other unit into mV, unless it scales recordings to a range of their own.
             unit = "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
+            changes = find_changes(recording.waveform) if extractor.do_mask_flat_leads else None
             quality = measure_quality(
                 recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
             )
-            batch.append(_Cleaned(record, unit, signal, lead_mask, quality))
+            batch.append(_Cleaned(record, unit, signal, lead_mask, changes, quality))
         except Exception as error:  # whatever is wrong with one file, the others are prepared
             rejected.append(Rejected(record.record_id, describe_error(error)))
             continue
@@ -236,13 +242,10 @@ def _rows(
     label_names: Sequence[str] | None,
     windows: str | None,
 ) -> Iterator[dict[str, Any]]:
-    parts = extractor.split(one.signal, peaks, windows)
-    empty = [part for part in parts if not part.r_peaks.size]
-    if empty and extractor.on_no_beats == "raise":
-        first = empty[0].start / extractor.sampling_rate
-        last = first + empty[0].signal.shape[1] / extractor.sampling_rate
-        raise InputError(f"no beat was found between {first:g} s and {last:g} s: check the leads and the unit")
-    for part in parts:
+    parts, skipped = extractor.find_windows(one.signal, peaks, one.changes, windows)
+    if skipped:
+        logger.warning("%s: %s", one.record.record_id, describe_skipped(skipped))
+    for part in parts.values():
         scale = np.maximum(np.abs(part.signal).max(axis=1), np.finfo(np.float32).tiny * _INT16_MAX) / _INT16_MAX
         row = {
             "record_id": one.record.record_id,

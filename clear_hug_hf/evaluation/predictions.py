@@ -53,6 +53,12 @@ def model_thresholds(config: Any) -> list[float]:
     return [float(chosen.get(name, 0.5)) for name in model_label_names(config)]
 
 
+def check_gives_probabilities(config: Any) -> None:
+    """Refuse a model that predicts values."""
+    if config.problem_type == "regression":
+        raise InputError("the model predicts values, not labels: only classification models give probabilities")
+
+
 def group_names(config: Any) -> list[str]:
     """Short names of the groups that the HUG head reads, in the order of `group_states`."""
     groups = ["/".join(config.lead_names[lead] for lead in group) for group in config.lead_group_indices()]
@@ -89,7 +95,8 @@ def predict(
     progress: bool = False,
 ) -> Predictions:
     """
-    Predict every row of a prepared dataset.
+    Predict every row of a prepared dataset. All beats are read: a row with more than the model holds at once gives
+    several windows, whose probabilities and contributions are averaged, as in the pipeline.
 
     Args:
         model ([`PreTrainedModel`]): Predicts on the device that it is on.
@@ -112,23 +119,23 @@ def predict(
         raise InputError(
             f"the recordings have the label {unknown[0]!r} and the model does not: it knows {', '.join(names)}"
         )
-    collator = BeatCollator(feature_extractor, label_names=has)
+    check_gives_probabilities(model.config)
+    collator = BeatCollator(feature_extractor, label_names=has, all_beats=True)
     loader = DataLoader(dataset.with_format("numpy"), batch_size=batch_size, collate_fn=collator)
     model.eval()
     probabilities, labels, contributions = [], [], []
     for batch in tqdm(loader, desc="predict", unit="batch", disable=not progress):
         if has:
             labels.append(batch.pop("labels").numpy())
+        of = batch.pop("rows")
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-        logits = output.logits.float()
-        if model.config.problem_type == "single_label_classification":
-            probabilities.append(logits.softmax(dim=1).cpu().numpy())
-        elif model.config.problem_type == "regression":
-            raise InputError("the model predicts values, not labels: only classification models give probabilities")
-        else:
-            probabilities.append(logits.sigmoid().cpu().numpy())
+        logits = output.logits.float().cpu()
+        one_of_many = model.config.problem_type == "single_label_classification"
+        scores = logits.softmax(dim=1) if one_of_many else logits.sigmoid()
+        probabilities.append(collator.mean_by_row(scores, of).numpy())
         if (states := getattr(output, "group_states", None)) is not None:
-            contributions.append(group_contributions(model, states.float()).cpu().numpy())
+            added = group_contributions(model, states.float()).cpu()
+            contributions.append(collator.mean_by_row(added, of).numpy())
 
     truth = None
     if has:

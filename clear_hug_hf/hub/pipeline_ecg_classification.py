@@ -17,7 +17,10 @@ import numpy as np
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.pipelines.base import ChunkPipeline
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 TASK = "ecg-classification"
 MODEL_CLASSES = (AutoModelForSequenceClassification, AutoModelForImageClassification)
@@ -31,7 +34,7 @@ ACCEPTED = (
 CHOICES: dict[str, tuple[str, ...]] = {
     "windows": ("first", "center", "all"),
     "on_no_beats": ("raise", "mask"),
-    "aggregate": ("mean", "max"),
+    "aggregate": ("mean", "max", "none"),
     "function_to_apply": ("sigmoid", "softmax", "none"),
 }
 PREPROCESS_PARAMETERS = ("sampling_rate", "lead_names", "unit", "windows", "on_no_beats")
@@ -39,6 +42,9 @@ POSTPROCESS_PARAMETERS = ("top_k", "threshold", "function_to_apply", "aggregate"
 
 _FIELDS = ("waveform", "sampling_rate", "lead_names", "unit")
 _ROW_COLUMNS = ("signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate")
+# Of each window: which of the stretches that are as long as the model's window it is of, and from where to where it
+# reaches [s]; and which stretches of the recording were left out.
+_PLACE = ("window", "start", "end", "skipped")
 _RECORD_SUFFIXES = (".hea", ".dat", ".mat")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
 _FUNCTION_OF_PROBLEM = {
@@ -112,12 +118,15 @@ class EcgClassificationPipeline(ChunkPipeline):
             lead_names (`Sequence[str]`, *optional*): Name of each row of recordings that do not state theirs.
             unit (`str` or `Sequence[str]`, *optional*): Unit of recordings that do not state theirs: of all rows, or
                 of each.
-            windows (`str`, *optional*, defaults to `"all"`): What is predicted of a recording longer than the feature
-                extractor's window: `"all"` windows, the `"first"` or the `"center"` one.
-            on_no_beats (`str`, *optional*): What happens to a window without any beat, `"raise"` or `"mask"`; the
-                feature extractor's own choice by default.
+            windows (`str`, *optional*, defaults to `"all"`): What is predicted of a recording that is longer than the
+                feature extractor's window, or has more beats than the model holds: `"all"` windows, the `"first"` or
+                the `"center"` one. A window of `"all"` that cannot be read, without any beat or with every lead flat,
+                is left out with a warning.
+            on_no_beats (`str`, *optional*): What happens to a window without any beat: with `"raise"` it is left out,
+                and refused if there is no other; with `"mask"` it is read. The feature extractor's own choice by
+                default.
             aggregate (`str`, *optional*, defaults to `"mean"`): How the scores of windows become the recording's:
-                `"mean"` or `"max"`.
+                `"mean"`, `"max"`, or `"none"` for the windows' own.
             function_to_apply (`str`, *optional*): From logits to scores: `"sigmoid"`, `"softmax"` or `"none"`; by
                 default what the problem type of the model asks for.
             threshold (`float` or `str`, *optional*): Keep the labels whose score reaches it, from 0 to 1; `"model"`
@@ -127,6 +136,7 @@ class EcgClassificationPipeline(ChunkPipeline):
         Returns:
             `list[dict]` for one recording: `{"label": str, "score": float}`, highest score first. For a recording of
             several windows each has also `"windows"`, a list of `{"start": float, "end": float, "score": float}` [s].
+            With `aggregate="none"` a list of the windows, `{"start": float, "end": float, "labels": list[dict]}`.
             A list of these for a list of recordings, an iterator for an iterator or a dataset.
 
         Raises:
@@ -176,8 +186,7 @@ class EcgClassificationPipeline(ChunkPipeline):
             yield self._see_page(inputs)
             return
         if isinstance(inputs, Mapping) and "signal" in inputs and "waveform" not in inputs:
-            features, seconds = self._cut_row(inputs, on_no_beats)
-            starts = [0.0]
+            features, places = self._cut_row(inputs, windows, on_no_beats)
         else:
             recording, name = _as_recording(inputs, self.read_recording)
             for field, value in stated.items():
@@ -200,15 +209,24 @@ class EcgClassificationPipeline(ChunkPipeline):
                     error.args = (f"{name}: {error}",)
                 raise
             rate = float(recording["sampling_rate"])
-            seconds = waveform.shape[1] / rate
-            starts = [start / rate for start in features.pop("window_starts").tolist()]
+            window_ids, starts, ends = (
+                features.pop(field).tolist() for field in ("window_ids", "window_starts", "window_ends")
+            )
             features.pop("recording_ids")
-        for index, start in enumerate(starts):
+            skipped = [(start, end) for _, start, end in features.pop("skipped_windows").tolist()]
+            places = [
+                {"window": window, "start": start / rate, "end": end / rate, "skipped": skipped}
+                for window, start, end in zip(window_ids, starts, ends, strict=True)
+            ]
+            if skipped:
+                spans = ", ".join(f"{start:g}-{end:g} s" for start, end in skipped)
+                reason = "left out, since no beat was found there or every lead is flat"
+                logger.warning("%s: %s: %s", name or "the recording", spans, reason)
+        for index, place in enumerate(places):
             yield {
                 **{name: tensor[index : index + 1] for name, tensor in features.items()},
-                "start": start,
-                "end": min(start + self.feature_extractor.window_seconds, seconds),
-                "is_last": index == len(starts) - 1,
+                **place,
+                "is_last": index == len(places) - 1,
             }
 
     def _see_page(self, picture: Any) -> dict[str, Any]:
@@ -226,10 +244,13 @@ class EcgClassificationPipeline(ChunkPipeline):
             if name not in str(error):
                 error.args = (f"{name}: {error}",)
             raise
-        return {**features, "start": 0.0, "end": float(self.feature_extractor.window_seconds), "is_last": True}
+        place = {"window": 0, "start": 0.0, "end": float(self.feature_extractor.window_seconds), "skipped": []}
+        return {**features, **place, "is_last": True}
 
-    def _cut_row(self, row: Mapping[str, Any], on_no_beats: str | None) -> tuple[BatchFeature, float]:
-        """Inputs of the model from a row of a prepared dataset, and how long it is [s]."""
+    def _cut_row(
+        self, row: Mapping[str, Any], windows: str | None, on_no_beats: str | None
+    ) -> tuple[BatchFeature, list[dict[str, Any]]]:
+        """Inputs of the model from a row of a prepared dataset, and the places of its windows [s]."""
         if missing := [name for name in _ROW_COLUMNS if row.get(name) is None]:
             raise ValueError(
                 f'a row with "signal" has no {missing[0]!r}: give a row as `clear_hug_hf.prepare` makes it'
@@ -258,21 +279,50 @@ class EcgClassificationPipeline(ChunkPipeline):
             )
         if not r_peaks.size and (on_no_beats or extractor.on_no_beats) == "raise":
             raise ValueError('the row holds no beat: leave it out, or mark such rows with `on_no_beats="mask"`')
-        features = extractor.cut([signal * scale[:, None]], [r_peaks], [lead_mask])
-        return BatchFeature(features, tensor_type="pt"), signal.shape[1] / rate
+        cut = [signal * scale[:, None]], [r_peaks], [lead_mask]
+        features, parts = extractor.cut_all(*cut)
+        if windows not in (None, "all"):
+            features, parts = extractor.cut(*cut), [(0, 0, signal.shape[1])]
+        places = [{"window": 0, "start": start / rate, "end": stop / rate, "skipped": []} for _, start, stop in parts]
+        return BatchFeature(features, tensor_type="pt"), places
 
     def _forward(self, model_inputs: dict[str, Any]) -> Any:  # type: ignore[override]
-        places = {name: model_inputs.pop(name) for name in ("start", "end", "is_last")}
+        places = {name: model_inputs.pop(name) for name in (*_PLACE, "is_last")}
         if self.model.training:  # a model that was handed over in the middle of its training
             self.model.eval()
         inputs = {
             name: tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in model_inputs.items()
         }
-        logits = getattr(self.model(**inputs), "logits", None)
-        if logits is None:
+        output = self.model(**inputs)
+        if getattr(output, "logits", None) is None:
             raise ValueError(f"{type(self.model).__name__} gives no logits: load a model for sequence classification")
-        return {"logits": logits, **places}
+        # What a head of lead groups read, from which it can be said which leads spoke for a label.
+        states = getattr(output, "group_states", None)
+        return {"logits": output.logits, **({} if states is None else {"group_states": states}), **places}
+
+    def score_windows(
+        self,
+        model_outputs: Sequence[Mapping[str, Any]],
+        function_to_apply: str | None = None,
+        aggregate: str | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """
+        Scores of one recording from what [`forward`] gives for each of its windows.
+
+        Args:
+            model_outputs (`Sequence[Mapping]`): Of the windows, in order.
+            function_to_apply, aggregate: As in [`EcgClassificationPipeline.__call__`].
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray | None]`: Of the windows `(num_windows, num_labels)`, and of the recording
+            `(num_labels,)`, which has none with `aggregate="none"`.
+        """
+        function = function_to_apply or _FUNCTION_OF_PROBLEM.get(self.model.config.problem_type, "sigmoid")
+        scores = _apply(function, np.stack([output["logits"][0].float().numpy() for output in model_outputs]))
+        if aggregate == "none":
+            return scores, None
+        return scores, scores.max(axis=0) if aggregate == "max" else scores.mean(axis=0)
 
     def postprocess(  # type: ignore[override]
         self,
@@ -287,28 +337,36 @@ class EcgClassificationPipeline(ChunkPipeline):
         function = function_to_apply or _FUNCTION_OF_PROBLEM.get(config.problem_type, "sigmoid")
         if threshold is not None and function == "none":
             raise ValueError("a threshold needs scores from 0 to 1: leave it out, or apply a sigmoid or a softmax")
-        logits = np.stack([output["logits"][0].float().numpy() for output in model_outputs])
-        window_scores = _apply(function, logits)
-        scores = window_scores.max(axis=0) if aggregate == "max" else window_scores.mean(axis=0)
-
-        names = [config.id2label[index] for index in range(len(scores))]
-        order = np.argsort(-scores, kind="stable")
+        window_scores, recording_scores = self.score_windows(model_outputs, function, aggregate)
+        names = [config.id2label[index] for index in range(window_scores.shape[1])]
+        limits = None
         if threshold is not None:
             chosen = getattr(config, "label_thresholds", None) or {}
-            limits = [chosen.get(name, 0.5) if threshold == "model" else threshold for name in names]
-            reached = scores >= np.array(limits, dtype=np.float32)
-            order = order[reached[order]]
+            limits = np.array(
+                [chosen.get(name, 0.5) if threshold == "model" else threshold for name in names], dtype=np.float32
+            )
 
-        found = []
-        for label in order[:top_k].tolist():
-            entry: dict[str, Any] = {"label": names[label], "score": float(scores[label])}
-            if len(model_outputs) > 1:
-                entry["windows"] = [
-                    {"start": output["start"], "end": output["end"], "score": float(score)}
-                    for output, score in zip(model_outputs, window_scores[:, label], strict=True)
-                ]
-            found.append(entry)
-        return found
+        def labels_of(scores: np.ndarray, of_windows: np.ndarray | None) -> list[dict[str, Any]]:
+            order = np.argsort(-scores, kind="stable")
+            if limits is not None:
+                order = order[(scores >= limits)[order]]
+            found = []
+            for label in order[:top_k].tolist():
+                entry: dict[str, Any] = {"label": names[label], "score": float(scores[label])}
+                if of_windows is not None:
+                    entry["windows"] = [
+                        {"start": output["start"], "end": output["end"], "score": float(score)}
+                        for output, score in zip(model_outputs, of_windows[:, label], strict=True)
+                    ]
+                found.append(entry)
+            return found
+
+        if recording_scores is None:
+            return [
+                {"start": output["start"], "end": output["end"], "labels": labels_of(scores, None)}
+                for output, scores in zip(model_outputs, window_scores, strict=True)
+            ]
+        return labels_of(recording_scores, window_scores if len(model_outputs) > 1 else None)
 
 
 # As registering the task does: a pipeline that was loaded from a published folder can be saved to another one, too.

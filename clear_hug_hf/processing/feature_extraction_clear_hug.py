@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .beats import cut_beats, describe_beats, pad_peaks
 from .leads import STANDARD_LEADS
-from .recordings import RecordingFeatureExtractor
+from .recordings import Part, RecordingFeatureExtractor
 
 
 class ClearHugFeatureExtractor(RecordingFeatureExtractor):
@@ -22,7 +23,9 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
 
     Args:
         sampling_rate (`float`, *optional*, defaults to `100.0`): Rate that the model works at [Hz].
-        num_beats (`int`, *optional*, defaults to `15`): Beats kept per window, from the first.
+        num_beats (`int`, *optional*, defaults to `15`):
+            Beats that the model reads at once. Of a window with more the first are kept; with `windows="all"` it gives
+            several windows of consecutive beats, of equal size as nearly as possible.
         beat_length (`int`, *optional*, defaults to `96`): Length of one beat's window [samples at `sampling_rate`].
         window_seconds (`float`, *optional*, defaults to `10.0`): Length of the window that the model sees at once [s].
         windows (`str`, *optional*, defaults to `"first"`):
@@ -54,6 +57,9 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
             Also give `beat_features`, the scale of each beat and the RR intervals around it (see `describe_beats`),
             which a model with `use_beat_features` reads. Not in the paper.
     """
+
+    # Which axis of each feature counts the beats.
+    _beat_axes: ClassVar[dict[str, int]] = {"input_values": 2, "beat_mask": 1, "time_ids": 1, "beat_features": 2}
 
     def __init__(
         self,
@@ -133,14 +139,61 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
             `(num_windows, 12)` bool and, with `use_beat_features`, `beat_features` `(num_windows, 12, num_beats, 3)`
             float32.
         """
+        return self._cut(signals, r_peaks, lead_masks, self.num_beats)
+
+    def cut_all(
+        self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], list[Part]]:
+        """
+        As [`cut`], but no beat is left out: a window with more than `num_beats` gives several rows of consecutive
+        beats, of equal size as nearly as possible, so that the last is no stub. Each beat is cut, timed and described
+        among all beats of its window.
+
+        Args:
+            signals, r_peaks, lead_masks: As in [`cut`].
+
+        Returns:
+            `tuple[dict[str, np.ndarray], list[Part]]`: As [`cut`], and what each row covers: a part begins and ends
+            midway between two beats, or with the window.
+        """
+        most = max(len(peaks) for peaks in r_peaks)
+        if most <= self.num_beats:
+            return super().cut_all(signals, r_peaks, lead_masks)
+        features = self._cut(signals, r_peaks, lead_masks, most)
+        parts, firsts, counts = [], [], []
+        for window, (signal, peaks) in enumerate(zip(signals, r_peaks, strict=True)):
+            groups = np.array_split(np.arange(len(peaks)), max(1, -(-len(peaks) // self.num_beats)))
+            # Rounded up, so that even of two neighboring samples each is in its own part.
+            bounds = [(int(peaks[group[0] - 1]) + int(peaks[group[0]]) + 1) // 2 for group in groups[1:]]
+            edges = [0, *bounds, signal.shape[-1]]
+            parts += [Part(window, *pair) for pair in pairwise(edges)]
+            firsts += [int(group[0]) if group.size else 0 for group in groups]
+            counts += [group.size for group in groups]
+        real = np.arange(self.num_beats) < np.array(counts)[:, None]
+        beats = np.where(real, np.array(firsts)[:, None] + np.arange(self.num_beats), 0)
+        rows = np.array([part.window for part in parts])
+        for name, axis in self._beat_axes.items():
+            if name in features:
+                array = features[name][rows]
+                shape = [len(rows) if one == 0 else self.num_beats if one == axis else 1 for one in range(array.ndim)]
+                array = np.take_along_axis(array, beats.reshape(shape), axis=axis)
+                features[name] = array * real.reshape(shape).astype(array.dtype)
+        features["lead_mask"] = features["lead_mask"][rows]
+        return features, parts
+
+    def _cut(
+        self,
+        signals: Sequence[np.ndarray],
+        r_peaks: Sequence[np.ndarray],
+        lead_masks: Sequence[np.ndarray],
+        num_beats: int,
+    ) -> dict[str, np.ndarray]:
         lengths = np.array([signal.shape[-1] for signal in signals])
         batch = np.zeros((len(signals), len(STANDARD_LEADS), int(lengths.max())), dtype=np.float32)
         for row, signal in enumerate(signals):
             batch[row, :, : signal.shape[-1]] = signal
         peaks = pad_peaks(r_peaks)
-        beats, beat_mask, time_ids = cut_beats(
-            batch, peaks, self.num_beats, self.beat_length, self.sampling_rate, lengths
-        )
+        beats, beat_mask, time_ids = cut_beats(batch, peaks, num_beats, self.beat_length, self.sampling_rate, lengths)
         features = {
             "input_values": beats,
             "beat_mask": beat_mask,
@@ -158,9 +211,8 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
     def trim(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As wide as the window with the most beats, instead of `num_beats`."""
         width = max(1, int(features["beat_mask"].sum(axis=1).max()))
-        axes = {"input_values": 2, "beat_mask": 1, "time_ids": 1, "beat_features": 2}
         return {
-            name: array.take(range(width), axis=axes[name]) if name in axes else array
+            name: array.take(range(width), axis=self._beat_axes[name]) if name in self._beat_axes else array
             for name, array in features.items()
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
@@ -42,6 +42,20 @@ class Window:
     start: int
     signal: np.ndarray
     r_peaks: np.ndarray
+
+
+class Part(NamedTuple):
+    """
+    What one row of the model's inputs covers of a window.
+
+    Args:
+        window (`int`): Which of the windows.
+        start, stop (`int`): From where to where [samples of the window].
+    """
+
+    window: int
+    start: int
+    stop: int
 
 
 class RecordingFeatureExtractor(FeatureExtractionMixin):
@@ -154,10 +168,14 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                 Known R peaks [samples of the recording at its own rate], ascending; no beats are searched then.
             return_r_peaks (`bool`, *optional*, defaults to `False`):
                 Add `r_peaks` `(num_windows, max_peaks)`: all peaks of each window, also those that the model does not
-                see [samples at the model's rate, from the window's start], padded with -1.
+                see (with `windows="all"` it sees them all) [samples at the model's rate, from the window's start],
+                padded with -1.
             return_windows (`bool`, *optional*, defaults to `False`):
-                Add `recording_ids` `(num_windows,)`, the place of each window's recording in the input, and
-                `window_starts` `(num_windows,)` [samples of that recording at its own rate, rounded].
+                Add `recording_ids` `(num_windows,)`, the place of each window's recording in the input;
+                `window_starts` and `window_ends` `(num_windows,)` [samples of that recording at its own rate,
+                rounded]; `window_ids` `(num_windows,)`, which of the windows of [`split`] each row is of; and
+                `skipped_windows` `(num_skipped, 3)` float64, the recording, start and end [s] of each window that was
+                left out, of which there is then no warning.
             return_tensors (`str` or [`~utils.TensorType`], *optional*): `"pt"` or `"np"`.
             return_reports (`bool`, *optional*, defaults to `False`):
                 Add `reports`, a [`SignalReport`] of each recording: heart rate, beats read, leads, what is
@@ -167,7 +185,8 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
 
         Returns:
             [`BatchFeature`]: The model's inputs as [`cut`] makes them, one row per window; one window per recording
-            unless `windows="all"`.
+            unless `windows="all"`. Then a window with more beats than the model holds gives several rows
+            ([`cut_all`]), and windows that cannot be read ([`find_windows`]) are left out with a warning.
 
         Raises:
             InputError: If a recording cannot be used; the message says which, why, and what to do.
@@ -220,35 +239,59 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                 with _Naming(index, count):
                     peaks.append(self._known_peaks(given[index], recordings[index].shape[-1], float(rates[index])))
 
-        cut_windows, window_peaks, window_lead_masks, recording_ids, starts = [], [], [], [], []
-        reports = []
+        found: list[Window] = []
+        recording_ids, window_ids, skipped, reports = [], [], [], []
+        mask_flat = self.do_mask_flat_leads if do_mask_flat_leads is None else do_mask_flat_leads
         for index, signal in enumerate(signals):
-            parts = self.split(signal, peaks[index], choice, stride_seconds)
+            changes = find_changes(recordings[index]) if mask_flat else None
+            with _Naming(index, count) as naming:
+                usable, left_out = self.find_windows(
+                    signal, peaks[index], changes, choice, stride_seconds, on_no_beats
+                )
+                if left_out and not return_windows:
+                    logger.warning("%s%s", naming.prefix, describe_skipped(left_out))
             if return_reports:
                 quality = measure_quality(recordings[index], float(rates[index]), names[index], units[index])
-                are_beats = r_peaks is not None or detector != "regular"
-                reports.append(self.describe(quality, lead_masks[index], peaks[index] if are_beats else None, parts))
-            for window in parts:
-                cut_windows.append(window.signal)
-                window_peaks.append(window.r_peaks)
-                window_lead_masks.append(lead_masks[index])
-                recording_ids.append(index)
-                starts.append(round(window.start * float(rates[index]) / self.sampling_rate))
-                if not window.r_peaks.size and on_no_beats == "raise":
-                    first = window.start / self.sampling_rate
-                    last = first + window.signal.shape[-1] / self.sampling_rate
-                    with _Naming(index, count):
-                        raise InputError(
-                            f"no beat was found between {first:g} s and {last:g} s: check the leads and the unit, "
-                            'pass known peaks with `r_peaks=`, or mark such windows with `on_no_beats="mask"`'
-                        )
+                known = peaks[index] if r_peaks is not None or detector != "regular" else None
+                read = [
+                    window.start + (window.r_peaks if choice == "all" else self.read_peaks(window.r_peaks))
+                    for window in usable.values()
+                ]
+                reports.append(self.describe(quality, lead_masks[index], known, read))
+            found += usable.values()
+            window_ids += usable
+            recording_ids += [index] * len(usable)
+            skipped += [(index, first, last) for first, last in left_out]
 
-        features = self.cut(cut_windows, window_peaks, window_lead_masks)
+        windows_of = [window.signal for window in found], [window.r_peaks for window in found]
+        masks = [lead_masks[index] for index in recording_ids]
+        if choice == "all":
+            features, parts = self.cut_all(*windows_of, masks)
+        else:
+            features = self.cut(*windows_of, masks)
+            parts = [Part(row, 0, signal.shape[-1]) for row, signal in enumerate(windows_of[0])]
         if return_r_peaks:
-            features["r_peaks"] = pad_peaks(window_peaks)
+            inside = [
+                peaks_of[(peaks_of >= part.start) & (peaks_of < part.stop)] - part.start
+                for part, peaks_of in ((part, found[part.window].r_peaks) for part in parts)
+            ]
+            features["r_peaks"] = pad_peaks(inside)
         if return_windows:
-            features["recording_ids"] = np.array(recording_ids, dtype=np.int64)
-            features["window_starts"] = np.array(starts, dtype=np.int64)
+            of = [recording_ids[part.window] for part in parts]
+            ratios = [float(rates[index]) / self.sampling_rate for index in of]
+            starts = [found[part.window].start for part in parts]
+            features["recording_ids"] = np.array(of, dtype=np.int64)
+            features["window_ids"] = np.array([window_ids[part.window] for part in parts], dtype=np.int64)
+            for name, places in (
+                ("window_starts", [start + part.start for start, part in zip(starts, parts, strict=True)]),
+                ("window_ends", [start + part.stop for start, part in zip(starts, parts, strict=True)]),
+            ):
+                own = [
+                    min(round(place * ratio), recordings[index].shape[-1])
+                    for place, ratio, index in zip(places, ratios, of, strict=True)
+                ]
+                features[name] = np.array(own, dtype=np.int64)
+            features["skipped_windows"] = np.array(skipped, dtype=np.float64).reshape(-1, 3)
         batch = BatchFeature(features, tensor_type=return_tensors)
         if return_reports:
             batch["reports"] = reports
@@ -416,11 +459,11 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         return found
 
     def read_peaks(self, r_peaks: np.ndarray) -> np.ndarray:
-        """Those of a window's peaks whose beats the model reads: all, if it reads samples."""
+        """Those of a window's peaks whose beats [`cut`] reads: all, if the model reads samples."""
         return r_peaks
 
     def describe(
-        self, quality: Quality, lead_mask: np.ndarray, r_peaks: np.ndarray | None, windows: Sequence[Window]
+        self, quality: Quality, lead_mask: np.ndarray, r_peaks: np.ndarray | None, read: Sequence[np.ndarray]
     ) -> SignalReport:
         """
         What is known about a recording beside the model's inputs.
@@ -430,12 +473,11 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             lead_mask (`np.ndarray` of shape `(12,)`): As [`clean`] gives it.
             r_peaks (`np.ndarray`, *optional*): Ascending peaks of the cleaned recording [samples]; without them
                 nothing is said of the rhythm.
-            windows (`Sequence[Window]`): What the model reads of it, as [`split`] gives it.
+            read (`Sequence[np.ndarray]`): Those that the model reads, one array for each window [samples].
 
         Returns:
             [`SignalReport`]: Its numbers and warnings.
         """
-        read = [window.start + self.read_peaks(window.r_peaks) for window in windows]
         return describe_signal(
             quality,
             lead_mask,
@@ -444,6 +486,59 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             beats_read=len(np.unique(np.concatenate(read))),
             lead_names=getattr(self, "lead_names", STANDARD_LEADS),
         )
+
+    def find_windows(
+        self,
+        signal: np.ndarray,
+        r_peaks: np.ndarray,
+        changes: np.ndarray | None = None,
+        windows: str | None = None,
+        stride_seconds: float | None = None,
+        on_no_beats: str | None = None,
+    ) -> tuple[dict[int, Window], list[tuple[float, float]]]:
+        """
+        The windows of [`split`] that can be read: not those without any beat where `on_no_beats="raise"`, nor those in
+        which no lead changes (electrodes off, samples missing).
+
+        Args:
+            signal, r_peaks, windows, stride_seconds: As in [`split`].
+            changes (`np.ndarray`, *optional*): Of the recording before it was cleaned, see [`find_changes`]; without
+                it flat windows are read as any other.
+            on_no_beats (`str`, *optional*): Overrides the configuration for this call.
+
+        Returns:
+            `tuple[dict[int, Window], list[tuple[float, float]]]`: The windows by their place in what [`split`] gives,
+            at least one, and start and end [s] of those that cannot be read.
+
+        Raises:
+            InputError: If no window can be read.
+        """
+        on_no_beats = self.on_no_beats if on_no_beats is None else on_no_beats
+        usable: dict[int, Window] = {}
+        skipped: list[tuple[float, float]] = []
+        flat = True
+        for number, window in enumerate(self.split(signal, r_peaks, windows, stride_seconds)):
+            stop = window.start + window.signal.shape[-1]
+            beatless = on_no_beats == "raise" and not window.r_peaks.size
+            # Windows without beats that are asked for with "mask" may be flat, too.
+            is_blank = changes is not None and (on_no_beats == "raise" or not self.reads_beats)
+            if is_blank and changes is not None:
+                ratio = len(changes) / signal.shape[-1]
+                is_blank = not changes[math.ceil(window.start * ratio) + 1 : math.floor(stop * ratio)].any()
+            if beatless or is_blank:
+                flat = flat and is_blank
+                skipped.append((window.start / self.sampling_rate, stop / self.sampling_rate))
+            else:
+                usable[number] = window
+        if not usable:
+            span = f"between {skipped[0][0]:g} s and {skipped[-1][1]:g} s"
+            if flat:
+                raise InputError(f"every lead is flat {span}: the recording holds no signal there")
+            raise InputError(
+                f"no beat was found {span}: check the leads and the unit, pass known peaks with `r_peaks=`, or mark "
+                'such windows with `on_no_beats="mask"`'
+            )
+        return usable, skipped
 
     def cut(
         self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]
@@ -460,6 +555,22 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             `dict[str, np.ndarray]`: The model's inputs, one row per window.
         """
         raise NotImplementedError
+
+    def cut_all(
+        self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], list[Part]]:
+        """
+        As [`cut`], but nothing is left out: what is too much for the model at once gives several rows.
+
+        Args:
+            signals, r_peaks, lead_masks: As in [`cut`].
+
+        Returns:
+            `tuple[dict[str, np.ndarray], list[Part]]`: The model's inputs and what each row covers, in order. A model
+            that does not read beats gets one row per window.
+        """
+        whole = [Part(row, 0, signal.shape[-1]) for row, signal in enumerate(signals)]
+        return self.cut(signals, r_peaks, lead_masks), whole
 
     def trim(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """
@@ -507,14 +618,35 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             raise InputError(f"stride_seconds is {stride_seconds}: it must be positive")
 
 
+def find_changes(waveform: np.ndarray) -> np.ndarray:
+    """
+    Where a recording changes: a boolean array `(num_samples,)`, true where a lead differs from its sample before.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording before it is cleaned. Neither sample
+            of a change is NaN.
+    """
+    waveform = np.asarray(waveform)
+    changes = np.zeros(waveform.shape[-1], dtype=bool)
+    for lead in waveform:  # one by one: a whole long recording would be copied
+        changes[1:] |= (lead[1:] != lead[:-1]) & np.isfinite(lead[1:]) & np.isfinite(lead[:-1])
+    return changes
+
+
+def describe_skipped(spans: Sequence[tuple[float, float]]) -> str:
+    """A sentence about windows that were left out, by start and end [s]."""
+    places = ", ".join(f"{first:g}-{last:g} s" for first, last in spans)
+    return f"{places}: left out, since no beat was found there or every lead is flat"
+
+
 class _Naming:
     """Says in an error which recording of a batch it is about."""
 
     def __init__(self, index: int, count: int):
         self.prefix = f"recording {index}: " if count > 1 else ""
 
-    def __enter__(self) -> None:
-        return None
+    def __enter__(self) -> _Naming:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, InputError) and self.prefix:

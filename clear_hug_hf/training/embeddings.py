@@ -41,7 +41,7 @@ def embed(
     progress: bool = False,
 ) -> np.ndarray:
     """
-    A vector for each row of a prepared dataset.
+    A vector for each row of a prepared dataset: the mean over its windows where the model does not hold all beats.
 
     Args:
         model ([`PreTrainedModel`]): Any of this package; its encoder is used, on the device that it is on.
@@ -58,7 +58,7 @@ def embed(
     """
     if not len(dataset):
         raise InputError("there are no recordings to embed")
-    collator = BeatCollator(feature_extractor, label_names=())
+    collator = BeatCollator(feature_extractor, label_names=(), all_beats=True)
     columns = encode(model, dataset, collator, batch_size, progress).columns
     states, present = columns["lead_states"].numpy(), columns["present"].numpy()
     if per_lead and states.shape[1] != len(model.config.lead_names):

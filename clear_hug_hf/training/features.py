@@ -91,7 +91,8 @@ def encode(
     Args:
         model ([`PreTrainedModel`]): Its encoder is used, on the device that it is on.
         dataset ([`datasets.Dataset`]): As `prepare` makes it.
-        collator ([`BeatCollator`]): Makes the batches and labels.
+        collator ([`BeatCollator`]): Makes the batches and labels. If it reads `all_beats`, the features of a row are
+            the mean over its windows.
         batch_size (`int`, *optional*, defaults to `64`): Recordings at a time.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
         cache_dir (`str` or `Path`, *optional*): Where features are kept, under the [`features_key`] of encoder,
@@ -120,16 +121,21 @@ def _encode(
 ) -> dict[str, torch.Tensor]:
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {"lead_states": [], "present": []}
-    only = BeatCollator(collator.feature_extractor, label_names=(), trim=collator.trim)
+    only = BeatCollator(collator.feature_extractor, (), trim=collator.trim, all_beats=collator.all_beats)
     # Recordings with like many beats together need less padding, and padding costs as much as beats.
     order = sorted(range(len(dataset)), key=[len(peaks) for peaks in dataset["r_peaks"]].__getitem__)
     rows = dataset.select_columns(only.columns).with_format("numpy").select(order)
     loader = DataLoader(rows, batch_size=batch_size, collate_fn=only)
     for batch in tqdm(loader, desc="encode", unit="batch", disable=not progress):
+        of = batch.pop("rows", None)
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         encoded = model.base_model(**batch)
-        parts["lead_states"].append(encoded.lead_states.float().cpu())
-        parts["present"].append(encoded.present_leads.cpu())
+        states, present = encoded.lead_states.float().cpu(), encoded.present_leads.cpu()
+        if of is not None:
+            # Windows of one row are of the same leads, and each has beats.
+            states, present = collator.mean_by_row(states, of), collator.mean_by_row(present.float(), of) > 0
+        parts["lead_states"].append(states)
+        parts["present"].append(present)
     back = torch.as_tensor(order).argsort()
     return {name: torch.cat(part)[back] for name, part in parts.items()}
 
@@ -150,9 +156,8 @@ def features_key(model: PreTrainedModel, dataset: datasets.Dataset, collator: Be
     Hexadecimal name of the features of a dataset: another encoder weight or config, another sample, peak or order of
     the recordings, or another setting of the feature extractor gives another name. Head and labels do not count.
     """
-    return _digest(
-        weights_digest(model.base_model), dataset_digest(dataset), extractor_settings(collator.feature_extractor)
-    )
+    read = (weights_digest(model.base_model), dataset_digest(dataset), extractor_settings(collator.feature_extractor))
+    return _digest(*read, *(["all beats"] if collator.all_beats else []))
 
 
 def weights_digest(model: Any) -> str:

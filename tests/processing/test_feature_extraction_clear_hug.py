@@ -10,7 +10,13 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from clear_hug_hf.processing import STANDARD_LEADS, ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import (
+    STANDARD_LEADS,
+    ClearHugFeatureExtractor,
+    EcgJepaFeatureExtractor,
+    EcgScanFeatureExtractor,
+    InputError,
+)
 
 
 RATE = 500.0
@@ -129,6 +135,57 @@ def test_when_the_recording_is_longer_than_the_window_then_the_choice_decides_wh
     ]
     expected = np.arange(0.4, 26.8, 60 / 72) * 100
     assert min(np.abs(expected - whole[3])) <= 1
+
+
+@pytest.mark.parametrize("heart_rate", [60.0, 96.0, 140.0, 210.0])
+def test_when_the_heart_is_fast_then_windows_by_beats_hold_every_beat_once_and_in_its_true_place(
+    heart_rate: float,
+) -> None:
+    waveform, given = _recording(heart_rate=heart_rate), {"windows": "all", "return_windows": True}
+    found = ClearHugFeatureExtractor(use_beat_features=True)(waveform, **_known(), **given, return_r_peaks=True)
+    # A model that holds them all reads the same beats at once.
+    whole = ClearHugFeatureExtractor(use_beat_features=True, num_beats=60)(waveform, **_known(), **given)
+    total = int(whole["beat_mask"].sum())
+    assert total >= round(heart_rate / 6) - 2
+    counts = found["beat_mask"].sum(axis=1)
+    assert counts.sum() == total
+    assert len(counts) == -(-total // 15)
+    assert np.ptp(counts) <= 1
+    for name, axis in {"input_values": 1, "time_ids": 0, "beat_features": 1}.items():
+        rows = [row.take(range(count), axis=axis) for row, count in zip(found[name], counts, strict=True)]
+        np.testing.assert_array_equal(np.concatenate(rows, axis=axis), whole[name][0].take(range(total), axis=axis))
+        assert not any(
+            row.take(range(count, 15), axis=axis).any() for row, count in zip(found[name], counts, strict=True)
+        )
+    # Windows follow one another, from between two beats to between two beats.
+    starts, ends = found["window_starts"], found["window_ends"]
+    assert (starts[0], ends[-1]) == (0, 5000)
+    np.testing.assert_array_equal(starts[1:], ends[:-1])
+    beats = [start + 5 * peaks[peaks >= 0] for start, peaks in zip(starts, found["r_peaks"], strict=True)]
+    assert [len(one) for one in beats] == counts.tolist()
+    assert (np.diff(np.concatenate(beats)) > 0).all()
+    assert all(start < one[0] and one[-1] < end for start, one, end in zip(starts, beats, ends, strict=True))
+
+
+@pytest.mark.parametrize("kind", [ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor])
+@pytest.mark.parametrize("value", [0.0, 5.0, np.nan])
+def test_when_the_electrodes_are_off_for_a_window_then_it_is_left_out_by_name(
+    kind: Any, value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    waveform = _recording(60.0)
+    waveform[:, 10000:15000] = value
+    extractor = kind(windows="all")
+    with caplog.at_level("WARNING"):
+        found = extractor([waveform, _recording(10.0)], **_known())
+    assert len(found[extractor.model_input_names[0]]) == 6
+    reason = "left out, since no beat was found there or every lead is flat"
+    assert f"recording 0: 20-30 s: {reason}" in caplog.messages
+    told = extractor(waveform, **_known(), return_windows=True)
+    assert told["skipped_windows"].tolist() == [[0, 20, 30]]
+    assert told["window_ids"].tolist() == [0, 1, 3, 4, 5]
+    if np.isfinite(value):
+        with pytest.raises(InputError, match="every lead is flat between 0 s and 10 s"):
+            extractor(waveform[:, 10000:], **_known(), windows="first")
 
 
 def test_when_a_lead_is_flat_or_mostly_nan_then_it_is_masked_and_the_others_do_not_change(extractor) -> None:
