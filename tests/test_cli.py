@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -14,11 +15,19 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, pipeline
 
+from clear_hug_hf import (
+    ClearHugConfig,
+    ClearHugFeatureExtractor,
+    ClearHugForSequenceClassification,
+    EcgJepaConfig,
+    EcgJepaFeatureExtractor,
+    EcgJepaForSequenceClassification,
+)
 from clear_hug_hf.cli import main
-from clear_hug_hf.data import preparation
-from clear_hug_hf.data.records import Recording, read_record
+from clear_hug_hf.data.records import Recording, RecordReference, read_record
+from clear_hug_hf.training.folders import save_model_folder
 
 
 MakeRecordings = Callable[..., list[Recording]]
@@ -158,13 +167,15 @@ def test_when_records_are_predicted_then_each_has_its_labels(
     thresholds = json.loads((runs / "finetuned" / "model" / "config.json").read_text())["label_thresholds"]
     assert [line["record"] for line in lines] == [f"{folder}/00000/{index:05d}_lr" for index in range(72)]
     for line in lines:
-        (window,) = line["windows"]
-        assert (window["start"], window["end"]) == (0.0, 10.0)
-        assert sorted(window["probabilities"]) == sorted(LABELS)
-        assert set(window["found"]) == {
-            name for name, share in window["probabilities"].items() if share >= thresholds[name]
-        }
-    fast = [line["windows"][0]["probabilities"]["MI"] for line in lines]
+        # The fast ones have more beats than the model holds.
+        assert 1 <= len(line["windows"]) <= 2
+        for one in (line, *line["windows"]):
+            assert sorted(one["probabilities"]) == sorted(LABELS)
+            assert set(one["found"]) == {
+                name for name, share in one["probabilities"].items() if share >= thresholds[name]
+            }
+        assert (line["start"], line["end"]) == (line["windows"][0]["start"], line["windows"][-1]["end"]) == (0, 10)
+    fast = [line["probabilities"]["MI"] for line in lines]
     assert _auroc(fast[0::2], fast[1::2]) > 0.8
 
 
@@ -189,13 +200,17 @@ def test_when_a_recording_is_long_then_its_windows_are_predicted_and_that_is_sai
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    recording = make_recordings(1)[0]
+    recording = make_recordings(2)[1]
     write_record(tmp_path / "long", replace(recording, waveform=np.tile(recording.waveform, (1, 3))[:, :2500]))
     base = ["predict", str(tmp_path / "long"), "--model", str(runs / "finetuned")]
     capsys.readouterr()
     assert main(base) == 0
     printed = capsys.readouterr().out
-    assert "25 s, longer than the model's window: predicted in 3 windows" in printed
+    assert "(25 s, read in 3 windows: their mean)" in printed
+    assert "15-25 s" not in printed
+    assert main([*base, "--aggregate", "none"]) == 0
+    printed = capsys.readouterr().out
+    assert "(25 s, read in 3 windows)" in printed
     assert "15-25 s" in printed
     assert main([*base, "--json"]) == 0
     windows = json.loads(capsys.readouterr().out)["windows"]
@@ -209,6 +224,91 @@ def test_when_real_records_of_any_source_are_predicted_then_they_are(
     capsys.readouterr()
     assert main(["predict", str(shared / "data" / name), "--model", str(runs / "finetuned"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["windows"]
+
+
+@pytest.fixture(scope="module", params=["clear_hug", "ecg_jepa"])
+def classifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an untrained classifier, one of each system that reads recordings."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: index for index, name in enumerate(LABELS)}}
+    model: Any
+    extractor: Any
+    if request.param == "clear_hug":
+        model = ClearHugForSequenceClassification(ClearHugConfig(**shape, **names, initializer_range=0.3))
+        extractor = ClearHugFeatureExtractor()
+    else:
+        model = EcgJepaForSequenceClassification(EcgJepaConfig(**shape, **names, initializer_range=0.3))
+        extractor = EcgJepaFeatureExtractor()
+    folder = tmp_path_factory.mktemp(request.param)
+    save_model_folder(folder, model, extractor)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "patient", "seconds"), [("short", 1, 10), ("long", 1, 25), ("fast", 0, 10)])
+def test_when_a_recording_is_predicted_by_any_way_then_the_numbers_are_equal(
+    classifier: Path,
+    name: str,
+    patient: int,
+    seconds: int,
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one = make_recordings(2, sampling_rate=250.0)[patient]
+    record = write_record(
+        tmp_path / name, replace(one, waveform=np.tile(one.waveform, (1, 3))[:, : 250 * seconds])
+    ).with_suffix("")
+    pipe = pipeline("ecg-classification", model=str(classifier), device="cpu")
+    base = ["predict", str(record), "--model", str(classifier)]
+    table = tmp_path / "table.csv"
+    expected_windows = {"short": 1, "long": 3, "fast": 2 if "clear_hug" in classifier.name else 1}[name]
+    for aggregate in ("mean", "max", "none"):
+        result = pipe(record, aggregate=aggregate)
+        capsys.readouterr()
+        assert main([*base, "--aggregate", aggregate, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert len(told["windows"]) == expected_windows
+        assert main([*base, "--aggregate", aggregate, "--output", str(table)]) == 0
+        rows = pd.read_csv(table, float_precision="round_trip").to_dict("records")
+        if aggregate == "none":
+            expected = [{entry["label"]: entry["score"] for entry in window["labels"]} for window in result]
+            places = [(window["start"], window["end"]) for window in result]
+            assert "probabilities" not in told
+            assert [window["probabilities"] for window in told["windows"]] == expected
+            assert [(window["start"], window["end"]) for window in told["windows"]] == places
+            assert [(row["start"], row["end"]) for row in rows] == places
+        else:
+            expected = [{entry["label"]: entry["score"] for entry in result}]
+            assert told["probabilities"] == expected[0]
+        assert [{label: row[label] for label in LABELS} for row in rows] == expected
+    # The mean is what one gets who does not choose.
+    capsys.readouterr()
+    assert main([*base, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["probabilities"] == {one["label"]: one["score"] for one in pipe(record)}
+
+
+def test_when_a_window_has_no_signal_then_it_is_skipped_by_name_and_the_rest_is_predicted(
+    classifier: Path,
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one = make_recordings(2)[1]
+    off = np.full_like(one.waveform, 5.0)
+    record = write_record(
+        tmp_path / "off", replace(one, waveform=np.concatenate([one.waveform, off, one.waveform], axis=1))
+    )
+    capsys.readouterr()
+    with caplog.at_level("WARNING"):
+        assert main(["predict", str(record), "--model", str(classifier), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(window["start"], window["end"]) for window in told["windows"]] == [(0, 10), (20, 30)]
+    assert told["skipped"] == [{"start": 10, "end": 20}]
+    assert any("off: 10-20 s: left out, since no beat was found" in message for message in caplog.messages)
 
 
 # ------------------------------------------------------------------------------------------------------- bad records
@@ -532,6 +632,18 @@ def test_when_records_are_drawn_then_each_window_has_a_picture(
         assert image.width > 800
 
 
+def test_when_a_fast_heart_is_drawn_then_one_picture_says_that_all_its_beats_were_read(
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("clear_hug_hf.plotting.save_figure", lambda figure, path: figures.append(figure))
+    record = str(ptbxl_folder / "records100/00000/00000_lr")
+    assert main(["predict", record, "--model", str(runs / "finetuned"), "--pictures", str(tmp_path)]) == 0
+    (figure,) = figures
+    title = figure.subfigs[0].axes[0].get_title(loc="left")
+    assert re.search(r": (\d+) beats, all of them read$", title).group(1) in ("17", "18", "19", "20")  # type: ignore[union-attr]
+
+
 def test_when_another_source_names_labels_otherwise_then_a_mapping_evaluates_them(
     runs: Path, ward: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -686,16 +798,15 @@ def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
 ) -> None:
     rows = tmp_path / "predictions.csv"
     arguments = ["predict", str(ward), "--model", str(runs / "finetuned"), "--output", str(rows)]
-    monkeypatch.setattr("clear_hug_hf.cli.predict._RECORDS_AT_ONCE", 8)
-    prepare, calls = preparation.prepare, []
+    read, calls = RecordReference.read, []
 
-    def interrupted(*given: Any, **options: Any) -> Any:
-        calls.append(len(given[0]))
-        if len(calls) == 3:
+    def interrupted(reference: RecordReference) -> Recording:
+        calls.append(reference)
+        if len(calls) == 17:
             raise KeyboardInterrupt
-        return prepare(*given, **options)
+        return read(reference)
 
-    monkeypatch.setattr(preparation, "prepare", interrupted)
+    monkeypatch.setattr(RecordReference, "read", interrupted)
     assert main(arguments) == 130
     assert f"{rows} has the first 16 record(s) of 60" in capsys.readouterr().out
     assert pd.read_csv(rows)["record_id"].tolist() == [f"records/{patient}-0" for patient in range(16)]

@@ -14,7 +14,7 @@ from .shared import (
     EXIT_SOME_FAILED,
     Sources,
     add_verb,
-    draw_prediction,
+    draw_row_prediction,
     positive,
     prepare_splits,
     quiet_libraries,
@@ -140,7 +140,7 @@ def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pic
         best = sorted(rows, key=lambda row: -row[1])[:3]
         told = ", ".join(f"{name} {share:.0%}{'*' if share >= least else ''}" for name, share, least in best)
         say(f"{folder.name} on {shown} recording {found.record_ids[0]}: {told}")
-        draw_prediction(model, one, found, 0, pictures / f"{folder.name}.png")
+        draw_row_prediction(model, one, found, 0, pictures / f"{folder.name}.png")
 
 
 def _simulate(patients: int, limit: int | None, seed: int) -> Sources:

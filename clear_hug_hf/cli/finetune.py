@@ -15,10 +15,10 @@ from .shared import (
     add_verb,
     cache_dir,
     choose_labels,
-    draw_prediction,
     draw_reconstruction,
     draw_recording,
     draw_roc_sheet,
+    draw_row_prediction,
     interval,
     is_main_process,
     positive,
@@ -366,7 +366,7 @@ def finetune_and_report(
     shown, pictures = held_out[-1], output / "pictures"
     model, found = runs["pretrained"], predictions["pretrained", shown]
     draw_recording(sets[shown], pictures / "recording.png")
-    draw_prediction(model, sets[shown], found, 0, pictures / "prediction.png")
+    draw_row_prediction(model, sets[shown], found, 0, pictures / "prediction.png")
     draw_roc_sheet(model, found, f"{len(found.record_ids)} {shown} recordings", pictures / "roc.png")
     if found.contributions is not None:
         figure = plot_group_activations(

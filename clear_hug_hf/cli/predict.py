@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +29,13 @@ from .shared import (
 
 
 if TYPE_CHECKING:
-    import datasets
+    import numpy as np
 
     from ..data.preparation import Rejected
-    from ..data.records import RecordReference
+    from ..data.records import Recording, RecordReference
 
 
-_RECORDS_AT_ONCE = 64
+_AGGREGATES = {"mean": "their mean", "max": "the highest of each label"}
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
 """What names of pictures end with; a PDF is refused with the way out."""
 
@@ -47,8 +47,9 @@ def add(verbs: Any) -> None:
         "predict",
         run,
         "labels of recordings or of pictures of them, with probabilities",
-        "Predict WFDB records (.hea with .dat or .mat; any rate from 50 Hz, any order of leads). A recording longer\n"
-        "than the model's window is predicted window by window. A label counts as found from the threshold on that\n"
+        "Predict WFDB records (.hea with .dat or .mat; any rate from 50 Hz, any order of leads). A recording that is\n"
+        "longer than the model's window, or has more beats than the model holds, is read window by window, and its\n"
+        "probabilities are the mean over them (--aggregate). A label counts as found from the threshold on that\n"
         "fine-tuning chose for it. Exit status 1 if some records could not be used; they are named at the end.\n\n"
         "A model that reads pages (ECG-Scan) takes photographs and scans, too (PNG, JPEG, TIFF, WebP). The page is\n"
         "looked for and straightened; a page that stands on its head is not noticed.\n\n"
@@ -74,7 +75,14 @@ def add(verbs: Any) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="write a CSV table: a row per record and window, with the probability of each label, and what was found",
+        help="write a CSV table: a row per record (per window with --aggregate none), with the probability of each "
+        "label, and what was found",
+    )
+    parser.add_argument(
+        "--aggregate",
+        choices=("mean", "max", "none"),
+        default="mean",
+        help="how the probabilities of windows become the recording's; none: each window's own (default: %(default)s)",
     )
     parser.add_argument(
         "--pictures",
@@ -103,10 +111,13 @@ def run(arguments: argparse.Namespace) -> int:
     model, extractor = load_classifier(arguments.model)
     to_device(model)
 
-    from ..data.preparation import prepare
-    from ..evaluation.predictions import model_label_names, model_thresholds, predict
+    from ..data.preparation import Rejected, describe_error
+    from ..evaluation.predictions import check_gives_probabilities, model_label_names, model_thresholds
+    from ..hub.pipeline_ecg_classification import EcgClassificationPipeline
     from ..training.pretraining import as_csv
 
+    check_gives_probabilities(model.config)
+    pipe = EcgClassificationPipeline(model, feature_extractor=extractor, device=model.device)
     names = model_label_names(model.config)
     shown = choose_labels(arguments.labels, names, f"the model in {arguments.model}")
     thresholds = dict(zip(names, model_thresholds(model.config), strict=True))
@@ -125,35 +136,35 @@ def run(arguments: argparse.Namespace) -> int:
             if found_page is None:
                 continue
             probabilities, found_where, seen = found_page
-            windows = [
-                _window(0.0, extractor.window_seconds, names, probabilities, shown, thresholds, arguments.top_k)
-            ]
+            windows = [{"start": 0.0, "end": float(extractor.window_seconds), "skipped": []}]
+            together = None if arguments.aggregate == "none" else probabilities
+            told = _told(windows, probabilities[None], together, names, shown, thresholds, arguments)
             num_done += 1
             if arguments.output is not None:
-                table += [_table_row(str(page), window, shown) for window in windows]
+                table += _table_rows(str(page), told, shown)
             else:
-                _print_record(str(page), windows, thresholds, arguments.json, is_page=True)
+                _print_record(str(page), told, thresholds, arguments.json, is_page=True)
             if arguments.pictures is not None:
                 path = _free_name(arguments.pictures / f"{_file_name(str(page.with_suffix('')))}.png", drawn)
                 draw_page_prediction(page, found_where, seen, names, probabilities, thresholds, path)
-        for batch in _in_batches(references, shown=arguments.output is not None):
-            dataset, failed = prepare(batch, extractor, windows="all", progress=False)
-            rejected += failed
-            if not len(dataset):
+        for reference in _counted(references, shown=arguments.output is not None):
+            record = reference.record_id
+            try:
+                recording = reference.read()
+                inputs = list(pipe.preprocess(recording))
+            except Exception as error:  # whatever is wrong with one file, the others are predicted
+                rejected.append(Rejected(record, describe_error(error).removeprefix(f"{record}: ")))
                 continue
-            found = predict(model, dataset, extractor)
-            records = _windows_by_record(dataset, found, shown, thresholds, arguments.top_k)
-            num_done += len(records)
-            for record, windows in records.items():
-                if arguments.output is not None:
-                    table += [_table_row(record, window, shown) for window in windows]
-                else:
-                    _print_record(record, windows, thresholds, arguments.json)
+            outputs = [pipe.forward(window) for window in inputs]
+            of_windows, of_recording = pipe.score_windows(outputs, aggregate=arguments.aggregate)
+            told = _told(outputs, of_windows, of_recording, names, shown, thresholds, arguments)
+            num_done += 1
+            if arguments.output is not None:
+                table += _table_rows(record, told, shown)
+            else:
+                _print_record(record, told, thresholds, arguments.json)
             if arguments.pictures is not None:
-                for row, record in enumerate(found.record_ids):
-                    place = f"_{float(dataset[row]['window_start']):g}s" if len(records[record]) > 1 else ""
-                    path = _free_name(arguments.pictures / f"{_file_name(record)}{place}.png", drawn)
-                    draw_prediction(model, dataset, found, row, path, thresholds)
+                _draw_record(pipe, recording, outputs, of_windows, thresholds, arguments, drawn)
     except KeyboardInterrupt:
         if table:
             write_text(arguments.output, as_csv(table))
@@ -168,7 +179,7 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_BAD_INPUT
     if arguments.output is not None:
         write_text(arguments.output, as_csv(table))
-        say(f"{num_done} record(s), {len(table)} window(s): {arguments.output}")
+        say(f"{num_done} record(s), {len(table)} row(s): {arguments.output}")
     if arguments.pictures is not None:
         print(f"pictures: {arguments.pictures}", file=sys.stderr)
     report_rejected(rejected)
@@ -210,24 +221,82 @@ def _predict_page(path: Path, model: Any, extractor: Any, rejected: list[Rejecte
     return (logits.softmax(dim=0) if one_of_many else logits.sigmoid()).cpu().numpy(), found, seen
 
 
-def _window(
-    start: float,
-    end: float,
+def _told(
+    windows: Sequence[Mapping[str, Any]],
+    of_windows: np.ndarray,
+    of_recording: np.ndarray | None,
     names: Sequence[str],
-    probabilities: Any,
     shown: Sequence[str],
     thresholds: dict[str, float],
-    top_k: int | None,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """A window with the most probable of the labels to show, and those that reach their thresholds."""
-    of = {name: float(one) for name, one in zip(names, probabilities, strict=True) if name in shown}
-    ranked = sorted(of, key=lambda name: -of[name])[:top_k]
-    return {
-        "start": round(start, 3),
-        "end": round(end, 3),
-        "found": [name for name in ranked if of[name] >= thresholds[name]],
-        "probabilities": {name: round(of[name], 6) for name in ranked},
-    }
+    """
+    Where a recording, its windows and those that were skipped begin and end [s], and of each read the most probable of
+    the labels to show, and those that reach their thresholds; those of the recording only if they are put together.
+    """
+
+    def labels_of(probabilities: np.ndarray) -> dict[str, Any]:
+        of = {name: float(one) for name, one in zip(names, probabilities, strict=True) if name in shown}
+        ranked = sorted(of, key=lambda name: -of[name])[: arguments.top_k]
+        return {
+            "found": [name for name in ranked if of[name] >= thresholds[name]],
+            "probabilities": {name: of[name] for name in ranked},
+        }
+
+    places = [{"start": round(one["start"], 3), "end": round(one["end"], 3)} for one in windows]
+    told: dict[str, Any] = {"start": places[0]["start"], "end": max(place["end"] for place in places)}
+    told["aggregate"] = arguments.aggregate
+    if of_recording is not None:
+        told |= labels_of(of_recording)
+    told["windows"] = [place | labels_of(one) for place, one in zip(places, of_windows, strict=True)]
+    told["skipped"] = [{"start": round(start, 3), "end": round(end, 3)} for start, end in windows[0]["skipped"]]
+    return told
+
+
+def _draw_record(
+    pipe: Any,
+    recording: Recording,
+    outputs: Sequence[Mapping[str, Any]],
+    of_windows: np.ndarray,
+    thresholds: dict[str, float],
+    arguments: argparse.Namespace,
+    drawn: set[Path],
+) -> None:
+    """A picture of each stretch that is as long as the model's window, with all that was read of it."""
+    import numpy as np
+    import torch
+
+    from ..evaluation.predictions import group_contributions
+    from ..processing.signal_cleaning import canonical_unit
+
+    extractor = pipe.feature_extractor
+    inputs = recording.as_inputs()
+    signal, lead_mask = extractor.clean(inputs.pop("waveforms"), **inputs)
+    windows = extractor.split(signal, extractor.detect([signal], [lead_mask])[0], "all")
+    units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
+    for number in dict.fromkeys(output["window"] for output in outputs):
+        rows = [row for row, output in enumerate(outputs) if output["window"] == number]
+        window = windows[number]
+        place = f"_{window.start / extractor.sampling_rate:g}s" if len(windows) > 1 else ""
+        contributions = None
+        if "group_states" in outputs[rows[0]]:
+            states = torch.cat([outputs[row]["group_states"] for row in rows]).to(pipe.model.device).float()
+            contributions = group_contributions(pipe.model, states).mean(dim=0).detach().cpu().numpy()
+        scores = of_windows[rows].max(axis=0) if arguments.aggregate == "max" else np.mean(of_windows[rows], axis=0)
+        draw_prediction(
+            pipe.model,
+            scores,
+            contributions,
+            window.signal,
+            window.r_peaks,
+            lead_mask,
+            extractor.sampling_rate,
+            "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV",
+            recording.record_id,
+            _free_name(arguments.pictures / f"{_file_name(recording.record_id)}{place}.png", drawn),
+            thresholds,
+            note=f": {len(window.r_peaks)} beats, all of them read" if extractor.reads_beats else "",
+        )
 
 
 def _free_name(path: Path, taken: set[Path]) -> Path:
@@ -237,15 +306,11 @@ def _free_name(path: Path, taken: set[Path]) -> Path:
     return path
 
 
-def _in_batches(references: Sequence[RecordReference], shown: bool) -> Iterator[Sequence[RecordReference]]:
-    """References a batch at a time, with a bar over the records where nothing else is printed."""
+def _counted(references: Sequence[RecordReference], shown: bool) -> Iterator[RecordReference]:
+    """References one at a time, with a bar over the records where nothing else is printed."""
     from tqdm.auto import tqdm
 
-    with tqdm(total=len(references), desc="predict", unit="rec", disable=not (shown and is_main_process())) as bar:
-        for start in range(0, len(references), _RECORDS_AT_ONCE):
-            batch = references[start : start + _RECORDS_AT_ONCE]
-            yield batch
-            bar.update(len(batch))
+    yield from tqdm(references, desc="predict", unit="rec", disable=not (shown and is_main_process()))
 
 
 def pictures_at(path: Path) -> list[Path]:
@@ -281,52 +346,38 @@ def records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[
     return list(unique.values())
 
 
-def _windows_by_record(
-    dataset: datasets.Dataset, found: Any, shown: list[str], thresholds: dict[str, float], top_k: int | None
-) -> dict[str, list[dict[str, Any]]]:
-    """Start and end of each record's windows, with the most probable labels and those that reach their thresholds."""
-    records: dict[str, list[dict[str, Any]]] = {}
-    starts, rates = dataset["window_start"], dataset["sampling_rate"]
-    for row, record in enumerate(found.record_ids):
-        start = float(starts[row])
-        end = start + len(dataset[row]["signal"][0]) / float(rates[row])
-        probabilities = found.probabilities[row]
-        records.setdefault(record, []).append(
-            _window(start, end, found.label_names, probabilities, shown, thresholds, top_k)
-        )
-    return records
-
-
-def _table_row(record: str, window: dict[str, Any], shown: list[str]) -> dict[str, Any]:
-    probabilities = window["probabilities"]
-    row: dict[str, Any] = {
-        "record_id": record,
-        "start": window["start"],
-        "end": window["end"],
-        "found": "; ".join(window["found"]),
-    }
-    # A label may be called as one of these columns.
-    taken = tuple(row)
-    return row | {f"{name} (label)" if name in taken else name: probabilities.get(name, "") for name in shown}
+def _table_rows(record: str, told: dict[str, Any], shown: list[str]) -> list[dict[str, Any]]:
+    """One row of the recording, or of each window where these are not put together."""
+    rows = []
+    for one in [told] if "probabilities" in told else told["windows"]:
+        row: dict[str, Any] = {
+            "record_id": record,
+            "start": one["start"],
+            "end": one["end"],
+            "found": "; ".join(one["found"]),
+        }
+        # A label may be called as one of these columns.
+        taken = tuple(row)
+        values = {f"{name} (label)" if name in taken else name: one["probabilities"].get(name, "") for name in shown}
+        rows.append(row | values)
+    return rows
 
 
 def _print_record(
-    record: str, windows: list[dict[str, Any]], thresholds: dict[str, float], as_json: bool, is_page: bool = False
+    record: str, told: dict[str, Any], thresholds: dict[str, float], as_json: bool, is_page: bool = False
 ) -> None:
     if as_json:
-        print(json.dumps({"record": record, "windows": windows}), flush=True)
+        print(json.dumps({"record": record, **told}), flush=True)
         return
-    seconds = windows[-1]["end"]
-    if is_page:
-        say(f"{record}  (a picture of a page)")
-    elif len(windows) == 1:
-        say(f"{record}  ({seconds:g} s)")
-    else:
-        say(f"{record}  ({seconds:g} s, longer than the model's window: predicted in {len(windows)} windows)")
-    for window in windows:
-        if len(windows) > 1:
-            say(f"  {window['start']:g}-{window['end']:g} s")
-        for name, probability in window["probabilities"].items():
+    windows, together = told["windows"], "probabilities" in told
+    where = "a picture of a page" if is_page else f"{told['end']:g} s"
+    if len(windows) > 1:
+        where += f", read in {len(windows)} windows" + (f": {_AGGREGATES[told['aggregate']]}" if together else "")
+    say(f"{record}  ({where})")
+    for one in [told] if together else windows:
+        if not together and len(windows) > 1:
+            say(f"  {one['start']:g}-{one['end']:g} s")
+        for name, probability in one["probabilities"].items():
             mark = "*" if probability >= thresholds[name] else " "
             say(f"  {mark} {probability:6.1%}  {name}")
 

@@ -289,35 +289,57 @@ def draw_recording(dataset: datasets.Dataset, path: Path) -> None:
 
 def draw_prediction(
     model: Any,
-    dataset: datasets.Dataset,
-    found: Any,
-    index: int,
+    probabilities: Any,
+    contributions: Any | None,
+    signal: Any,
+    r_peaks: Any,
+    lead_mask: Any,
+    sampling_rate: float,
+    unit: str,
+    record: str,
     path: Path,
     thresholds: dict[str, float] | None = None,
+    note: str = "",
 ) -> None:
-    """One recording with its probabilities, at `thresholds` or the model's, and the leads behind them."""
-    import numpy as np
-
-    from ..evaluation.predictions import group_names, model_thresholds
+    """A window of a recording with its probabilities, at `thresholds` or the model's, and the leads behind them."""
+    from ..evaluation.predictions import group_names, model_label_names, model_thresholds
     from ..plotting import plot_prediction, save_figure
 
-    row = dataset.with_format("numpy")[index]
-    chosen = model_thresholds(model.config) if thresholds is None else [thresholds[one] for one in found.label_names]
-    explained = found.contributions is not None
+    names = model_label_names(model.config)
+    explained = contributions is not None
     figure = plot_prediction(
-        row["signal"] * np.asarray(row["signal_scale"])[:, None],
-        row["r_peaks"],
-        found.label_names,
-        found.probabilities[index],
-        thresholds=chosen,
-        contributions=found.contributions[index] if explained else None,
+        signal,
+        r_peaks,
+        names,
+        probabilities,
+        thresholds=model_thresholds(model.config) if thresholds is None else [thresholds[name] for name in names],
+        contributions=contributions,
         group_names=group_names(model.config) if explained else None,
-        lead_mask=row["lead_mask"],
-        sampling_rate=float(row["sampling_rate"]),
-        unit=str(row["unit"]),
-        title=f"Recording {_short(row['record_id'])}",
+        lead_mask=lead_mask,
+        sampling_rate=sampling_rate,
+        unit=unit,
+        title=f"Recording {_short(record)}{note}",
     )
     save_figure(figure, path)
+
+
+def draw_row_prediction(model: Any, dataset: datasets.Dataset, found: Any, index: int, path: Path) -> None:
+    """One row of a prepared dataset as [`draw_prediction`] draws it."""
+    import numpy as np
+
+    row = dataset.with_format("numpy")[index]
+    draw_prediction(
+        model,
+        found.probabilities[index],
+        None if found.contributions is None else found.contributions[index],
+        row["signal"] * np.asarray(row["signal_scale"])[:, None],
+        row["r_peaks"],
+        row["lead_mask"],
+        float(row["sampling_rate"]),
+        str(row["unit"]),
+        row["record_id"],
+        path,
+    )
 
 
 def draw_page_prediction(
