@@ -109,7 +109,7 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
         (["--option", "sampling_rate=250"], "not at 250 Hz"),
         (["--kind", "ludb"], "ludb.csv does not exist"),
         (["--stride-seconds", "5"], "give --windows all with it"),
-        (["--windows", "all", "--stride-seconds", "-5"], "it must be positive"),
+        (["--windows", "all", "--stride-seconds", "-5"], "stride_seconds is -5.0: give a number from"),
         (["--shard-index", "3"], "give both"),
         (["--split-fractions", "0.5", "0.5", "0.5"], "add up to 1"),
         (["--model", "absent"], "the model folder absent does not exist"),

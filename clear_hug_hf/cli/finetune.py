@@ -185,9 +185,10 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
+    from ..data.model_files import load_feature_extractor
     from ..data.prepared import check_independent_labels
     from ..training.finetuning import check_datasets
-    from ..training.folders import check_heads, check_writable, find_model_folder, load_feature_extractor
+    from ..training.folders import check_heads, check_writable, find_model_folder
     from ..training.provenance import count_sets
 
     output = check_writable(arguments.output)

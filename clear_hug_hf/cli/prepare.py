@@ -140,7 +140,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         extractor: Any = SYSTEMS[arguments.system or "clear_hug"].feature_extractor()
     else:
-        from ..training.folders import find_model_folder, load_feature_extractor
+        from ..data.model_files import load_feature_extractor
+        from ..training.folders import find_model_folder
 
         extractor = load_feature_extractor(find_model_folder(arguments.model))
     chosen = {"windows": arguments.windows, "stride_seconds": arguments.stride_seconds}

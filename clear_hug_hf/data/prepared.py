@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import AutoFeatureExtractor
 
 from ..processing.errors import InputError
 from ..processing.recordings import RecordingFeatureExtractor
+from .model_files import load_feature_extractor
 from .sharding import EXTRACTOR, MANIFEST, WORK, extractor_settings
 
 
@@ -62,7 +62,7 @@ def load_prepared(
         some = {split: paths for split, paths in files.items() if (split in streamed) == streaming}
         if some:
             loaded.update(datasets.load_dataset("parquet", data_files=some, streaming=streaming))
-    return {split: loaded[split] for split in files}, AutoFeatureExtractor.from_pretrained(folder)
+    return {split: loaded[split] for split in files}, load_feature_extractor(folder)
 
 
 def count_prepared(folder: str | Path) -> dict[str, int]:
@@ -85,7 +85,7 @@ def check_prepared_for(folder: str | Path, feature_extractor: RecordingFeatureEx
         InputError: If it was prepared for another system, or a setting differs; or as in [`load_prepared`].
     """
     prepared, wanted = read_manifest(folder)["feature_extractor"], extractor_settings(feature_extractor)
-    its_own = AutoFeatureExtractor.from_pretrained(folder)
+    its_own = load_feature_extractor(folder)
     if type(its_own).__name__ != type(feature_extractor).__name__:
         raise InputError(
             f"{folder} was prepared for another system, by {type(its_own).__name__}, and the model needs "

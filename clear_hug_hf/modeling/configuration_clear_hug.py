@@ -9,6 +9,15 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .config_limits import (
+    MAX_SAMPLES,
+    MAX_SAMPLING_RATE,
+    MAX_TOKENS,
+    check_activation,
+    check_at_most,
+    check_common_fields,
+    check_weights,
+)
 from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
 
 
@@ -220,6 +229,7 @@ class ClearHugConfig(PreTrainedConfig):
     label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_common_fields(self, kwargs)
         self.lead_names = list(self.lead_names)
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         super().__post_init__(**kwargs)
@@ -301,6 +311,11 @@ class ClearHugConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.beat_length < 2:
             raise ValueError(f"beat_length must be at least 2 to have a variance, got {self.beat_length}.")
+        check_at_most(self, MAX_SAMPLING_RATE, ("sampling_rate",))
+        check_at_most(self, MAX_SAMPLES, ("beat_length",))
+        check_at_most(self, MAX_TOKENS // max(self.num_leads, 1), ("num_beats",))
+        check_activation("hidden_act", self.hidden_act)
+        check_weights(self, ("", "decoder_"), self.beat_length + self.num_lead_embeddings + self.num_time_embeddings)
         for prefix in ("", "decoder_"):
             width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
             if width % heads:
@@ -311,8 +326,8 @@ class ClearHugConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
         for name in ("initializer_range", "layer_norm_eps", "beat_norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}.")
         if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):

@@ -9,6 +9,15 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .config_limits import (
+    MAX_SAMPLES,
+    MAX_SAMPLING_RATE,
+    MAX_TOKENS,
+    check_activation,
+    check_at_most,
+    check_common_fields,
+    check_weights,
+)
 from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
 
 
@@ -21,6 +30,7 @@ POSITION_INJECTIONS = ("every_layer", "first_layer")
 MASK_RATIOS = {"multi_block": (0.175, 0.225), "random": (0.6, 0.7)}
 """Kinds of masks, and the range from which the released weights' share of hidden times was drawn: of each block, or of
 all."""
+MAX_MASK_BLOCKS = 1_000
 LOSS_TYPES = ("smooth_l1", "l1", "mse")
 HEAD_TYPES = ("mean",)
 
@@ -207,6 +217,7 @@ class EcgJepaConfig(PreTrainedConfig):
     label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_common_fields(self, kwargs)
         self.lead_names = list(self.lead_names)
         if self.mask_ratio is not None:
             self.mask_ratio = list(self.mask_ratio)
@@ -299,6 +310,16 @@ class EcgJepaConfig(PreTrainedConfig):
                 f"patch_size={self.patch_size} does not divide num_samples={self.num_samples}: the window must be a "
                 "whole number of patches."
             )
+        check_at_most(self, MAX_SAMPLING_RATE, ("sampling_rate",))
+        check_at_most(self, MAX_SAMPLES, ("num_samples",))
+        check_at_most(self, MAX_MASK_BLOCKS, ("num_mask_blocks",))
+        if self.num_leads * self.num_patches > MAX_TOKENS:
+            raise ValueError(
+                f"num_samples={self.num_samples} in patches of patch_size={self.patch_size} gives "
+                f"{self.num_leads * self.num_patches} tokens, and a recording may have {MAX_TOKENS}."
+            )
+        check_activation("hidden_act", self.hidden_act)
+        check_weights(self, ("", "predictor_"), self.patch_size + self.num_leads * self.num_patches)
         for prefix in ("", "predictor_"):
             width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
             if width % heads:
@@ -313,8 +334,8 @@ class EcgJepaConfig(PreTrainedConfig):
         if self.patch_initializer_range is None:
             self.patch_initializer_range = self.initializer_range
         for name in ("initializer_range", "patch_initializer_range", "layer_norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
         if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
             raise ValueError(f"lead_names must name at least one lead and each only once, got {self.lead_names}.")
         choices: tuple[tuple[str, Sequence[str]], ...] = (

@@ -4,11 +4,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .config_limits import (
+    MAX_SAMPLES,
+    MAX_SAMPLING_RATE,
+    MAX_TOKENS,
+    check_at_most,
+    check_common_fields,
+    check_num_weights,
+    check_tower,
+    check_weights,
+)
 from .configuration_clear_hug import ClearHugConfig
 from .configuration_ecg_jepa import EcgJepaConfig
 from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
@@ -21,6 +32,8 @@ SIGNAL_CONFIGS = {"clear_hug": ClearHugConfig, "ecg_jepa": EcgJepaConfig}
 IMAGE_POOLINGS = ("pooler", "first", "mean")
 TEXT_POOLINGS = ("mean", "first")
 HEAD_TYPES = ("mean",)
+MAX_SIDE = 4096
+"""Greatest height and width of a page [px]."""
 
 # Every folder that a model is saved to names all classes, whichever of them was saved.
 AUTO_MAP = {
@@ -242,6 +255,7 @@ class EcgScanConfig(PreTrainedConfig):
     label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_common_fields(self, kwargs)
         self.vision_config = _tower_config("vision_config", self.vision_config or _CLIP_LARGE)
         self.signal_config = _signal_config(self.signal_config)
         self.text_config = None if self.text_config is None else _tower_config("text_config", self.text_config)
@@ -249,7 +263,8 @@ class EcgScanConfig(PreTrainedConfig):
         if self.signal_config is not None:
             self.signal_embed_dim = self.signal_config.hidden_size
         if self.text_config is not None:
-            self.text_embed_dim = getattr(self.text_config, "hidden_size", None) or self.text_config.d_model
+            text = self.text_config
+            self.text_embed_dim = getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         super().__post_init__(**kwargs)
         self.validate_ecg_scan()
@@ -299,14 +314,14 @@ class EcgScanConfig(PreTrainedConfig):
         """`int`: Width of the vision tower's tokens."""
         vision = self.vision_config
         sizes = getattr(vision, "hidden_sizes", None)
-        return int(sizes[-1] if sizes else vision.hidden_size)
+        return int(sizes[-1] if sizes else getattr(vision, "hidden_size", 0))
 
     @property
     def num_hidden_layers(self) -> int:
         """`int`: Layers of the vision tower, or stages of a convolutional one."""
         vision = self.vision_config
         depths = getattr(vision, "depths", None)
-        return len(depths) if depths else int(vision.num_hidden_layers)
+        return len(depths) if depths else int(getattr(vision, "num_hidden_layers", 0))
 
     def validate_ecg_scan(self) -> None:
         """Refuse values that no model can be built from. Also called when a model is built and when it is saved."""
@@ -319,10 +334,28 @@ class EcgScanConfig(PreTrainedConfig):
         for name in ("signal_embed_dim", "text_embed_dim"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_most(self, MAX_SAMPLING_RATE, ("sampling_rate",))
+        check_at_most(self, MAX_SAMPLES, ("num_samples",))
+        for name in ("vision_config", "text_config"):
+            if getattr(self, name) is not None:
+                check_tower(name, getattr(self, name).to_dict())
+        if not self.hidden_size or not self.num_hidden_layers:
+            raise ValueError(
+                f"vision_config is a {self.vision_config.model_type}, which names no width and depth of tokens of an "
+                "image: choose a vision backbone."
+            )
+        embedded = self.hidden_size + (self.signal_embed_dim or 0) + (self.text_embed_dim or 0)
+        check_num_weights(self.projection_dim * embedded)
+        check_weights(self, ("decoder_",), self.hidden_size + self.decoder_query_samples + self.num_leads)
         if self.num_samples % self.decoder_query_samples:
             raise ValueError(
                 f"decoder_query_samples={self.decoder_query_samples} does not divide num_samples={self.num_samples}: "
                 "the reconstruction must be a whole number of queries."
+            )
+        if self.num_leads * self.num_queries > MAX_TOKENS:
+            raise ValueError(
+                f"num_samples={self.num_samples} with decoder_query_samples={self.decoder_query_samples} gives "
+                f"{self.num_leads * self.num_queries} queries, and the decoder may have {MAX_TOKENS}."
             )
         if self.decoder_hidden_size % self.decoder_num_attention_heads:
             raise ValueError(
@@ -333,16 +366,19 @@ class EcgScanConfig(PreTrainedConfig):
             raise ValueError(
                 f"decoder_hidden_size={self.decoder_hidden_size} is not a multiple of 4, as the positions need it."
             )
-        if len(self.image_size) != 2 or min(self.image_size) < 32:
-            raise ValueError(f"image_size must be height and width of at least 32 px, got {list(self.image_size)}.")
+        if len(self.image_size) != 2 or not all(32 <= side <= MAX_SIDE for side in self.image_size):
+            raise ValueError(
+                f"image_size must be height and width of at least 32 px and at most {MAX_SIDE} px, got "
+                f"{list(self.image_size)}."
+            )
         if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
             raise ValueError(f"lead_names must name at least one lead and each only once, got {self.lead_names}.")
         for name in ("volume_weight", "pairwise_weight", "reconstruction_weight", "lead_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must not be negative and must be finite, got {getattr(self, name)}.")
         for name in ("huber_delta", "temperature_init", "layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
         if not 0 <= self.unseen_weight <= 1:
             raise ValueError(f"unseen_weight must lie between 0 and 1, got {self.unseen_weight}.")
         for name in ("classifier_dropout", "label_smoothing"):
@@ -385,21 +421,32 @@ class EcgScanConfig(PreTrainedConfig):
 def _tower_config(name: str, given: Any) -> PreTrainedConfig:
     if isinstance(given, PreTrainedConfig):
         return given
-    model_type = given.get("model_type")
+    model_type = _model_type(name, given)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"{name} has the model_type {model_type!r}: name a model of transformers.")
-    return CONFIG_MAPPING[model_type](**{key: value for key, value in given.items() if key != "model_type"})
+    check_tower(name, given)
+    try:
+        return CONFIG_MAPPING[model_type](**{key: value for key, value in given.items() if key != "model_type"})
+    except Exception as error:  # each config of transformers has errors of its own
+        raise ValueError(f"{name} is no config of a {model_type}: {' '.join(str(error).split())}") from error
+
+
+def _model_type(name: str, given: Any) -> str:
+    model_type = given.get("model_type") if isinstance(given, Mapping) else None
+    if not isinstance(model_type, str):
+        raise ValueError(f"{name} must be a config or a dictionary with a model_type, got {short(given)}.")
+    return model_type
 
 
 def _signal_config(given: Any) -> PreTrainedConfig | None:
     if given is None:
         return None
-    model_type = given.get("model_type") if isinstance(given, dict) else given.model_type
+    model_type = given.model_type if isinstance(given, PreTrainedConfig) else _model_type("signal_config", given)
     if model_type not in SIGNAL_CONFIGS:
         raise ValueError(
             f"signal_config has the model_type {model_type!r}: choose one of {', '.join(map(repr, SIGNAL_CONFIGS))}."
         )
-    if isinstance(given, dict):
+    if not isinstance(given, PreTrainedConfig):
         # `model_type` is the class's; so is where its own code lies, which is this folder.
         kept = {key: value for key, value in given.items() if key not in ("model_type", "auto_map")}
         return SIGNAL_CONFIGS[model_type](**kept)

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .beats import cut_beats, describe_beats, pad_peaks
+from .errors import InputError
 from .leads import STANDARD_LEADS
 from .recordings import Part, RecordingFeatureExtractor
+from .setting_checks import MAX_WINDOW_SAMPLES, check_flag, check_number
 
 
 class ClearHugFeatureExtractor(RecordingFeatureExtractor):
@@ -110,6 +112,14 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
         self.num_beats = num_beats
         self.beat_length = beat_length
         self.use_beat_features = use_beat_features
+        check_number("num_beats", num_beats, 1, MAX_WINDOW_SAMPLES, whole=True)
+        check_number("beat_length", beat_length, 2, MAX_WINDOW_SAMPLES, whole=True)
+        check_flag("use_beat_features", use_beat_features)
+        if num_beats * beat_length > MAX_WINDOW_SAMPLES:
+            raise InputError(
+                f"num_beats={num_beats} of beat_length={beat_length} are more than the {MAX_WINDOW_SAMPLES} samples "
+                "that the beats of a window may have: choose fewer or shorter beats"
+            )
 
     @property
     def model_input_names(self) -> list[str]:

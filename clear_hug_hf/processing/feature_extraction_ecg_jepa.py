@@ -13,6 +13,7 @@ from transformers.utils import logging
 from .errors import InputError
 from .leads import STANDARD_LEADS
 from .recordings import RecordingFeatureExtractor
+from .setting_checks import check_choice, check_list, check_number
 
 
 logger = logging.get_logger(__name__)
@@ -122,6 +123,7 @@ class EcgJepaFeatureExtractor(RecordingFeatureExtractor):
             min_seconds=min_seconds,
             **kwargs,
         )
+        check_list("lead_names", lead_names, str)
         self.lead_names = list(lead_names)
         self.patch_size = patch_size
         self.resample_method = resample_method
@@ -129,11 +131,9 @@ class EcgJepaFeatureExtractor(RecordingFeatureExtractor):
             raise InputError(f"lead_names must name at least one lead and each only once, got {self.lead_names}")
         if unknown := [name for name in self.lead_names if name not in STANDARD_LEADS]:
             raise InputError(f"lead_names holds {unknown[0]!r}: choose from {', '.join(STANDARD_LEADS)}")
-        if resample_method not in RESAMPLE_METHODS:
-            raise InputError(
-                f"resample_method is {resample_method!r}: choose one of {', '.join(map(repr, RESAMPLE_METHODS))}"
-            )
-        if patch_size < 1 or self.window_samples < 1 or self.window_samples % patch_size:
+        check_choice("resample_method", resample_method, RESAMPLE_METHODS)
+        check_number("patch_size", patch_size, 1, self.window_samples, whole=True)
+        if self.window_samples % patch_size:
             raise InputError(
                 f"a window of {window_seconds:g} s has {self.window_samples} samples at {sampling_rate:g} Hz, which "
                 f"is no whole number of patches of {patch_size}: choose another patch_size or window_seconds"

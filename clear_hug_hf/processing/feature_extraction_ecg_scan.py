@@ -9,10 +9,11 @@ import numpy as np
 
 from .ecg_paper import LAYOUTS, PaperStyle, draw_page
 from .errors import InputError
-from .image_processing_ecg_scan import EcgScanImageProcessor
+from .image_processing_ecg_scan import EcgScanImageProcessor, checked_image_settings
 from .leads import STANDARD_LEADS, limb_lead
 from .page_augmentation import augment_page
 from .recordings import RecordingFeatureExtractor
+from .setting_checks import check_choice, check_flag, check_number
 from .signal_cleaning import canonical_unit
 
 
@@ -123,16 +124,14 @@ class EcgScanFeatureExtractor(RecordingFeatureExtractor):
         )
         self.lead_names = list(STANDARD_LEADS)
         self.layout = layout
-        self.image_size = [int(side) for side in image_size]
-        self.image_mean, self.image_std = [float(one) for one in image_mean], [float(one) for one in image_std]
+        self.image_size, self.image_mean, self.image_std = checked_image_settings(image_size, image_mean, image_std)
         self.millivolts_per_unit = millivolts_per_unit
         self.do_find_page = do_find_page
-        if layout not in LAYOUTS:
-            raise InputError(f"layout is {layout!r}: choose one of {', '.join(map(repr, LAYOUTS))}")
+        check_choice("layout", layout, LAYOUTS)
+        check_flag("do_find_page", do_find_page)
         if window_seconds > 10:
             raise InputError(f"window_seconds is {window_seconds:g}: a page shows 10 s at most")
-        if millivolts_per_unit is not None and not 0 < millivolts_per_unit < 1e6:
-            raise InputError(f"millivolts_per_unit is {millivolts_per_unit}: it must be positive")
+        check_number("millivolts_per_unit", millivolts_per_unit, 1e-6, 1e6, optional=True)
 
     @property
     def image_processor(self) -> EcgScanImageProcessor:

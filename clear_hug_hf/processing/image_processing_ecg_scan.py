@@ -16,10 +16,13 @@ from transformers.utils import TensorType
 
 from .errors import InputError
 from .page_finding import find_page
+from .setting_checks import check_flag, check_list, check_other_settings
 
 
 MIN_PIXELS = 64
 """Shorter side below which nothing can be read off a page [px]."""
+MIN_SIDE, MAX_SIDE = 32, 4096
+"""Least and greatest height and width that a model may read [px]."""
 MAX_PIXELS = 100_000_000
 """Most pixels of a picture, three times a page at 600 dots per inch. More are refused before they are decoded."""
 
@@ -135,6 +138,32 @@ def _import_pillow() -> tuple[Any, Any]:
     return Image, ImageOps
 
 
+def checked_image_settings(
+    image_size: Any, image_mean: Any, image_std: Any
+) -> tuple[list[int], list[float], list[float]]:
+    """
+    Size and normalisation of a model's pages as lists of plain numbers.
+
+    Args:
+        image_size (`Sequence[int]`): Height and width [px].
+        image_mean, image_std (`Sequence[float]`): Of the three colours.
+
+    Raises:
+        InputError: If one of them has other values than it can have.
+    """
+    check_list("image_size", image_size, int)
+    if len(image_size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in image_size):
+        raise InputError(
+            f"image_size is {list(image_size)}: give height and width of at least {MIN_SIDE} px and at most "
+            f"{MAX_SIDE} px"
+        )
+    check_list("image_mean", image_mean, float, 3)
+    check_list("image_std", image_std, float, 3)
+    if min(image_std) <= 0:
+        raise InputError(f"image_std is {list(image_std)}: give 3 positive numbers")
+    return [int(side) for side in image_size], [float(one) for one in image_mean], [float(one) for one in image_std]
+
+
 class EcgScanImageProcessor(BaseImageProcessor):
     """
     Turns pictures of ECG pages, photographs, scans or drawn ones, into the `pixel_values` of [`EcgScanModel`].
@@ -163,16 +192,11 @@ class EcgScanImageProcessor(BaseImageProcessor):
         do_find_page: bool = True,
         **kwargs: Any,
     ):
+        check_other_settings(type(self), kwargs)
+        check_flag("do_find_page", do_find_page)
         super().__init__(**kwargs)
-        self.image_size = [int(side) for side in image_size]
-        self.image_mean, self.image_std = [float(one) for one in image_mean], [float(one) for one in image_std]
+        self.image_size, self.image_mean, self.image_std = checked_image_settings(image_size, image_mean, image_std)
         self.do_find_page = do_find_page
-        if len(self.image_size) != 2 or min(self.image_size) < 32:
-            raise InputError(f"image_size is {self.image_size}: give height and width of at least 32 px")
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
-            raise InputError(
-                "image_mean and image_std must have three values each, and those of image_std be positive"
-            )
 
     def __call__(  # type: ignore[override]
         self, images: Any, return_tensors: str | TensorType | None = None, **kwargs: Any

@@ -18,6 +18,15 @@ from .beat_detection import DETECTORS, MINIMUM_RATE, detect_r_peaks
 from .beats import pad_peaks
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads, is_flat
+from .setting_checks import (
+    MAX_SAMPLING_RATE,
+    MAX_SECONDS,
+    MAX_WINDOW_SAMPLES,
+    check_choice,
+    check_flag,
+    check_number,
+    check_other_settings,
+)
 from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, canonical_unit, repair_non_finite, resample, rescale
 from .signal_report import Quality, SignalReport, check_amplitude, describe_signal, measure_quality
 
@@ -26,6 +35,8 @@ logger = logging.get_logger(__name__)
 
 WINDOWS = ("first", "center", "all")
 ON_NO_BEATS = ("raise", "mask")
+MAX_BANDPASS_ORDER = 20
+_FLAGS = ("do_repair", "do_derive_leads", "do_resample", "do_bandpass", "do_rescale", "do_mask_flat_leads")
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,9 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
 
     Every number that changes the result is an argument and is saved in `preprocessor_config.json`. What they mean
     stands in the subclasses, which choose the defaults.
+
+    Raises:
+        InputError: If an argument has a value that it cannot have; the message says which are allowed.
     """
 
     # Pipelines of transformers collate `input_values` with this. All windows have one shape, so that it never shows.
@@ -95,7 +109,9 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         min_seconds: float,
         **kwargs: Any,
     ):
+        check_other_settings(type(self), kwargs)
         super().__init__(**kwargs)
+        check_number("sampling_rate", sampling_rate, MINIMUM_RATE, MAX_SAMPLING_RATE)
         self.sampling_rate = float(sampling_rate)
         self.window_seconds = window_seconds
         # Not `window`: transformers leaves a field of that name out of the saved file.
@@ -115,6 +131,17 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         self.rescale_limit = rescale_limit
         self.do_mask_flat_leads = do_mask_flat_leads
         self.min_seconds = min_seconds
+        check_number("window_seconds", window_seconds, 1 / self.sampling_rate, MAX_WINDOW_SAMPLES / self.sampling_rate)
+        check_number("max_non_finite", max_non_finite, 0, 1)
+        check_number("bandpass_low", bandpass_low, 1e-3, self.sampling_rate / 2)
+        check_number("bandpass_high", bandpass_high, 1e-3, MAX_SAMPLING_RATE)
+        check_number("bandpass_order", bandpass_order, 1, MAX_BANDPASS_ORDER, whole=True)
+        check_number("rescale_limit", rescale_limit, 1e-6, 1e6)
+        check_number("min_seconds", min_seconds, 0, MAX_SECONDS)
+        for name in _FLAGS:
+            check_flag(name, getattr(self, name))
+        if bandpass_low >= bandpass_high and do_bandpass:
+            raise InputError(f"bandpass_low is {bandpass_low} Hz: it must be below bandpass_high ({bandpass_high} Hz)")
         if self.bandpass_high >= self.sampling_rate / 2 and do_bandpass:
             raise InputError(
                 f"bandpass_high is {bandpass_high} Hz: it must be below half the sampling rate "
@@ -612,10 +639,8 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             ("on_no_beats", on_no_beats, ON_NO_BEATS),
             ("detector", detector, tuple(DETECTORS)),
         ):
-            if value not in known:
-                raise InputError(f"{name} is {value!r}: choose one of {', '.join(map(repr, known))}")
-        if stride_seconds is not None and stride_seconds <= 0:
-            raise InputError(f"stride_seconds is {stride_seconds}: it must be positive")
+            check_choice(name, value, known)
+        check_number("stride_seconds", stride_seconds, 1 / MAX_SAMPLING_RATE, MAX_SECONDS, optional=True)
 
 
 def find_changes(waveform: np.ndarray) -> np.ndarray:

@@ -22,9 +22,10 @@ import datasets
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from ..data.collator import BeatCollator
+from ..data.model_files import load_config, load_feature_extractor
 from ..data.prepared import (
     check_independent_labels,
     check_prepared_for,
@@ -76,7 +77,6 @@ from .folders import (
     classifier_class,
     classifier_config,
     find_model_folder,
-    load_feature_extractor,
     load_for_finetuning,
     write_text,
 )
@@ -422,7 +422,7 @@ class _Runner:
                 for task in tasks:
                     if task.folder is not None:
                         check_prepared_for(task.folder, load_feature_extractor(folder))
-                    check_fits(AutoConfig.from_pretrained(folder), task.feature_extractor, *task.sets.values())
+                    check_fits(load_config(folder), task.feature_extractor, *task.sets.values())
             except InputError as error:
                 raise InputError(f"model {name}: {error}") from error
         self._held: dict[tuple[Any, ...], Any] = {}
@@ -477,14 +477,14 @@ class _Runner:
 
     def _encoder_of(self, model: str | None) -> str:
         """Digest of what makes an encoder before it has weights; a control is fair to models that share it."""
-        return settings_digest(AutoConfig.from_pretrained(self.folders[model])) if model is not None else ""
+        return settings_digest(load_config(self.folders[model])) if model is not None else ""
 
     def _load(self, model: str, task: str, head: str, seed: int) -> Any:
         """A classifier with a new head; the encoder of [`RANDOM`] is new, too."""
         set_seed(seed)
         names = self.tasks[task].label_names
         if model == RANDOM:
-            config = AutoConfig.from_pretrained(next(iter(self.folders.values())))
+            config = load_config(next(iter(self.folders.values())))
             return classifier_class(config).from_config(classifier_config(config, names, head_type=head))
         return load_for_finetuning(self.folders[model], names, head_type=head)[0]
 

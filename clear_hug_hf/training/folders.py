@@ -10,25 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
-from transformers.utils import logging
 
+from ..data.model_files import explained, load_config, load_feature_extractor, read_json
 from ..processing.errors import InputError
 
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_WEIGHTS = (WEIGHTS, INDEX) = ("model.safetensors", "model.safetensors.index.json")
 METRICS, PRETRAINING, CONVERSION = "metrics.json", "pretraining.json", "conversion.json"
 """Files that model cards are made from: of fine-tuning, of pre-training, and of a converted checkpoint."""
 CARD = "README.md"
@@ -177,34 +175,30 @@ def _download(name: str) -> Path:
 
 
 def _load(auto_class: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-    verbosity = logging.get_verbosity()
+    load_config(folder)
+    index = folder / INDEX
+    if index.is_file():
+        files = read_json(index).get("weight_map")
+        if not isinstance(files, dict) or any(Path(str(name)).name != name for name in files.values()):
+            raise InputError(f"{index} cannot be loaded: it does not name the files of weights beside it")
     # Keys that are missing or left over are checked by the callers, whose errors say what to do.
-    logging.set_verbosity_error()
-    try:
-        return auto_class.from_pretrained(folder, output_loading_info=True, **kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
-    finally:
-        logging.set_verbosity(verbosity)
+    with explained(index if index.is_file() else folder / WEIGHTS):
+        model, info = auto_class.from_pretrained(
+            folder, output_loading_info=True, trust_remote_code=False, use_safetensors=True, **kwargs
+        )
+    # A sum is not finite if one of its numbers is not; it is the quickest look at all of them.
+    bad = [
+        name
+        for name, weight in model.state_dict().items()
+        if weight.is_floating_point() and not weight.sum().isfinite() and not torch.isfinite(weight).all()
+    ]
+    if bad:
+        raise InputError(f"the weights in {folder} are NaN or infinite in {bad[0]}: copy or download the folder again")
+    return model, info
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def load_feature_extractor(folder: Path) -> Any:
-    """
-    The feature extractor of a model folder.
-
-    Raises:
-        InputError: If it cannot be loaded.
-    """
-    try:
-        return AutoFeatureExtractor.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"the feature extractor in {folder} cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def classifier_class(config: Any) -> Any:
@@ -233,7 +227,7 @@ def load_classifier(path: str | Path) -> tuple[Any, Any]:
             f"{folder} holds a classifier of samples ({names[0]}), not of recordings: fine-tune one with "
             "`clear-hug finetune`"
         )
-    model, info = _load(classifier_class(_load_config(folder)), folder)
+    model, info = _load(classifier_class(load_config(folder)), folder)
     if info["missing_keys"]:
         raise InputError(
             f"{folder} holds no fine-tuned classifier ({len(info['missing_keys'])} weights are not in it): fine-tune "
@@ -259,14 +253,7 @@ def holds_decoder(folder: Path) -> bool:
 
 
 def _architectures(folder: Path) -> list[str]:
-    return list(_load_config(folder).architectures or ())
-
-
-def _load_config(folder: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
+    return list(load_config(folder).architectures or ())
 
 
 def load_model(path: str | Path) -> tuple[Any, Any, str]:
@@ -284,7 +271,7 @@ def load_model(path: str | Path) -> tuple[Any, Any, str]:
         InputError: If it holds no whole model, or weights that the model has no place for.
     """
     folder = find_model_folder(path)
-    config = _load_config(folder)
+    config = load_config(folder)
     architecture = next(iter(config.architectures or ()), None)
     served = {reference.split(".")[-1]: name for name, reference in (getattr(config, "auto_map", None) or {}).items()}
     if architecture not in served:
@@ -328,11 +315,15 @@ def load_for_finetuning(path: str | Path, label_names: Sequence[str], **override
         InputError: If it holds no whole encoder, or a field is not one of the config's.
     """
     folder = find_model_folder(path)
-    config = classifier_config(AutoConfig.from_pretrained(folder), label_names, **overrides)
+    config = classifier_config(load_config(folder), label_names, **overrides)
     model, info = _load(classifier_class(config), folder, config=config, ignore_mismatched_sizes=True)
     prefix = f"{model.base_model_prefix}."
-    if lost := [key for key in info["missing_keys"] if key.startswith(prefix)]:
-        raise InputError(f"{folder} holds no whole encoder: {lost[0]} and {len(lost) - 1} other weights are missing")
+    lost = [*info["missing_keys"], *(str(one[0]) for one in info["mismatched_keys"])]
+    if lost := [key for key in lost if key.startswith(prefix)]:
+        raise InputError(
+            f"{folder} holds no whole encoder: {lost[0]} and {len(lost) - 1} other weights are missing, or of another "
+            "shape"
+        )
     return model, load_feature_extractor(folder)
 
 
@@ -343,7 +334,7 @@ def check_heads(folder: Path, heads: Sequence[str]) -> None:
     Raises:
         InputError: If there is one, with those that it can have.
     """
-    config = _load_config(folder)
+    config = load_config(folder)
     for head in heads:
         try:
             classifier_config(config, ["label"], head_type=head)
@@ -369,5 +360,5 @@ def classifier_config(config: Any, label_names: Sequence[str], **overrides: Any)
     }
     try:
         return type(config).from_dict(fields)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    except (ValueError, StrictDataclassError) as error:
+        raise InputError(" ".join(str(error).split())) from error

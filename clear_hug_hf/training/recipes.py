@@ -20,6 +20,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from ..data.augmentation import AugmentingCollator
+from ..data.model_files import load_config
 from ..data.pages import PageCollator
 from ..data.sharding import extractor_settings
 from ..modeling import (
@@ -180,7 +181,10 @@ class Recipe:
                 "pages are aligned with signals: name the folder of a pre-trained encoder of signals with "
                 "--signal-encoder, such as `clear-hug pretrain` makes of the same recordings"
             )
-        signal = None if self.signal_encoder is None else str(find_model_folder(self.signal_encoder))
+        signal = None
+        if self.signal_encoder is not None:
+            signal = str(find_model_folder(self.signal_encoder))
+            load_config(signal)
         try:
             return model_class.from_towers(config, vision=self.vision, signal=signal, text=self.text)
         except (OSError, ValueError, KeyError) as error:

@@ -11,10 +11,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, ByT5Tokenizer
 
+from ..data.model_files import load_feature_extractor
 from ..data.pages import SIGNAL_EMBEDS
 from ..processing.errors import InputError
 from ..processing.leads import STANDARD_LEADS
-from .folders import find_model_folder, load_feature_extractor
+from .folders import find_model_folder
 
 
 def make_tokenizer(config: Any, text: str | None = None) -> Any:

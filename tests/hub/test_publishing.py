@@ -29,6 +29,7 @@ CODE = {
     "beat_detection.py",
     "beats.py",
     "classification.py",
+    "config_limits.py",
     "configuration_clear_hug.py",
     "configuration_parts.py",
     "errors.py",
@@ -36,6 +37,7 @@ CODE = {
     "leads.py",
     "modeling_clear_hug.py",
     "recordings.py",
+    "setting_checks.py",
     "signal_cleaning.py",
     "signal_report.py",
 }

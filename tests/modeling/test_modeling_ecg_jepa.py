@@ -715,6 +715,7 @@ def test_save_load(model_class, tmp_path):
         "classification.py",
         "config.json",
         "configuration_ecg_jepa.py",
+        "config_limits.py",
         "configuration_parts.py",
         "model.safetensors",
         "modeling_ecg_jepa.py",

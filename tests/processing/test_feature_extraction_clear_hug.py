@@ -265,7 +265,7 @@ def test_when_it_is_saved_and_loaded_then_every_setting_comes_back(tmp_path: Pat
         ({"waveforms": [_recording(), _recording()], "sampling_rate": [500.0]}, "1 entries for 2 recordings"),
         ({"windows": "last"}, "windows is 'last'"),
         ({"detector": "magic"}, "detector is 'magic'"),
-        ({"stride_seconds": -1.0}, "must be positive"),
+        ({"stride_seconds": -1.0}, "stride_seconds is -1.0: give a number from"),
     ],
 )
 def test_when_the_input_cannot_be_used_then_the_message_says_what_was_wrong(extractor, changes, message) -> None:

@@ -222,7 +222,7 @@ def test_when_extractors_are_called_then_they_take_the_same_arguments(extractor)
         ({"lead_names": ["II", "MLII"]}, "lead_names holds 'MLII': choose from I, II"),
         ({"resample_method": "linear"}, "resample_method is 'linear': choose one of 'polyphase', 'fft'"),
         ({"patch_size": 60}, "has 2500 samples at 250 Hz, which is no whole number of patches of 60"),
-        ({"patch_size": 0}, "no whole number of patches"),
+        ({"patch_size": 0}, "patch_size is 0: give a whole number from 1 to 2500"),
         ({"windows": "last"}, "windows is 'last'"),
         ({"on_no_beats": "invent"}, "on_no_beats is 'invent'"),
         ({"do_bandpass": True, "bandpass_high": 125.0}, "below half the sampling rate"),

@@ -114,7 +114,7 @@ def test_when_a_recording_is_long_then_every_window_is_a_page(recording: Recordi
     [
         ({"layout": "4x3"}, "layout is '4x3'"),
         ({"window_seconds": 12}, "a page shows 10 s at most"),
-        ({"millivolts_per_unit": -1}, "it must be positive"),
+        ({"millivolts_per_unit": -1}, "millivolts_per_unit is -1: give a number from"),
         ({"image_size": (8, 8)}, "at least 32 px"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -112,6 +113,26 @@ def test_when_a_file_is_garbage_then_one_sentence_says_so(pretrained: Path, tmp_
     with pytest.raises(InputError, match="cannot be loaded") as caught:
         folders.load_classifier(tmp_path / "broken")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_when_weights_are_not_finite_then_the_first_is_named(pretrained: Path, tmp_path: Path, value: float) -> None:
+    model, extractor = folders.load_for_finetuning(pretrained, LABELS)
+    with torch.no_grad():
+        model.clear_hug.norm.weight[3] = value
+    folders.save_model_folder(tmp_path / "broken", model, extractor)
+    with pytest.raises(InputError, match=r"broken are NaN or infinite in clear_hug\.norm\.weight: copy or download"):
+        folders.load_classifier(tmp_path / "broken")
+
+
+def test_when_an_encoder_has_another_shape_then_it_is_not_replaced_by_a_new_one(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pretrained / "model", tmp_path / "broken")
+    settings = json.loads((tmp_path / "broken" / "config.json").read_text())
+    (tmp_path / "broken" / "config.json").write_text(json.dumps({**settings, "hidden_size": 64}))
+    with pytest.raises(InputError, match=r"no whole encoder.*of another shape"):
+        folders.load_for_finetuning(tmp_path / "broken", LABELS)
 
 
 def test_when_there_is_no_folder_then_that_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,235 @@
+"""
+Files that are damaged or malicious give one sentence of this package: nothing else comes out, hangs, or takes memory.
+
+The mutations are drawn from seeds, so that a failure can be repeated.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+
+from clear_hug_hf.data.model_files import load_config, load_feature_extractor
+from clear_hug_hf.modeling import (
+    ClearHugConfig,
+    EcgJepaConfig,
+    EcgScanConfig,
+)
+from clear_hug_hf.processing import (
+    ClearHugFeatureExtractor,
+    EcgJepaFeatureExtractor,
+    EcgScanFeatureExtractor,
+    InputError,
+)
+
+
+SYSTEMS = {
+    "clear_hug": (ClearHugConfig, ClearHugFeatureExtractor),
+    "ecg_jepa": (EcgJepaConfig, EcgJepaFeatureExtractor),
+    "ecg_scan": (EcgScanConfig, EcgScanFeatureExtractor),
+}
+NUM_MUTATIONS = 120
+# More than any of these files needs, and far less than the values that are put into them ask for.
+_MEMORY, _SECONDS = 2 * 2**30, 10
+_VALUES: tuple[Any, ...] = (
+    *(None, True, False, "", "x", "\x00", "9" * 1000, [], {}, [[]], [None], {"": None}, ["II"] * 3, {"a": [1, {}]}),
+    *(0, -1, 1, 2, 7, 2**31, 2**63, -(2**70), 10**30, 0.5, -0.5, 1e-30, 1e9, 1e300, float("nan"), float("inf")),
+    *(
+        -float("inf"),
+        [0] * 4,
+        [2**31] * 2,
+        [1e9, "1"],
+        {"model_type": "bert", "hidden_size": 2**31},
+        {"num_labels": 9},
+    ),
+)
+_NEW_FIELDS = ("num_labels", "dtype", "torch_dtype", "id2label", "to_dict", "cut", "num_leads", "auto_map", "validate")
+
+
+@contextmanager
+def _bounds() -> Iterator[None]:
+    """Raise `MemoryError` where a block asks for gigabytes, and `TimeoutError` where it hangs."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"took more than {_SECONDS} s")
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(_SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def _mutate(settings: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """A copy with one to three entries that are other than they were, gone, or new, at any depth."""
+    mutated = copy.deepcopy(settings)
+    for _ in range(rng.integers(1, 4)):
+        place: Any = mutated
+        while True:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            key = keys[rng.integers(len(keys))]
+            if not (isinstance(place[key], dict | list) and place[key]) or rng.random() < 0.5:
+                break
+            place = place[key]
+        kind = rng.random()
+        value = copy.deepcopy(_VALUES[rng.integers(len(_VALUES))])
+        if kind < 0.7:
+            place[key] = value
+        elif kind < 0.8:
+            del place[key]
+        else:
+            mutated[_NEW_FIELDS[rng.integers(len(_NEW_FIELDS))]] = value
+        if not mutated or not (place or place is mutated):
+            break
+    return mutated
+
+
+def _damage(content: bytes, rng: np.random.Generator) -> bytes:
+    """The same bytes with some that are other, or cut off."""
+    if rng.random() < 0.3:
+        return content[: rng.integers(len(content))]
+    damaged = bytearray(content)
+    for place in rng.integers(len(content), size=rng.integers(1, 4)):
+        damaged[place] = rng.integers(256)
+    return bytes(damaged)
+
+
+def _says_one_sentence(error: InputError, path: Path) -> None:
+    text = str(error)
+    assert str(path) in text, text
+    assert "\n" not in text, text
+    assert len(text) < 1500, text
+
+
+@pytest.fixture(params=SYSTEMS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """`config.json` and `preprocessor_config.json` of a system."""
+    config_class, extractor_class = SYSTEMS[request.param]
+    config = config_class.preset("tiny", num_labels=2, architectures=["x"], label_thresholds={"LABEL_0": 0.5})
+    config.save_pretrained(tmp_path)
+    extractor_class().save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_when_a_file_of_a_model_is_mutated_then_only_one_sentence_comes_out(folder: Path, name: str) -> None:
+    path = folder / name
+    load: Callable[[Path], Any] = load_config if name == "config.json" else load_feature_extractor
+    content = path.read_bytes()
+    waveform = np.random.default_rng(0).normal(size=(12, 1500)).astype(np.float32)
+    leads = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
+    refused = 0
+    for seed in range(NUM_MUTATIONS):
+        rng = np.random.default_rng(seed)
+        if seed % 4:
+            path.write_text(json.dumps(_mutate(json.loads(content), rng)))
+        else:
+            path.write_bytes(_damage(content, rng))
+        try:
+            with _bounds():
+                loaded = load(folder)
+                if name == "preprocessor_config.json":
+                    loaded(waveform, sampling_rate=500.0, lead_names=leads, unit="mV", on_no_beats="mask")
+        except InputError as error:
+            refused += 1
+            if "recording" not in str(error) and "lasts" not in str(error):
+                _says_one_sentence(error, path)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {path.read_text(errors='replace')}") from error
+    assert NUM_MUTATIONS / 4 < refused < NUM_MUTATIONS
+
+
+def test_when_settings_are_mutated_then_the_classes_themselves_refuse_them(folder: Path) -> None:
+    settings = {name: json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json")}
+    config_class = type(load_config(folder))
+    extractor_class = type(load_feature_extractor(folder))
+    for seed in range(NUM_MUTATIONS):
+        with _bounds():
+            with suppress(ValueError, StrictDataclassError):
+                config_class.from_dict(_mutate(settings["config.json"], np.random.default_rng(seed)))
+            with suppress(InputError):
+                extractor_class(**_mutate(settings["preprocessor_config.json"], np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window_seconds": 1e9}, "window_seconds is 1000000000.0: give a number from"),
+        ({"sampling_rate": 1e8}, "sampling_rate is 100000000.0: give a number from 50 to 10000"),
+        ({"sampling_rate": "250"}, "sampling_rate is '250': give a number from"),
+        ({"bandpass_order": 2**31}, "bandpass_order is 2147483648: give a whole number from 1 to 20"),
+        ({"bandpass_low": 30.0, "bandpass_high": 20.0, "do_bandpass": True}, "it must be below bandpass_high"),
+        ({"min_seconds": float("nan")}, "min_seconds is nan: give a number from 0"),
+        ({"max_non_finite": None}, "max_non_finite is None: give a number from 0 to 1"),
+        ({"do_repair": "no"}, "do_repair is 'no': give true or false"),
+        ({"detector": ["xqrs"]}, r"detector is \['xqrs'\]: choose one of"),
+        ({"clean": "yes"}, "clean is no setting of"),
+    ],
+)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_when_a_setting_cannot_be_then_the_feature_extractor_says_what_can(
+    system: str, settings: dict, message: str
+) -> None:
+    with _bounds(), pytest.raises(InputError, match=message):
+        SYSTEMS[system][1](**settings)
+
+
+@pytest.mark.parametrize(
+    ("system", "fields", "message"),
+    [
+        ("clear_hug", {"hidden_size": 2**20}, "about 5.3e\\+13 weights, and a model may have 2e\\+09"),
+        ("ecg_jepa", {"predictor_num_hidden_layers": 10**9}, "predictor_num_hidden_layers must be at most 1000"),
+        ("ecg_scan", {"num_samples": 10**9}, "num_samples must be at most 1000000"),
+        ("ecg_scan", {"vision_config": {"model_type": "vit", "hidden_size": 2**31}}, "vision_config.hidden_size must"),
+        ("ecg_scan", {"vision_config": {"model_type": "vit", "hidden_size": 2**20}}, "weights, and a model may have"),
+        ("ecg_scan", {"vision_config": [1]}, "vision_config must be a config or a dictionary with a model_type"),
+        *((system, {"num_labels": 2**31}, "num_labels must be a whole number from 0 to 100000") for system in SYSTEMS),
+        *((system, {"sampling_rate": 10**8}, "sampling_rate must be at most 10000") for system in SYSTEMS),
+        *((system, {"dtype": "load"}, "dtype must be one of float16, bfloat16") for system in SYSTEMS),
+        *((system, {"id2label": {"0": "a", "5": "b"}}, "id2label must name labels by") for system in SYSTEMS),
+        *((system, {"initializer_range": float("inf")}, "must be positive and finite") for system in SYSTEMS),
+        *((system, {"to_dict": 1}, "to_dict is no field of") for system in SYSTEMS),
+    ],
+)
+def test_when_a_config_asks_for_what_cannot_be_then_it_is_refused_before_it_takes_memory(
+    system: str, fields: dict, message: str
+) -> None:
+    with _bounds(), pytest.raises(ValueError, match=message):
+        SYSTEMS[system][0](**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "[" * 100_000, "it is nested too deeply"),
+        ("config.json", "[]", "it holds a list, and not an object"),
+        ("config.json", '{"model_type": "bert", "hidden_size": 1}', "model_type is 'bert', and this package has"),
+        # Transformers would ask on the terminal whether the code may run, and wait.
+        ("config.json", '{"model_type": "x", "auto_map": {"AutoConfig": "a.B"}}', "model_type is 'x', and this"),
+        ("preprocessor_config.json", '{"auto_map": {"AutoFeatureExtractor": "a.B"}}', "feature_extractor_type is"),
+    ],
+)
+def test_when_a_file_is_not_of_this_package_then_it_is_refused_without_a_question(
+    folder: Path, name: str, text: str, message: str
+) -> None:
+    (folder / name).write_text(text)
+    load: Callable[[Path], Any] = load_config if name == "config.json" else load_feature_extractor
+    with _bounds(), pytest.raises(InputError, match=message) as caught:
+        load(folder)
+    _says_one_sentence(caught.value, folder / name)
