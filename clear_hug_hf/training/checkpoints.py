@@ -2,12 +2,14 @@
 Checkpoints of a pre-training run: whole or absent, rotated, and refused for a run that is not the same.
 
 A checkpoint is written beside the others under a hidden name, flushed to disk, and renamed when it is whole. Whatever
-kills the run, the newest folder under its own name can be read.
+kills the run, the newest folder under its own name can be read. `SHA256SUMS` in it has the digest of every file, as
+`sha256sum --check` reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -26,6 +28,7 @@ from ..processing.errors import InputError
 
 FOLDER = "checkpoints"
 _STATE = "training_state.json"
+_SUMS = "SHA256SUMS"
 _PREFIX = "step-"
 _PARTIAL = ".partial-"
 
@@ -52,13 +55,15 @@ class Checkpoints:
         The newest whole checkpoint and its state.
 
         Raises:
-            InputError: If it belongs to another run, with what differs; or if there are checkpoints and none is whole.
+            InputError: If it belongs to another run, with what differs; if a file is other than it was written; or if
+                there are checkpoints and none is whole.
         """
         everything = self._all()
         for path in reversed(everything):
             state = _read(path)
             if state is None:
                 continue
+            check_sums(path, f"delete {path}, and the same command goes on from the one before it")
             if (found := first_difference(state["identity"], self.identity, joint=": ")) is not None:
                 raise InputError(
                     f"{self.folder.parent} holds the checkpoints of another run ({found.name} was {found.there!r} and "
@@ -99,6 +104,7 @@ class Checkpoints:
         files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
         known = {"step": step, "identity": self.identity, "files": files, "sharded": self._sharded}
         (partial / _STATE).write_text(json.dumps({**known, **state}), encoding="utf-8")
+        write_sums(partial)
         for path in (*partial.rglob("*"), partial):
             _flush(path)
         final = self.folder / f"{_PREFIX}{step:08d}"
@@ -138,6 +144,42 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob(f"{_PREFIX}*")) if self.folder.is_dir() else []
+
+
+def write_sums(folder: Path) -> None:
+    """Write the digest of every file in a folder beside them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
+    lines = (f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    (folder / _SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def check_sums(folder: Path, remedy: str) -> None:
+    """
+    Refuse a checkpoint of which a file is not what was written. One without digests is of an earlier version.
+
+    Args:
+        folder (`Path`): The checkpoint.
+        remedy (`str`): What the error tells users to do.
+
+    Raises:
+        InputError: If a file differs or is missing; the message names it.
+    """
+    path = folder / _SUMS
+    if not path.is_file():
+        return
+    for line in path.read_bytes().decode(errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        file = folder / name
+        if not name or not file.is_file() or _digest(file) != digest:
+            raise InputError(
+                f"{file if name else path} is not what was written (its SHA-256 differs), and would change the run "
+                f"without a word: {remedy}"
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

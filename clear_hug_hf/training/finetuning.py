@@ -42,6 +42,7 @@ from ..evaluation.predictions import model_label_names, predict
 from ..modeling.classification import known_binary_cross_entropy
 from ..processing import EcgScanFeatureExtractor
 from ..processing.errors import InputError
+from .checkpoints import check_sums, write_sums
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
 from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
 from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, as_csv, check_connected, check_cut, decay_groups
@@ -372,6 +373,9 @@ def train_with_trainer(
         )
         trainer.remove_callback(PrinterCallback)
         newest = _newest_checkpoint(checkpoints)
+        for one in checkpoints.glob("checkpoint-*"):
+            check_sums(one, "start anew with --restart")
+        PartialState().wait_for_everyone()
         if newest is not None and PartialState().is_main_process:
             _find_best_here(newest)
             if arguments.progress:
@@ -446,6 +450,7 @@ def _find_best_here(checkpoint: Path) -> None:
         if str(here) != state.best_model_checkpoint:
             state.best_model_checkpoint = str(here)
             state.save_to_json(str(path))
+            write_sums(checkpoint)
 
 
 def _history(state: TrainerState) -> list[dict[str, Any]]:
@@ -809,6 +814,11 @@ class _Course(TrainerCallback):
         )
         self._bar.update(1)
         control.should_training_stop = control.should_training_stop or len(history) - best >= self.patience
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            write_sums(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

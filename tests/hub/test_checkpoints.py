@@ -57,6 +57,25 @@ def test_when_a_file_is_read_then_every_form_gives_the_same_tensors(tmp_path, te
         assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
 
 
+def test_when_one_bit_of_the_weights_flips_then_the_file_is_refused(tmp_path, tensors):
+    path = tmp_path / "flipped.pth"
+    torch.save({"model": tensors}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(tensors["b.weight"].numpy().tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    refuse(path, r"is damaged: the checksum of \S+ in it is wrong; download it again")
+
+
+def test_when_a_file_was_saved_without_checksums_then_it_is_read(tmp_path, tensors):
+    computed = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(tensors, tmp_path / "plain.pth")
+    finally:
+        torch.serialization.set_crc32_options(computed)
+    assert torch.equal(load_state_dict(tmp_path / "plain.pth")["b.weight"], tensors["b.weight"])
+
+
 def test_when_the_state_dict_has_another_name_then_it_is_found_by_it(tmp_path, tensors):
     torch.save({"encoder": tensors, "epoch": 99}, tmp_path / "encoder.pth")
     assert load_state_dict(tmp_path / "encoder.pth", entry="encoder").keys() == tensors.keys()

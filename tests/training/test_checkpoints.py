@@ -125,9 +125,30 @@ def test_when_a_step_is_saved_again_then_it_replaces_the_former(run: _Run, tmp_p
 def test_when_files_have_their_size_but_cannot_be_read_then_it_says_what_to_do(run: _Run, tmp_path: Path) -> None:
     weights = tmp_path / "checkpoints" / "step-00000012" / "model.safetensors"
     weights.write_bytes(b"\xff" * weights.stat().st_size)
+    (weights.parent / "SHA256SUMS").unlink()
     path, _ = run.checkpoints.newest() or pytest.fail("nothing was found")
     with pytest.raises(InputError, match=r"step-00000012 cannot be read .*delete that folder"):
         run.checkpoints.load(path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "training_state.json", "SHA256SUMS"])
+def test_when_one_bit_of_a_checkpoint_flips_then_the_file_is_named(run: _Run, tmp_path: Path, name: str) -> None:
+    newest = tmp_path / "checkpoints" / "step-00000012"
+    content = bytearray((newest / name).read_bytes())
+    place = content.index(b"12") + 1 if name == "training_state.json" else len(content) // 2
+    content[place] ^= 1
+    (newest / name).write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"is not what was written.*delete .*step-00000012, and the same command"
+    ) as error:
+        _Run(tmp_path).checkpoints.newest()
+    assert name == "SHA256SUMS" or name in str(error.value)
+
+
+def test_when_a_checkpoint_is_older_than_digests_then_it_is_resumed(run: _Run, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-00000012" / "SHA256SUMS").unlink()
+    path, _ = _Run(tmp_path).checkpoints.newest() or pytest.fail("nothing was found")
+    assert path.name == "step-00000012"
 
 
 def test_when_another_run_looks_then_it_is_refused_and_restart_removes_all(run: _Run, tmp_path: Path) -> None:

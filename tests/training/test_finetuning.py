@@ -351,6 +351,19 @@ def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, t
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
+def test_when_one_bit_of_a_checkpoint_flips_then_the_run_does_not_go_on_from_it(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor, recipe = ClearHugFeatureExtractor(), _recipe(method="frozen", epochs=4)
+    _killed_at(8, monkeypatch, _model(), *sets, extractor, tmp_path, recipe)
+    weights = next((tmp_path / "checkpoints").glob("checkpoint-6/model.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint-6/model\.safetensors is not what was written.*--restart"):
+        finetune(_model(), *sets, extractor, tmp_path, recipe)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "null"])
 def test_when_the_file_of_a_run_is_damaged_then_its_checkpoints_stay(text: str, sets: Sets, tmp_path: Path) -> None:
     (tmp_path / "finetuning.json").write_text(text)
