@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoModelForZeroShotImageClassification,
+    AutoProcessor,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -57,6 +58,7 @@ AutoModel.register(ClearHugConfig, ClearHugModel, exist_ok=True)
 AutoModelForPreTraining.register(ClearHugConfig, ClearHugForPreTraining, exist_ok=True)
 AutoModelForSequenceClassification.register(ClearHugConfig, ClearHugForSequenceClassification, exist_ok=True)
 AutoFeatureExtractor.register(ClearHugConfig, ClearHugFeatureExtractor, exist_ok=True)
+AutoProcessor.register(ClearHugConfig, ClearHugFeatureExtractor, exist_ok=True)
 
 AutoConfig.register(EcgJepaConfig.model_type, EcgJepaConfig, exist_ok=True)
 AutoModel.register(EcgJepaConfig, EcgJepaModel, exist_ok=True)
@@ -64,6 +66,7 @@ AutoModelForPreTraining.register(EcgJepaConfig, EcgJepaForPreTraining, exist_ok=
 AutoModelForSequenceClassification.register(EcgJepaConfig, EcgJepaForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(EcgJepaConfig, EcgJepaForTokenClassification, exist_ok=True)
 AutoFeatureExtractor.register(EcgJepaConfig, EcgJepaFeatureExtractor, exist_ok=True)
+AutoProcessor.register(EcgJepaConfig, EcgJepaFeatureExtractor, exist_ok=True)
 
 AutoConfig.register(EcgScanConfig.model_type, EcgScanConfig, exist_ok=True)
 AutoModel.register(EcgScanConfig, EcgScanModel, exist_ok=True)
@@ -72,6 +75,7 @@ AutoModelForImageClassification.register(EcgScanConfig, EcgScanForImageClassific
 AutoModelForZeroShotImageClassification.register(EcgScanConfig, EcgScanModel, exist_ok=True)
 AutoFeatureExtractor.register(EcgScanConfig, EcgScanFeatureExtractor, exist_ok=True)
 AutoImageProcessor.register(EcgScanConfig, slow_image_processor_class=EcgScanImageProcessor, exist_ok=True)
+AutoProcessor.register(EcgScanConfig, EcgScanImageProcessor, exist_ok=True)
 
 
 def _read_recording(path: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification, pipeline
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification, AutoProcessor, pipeline
 
 from clear_hug_hf import load_prepared, render_page
 from clear_hug_hf.cli import main
@@ -54,6 +54,19 @@ def test_when_a_shipped_folder_is_loaded_then_it_is_whole_and_half_as_large(fold
     assert "F16" in kinds
     assert "F32" not in kinds
     assert AutoModel.from_pretrained(folder).config.model_type == model.config.model_type
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_when_a_processor_is_asked_for_then_it_comes_without_asking_for_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append("yes") or "n")
+    found = AutoProcessor.from_pretrained(folder)
+    saved = json.loads((folder / "preprocessor_config.json").read_text())
+    # A model of pages reads what its image processor makes of them.
+    assert type(found).__name__ == saved.get("image_processor_type", saved["feature_extractor_type"])
+    assert not asked
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=_name)

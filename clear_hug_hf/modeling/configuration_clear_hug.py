@@ -182,6 +182,8 @@ class ClearHugConfig(PreTrainedConfig):
     ```"""
 
     model_type: ClassVar[str] = "clear_hug"
+    # Of the outputs, what Trainer does not collect: predictions are the logits alone.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["group_states", "hidden_states", "attentions"]
 
     sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES)
     lead_names: list[str] | tuple[str, ...] = field(

@@ -171,6 +171,8 @@ class EcgJepaConfig(PreTrainedConfig):
     ```"""
 
     model_type: ClassVar[str] = "ecg_jepa"
+    # Of the outputs, what Trainer does not collect: predictions are the logits alone.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
 
     sampling_rate: int = field(default=250, metadata=ENCODER_SAME_FEATURES)
     lead_names: list[str] | tuple[str, ...] = field(

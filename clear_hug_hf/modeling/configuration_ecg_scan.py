@@ -202,6 +202,8 @@ class EcgScanConfig(PreTrainedConfig):
     ```"""
 
     model_type: ClassVar[str] = "ecg_scan"
+    # Of the outputs, what Trainer does not collect: predictions are the logits alone.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
     # Of transformers: through these, how attention is computed reaches the towers.
     sub_configs: ClassVar[dict[str, Any]] = {
         "vision_config": AutoConfig,

@@ -29,6 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .classification import classification_loss
 from .configuration_clear_hug import ClearHugConfig
+from .text_inputs import without_text_inputs
 
 
 NUM_BEAT_FEATURES = 3  # Scale, RR interval before, RR interval after.
@@ -1008,6 +1009,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
+        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
         num_leads, num_beats = input_values.shape[1:3]
         real_beats = find_real_beats(input_values, beat_mask, lead_mask)
@@ -1146,6 +1148,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
+        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
         real_beats = find_real_beats(input_values, beat_mask, lead_mask)
         order, num_visible, num_slots = self._choose_visible(real_beats, noise, masked_positions, seeds, generator)

@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .classification import IGNORED_LABEL, classification_loss, known_mean
 from .configuration_ecg_jepa import ATTENTION_FORMS, EcgJepaConfig
+from .text_inputs import without_text_inputs
 
 
 TARGET_NORM_EPS = 1e-5
@@ -772,6 +773,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
+        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         real = find_real_patches(input_values, num_times, lead_mask, time_mask)
         if kept_times is not None and kept_times.ndim == 1:
@@ -950,6 +952,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model, or the mask hides nothing or everything.
         """
+        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         batch_size, device = input_values.shape[0], input_values.device
         real = find_real_patches(input_values, num_times, lead_mask, time_mask)

@@ -35,6 +35,7 @@ from .classification import classification_loss
 from .configuration_ecg_scan import EcgScanConfig
 from .modeling_clear_hug import ClearHugModel
 from .modeling_ecg_jepa import EcgJepaMeanHead, EcgJepaModel, eager_attention_forward
+from .text_inputs import without_text_inputs
 
 
 SIGNAL_MODELS = {"clear_hug": ClearHugModel, "ecg_jepa": EcgJepaModel}
@@ -701,6 +702,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int] | None, Any]:
         """Pooled feature, tokens, their rows and columns, and all that the tower gives."""
         config = self.config
+        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         _expect_shape("pixel_values", pixel_values, (None, 3, *config.image_size))
         vision: Any = config.vision_config
         of_tower = getattr(vision, "image_size", None)

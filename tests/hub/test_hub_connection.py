@@ -39,6 +39,7 @@ CODE = {
     "recordings.py",
     "setting_checks.py",
     "signal_cleaning.py",
+    "text_inputs.py",
     "signal_report.py",
 }
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}

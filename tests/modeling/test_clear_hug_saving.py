@@ -78,6 +78,7 @@ def test_when_any_model_is_saved_then_code_and_all_auto_classes_are_there(model_
         "configuration_parts.py",
         "model.safetensors",
         "modeling_clear_hug.py",
+        "text_inputs.py",
     }
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["auto_map"] == {

@@ -719,6 +719,7 @@ def test_save_load(model_class, tmp_path):
         "configuration_parts.py",
         "model.safetensors",
         "modeling_ecg_jepa.py",
+        "text_inputs.py",
     }
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [model_class.__name__]
     loaded, report = model_class.from_pretrained(tmp_path, output_loading_info=True)
