@@ -10,7 +10,6 @@ import numpy as np
 
 from clear_hug_hf.evaluation.metrics import macro_auroc_samples
 from clear_hug_hf.training.benchmark import CELLS, Cell, Task
-from clear_hug_hf.training.features import dataset_labels
 
 
 # The committed results were made with these, before the defaults became the paper's batch of 256 and lowest rate.
@@ -54,8 +53,7 @@ def third_scores(tasks: Sequence[Task], paths: Sequence[Sequence[Path]]) -> Thir
     of_thirds, by_run = [], []
     for fold, (task, of_third) in enumerate(zip(tasks, paths, strict=True)):
         runs = [np.load(path) for path in of_third]
-        labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
-        patients = task.sets["test"]["patient_id"]
+        labels, patients = task.truth("test"), task.patient_ids("test")
         # The patients of the thirds are others, so that they are drawn apart.
         of_thirds.append(macro_auroc_samples(labels, runs, patients, 2000, seed=fold))
         by_run.append([float(macro_auroc_samples(labels, [run], patients, 0)[0]) for run in runs])

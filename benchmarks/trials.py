@@ -38,7 +38,6 @@ from transformers.utils import logging
 from clear_hug_hf.data.prepared import keep_labels, load_prepared
 from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
 from clear_hug_hf.training.benchmark import CELLS, BenchmarkArguments, Cell, Task, load_task, recipes, run_benchmark
-from clear_hug_hf.training.features import dataset_labels
 from clear_hug_hf.training.folders import load_feature_extractor, save_model_folder
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe
@@ -160,8 +159,7 @@ def summarise(output: Path, prepared: Path) -> list[dict[str, Any]]:
                         runs[seed] = np.load(path)
                 if not runs:
                     continue
-                labels = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
-                patients = task.sets["test"]["patient_id"]
+                labels, patients = task.truth("test"), task.patient_ids("test")
                 key = (name, fraction, head)
                 samples[key] = macro_auroc_samples(labels, list(runs.values()), patients, 2000)
                 by_seed[key] = {

@@ -617,6 +617,28 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     assert evaluated["macro_f1"]["low"] <= evaluated["macro_f1"]["value"] <= evaluated["macro_f1"]["high"]
 
 
+def test_when_all_windows_are_prepared_then_recordings_and_patients_are_counted_and_not_windows(
+    runs: Path, tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+) -> None:
+    table = ["path,split,fast"]
+    for recording in make_recordings(36):
+        twice = replace(recording, waveform=np.concatenate([recording.waveform] * 2, axis=1))
+        write_record(tmp_path / "ward" / recording.record_id, twice)
+        table.append(f"ward/{recording.record_id},{recording.split},{(recording.labels or {})['fast']:g}")
+    (tmp_path / "ward.csv").write_text("\n".join(table) + "\n")
+    prepared, output, found = str(tmp_path / "prepared"), str(tmp_path / "run"), tmp_path / "found.json"
+    command = ["prepare", str(tmp_path / "ward.csv"), "--labels", "fast", "--windows", "all", "--output", prepared]
+    assert main(command) == 0
+    command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output", output, "--no-control"]
+    assert main([*command, "--epochs", "2"]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["data"]["sets"]["test"] == {"recordings": 6, "patients": 6}
+    assert main(["evaluate", "--data", prepared, "--model", output, "--output", str(found)]) == 0
+    for one in (metrics["pretrained"]["test"], json.loads(found.read_text())):
+        assert (one["num_recordings"], one["num_patients"]) == (6, 6)
+        assert one["per_label"]["fast"]["num_known"] == 6
+
+
 def test_when_records_are_drawn_then_each_window_has_a_picture(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,7 +52,8 @@ def add(verbs: Any) -> None:
         run,
         "metrics of a fine-tuned model on labelled recordings",
         "Macro and per-label AUROC, average precision, F1 at the model's thresholds and calibration error, with 95 %\n"
-        "intervals over patients. Labels of which only one class is present are named and left out.\n\n"
+        "intervals over patients. Windows of one recording count once, with their mean probability. Labels of which\n"
+        "only one class is present are named and left out.\n\n"
         "Recordings of another source may call their labels otherwise: --map says which label of the data is which\n"
         "of the model, or which several. With --compare-with, the same labels are evaluated on recordings of the\n"
         "model's own source, and the loss of AUROC is reported.\n\n"
@@ -183,6 +184,7 @@ def _evaluated(
     from datasets import concatenate_datasets
 
     from ..data.prepared import keep_labels
+    from ..data.splits import recordings_of
     from ..evaluation.predictions import map_predictions, model_label_names, model_thresholds, predict
     from ..processing import InputError
     from ..training.features import dataset_labels
@@ -220,8 +222,8 @@ def _evaluated(
     sets, rejected = prepare_splits(sources, extractor, known)
     require(sets, rejected, *sources.splits)
     rows = concatenate_datasets(list(sets.values()))
-    found = predict(model, keep_labels(rows, None), extractor, progress=True)
-    truth = dataset_labels(rows, known).numpy().astype(float)
+    found = predict(model, keep_labels(rows, None), extractor, progress=True).by_recording()
+    truth = dataset_labels(rows, known).numpy().astype(float)[recordings_of(rows["record_id"])[0]]
     mapping = {name: of_model for name, of_model in mapping.items() if set(of_model if own else (name,)) <= set(known)}
     thresholds = model_thresholds(model.config)
     return map_predictions(found, truth, known, thresholds, mapping, own, split), rejected

@@ -318,7 +318,8 @@ def finetune_and_report(
     predictions: dict[tuple[str, str], Any] = {}
     for name, run in runs.items():
         how = {"frozen": f"the {head} head", "full": "the whole model", "lora": "the head and LoRA"}
-        say(f"\nfine-tuning {how[recipe.method]} on {len(sets['train'])} recordings ({_RUN_NAMES[name]})")
+        count = about["sets"]["train"]["recordings"]
+        say(f"\nfine-tuning {how[recipe.method]} on {count} recordings ({_RUN_NAMES[name]})")
         where = output if name == "pretrained" else output / "control"
         result = finetuning.finetune(
             run,
@@ -335,7 +336,7 @@ def finetune_and_report(
         runs[name] = result.model
         metrics[name] = {"best_epoch": result.best_epoch}
         for split in held_out:
-            found = predictions[name, split] = predict(result.model, sets[split], extractor)
+            found = predictions[name, split] = predict(result.model, sets[split], extractor).by_recording()
             assert found.labels is not None
             metrics[name][split] = evaluate_predictions(
                 found.labels,
@@ -367,7 +368,9 @@ def finetune_and_report(
     shown, pictures = held_out[-1], output / "pictures"
     model, found = runs["pretrained"], predictions["pretrained", shown]
     draw_recording(sets[shown], pictures / "recording.png")
-    draw_row_prediction(model, sets[shown], found, 0, pictures / "prediction.png")
+    # Of its first window, as it is drawn, and not of the whole recording.
+    first = sets[shown].select([0])
+    draw_row_prediction(model, first, predict(model, first, extractor), 0, pictures / "prediction.png")
     draw_roc_sheet(model, found, f"{len(found.record_ids)} {shown} recordings", pictures / "roc.png")
     if found.contributions is not None:
         figure = plot_group_activations(
@@ -383,7 +386,8 @@ def finetune_and_report(
             draw_reconstruction(decoder, sets[shown], extractor, pictures / "reconstruction.png")
 
     for split in held_out:
-        say(f"\nmacro AUROC on {len(sets[split])} {split} recordings (95 % interval over patients):")
+        count = metrics["pretrained"][split]["num_recordings"]
+        say(f"\nmacro AUROC on {count} {split} recordings (95 % interval over patients):")
         for name in runs:
             say(f"  {_RUN_NAMES[name]:24s} {interval(metrics[name][split]['macro_auroc'])}")
         if not arguments.no_control:

@@ -125,6 +125,22 @@ def patient_keys(record_ids: Sequence[str], patient_ids: Sequence[str | None]) -
     return [_key(record, patient) for record, patient in zip(record_ids, patient_ids, strict=True)]
 
 
+def recordings_of(record_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The recordings of rows of a prepared dataset, which may hold several windows of each.
+
+    Args:
+        record_ids (`Sequence[str]`): Recording of each row.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: The first row of each recording, ascending, and the place of each row's
+        recording among them, both int64.
+    """
+    place: dict[str, int] = {}
+    recording_of = np.array([place.setdefault(record, len(place)) for record in record_ids], dtype=np.int64)
+    return np.unique(recording_of, return_index=True)[1], recording_of
+
+
 def patient_key(record: Recording | RecordReference) -> str:
     """Name of a recording's patient that cannot be confused with that of a recording without one."""
     return _key(record.record_id, record.patient_id)

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.collator import BeatCollator
+from ..data.splits import recordings_of
 from ..processing.errors import InputError
 from ..processing.recordings import RecordingFeatureExtractor
 from .metrics import interval_of_samples, macro_auroc, macro_auroc_samples
@@ -40,6 +41,34 @@ class Predictions:
     probabilities: np.ndarray
     labels: np.ndarray | None = None
     contributions: np.ndarray | None = None
+
+    def by_recording(self) -> Predictions:
+        """
+        The same with one row per recording, the mean over its windows, in the order of their first ones: windows of a
+        recording are not recordings of other patients. Labels are those of the first window.
+        """
+        first, _ = recordings_of(self.record_ids)
+        return Predictions(
+            label_names=self.label_names,
+            record_ids=[self.record_ids[row] for row in first],
+            patient_ids=[self.patient_ids[row] for row in first],
+            probabilities=mean_by_recording(self.probabilities, self.record_ids),
+            labels=None if self.labels is None else self.labels[first],
+            contributions=None
+            if self.contributions is None
+            else mean_by_recording(self.contributions, self.record_ids),
+        )
+
+
+def mean_by_recording(values: np.ndarray, record_ids: Sequence[str]) -> np.ndarray:
+    """Mean over the rows of each recording, `(num_rows, ...)` to `(num_recordings, ...)`; see [`recordings_of`]."""
+    first, recording_of = recordings_of(record_ids)
+    if len(first) == len(recording_of):
+        return values
+    sums = np.zeros((len(first), *values.shape[1:]))
+    np.add.at(sums, recording_of, values)
+    counts = np.bincount(recording_of).reshape(-1, *[1] * (values.ndim - 1))
+    return (sums / counts).astype(values.dtype)
 
 
 def model_label_names(config: Any) -> list[str]:

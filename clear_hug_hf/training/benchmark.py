@@ -33,14 +33,14 @@ from ..data.prepared import (
     load_prepared,
     read_manifest,
 )
-from ..data.splits import patient_keys
+from ..data.splits import patient_keys, recordings_of
 from ..evaluation.metrics import (
     METRICS,
     choose_thresholds,
     evaluate_predictions,
     macro_auroc_interval,
 )
-from ..evaluation.predictions import predict
+from ..evaluation.predictions import mean_by_recording, predict
 from ..evaluation.protocol import (
     nearest_neighbour_scores,
     nearest_neighbours,
@@ -118,6 +118,20 @@ class Task:
     folder: Path | None = None
     notes: list[str] = field(default_factory=list)
     published: Any = None
+
+    def truth(self, split: str) -> np.ndarray:
+        """Labels of each recording of a split, `(num_recordings, num_labels)`: 1, 0, or NaN where unknown."""
+        labels = dataset_labels(self.sets[split], self.label_names).numpy().astype(np.float64)
+        return labels[recordings_of(self.sets[split]["record_id"])[0]]
+
+    def patient_ids(self, split: str) -> list[str | None]:
+        """Patient of each recording of a split, where known."""
+        patients = self.sets[split]["patient_id"]
+        return [patients[row] for row in recordings_of(self.sets[split]["record_id"])[0]]
+
+    def patient_keys(self, split: str) -> list[str]:
+        """Patient of each row of a split; all rows of a recording without one have the same."""
+        return patient_keys(self.sets[split]["record_id"], self.sets[split]["patient_id"])
 
 
 @dataclass(frozen=True)
@@ -246,10 +260,12 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
             raise InputError(f"{folder} has no {split} recordings: prepare it with splits")
     if "validation" not in sets:
         labels = dataset_labels(sets["train"], known).numpy()
-        first, second = split_off(labels, sets["train"]["patient_id"], 0.1, seed=0)
-        sets["validation"] = sets["train"].select(second.tolist())
-        sets["train"] = sets["train"].select(first.tolist())
-        notes.append(f"the epoch is chosen on {len(second)} training recordings of other patients")
+        everyone = sets["train"]
+        first, second = split_off(labels, patient_keys(everyone["record_id"], everyone["patient_id"]), 0.1, seed=0)
+        sets["validation"] = everyone.select(second.tolist())
+        sets["train"] = everyone.select(first.tolist())
+        count = len({*sets["validation"]["record_id"]})
+        notes.append(f"the epoch is chosen on {count} training recordings of other patients")
     chosen: list[str] = []
     left_out: list[str] = []
     for one in label_names or known:
@@ -280,7 +296,7 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
 
 
 def _fewest(dataset: datasets.Dataset, label: str) -> int:
-    values = dataset_labels(dataset, [label])
+    values = dataset_labels(dataset, [label])[recordings_of(dataset["record_id"])[0]]
     return int(min((values == 1).sum(), (values == 0).sum()))
 
 
@@ -377,21 +393,19 @@ def _cells(tasks: Sequence[Task], models: Mapping[str, Path | None], arguments: 
 
 
 def _check_test_patients(task: Task) -> None:
-    tested = {*task.sets["test"]["patient_id"]} - {None}
     for split in ("train", "validation"):
-        if shared := tested & {*task.sets[split]["patient_id"]}:
+        if shared := {*task.patient_keys("test")} & {*task.patient_keys(split)}:
             raise InputError(
                 f"{task.name}: {len(shared)} patient(s) are in the {split} and in the test recordings, such as "
-                f"{min(shared)}: split by patient"
+                f"{min(shared).removeprefix('patient ')}: split by patient"
             )
 
 
 def draw(how: str, task: Task, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Positions of a share of a task's training rows, whose labels these are, drawn as [`DRAWS`] says."""
-    record_ids = task.sets["train"]["record_id"]
     if how == "plain":
-        return random_subset(record_ids, fraction, seed)
-    return stratified_subset(labels, patient_keys(record_ids, task.sets["train"]["patient_id"]), fraction, seed)
+        return random_subset(task.sets["train"]["record_id"], fraction, seed)
+    return stratified_subset(labels, task.patient_keys("train"), fraction, seed)
 
 
 def _where(cell: Cell) -> str:
@@ -497,25 +511,26 @@ class _Runner:
         labels = dataset_labels(task.sets["train"], task.label_names)
         rows = draw(self.arguments.draw, task, labels.numpy(), cell.fraction, cell.seed)
         absent = absent_labels(labels[rows], task.label_names)
-        best, on_validation, on_test = self._train(cell, task, rows)
-        truth = {
-            split: dataset_labels(task.sets[split], task.label_names).numpy().astype(np.float64)
-            for split in ("validation", "test")
-        }
-        thresholds = [0.5 if one is None else one for one in choose_thresholds(truth["validation"], on_validation)]
+        best, *by_row = self._train(cell, task, rows)
+        on_validation, on_test = (
+            mean_by_recording(found, task.sets[split]["record_id"])
+            for split, found in zip(("validation", "test"), by_row, strict=True)
+        )
+        chosen = choose_thresholds(task.truth("validation"), on_validation)
+        thresholds = [0.5 if one is None else one for one in chosen]
         metrics = evaluate_predictions(
-            truth["test"],
+            task.truth("test"),
             on_test,
             task.label_names,
-            task.sets["test"]["patient_id"],
+            task.patient_ids("test"),
             num_samples=self.arguments.num_samples,
             thresholds=thresholds,
         )
         result = {
             **asdict(cell),
-            "num_train": len(rows),
-            "num_validation": len(task.sets["validation"]),
-            "num_test": len(task.sets["test"]),
+            "num_train": len({*task.sets["train"].select(rows.tolist())["record_id"]}),
+            "num_validation": len(on_validation),
+            "num_test": len(on_test),
             "absent": absent,
             "chosen": best,
             "seconds": round(time.perf_counter() - started, 2),
@@ -596,7 +611,7 @@ class _Runner:
             isinstance(result, dict)
             and "metrics" in result
             and all(result.get(name) == value for name, value in asdict(cell).items())
-            and found.shape == (len(task.sets["test"]), len(task.label_names))
+            and found.shape == task.truth("test").shape
         )
         return result if whole else None
 
@@ -619,10 +634,10 @@ class _Runner:
                         continue
                     others = runs[other, task, fraction]
                 interval = macro_auroc_interval(
-                    dataset_labels(self.tasks[task].sets["test"], self.tasks[task].label_names).numpy().astype(float),
+                    self.tasks[task].truth("test"),
                     found,
                     others,
-                    self.tasks[task].sets["test"]["patient_id"],
+                    self.tasks[task].patient_ids("test"),
                     self.arguments.num_samples,
                 )
                 rows.append({"method": method, "task": task, "fraction": fraction, "macro_auroc": interval})

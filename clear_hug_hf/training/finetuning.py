@@ -37,6 +37,7 @@ from transformers.utils import logging
 from ..data.augmentation import AugmentingCollator
 from ..data.collator import BeatCollator
 from ..data.pages import PageCollator
+from ..data.splits import patient_keys
 from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import model_label_names, predict
 from ..modeling.classification import known_binary_cross_entropy
@@ -265,7 +266,7 @@ def finetune(
         )
     model.eval()
 
-    found = predict(model, validation_dataset, feature_extractor)
+    found = predict(model, validation_dataset, feature_extractor).by_recording()
     assert found.labels is not None
     chosen = choose_thresholds(found.labels, found.probabilities)
     model.config.label_thresholds = {
@@ -692,10 +693,11 @@ def check_datasets(
                         "trains labels that are 1 or 0; numbers to be predicted need a Trainer of your own with "
                         'problem_type="regression"'
                     )
-    shared = {*train_dataset["patient_id"]} & {*validation_dataset["patient_id"]} - {None}
-    if shared:
+    of_sets = [patient_keys(one["record_id"], one["patient_id"]) for one in (train_dataset, validation_dataset)]
+    if shared := {*of_sets[0]} & {*of_sets[1]}:
+        first = min(shared).removeprefix("patient ")
         raise InputError(
-            f"{len(shared)} patient(s) are in the training and in the validation recordings, such as {min(shared)}: "
+            f"{len(shared)} patient(s) are in the training and in the validation recordings, such as {first}: "
             "split by patient"
         )
     if (absent := absent_labels(dataset_labels(train_dataset, label_names), label_names)) and not allow_absent_labels:

@@ -17,6 +17,7 @@ import torch
 
 from ..data.prepared import is_prepared, read_manifest
 from ..data.readers.base import RecordSource
+from ..data.splits import patient_keys
 from ..processing.errors import InputError
 from .folders import CONVERSION, METRICS, PRETRAINING
 
@@ -91,16 +92,15 @@ def describe_source(
 
 def count_sets(sets: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """
-    Rows and patients of each split of prepared datasets; a recording without a patient counts as one of its own.
+    Recordings and patients of each split of prepared datasets; a recording without a patient counts as one of its own.
     Streams, which would have to be read for that, are left out.
     """
     counts = {}
     for split, dataset in sets.items():
         if not hasattr(dataset, "__len__"):
             continue
-        rows = zip(dataset["patient_id"], dataset["record_id"], strict=True)
-        patients = {(patient is None, patient or record) for patient, record in rows}
-        counts[split] = {"recordings": len(dataset), "patients": len(patients)}
+        patients = {*patient_keys(dataset["record_id"], dataset["patient_id"])}
+        counts[split] = {"recordings": len({*dataset["record_id"]}), "patients": len(patients)}
     return counts
 
 

@@ -10,7 +10,15 @@ import pytest
 
 from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import RecordReference
-from clear_hug_hf.data.splits import assign_splits, check_patients, patient_folds, patient_key, random_splits
+from clear_hug_hf.data.splits import (
+    assign_splits,
+    check_patients,
+    patient_folds,
+    patient_key,
+    patient_keys,
+    random_splits,
+    recordings_of,
+)
 from clear_hug_hf.processing import InputError
 
 
@@ -142,6 +150,14 @@ def test_when_a_patient_is_unknown_then_its_recordings_have_folds_of_their_own()
     records = [f"r{index}" for index in range(400)]
     counts = Counter(patient_folds(records, [None] * 400, 2).tolist())
     assert min(counts[0], counts[1]) > 150
+
+
+def test_when_recordings_have_several_windows_then_those_without_a_patient_stay_together() -> None:
+    records, patients = ["a", "b", "a", "c", "b"], [None, "a", None, "a", "a"]
+    keys = patient_keys(records, patients)
+    assert [keys.index(key) for key in keys] == [0, 1, 0, 1, 1]
+    first, recording_of = recordings_of(records)
+    assert (first.tolist(), recording_of.tolist()) == ([0, 1, 3], [0, 1, 0, 2, 1])
 
 
 @pytest.mark.parametrize(("num_folds", "patients"), [(1, ["a", "b"]), (0, ["a", "b"]), (3, ["a", "b", "b"]), (2, [])])

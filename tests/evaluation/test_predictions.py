@@ -89,6 +89,23 @@ def test_when_groups_are_named_then_they_follow_the_heads_order() -> None:
     ]
 
 
+def test_when_recordings_have_several_windows_then_each_counts_once_with_their_mean() -> None:
+    found = Predictions(
+        label_names=["a", "b"],
+        record_ids=["w", "x", "w", "x", "w"],
+        patient_ids=[None, "p", None, "p", None],
+        probabilities=np.array([[0.1, 0.2], [0.5, 0.5], [0.4, 0.2], [0.7, 0.1], [0.7, 0.2]], dtype=np.float32),
+        labels=np.array([[1.0, np.nan], [0.0, 1.0], [1.0, np.nan], [0.0, 1.0], [1.0, np.nan]]),
+        contributions=np.arange(5 * 7 * 2, dtype=np.float32).reshape(5, 7, 2),
+    )
+    together = found.by_recording()
+    assert (together.record_ids, together.patient_ids) == (["w", "x"], [None, "p"])
+    np.testing.assert_allclose(together.probabilities, [[0.4, 0.2], [0.6, 0.3]], rtol=1e-6)
+    np.testing.assert_array_equal(together.labels, [[1.0, np.nan], [0.0, 1.0]])
+    np.testing.assert_allclose(together.contributions[1], found.contributions[[1, 3]].mean(axis=0))
+    assert together.by_recording().probabilities is together.probabilities
+
+
 def test_when_contributions_are_compared_by_label_then_it_is_with_minus_without() -> None:
     contributions = np.arange(4 * 7 * 1, dtype=float).reshape(4, 7, 1)
     found = Predictions(

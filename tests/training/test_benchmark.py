@@ -89,20 +89,30 @@ def make_folder(
     write_record: Callable[[Path, Recording], Path],
     tmp_path: Path,
 ) -> Callable[..., Path]:
-    """Maker of prepared folders: `make_folder(num_patients, splits, labels)`, with a split or none by patient."""
+    """
+    Maker of prepared folders: `make_folder(num_patients, splits, labels)`, with a split or none by patient; or, with
+    `windows`, of two windows of each recording and no patients.
+    """
 
     def make(
-        num_patients: int, splits: Callable[[int], str] = lambda patient: "train", labels: Iterable[str] = LABELS
+        num_patients: int,
+        splits: Callable[[int], str] = lambda patient: "train",
+        labels: Iterable[str] = LABELS,
+        windows: bool = False,
     ) -> Path:
         rows = []
         for recording in make_recordings(num_patients, per_patient=2):
-            write_record(tmp_path / "records" / recording.record_id, replace(recording, labels=None))
+            waveform = np.concatenate([recording.waveform] * (1 + windows), axis=1)
+            write_record(
+                tmp_path / "records" / recording.record_id, replace(recording, waveform=waveform, labels=None)
+            )
             patient = int(str(recording.patient_id)[1:])
             known = {name: f"{value:g}" for name, value in (recording.labels or {}).items()}
             # Two patients of all have it.
             known["rare"] = str(int(patient in (1, 3)))
             rows.append(
-                {"path": f"records/{recording.record_id}", "patient_id": recording.patient_id}
+                {"path": f"records/{recording.record_id}"}
+                | ({} if windows else {"patient_id": recording.patient_id})
                 | {"split": splits(patient)}
                 | {name: known[name] for name in labels}
             )
@@ -111,7 +121,8 @@ def make_folder(
             writer.writeheader()
             writer.writerows(rows)
         source = open_source("csv", tmp_path / "table.csv", label_columns=list(labels))
-        prepare_shards(source, tmp_path / "prepared", ClearHugFeatureExtractor(), shard_size=16, progress=False)
+        extractor = ClearHugFeatureExtractor(windows="all" if windows else "first")
+        prepare_shards(source, tmp_path / "prepared", extractor, shard_size=16, progress=False)
         return tmp_path / "prepared"
 
     return make
@@ -554,6 +565,26 @@ def test_when_recordings_were_rejected_then_the_papers_numbers_are_found_by_what
     assert (
         f"of their {kept + 2} for train {kept}, 12 for validation 12, 12 for test 12 could be used" in task.notes[-1]
     )
+
+
+@pytest.mark.parametrize("draw", ["plain", "stratified"])
+def test_when_recordings_have_several_windows_then_they_are_drawn_split_and_counted_whole(
+    make_folder: Callable[..., Path], model: Path, tmp_path: Path, draw: str
+) -> None:
+    task = load_task("ward", make_folder(18, lambda patient: "train" if patient < 12 else "test", windows=True))
+    assert {split: len(rows) for split, rows in task.sets.items()} == {"train": 42, "validation": 6, "test": 24}
+    for rows in task.sets.values():
+        # No recording is on two sides, or has lost a window.
+        assert {*Counter(rows["record_id"]).values()} == {2}
+    arguments = _arguments(fractions=(0.5,), seeds=(0,), draw=draw)
+    rows = run_benchmark([task], {"tiny": model}, tmp_path / "benchmark", arguments, progress=False)
+    for row in rows:
+        assert (row["num_validation"], row["num_test"]) == (3, 12)
+        assert row["num_train"] in (10, 11)
+    for path in (tmp_path / "benchmark" / "cells").glob("*.json"):
+        metrics = json.loads(path.read_text())["metrics"]
+        assert (metrics["num_recordings"], metrics["num_patients"]) == (12, 12)
+        assert np.load(path.with_suffix(".npy")).shape == (12, 2)
 
 
 def test_when_a_folder_is_older_than_the_choice_of_a_draw_then_its_shares_are_stratified(
