@@ -28,8 +28,9 @@ MODEL_CLASSES = (AutoModelForSequenceClassification, AutoModelForImageClassifica
 
 ACCEPTED = (
     'the path of a WFDB record, a dict with "waveform", "sampling_rate", "lead_names" and "unit", an array of shape '
-    "(leads, samples), an object with these four as attributes, a row of a prepared dataset, or several of these as a "
-    "list, an iterator or a dataset"
+    "(leads, samples), an object with these four as attributes, a wfdb.Record, a table with a column of numbers for "
+    "each lead, a row of a prepared dataset, or several of these as a list, an iterator, a dataset, or a table with a "
+    "column `path`"
 )
 CHOICES: dict[str, tuple[str, ...]] = {
     "windows": ("first", "center", "all"),
@@ -64,11 +65,15 @@ class EcgClassificationPipeline(ChunkPipeline):
     - a dict with `"waveform"` (array or tensor of shape `(num_leads, num_samples)`), `"sampling_rate"` [Hz],
       `"lead_names"` and `"unit"` (`"mV"`, `"uV"`, `"V"` or `"NU"`), or an object with these as attributes;
     - an array or tensor of shape `(num_leads, num_samples)`, with the other three as arguments of the call;
+    - a `wfdb.Record`, as `wfdb.rdrecord` reads it;
+    - a pandas or polars `DataFrame` of samples, a column of numbers per lead, with `sampling_rate` and `unit` as
+      arguments of the call;
     - a row of a prepared dataset (`clear_hug_hf.prepare`), which is already cleaned;
     - for a model that reads pages, the path of a picture of one, a `PIL.Image`, or an array `(height, width, 3)`.
 
-    A list of recordings gives a list of results; an iterator or a dataset gives an iterator of results. What a
-    recording says of itself goes before the arguments of the call.
+    A list of recordings gives a list of results, and so does a `DataFrame` with a column `path` (relative to the
+    working directory); an iterator or a dataset gives an iterator of results. What a recording says of itself goes
+    before the arguments of the call.
 
     Every parameter may be given when the pipeline is made or when it is called, the call's going first; besides those
     of every pipeline (`batch_size`: windows at a time, of one recording or of several; `num_workers`, `device`) they
@@ -137,7 +142,7 @@ class EcgClassificationPipeline(ChunkPipeline):
             `list[dict]` for one recording: `{"label": str, "score": float}`, highest score first. For a recording of
             several windows each has also `"windows"`, a list of `{"start": float, "end": float, "score": float}` [s].
             With `aggregate="none"` a list of the windows, `{"start": float, "end": float, "labels": list[dict]}`.
-            A list of these for a list of recordings, an iterator for an iterator or a dataset.
+            A list of these for a list of recordings or a table of paths, an iterator for an iterator or a dataset.
 
         Raises:
             FileNotFoundError: If there is no record at a path.
@@ -147,6 +152,8 @@ class EcgClassificationPipeline(ChunkPipeline):
         batch_size = kwargs.get("batch_size", self._batch_size)
         if batch_size is not None and not (isinstance(batch_size, Integral) and int(batch_size) >= 1):
             raise ValueError(f"batch_size is {batch_size!r}: give a whole number of windows, at least 1")
+        if _is_table(inputs) and "path" in list(inputs.columns):
+            inputs = _paths_of(inputs)
         if isinstance(inputs, (list, tuple)):
             # Lists in a list would be searched for chat messages.
             if wrong := [item for item in inputs if isinstance(item, (list, tuple))]:
@@ -386,10 +393,37 @@ def _is_picture(inputs: Any) -> bool:
 def _is_many(inputs: Any) -> bool:
     """Whether this is an iterator or a dataset of recordings, not one recording."""
     one = isinstance(inputs, (str, bytes, bytearray, os.PathLike, Mapping, np.ndarray)) or _is_picture(inputs)
-    one = one or hasattr(inputs, "detach") or all(hasattr(inputs, field) for field in _FIELDS)
+    one = one or hasattr(inputs, "detach") or all(hasattr(inputs, field) for field in _FIELDS) or _is_table(inputs)
     return not one and (
         isinstance(inputs, Iterable) or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"))
     )
+
+
+def _is_table(inputs: Any) -> bool:
+    """Whether this is a `DataFrame`, of pandas or another library."""
+    return hasattr(inputs, "columns") and hasattr(inputs, "to_numpy")
+
+
+def _paths_of(table: Any) -> list[Any]:
+    paths = table["path"].to_list()
+    for row, path in enumerate(paths):
+        if not isinstance(path, (str, os.PathLike)) or not str(path):
+            raise ValueError(
+                f"row {row} of the table, counted from 0, has no path: fill the column `path` in every row"
+            )
+    return paths
+
+
+def _samples_of(table: Any) -> dict[str, Any]:
+    """A table of samples as a recording; columns without names of their own say no lead names."""
+    names = list(table.columns)
+    waveform = table.to_numpy().T
+    if not names or waveform.dtype.kind not in "iuf":
+        raise ValueError(
+            "a table of one recording holds numbers only, one column per lead, and a table of several has a column "
+            f"`path`; this one has {', '.join(map(str, names)) or 'no columns'}"
+        )
+    return {"waveform": waveform, "lead_names": names if _are_strings(names) else None}
 
 
 def _check_parameter(name: str, value: Any) -> None:
@@ -417,6 +451,10 @@ def _as_recording(inputs: Any, read: Callable[[Path], Any]) -> tuple[dict[str, A
         return {field: inputs.get(field) for field in _FIELDS}, ""
     if isinstance(inputs, np.ndarray) or hasattr(inputs, "detach"):
         return {"waveform": inputs}, ""
+    if _is_table(inputs):
+        return _samples_of(inputs), ""
+    if hasattr(inputs, "record_name") and hasattr(inputs, "sig_name"):  # of wfdb
+        inputs = _of_wfdb(inputs)
     if all(hasattr(inputs, field) for field in _FIELDS):
         return {field: getattr(inputs, field) for field in _FIELDS}, str(getattr(inputs, "record_id", None) or "")
     raise ValueError(f"{type(inputs).__name__} is no recording: give {ACCEPTED}")
@@ -481,8 +519,7 @@ def _read_record(path: Path) -> SimpleNamespace:
         record = wfdb.rdrecord(str(record_path), physical=physical)
         if not physical:
             _check_sums(record)
-            record.dac(inplace=True)
-        waveform = np.ascontiguousarray(record.p_signal.T, dtype=np.float32)
+        return _of_wfdb(record)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{header} refers to {Path(error.filename or '').name or 'a file'}, which is not beside it: copy both "
@@ -491,8 +528,25 @@ def _read_record(path: Path) -> SimpleNamespace:
     except Exception as error:  # wfdb raises many kinds, down to IndexError, for files that are damaged
         reason = str(error).rstrip(".") or type(error).__name__
         raise ValueError(f"{header} cannot be read ({reason}): mend it, or pass the samples as an array") from error
+
+
+def _of_wfdb(record: Any) -> SimpleNamespace:
+    """What a `wfdb.Record` holds: its physical samples, or the digital ones in the header's units."""
+    samples = getattr(record, "p_signal", None)
+    needed = ("d_signal", "adc_gain", "baseline", "fmt")
+    if samples is None and all(getattr(record, name, None) is not None for name in needed):
+        samples = record.dac()
+    if samples is None:
+        raise ValueError(
+            f"the wfdb record {record.record_name or ''} holds no samples of one rate for all leads: read it with "
+            "`wfdb.rdrecord(path)`, whose defaults give them"
+        )
     return SimpleNamespace(
-        waveform=waveform, sampling_rate=record.fs, lead_names=list(record.sig_name), unit=list(record.units)
+        waveform=np.ascontiguousarray(samples.T, dtype=np.float32),
+        sampling_rate=record.fs,
+        lead_names=record.sig_name,
+        unit=record.units,
+        record_id=record.record_name,
     )
 
 

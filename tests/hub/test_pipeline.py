@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor, pipeline
@@ -203,6 +204,62 @@ def test_when_recordings_come_as_a_dataset_then_they_are_told_from_one_recording
         datasets.Dataset.from_list(waveforms).to_iterable_dataset(),
     ):
         assert list(pipe(rows)) == expected[:2]
+
+
+def test_when_a_record_of_wfdb_is_given_then_its_samples_and_header_are_read(
+    pipe: EcgClassificationPipeline,
+    recordings: list[Recording],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path: Path,
+) -> None:
+    wfdb = pytest.importorskip("wfdb")
+    path = str(write_record(tmp_path / "one", recordings[3]).with_suffix(""))
+    expected = pipe(path)
+    physical, digital = wfdb.rdrecord(path), wfdb.rdrecord(path, physical=False)
+    assert pipe(physical) == expected
+    assert pipe(digital) == expected
+    assert digital.p_signal is None  # the record is left as it was
+    assert pipe([physical, path, digital]) == [expected] * 3
+    expanded = wfdb.rdrecord(path, smooth_frames=False)
+    for record in (expanded, wfdb.MultiRecord(record_name="one"), wfdb.Record(d_signal=np.zeros((1000, 1), int))):
+        record.sig_name = record.sig_name or ["I"]
+        with pytest.raises(ValueError, match=r"holds no samples of one rate for all leads: read it with `wfdb.rdrec"):
+            pipe(record)
+    bare = wfdb.Record(p_signal=physical.p_signal, fs=physical.fs, sig_name=physical.sig_name)
+    with pytest.raises(ValueError, match="unit is missing"):
+        pipe(bare)
+    assert pipe(bare, unit="mV") == expected
+
+
+def test_when_a_table_names_recordings_then_there_is_a_list_of_results(
+    pipe: EcgClassificationPipeline,
+    recordings: list[Recording],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path: Path,
+) -> None:
+    paths = [str(write_record(tmp_path / f"{index}", one)) for index, one in enumerate(recordings)]
+    table = pd.DataFrame({"patient_id": list("abcd"), "path": paths}, index=[7, 7, 8, 9])
+    assert pipe(table) == [pipe(path) for path in paths]
+    assert pipe(table[:0]) == []
+    table.iloc[2, 1] = np.nan
+    with pytest.raises(ValueError, match="row 2 of the table, counted from 0, has no path: fill the column `path`"):
+        pipe(table)
+
+
+def test_when_a_table_holds_samples_then_it_is_one_recording(
+    pipe: EcgClassificationPipeline, recordings: list[Recording]
+) -> None:
+    one = recordings[3]
+    expected = pipe(one)
+    stated = {"sampling_rate": one.sampling_rate, "unit": "mV"}
+    table = pd.DataFrame(one.waveform.T, columns=list(one.lead_names))
+    assert pipe(table, **stated) == expected
+    assert pipe([table, table[one.lead_names[::-1]]], **stated) == [expected, expected]
+    assert pipe(pd.DataFrame(one.waveform.T), lead_names=one.lead_names, **stated) == expected
+    with pytest.raises(ValueError, match="the sampling rate is missing"):
+        pipe(table, unit="mV")
+    with pytest.raises(ValueError, match=r"holds numbers only, one column per lead.* this one has I, who"):
+        pipe(pd.DataFrame({"I": [0.0, 1.0], "who": ["a", "b"]}), **stated)
 
 
 def test_when_rows_are_prepared_then_the_scores_are_those_of_predict(
