@@ -227,7 +227,7 @@ class EcgClassificationPipeline(ChunkPipeline):
             ]
             if skipped:
                 spans = ", ".join(f"{start:g}-{end:g} s" for start, end in skipped)
-                reason = "left out, since no beat was found there or every lead is flat"
+                reason = "left out, since no beat was found there or every lead is flat or missing"
                 logger.warning("%s: %s: %s", name or "the recording", spans, reason)
         for index, place in enumerate(places):
             yield {

@@ -380,7 +380,10 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         if not finite.all():
             if not do_repair:
                 raise InputError("the recording holds NaN or Inf samples: repair them, or set `do_repair=True`")
-            unusable = present & (1.0 - finite.mean(axis=1) > self.max_non_finite)
+            # Where nothing was recorded at all the lead is not to blame: windows of that are left out.
+            recorded = finite[present].any(axis=0)
+            share = finite[:, recorded].mean(axis=1) if recorded.any() else np.zeros(len(finite))
+            unusable = present & (1.0 - share > self.max_non_finite)
             present = present & ~unusable
             if not present.any():
                 raise InputError(
@@ -525,7 +528,7 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
     ) -> tuple[dict[int, Window], list[tuple[float, float]]]:
         """
         The windows of [`split`] that can be read: not those without any beat where `on_no_beats="raise"`, nor those in
-        which no lead changes (electrodes off, samples missing).
+        which no lead changes (electrodes off) or more than `max_non_finite` of the samples are missing in every lead.
 
         Args:
             signal, r_peaks, windows, stride_seconds: As in [`split`].
@@ -551,7 +554,8 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             is_blank = changes is not None and (on_no_beats == "raise" or not self.reads_beats)
             if is_blank and changes is not None:
                 ratio = len(changes) / signal.shape[-1]
-                is_blank = not changes[math.ceil(window.start * ratio) + 1 : math.floor(stop * ratio)].any()
+                inside = changes[math.ceil(window.start * ratio) + 1 : math.floor(stop * ratio)]
+                is_blank = not (inside == 1).any() or (inside == -1).mean() > self.max_non_finite
             if beatless or is_blank:
                 flat = flat and is_blank
                 skipped.append((window.start / self.sampling_rate, stop / self.sampling_rate))
@@ -560,7 +564,7 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         if not usable:
             span = f"between {skipped[0][0]:g} s and {skipped[-1][1]:g} s"
             if flat:
-                raise InputError(f"every lead is flat {span}: the recording holds no signal there")
+                raise InputError(f"every lead is flat or missing {span}: the recording holds no signal there")
             raise InputError(
                 f"no beat was found {span}: check the leads and the unit, pass known peaks with `r_peaks=`, or mark "
                 'such windows with `on_no_beats="mask"`'
@@ -645,23 +649,28 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
 
 def find_changes(waveform: np.ndarray) -> np.ndarray:
     """
-    Where a recording changes: a boolean array `(num_samples,)`, true where a lead differs from its sample before.
+    Where a recording holds signal.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording before it is cleaned. Neither sample
-            of a change is NaN.
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording before it is cleaned.
+
+    Returns:
+        `np.ndarray` of shape `(num_samples,)`, int8: 1 where a lead differs from its sample before, -1 where all leads
+        are NaN or Inf, else 0.
     """
     waveform = np.asarray(waveform)
-    changes = np.zeros(waveform.shape[-1], dtype=bool)
+    changed, recorded = np.zeros((2, waveform.shape[-1]), dtype=bool)
     for lead in waveform:  # one by one: a whole long recording would be copied
-        changes[1:] |= (lead[1:] != lead[:-1]) & np.isfinite(lead[1:]) & np.isfinite(lead[:-1])
-    return changes
+        finite = np.isfinite(lead)
+        changed[1:] |= (lead[1:] != lead[:-1]) & finite[1:] & finite[:-1]
+        recorded |= finite
+    return np.where(changed, 1, np.where(recorded, 0, -1)).astype(np.int8)
 
 
 def describe_skipped(spans: Sequence[tuple[float, float]]) -> str:
     """A sentence about windows that were left out, by start and end [s]."""
     places = ", ".join(f"{first:g}-{last:g} s" for first, last in spans)
-    return f"{places}: left out, since no beat was found there or every lead is flat"
+    return f"{places}: left out, since no beat was found there or every lead is flat or missing"
 
 
 class _Naming:

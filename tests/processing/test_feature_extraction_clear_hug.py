@@ -172,20 +172,31 @@ def test_when_the_heart_is_fast_then_windows_by_beats_hold_every_beat_once_and_i
 def test_when_the_electrodes_are_off_for_a_window_then_it_is_left_out_by_name(
     kind: Any, value: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    waveform = _recording(60.0)
-    waveform[:, 10000:15000] = value
+    waveform = _recording(30.0)
+    waveform[:, 5000:10000] = value
     extractor = kind(windows="all")
     with caplog.at_level("WARNING"):
         found = extractor([waveform, _recording(10.0)], **_known())
-    assert len(found[extractor.model_input_names[0]]) == 6
-    reason = "left out, since no beat was found there or every lead is flat"
-    assert f"recording 0: 20-30 s: {reason}" in caplog.messages
+    assert len(found[extractor.model_input_names[0]]) == 3
+    reason = "left out, since no beat was found there or every lead is flat or missing"
+    assert f"recording 0: 10-20 s: {reason}" in caplog.messages
     told = extractor(waveform, **_known(), return_windows=True)
-    assert told["skipped_windows"].tolist() == [[0, 20, 30]]
-    assert told["window_ids"].tolist() == [0, 1, 3, 4, 5]
-    if np.isfinite(value):
-        with pytest.raises(InputError, match="every lead is flat between 0 s and 10 s"):
-            extractor(waveform[:, 10000:], **_known(), windows="first")
+    assert told["skipped_windows"].tolist() == [[0, 10, 20]]
+    assert told["window_ids"].tolist() == [0, 2]
+    with pytest.raises(InputError, match="every lead is flat or missing between 0 s and 10 s"):
+        extractor(waveform[:, 5000:], **_known(), windows="first")
+
+
+@pytest.mark.parametrize("kind", [ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor])
+def test_when_samples_of_a_window_are_missing_in_every_lead_then_a_few_are_repaired_and_many_are_not(
+    kind: Any,
+) -> None:
+    extractor, waveform = kind(), _recording()
+    waveform[:, 2000:2800] = np.nan
+    assert np.isfinite(extractor(waveform, **_known())[extractor.model_input_names[0]]).all()
+    waveform[:, 2000:4500] = np.nan
+    with pytest.raises(InputError, match="flat or missing between 0 s and 10 s"):
+        extractor(waveform, **_known())
 
 
 def test_when_a_lead_is_flat_or_mostly_nan_then_it_is_masked_and_the_others_do_not_change(extractor) -> None:
