@@ -26,6 +26,7 @@ from clear_hug_hf import (
     EcgJepaForSequenceClassification,
 )
 from clear_hug_hf.cli import main
+from clear_hug_hf.cli.predict import REPORTED
 from clear_hug_hf.data.records import Recording, RecordReference, read_record
 from clear_hug_hf.training.folders import save_model_folder
 
@@ -187,10 +188,10 @@ def test_when_fewer_labels_are_asked_for_then_only_they_are_shown(
     capsys.readouterr()
     assert main([*base, "--top-k", "2", "--threshold", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("  * ") for line in lines[1:])
+    assert len(lines) == 4
+    assert all(line.startswith("  * ") for line in lines[2:])
     assert main([*base, "--labels", "MI", "NORM"]) == 0
-    assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]} == {"MI", "NORM"}
+    assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()[2:]} == {"MI", "NORM"}
 
 
 def test_when_a_recording_is_long_then_its_windows_are_predicted_and_that_is_said(
@@ -596,7 +597,8 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     table = tmp_path / "predictions.csv"
     assert main(["predict", str(ward), "--model", str(output), "--output", str(table)]) == 0
     predicted = pd.read_csv(table)
-    assert list(predicted.columns) == ["record_id", "start", "end", "found", "tachy", "inv"]
+    about = ["record_id", "start", "end", "found", "notes", *REPORTED]
+    assert list(predicted.columns) == [*about, "tachy", "inv"]
     assert predicted["record_id"].tolist() == [f"records/{patient}-0" for patient in range(60)]
     area = _auroc(predicted["tachy"][::2], predicted["tachy"][1::2])
     assert area > 0.8
@@ -654,6 +656,12 @@ def test_when_records_are_drawn_then_each_window_has_a_picture(
         assert image.width > 800
 
 
+def _page_title(figure: Any) -> str:
+    """What stands above the paper of a picture, on one line."""
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes]
+    return next(title for title in titles if title.startswith("Recording"))
+
+
 def test_when_a_fast_heart_is_drawn_then_one_picture_says_that_all_its_beats_were_read(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,8 +670,10 @@ def test_when_a_fast_heart_is_drawn_then_one_picture_says_that_all_its_beats_wer
     record = str(ptbxl_folder / "records100/00000/00000_lr")
     assert main(["predict", record, "--model", str(runs / "finetuned"), "--pictures", str(tmp_path)]) == 0
     (figure,) = figures
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert any(re.search(r"00000_lr: (17|18|19|20) beats, all of them read$", title) for title in titles)
+    title = _page_title(figure)
+    read, found = re.search(r": 1\d\d/min, .* (\d\d) of (\d\d) beats read$", title).groups()  # type: ignore[union-attr]
+    assert read == found
+    assert 17 <= int(found) <= 20
 
 
 def test_when_another_source_names_labels_otherwise_then_a_mapping_evaluates_them(
@@ -811,7 +821,8 @@ def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
     )
     assert main(["predict", str(ward), "--model", str(model), "--output", str(table), "--threshold", "0"]) == 0
     found = pd.read_csv(table)
-    assert list(found.columns) == ["record_id", "start", "end", "found", "NORM", "found (label)", "STTC"]
+    about = ["record_id", "start", "end", "found", "notes", *REPORTED]
+    assert list(found.columns) == [*about, "NORM", "found (label)", "STTC"]
     assert set(found["found"][0].split("; ")) == {"NORM", "found", "STTC"}
 
 
@@ -842,3 +853,86 @@ def test_when_a_seed_is_negative_then_the_option_is_refused(capsys: pytest.Captu
         main(["finetune", "--data", "x", "--model", "y", "--seed", "-1"])
     assert stopped.value.code == 2
     assert "-1 is not a whole number from 0" in capsys.readouterr().err
+
+
+def _contradicted(folder: Path, classifier: Path) -> Path:
+    """The classifier with labels of rhythm, all of them found."""
+    shutil.copytree(classifier, folder)
+    config = json.loads((folder / "config.json").read_text())
+    names = ("SBRAD", "SR", "STACH")
+    config["id2label"], config["label2id"] = dict(enumerate(names)), {name: row for row, name in enumerate(names)}
+    config["label_thresholds"] = dict.fromkeys(names, 0.0)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_when_a_record_is_predicted_then_rate_beats_leads_and_what_is_implausible_are_said(
+    classifier: Path,
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fast = make_recordings(1)[0]
+    waveform, names = fast.waveform[1:].copy(), fast.lead_names[1:]
+    waveform[3] = 0.25
+    record = write_record(tmp_path / "fast", replace(fast, waveform=waveform, lead_names=names)).with_suffix("")
+    model = _contradicted(tmp_path / "model", classifier)
+    figures: list[Any] = []
+    monkeypatch.setattr("clear_hug_hf.plotting.save_figure", lambda figure, path: figures.append(figure))
+    capsys.readouterr()
+    base = ["predict", str(record), "--model", str(model)]
+    assert main([*base, "--pictures", str(tmp_path / "pictures")]) == 0
+    _, summary, warning, *labels = capsys.readouterr().out.splitlines()
+    rate, read, found, about = re.fullmatch(  # type: ignore[union-attr]
+        r"  (\d+)/min, SDNN \d+ ms, RMSSD \d+ ms \(\d+% of the RR interval\), (\d+) of (\d+) beats read; (.*)", summary
+    ).groups()
+    assert 100 <= int(rate) <= 120
+    assert read == found
+    is_clear = "clear_hug" in classifier.name
+    assert about == ("leads missing: I, aVL; leads flat: aVL" if is_clear else "leads missing: I; leads flat: aVL")
+    assert warning.startswith("  ! 2 of 12 leads are missing" if is_clear else "  ! 1 of 8 leads are missing")
+    notes = {line.split()[2]: line.partition("  ! ")[2] for line in labels}
+    sentence = f"the heart rate of {rate}/min contradicts SBRAD: bradycardia is below 60/min"
+    assert notes == {"SBRAD": sentence, "SR": "", "STACH": ""}
+    (figure,) = figures
+    title = _page_title(figure)
+    assert summary.strip() in title
+    assert "leads are missing" in title
+    assert f"The heart rate of {rate}/min contradicts SBRAD" in title
+
+    assert main([*base, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["notes"] == {"SBRAD": sentence}
+    assert round(told["report"]["heart_rate"]) == int(rate)
+    assert told["report"]["beats_read"] == told["report"]["beats_found"] == int(found)
+    assert told["report"]["flat_leads"] == ["aVL"]
+    assert told["report"]["warnings"] == [warning.removeprefix("  ! ")]
+    assert main([*base, "--output", str(tmp_path / "table.csv")]) == 0
+    (row,) = pd.read_csv(tmp_path / "table.csv").to_dict("records")
+    assert {name: row[name] for name in ("heart_rate", "beats_found", "beats_read", "notes")} == {
+        "heart_rate": told["report"]["heart_rate"],
+        "beats_found": int(found),
+        "beats_read": int(read),
+        "notes": sentence,
+    }
+    assert row["missing_leads"] == "; ".join(told["report"]["missing_leads"])
+
+
+@pytest.mark.parametrize(("unit", "looks_like"), [("mV", "uV"), ("uV", "mV")])
+def test_when_the_unit_of_a_record_is_wrong_then_it_is_refused_with_the_one_that_fits(
+    classifier: Path,
+    unit: str,
+    looks_like: str,
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one = make_recordings(1)[0]
+    factor = 1000 if unit == "mV" else 1
+    header = write_record(tmp_path / "odd", replace(one, waveform=one.waveform, unit=unit))
+    header.write_text(header.read_text().replace(f"1000/{unit}", f"{1000 / factor:g}/{unit}"))
+    error = _refused(["predict", str(header), "--model", str(classifier)], capsys)
+    assert f"the samples look like {looks_like} and were given as {unit}, so correct the unit" in error

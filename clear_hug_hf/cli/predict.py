@@ -33,8 +33,24 @@ if TYPE_CHECKING:
 
     from ..data.preparation import Rejected
     from ..data.records import Recording, RecordReference
+    from ..hub.pipeline_ecg_classification import EcgClassificationPipeline
+    from ..processing import SignalReport
 
 
+REPORTED = (
+    "heart_rate",
+    "sdnn_ms",
+    "rmssd_ms",
+    "irregularity",
+    "beats_found",
+    "beats_read",
+    "missing_leads",
+    "flat_leads",
+    "clipped_leads",
+    "amplitude_mv",
+    "warnings",
+)
+"""What the table says of a recording beside its labels."""
 _AGGREGATES = {"mean": "their mean", "max": "the highest of each label"}
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
 """What names of pictures end with; a PDF is refused with the way out."""
@@ -136,14 +152,14 @@ def run(arguments: argparse.Namespace) -> int:
             if found_page is None:
                 continue
             probabilities, found_where, seen = found_page
-            windows = [{"start": 0.0, "end": float(extractor.window_seconds), "skipped": []}]
+            windows = [{"start": 0.0, "end": float(extractor.window_seconds), "skipped": [], "report": None}]
             together = None if arguments.aggregate == "none" else probabilities
-            told = _told(windows, probabilities[None], together, names, shown, thresholds, arguments)
+            told = _told(pipe, windows, probabilities[None], together, shown, thresholds, arguments)
             num_done += 1
             if arguments.output is not None:
                 table += _table_rows(str(page), told, shown)
             else:
-                _print_record(str(page), told, thresholds, arguments.json, is_page=True)
+                _print_record(str(page), told, thresholds, arguments.json, report=None)
             if arguments.pictures is not None:
                 path = _free_name(arguments.pictures / f"{_file_name(str(page.with_suffix('')))}.png", drawn)
                 draw_page_prediction(page, found_where, seen, names, probabilities, thresholds, path)
@@ -157,12 +173,12 @@ def run(arguments: argparse.Namespace) -> int:
                 continue
             outputs = [pipe.forward(window) for window in inputs]
             of_windows, of_recording = pipe.score_windows(outputs, aggregate=arguments.aggregate)
-            told = _told(outputs, of_windows, of_recording, names, shown, thresholds, arguments)
+            told = _told(pipe, outputs, of_windows, of_recording, shown, thresholds, arguments)
             num_done += 1
             if arguments.output is not None:
                 table += _table_rows(record, told, shown)
             else:
-                _print_record(record, told, thresholds, arguments.json)
+                _print_record(record, told, thresholds, arguments.json, outputs[0]["report"])
             if arguments.pictures is not None:
                 _draw_record(pipe, recording, outputs, of_windows, thresholds, arguments, drawn)
     except KeyboardInterrupt:
@@ -222,33 +238,45 @@ def _predict_page(path: Path, model: Any, extractor: Any, rejected: list[Rejecte
 
 
 def _told(
+    pipe: EcgClassificationPipeline,
     windows: Sequence[Mapping[str, Any]],
     of_windows: np.ndarray,
     of_recording: np.ndarray | None,
-    names: Sequence[str],
     shown: Sequence[str],
     thresholds: dict[str, float],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """
     Where a recording, its windows and those that were skipped begin and end [s], and of each read the most probable of
-    the labels to show, and those that reach their thresholds; those of the recording only if they are put together.
+    the labels to show, those that reach their thresholds, and which of these the heart rate contradicts; those of the
+    recording only if they are put together.
     """
+    from ..evaluation.predictions import model_label_names
 
-    def labels_of(probabilities: np.ndarray) -> dict[str, Any]:
+    names, report = model_label_names(pipe.model.config), windows[0]["report"]
+    notes_of_windows, notes_of_recording = pipe.find_contradictions(windows, of_windows, arguments.aggregate)
+
+    def labels_of(probabilities: np.ndarray, notes: Mapping[str, str]) -> dict[str, Any]:
         of = {name: float(one) for name, one in zip(names, probabilities, strict=True) if name in shown}
         ranked = sorted(of, key=lambda name: -of[name])[: arguments.top_k]
+        found = [name for name in ranked if of[name] >= thresholds[name]]
         return {
-            "found": [name for name in ranked if of[name] >= thresholds[name]],
+            "found": found,
             "probabilities": {name: of[name] for name in ranked},
+            "notes": {name: notes[name] for name in found if name in notes},
         }
 
     places = [{"start": round(one["start"], 3), "end": round(one["end"], 3)} for one in windows]
     told: dict[str, Any] = {"start": places[0]["start"], "end": max(place["end"] for place in places)}
     told["aggregate"] = arguments.aggregate
+    told["report"] = None if report is None else report.to_dict()
     if of_recording is not None:
-        told |= labels_of(of_recording)
-    told["windows"] = [place | labels_of(one) for place, one in zip(places, of_windows, strict=True)]
+        told |= labels_of(of_recording, notes_of_recording)
+    rates = [None] * len(windows) if report is None else report.window_rates
+    told["windows"] = [
+        place | {"heart_rate": None if rate is None else round(rate, 1)} | labels_of(one, notes)
+        for place, rate, one, notes in zip(places, rates, of_windows, notes_of_windows, strict=True)
+    ]
     told["skipped"] = [{"start": round(start, 3), "end": round(end, 3)} for start, end in windows[0]["skipped"]]
     return told
 
@@ -266,13 +294,15 @@ def _draw_record(
     import numpy as np
     import torch
 
-    from ..evaluation.predictions import group_contributions
+    from ..evaluation.predictions import group_contributions, model_label_names
     from ..processing.signal_cleaning import canonical_unit
 
-    extractor = pipe.feature_extractor
+    extractor, names = pipe.feature_extractor, model_label_names(pipe.model.config)
     inputs = recording.as_inputs()
     signal, lead_mask = extractor.clean(inputs.pop("waveforms"), **inputs)
     windows = extractor.split(signal, extractor.detect([signal], [lead_mask])[0], "all")
+    report = outputs[0]["report"]
+    notes_of_windows, _ = pipe.find_contradictions(outputs, of_windows)
     units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
     for number in dict.fromkeys(output["window"] for output in outputs):
         rows = [row for row, output in enumerate(outputs) if output["window"] == number]
@@ -283,6 +313,9 @@ def _draw_record(
             states = torch.cat([outputs[row]["group_states"] for row in rows]).to(pipe.model.device).float()
             contributions = group_contributions(pipe.model, states).mean(dim=0).detach().cpu().numpy()
         scores = of_windows[rows].max(axis=0) if arguments.aggregate == "max" else np.mean(of_windows[rows], axis=0)
+        notes = {name: note for row in rows for name, note in notes_of_windows[row].items()}
+        found = [name for name, score in zip(names, scores, strict=True) if score >= thresholds[name]]
+        about = [*report.warnings, *(notes[name] for name in found if name in notes)]
         draw_prediction(
             pipe.model,
             scores,
@@ -295,7 +328,13 @@ def _draw_record(
             recording.record_id,
             _free_name(arguments.pictures / f"{_file_name(recording.record_id)}{place}.png", drawn),
             thresholds,
-            note=f": {len(window.r_peaks)} beats, all of them read" if extractor.reads_beats else "",
+            note=". ".join(
+                [
+                    f" from {window.start / extractor.sampling_rate:g} s" * (len(windows) > 1)
+                    + f": {report.summary()}",
+                    *(one[0].upper() + one[1:] for one in about),
+                ]
+            ),
         )
 
 
@@ -349,13 +388,20 @@ def records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[
 def _table_rows(record: str, told: dict[str, Any], shown: list[str]) -> list[dict[str, Any]]:
     """One row of the recording, or of each window where these are not put together."""
     rows = []
+    report = told["report"] or {}
     for one in [told] if "probabilities" in told else told["windows"]:
         row: dict[str, Any] = {
             "record_id": record,
             "start": one["start"],
             "end": one["end"],
             "found": "; ".join(one["found"]),
+            "notes": "; ".join(one["notes"].values()),
         }
+        row |= {name: report.get(name) for name in REPORTED}
+        row |= {name: "; ".join(value) for name, value in row.items() if isinstance(value, list)}
+        if one is not told:
+            row["heart_rate"] = one["heart_rate"]
+        row = {name: "" if value is None else value for name, value in row.items()}
         # A label may be called as one of these columns.
         taken = tuple(row)
         values = {f"{name} (label)" if name in taken else name: one["probabilities"].get(name, "") for name in shown}
@@ -364,22 +410,31 @@ def _table_rows(record: str, told: dict[str, Any], shown: list[str]) -> list[dic
 
 
 def _print_record(
-    record: str, told: dict[str, Any], thresholds: dict[str, float], as_json: bool, is_page: bool = False
+    record: str,
+    told: dict[str, Any],
+    thresholds: dict[str, float],
+    as_json: bool,
+    report: SignalReport | None,
 ) -> None:
     if as_json:
         print(json.dumps({"record": record, **told}), flush=True)
         return
     windows, together = told["windows"], "probabilities" in told
-    where = "a picture of a page" if is_page else f"{told['end']:g} s"
+    where = "a picture of a page" if report is None else f"{told['end']:g} s"
     if len(windows) > 1:
         where += f", read in {len(windows)} windows" + (f": {_AGGREGATES[told['aggregate']]}" if together else "")
     say(f"{record}  ({where})")
+    if report is not None:
+        say(f"  {report.summary()}")
+        for warning in report.warnings:
+            say(f"  ! {warning}")
     for one in [told] if together else windows:
         if not together and len(windows) > 1:
             say(f"  {one['start']:g}-{one['end']:g} s")
         for name, probability in one["probabilities"].items():
             mark = "*" if probability >= thresholds[name] else " "
-            say(f"  {mark} {probability:6.1%}  {name}")
+            note = f"  ! {one['notes'][name]}" if name in one["notes"] else ""
+            say(f"  {mark} {probability:6.1%}  {name}{note}")
 
 
 def _file_name(record: str) -> str:

@@ -39,13 +39,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "function_to_apply": ("sigmoid", "softmax", "none"),
 }
 PREPROCESS_PARAMETERS = ("sampling_rate", "lead_names", "unit", "windows", "on_no_beats")
-POSTPROCESS_PARAMETERS = ("top_k", "threshold", "function_to_apply", "aggregate")
+POSTPROCESS_PARAMETERS = ("top_k", "threshold", "function_to_apply", "aggregate", "return_report")
 
 _FIELDS = ("waveform", "sampling_rate", "lead_names", "unit")
-_ROW_COLUMNS = ("signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate")
+_ROW_COLUMNS = ("signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate", "lead_names", "unit")
 # Of each window: which of the stretches that are as long as the model's window it is of, and from where to where it
-# reaches [s]; and which stretches of the recording were left out.
-_PLACE = ("window", "start", "end", "skipped")
+# reaches [s]; which stretches of the recording were left out, what else is known about it, and what to call it.
+_PLACE = ("window", "start", "end", "skipped", "report", "name")
 _RECORD_SUFFIXES = (".hea", ".dat", ".mat")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
 _FUNCTION_OF_PROBLEM = {
@@ -137,11 +137,17 @@ class EcgClassificationPipeline(ChunkPipeline):
             threshold (`float` or `str`, *optional*): Keep the labels whose score reaches it, from 0 to 1; `"model"`
                 for each label's own of `config.label_thresholds` (0.5 where it has none).
             top_k (`int`, *optional*): Keep at most as many labels.
+            return_report (`bool`, *optional*, defaults to `False`): Whether to say what is known about the recording
+                beside its labels. What is implausible about it is logged as a warning in any case.
 
         Returns:
             `list[dict]` for one recording: `{"label": str, "score": float}`, highest score first. For a recording of
             several windows each has also `"windows"`, a list of `{"start": float, "end": float, "score": float}` [s].
             With `aggregate="none"` a list of the windows, `{"start": float, "end": float, "labels": list[dict]}`.
+            A label of bradycardia or tachycardia that is found and that the heart rate contradicts has a `"note"`, a
+            sentence that says so. With `return_report` a dict: `"labels"`, the list, and `"report"`, a dict with heart
+            rate and variability, beats found and read, leads missing, flat and clipped, amplitude and `"warnings"`
+            (`None` for a picture; of a prepared row it describes the cleaned samples).
             A list of these for a list of recordings or a table of paths, an iterator for an iterator or a dataset.
 
         Raises:
@@ -194,6 +200,7 @@ class EcgClassificationPipeline(ChunkPipeline):
             return
         if isinstance(inputs, Mapping) and "signal" in inputs and "waveform" not in inputs:
             features, places = self._cut_row(inputs, windows, on_no_beats)
+            name = str(inputs.get("record_id") or "")
         else:
             recording, name = _as_recording(inputs, self.read_recording)
             for field, value in stated.items():
@@ -209,6 +216,7 @@ class EcgClassificationPipeline(ChunkPipeline):
                     windows=windows or "all",
                     on_no_beats=on_no_beats,
                     return_windows=True,
+                    return_reports=True,
                     return_tensors="pt",
                 )
             except ValueError as error:
@@ -221,8 +229,9 @@ class EcgClassificationPipeline(ChunkPipeline):
             )
             features.pop("recording_ids")
             skipped = [(start, end) for _, start, end in features.pop("skipped_windows").tolist()]
+            (report,) = features.pop("reports")
             places = [
-                {"window": window, "start": start / rate, "end": end / rate, "skipped": skipped}
+                {"window": window, "start": start / rate, "end": end / rate, "skipped": skipped, "report": report}
                 for window, start, end in zip(window_ids, starts, ends, strict=True)
             ]
             if skipped:
@@ -233,6 +242,7 @@ class EcgClassificationPipeline(ChunkPipeline):
             yield {
                 **{name: tensor[index : index + 1] for name, tensor in features.items()},
                 **place,
+                "name": name or "the recording",
                 "is_last": index == len(places) - 1,
             }
 
@@ -252,7 +262,7 @@ class EcgClassificationPipeline(ChunkPipeline):
                 error.args = (f"{name}: {error}",)
             raise
         place = {"window": 0, "start": 0.0, "end": float(self.feature_extractor.window_seconds), "skipped": []}
-        return {**features, **place, "is_last": True}
+        return {**features, **place, "report": None, "name": name, "is_last": True}
 
     def _cut_row(
         self, row: Mapping[str, Any], windows: str | None, on_no_beats: str | None
@@ -288,9 +298,23 @@ class EcgClassificationPipeline(ChunkPipeline):
             raise ValueError('the row holds no beat: leave it out, or mark such rows with `on_no_beats="mask"`')
         cut = [signal * scale[:, None]], [r_peaks], [lead_mask]
         features, parts = extractor.cut_all(*cut)
+        read = [r_peaks[(r_peaks >= start) & (r_peaks < stop)] for _, start, stop in parts]
         if windows not in (None, "all"):
             features, parts = extractor.cut(*cut), [(0, 0, signal.shape[1])]
-        places = [{"window": 0, "start": start / rate, "end": stop / rate, "skipped": []} for _, start, stop in parts]
+            read = [extractor.read_peaks(r_peaks)]
+        report = extractor.describe(
+            cut[0][0][lead_mask],
+            rate,
+            [name for name, present in zip(row["lead_names"], lead_mask, strict=True) if present],
+            row["unit"],
+            lead_mask,
+            None if extractor.detector == "regular" else r_peaks,
+            read,
+        )
+        places = [
+            {"window": 0, "start": start / rate, "end": stop / rate, "skipped": [], "report": report}
+            for _, start, stop in parts
+        ]
         return BatchFeature(features, tensor_type="pt"), places
 
     def _forward(self, model_inputs: dict[str, Any]) -> Any:  # type: ignore[override]
@@ -331,6 +355,33 @@ class EcgClassificationPipeline(ChunkPipeline):
             return scores, None
         return scores, scores.max(axis=0) if aggregate == "max" else scores.mean(axis=0)
 
+    def find_contradictions(
+        self, model_outputs: Sequence[Mapping[str, Any]], window_scores: np.ndarray, aggregate: str | None = None
+    ) -> tuple[list[dict[str, str]], dict[str, str]]:
+        """
+        Labels that the heart rate of one recording contradicts, each with a sentence, whether they are found or not.
+
+        Args:
+            model_outputs (`Sequence[Mapping]`): Of the windows, in order.
+            window_scores (`np.ndarray` of shape `(num_windows, num_labels)`): Of [`score_windows`].
+            aggregate: As in [`EcgClassificationPipeline.__call__`].
+
+        Returns:
+            `tuple[list[dict[str, str]], dict[str, str]]`: Of each window, by its own rate; and of the recording, by
+            the rate of the whole or, with `aggregate="max"`, of the window with the highest score.
+        """
+        report = model_outputs[0]["report"]
+        names = [self.model.config.id2label[index] for index in range(window_scores.shape[1])]
+        if report is None:
+            return [{} for _ in model_outputs], {}
+
+        def by_rate_of(windows: Sequence[int | None]) -> dict[str, str]:
+            told = {name: report.contradiction(name, window) for name, window in zip(names, windows, strict=True)}
+            return {name: sentence for name, sentence in told.items() if sentence}
+
+        highest = window_scores.argmax(axis=0).tolist() if aggregate == "max" else [None] * len(names)
+        return [by_rate_of([row] * len(names)) for row in range(len(model_outputs))], by_rate_of(highest)
+
     def postprocess(  # type: ignore[override]
         self,
         model_outputs: Sequence[Mapping[str, Any]],
@@ -338,7 +389,8 @@ class EcgClassificationPipeline(ChunkPipeline):
         threshold: float | str | None = None,
         function_to_apply: str | None = None,
         aggregate: str | None = None,
-    ) -> list[dict[str, Any]]:
+        return_report: bool | None = None,
+    ) -> list[dict[str, Any]] | dict[str, Any]:
         """The labels of one recording from the logits of its windows."""
         config = self.model.config
         function = function_to_apply or _FUNCTION_OF_PROBLEM.get(config.problem_type, "sigmoid")
@@ -346,20 +398,24 @@ class EcgClassificationPipeline(ChunkPipeline):
             raise ValueError("a threshold needs scores from 0 to 1: leave it out, or apply a sigmoid or a softmax")
         window_scores, recording_scores = self.score_windows(model_outputs, function, aggregate)
         names = [config.id2label[index] for index in range(window_scores.shape[1])]
-        limits = None
-        if threshold is not None:
-            chosen = getattr(config, "label_thresholds", None) or {}
-            limits = np.array(
-                [chosen.get(name, 0.5) if threshold == "model" else threshold for name in names], dtype=np.float32
-            )
+        chosen = getattr(config, "label_thresholds", None) or {}
+        limits = np.array(
+            [threshold if isinstance(threshold, Real) else chosen.get(name, 0.5) for name in names], dtype=np.float32
+        )
 
-        def labels_of(scores: np.ndarray, of_windows: np.ndarray | None) -> list[dict[str, Any]]:
+        notes_of_windows, notes = self.find_contradictions(model_outputs, window_scores, aggregate)
+
+        def labels_of(
+            scores: np.ndarray, of_windows: np.ndarray | None, notes: Mapping[str, str]
+        ) -> list[dict[str, Any]]:
             order = np.argsort(-scores, kind="stable")
-            if limits is not None:
+            if threshold is not None:
                 order = order[(scores >= limits)[order]]
             found = []
             for label in order[:top_k].tolist():
                 entry: dict[str, Any] = {"label": names[label], "score": float(scores[label])}
+                if names[label] in notes and function != "none" and scores[label] >= limits[label]:
+                    entry["note"] = notes[names[label]]
                 if of_windows is not None:
                     entry["windows"] = [
                         {"start": output["start"], "end": output["end"], "score": float(score)}
@@ -369,11 +425,18 @@ class EcgClassificationPipeline(ChunkPipeline):
             return found
 
         if recording_scores is None:
-            return [
-                {"start": output["start"], "end": output["end"], "labels": labels_of(scores, None)}
-                for output, scores in zip(model_outputs, window_scores, strict=True)
+            labels = [
+                {"start": output["start"], "end": output["end"], "labels": labels_of(scores, None, own)}
+                for output, scores, own in zip(model_outputs, window_scores, notes_of_windows, strict=True)
             ]
-        return labels_of(recording_scores, window_scores if len(model_outputs) > 1 else None)
+        else:
+            labels = labels_of(recording_scores, window_scores if len(model_outputs) > 1 else None, notes)
+        report = model_outputs[0]["report"]
+        for warning in [] if report is None else report.warnings:
+            logger.warning("%s: %s", model_outputs[0]["name"], warning)
+        if not return_report:
+            return labels
+        return {"labels": labels, "report": None if report is None else report.to_dict()}
 
 
 # As registering the task does: a pipeline that was loaded from a published folder can be saved to another one, too.
@@ -431,6 +494,8 @@ def _check_parameter(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, CHOICES[name]))}")
     if name == "top_k" and not (isinstance(value, Integral) and _is_number(value) and int(value) >= 1):
         raise ValueError(f"top_k is {value!r}: give the number of labels, at least 1, or None for all")
+    if name == "return_report" and not isinstance(value, bool):
+        raise ValueError(f"return_report is {value!r}: give True or False")
     if name == "threshold" and value != "model" and not (_is_number(value) and 0 <= value <= 1):
         raise ValueError(f'threshold is {value!r}: give a number from 0 to 1, or "model" for each label\'s own')
 

@@ -28,7 +28,7 @@ from .setting_checks import (
     check_other_settings,
 )
 from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, canonical_unit, repair_non_finite, resample, rescale
-from .signal_report import Quality, SignalReport, check_amplitude, describe_signal, measure_quality
+from .signal_report import SignalReport, check_amplitude, describe_signal, measure_quality
 
 
 logger = logging.get_logger(__name__)
@@ -267,7 +267,7 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                     peaks.append(self._known_peaks(given[index], recordings[index].shape[-1], float(rates[index])))
 
         found: list[Window] = []
-        recording_ids, window_ids, skipped, reports = [], [], [], []
+        recording_ids, window_ids, skipped = [], [], []
         mask_flat = self.do_mask_flat_leads if do_mask_flat_leads is None else do_mask_flat_leads
         for index, signal in enumerate(signals):
             changes = find_changes(recordings[index]) if mask_flat else None
@@ -277,14 +277,6 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                 )
                 if left_out and not return_windows:
                     logger.warning("%s%s", naming.prefix, describe_skipped(left_out))
-            if return_reports:
-                quality = measure_quality(recordings[index], float(rates[index]), names[index], units[index])
-                known = peaks[index] if r_peaks is not None or detector != "regular" else None
-                read = [
-                    window.start + (window.r_peaks if choice == "all" else self.read_peaks(window.r_peaks))
-                    for window in usable.values()
-                ]
-                reports.append(self.describe(quality, lead_masks[index], known, read))
             found += usable.values()
             window_ids += usable
             recording_ids += [index] * len(usable)
@@ -297,14 +289,14 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         else:
             features = self.cut(*windows_of, masks)
             parts = [Part(row, 0, signal.shape[-1]) for row, signal in enumerate(windows_of[0])]
+        inside = [
+            peaks_of[(peaks_of >= part.start) & (peaks_of < part.stop)] - part.start
+            for part, peaks_of in ((part, found[part.window].r_peaks) for part in parts)
+        ]
+        of = [recording_ids[part.window] for part in parts]
         if return_r_peaks:
-            inside = [
-                peaks_of[(peaks_of >= part.start) & (peaks_of < part.stop)] - part.start
-                for part, peaks_of in ((part, found[part.window].r_peaks) for part in parts)
-            ]
             features["r_peaks"] = pad_peaks(inside)
         if return_windows:
-            of = [recording_ids[part.window] for part in parts]
             ratios = [float(rates[index]) / self.sampling_rate for index in of]
             starts = [found[part.window].start for part in parts]
             features["recording_ids"] = np.array(of, dtype=np.int64)
@@ -321,7 +313,22 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             features["skipped_windows"] = np.array(skipped, dtype=np.float64).reshape(-1, 3)
         batch = BatchFeature(features, tensor_type=return_tensors)
         if return_reports:
-            batch["reports"] = reports
+            reads: list[list[np.ndarray]] = [[] for _ in range(count)]
+            for index, part, beats in zip(of, parts, inside, strict=True):
+                seen = beats if choice == "all" else self.read_peaks(beats)
+                reads[index].append(found[part.window].start + part.start + seen)
+            batch["reports"] = [
+                self.describe(
+                    recordings[index],
+                    float(rates[index]),
+                    names[index],
+                    units[index],
+                    lead_masks[index],
+                    peaks[index] if r_peaks is not None or detector != "regular" else None,
+                    reads[index],
+                )
+                for index in range(count)
+            ]
         return batch
 
     def clean(
@@ -493,27 +500,34 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         return r_peaks
 
     def describe(
-        self, quality: Quality, lead_mask: np.ndarray, r_peaks: np.ndarray | None, read: Sequence[np.ndarray]
+        self,
+        waveform: np.ndarray,
+        sampling_rate: float,
+        lead_names: Sequence[str],
+        unit: str | Sequence[str],
+        lead_mask: np.ndarray,
+        r_peaks: np.ndarray | None,
+        read: Sequence[np.ndarray],
     ) -> SignalReport:
         """
         What is known about a recording beside the model's inputs.
 
         Args:
-            quality ([`Quality`]): Of the recording as it came, by [`measure_quality`].
+            waveform, sampling_rate, lead_names, unit: The recording as it came, see [`clean`].
             lead_mask (`np.ndarray` of shape `(12,)`): As [`clean`] gives it.
             r_peaks (`np.ndarray`, *optional*): Ascending peaks of the cleaned recording [samples]; without them
                 nothing is said of the rhythm.
-            read (`Sequence[np.ndarray]`): Those that the model reads, one array for each window [samples].
+            read (`Sequence[np.ndarray]`): Those that the model reads, an array for each row of its inputs [samples].
 
         Returns:
             [`SignalReport`]: Its numbers and warnings.
         """
         return describe_signal(
-            quality,
+            measure_quality(waveform, sampling_rate, lead_names, unit),
             lead_mask,
             r_peaks,
             self.sampling_rate,
-            beats_read=len(np.unique(np.concatenate(read))),
+            read,
             lead_names=getattr(self, "lead_names", STANDARD_LEADS),
         )
 

@@ -84,6 +84,7 @@ class SignalReport:
         amplitude_mv (`float`, *optional*): What the largest lead usually spans within two seconds [mV]; `None` for
             unit `NU`, which has no amplitude.
         warnings (`list[str]`): What is implausible, a sentence each.
+        window_rates (`list[float | None]`): Heart rate of each row of the model's inputs [1/min].
     """
 
     seconds: float
@@ -100,12 +101,15 @@ class SignalReport:
     clipped_share: float
     amplitude_mv: float | None
     warnings: list[str]
+    window_rates: list[float | None]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values for JSON, rounded to what can be known."""
+        """The report of the whole recording as plain values for JSON, rounded to what can be known."""
+        values = asdict(self)
+        del values["window_rates"]
         return {
             name: round(value, _DIGITS.get(name, 4)) if isinstance(value, float) else value
-            for name, value in asdict(self).items()
+            for name, value in values.items()
         }
 
     def summary(self) -> str:
@@ -129,9 +133,15 @@ class SignalReport:
         ]
         return "; ".join([", ".join(parts) or f"{self.seconds:g} s", *leads])
 
-    def contradiction(self, label: str) -> str | None:
-        """A sentence where the heart rate contradicts a label of bradycardia or tachycardia, else `None`."""
-        return rate_contradiction(label, self.heart_rate)
+    def contradiction(self, label: str, window: int | None = None) -> str | None:
+        """
+        A sentence where the heart rate contradicts a label of bradycardia or tachycardia, else `None`.
+
+        Args:
+            label (`str`): Its name, see [`rate_contradiction`].
+            window (`int`, *optional*): Which row of the model's inputs the label is of, if not of the recording.
+        """
+        return rate_contradiction(label, self.heart_rate if window is None else self.window_rates[window])
 
 
 _DIGITS = {"seconds": 3, "heart_rate": 1, "sdnn_ms": 1, "rmssd_ms": 1, "irregularity": 3, "amplitude_mv": 3}
@@ -198,8 +208,8 @@ def measure_quality(
         clipped_leads=_in_order(
             name for name, count in zip(leads, clipped, strict=True) if count > _CLIPPED_SHARE * num_samples
         ),
-        nan_share=1.0 - num_finite / waveform.size,
-        clipped_share=int(clipped.sum()) / waveform.size,
+        nan_share=1.0 - num_finite / max(1, waveform.size),
+        clipped_share=int(clipped.sum()) / max(1, waveform.size),
         ranges=ranges,
         units=list(dict.fromkeys(units)),
         seconds=num_samples / sampling_rate,
@@ -211,7 +221,7 @@ def describe_signal(
     lead_mask: np.ndarray,
     r_peaks: np.ndarray | None = None,
     sampling_rate: float = 100.0,
-    beats_read: int | None = None,
+    read: Sequence[np.ndarray] | None = None,
     lead_names: Sequence[str] = STANDARD_LEADS,
 ) -> SignalReport:
     """
@@ -223,7 +233,8 @@ def describe_signal(
         r_peaks (`np.ndarray`, *optional*): Ascending R peaks of the whole recording [samples]; without them nothing is
             said of the rhythm.
         sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the peaks [Hz].
-        beats_read (`int`, *optional*): How many of the peaks the model reads; all by default.
+        read (`Sequence[np.ndarray]`, *optional*): Those of the peaks that the model reads, an array for each row of
+            its inputs; all in one row by default.
         lead_names (`Sequence[str]`, *optional*, defaults to the 12 standard leads): Leads that the model reads.
 
     Returns:
@@ -231,20 +242,21 @@ def describe_signal(
     """
     found = dict(zip(STANDARD_LEADS, np.asarray(lead_mask, dtype=bool).tolist(), strict=True))
     missing = [name for name in lead_names if not found[name]]
-    count = None if r_peaks is None else len(r_peaks)
-    intervals = np.diff(np.empty(0) if r_peaks is None else r_peaks) / sampling_rate * 1000.0  # [ms]
-    mean = float(intervals.mean()) if intervals.size else None
+    peaks = np.empty(0) if r_peaks is None else np.asarray(r_peaks)
+    count = None if r_peaks is None else len(peaks)
+    rows = [peaks] if read is None else read
+    intervals = np.diff(peaks) / sampling_rate * 1000.0  # [ms]
     sdnn = float(intervals.std(ddof=1)) if intervals.size > 1 else None
     rmssd = float(np.sqrt(np.mean(np.diff(intervals) ** 2))) if intervals.size > 1 else None
-    rate = 60_000.0 / mean if mean else None
+    rate = _mean_rate(peaks, sampling_rate)
     return SignalReport(
         seconds=quality.seconds,
         heart_rate=rate,
         sdnn_ms=sdnn,
         rmssd_ms=rmssd,
-        irregularity=rmssd / mean if rmssd is not None and mean else None,
+        irregularity=None if rmssd is None else rmssd / float(intervals.mean()),
         beats_found=count,
-        beats_read=count if beats_read is None or count is None else beats_read,
+        beats_read=None if count is None else len(np.unique(np.concatenate(rows))),
         missing_leads=missing,
         flat_leads=quality.flat_leads,
         clipped_leads=quality.clipped_leads,
@@ -257,7 +269,15 @@ def describe_signal(
             *_warn_of_leads(missing, [name for name in lead_names if found[name]], quality),
             *_warn_of_amplitude(quality),
         ],
+        window_rates=[_mean_rate(one, sampling_rate) if count else None for one in rows],
     )
+
+
+def _mean_rate(r_peaks: np.ndarray, sampling_rate: float) -> float | None:
+    """Heart rate from the mean RR interval [1/min], of at least two beats."""
+    if len(r_peaks) < 2:
+        return None
+    return 60.0 * sampling_rate * (len(r_peaks) - 1) / float(r_peaks[-1] - r_peaks[0])
 
 
 def usual_ranges(signals: np.ndarray, sampling_rate: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
@@ -719,3 +720,64 @@ def test_when_a_slice_of_a_dataset_is_given_then_it_is_told_from_recordings(
     with pytest.raises(ValueError, match=r"a slice of a dataset is a dict of columns"):
         pipe(dataset[:2])
     assert len(list(pipe(dataset.select(range(2))))) == 2
+
+
+def _with_labels(pipe: EcgClassificationPipeline, *names: str) -> EcgClassificationPipeline:
+    """The pipeline under other names of labels, all of them found."""
+    model = copy.deepcopy(pipe.model)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: index for index, name in enumerate(names)}
+    model.config.label_thresholds = dict.fromkeys(names, 0.0)
+    return EcgClassificationPipeline(model, feature_extractor=pipe.feature_extractor, device="cpu")
+
+
+def test_when_a_report_is_asked_for_then_it_stands_beside_the_labels(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], dataset: datasets.Dataset
+) -> None:
+    for inputs, batch_size in ((recordings[0], 1), (recordings[1], 2), (dataset[0], 1)):
+        result = pipe(inputs, return_report=True, batch_size=batch_size)
+        assert result["labels"] == pipe(inputs, batch_size=batch_size)
+        report = json.loads(json.dumps(result["report"]))
+        assert 50 < report["heart_rate"] < 130
+        assert report["beats_read"] == report["beats_found"] >= 8
+        assert report["warnings"] == report["missing_leads"] == []
+    assert pipe(dataset[0], return_report=True, windows="first")["report"]["beats_read"] == 15
+
+
+def test_when_the_input_is_implausible_then_a_warning_says_so_by_default(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe(recordings[0])
+    assert not caplog.messages
+    alone = replace(recordings[0], waveform=recordings[0].waveform[1:2, :100], lead_names=["II"])
+    result = pipe(alone, return_report=True)
+    assert caplog.messages == [f"{alone.record_id}: {warning}" for warning in result["report"]["warnings"]]
+    assert "lasts 1 s" in caplog.messages[0]
+    assert "11 of 12 leads are missing" in caplog.messages[1]
+
+
+def test_when_the_rate_contradicts_a_label_then_it_has_a_note(
+    pipe: EcgClassificationPipeline, recordings: list[Recording], make_recordings: Callable[..., list[Recording]]
+) -> None:
+    rhythm = _with_labels(pipe, "SBRAD", "SR", "STACH")
+
+    def notes(labels: list[dict[str, Any]]) -> set[str]:
+        return {one["label"] for one in labels if "note" in one}
+
+    fast, slow = make_recordings(2)
+    assert notes(rhythm(fast)) == {"SBRAD"}
+    assert notes(rhythm(slow)) == {"STACH"}
+    assert notes(rhythm(fast, threshold=0.99)) == set()
+    rhythm.model.config.label_thresholds = dict.fromkeys(("SBRAD", "SR", "STACH"), 1.0)
+    assert notes(rhythm(fast)) == set(), "what is not found contradicts nothing"
+    rhythm.model.config.label_thresholds = dict.fromkeys(("SBRAD", "SR", "STACH"), 0.0)
+    # Of windows and of their highest scores it is the windows' own rates that count.
+    both = replace(fast, waveform=np.concatenate([slow.waveform, fast.waveform], axis=1))
+    windows = rhythm(both, aggregate="none")
+    assert [notes(window["labels"]) for window in windows] == [{"STACH"}, {"SBRAD"}, {"SBRAD"}]
+    highest = {
+        name: max(range(3), key=lambda row: {one["label"]: one["score"] for one in windows[row]["labels"]}[name])
+        for name in ("SBRAD", "STACH")
+    }
+    expected = {name for name, row in highest.items() if (row == 0) == (name == "STACH")}
+    assert notes(rhythm(both, aggregate="max")) == expected

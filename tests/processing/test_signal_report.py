@@ -110,6 +110,11 @@ def test_when_an_extractor_is_asked_then_it_reports_what_its_model_reads(kind: A
     found = reports[0].beats_found
     assert found > 15
     assert reports[0].beats_read == (15 if kind is ClearHugFeatureExtractor else found)
+    assert [len(one.window_rates) for one in reports] == [1, 1]
+    whole = _report(extractor, fast, windows="all")
+    assert whole.beats_read == whole.beats_found == found
+    assert len(whole.window_rates) == (2 if kind is ClearHugFeatureExtractor else 1)
+    assert whole.window_rates == pytest.approx([reports[0].heart_rate] * len(whole.window_rates), rel=0.05)
     assert reports[1].beats_read == reports[1].beats_found
     assert json.loads(json.dumps(reports[0].to_dict()))["beats_found"] == found
     assert reports[1].summary().startswith(f"{reports[1].heart_rate:.0f}/min, SDNN ")
