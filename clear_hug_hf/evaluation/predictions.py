@@ -33,6 +33,8 @@ class Predictions:
         labels (`np.ndarray` of shape `(num_rows, num_labels)`, *optional*): The truth, where the dataset has it.
         contributions (`np.ndarray` of shape `(num_rows, 7, num_labels)`, *optional*, with the HUG head):
             What each group adds to each logit (see [`group_contributions`]).
+        num_windows (`np.ndarray` of shape `(num_rows,)`, *optional*): From how many windows each row was predicted;
+            more than one where it has more beats than the model holds. One each by default.
     """
 
     label_names: list[str]
@@ -41,6 +43,7 @@ class Predictions:
     probabilities: np.ndarray
     labels: np.ndarray | None = None
     contributions: np.ndarray | None = None
+    num_windows: np.ndarray | None = None
 
     def by_recording(self) -> Predictions:
         """
@@ -52,23 +55,29 @@ class Predictions:
             label_names=self.label_names,
             record_ids=[self.record_ids[row] for row in first],
             patient_ids=[self.patient_ids[row] for row in first],
-            probabilities=mean_by_recording(self.probabilities, self.record_ids),
+            probabilities=mean_by_recording(self.probabilities, self.record_ids, self.num_windows),
             labels=None if self.labels is None else self.labels[first],
             contributions=None
             if self.contributions is None
-            else mean_by_recording(self.contributions, self.record_ids),
+            else mean_by_recording(self.contributions, self.record_ids, self.num_windows),
         )
 
 
-def mean_by_recording(values: np.ndarray, record_ids: Sequence[str]) -> np.ndarray:
-    """Mean over the rows of each recording, `(num_rows, ...)` to `(num_recordings, ...)`; see [`recordings_of`]."""
+def mean_by_recording(
+    values: np.ndarray, record_ids: Sequence[str], num_windows: np.ndarray | None = None
+) -> np.ndarray:
+    """
+    Mean over the rows of each recording, `(num_rows, ...)` to `(num_recordings, ...)`; see [`recordings_of`]. A row
+    that is itself the mean over `num_windows` counts as often, so that the mean is that over all windows.
+    """
     first, recording_of = recordings_of(record_ids)
     if len(first) == len(recording_of):
         return values
     sums = np.zeros((len(first), *values.shape[1:]))
-    np.add.at(sums, recording_of, values)
-    counts = np.bincount(recording_of).reshape(-1, *[1] * (values.ndim - 1))
-    return (sums / counts).astype(values.dtype)
+    weights = np.ones(len(values)) if num_windows is None else num_windows
+    shape = (-1, *[1] * (values.ndim - 1))
+    np.add.at(sums, recording_of, values * weights.reshape(shape))
+    return (sums / np.bincount(recording_of, weights).reshape(shape)).astype(values.dtype)
 
 
 def model_label_names(config: Any) -> list[str]:
@@ -152,11 +161,12 @@ def predict(
     collator = BeatCollator(feature_extractor, label_names=has, all_beats=True)
     loader = DataLoader(dataset.with_format("numpy"), batch_size=batch_size, collate_fn=collator)
     model.eval()
-    probabilities, labels, contributions = [], [], []
+    probabilities, labels, contributions, counts = [], [], [], []
     for batch in tqdm(loader, desc="predict", unit="batch", disable=not progress):
         if has:
             labels.append(batch.pop("labels").numpy())
         of = batch.pop("rows")
+        counts.append(of.bincount().numpy())
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
         logits = output.logits.float().cpu()
         one_of_many = model.config.problem_type == "single_label_classification"
@@ -177,6 +187,7 @@ def predict(
         probabilities=np.concatenate(probabilities),
         labels=truth,
         contributions=np.concatenate(contributions) if contributions else None,
+        num_windows=np.concatenate(counts),
     )
 
 

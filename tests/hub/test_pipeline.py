@@ -274,6 +274,21 @@ def test_when_rows_are_prepared_then_the_scores_are_those_of_predict(
     np.testing.assert_allclose(_scores(pipe(dataset[2])), expected[2], atol=1e-6)
 
 
+def test_when_a_long_recording_is_partly_fast_then_its_prepared_rows_together_score_as_the_pipeline(
+    pipe: EcgClassificationPipeline, make_recordings: Callable[..., list[Recording]]
+) -> None:
+    fast, slow = make_recordings(2)
+    both = replace(fast, waveform=np.concatenate([fast.waveform, slow.waveform], axis=1))
+    rows = prepare([slow, both], pipe.feature_extractor, windows="all", progress=False).dataset
+    found = predict(pipe.model, rows, pipe.feature_extractor)
+    assert found.num_windows is not None
+    assert found.num_windows.tolist() == [1, 2, 1]
+    expected = [_scores(pipe(slow)), _scores(pipe(both))]
+    assert len(pipe(both)[0]["windows"]) == 3
+    # Prepared samples are rounded to 16 bits.
+    np.testing.assert_allclose(found.by_recording().probabilities, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("batch_size", [2, 4, 16])
 def test_when_windows_are_batched_then_nothing_changes(
     pipe: EcgClassificationPipeline, recordings: list[Recording], batch_size: int
