@@ -7,8 +7,10 @@ The mutations are drawn from seeds, so that a failure can be repeated.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import resource
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,10 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
+from clear_hug_hf import Recording
+from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.model_files import load_config, load_feature_extractor
+from clear_hug_hf.data.prepared import check_prepared_for, load_prepared, read_manifest
+from clear_hug_hf.data.readers import WfdbFolderSource
+from clear_hug_hf.data.sharding import prepare_shards
 from clear_hug_hf.modeling import (
     ClearHugConfig,
     EcgJepaConfig,
@@ -110,9 +119,9 @@ def _damage(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(damaged)
 
 
-def _says_one_sentence(error: InputError, path: Path) -> None:
+def _says_one_sentence(error: InputError, path: Path | None = None) -> None:
     text = str(error)
-    assert str(path) in text, text
+    assert path is None or str(path) in text, text
     assert "\n" not in text, text
     assert len(text) < 1500, text
 
@@ -233,3 +242,79 @@ def test_when_a_file_is_not_of_this_package_then_it_is_refused_without_a_questio
     with _bounds(), pytest.raises(InputError, match=message) as caught:
         load(folder)
     _says_one_sentence(caught.value, folder / name)
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    make_recordings: Callable[..., list[Recording]],
+    write_record: Callable[[Path, Recording], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    records, folder = tmp_path_factory.mktemp("records"), tmp_path_factory.mktemp("prepared")
+    for recording in make_recordings(6):
+        write_record(records / recording.record_id, recording)
+    prepare_shards(WfdbFolderSource(records), folder, ClearHugFeatureExtractor(), shard_size=6, progress=False)
+    return folder
+
+
+def _read_prepared(folder: Path) -> None:
+    """Everything that training does with a prepared folder before the model sees it."""
+    splits = {shard["split"] for shard in read_manifest(folder)["shards"]}
+    sets, extractor = load_prepared(folder, splits)
+    check_prepared_for(folder, ClearHugFeatureExtractor())
+    for dataset in sets.values():
+        BeatCollator(extractor)(list(dataset.with_format("numpy")))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "preprocessor_config.json", "data/train-00000-of-00001.parquet"])
+def test_when_a_file_of_a_prepared_folder_is_mutated_then_only_one_sentence_comes_out(
+    prepared: Path, tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(prepared, tmp_path / "copied"))
+    content = (folder / name).read_bytes()
+    for seed in range(NUM_MUTATIONS // 4):
+        rng = np.random.default_rng(seed)
+        if seed % 4 == 0 or name.endswith("parquet"):
+            (folder / name).write_bytes(_damage(content, rng))
+        else:
+            (folder / name).write_text(json.dumps(_mutate(json.loads(content), rng)))
+        try:
+            with _bounds():
+                _read_prepared(folder)
+        except InputError as error:
+            _says_one_sentence(error, folder)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {(folder / name).read_text(errors='replace')}") from error
+
+
+def test_when_values_of_a_prepared_folder_are_mutated_then_only_one_sentence_comes_out(
+    prepared: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(prepared, tmp_path / "copied"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    shard = manifest["shards"][0]
+    path = folder / shard["file"]
+    rows = pq.read_table(path)
+    refused = 0
+    for seed in range(NUM_MUTATIONS // 4):
+        rng = np.random.default_rng(seed)
+        name = str(rng.choice(["signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate"]))
+        values = _mutate({"rows": rows[name].to_pylist()}, rng).get("rows")
+        try:
+            column = pa.array(values, type=rows.schema.field(name).type if seed % 2 else None)
+            table = rows.set_column(rows.schema.get_field_index(name), name, column)
+        except (pa.ArrowException, OverflowError, TypeError):
+            table = rows.drop_columns([name])
+        pq.write_table(table, path)
+        # The manifest says that all is well.
+        shard |= {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        try:
+            with _bounds():
+                _read_prepared(folder)
+        except InputError as error:
+            refused += 1
+            _says_one_sentence(error)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {name}") from error
+    assert refused > NUM_MUTATIONS / 8

@@ -62,7 +62,8 @@ class BeatCollator:
             bool and, with labels, `labels` `(batch_size, num_labels)` float32.
 
         Raises:
-            InputError: If the rows are of another rate than the feature extractor, or lack a label.
+            InputError: If the rows are of another rate than the feature extractor, lack a label, or hold values that
+                no preparation writes.
         """
         self._check_rate(rows)
         return self._collate(self._windows(rows), rows)
@@ -108,12 +109,8 @@ class BeatCollator:
         rows: Sequence[Mapping[str, Any]],
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Signals, peaks and lead masks of rows, as `cut` takes them."""
-        signals = [
-            np.asarray(row["signal"], dtype=np.float32) * np.asarray(row["signal_scale"], dtype=np.float32)[:, None]
-            for row in rows
-        ]
-        peaks = [np.asarray(row["r_peaks"], dtype=np.int64) for row in rows]
-        return signals, peaks, [np.asarray(row["lead_mask"]) for row in rows]
+        windows = [read_window(row) for row in rows]
+        return [one[0] for one in windows], [one[1] for one in windows], [one[2] for one in windows]
 
     def _add_labels(self, batch: dict[str, torch.Tensor], rows: Sequence[Mapping[str, Any]]) -> None:
         names = list(rows[0].get("labels") or ()) if self.label_names is None else self.label_names
@@ -129,3 +126,37 @@ class BeatCollator:
             [float("nan") if row["labels"][name] is None else float(row["labels"][name]) for name in names]
             for row in rows
         ]
+
+
+def read_window(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    The recording of a row of a prepared dataset, as `cut` takes it.
+
+    Args:
+        row (`Mapping`): With the columns `signal`, `signal_scale`, `r_peaks` and `lead_mask`.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: The signal `(12, num_samples)` float32, its peaks and its lead
+        mask `(12,)`.
+
+    Raises:
+        InputError: If the row holds values that no preparation writes.
+    """
+    try:
+        signal = np.asarray(row["signal"], dtype=np.float32)
+        scale = np.asarray(row["signal_scale"], dtype=np.float32)
+        peaks = np.asarray(row["r_peaks"], dtype=np.int64)
+    except (TypeError, ValueError):
+        fault = "its leads have different lengths, or values are missing"
+    else:
+        mask = np.asarray(row["lead_mask"])
+        if signal.ndim != 2 or not signal.size or not scale.shape == mask.shape == signal.shape[:1]:
+            fault = f"its signal has the shape {signal.shape}, and its scales {scale.shape}"
+        elif not (np.isfinite(scale) & (scale > 0)).all():
+            fault = "a scale is not positive"
+        elif peaks.size and (peaks[0] < 0 or peaks[-1] >= signal.shape[1] or (peaks[1:] <= peaks[:-1]).any()):
+            fault = "its R peaks do not ascend inside the signal"
+        else:
+            return signal * scale[:, None], peaks, mask
+    name = f"row {row['record_id']}" if "record_id" in row else "a row"
+    raise InputError(f"{name} of the dataset cannot be read: {fault}; prepare the recordings again")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,14 @@ import datasets
 
 from ..processing.errors import InputError
 from ..processing.recordings import RecordingFeatureExtractor
-from .model_files import load_feature_extractor
+from .model_files import load_feature_extractor, read_json
+from .shard_checks import check_shards
 from .sharding import EXTRACTOR, MANIFEST, WORK, extractor_settings
 
 
+# What the manifest says of each shard, at least.
+_SHARD = {"file": str, "split": str, "size": int, "rows": int, "sha256": str}
+_SHARD_NAME = re.compile(r"data/[\w.-]+\.parquet")
 # Settings that act after the signal and the peaks are stored, or only choose which windows are: a model may differ in
 # these from the dataset.
 _NOT_STORED = frozenset(
@@ -45,24 +49,33 @@ def load_prepared(
             as they are used. The others are copied into the cache of `datasets` first, from where any row can be read
             at once.
 
+    Every file is read once in full when a folder is first loaded, and its digest held against the manifest.
+
     Raises:
-        InputError: If the preparation is not finished, or a file is missing or damaged.
+        InputError: If the preparation is not finished, or a file is missing, damaged, or holds what the preparation
+            never writes; the message names it.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    extractor = load_feature_extractor(folder)
+    settings = extractor_settings(extractor)
+    for name, value in manifest["feature_extractor"].items():
+        if settings.get(name, value) != value:
+            raise InputError(
+                f"{folder / EXTRACTOR} is damaged: its {name} is {settings[name]!r}, and the signals were prepared "
+                f"with {value!r}; copy the folder again, or prepare it anew"
+            )
+    check_shards(folder, manifest, extractor.sampling_rate)
     files: dict[str, list[str]] = {}
     for shard in manifest["shards"]:
-        path = folder / shard["file"]
-        if not path.is_file() or path.stat().st_size != shard["size"]:
-            raise InputError(f"{path} is missing or damaged: copy the folder again, or prepare it anew")
         if shard["rows"]:
-            files.setdefault(shard["split"], []).append(str(path))
+            files.setdefault(shard["split"], []).append(str(folder / shard["file"]))
     loaded: dict[str, datasets.Dataset] = {}
     for streaming in (False, True):
         some = {split: paths for split, paths in files.items() if (split in streamed) == streaming}
         if some:
             loaded.update(datasets.load_dataset("parquet", data_files=some, streaming=streaming))
-    return {split: loaded[split] for split in files}, load_feature_extractor(folder)
+    return {split: loaded[split] for split in files}, extractor
 
 
 def count_prepared(folder: str | Path) -> dict[str, int]:
@@ -138,10 +151,23 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(f"{folder} is not prepared to the end: start the same `clear-hug prepare` again, it resumes")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"{path} is damaged: copy the folder again, or prepare it anew") from None
-    if not {"shards", "feature_extractor"} <= manifest.keys():
+    manifest = read_json(path)
+    if not isinstance(manifest.get("shards"), list) or not isinstance(manifest.get("feature_extractor"), dict):
         raise InputError(f"{path} is not a manifest of `clear-hug prepare`: name the folder that it wrote")
+    source = manifest.get("source")
+    names = source.get("label_names") if isinstance(source, dict) else []
+    fits = _is_or_absent(source, dict) and _is_or_absent((source or {}).get("settings"), dict)
+    fits = fits and _is_or_absent(names, list) and all(isinstance(name, str) for name in names or ())
+    if not fits or not all(_is_shard(shard) for shard in manifest["shards"]):
+        raise InputError(f"{path} is damaged: copy the folder again, or prepare it anew")
     return manifest
+
+
+def _is_shard(entry: Any) -> bool:
+    """Whether an entry of the manifest names a file in this folder, and what there is to know about it."""
+    fits = isinstance(entry, dict) and all(type(entry.get(name)) is kind for name, kind in _SHARD.items())
+    return fits and entry["rows"] >= 0 and _SHARD_NAME.fullmatch(entry["file"]) is not None
+
+
+def _is_or_absent(value: Any, kind: type) -> bool:
+    return value is None or isinstance(value, kind)

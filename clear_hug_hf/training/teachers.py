@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, ByT5Tokenizer
 
+from ..data.collator import read_window
 from ..data.model_files import load_feature_extractor
 from ..data.pages import SIGNAL_EMBEDS
 from ..processing.errors import InputError
@@ -74,16 +75,14 @@ def add_signal_embeds(
     extractor = load_feature_extractor(find_model_folder(folder))
     model.eval()
     found = []
-    rows = dataset.select_columns(["signal", "signal_scale", "lead_mask", "sampling_rate", "unit"]).with_format(
-        "numpy"
-    )
+    read = ["signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate", "unit"]
+    rows = dataset.select_columns(read).with_format("numpy")
     for start in tqdm(range(0, len(rows), batch_size), desc="signal teacher", unit="batch", disable=not progress):
         signals, names = [], []
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         for row in batch:
-            present = np.asarray(row["lead_mask"], dtype=bool)
-            scale = np.asarray(row["signal_scale"], dtype=np.float32)[:, None]
-            signals.append((np.asarray(row["signal"], dtype=np.float32) * scale)[present])
+            signal, _, present = read_window(row)
+            signals.append(signal[present])
             names.append([name for name, there in zip(STANDARD_LEADS, present, strict=True) if there])
         inputs = extractor(
             signals,

@@ -77,3 +77,24 @@ def test_when_the_rate_is_not_the_models_then_the_batch_is_refused(dataset: data
     row: dict[str, Any] = {**dataset[0], "sampling_rate": 250.0}
     with pytest.raises(InputError, match="prepared at 250 Hz and the model works at 100 Hz"):
         BeatCollator(ClearHugFeatureExtractor())([row])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"signal_scale": [float("nan")] * 12}, "a scale is not positive"),
+        ({"signal_scale": [1.0] * 11}, r"its scales \(11,\)"),
+        ({"r_peaks": [50, 40]}, "its R peaks do not ascend inside the signal"),
+        ({"r_peaks": [-1, 40]}, "its R peaks do not ascend inside the signal"),
+        ({"r_peaks": [50, 10**6]}, "its R peaks do not ascend inside the signal"),
+        ({"r_peaks": None}, "values are missing"),
+        ({"signal": [[1, 2], *[[1]] * 11]}, "its leads have different lengths"),
+        ({"signal": [[]] * 12}, r"its signal has the shape \(12, 0\)"),
+    ],
+)
+def test_when_a_row_holds_what_no_preparation_writes_then_it_is_named(
+    dataset: datasets.Dataset, change: dict, message: str
+) -> None:
+    row = {**dataset[0], **change}
+    with pytest.raises(InputError, match=rf"row {row['record_id']} of the dataset cannot be read: .*{message}"):
+        BeatCollator(ClearHugFeatureExtractor())([dataset[1], row])

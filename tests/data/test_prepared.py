@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from clear_hug_hf.data import shard_checks
 from clear_hug_hf.data.prepared import check_prepared_for, is_prepared, load_prepared
 from clear_hug_hf.data.readers import WfdbFolderSource
 from clear_hug_hf.data.records import Recording
@@ -92,6 +99,122 @@ def test_when_a_shard_is_damaged_or_missing_then_it_is_named(copied: Path) -> No
         load_prepared(copied)
     shard.unlink()
     with pytest.raises(InputError, match=r"train-00001-of-00002\.parquet is missing or damaged"):
+        load_prepared(copied)
+
+
+@pytest.mark.parametrize("streamed", [(), ("train",)])
+def test_when_one_bit_of_a_shard_flips_then_it_is_named(copied: Path, streamed: tuple[str, ...]) -> None:
+    shard = copied / "data" / "train-00001-of-00002.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match=r"train-00001-of-00002\.parquet is damaged: its SHA-256 is not that"):
+        load_prepared(copied, streamed)
+
+
+def test_when_a_shard_was_checked_then_it_is_not_read_again_until_it_changes(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_prepared(copied)
+    read: list[Path] = []
+    monkeypatch.setattr(shard_checks, "_check_shard", lambda path, *_: read.append(path))
+    load_prepared(copied)
+    assert not read
+    os.utime(copied / "data" / "train-00000-of-00002.parquet", ns=(1, 1))
+    load_prepared(copied)
+    assert [path.name for path in read] == ["train-00000-of-00002.parquet"]
+
+
+def _forge(folder: Path, change: Callable[[pa.Table], pa.Table], shard: int = 0, **source: Any) -> None:
+    """Another shard, with a manifest that tells of it."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = manifest["shards"][shard]
+    path = folder / entry["file"]
+    pq.write_table(change(pq.read_table(path)), path)
+    entry |= {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    manifest["source"] |= source
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _with(name: str, change: Callable[[Any], Any]) -> Callable[[pa.Table], pa.Table]:
+    def changed(table: pa.Table) -> pa.Table:
+        values = pa.array([change(value) for value in table[name].to_pylist()], type=table.schema.field(name).type)
+        return table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop_columns(["r_peaks"]), "it has no column r_peaks"),
+        (lambda table: table.slice(1), "it has 1 rows and not 2"),
+        (
+            lambda table: table.set_column(8, "signal_scale", pa.array([1.0, 2.0])),
+            "the column signal_scale holds double",
+        ),
+        (_with("lead_mask", lambda _: None), "values of lead_mask are missing"),
+        (_with("r_peaks", lambda peaks: [None, *peaks[1:]]), "values of r_peaks are missing"),
+        (_with("signal_scale", lambda scales: [float("nan"), *scales[1:]]), "signal_scale is not positive"),
+        (_with("signal_scale", lambda scales: [*scales[1:], -1.0]), "signal_scale is not positive"),
+        (_with("r_peaks", lambda peaks: peaks[::-1]), "r_peaks do not ascend"),
+        (_with("r_peaks", lambda peaks: [-5, *peaks]), "r_peaks do not ascend"),
+        (_with("sampling_rate", lambda _: 250.0), "sampling_rate is not 100 Hz"),
+    ],
+)
+def test_when_a_shard_holds_what_no_preparation_writes_then_it_is_said(
+    copied: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    _forge(copied, change)
+    with pytest.raises(InputError, match=rf"train-00000-of-00002\.parquet is not what .* writes: {message}"):
+        load_prepared(copied)
+
+
+@pytest.mark.parametrize(
+    ("label", "problem_type", "message"),
+    [
+        (7.0, "multi_label_classification", "a label is 7"),
+        (float("inf"), "regression", "a label is inf"),
+        (float("nan"), "multi_label_classification", None),
+        (7.0, "regression", None),
+    ],
+)
+def test_when_a_label_is_neither_1_nor_0_then_it_is_refused_unless_it_is_to_be_regressed(
+    copied: Path, label: float, problem_type: str, message: str | None
+) -> None:
+    for shard in range(len(json.loads((copied / "manifest.json").read_text())["shards"])):
+
+        def labelled(table: pa.Table) -> pa.Table:
+            names = pa.struct([("a", pa.float32())])
+            return table.append_column("labels", pa.array([{"a": label}] * len(table), type=names))
+
+        _forge(copied, labelled, shard=shard, label_names=["a"], problem_type=problem_type)
+    if message is None:
+        load_prepared(copied)
+    else:
+        with pytest.raises(InputError, match=message):
+            load_prepared(copied)
+
+
+def test_when_the_saved_feature_extractor_is_not_the_one_of_the_manifest_then_it_is_said(copied: Path) -> None:
+    path = copied / "preprocessor_config.json"
+    path.write_text(path.read_text().replace('"bandpass_low": 0.5', '"bandpass_low": 0.4'))
+    with pytest.raises(
+        InputError, match=r"is damaged: its bandpass_low is 0.4, and the signals were prepared with 0.5"
+    ):
+        load_prepared(copied)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("file", "../elsewhere.parquet"), ("file", 3), ("rows", -1), ("size", None), ("sha256", [])]
+)
+def test_when_the_manifest_names_no_shards_of_the_folder_then_it_is_damaged(
+    copied: Path, field: str, value: Any
+) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["shards"][0][field] = value
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
         load_prepared(copied)
 
 
