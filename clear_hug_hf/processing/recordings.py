@@ -267,7 +267,8 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                     peaks.append(self._known_peaks(given[index], recordings[index].shape[-1], float(rates[index])))
 
         found: list[Window] = []
-        recording_ids, window_ids, skipped = [], [], []
+        window_ids: list[int] = []
+        recording_ids, skipped = [], []
         mask_flat = self.do_mask_flat_leads if do_mask_flat_leads is None else do_mask_flat_leads
         for index, signal in enumerate(signals):
             changes = find_changes(recordings[index]) if mask_flat else None
