@@ -461,6 +461,31 @@ def test_when_benchmarked_then_the_heads_are_those_that_every_model_has_and_all_
     assert "of another form" not in table
 
 
+def test_when_systems_are_mixed_in_a_benchmark_then_each_reads_its_own_preparation_of_the_same_rows(
+    house: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    models = [f"jepa={house / 'pretrained'}", f"clear={house / 'clear'}"]
+    how = ["--fractions", 50, "--seeds", 0, "--protocols", "knn", "probe", "--probe-epochs", 2, "--no-feature-cache"]
+    command = ["benchmark", *how, "--heads", "mean"]
+    both = ["--tasks", f"super={house / 'ecg_jepa'}", f"super={house / 'clear_hug'}"]
+    _run(*command, *both, "--models", *models, "--output", tmp_path / "mixed")
+    mixed = pd.read_csv(tmp_path / "mixed" / "results.csv").set_index(["model", "protocol"])
+    assert len({*mixed["num_test"]}) == len({*mixed["num_train"]}) == 1
+    # Each model gets the numbers that it gets alone.
+    for model, folder in zip(models, ("ecg_jepa", "clear_hug"), strict=True):
+        name = model.partition("=")[0]
+        alone = ["--tasks", f"super={house / folder}", "--models", model, "--no-control"]
+        _run(*command, *alone, "--output", tmp_path / name)
+        expected = pd.read_csv(tmp_path / name / "results.csv").set_index(["model", "protocol"])
+        for cell in ((name, "knn"), (name, "probe")):
+            assert mixed.loc[cell, "macro_auroc"] == expected.loc[cell, "macro_auroc"]
+    assert "clear: no control, since its encoder is of another form" in (tmp_path / "mixed" / "table.md").read_text()
+    said = _refused(capsys, *command, *both[:2], "--models", *models, "--output", tmp_path / "refused")
+    assert said.startswith(f"model clear: {house / 'ecg_jepa'} was prepared for another system")
+    assert said.endswith("a task for models of several systems names a folder for each, super=DIR super=DIR")
+    assert not (tmp_path / "refused").exists()
+
+
 # --------------------------------------------------------------------------------------------------------- recordings
 
 

@@ -29,6 +29,8 @@ def add(verbs: Any) -> None:
         "controls), benchmark.json and cells/.\n\n"
         "examples:\n"
         "  clear-hug benchmark --tasks prepared/super prepared/rhythm --models clear=runs/pretrained\n"
+        "  clear-hug benchmark --tasks super=prepared/clear super=prepared/jepa \\\n"
+        "      --models clear=runs/clear jepa=runs/jepa\n"
         "  clear-hug benchmark --tasks prepared/super --models clear=runs/pretrained --protocols knn probe \\\n"
         "      --heads mean hug --fractions 10 100 --seeds 0 1 2 --resnet --output runs/benchmark",
     )
@@ -37,7 +39,8 @@ def add(verbs: Any) -> None:
         nargs="+",
         required=True,
         metavar="[NAME=]DIR",
-        help="folders of `clear-hug prepare --labels`, under the folder's name unless another is given",
+        help="folders of `clear-hug prepare --labels`, under the folder's name unless another is given; with the same "
+        "NAME, the same recordings prepared for different systems",
     )
     parser.add_argument(
         "--models",
@@ -106,19 +109,20 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.folders import check_writable
 
     output = check_writable(arguments.output)
-    named = {what: _named_folders(getattr(arguments, what)) for what in ("tasks", "models")}
+    of_tasks = _named_folders(arguments.tasks, several=True)
+    models: dict[str, Path | None] = {name: folders[0] for name, folders in _named_folders(arguments.models).items()}
     quiet_libraries()
     from ..training.benchmark import RANDOM, RESNET, BenchmarkArguments, load_task, recipes, run_benchmark, usual_heads
 
-    if reserved := {RANDOM, RESNET} & named["models"].keys():
+    if reserved := {RANDOM, RESNET} & models.keys():
         raise InputError(f"the name {min(reserved)!r} is taken by a control: give the model another, NAME=FOLDER")
-    models: dict[str, Path | None] = dict(named["models"])
+    named = [folder for folder in models.values() if folder is not None]
     if not arguments.no_control:
         models[RANDOM] = None
     if arguments.resnet:
         models[RESNET] = None
     chosen = BenchmarkArguments(
-        heads=tuple(dict.fromkeys(arguments.heads or usual_heads(named["models"].values()))),
+        heads=tuple(dict.fromkeys(arguments.heads or usual_heads(named))),
         protocols=tuple(dict.fromkeys(arguments.protocols)),
         fractions=tuple(dict.fromkeys(percent / 100 for percent in arguments.fractions)),
         seeds=tuple(dict.fromkeys(arguments.seeds)),
@@ -127,9 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.probe_epochs, arguments.finetune_epochs, arguments.reference_epochs, arguments.probe_batch_size
         ),
     )
-    tasks = [
-        load_task(name, folder, arguments.labels, arguments.min_positives) for name, folder in named["tasks"].items()
-    ]
+    tasks = [load_task(name, folders, arguments.labels, arguments.min_positives) for name, folders in of_tasks.items()]
     for task in tasks:
         for note in task.notes:
             say(f"{task.name}: {note}")
@@ -143,17 +145,18 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _named_folders(given: Sequence[str]) -> dict[str, Path]:
+def _named_folders(given: Sequence[str], several: bool = False) -> dict[str, list[Path]]:
+    """Folders by name; with `several`, a name that is written out may have more than one."""
     from ..processing import InputError
 
-    named: dict[str, Path] = {}
+    named: dict[str, list[Path]] = {}
     for text in given:
         name, found, folder = text.partition("=")
         path = Path(folder if found else text)
         name = name if found else path.name
         if not name:
             raise InputError(f"{text!r} has no name: give NAME=FOLDER")
-        if name in named:
+        if name in named and not (several and found):
             raise InputError(f"two folders are called {name!r}: give them names, NAME=FOLDER")
-        named[name] = path
+        named.setdefault(name, []).append(path)
     return named

@@ -109,6 +109,7 @@ class Task:
         folder (`Path`, *optional*): Where they were prepared.
         notes (`list[str]`): What a reader of the results must know: labels left out, splits that were made.
         published (*optional*): What the paper says about the same recordings.
+        others (`list[Task]`): The same rows, prepared for models of other systems.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Task:
     folder: Path | None = None
     notes: list[str] = field(default_factory=list)
     published: Any = None
+    others: list[Task] = field(default_factory=list)
 
     def truth(self, split: str) -> np.ndarray:
         """Labels of each recording of a split, `(num_recordings, num_labels)`: 1, 0, or NaN where unknown."""
@@ -221,28 +223,36 @@ def recipes(
     }
 
 
-def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None, min_positives: int = 1) -> Task:
+def load_task(
+    name: str, folder: Path | Sequence[Path], label_names: Sequence[str] | None = None, min_positives: int = 1
+) -> Task:
     """
-    A task of a prepared folder.
+    A task of a prepared folder, or of several that were prepared from the same recordings for different systems.
 
     Where there are no test recordings the validation recordings are tested, and where there are then none to choose
     by, a tenth of the training patients is, drawn with seed 0: nothing is ever chosen on what is tested.
 
     Args:
         name (`str`): In tables.
-        folder (`Path`): What `clear-hug prepare --labels` wrote.
+        folder (`Path` or `Sequence[Path]`): What `clear-hug prepare --labels` wrote. Of several folders, rows that all
+            have are used.
         label_names (`Sequence[str]`, *optional*): Only these labels; all by default.
         min_positives (`int`, *optional*, defaults to 1): A label with fewer recordings that have it, or that do not,
             among the training or the test recordings is left out and named.
 
     Raises:
         InputError: If the folder has no labels, or no label is left, or the labels are classes of which a recording
-            has one.
+            has one, or several folders differ in splits, patients or labels.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
-    check_independent_labels(folder)
-    sets, extractor = load_prepared(folder)
+    folders = [folder] if isinstance(folder, Path) else list(folder)
+    for one in folders:
+        if not one.is_dir():
+            raise FileNotFoundError(f"the data folder {one} does not exist: check the path")
+        check_independent_labels(one)
+    folder = folders[0]
+    loaded = [load_prepared(one) for one in folders]
+    notes = _keep_shared_rows(folders, [sets for sets, _ in loaded])
+    sets = loaded[0][0]
     known = list((next(iter(sets.values())).features or {}).get("labels") or ())
     if not known:
         raise InputError(f"there are no labels in {folder}: prepare it with `clear-hug prepare --labels`")
@@ -251,19 +261,19 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
     # Of the source: what was published counts recordings that cannot be used, too.
     sizes = {split: found["records"] for split, found in read_manifest(folder)["splits"].items()}
     usable = {split: len(set(dataset["record_id"])) for split, dataset in sets.items()}
-    notes = []
-    if "test" not in sets and "validation" in sets:
-        sets["test"] = sets.pop("validation")
-        notes.append("there are no test recordings: the validation recordings are tested")
     for split in ("train", "test"):
-        if split not in sets:
+        if split not in sets and not (split == "test" and "validation" in sets):
             raise InputError(f"{folder} has no {split} recordings: prepare it with splits")
+    if "test" not in sets:
+        for one, _ in loaded:
+            one["test"] = one.pop("validation")
+        notes.append("there are no test recordings: the validation recordings are tested")
     if "validation" not in sets:
         labels = dataset_labels(sets["train"], known).numpy()
-        everyone = sets["train"]
-        first, second = split_off(labels, patient_keys(everyone["record_id"], everyone["patient_id"]), 0.1, seed=0)
-        sets["validation"] = everyone.select(second.tolist())
-        sets["train"] = everyone.select(first.tolist())
+        patients = patient_keys(sets["train"]["record_id"], sets["train"]["patient_id"])
+        first, second = split_off(labels, patients, 0.1, seed=0)
+        for one, _ in loaded:
+            one["validation"], one["train"] = (one["train"].select(rows.tolist()) for rows in (second, first))
         count = len({*sets["validation"]["record_id"]})
         notes.append(f"the epoch is chosen on {count} training recordings of other patients")
     chosen: list[str] = []
@@ -291,8 +301,63 @@ def load_task(name: str, folder: Path, label_names: Sequence[str] | None = None,
             + ", ".join(f"{sizes[split]} for {split} {usable[split]}" for split in ("train", "validation", "test"))
             + " could be used here"
         )
-    sets = {split: keep_labels(sets[split], chosen) for split in ("train", "validation", "test")}
-    return Task(name, sets, chosen, extractor, folder, notes, published)
+    tasks = [
+        Task(
+            name,
+            {split: keep_labels(one[split], chosen) for split in ("train", "validation", "test")},
+            chosen,
+            its_extractor,
+            its_folder,
+        )
+        for its_folder, (one, its_extractor) in zip(folders, loaded, strict=True)
+    ]
+    return replace(tasks[0], notes=notes, published=published, others=tasks[1:])
+
+
+def _keep_shared_rows(folders: Sequence[Path], all_sets: Sequence[dict[str, datasets.Dataset]]) -> list[str]:
+    """
+    Leave of the splits of several prepared folders what all have, in the order of the first, and say what that was.
+
+    Raises:
+        InputError: If they share nothing, or splits, patients or labels of what they share differ.
+    """
+    if len(folders) == 1:
+        return []
+    places = [
+        {
+            row: (split, number)
+            for split, dataset in sets.items()
+            for number, row in enumerate(zip(dataset["record_id"], dataset["window_start"], strict=True))
+        }
+        for sets in all_sets
+    ]
+    shared = [row for row in places[0] if all(row in one for one in places)]
+    splits = list(dict.fromkeys(places[0][row][0] for row in shared))
+    left_out = max(map(len, places)) - len(shared)
+    for sets, of_sets in zip(all_sets, places, strict=True):
+        kept = {
+            split: dataset.select([of_sets[row][1] for row in shared if of_sets[row][0] == split])
+            for split, dataset in sets.items()
+        }
+        sets.clear()
+        sets.update({split: dataset for split, dataset in kept.items() if len(dataset)})
+
+    def described(sets: dict[str, datasets.Dataset]) -> list[tuple[list[Any], ...]]:
+        columns = ("record_id", "patient_id", "labels")
+        return [
+            tuple(json.dumps(list(sets[split][name])) for name in columns if name in sets[split].column_names)
+            for split in splits
+            if split in sets
+        ]
+
+    for folder, sets in zip(folders[1:], all_sets[1:], strict=True):
+        if not shared or described(sets) != described(all_sets[0]):
+            what = "differ in splits, patients or labels" if shared else "share no recording"
+            raise InputError(
+                f"{folders[0]} and {folder} {what}: one task is the same recordings, prepared with the same labels "
+                "and splits for different systems"
+            )
+    return [f"{left_out} rows were left out that one of {len(folders)} preparations lacks"] if left_out else []
 
 
 def _fewest(dataset: datasets.Dataset, label: str) -> int:
@@ -412,6 +477,29 @@ def _where(cell: Cell) -> str:
     return f"{cell.task}, {100 * cell.fraction:g}%, seed {cell.seed}"
 
 
+def _prepared_for(task: Task, folder: Path) -> Task:
+    """
+    Which of the preparations of a task is for the model in a folder.
+
+    Raises:
+        InputError: If there is none: what is wrong with the first, and how to mix systems where it is the system.
+    """
+    errors: list[InputError] = []
+    for one in (task, *task.others):
+        try:
+            if one.folder is not None:
+                check_prepared_for(one.folder, load_feature_extractor(folder))
+            check_fits(load_config(folder), one.feature_extractor, *one.sets.values())
+            return one
+        except InputError as error:
+            errors.append(error)
+    if task.folder is None:
+        raise errors[0]
+    raise InputError(
+        f"{errors[0]}; a task for models of several systems names a folder for each, {task.name}=DIR {task.name}=DIR"
+    ) from errors[0]
+
+
 class _Runner:
     """Runs cells of a benchmark, and keeps what several of them need."""
 
@@ -429,14 +517,14 @@ class _Runner:
         self.folders = {name: find_model_folder(folder) for name, folder in models.items() if folder is not None}
         if RANDOM in models and not self.folders:
             raise InputError(f"{RANDOM!r} is the first model without its weights: name a model folder, too")
+        # Of each model and task the preparation that is for the model.
+        self.prepared: dict[tuple[str, str], Task] = {}
         for name, folder in self.folders.items():
             try:
                 if any(protocol != "knn" for protocol in arguments.protocols):
                     check_heads(folder, arguments.heads)
                 for task in tasks:
-                    if task.folder is not None:
-                        check_prepared_for(task.folder, load_feature_extractor(folder))
-                    check_fits(load_config(folder), task.feature_extractor, *task.sets.values())
+                    self.prepared[name, task.name] = _prepared_for(task, folder)
             except InputError as error:
                 raise InputError(f"model {name}: {error}") from error
         self._held: dict[tuple[Any, ...], Any] = {}
@@ -481,7 +569,8 @@ class _Runner:
     def _task_identity(task: Task) -> dict[str, Any]:
         digest = hashlib.sha256()
         for split in ("train", "validation", "test"):
-            digest.update(dataset_digest(task.sets[split]).encode())
+            for one in (task, *task.others):
+                digest.update(dataset_digest(one.sets[split]).encode())
             digest.update(dataset_labels(task.sets[split], task.label_names).numpy().tobytes())
         return {
             "labels": task.label_names,
@@ -502,6 +591,12 @@ class _Runner:
             return classifier_class(config).from_config(classifier_config(config, names, head_type=head))
         return load_for_finetuning(self.folders[model], names, head_type=head)[0]
 
+    def _preparation(self, cell: Cell) -> Task:
+        """The cell's task as its model reads it: [`RANDOM`] as the first model, [`RESNET`] as the first folder is."""
+        if cell.model == RESNET:
+            return self.tasks[cell.task]
+        return self.prepared[next(iter(self.folders)) if cell.model == RANDOM else cell.model, cell.task]
+
     # -------------------------------------------------------------------------------------------------------- running
 
     def run(self, cell: Cell) -> dict[str, Any]:
@@ -511,7 +606,7 @@ class _Runner:
         labels = dataset_labels(task.sets["train"], task.label_names)
         rows = draw(self.arguments.draw, task, labels.numpy(), cell.fraction, cell.seed)
         absent = absent_labels(labels[rows], task.label_names)
-        best, *by_row = self._train(cell, task, rows)
+        best, *by_row = self._train(cell, self._preparation(cell), rows)
         on_validation, on_test = (
             mean_by_recording(found, task.sets[split]["record_id"])
             for split, found in zip(("validation", "test"), by_row, strict=True)

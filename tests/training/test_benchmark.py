@@ -24,7 +24,7 @@ from clear_hug_hf.data.splits import patient_keys
 from clear_hug_hf.evaluation.metrics import METRICS, choose_thresholds, evaluate_predictions, macro_auroc
 from clear_hug_hf.evaluation.protocol import Published, random_subset, stratified_subset
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, InputError
 from clear_hug_hf.training import benchmark
 from clear_hug_hf.training.benchmark import (
     BenchmarkArguments,
@@ -760,3 +760,38 @@ def test_when_a_models_encoder_is_of_another_form_then_the_control_is_not_set_ag
     assert "| deep, knn |" not in ahead
     assert "| deep, knn |" in text
     assert "- deep: no control, since its encoder is of another form than tiny's, which random has." in text
+
+
+def test_when_a_task_is_prepared_for_two_systems_then_the_rows_of_both_are_used(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = make_folder(10, lambda patient: ("train", "val", "test")[patient % 3])
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+
+    def prepare_again(name: str, rows: list[str], **options: Any) -> Path:
+        (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+        source = open_source("csv", tmp_path / f"{name}.csv", label_columns=LABELS)
+        prepare_shards(source, tmp_path / name, EcgJepaFeatureExtractor(), progress=False)
+        return tmp_path / name
+
+    # In another order, and without one of the twenty recordings.
+    task = load_task("both", [first, prepare_again("fewer", lines[:1:-1])])
+    (other,) = task.others
+    assert task.feature_extractor.sampling_rate != other.feature_extractor.sampling_rate
+    for split in ("train", "validation", "test"):
+        assert task.sets[split]["record_id"] == other.sets[split]["record_id"]
+        np.testing.assert_array_equal(task.truth(split), other.truth(split))
+    assert sum(map(len, task.sets.values())) == 19
+    assert "1 rows were left out that one of 2 preparations lacks" in task.notes
+    swapped = [
+        line.replace(",train,", ",TEST,").replace(",test,", ",train,").replace("TEST", "test") for line in lines
+    ]
+    for name, rows in (
+        ("splits", swapped[1:]),
+        ("labels", [f"{line[:-1]}{1 - int(line[-1])}" for line in lines[1:]]),
+    ):
+        with pytest.raises(InputError, match="differ in splits, patients or labels: one task is the same recordings"):
+            load_task("both", [first, prepare_again(name, rows)])
+    renamed = [line.replace("records/", f"{tmp_path}/records/") for line in lines[1:]]
+    with pytest.raises(InputError, match="share no recording"):
+        load_task("both", [first, prepare_again("others", renamed)])
