@@ -409,8 +409,10 @@ class EcgJepaEmbeddings(nn.Module):
             patches = patches.masked_fill(~real[..., None], 0.0)
         if kept_times is not None:
             patches, positions = at_times(patches, kept_times), at_times(positions, kept_times)
-        tokens = self.patch_projection(patches.to(self.patch_projection.weight.dtype))
-        return tokens.flatten(1, 2), positions.flatten(1, 2)
+        # Of the weights' type, also where these were rounded and the constants were not.
+        dtype = self.patch_projection.weight.dtype
+        tokens = self.patch_projection(patches.to(dtype))
+        return tokens.flatten(1, 2), positions.flatten(1, 2).to(dtype)
 
 
 def eager_attention_forward(
@@ -611,7 +613,7 @@ class EcgJepaPredictor(nn.Module):
         tokens = self.embed(states).flatten(0, 1)
         mask_tokens = self.mask_token.to(tokens.dtype).expand(tokens.shape[0], hidden.shape[1], -1)
         tokens = torch.cat((tokens, mask_tokens), dim=1)
-        positions = self.positions[times]
+        positions = self.positions[times].to(self.embed.weight.dtype)
         if len(times) > 1:
             positions = positions.repeat_interleave(num_leads, dim=0)
         attention_mask = None

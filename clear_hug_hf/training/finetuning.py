@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -46,7 +45,8 @@ from ..processing.errors import InputError
 from .checkpoints import check_sums, write_sums
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
 from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
-from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, as_csv, check_connected, check_cut, decay_groups
+from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, as_csv, check_cut, decay_groups
+from .processes import average_batch_statistics, connect_processes
 
 
 METHODS = ("frozen", "full", "lora")
@@ -283,25 +283,6 @@ def finetune(
     return FinetuningResult(model=model, best_epoch=best_epoch, history=history)
 
 
-def connect_processes() -> None:
-    """
-    Connect the processes that a launcher started, on a CPU too, before anything else asks for their number.
-
-    Raises:
-        InputError: If they are not connected: they would train apart in one folder.
-    """
-    if _on_connected_cpus() and PartialState().num_processes == 1:
-        # Some library may have asked before, without saying that the processes are to use the CPU.
-        PartialState._reset_state()
-        PartialState(cpu=True)
-    check_connected(PartialState().num_processes)
-
-
-def _on_connected_cpus() -> bool:
-    """Whether several processes were launched without a GPU: Accelerate connects them only if it is told to."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
-
-
 def train_with_trainer(
     module: nn.Module,
     train_set: Any,
@@ -394,6 +375,11 @@ class FinetuningTrainer(Trainer):
     def __init__(self, *args: Any, train_collator: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._train_collator = train_collator
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As usual, with the batch statistics that are then saved in every process."""
+        average_batch_statistics(self.model)
+        return super().evaluate(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
         usual, self.data_collator = self.data_collator, self._train_collator

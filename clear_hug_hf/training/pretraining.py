@@ -36,9 +36,16 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, gather_object, parse_flag_from_env, send_to_device, set_seed
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedType,
+    gather_object,
+    parse_flag_from_env,
+    send_to_device,
+    set_seed,
+)
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm.auto import tqdm
@@ -50,6 +57,7 @@ from ..processing.errors import InputError
 from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, share_loader, step_loader
 from .checkpoints import Checkpoints
 from .folders import check_writable, remove_leftovers, save_model_folder, write_text
+from .processes import average_batch_statistics, check_connected, on_connected_cpus
 
 
 EPOCH_LOG, STEP_LOG = "pretraining_log.csv", "pretraining_steps.csv"
@@ -269,42 +277,42 @@ def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Ac
     for name in arguments.trackers:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"the tracker {name} is not installed: `pip install {name}`, or choose another")
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Without a GPU, Accelerate connects processes only if it is told that they are to use the CPU.
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (launched > 1 and not torch.accelerator.is_available())
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or on_connected_cpus()
     precision = arguments.mixed_precision
     if precision == "auto":
         has_bf16 = torch.cuda.is_available() and not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION")
         precision = "bf16" if asked == "bf16" or has_bf16 else "no"
-    # Accelerate keeps the precision of the first accelerator of a process; each run here has its own.
-    AcceleratorState._reset_state()
+    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    # Accelerate keeps precision and sharding of the first accelerator of a process; each run here has its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=precision,
         log_with=list(arguments.trackers) if arguments.trackers and output_dir is not None else None,
         project_dir=None if output_dir is None else str(output_dir / TRACKING_FOLDER),
-        # The models' buffers are constants.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            # Buffers are constants, or statistics that are averaged where they are read.
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            # A weight that FSDP gathers is let go after its layer; rounded copies must be, too.
+            AutocastKwargs(cache_enabled=not sharded),
+        ],
     )
     check_connected(accelerator.num_processes)
+    if sharded and on_cpu and accelerator.num_processes > 1:
+        # Accelerate shards over GPUs only, and would train without FSDP in silence; torch can.
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        for state in (accelerator.state, PartialState()):
+            state.distributed_type = DistributedType.FSDP
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is not None and precision == "bf16":
-        # By default everything that goes in and out is rounded, too: beats, targets, loss and its weight.
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
+    if plugin is not None:
+        if plugin.fsdp_version != 2:
+            raise InputError("FSDP 1 is not supported: set `fsdp_version: 2`, as scripts/launch/fsdp.yaml does")
+        # Weights are gathered as they are, and autocast rounds what each operation can bear: the loss is that of one
+        # process. Weights, targets and norms in bfloat16 would not be.
+        plugin.mixed_precision_policy = MixedPrecisionPolicy()
     return accelerator
-
-
-def check_connected(num_processes: int) -> None:
-    """Refuse processes that a launcher started and that do not know of each other; `num_processes` are connected."""
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if num_processes != launched:
-        raise InputError(
-            f"{launched} processes were launched and Accelerate connects {num_processes}: they would "
-            "train apart and overwrite each other; launch them with `accelerate launch` or torchrun"
-        )
 
 
 def _check_rate(model: PreTrainedModel, dataset: Any, feature_extractor: Any) -> None:
@@ -410,6 +418,18 @@ def _identity(
     }
 
 
+def sharded_layers(model: PreTrainedModel) -> list[str]:
+    """
+    Names of the classes of layers whose weights FSDP gathers one at a time: those that the model and its towers name
+    in `_no_split_modules`, as far as it has them, and without those that hold what Accelerate shards by itself.
+    """
+    names = set(model._no_split_modules or ())
+    layers = [one for one in model.modules() if type(one).__name__ in names]
+    embedding = model.get_input_embeddings()
+    around = {type(one).__name__ for one in layers if any(part is embedding for part in one.modules())}
+    return sorted({type(one).__name__ for one in layers} - around)
+
+
 # -------------------------------------------------------------------------------------------------------------- loop
 
 
@@ -481,6 +501,9 @@ class _Loop:
             betas=arguments.betas,
             fused=accelerator.device.type in ("cpu", "cuda"),
         )
+        plugin = getattr(accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = sharded_layers(model)
         with warnings.catch_warnings():
             # Newer releases of torch call the option of `_accelerator` by another name, which older ones do not know.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -534,6 +557,8 @@ class _Loop:
                 )
                 if len(self._unread) >= arguments.log_every or at_end or due:
                     self._read_losses(bar)
+                if at_end or due:
+                    average_batch_statistics(self.model)
                 if at_end:
                     self._end_epoch(output_dir)
                 if due and checkpoints is not None and output_dir is not None:
@@ -569,7 +594,7 @@ class _Loop:
         for number, batch in enumerate(step.batches, start=1):
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             synchronised = nullcontext() if number == len(step.batches) else accelerator.no_sync(self.model)
-            with synchronised:
+            with synchronised, accelerator.autocast():
                 output = self.model(**batch, **shared)
                 loss, weight = _loss_and_weight(output, batch)
                 weighted = loss * weight
@@ -669,7 +694,8 @@ class _Loop:
         )
         for batch in loader:
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            loss, weight = _loss_and_weight(self.model(**batch), batch)
+            with accelerator.autocast():
+                loss, weight = _loss_and_weight(self.model(**batch), batch)
             sums += torch.stack((loss * weight, weight))
         self.model.train()
         total, weight = accelerator.reduce(sums, "sum").tolist()

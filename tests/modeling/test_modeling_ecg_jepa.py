@@ -659,6 +659,14 @@ def test_when_weights_are_bfloat16_then_it_works(model_class, form):
     assert output.isfinite().all()
 
 
+@with_each_model
+def test_when_a_folder_is_loaded_in_bfloat16_then_it_computes(model_class, tmp_path):
+    """The fixed positions are not in the folder, and keep their type."""
+    model_class(small_config()).save_pretrained(tmp_path)
+    model = model_class.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    assert main_output(model(**make_batch())).isfinite().all()
+
+
 # Outputs
 
 

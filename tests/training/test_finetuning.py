@@ -21,7 +21,7 @@ from clear_hug_hf.evaluation.metrics import choose_thresholds, macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
-from clear_hug_hf.training import finetuning
+from clear_hug_hf.training import finetuning, processes
 from clear_hug_hf.training.features import encode
 from clear_hug_hf.training.finetuning import (
     FinetuningArguments,
@@ -396,7 +396,7 @@ def test_when_processes_are_not_connected_then_none_of_them_trains(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     # As on a machine with a GPU, where nothing needs to be said to Accelerate.
-    monkeypatch.setattr(finetuning, "_on_connected_cpus", lambda: False)
+    monkeypatch.setattr(processes, "on_connected_cpus", lambda: False)
     with pytest.raises(InputError, match="2 processes were launched and Accelerate connects 1"):
         finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path / "run", _recipe())
     assert not (tmp_path / "run").exists()

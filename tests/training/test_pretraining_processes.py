@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import datasets
+import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from clear_hug_hf import Recording
 from clear_hug_hf.cli import main
+from clear_hug_hf.data.pages import SIGNAL_EMBEDS
+from clear_hug_hf.data.preparation import prepare
+from clear_hug_hf.data.texts import with_texts
+from clear_hug_hf.modeling import EcgScanForPreTraining
+from clear_hug_hf.training import pretraining
 
 
 SMALL = {
@@ -42,7 +56,8 @@ SMALL = {
     ],
 }
 STEADY = ["hidden_dropout_prob=0.0", "attention_probs_dropout_prob=0.0"]
-SCRIPT = str(Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py")
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SCRIPT = str(SCRIPTS / "pretrain.py")
 
 
 def _command(
@@ -162,3 +177,111 @@ def test_when_two_processes_train_ecg_jepa_then_one_mask_holds_for_all_of_a_step
         assert [row[name] for row in steps] == pytest.approx([row[name] for row in expected], abs=1e-5)
     for name, tensor in of_one.items():
         torch.testing.assert_close(of_two[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def _load_beside(name: str) -> Any:
+    """A file beside this one: tests are imported alone."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+several_processes = _load_beside("several_processes")
+# Two processes train all of these one after the other: starting them takes longer.
+RUNS = (
+    "ecg_scan-clip-no-ddp",
+    "ecg_scan-resnet-no-ddp",
+    "clear_hug-clip-no-fsdp",
+    "ecg_jepa-clip-no-fsdp",
+    "ecg_scan-clip-no-fsdp",
+    "ecg_jepa-clip-bf16-fsdp",
+    "ecg_scan-resnet-bf16-fsdp",
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(make_recordings: Callable[..., list[Recording]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve recordings for each system; those for pages have texts and what a teacher made of them."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for system, extractor in several_processes.EXTRACTORS.items():
+        dataset = prepare(make_recordings(12), extractor, progress=False).dataset
+        if system == "ecg_scan":
+            embeds = np.random.default_rng(0).normal(size=(len(dataset), 32)).astype(np.float32)
+            feature = datasets.List(datasets.Value("float32"), length=32)
+            dataset = with_texts(dataset).add_column(SIGNAL_EMBEDS, list(embeds), feature=feature)
+        dataset.save_to_disk(str(folder / system))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Where two processes saved their runs, and what each of them says about them."""
+    output = tmp_path_factory.mktemp("trained")
+    launch = yaml.safe_load((SCRIPTS / "launch" / "fsdp.yaml").read_text())["fsdp_config"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # As launchers set them.
+    shared = {**ENVIRONMENT, **{name.upper(): str(value) for name, value in launch.items()}}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, several_processes.__file__, str(prepared), str(output), *RUNS]
+    processes = [
+        subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return output, [json.loads((output / f"rank{rank}.json").read_text()) for rank in "01"]
+
+
+class _AsTwoProcesses(pretraining.StepCollator):
+    """One process with the batches that two would have: ECG-Scan contrasts the recordings of a batch."""
+
+    def __call__(self, placed: Any) -> Any:
+        return super().__call__([*placed[0::2], *placed[1::2]])
+
+
+@pytest.mark.parametrize("name", [run for run in RUNS if "resnet-no" not in run])
+def test_when_two_processes_share_data_or_weights_then_the_loss_curve_is_that_of_one(
+    name: str, trained: tuple[Path, list[dict[str, Any]]], prepared: Path
+) -> None:
+    system, tower, precision, _ = name.split("-")
+    with patch.object(pretraining, "StepCollator", _AsTwoProcesses):
+        expected = several_processes.train(prepared, system, tower, precision).steps
+    for found in trained[1]:
+        for column in ("loss", "gradient_norm"):
+            # In single precision sums are rounded in another order, and each step passes the difference on. Rounded to
+            # the eight bits of bfloat16, an element is off by a two-hundredth; their means are by less.
+            tolerance = {"rel": 1e-4} if precision == "no" else {"rel": 2e-2}
+            assert [row[column] for row in found[name]["steps"]] == pytest.approx(
+                [row[column] for row in expected], **tolerance
+            ), column
+
+
+def test_when_two_processes_have_seen_other_pages_then_both_evaluate_with_the_same_batch_statistics(
+    trained: tuple[Path, list[dict[str, Any]]], prepared: Path
+) -> None:
+    output, (first, second) = trained
+    name = "ecg_scan-resnet-no-ddp"
+    statistics = first[name]["batch_statistics"]
+    assert statistics
+    assert statistics == second[name]["batch_statistics"]
+    saved = load_file(output / name / "model" / "model.safetensors")
+    for key, values in statistics.items():
+        torch.testing.assert_close(saved[key], torch.tensor(values), rtol=0, atol=0)
+    # What was logged is what the saved model gives: each process had every other one of the four pages.
+    model = EcgScanForPreTraining.from_pretrained(output / name / "model").eval()
+    rows = datasets.load_from_disk(str(prepared / "ecg_scan")).with_format("numpy")
+    collate = several_processes.make_collator("ecg_scan")
+    with torch.no_grad():
+        losses = [model(**collate([rows[index] for index in pair])).loss.item() for pair in ((0, 2), (1, 3))]
+    assert first[name]["validation_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)

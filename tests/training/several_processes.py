@@ -1,0 +1,118 @@
+"""
+What the tests of several processes train, in a process that knows its rank from its environment.
+
+    python several_processes.py DATA OUTPUT RUN [RUN ...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import ByT5Tokenizer, set_seed
+
+from clear_hug_hf.data.pages import PageCollator
+from clear_hug_hf.modeling import (
+    ClearHugConfig,
+    ClearHugForPreTraining,
+    EcgJepaConfig,
+    EcgJepaForPreTraining,
+    EcgScanConfig,
+    EcgScanForPreTraining,
+)
+from clear_hug_hf.processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
+from clear_hug_hf.training.pretraining import PretrainingArguments, pretrain
+
+
+IMAGE_SIZE = (64, 96)
+EXTRACTORS = {
+    "clear_hug": ClearHugFeatureExtractor(),
+    "ecg_jepa": EcgJepaFeatureExtractor(),
+    "ecg_scan": EcgScanFeatureExtractor(image_size=IMAGE_SIZE),
+}
+_ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+_DECODER = {
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 32,
+}
+_STEADY = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_TEXT = {**_ENCODER, **_STEADY, "model_type": "bert", "vocab_size": 384, "max_position_embeddings": 256}
+_TOWERS: dict[str, dict[str, Any]] = {
+    # Its last norm is of the class token alone, which nothing reads here.
+    "clip": {**_ENCODER, "model_type": "clip_vision_model", "image_size": 96, "patch_size": 16},
+    # Batch statistics.
+    "resnet": {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    },
+}
+
+
+def make_model(system: str, tower: str = "clip") -> Any:
+    """A small model without dropout, the same every time."""
+    set_seed(0)
+    if system == "clear_hug":
+        return ClearHugForPreTraining(ClearHugConfig.preset("tiny", **_ENCODER, **_DECODER, **_STEADY))
+    if system == "ecg_jepa":
+        predictor = {name.replace("decoder", "predictor"): value for name, value in _DECODER.items()}
+        return EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", **_ENCODER, **predictor))
+    return EcgScanForPreTraining(
+        EcgScanConfig(
+            vision_config=_TOWERS[tower],
+            signal_config=ClearHugConfig.preset("tiny", **_ENCODER),
+            text_config=_TEXT,
+            image_size=IMAGE_SIZE,
+            image_pooling="mean",
+            projection_dim=16,
+            **{**_DECODER, "decoder_query_samples": 200},
+        )
+    )
+
+
+def make_collator(system: str) -> Any:
+    """What makes batches of rows; `None` for the loop's own."""
+    if system != "ecg_scan":
+        return None
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    return PageCollator(EXTRACTORS[system], tokenizer=tokenizer, with_targets=True, with_signals=True)
+
+
+def train(data: Path, system: str, tower: str, precision: str, output: Path | None = None) -> Any:
+    """Two epochs of two steps of six recordings, three at a time; the first four validate what is saved."""
+    arguments = PretrainingArguments(
+        epochs=2, batch_size=6, micro_batch_size=3, learning_rate=2e-3, mixed_precision=precision, progress=False
+    )
+    dataset = datasets.load_from_disk(str(data / system))
+    model, extractor = make_model(system, tower), EXTRACTORS[system]
+    held_out = None if output is None else dataset.select(range(4))
+    return pretrain(model, dataset, extractor, output, held_out, arguments, collator=make_collator(system))
+
+
+def main(data: Path, output: Path, runs: list[str]) -> None:
+    """Train each of `system-tower-precision-ddp` or `-fsdp`, and write down what came of it in this process."""
+    found: dict[str, Any] = {}
+    for name in runs:
+        system, tower, precision, sharing = name.split("-")
+        os.environ["ACCELERATE_USE_FSDP"] = str(sharing == "fsdp").lower()
+        # Saving takes longer than training.
+        result = train(data, system, tower, precision, output / name if tower == "resnet" else None)
+        weights = result.model.state_dict() if sharing == "ddp" else {}
+        found[name] = {
+            "steps": result.steps,
+            "validation_loss": result.history[-1]["validation_loss"],
+            "batch_statistics": {key: value.tolist() for key, value in weights.items() if ".running_" in key},
+        }
+    (output / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
