@@ -294,6 +294,12 @@ class EcgClassificationPipeline(ChunkPipeline):
                 f"the row's signal has shape {signal.shape}, {scale.size} scales and {lead_mask.size} entries in its "
                 f"lead mask: give a row of {num_leads} leads as `clear_hug_hf.prepare` makes it"
             )
+        outside = r_peaks.size and (r_peaks[0] < 0 or r_peaks[-1] >= signal.shape[1] or (np.diff(r_peaks) <= 0).any())
+        if outside or not (np.isfinite(scale) & (scale > 0)).all():
+            raise ValueError(
+                "the row is damaged: its scales must be positive, and its R peaks ascend inside the signal; prepare "
+                "the recording again"
+            )
         if not r_peaks.size and (on_no_beats or extractor.on_no_beats) == "raise":
             raise ValueError('the row holds no beat: leave it out, or mark such rows with `on_no_beats="mask"`')
         cut = [signal * scale[:, None]], [r_peaks], [lead_mask]

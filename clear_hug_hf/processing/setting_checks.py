@@ -39,7 +39,7 @@ def check_number(
     """
     if optional and value is None:
         return
-    kind = Integral if whole else Real
+    kind: Any = Integral if whole else Real
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
         numbers = "a whole number" if whole else "a number"
         raise InputError(f"{name} is {short(value)}: give {numbers} from {low:.10g} to {high:.10g}")

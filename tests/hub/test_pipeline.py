@@ -479,6 +479,8 @@ def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
         ({"r_peaks": None}, "has no 'r_peaks'"),
         ({"signal": np.zeros((3, 1000))}, r"the row's signal has shape \(3, 1000\), 12 scales"),
         ({"signal_scale": [1.0]}, "1 scales and 12 entries in its lead mask"),
+        ({"signal_scale": [float("nan")] * 12}, "its scales must be positive"),
+        ({"r_peaks": [50, 10**6]}, "its R peaks ascend inside the signal"),
     ],
 )
 def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(
