@@ -211,8 +211,8 @@ def recipes(
     stop anywhere, so that every cell of a column has had the same chance.
     """
     common: dict[str, Any] = {"allow_absent_labels": True, "progress": False}
-    probe = {"batch_size": probe_batch_size, "min_learning_rate": probe_min_learning_rate}
-    whole = {"epochs": finetune_epochs, "patience": finetune_epochs, "batch_size": 32}
+    probe: dict[str, Any] = {"batch_size": probe_batch_size, "min_learning_rate": probe_min_learning_rate}
+    whole: dict[str, Any] = {"epochs": finetune_epochs, "patience": finetune_epochs, "batch_size": 32}
     return {
         "probe": FinetuningArguments(epochs=probe_epochs, patience=probe_epochs, **probe, **common),
         "finetune": FinetuningArguments(method="full", **whole, **common),
@@ -245,12 +245,12 @@ def load_task(
             has one, or several folders differ in splits, patients or labels.
     """
     folders = [folder] if isinstance(folder, Path) else list(folder)
-    for one in folders:
-        if not one.is_dir():
-            raise FileNotFoundError(f"the data folder {one} does not exist: check the path")
-        check_independent_labels(one)
-    folder = folders[0]
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
+        check_independent_labels(folder)
     loaded = [load_prepared(one) for one in folders]
+    folder = folders[0]
     notes = _keep_shared_rows(folders, [sets for sets, _ in loaded])
     sets = loaded[0][0]
     known = list((next(iter(sets.values())).features or {}).get("labels") or ())
@@ -265,15 +265,17 @@ def load_task(
         if split not in sets and not (split == "test" and "validation" in sets):
             raise InputError(f"{folder} has no {split} recordings: prepare it with splits")
     if "test" not in sets:
-        for one, _ in loaded:
-            one["test"] = one.pop("validation")
+        for its_sets, _ in loaded:
+            its_sets["test"] = its_sets.pop("validation")
         notes.append("there are no test recordings: the validation recordings are tested")
     if "validation" not in sets:
         labels = dataset_labels(sets["train"], known).numpy()
         patients = patient_keys(sets["train"]["record_id"], sets["train"]["patient_id"])
         first, second = split_off(labels, patients, 0.1, seed=0)
-        for one, _ in loaded:
-            one["validation"], one["train"] = (one["train"].select(rows.tolist()) for rows in (second, first))
+        for its_sets, _ in loaded:
+            its_sets["validation"], its_sets["train"] = (
+                its_sets["train"].select(rows.tolist()) for rows in (second, first)
+            )
         count = len({*sets["validation"]["record_id"]})
         notes.append(f"the epoch is chosen on {count} training recordings of other patients")
     chosen: list[str] = []
@@ -304,12 +306,12 @@ def load_task(
     tasks = [
         Task(
             name,
-            {split: keep_labels(one[split], chosen) for split in ("train", "validation", "test")},
+            {split: keep_labels(its_sets[split], chosen) for split in ("train", "validation", "test")},
             chosen,
             its_extractor,
             its_folder,
         )
-        for its_folder, (one, its_extractor) in zip(folders, loaded, strict=True)
+        for its_folder, (its_sets, its_extractor) in zip(folders, loaded, strict=True)
     ]
     return replace(tasks[0], notes=notes, published=published, others=tasks[1:])
 
@@ -342,7 +344,7 @@ def _keep_shared_rows(folders: Sequence[Path], all_sets: Sequence[dict[str, data
         sets.clear()
         sets.update({split: dataset for split, dataset in kept.items() if len(dataset)})
 
-    def described(sets: dict[str, datasets.Dataset]) -> list[tuple[list[Any], ...]]:
+    def described(sets: dict[str, datasets.Dataset]) -> list[tuple[str, ...]]:
         columns = ("record_id", "patient_id", "labels")
         return [
             tuple(json.dumps(list(sets[split][name])) for name in columns if name in sets[split].column_names)
