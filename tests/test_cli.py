@@ -271,7 +271,7 @@ def test_when_a_recording_is_predicted_by_any_way_then_the_numbers_are_equal(
         assert main([*base, "--aggregate", aggregate, "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
         assert len(told["windows"]) == expected_windows
-        assert main([*base, "--aggregate", aggregate, "--output", str(table)]) == 0
+        assert main([*base, "--aggregate", aggregate, "--output", str(table), "--overwrite"]) == 0
         rows = pd.read_csv(table, float_precision="round_trip").to_dict("records")
         if aggregate == "none":
             expected = [{entry["label"]: entry["score"] for entry in window["labels"]} for window in result]
@@ -611,7 +611,7 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     trained = json.loads((output / "metrics.json").read_text())["pretrained"]["test"]
     assert (tested["split"], tested["num_recordings"]) == ("test", 12)
     assert tested["macro_auroc"] == pytest.approx(trained["macro_auroc"])
-    assert main([*evaluate, "--split", "all"]) == 0
+    assert main([*evaluate, "--split", "all", "--overwrite"]) == 0
     evaluated = json.loads(metrics.read_text())
     assert (evaluated["split"], evaluated["num_recordings"]) == ("all", 60)
     # Probabilities in the table are rounded.
@@ -724,6 +724,99 @@ def test_when_a_benchmark_is_asked_for_then_table_and_csv_are_written(
     assert "percentages above 0" in _refused([*arguments, "--fractions", "0"], capsys)
 
 
+_WRITING = {
+    "predict": ("predict ward.csv --model model --output FILE", "mine.csv"),
+    "evaluate": ("evaluate --data ward.csv --model model --output FILE", "mine.json"),
+    "picture of evaluate": ("evaluate --data ward.csv --model model --pictures FOLDER", "roc.png"),
+    "picture of predict": ("predict ward.csv --model model --pictures FOLDER", "mine.png"),
+    "render": ("render records/0-0 FILE", "mine.png"),
+    "embed": ("embed ward.csv --model model --output FILE", "mine.parquet"),
+    "pretrain": ("pretrain --data data --output FOLDER", "thesis.txt"),
+    "restarted pretrain": ("pretrain --data data --restart --output FOLDER", "thesis.txt"),
+    "finetune": ("finetune --data ward.csv --labels tachy --model model --restart --output FOLDER", "metrics.json"),
+    "prepare": ("prepare ward.csv --output FOLDER", "README.md"),
+    "benchmark": ("benchmark --tasks data --models model --output FOLDER", "results.csv"),
+    "demo": ("demo --output FOLDER", "thesis.txt"),
+    "overwriting demo": ("demo --overwrite --output FOLDER", "thesis.txt"),
+    "publish": ("publish model you/model --dry-run FOLDER", "README.md"),
+    "export": ("export model --output FOLDER", "model.onnx"),
+    "convert": ("convert clear-hug checkpoint.pth FOLDER", "model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", _WRITING)
+def test_when_an_output_exists_that_another_run_made_then_nothing_is_lost(
+    case: str, runs: Path, ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    if case == "export":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(ward.parent)
+    (tmp_path / "out").mkdir()
+    command, name = _WRITING[case]
+    mine = tmp_path / "out" / name
+    mine.write_text("mine")
+    known = {"model": str(runs / "finetuned" / "model"), "FILE": str(mine), "FOLDER": str(mine.parent)}
+    words = [known.get(word, word) for word in command.split()]
+    message = _refused(words, capsys)
+    assert "is there already" in message or "holds" in message
+    assert [path.name for path in mine.parent.iterdir()] == [name]
+    assert mine.read_text() == "mine"
+
+
+def test_when_an_output_is_an_input_then_it_is_refused_under_every_name(
+    runs: Path, ward: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ward.parent
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    aliases = {name: folder / f"{name}.csv" for name in ("symbolic", "hard", "dat")}
+    aliases["symbolic"].symlink_to(ward)
+    aliases["hard"].hardlink_to(ward)
+    aliases["dat"].symlink_to(folder / "records" / "1-0.dat")
+    (folder / "elsewhere").symlink_to(folder / "records")
+    within = folder / "records" / "table.csv"
+    within.write_text("mine")
+    try:
+        for output in (
+            ward,
+            folder / "records" / ".." / ward.name,
+            *(aliases[name] for name in ("symbolic", "hard", "dat")),
+        ):
+            for more in ([], ["--overwrite"]):
+                words = ["predict", str(ward), "--model", str(runs / "finetuned"), "--output", str(output), *more]
+                message = _refused(words, capsys)
+                assert "what is read" in message or (not more and "is there already" in message)
+        evaluate = ["evaluate", "--data", str(ward), "--model", str(runs / "finetuned"), "--overwrite", "--output"]
+        assert "what is read" in _refused([*evaluate, str(runs / "finetuned" / "metrics.json")], capsys)
+        record, model = str(folder / "records" / "0-0"), str(runs / "finetuned")
+        for name in ("0-0.hea", "0-0.dat"):
+            words = ["predict", record, "--model", model, "--overwrite", "--output", str(folder / "records" / name)]
+            assert "what is read" in _refused(words, capsys)
+        words = ["predict", str(folder / "records"), "--model", model, "--overwrite", "--output"]
+        assert "what is read" in _refused([*words, str(folder / "elsewhere" / "table.csv")], capsys)
+    finally:
+        within.unlink()
+        for alias in (*aliases.values(), folder / "elsewhere"):
+            alias.unlink(missing_ok=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_when_a_table_is_to_be_overwritten_then_it_is(
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "table.csv"
+    words = ["predict", str(ward.parent / "records" / "0-0"), "--model", str(runs / "finetuned")]
+    words += ["--output", str(output), "--pictures", str(tmp_path / "pictures")]
+    assert main(words) == 0
+    first = output.read_bytes()
+    assert "is there already" in _refused(words, capsys)
+    output.unlink()
+    assert "holds" in _refused(words, capsys)
+    output.write_text("old")
+    assert main([*words, "--overwrite"]) == 0
+    assert output.read_bytes() == first
+
+
 def test_when_the_output_would_replace_another_model_then_nothing_is_lost(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -733,12 +826,12 @@ def test_when_the_output_would_replace_another_model_then_nothing_is_lost(
         arguments = ["finetune", "--data", str(ptbxl_folder), "--model", str(tmp_path / "pretrained")]
         for more in ([], ["--restart"]):
             message = _refused([*arguments, "--output", str(output), *more], capsys)
-            assert "which no fine-tuning run wrote and which would be lost" in message
+            assert "which no earlier run of this kind wrote" in message or "is, or holds, what is read" in message
     assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before
     weights = (runs / "finetuned" / "model" / "model.safetensors").read_bytes()
     arguments = ["pretrain", "--data", str(ptbxl_folder), "--output", str(runs / "finetuned"), "--epochs", "1"]
     for more in ([], ["--restart"]):
-        assert "holds a fine-tuning run, which would be lost" in _refused([*arguments, *more], capsys)
+        assert "which no earlier run of this kind wrote" in _refused([*arguments, *more], capsys)
     assert (runs / "finetuned" / "model" / "model.safetensors").read_bytes() == weights
 
 
@@ -844,7 +937,7 @@ def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
     assert f"{rows} has the first 16 record(s) of 60" in capsys.readouterr().out
     assert pd.read_csv(rows)["record_id"].tolist() == [f"records/{patient}-0" for patient in range(16)]
     monkeypatch.undo()
-    assert main(arguments) == 0
+    assert main([*arguments, "--overwrite"]) == 0
     assert len(pd.read_csv(rows)) == 60
 
 

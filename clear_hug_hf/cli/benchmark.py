@@ -106,9 +106,10 @@ def add(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `benchmark` and return the exit status."""
     from ..processing import InputError
+    from ..training.benchmark import RUN
     from ..training.folders import check_writable
 
-    output = check_writable(arguments.output)
+    output = check_writable(arguments.output, [RUN])
     of_tasks = _named_folders(arguments.tasks, several=True)
     models: dict[str, Path | None] = {name: folders[0] for name, folders in _named_folders(arguments.models).items()}
     quiet_libraries()

@@ -13,6 +13,7 @@ from .shared import (
     EXIT_OK,
     EXIT_SOME_FAILED,
     Sources,
+    add_overwrite_option,
     add_verb,
     draw_row_prediction,
     positive,
@@ -73,6 +74,7 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N recordings of each split")
     parser.add_argument("--seed", type=seed, default=0, help="default: %(default)s")
+    add_overwrite_option(parser, "an earlier demo")
     parser.set_defaults(**{**finetuning_defaults(), "no_feature_cache": True, "restart": True})
 
 
@@ -80,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `demo` and return the exit status."""
     from ..training.folders import check_writable
 
-    output = check_writable(arguments.output)
+    output = check_writable(arguments.output, ["pretrained"] if arguments.overwrite else (), [arguments.data])
     if arguments.data is not None:
         sources = read_source(arguments.data, arguments.limit)
     else:

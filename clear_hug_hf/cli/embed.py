@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .shared import (
     EXIT_OK,
     EXIT_SOME_FAILED,
+    add_overwrite_option,
     add_verb,
     check_file,
     is_main_process,
@@ -65,6 +66,7 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=64, metavar="N", help="windows at a time (default: %(default)s)"
     )
+    add_overwrite_option(parser, "a table of other records, another model or other settings")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,9 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.folders import load_encoder
     from .predict import records_to_predict
 
-    check_file(arguments.output)
-    if arguments.output.suffix.lower() != ".parquet":
-        raise InputError(f"{arguments.output} is no name of a Parquet table: call it .parquet")
+    # A table of the same records, model and settings is made anew; `embed_records` looks for that.
+    check_file(arguments.output, True, [*arguments.records, arguments.model], [".parquet"])
     quiet_libraries()
     model, extractor = load_encoder(arguments.model)
     to_device(model)
@@ -91,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             extractor,
             arguments.output,
             per_lead=arguments.per_lead,
+            overwrite=arguments.overwrite,
             batch_size=arguments.batch_size,
             progress=is_main_process(),
         )

@@ -12,8 +12,10 @@ from .shared import (
     EXIT_OK,
     EXIT_SOME_FAILED,
     LABELLED_HELP,
+    add_overwrite_option,
     add_verb,
     check_file,
+    check_pictures,
     choose_labels,
     draw_roc_sheet,
     interval,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from ..data.preparation import Rejected
 
 
+_PICTURE = "roc.png"
 _METRIC_NAMES = {
     "auroc": "AUROC",
     "average_precision": "average precision",
@@ -86,17 +89,18 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the metrics as JSON")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw ROC curves with confusion matrices")
+    add_overwrite_option(parser, "metrics and picture")
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N recordings of each split")
     parser.add_argument("--seed", type=seed, default=0, help="of the bootstrap (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `evaluate` and return the exit status."""
-    from ..training.folders import check_writable, load_classifier, write_text
+    from ..training.folders import load_classifier, write_text
 
-    check_file(arguments.output)
-    if arguments.pictures is not None:
-        check_writable(arguments.pictures)
+    read = (arguments.data, arguments.compare_with, arguments.model)
+    check_file(arguments.output, arguments.overwrite, read)
+    check_pictures(arguments.pictures, [_PICTURE], arguments.overwrite)
     quiet_libraries()
     model, extractor = load_classifier(arguments.model)
     to_device(model)
@@ -134,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         metrics["loss"] = _print_loss(arguments, found, own)
     if arguments.pictures is not None:
         title = f"{metrics['num_recordings']} {found.split} recordings of {arguments.data.name}"
-        path = arguments.pictures / "roc.png"
+        path = arguments.pictures / _PICTURE
         if draw_roc_sheet(None, found, title, path):
             say(f"\nwritten: {path}")
     if arguments.output is not None:

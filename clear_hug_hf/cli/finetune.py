@@ -187,11 +187,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
     from ..data.model_files import load_feature_extractor
     from ..data.prepared import check_independent_labels
-    from ..training.finetuning import check_datasets
+    from ..training.finetuning import FINETUNING_RUN, check_datasets
     from ..training.folders import check_heads, check_writable, find_model_folder
     from ..training.provenance import count_sets
 
-    output = check_writable(arguments.output)
+    output = check_writable(arguments.output, [FINETUNING_RUN], [arguments.data, arguments.model])
     folder = find_model_folder(arguments.model)
     _finetuning_arguments(arguments)
     if arguments.head is not None:
@@ -223,7 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(
         "\nnext:\n"
         f"  clear-hug predict RECORD... --model {output}\n"
-        f"  clear-hug evaluate --data {arguments.data} --model {output} --pictures {output / 'pictures'}\n"
+        f"  clear-hug evaluate --data {arguments.data} --model {output} --pictures evaluation\n"
         f"  clear-hug publish {output} YOUR_NAME/{output.name} --dry-run staged"
     )
     return EXIT_SOME_FAILED if rejected else EXIT_OK

@@ -13,8 +13,10 @@ from .shared import (
     EXIT_BAD_INPUT,
     EXIT_OK,
     EXIT_SOME_FAILED,
+    add_overwrite_option,
     add_verb,
     check_file,
+    check_pictures,
     choose_labels,
     draw_page_prediction,
     draw_prediction,
@@ -106,6 +108,7 @@ def add(verbs: Any) -> None:
         metavar="DIR",
         help="draw each record with its beats, predictions and the leads behind them, or what is seen of a page",
     )
+    add_overwrite_option(parser, "the table and pictures of the same names")
     parser.add_argument(
         "--threshold",
         type=share,
@@ -118,11 +121,10 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `predict` and return the exit status."""
-    from ..training.folders import check_writable, load_classifier, write_text
+    from ..training.folders import load_classifier, write_text
 
-    check_file(arguments.output)
-    if arguments.pictures is not None:
-        check_writable(arguments.pictures)
+    check_file(arguments.output, arguments.overwrite, [*arguments.records, arguments.model])
+    check_pictures(arguments.pictures, overwrite=arguments.overwrite)
     quiet_libraries()
     model, extractor = load_classifier(arguments.model)
     to_device(model)
@@ -143,6 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
     pages_of = {path: pictures_at(path) for path in arguments.records}
     pages = [page for found in pages_of.values() for page in found]
     references = records_to_predict([path for path in arguments.records if not pages_of[path]], rejected)
+    check_file(arguments.output, overwrite=True, inputs=(reference.path for reference in references))
+    check_pictures(arguments.pictures, overwrite=True, inputs=pages)
     table: list[dict[str, Any]] = []
     drawn: set[Path] = set()
     num_done = 0

@@ -63,6 +63,7 @@ def add(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `pretrain` and return the exit status."""
     from ..processing import InputError
+    from ..training import checkpoints, pretraining
     from ..training.folders import check_writable
     from ..training.recipes import recipe_from_options
 
@@ -70,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not recipe.data:
         raise InputError("no recordings to pre-train on: name their folders with --data, or as `data` in the recipe")
     recipe.make_config()
-    check_writable(recipe.output)
+    own = [checkpoints.FOLDER, *([pretraining.EPOCH_LOG] if arguments.restart else [])]
+    check_writable(recipe.output, own, [*recipe.data, recipe.signal_encoder])
     quiet_libraries()
     folders = [Path(folder) for folder in recipe.data]
     extractor, sets, data, rejected = _read_for_pretraining(recipe, folders)

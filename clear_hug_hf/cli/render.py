@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .shared import EXIT_OK, add_verb, check_file, say, seed
+from .shared import EXIT_OK, add_overwrite_option, add_verb, check_file, say, seed
 
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -79,7 +79,7 @@ def add(verbs: Any) -> None:
         help="as if photographed or scanned, from 0 (not at all) over 1 (as in training) to 2",
     )
     look.add_argument("--seed", type=seed, default=0, help="of --random-style and --augment (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the picture if it is there")
+    add_overwrite_option(parser, "the picture")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,17 +89,12 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from ..data.records import read_record
-    from ..processing import InputError
     from ..processing.ecg_paper import DEFAULT_PIXELS_PER_MM, PAGE_SECONDS, PaperStyle, render_page
     from ..processing.leads import STANDARD_LEADS
     from ..processing.page_augmentation import augment_page
 
     output: Path = arguments.output
-    if output.suffix.lower() not in _FORMATS:
-        raise InputError(f"{output} is no name of a picture: call it {', '.join(_FORMATS)}")
-    check_file(output)
-    if output.exists() and not arguments.overwrite:
-        raise InputError(f"{output} is there already: choose another name, or replace it with --overwrite")
+    check_file(output, arguments.overwrite, [arguments.record], tuple(_FORMATS))
 
     scale = arguments.pixels_per_mm
     if arguments.dpi is not None:

@@ -334,7 +334,8 @@ def convert_to_folder(
     >>> facts["kind"], facts["size"]  # doctest: +SKIP
     ('CLEAR pre-trained model', 'base')
     ```"""
-    path, folder = Path(path), check_replaceable(folder)
+    path = Path(path)
+    folder = check_replaceable(folder, path)
     state_dict = load_state_dict(path)
     kind = _find_kind(state_dict)
     labels: dict[str, Any] = {} if kind == PRETRAINED else {"problem_type": "multi_label_classification"}

@@ -265,7 +265,8 @@ def convert_ecg_jepa_to_folder(
         FileNotFoundError: If there is no such file.
         InputError: If the file cannot be converted, or the folder cannot be written or holds anything else.
     """
-    path, folder = Path(path), check_replaceable(folder)
+    path = Path(path)
+    folder = check_replaceable(folder, path)
     state_dict = load_state_dict(path, entry="encoder")
     model = convert_ecg_jepa_state_dict(
         state_dict,

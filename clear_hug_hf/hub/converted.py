@@ -22,14 +22,15 @@ _OF_CONVERSION = re.compile(
 )
 
 
-def check_replaceable(folder: str | Path) -> Path:
+def check_replaceable(folder: str | Path, path: Path) -> Path:
     """
-    Refuse, before any work, a folder that cannot be written, or with anything that no conversion put there.
+    Refuse, before any work, a folder that cannot be written, or with anything that no conversion of the checkpoint
+    `path` put there.
 
     Raises:
         InputError: If that is so.
     """
-    folder = check_writable(folder)
+    folder = check_writable(folder, inputs=[path])
     if not folder.is_dir():
         return folder
     names = {path.name for path in folder.iterdir()}
@@ -43,7 +44,14 @@ def check_replaceable(folder: str | Path) -> Path:
             f"{folder} holds what the conversion before did not write ({name_some(others)}): move it away, or choose "
             "another folder"
         )
+    if names and path.is_file() and f'"{_digest(path)}"' not in (folder / CONVERSION).read_text(encoding="utf-8"):
+        raise InputError(f"{folder} holds the conversion of another file: choose another folder, or delete it")
     return folder
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_converted(
@@ -67,12 +75,10 @@ def save_converted(
     # Cards bring heavier libraries, which only those who make one need.
     from .model_card import OF_RECORDINGS, make_card
 
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     conversion: dict[str, Any] = {
         **facts,
         "file": path.name,
-        "sha256": digest,
+        "sha256": _digest(path),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_attention_heads": model.config.num_attention_heads,
         "versions": {name: version(name) for name in ("clear-hug-hf", "torch", "transformers", "safetensors")},

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +18,14 @@ from torch import nn
 
 from ..processing import STANDARD_LEADS
 from ..processing.errors import InputError
+from ..training.features import weights_digest
 from ..training.folders import check_writable, load_model, whole_folder, write_text
 from ..training.provenance import describe_environment
 from .model_card import OF_RECORDINGS
 
 
 MODEL, INT8_MODEL, FACTS = "model.onnx", "model_int8.onnx", "export.json"
+_OF_EXPORT = re.compile(r"model(_int8)?\.onnx(\.data)?|(export|config|preprocessor_config)\.json|\w+\.py|\..*")
 _MOST_APART = 1e-3  # Logits of the exported and the original model; float32 arithmetic in another order gives 1e-5.
 
 
@@ -62,7 +65,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
 
     Args:
         path (`str` or `Path`): A model folder, or the output folder of a run.
-        output (`str` or `Path`): Folder to write; replaced if it holds an earlier export.
+        output (`str` or `Path`): Folder to write; replaced if it holds an earlier export of the same model.
         int8 (`bool`, *optional*, defaults to `False`): Whether to write the 8-bit file, too.
 
     Returns:
@@ -85,9 +88,12 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
     model, extractor, auto_class = load_model(path)
     if auto_class not in OF_RECORDINGS:
         raise InputError(f"{path} holds no classifier of recordings: fine-tune it first, only these are exported")
-    folder = check_writable(output)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FACTS).is_file():
-        raise InputError(f"{folder} holds something else than an earlier export: choose another folder")
+    folder = check_writable(output, [FACTS], [path])
+    exported = weights_digest(model)
+    if (folder / FACTS).is_file() and f'"{exported}"' not in (folder / FACTS).read_text(encoding="utf-8"):
+        raise InputError(f"{folder} holds the export of another model: choose another folder, or delete it")
+    if others := sorted(one.name for one in folder.glob("*") if not _OF_EXPORT.fullmatch(one.name)):
+        raise InputError(f"{folder} holds {others[0]}, which no export wrote: move it away, or choose another folder")
 
     inputs = _inputs(extractor, 5)
     with whole_folder(folder) as partial:
@@ -110,7 +116,8 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
             )
         model.config.save_pretrained(partial)
         extractor.save_pretrained(partial)
-        facts = {"inputs": list(inputs), "outputs": ["logits"], "files": files, "environment": describe_environment()}
+        facts = {"model": exported, "inputs": list(inputs), "outputs": ["logits"], "files": files}
+        facts["environment"] = describe_environment()
         write_text(partial / FACTS, json.dumps(facts, indent=2) + "\n")
     return Exported(folder, files)
 

@@ -118,8 +118,8 @@ def stage(
     if dtype not in STORED_AS:
         raise InputError(f"weights cannot be stored as {dtype!r}: choose from {', '.join(STORED_AS)}")
     source = find_model_folder(path)
-    folder = check_writable(folder)
-    _check_free(folder, source)
+    folder = check_writable(folder, inputs=[source])
+    _check_free(folder, repo_id)
     own_card = None if card is None else read_card(card)
     if own_card is not None:
         stated = own_card.data.to_dict()["license"]
@@ -164,7 +164,7 @@ def stage(
         for name, text in texts.items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_text(text, encoding="utf-8")
-        write_text(_record(folder), json.dumps(_digests(partial), indent=2) + "\n")
+        write_text(_record(folder), json.dumps({"repository": repo_id, "files": _digests(partial)}, indent=2) + "\n")
     files = {name: (folder / name).stat().st_size for name in _digests(folder)}
     return Staged(folder, files, made.missing, license)
 
@@ -197,18 +197,19 @@ def _digests(folder: Path) -> dict[str, str]:
     }
 
 
-def _check_free(folder: Path, source: Path) -> None:
-    """Refuse to replace anything but what was staged before and is still as it was."""
-    if folder.resolve() == source.resolve() or folder.resolve() in source.resolve().parents:
-        raise InputError(f"{folder} is, or holds, the model itself: choose another folder")
+def _check_free(folder: Path, repo_id: str) -> None:
+    """Refuse to replace anything but what was staged before for the same repository and is still as it was."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
-        before = json.loads(_record(folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        staged = json.loads(_record(folder).read_text(encoding="utf-8"))
+        repository, before = staged["repository"], dict(staged["files"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder"
         ) from None
+    if repository != repo_id:
+        raise InputError(f"{folder} was staged for {repository}: choose another folder, or delete it")
     now = _digests(folder)
     if changed := sorted(name for name in {*now, *before} if now.get(name) != before.get(name)):
         raise InputError(

@@ -136,11 +136,10 @@ class Checkpoints:
 
     def clean(self, restart: bool) -> None:
         """Remove what killed runs left half written, or everything with `restart`; the main process calls this."""
-        if restart:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        elif self.folder.is_dir():
-            for path in self.folder.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("*" if restart else f"{_PARTIAL}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        # From here on the folder is known for that of a pre-training run.
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob(f"{_PREFIX}*")) if self.folder.is_dir() else []

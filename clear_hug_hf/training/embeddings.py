@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.collator import BeatCollator
+from ..data.differences import Difference, first_difference
 from ..data.preparation import Rejected, prepare
 from ..data.records import RecordReference
 from ..data.sharding import extractor_settings
@@ -80,6 +81,7 @@ def embed_records(
     *,
     per_lead: bool = False,
     batch_size: int = 64,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> tuple[int, list[Rejected]]:
     """
@@ -92,17 +94,18 @@ def embed_records(
         model, feature_extractor, per_lead, batch_size, progress: As in [`embed`].
         output (`str` or `Path`): Gets the columns `record_id`, `patient_id`, `start` and `end` [s] and `embedding`, a
             list of numbers; with `per_lead` a list of lists, one for each of the model's `lead_names`, which are also
-            in the table's metadata, NaN for leads that are not there. An earlier table of this kind is replaced,
-            anything else is not.
+            in the table's metadata, NaN for leads that are not there. A table of the same records, model and settings
+            is made anew, anything else is refused.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether another table is replaced, too.
 
     Returns:
         `tuple[int, list[Rejected]]`: Number of rows, and the records that could not be used, with reasons.
 
     Raises:
-        InputError: If no record can be used, or beside the output there are parts of another call.
+        InputError: If no record can be used, or there is another table, or beside the output are parts of another
+            call.
     """
     output = Path(output)
-    _check_replaceable(output)
     parts = check_writable(output.with_name(f".{output.name}.parts"))
     about = {
         "encoder": weights_digest(model.base_model),
@@ -112,7 +115,10 @@ def embed_records(
         "version": version("clear-hug-hf"),
     }
     listed = hashlib.sha256(json.dumps([[str(one.path), one.record_id] for one in references]).encode()).hexdigest()
-    _take(parts, {**about, "records": listed})
+    about = json.loads(json.dumps({**about, "records": listed}))
+    if not overwrite:
+        _check_replaceable(output, about)
+    _take(parts, about)
 
     schema = _schema(model.config, per_lead).with_metadata({_ABOUT: json.dumps(about)})
     starts = range(0, len(references), RECORDS_PER_PART)
@@ -137,16 +143,22 @@ def embed_records(
     return num_rows, rejected
 
 
-def _check_replaceable(output: Path) -> None:
-    """Refuse to replace what is no table of this kind; one that is may be made anew."""
-    if not output.is_file():
+def _check_replaceable(output: Path, about: dict[str, Any]) -> None:
+    """Refuse to replace anything but a table of the same records, model and settings."""
+    if not output.exists():
         return
     try:
-        known = pq.read_schema(output).metadata or {}
-    except (pa.ArrowException, OSError):
-        known = {}
-    if _ABOUT not in known:
-        raise InputError(f"{output} holds something that `embed` did not write: choose another output")
+        known = json.loads((pq.read_schema(output).metadata or {})[_ABOUT])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        raise InputError(f"{output} holds something that `embed` did not write: choose another output") from None
+    if (found := first_difference(known, about)) is not None:
+        raise InputError(f"{output} holds a table {_in_words(found)}: choose another output, or give --overwrite")
+
+
+def _in_words(found: Difference) -> str:
+    if found.name in ("encoder", "records"):
+        return "of another model" if found.name == "encoder" else "of other records"
+    return f"made with another {found.name} ({found.there!r}, now {found.now!r})"
 
 
 def _schema(config: Any, per_lead: bool) -> pa.Schema:
@@ -170,10 +182,10 @@ def _take(parts: Path, identity: dict[str, Any]) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             before = None
-        if before != json.loads(json.dumps(identity)):
+        if (found := first_difference(before, identity)) is not None:
             raise InputError(
-                f"{parts} holds parts of another call, with another model or other records: finish that one, delete "
-                "the folder, or choose another output"
+                f"{parts} holds parts of a table {_in_words(found)}: finish that one, delete the folder, or choose "
+                "another output"
             )
         return
     write_text(path, json.dumps(identity, indent=2) + "\n")

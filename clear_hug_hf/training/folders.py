@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,21 @@ HUB = "hf://"
 """What the name of a model on the Hub begins with where a folder could be meant: `hf://ORG/NAME[@REVISION]`."""
 
 
-def check_writable(folder: str | Path) -> Path:
+def check_writable(
+    folder: str | Path, own: Sequence[str] | None = None, inputs: Iterable[str | Path | None] = ()
+) -> Path:
     """
-    Refuse, before any work, a folder that cannot be written.
+    Refuse, before any work, a folder that cannot be written, or whose contents would be mixed with others or lost.
+
+    Args:
+        folder (`str` or `Path`): The folder to write to.
+        own (`Sequence[str]`, *optional*): Files or folders of which every earlier run of the same kind leaves at
+            least one: a folder with other contents and none of these is refused. By default the contents do not
+            matter.
+        inputs (`Iterable[str | Path | None]`, *optional*): What is read: the folder must not be, or hold, any of it.
 
     Raises:
-        InputError: If the path is a file, or its nearest existing folder cannot be written.
+        InputError: If the path is a file, its nearest existing folder cannot be written, or it holds something else.
     """
     folder = Path(folder)
     existing = folder
@@ -52,6 +61,15 @@ def check_writable(folder: str | Path) -> Path:
         raise InputError(f"{existing} is a file: choose another folder")
     if not os.access(existing, os.W_OK):
         raise InputError(f"{existing} cannot be written: choose another folder")
+    for one in inputs:
+        if one is not None and folder.resolve() in (Path(one).resolve(), *Path(one).resolve().parents):
+            raise InputError(f"{folder} is, or holds, what is read ({one}): choose another folder")
+    if own is not None and folder.is_dir() and not any((folder / name).exists() for name in own):
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others:
+            raise InputError(
+                f"{folder} holds {others[0]}, which no earlier run of this kind wrote: choose a new or an empty folder"
+            )
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,12 @@ def test_when_an_export_cannot_be_then_one_sentence_says_why(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "mine")]) == 2
-    assert "holds something else than an earlier export" in capsys.readouterr().err
+    assert "holds thesis.txt, which no earlier run of this kind wrote" in capsys.readouterr().err
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "export.json").write_text('{"model": "of another"}')
+    assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "exported")]) == 2
+    assert "holds the export of another model" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "exported")
     assert main(["export", str(tmp_path / "absent"), "--output", str(tmp_path / "exported")]) == 2
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
     assert not (tmp_path / "exported").exists()

@@ -166,6 +166,8 @@ def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
     (folder / "notes.txt").unlink()
     stage(run / "finetuned", folder, REPO)
 
+    with pytest.raises(InputError, match=f"was staged for {REPO}"):
+        stage(run / "finetuned", folder, "you/another")
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("all my work")
@@ -173,7 +175,7 @@ def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
         stage(run / "finetuned", other, REPO)
     assert (other / "thesis.txt").read_text() == "all my work"
     for mine in (run / "finetuned" / "model", run / "finetuned"):
-        with pytest.raises(InputError, match="holds, the model itself"):
+        with pytest.raises(InputError, match="is, or holds, what is read"):
             stage(run / "finetuned", mine, REPO)
     assert folders.load_classifier(run / "finetuned")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -100,7 +101,20 @@ def test_when_records_are_embedded_then_the_table_has_a_row_per_window_and_names
     alone = embed(model, prepare([read_record(references[4].path)], extractor, progress=False).dataset, extractor)
     np.testing.assert_allclose(table["embedding"][5], alone[0], atol=1e-5)
 
-    embed_records(references, model, extractor, output, per_lead=True)
+    before = output.read_bytes()
+    embed_records(references, model, extractor, output)
+    assert output.read_bytes() == before
+    other = copy.deepcopy(model)
+    torch.nn.init.zeros_(next(other.base_model.parameters()))
+    for changed, per_lead, records, message in (
+        (model, True, references, r"a table made with another per_lead \(False, now True\)"),
+        (other, False, references, "a table of another model"),
+        (model, False, references[:3], "a table of other records"),
+    ):
+        with pytest.raises(InputError, match=message):
+            embed_records(records, changed, extractor, output, per_lead=per_lead)
+    assert output.read_bytes() == before
+    embed_records(references, model, extractor, output, per_lead=True, overwrite=True)
     assert np.stack(pd.read_parquet(output)["embedding"][0]).shape == (12, 32)
 
 
@@ -126,9 +140,9 @@ def test_when_embedding_is_stopped_then_the_same_call_goes_on_and_another_is_ref
     with pytest.raises(KeyboardInterrupt):
         embed_records(references, model, extractor, output)
     assert not output.exists()
-    with pytest.raises(InputError, match="parts of another call"):
+    with pytest.raises(InputError, match="parts of a table of other records"):
         embed_records(references[:3], model, extractor, output)
-    with pytest.raises(InputError, match="parts of another call"):
+    with pytest.raises(InputError, match=r"parts of a table made with another per_lead \(False, now True\)"):
         embed_records(references, model, extractor, output, per_lead=True)
 
     read.clear()
@@ -158,7 +172,8 @@ def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and
     assert "r2" in printed.err
     assert len(pd.read_parquet(output)) == 6
     twice = [records, str(tmp_path / "records" / "r0.hea"), str(tmp_path / "records" / "r0")]
-    assert main(["embed", *twice, "--model", str(folder), "--output", str(output)]) == 1
+    words = ["embed", *twice, "--model", str(folder), "--output", str(output)]
+    assert main(words) == 1
     assert len(pd.read_parquet(output)) == 6
     capsys.readouterr()
 
