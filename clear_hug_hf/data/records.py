@@ -104,7 +104,7 @@ def header_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() in _RECORD_SUFFIXES:
         return path.with_suffix(".hea")
-    return path.with_name(path.name + ".hea")
+    return Path(f"{path}.hea")
 
 
 def read_record(path: str | Path) -> Recording:

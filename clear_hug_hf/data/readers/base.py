@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from abc import abstractmethod
 from collections import Counter
@@ -125,36 +126,92 @@ class RecordSource(Sequence[RecordReference]):
 
 def shorten(items: Sequence[Any], what: str) -> str:
     """A count with the first ten items: "12 record ids (a, b, c, ... and 2 more)"."""
-    named = ", ".join(str(item) for item in items[:_MOST_NAMED])
+    named = ", ".join(str(item)[:200] for item in items[:_MOST_NAMED])
     more = f", and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
     return f"{len(items)} {what}{'' if len(items) == 1 else 's'} ({named}{more})"
 
 
-def read_table(path: Path, columns: Iterable[str], whose: str, **options: Any) -> pd.DataFrame:
+def read_table(path: Path, columns: Iterable[str], whose: str, complete: bool = False, **options: Any) -> pd.DataFrame:
     """
     Read a CSV table and make sure that it is the right one.
 
+    Args:
+        path (`Path`): The table, in UTF-8.
+        columns (`Iterable[str]`): Columns that must be there.
+        whose (`str`): What the table belongs to, for errors.
+        complete (`bool`, *optional*, defaults to `False`): Whether each row must have all fields, the last ones, too.
+        options: Of `pandas.read_csv`. Texts (`dtype=str`) that are missing come as empty ones.
+
     Raises:
         FileNotFoundError: If the table does not exist.
-        InputError: If it cannot be read, or lacks a column.
+        InputError: If it cannot be read, a row has other fields than the header, or a column is missing or there
+            twice.
     """
     import pandas as pd
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {whose} comes with it")
     try:
-        table = pd.read_csv(path, **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a CSV table: {str(error).strip()}") from error
+        if options.get("nrows") != 0:
+            _check_rows(path, complete)
+        table = pd.read_csv(path, encoding="utf-8-sig", **options)
+    except InputError:
+        raise
+    except (ValueError, OSError, OverflowError, csv.Error) as error:  # pandas' own are ValueErrors
+        hint = ": save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise InputError(f"{path} cannot be read as a CSV table: {' '.join(str(error).split())}{hint}") from error
+    if options.get("dtype") is str:
+        table = table.fillna("")
     if missing := [column for column in columns if column not in table.columns]:
         raise InputError(f"{path} has no column {', '.join(missing)}: it is not the table of {whose}")
     return table
 
 
+def _check_rows(path: Path, complete: bool) -> None:
+    """Refuse what pandas reads without a word: it shifts all columns by longer rows and cuts fields at a NUL."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        header = next(rows, [])
+        if twice := [name for name, count in Counter(header).items() if count > 1 and name]:
+            raise InputError(f"{path} has the column {twice[0]!r} twice: rename one")
+        for row in rows:
+            if row and (len(row) > len(header) or (complete and len(row) < len(header))):
+                raise InputError(
+                    f"{path} has {len(row)} fields in line {rows.line_num} and {len(header)} columns: a text with a "
+                    "comma must stand in quotes"
+                )
+            if any("\0" in field for field in row):
+                raise InputError(f"{path} has a NUL in line {rows.line_num}: it is no text")
+
+
+def whole_numbers(path: Path, column: str, values: Iterable[Any], missing: bool = False) -> list[int | None]:
+    """
+    Values of a column of a table as whole numbers; missing ones as `None` where they may be.
+
+    Raises:
+        InputError: If one is not a whole number.
+    """
+    numbers: list[int | None] = []
+    for row, value in enumerate(values):
+        if missing and (value is None or value != value):
+            numbers.append(None)
+            continue
+        try:
+            number = int(value)
+            if number != float(value):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(
+                f"{path} has {str(value)[:40]!r} in the column {column!r}, row {row + 1}: it must be a whole number"
+            ) from None
+        numbers.append(number)
+    return numbers
+
+
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts `9` before `10` and is the same on every machine."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part)
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((0, int(part), "") if index % 2 else (1, 0, part) for index, part in enumerate(parts) if part)
 
 
 def known(values: Mapping[str, Any]) -> dict[str, Any]:

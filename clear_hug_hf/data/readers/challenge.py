@@ -55,7 +55,7 @@ def read_comments(lines: Iterable[str]) -> dict[str, Any]:
             stated["codes"] = [code.strip() for code in value.split(",") if code.strip()]
         elif value.lower() in _UNSTATED:
             continue
-        elif key == "age" and re.fullmatch(r"\d+(\.\d+)?", value):
+        elif key == "age" and re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", value):
             stated["age"] = float(value)
         elif key == "sex" and value[0].lower() in "fm":
             stated["sex"] = "female" if value[0].lower() == "f" else "male"
@@ -119,7 +119,11 @@ class ChallengeSource(RecordSource):
                 self.left_out.append(LeftOut(header.stem, f"it is not of {' or '.join(asked)}"))
                 continue
             if self.label_set is not None:
-                stated = read_comments(header.read_text(encoding="utf-8", errors="replace").splitlines())
+                try:
+                    stated = read_comments(header.read_text(encoding="utf-8", errors="replace").splitlines())
+                except OSError as error:
+                    self.left_out.append(LeftOut(header.stem, f"{header} cannot be read: {error.strerror}"))
+                    continue
                 if "codes" not in stated:
                     self.left_out.append(LeftOut(header.stem, f"{header} has no #Dx line"))
                     continue

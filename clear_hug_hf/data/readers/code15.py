@@ -12,7 +12,7 @@ import numpy as np
 
 from ...processing.errors import InputError
 from ..records import Recording, RecordReference
-from .base import LeftOut, RecordSource, known, natural_key, read_table
+from .base import LeftOut, RecordSource, known, natural_key, read_table, whole_numbers
 
 
 SAMPLING_RATE = 400.0
@@ -52,8 +52,12 @@ def read_exam(path: Path, row: int, millivolts_per_unit: float | None = None) ->
         shard = _open_shard(path, os.getpid())
         tracing = np.asarray(shard["tracings"][row], dtype=np.float32)
         exam = str(int(shard["exam_id"][row]))
-    except (OSError, KeyError, ValueError, IndexError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # h5py raises many kinds for files that are damaged
         raise InputError(f"{path} cannot be read at row {row}: {error}") from error
+    if tracing.ndim != 2 or tracing.shape[1] != len(LEAD_NAMES):
+        raise InputError(f"{path} has tracings of shape {tracing.shape}: they must be samples x 12 leads")
     recorded = np.flatnonzero((tracing != 0).any(axis=1))
     if not recorded.size:
         raise InputError(f"exam {exam} in {path} is nothing but zeros: there is no signal to read")
@@ -121,8 +125,9 @@ class Code15Source(RecordSource):
         self._shards = sorted(self.path.glob(SHARDS), key=lambda file: natural_key(file.name))
         if not self._shards:
             raise InputError(f"{self.path} has no {SHARDS}: unpack the shards beside {TABLE}")
-        self.require_records([str(exam) for exam in self._table["exam_id"]])
-        places = {int(exam): row for row, exam in enumerate(self._table["exam_id"])}
+        exams = whole_numbers(self.path / TABLE, "exam_id", self._table["exam_id"])
+        self.require_records([str(exam) for exam in exams])
+        places = {exam: row for row, exam in enumerate(exams) if exam is not None}
         absent = dict(places)
         # One row per exam: shard, row in the shard, row in the table.
         self._exams: list[tuple[int, int, int]] = []
@@ -171,7 +176,7 @@ def _exam_ids(shard: Path) -> list[int]:
     try:
         with h5py.File(shard, "r") as file:
             return [int(exam) for exam in file["exam_id"][:]]
-    except (OSError, KeyError) as error:
+    except Exception as error:  # h5py raises many kinds for files that are damaged
         raise InputError(f"{shard} is not a shard of CODE-15%: {error}") from error
 
 

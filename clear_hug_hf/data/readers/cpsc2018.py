@@ -35,6 +35,7 @@ def read_struct(path: Path) -> Recording:
     try:
         struct = loadmat(str(path))["ECG"][0, 0]
         waveform = np.ascontiguousarray(struct["data"], dtype=np.float32)
+        person = _person(struct)
     except Exception as error:  # scipy raises many kinds for files that are damaged
         raise InputError(f"{path} has no struct ECG with 12-lead data: {error}") from error
     if waveform.ndim != 2 or waveform.shape[0] != len(STANDARD_LEADS):
@@ -45,7 +46,7 @@ def read_struct(path: Path) -> Recording:
         lead_names=list(STANDARD_LEADS),
         unit="mV",
         record_id=path.stem,
-        metadata={"path": str(path)} | _person(struct),
+        metadata={"path": str(path)} | person,
     )
 
 
@@ -113,7 +114,7 @@ class Cpsc2018Source(RecordSource):
     def _codes(table: Path, name: str, values: list[float]) -> tuple[str, ...]:
         numbers = [value for value in values if value == value]
         if wrong := [value for value in numbers if value not in _CLASSES]:
-            raise InputError(f"{table} gives {name} the label {wrong[0]:g}: CPSC2018's labels are 1 to 9")
+            raise InputError(f"{table} gives {name} the label {str(wrong[0])[:40]}: CPSC2018's labels are 1 to 9")
         return tuple(str(int(value)) for value in numbers)
 
     def __len__(self) -> int:

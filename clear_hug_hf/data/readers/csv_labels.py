@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,7 +109,7 @@ class CsvSource(RecordSource):
         if problem_type is not None and problem_type not in PROBLEM_TYPES:
             raise InputError(f"there is no problem type {problem_type!r}: choose from {', '.join(PROBLEM_TYPES)}")
         super().__init__(path, label_set, keep_unlabelled)
-        table = read_table(self.path, (), "your recordings", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = read_table(self.path, (), "your recordings", complete=True, dtype=str, keep_default_na=False)
         self._columns: dict[str, list[str]] = {
             str(name): [value.strip() for value in table[name]] for name in table.columns
         }
@@ -167,7 +169,7 @@ class CsvSource(RecordSource):
             raise InputError(f"{self.path} has no {self._role[role]} in {_line(row)}: fill it in every row or in none")
 
     def _check_files(self, paths: list[str]) -> None:
-        absent = [path for path in paths if not path or not header_path(self._root / path).is_file()]
+        absent = [path for path in paths if not path or not os.path.isfile(header_path(self._root / path))]
         if absent:
             raise InputError(
                 f"{self.path} names {shorten([path or 'an empty path' for path in absent], 'recording')} that do not "
@@ -282,12 +284,13 @@ def _line(row: int) -> str:
 
 
 def _is_whole(text: str) -> bool:
-    return text.lstrip("-").isdigit() and text.isascii()
+    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
 
 
 def _to_number(text: str) -> float | None:
+    # Python also reads `1_000` and digits of other scripts.
     try:
-        number = float(text)
+        number = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         return None
     return number if math.isfinite(number) else None

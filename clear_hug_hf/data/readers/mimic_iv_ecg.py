@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...processing.errors import InputError
 from ..records import RecordReference
 from .base import RecordSource, known, read_table
 
@@ -59,16 +61,17 @@ class MimicIvEcgSource(RecordSource):
         header = read_table(path, ("study_id", "report_0"), "MIMIC-IV-ECG", nrows=0)
         # report_0 to report_17; the columns are sorted by their number, whatever their order in the file.
         columns = sorted(
-            (name for name in header.columns if name.startswith("report_") and name[7:].isdigit()),
+            (name for name in header.columns if re.fullmatch(r"report_[0-9]{1,9}", name)),
             key=lambda name: int(name[7:]),
         )
         reports: dict[str, str] = {}
-        chunks = pd.read_csv(
-            path, usecols=["study_id", *columns], dtype=str, keep_default_na=False, chunksize=_ROWS_AT_ONCE
-        )
-        for chunk in chunks:
-            for study, *lines in chunk[["study_id", *columns]].itertuples(index=False, name=None):
-                reports[study] = "; ".join(line.strip() for line in lines if line.strip())
+        wanted = ["study_id", *columns]
+        try:
+            for chunk in pd.read_csv(path, usecols=wanted, dtype=str, keep_default_na=False, chunksize=_ROWS_AT_ONCE):
+                for study, *lines in chunk[wanted].fillna("").itertuples(index=False, name=None):
+                    reports[study] = "; ".join(line.strip() for line in lines if line.strip())
+        except (ValueError, OSError) as error:  # pandas' own are ValueErrors
+            raise InputError(f"{path} cannot be read as a CSV table: {' '.join(str(error).split())}") from error
         return reports
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...processing.errors import InputError
 from ..records import RecordReference
-from .base import LeftOut, RecordSource, known, read_table
+from .base import LeftOut, RecordSource, known, read_table, whole_numbers
 
 
 TABLE = "ptbxl_database.csv"
@@ -63,19 +63,23 @@ class PtbXlSource(RecordSource):
         rate = _choose_rate(self.path, table.columns.to_list(), sampling_rate)
         self.settings["sampling_rate"] = rate
         self._references: list[RecordReference] = []
-        for row in table.to_dict("records"):
-            record_id, fold = str(row["ecg_id"]), int(row["strat_fold"])
+        ids, folds_of, patients = (
+            whole_numbers(self.path / TABLE, name, table[name], missing=name == "patient_id")
+            for name in ("ecg_id", "strat_fold", "patient_id")
+        )
+        for row, number, fold, patient in zip(table.to_dict("records"), ids, folds_of, patients, strict=True):
+            record_id = str(number)
+            assert fold is not None
             if wanted is not None and fold not in wanted:
                 self.left_out.append(LeftOut(record_id, f"its fold {fold} was not asked for"))
                 continue
             codes = self._statements(record_id, row["scp_codes"])
             if self.is_left_out(record_id, codes):
                 continue
-            patient = row["patient_id"]
             reference = RecordReference(
                 path=self.path / str(row[_FILE_COLUMNS[rate]]),
                 record_id=record_id,
-                patient_id=None if patient != patient else str(int(patient)),
+                patient_id=None if patient is None else str(patient),
                 labels=self.labels_of(codes),
                 split=fold_to_split(fold),
                 metadata={"fold": fold, "scp_codes": codes}
@@ -87,7 +91,7 @@ class PtbXlSource(RecordSource):
     def _statements(self, record_id: str, text: str) -> dict[str, float]:
         try:
             return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
-        except (ValueError, SyntaxError, TypeError, AttributeError):
+        except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError, OverflowError):
             raise InputError(f"{self.path / TABLE}: the scp_codes of record {record_id} cannot be read") from None
 
     def __len__(self) -> int:

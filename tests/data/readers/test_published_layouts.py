@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,86 @@ def test_when_ludb_has_no_records_then_that_is_said(tmp_path: Path) -> None:
     (tmp_path / "ludb.csv").write_text("ID,Sex\n1,F\n")
     with pytest.raises(InputError, match="has no recordings for ludb"):
         open_source("ludb", tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------- damaged tables
+
+
+_ODD = [b"\0", b'"', b",", b"\n", b"\r", b"\xff", b"\xef\xbb\xbf", b"-", b"--5", b"1e999", b"nan", b"1_0", b" ", b""]
+_ODD += ["\u0661".encode(), "\u00b2".encode(), b"9" * 5000, b"x" * 200_000, b"(" * 300, b"[{", b"/", b"..", b"a,b,c"]
+
+
+def _write_layout(kind: str, folder: Path, recordings: list[Recording], write_record: WriteRecord) -> list[str]:
+    """A small source of a kind; the names of its tables."""
+    if kind == "cpsc2018":
+        _write_cpsc2018(folder)
+        return ["TrainingSet1/REFERENCE.csv"]
+    if kind == "code15":
+        _write_code15(folder)
+        return ["exams.csv"]
+    if kind == "mimic_iv_ecg":
+        _write_mimic(folder, recordings, write_record)
+        return ["record_list.csv", "machine_measurements.csv"]
+    for number, recording in enumerate(recordings):
+        write_record(folder / ("data" if kind == "ludb" else "records100") / str(number), recording)
+    name, header, row = {
+        "ludb": ("ludb.csv", "ID,Sex,Age,Rhythms", '{0},F,51,"Sinus\nrhythm"'),
+        "ptbxl": (
+            "ptbxl_database.csv",
+            "ecg_id,patient_id,age,sex,scp_codes,strat_fold,filename_lr",
+            "{0},{0}.0,60.0,0,\"{{'NORM': 100.0, 'SR': 0.0}}\",{0},records100/{0}",
+        ),
+        "csv": ("mine.csv", "path,patient_id,afib,age", "records100/{0}.hea,p{0},1,60"),
+    }[kind]
+    (folder / name).write_text("\n".join([header, *(row.format(number) for number in range(1, 4))]) + "\n")
+    return [name]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["ptbxl", "cpsc2018", "code15", "mimic_iv_ecg", "ludb", "csv"])
+def test_when_tables_are_mutated_then_they_are_read_or_refused_in_one_sentence(
+    kind: str, tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+) -> None:
+    tables = _write_layout(kind, tmp_path, make_recordings(4), write_record)
+    path = tmp_path / "mine.csv" if kind == "csv" else tmp_path
+    options = {"label_columns": ["afib"]} if kind == "csv" else {"label_set": "ptbxl_super"} if kind == "ptbxl" else {}
+    assert len(open_source(kind, path, **options))
+    draw = random.Random(kind)
+    refused = 0
+    for _ in range(60):
+        table = tmp_path / draw.choice(tables)
+        original = data = table.read_bytes()
+        for _ in range(draw.randint(1, 2)):
+            place = draw.randrange(len(data))
+            data = data[:place] + draw.choice(_ODD) + data[place + draw.choice((0, 1, 3, 50)) :]
+        table.write_bytes(data)
+        try:
+            list(open_source(kind, path, **options))
+        except (InputError, FileNotFoundError):
+            refused += 1
+        table.write_bytes(original)
+    assert 10 < refused < 60
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,afib\nrecords100/1,1,extra\n", "3 fields in line 2 and 2 columns"),
+        ("path,afib\nrecords100/1,1\nrecords100/2\n", "1 fields in line 3 and 2 columns"),
+        ("path,afib,afib\nrecords100/1,1,0\n", "has the column 'afib' twice"),
+        ("path,afib\nrecords100/1\0,1\n", "has a NUL in line 2"),
+        ("path,afib\nrecords100/1,\u0661\nrecords100/2,0\n", "in the label column 'afib'"),
+        ("path,afib\nrecords100/1,1_0\nrecords100/2,0.5\n", "has '1_0' in the label column 'afib'"),
+        ("path,afib\nrecords100/1,--5\nrecords100/2,0.5\n", "has '--5' in the label column 'afib'"),
+    ],
+)
+def test_when_a_table_of_ones_own_is_damaged_then_the_message_says_where(
+    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord, text: str, message: str
+) -> None:
+    _write_layout("csv", tmp_path, make_recordings(4), write_record)
+    (tmp_path / "mine.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_source("csv", tmp_path / "mine.csv", label_columns=["afib"])
+    (tmp_path / "mine.csv").write_text("path,afib\nrecords100/1,\u00e4\n", encoding="latin-1")
+    with pytest.raises(InputError, match="save it as UTF-8"):
+        open_source("csv", tmp_path / "mine.csv", label_columns=["afib"])
