@@ -31,7 +31,8 @@ _BLOCK_SECONDS = 2.0  # Holds a beat from 30/min on.
 _CLIPPED_SHARE = 0.01  # Of one lead's samples.
 _NAN_SHARE = 0.01  # Of all samples.
 _PLAUSIBLE_RATE = (25.0, 250.0)  # [1/min]
-# A rhythm cannot be judged on less. The standard 12-lead recording, on which models are trained, lasts 10 s.
+# The standard recording, which models are trained on, lasts 10 s. Of its first 5 s two shipped models lose less than
+# 0.01 of their AUROC, of its first second 0.07 and 0.12 (benchmarks/results/signal_report.csv).
 _SHORT_SECONDS, _FEW_BEATS = 5.0, 3
 
 # Bradycardia is below 60/min and tachycardia above 100/min; 5/min beyond them a rate contradicts the label. Lower case
@@ -197,7 +198,8 @@ def measure_quality(
         lowest = np.where(finite, waveform, np.inf).min(axis=1)
     flat = highest <= lowest  # also a lead without one finite sample
     shortest = max(3, math.ceil(CLIPPED_SECONDS * sampling_rate))
-    clipped = sum(_count_runs(waveform, np.where(flat, np.nan, limit), shortest) for limit in (highest, lowest))
+    limits = [np.where(flat, np.nan, limit) for limit in (highest, lowest)]
+    clipped = np.sum([_count_runs(waveform, limit, shortest) for limit in limits], axis=0)
     ranges = {}
     if "NU" not in units:
         spans = usual_ranges(waveform, sampling_rate) * [MILLIVOLTS_PER_UNIT[one] for one in units]
