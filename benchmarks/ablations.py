@@ -74,6 +74,8 @@ METHODS = [
     ("CLEAR + weighted", "clear", "probe", "weighted"),
     ("CLEAR + single-level", "clear", "probe", "single_level"),
     ("CLEAR + HUG", "clear", "probe", "hug"),
+    # The first row of the paper's Table 2.
+    ("whole model from random, mean", RANDOM, "finetune", "mean"),
     ("whole model from random, HUG", RANDOM, "finetune", "hug"),
     ("whole model from CLEAR, HUG", "clear", "finetune", "hug"),
     ("supervised ResNet", RESNET, "supervised", ""),
@@ -137,7 +139,7 @@ def run_fold(fold: int, data: Path, output: Path, which: str) -> None:
     arguments = {
         "probes": BenchmarkArguments(heads=HEADS, fractions=(1.0,), seeds=SEEDS, recipes=recipes(**PROBE)),
         "finetuning": BenchmarkArguments(
-            heads=("hug",),
+            heads=("mean", "hug"),
             protocols=("finetune",),
             fractions=(1.0,),
             seeds=(fold,),

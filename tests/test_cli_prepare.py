@@ -180,6 +180,27 @@ def test_when_a_folder_was_prepared_otherwise_then_the_model_refuses_it_and_prep
     assert main([*evaluate, str(tmp_path / "again")]) == 0
 
 
+def test_when_recordings_are_scaled_and_short_as_the_papers_cpsc_then_the_classifier_is_trained_and_reads_them_so(
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared, output = str(tmp_path / "prepared"), tmp_path / "run"
+    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", prepared]
+    assert main([*command, "--setting", "do_rescale=true", "--setting", "window_seconds=5"]) == 0
+    command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output", str(output)]
+    assert main([*command, "--epochs", "1", "--no-control"]) == 0
+    said = capsys.readouterr().out.split("was prepared: with ")[1].splitlines()[0]
+    assert {*said.split(", ")} == {"window_seconds=5", "do_rescale=True"}
+    settings = json.loads((output / "model" / "preprocessor_config.json").read_text())
+    assert (settings["do_rescale"], settings["rescale_limit"], settings["window_seconds"]) == (True, 3.0, 5)
+    stated = json.loads((output / "metrics.json").read_text())["pretrained"]["test"]["macro_auroc"]
+    found = []
+    for data in (prepared, str(ptbxl_folder)):
+        command = ["evaluate", "--data", data, "--model", str(output), "--output", str(tmp_path / "found.json")]
+        assert main(command) == 0
+        found.append(json.loads((tmp_path / "found.json").read_text())["macro_auroc"])
+    assert found == [stated, stated]
+
+
 def test_when_a_prepared_folder_has_no_labels_then_finetuning_says_so(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     _predict_with_shipped(sets, extractor, output / "pictures")
     pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
     sets, label_names, _ = leave_out_rare(sets, sources.label_names)
-    finetune_and_report(arguments, output / "pretrained" / "model", sets, label_names, about, output)
+    finetune_and_report(arguments, output / "pretrained" / "model", extractor, sets, label_names, about, output)
     report_rejected(rejected)
     option = "" if arguments.system == "clear_hug" else f" --system {arguments.system}"
     say(

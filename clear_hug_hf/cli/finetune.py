@@ -186,7 +186,8 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
     from ..data.model_files import load_feature_extractor
-    from ..data.prepared import check_independent_labels
+    from ..data.prepared import adopt_prepared, check_independent_labels
+    from ..data.sharding import extractor_settings
     from ..training.finetuning import FINETUNING_RUN, check_datasets
     from ..training.folders import check_heads, check_writable, find_model_folder
     from ..training.provenance import count_sets
@@ -201,6 +202,10 @@ def run(arguments: argparse.Namespace) -> int:
         check_independent_labels(sources.prepared)
     quiet_libraries()
     extractor = load_feature_extractor(folder)
+    if sources.prepared is not None:
+        before, extractor = extractor_settings(extractor), adopt_prepared(sources.prepared, extractor)
+        if taken := [f"{name}={one}" for name, one in extractor_settings(extractor).items() if before[name] != one]:
+            say(f"the classifier reads recordings as {arguments.data} was prepared: with {', '.join(taken)}")
     label_names = choose_labels(
         None if sources.is_table else arguments.labels, sources.label_names, f"the recordings of {arguments.data}"
     )
@@ -214,7 +219,7 @@ def run(arguments: argparse.Namespace) -> int:
         about = {**sources.about, "sets": count_sets(sets)}
         if left_out:
             about["left_out"] = {"labels": left_out, "fewer_than": arguments.min_positives}
-        finetune_and_report(arguments, folder, sets, label_names, about, output)
+        finetune_and_report(arguments, folder, extractor, sets, label_names, about, output)
     except KeyboardInterrupt:
         command = "the same command without --restart" if arguments.restart else "the same command"
         say(f"\nstopped: {command} goes on from the last epoch")
@@ -279,6 +284,7 @@ def _finetuning_arguments(arguments: argparse.Namespace) -> Any:
 def finetune_and_report(
     arguments: argparse.Namespace,
     folder: Path,
+    extractor: Any,
     sets: dict[str, datasets.Dataset],
     label_names: list[str],
     about: dict[str, Any],
@@ -292,15 +298,21 @@ def finetune_and_report(
 
     from transformers import set_seed
 
-    from ..evaluation.metrics import evaluate_predictions, macro_auroc_interval
-    from ..evaluation.predictions import contributions_by_label, group_names, model_thresholds, predict
+    from ..evaluation.predictions import (
+        auroc_difference,
+        contributions_by_label,
+        evaluate_found,
+        group_names,
+        model_thresholds,
+        predict,
+    )
     from ..plotting import plot_group_activations, save_figure
     from ..training import finetuning, folders, provenance
 
     recipe = _finetuning_arguments(arguments)
     set_seed(arguments.seed)
     chosen = {} if arguments.head is None else {"head_type": arguments.head}
-    model, extractor = folders.load_for_finetuning(folder, label_names, **chosen)
+    model, _ = folders.load_for_finetuning(folder, label_names, **chosen)
     head = model.config.head_type
     runs = {"pretrained": model}
     if not arguments.no_control:
@@ -337,25 +349,11 @@ def finetune_and_report(
         metrics[name] = {"best_epoch": result.best_epoch}
         for split in held_out:
             found = predictions[name, split] = predict(result.model, sets[split], extractor).by_recording()
-            assert found.labels is not None
-            metrics[name][split] = evaluate_predictions(
-                found.labels,
-                found.probabilities,
-                found.label_names,
-                found.patient_ids,
-                seed=arguments.seed,
-                thresholds=model_thresholds(result.model.config),
-            )
+            metrics[name][split] = evaluate_found(found, model_thresholds(result.model.config), arguments.seed)
     if not arguments.no_control:
         metrics["difference_of_macro_auroc"] = {
-            # Where no label has both classes there is no macro AUROC, and none of the difference.
-            split: metrics["pretrained"][split]["macro_auroc"]
-            and macro_auroc_interval(
-                predictions["pretrained", split].labels,
-                [predictions["pretrained", split].probabilities],
-                [predictions["random_initialisation", split].probabilities],
-                predictions["pretrained", split].patient_ids,
-                seed=arguments.seed,
+            split: auroc_difference(
+                predictions["pretrained", split], predictions["random_initialisation", split], arguments.seed
             )
             for split in held_out
         }

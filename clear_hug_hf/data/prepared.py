@@ -31,6 +31,11 @@ _NOT_STORED = frozenset(
 )
 
 
+# What a new classifier takes over from the recordings that it is trained on, whatever its encoder had: the paper
+# scales CPSC2018 and CSN, and reads five seconds of CPSC2018, with an encoder that was pre-trained without either.
+_TAKEN_OVER = ("do_rescale", "rescale_limit", "window_seconds")
+
+
 def is_prepared(folder: str | Path) -> bool:
     """Whether a folder is the output of `clear-hug prepare`, finished or not."""
     folder = Path(folder)
@@ -130,6 +135,28 @@ def check_independent_labels(folder: str | Path) -> None:
             f"the labels of {folder} are the classes of one column, {columns[0]!r}, and training one class of several "
             "is not supported yet: make a column of 1 and 0 for each class, and prepare the table again"
         )
+
+
+def adopt_prepared(folder: str | Path, feature_extractor: RecordingFeatureExtractor) -> RecordingFeatureExtractor:
+    """
+    The feature extractor of a classifier that is to be trained on a prepared folder: the encoder's, but it scales as
+    the folder's does and, for a model that reads beats, has its window where that is shorter.
+
+    Args:
+        folder (`str` or `Path`): The prepared folder.
+        feature_extractor ([`RecordingFeatureExtractor`]): The encoder's.
+
+    Raises:
+        InputError: As in [`check_prepared_for`], if another setting differs.
+    """
+    prepared, wanted = read_manifest(folder)["feature_extractor"], extractor_settings(feature_extractor)
+    taken = {name: prepared[name] for name in _TAKEN_OVER if name in prepared and name in wanted}
+    # Beats of a shorter window are fewer; patches and pages of one are others.
+    if "num_beats" not in wanted or taken.get("window_seconds", 0.0) > wanted["window_seconds"]:
+        taken.pop("window_seconds", None)
+    adopted = type(feature_extractor)(**{**wanted, **taken})
+    check_prepared_for(folder, adopted)
+    return adopted
 
 
 def keep_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> datasets.Dataset:

@@ -17,7 +17,13 @@ from ..data.collator import BeatCollator
 from ..data.splits import recordings_of
 from ..processing.errors import InputError
 from ..processing.recordings import RecordingFeatureExtractor
-from .metrics import interval_of_samples, macro_auroc, macro_auroc_samples
+from .metrics import (
+    evaluate_predictions,
+    interval_of_samples,
+    macro_auroc,
+    macro_auroc_interval,
+    macro_auroc_samples,
+)
 
 
 @dataclass
@@ -189,6 +195,33 @@ def predict(
         contributions=np.concatenate(contributions) if contributions else None,
         num_windows=np.concatenate(counts),
     )
+
+
+def evaluate_found(found: Predictions, thresholds: Sequence[float], seed: int = 0) -> dict[str, Any]:
+    """
+    Metrics of predictions for labelled recordings, one row per recording, as [`evaluate_predictions`] gives them.
+
+    Args:
+        found ([`Predictions`]): With `labels`.
+        thresholds (`Sequence[float]`): One for each label, such as [`model_thresholds`].
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+    """
+    assert found.labels is not None
+    return evaluate_predictions(
+        found.labels, found.probabilities, found.label_names, found.patient_ids, seed=seed, thresholds=thresholds
+    )
+
+
+def auroc_difference(found: Predictions, control: Predictions, seed: int = 0) -> dict[str, Any] | None:
+    """
+    How much higher the macro AUROC of a model is than that of another on the same recordings, paired over patients:
+    `{"value", "low", "high"}`, or `None` where no label has both classes.
+    """
+    assert found.labels is not None
+    difference = macro_auroc_interval(
+        found.labels, [found.probabilities], [control.probabilities], found.patient_ids, seed=seed
+    )
+    return None if np.isnan(difference["value"] or 0.0) else difference
 
 
 def contributions_by_label(predictions: Predictions) -> np.ndarray:

@@ -27,8 +27,8 @@ from transformers import set_seed
 from ..data.collator import BeatCollator
 from ..data.model_files import load_config, load_feature_extractor
 from ..data.prepared import (
+    adopt_prepared,
     check_independent_labels,
-    check_prepared_for,
     keep_labels,
     load_prepared,
     read_manifest,
@@ -490,7 +490,7 @@ def _prepared_for(task: Task, folder: Path) -> Task:
     for one in (task, *task.others):
         try:
             if one.folder is not None:
-                check_prepared_for(one.folder, load_feature_extractor(folder))
+                adopt_prepared(one.folder, load_feature_extractor(folder))
             check_fits(load_config(folder), one.feature_extractor, *one.sets.values())
             return one
         except InputError as error:

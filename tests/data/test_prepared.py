@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from clear_hug_hf.data import shard_checks
-from clear_hug_hf.data.prepared import check_prepared_for, is_prepared, load_prepared
+from clear_hug_hf.data.prepared import adopt_prepared, check_prepared_for, is_prepared, load_prepared
 from clear_hug_hf.data.readers import WfdbFolderSource
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.sharding import prepare_shards
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, InputError
 
 
 SETTINGS = {"do_rescale": True, "bandpass_low": 0.5}
@@ -79,6 +79,29 @@ def test_when_a_model_differs_in_what_is_not_stored_then_the_folder_fits(prepare
 def test_when_a_model_needs_other_signals_then_the_setting_is_named(prepared: Path, other: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_prepared_for(prepared, ClearHugFeatureExtractor(**{**SETTINGS, **other}))
+
+
+def test_when_a_classifier_is_to_be_trained_then_scale_and_shorter_windows_of_the_recordings_are_taken_over(
+    source: WfdbFolderSource, tmp_path: Path
+) -> None:
+    scaled = {"do_rescale": True, "rescale_limit": 2.0}
+    for extractor in (ClearHugFeatureExtractor, EcgJepaFeatureExtractor):
+        folder = tmp_path / extractor.__name__
+        prepare_shards(source, folder, extractor(**scaled), progress=False)
+        adopted = adopt_prepared(folder, extractor())
+        assert adopted.to_dict() == extractor(**scaled).to_dict()
+    short = {"window_seconds": 5.0}
+    prepare_shards(source, tmp_path / "short", ClearHugFeatureExtractor(**short), progress=False)
+    assert adopt_prepared(tmp_path / "short", ClearHugFeatureExtractor()).window_seconds == 5.0
+    # Beats beyond what the model was made for, and patches of another window, are other inputs.
+    prepare_shards(source, tmp_path / "patches", EcgJepaFeatureExtractor(**short), progress=False)
+    for folder, extractor in (
+        ("ClearHugFeatureExtractor", ClearHugFeatureExtractor(window_seconds=8.0)),
+        ("patches", EcgJepaFeatureExtractor()),
+        ("short", ClearHugFeatureExtractor(detector="xqrs")),
+    ):
+        with pytest.raises(InputError, match="prepare the recordings again"):
+            adopt_prepared(tmp_path / folder, extractor)
 
 
 def test_when_a_preparation_is_not_finished_then_it_says_how_to_go_on(
