@@ -194,10 +194,10 @@ def test_when_recordings_are_scaled_and_short_as_the_papers_cpsc_then_the_classi
     assert (settings["do_rescale"], settings["rescale_limit"], settings["window_seconds"]) == (True, 3.0, 5)
     stated = json.loads((output / "metrics.json").read_text())["pretrained"]["test"]["macro_auroc"]
     found = []
-    for data in (prepared, str(ptbxl_folder)):
-        command = ["evaluate", "--data", data, "--model", str(output), "--output", str(tmp_path / "found.json")]
+    for name, data in (("prepared", prepared), ("raw", str(ptbxl_folder))):
+        command = ["evaluate", "--data", data, "--model", str(output), "--output", str(tmp_path / f"{name}.json")]
         assert main(command) == 0
-        found.append(json.loads((tmp_path / "found.json").read_text())["macro_auroc"])
+        found.append(json.loads((tmp_path / f"{name}.json").read_text())["macro_auroc"])
     assert found == [stated, stated]
 
 
