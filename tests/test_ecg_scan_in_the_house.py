@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from clear_hug_hf.data.pages import LAYOUT_SHARES, PageCollator
 from clear_hug_hf.data.texts import text_of, with_texts
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgScanForPreTraining
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.training import teachers
 from clear_hug_hf.training.batches import StepCollator
 from clear_hug_hf.training.folders import load_classifier, save_model_folder
 from clear_hug_hf.training.provenance import describe_pretraining
@@ -154,6 +156,32 @@ def test_when_the_teacher_is_asked_beforehand_then_it_says_what_the_model_would(
         )
         with torch.no_grad():
             torch.testing.assert_close(found[index], model.base_model.encode_signals(**inputs)[0], atol=1e-5, rtol=0)
+
+
+def test_when_the_teacher_is_asked_then_it_computes_on_the_device_of_the_process_and_goes_back(
+    house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = load_prepared(house / "pages")[0]["train"].select(range(3))
+    base = EcgScanForPreTraining.from_pretrained(house / "pretrained" / "model").base_model
+    seen = []
+
+    def encode(**inputs: torch.Tensor) -> torch.Tensor:
+        seen.append({base.signal_model.device.type, *(one.device.type for one in inputs.values())})
+        return torch.zeros(3, 32)
+
+    monkeypatch.setattr(base, "encode_signals", encode)
+    elsewhere = SimpleNamespace(device=torch.device("meta"), is_main_process=True)
+    monkeypatch.setattr(teachers, "PartialState", lambda: elsewhere)
+    moved: list[torch.device] = []
+
+    def move(device: torch.device) -> None:
+        moved.append(device)
+        base.signal_model.to_empty(device=device)  # this one has no values to come back with
+
+    monkeypatch.setattr(base.signal_model, "to", move)
+    assert len(add_signal_embeds(rows, base, house / "teacher", progress=False)["signal_embeds"]) == 3
+    assert seen == [{"meta"}]
+    assert moved == [torch.device("meta"), torch.device("cpu")]
 
 
 def test_when_pages_are_collated_then_seeds_decide_and_validation_pages_are_always_the_same(house: Path) -> None:

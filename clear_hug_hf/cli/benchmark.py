@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .shared import EXIT_OK, add_cache_options, add_verb, cache_dir, positive, quiet_libraries, say, seed
+from .shared import (
+    EXIT_OK,
+    add_cache_options,
+    add_verb,
+    cache_dir,
+    positive,
+    quiet_libraries,
+    say,
+    say_unused_devices,
+    seed,
+)
 
 
 def add(verbs: Any) -> None:
@@ -113,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     of_tasks = _named_folders(arguments.tasks, several=True)
     models: dict[str, Path | None] = {name: folders[0] for name, folders in _named_folders(arguments.models).items()}
     quiet_libraries()
+    say_unused_devices("start others with CUDA_VISIBLE_DEVICES, --tasks and --output of their own")
     from ..training.benchmark import RANDOM, RESNET, BenchmarkArguments, load_task, recipes, run_benchmark, usual_heads
 
     if reserved := {RANDOM, RESNET} & models.keys():

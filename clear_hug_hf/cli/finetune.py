@@ -29,6 +29,7 @@ from .shared import (
     report_rejected,
     require,
     say,
+    say_unused_devices,
     seed,
 )
 
@@ -201,6 +202,7 @@ def run(arguments: argparse.Namespace) -> int:
     if sources.prepared is not None:
         check_independent_labels(sources.prepared)
     quiet_libraries()
+    say_unused_devices("`accelerate launch --num_processes {count} -m clear_hug_hf.cli finetune ...` uses all")
     extractor = load_feature_extractor(folder)
     if sources.prepared is not None:
         before, extractor = extractor_settings(extractor), adopt_prepared(sources.prepared, extractor)

@@ -22,6 +22,7 @@ from .shared import (
     report_rejected,
     require,
     say,
+    say_unused_devices,
 )
 
 
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     own = [checkpoints.FOLDER, *([pretraining.EPOCH_LOG] if arguments.restart else [])]
     check_writable(recipe.output, own, [*recipe.data, recipe.signal_encoder])
     quiet_libraries()
+    say_unused_devices("`accelerate launch --num_processes {count} -m clear_hug_hf.cli pretrain ...` uses all")
     folders = [Path(folder) for folder in recipe.data]
     extractor, sets, data, rejected = _read_for_pretraining(recipe, folders)
     require(sets, rejected, "train")

@@ -551,6 +551,14 @@ def to_device(model: Any) -> None:
     model.to(PartialState().device)
 
 
+def say_unused_devices(how: str) -> None:
+    """Say that one process uses one device, where there are others; `how` as in [`unused_devices`]."""
+    from ..training.processes import unused_devices
+
+    if (text := unused_devices(how)) is not None:
+        say(text)
+
+
 def say(text: str) -> None:
     """Print on stdout, in the main process only."""
     if is_main_process():

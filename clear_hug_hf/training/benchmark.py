@@ -21,6 +21,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import set_seed
 
@@ -81,6 +82,7 @@ from .folders import (
     write_text,
 )
 from .pretraining import as_csv
+from .processes import refuse_launcher
 from .reference import REFERENCE, predict_reference, signals_of, train_reference
 
 
@@ -412,6 +414,7 @@ def run_benchmark(
         InputError: If a model does not fit a task, or the folder holds cells of other recordings, weights or recipes
             under the same names.
     """
+    refuse_launcher("a benchmark")
     arguments = BenchmarkArguments() if arguments is None else arguments
     output_dir = check_writable(output_dir)
     names = [task.name for task in tasks]
@@ -680,7 +683,7 @@ class _Runner:
         if key not in self._held:
             # Those of other tasks are not needed again: cells come task by task.
             self._held = {one: held for one, held in self._held.items() if cell.task in one}
-            model = self._load(cell.model, cell.task, "mean", seed)
+            model = self._load(cell.model, cell.task, "mean", seed).to(PartialState().device)
             collator = BeatCollator(task.feature_extractor, label_names=task.label_names)
             self._held[key] = encode(model, task.sets[split], collator, cache_dir=self.cache_dir)
         return self._held[key]

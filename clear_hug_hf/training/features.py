@@ -15,6 +15,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,6 +27,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..data.collator import BeatCollator
 from ..data.sharding import extractor_settings
 from .folders import check_writable
+from .processes import gather_shares, own_share
 
 
 # Changed whenever the same weights and recordings give other features.
@@ -86,7 +89,8 @@ def encode(
     cache_dir: str | Path | None = None,
 ) -> EncodedDataset:
     """
-    Read every recording once with the encoder, without dropout; or take what an earlier call kept.
+    Read every recording once with the encoder, without dropout; or take what an earlier call kept. Connected processes
+    read a share each, and get the features of all.
 
     Args:
         model ([`PreTrainedModel`]): Its encoder is used, on the device that it is on.
@@ -107,10 +111,11 @@ def encode(
         check_writable(cache_dir)
         path = Path(cache_dir) / f"{features_key(model, dataset, collator)}.safetensors"
         kept = _read(path, len(dataset))
-        if kept is not None:
+        # Processes encode together or not at all.
+        if all(gather_object([kept is not None])) and kept is not None:
             return EncodedDataset({**kept, "labels": labels})
     columns = _encode(model, dataset, collator, batch_size, progress)
-    if path is not None:
+    if path is not None and PartialState().is_main_process:
         _write(path, columns)
     return EncodedDataset({**columns, "labels": labels})
 
@@ -124,9 +129,10 @@ def _encode(
     only = BeatCollator(collator.feature_extractor, (), trim=collator.trim, all_beats=collator.all_beats)
     # Recordings with like many beats together need less padding, and padding costs as much as beats.
     order = sorted(range(len(dataset)), key=[len(peaks) for peaks in dataset["r_peaks"]].__getitem__)
-    rows = dataset.select_columns(only.columns).with_format("numpy").select(order)
+    rows = dataset.select_columns(only.columns).with_format("numpy").select(own_share(order))
     loader = DataLoader(rows, batch_size=batch_size, collate_fn=only)
-    for batch in tqdm(loader, desc="encode", unit="batch", disable=not progress):
+    shown = progress and PartialState().is_main_process
+    for batch in tqdm(loader, desc="encode", unit="batch", disable=not shown):
         of = batch.pop("rows", None)
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         encoded = model.base_model(**batch)
@@ -137,7 +143,7 @@ def _encode(
         parts["lead_states"].append(states)
         parts["present"].append(present)
     back = torch.as_tensor(order).argsort()
-    return {name: torch.cat(part)[back] for name, part in parts.items()}
+    return {name: gather_shares(part)[back] for name, part in parts.items()}
 
 
 def dataset_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> torch.Tensor:

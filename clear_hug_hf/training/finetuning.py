@@ -370,14 +370,17 @@ def train_with_trainer(
 
 
 class FinetuningTrainer(Trainer):
-    """Trainer with a collator of its own for the training batches."""
+    """Trainer on one device of each process, with a collator of its own for the training batches."""
 
-    def __init__(self, *args: Any, train_collator: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, args: TrainingArguments, train_collator: Any, **kwargs: Any):
+        # Of several it would make the batch of each step as many times as large.
+        args._n_gpu = min(args.n_gpu, 1)
+        super().__init__(args=args, **kwargs)
         self._train_collator = train_collator
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As usual, with the batch statistics that are then saved in every process."""
+        assert isinstance(self.model, nn.Module)
         average_batch_statistics(self.model)
         return super().evaluate(*args, **kwargs)
 

@@ -47,20 +47,29 @@ def _launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def unused_devices(command: str) -> str | None:
+def refuse_launcher(what: str) -> None:
+    """Refuse several processes for something that runs in one, such as `a benchmark`."""
+    if _launched() > 1:
+        raise InputError(
+            f"{_launched()} processes were launched and {what} runs in one: start it without a launcher, and on other "
+            "devices start others with CUDA_VISIBLE_DEVICES and outputs of their own"
+        )
+
+
+def unused_devices(how: str) -> str | None:
     """
     What to say where a process without a launcher leaves devices idle: one process uses one.
 
     Args:
-        command (`str`): Words after `clear-hug`, or after `accelerate launch`, that would use all of them.
+        how (`str`): What would use the others; `{count}` stands for the number of all.
 
     Returns:
         `str`, *optional*: A sentence; `None` where no device is idle.
     """
-    found = torch.accelerator.device_count()
-    if found < 2 or _launched() > 1:
+    count = torch.accelerator.device_count()
+    if count < 2 or _launched() > 1:
         return None
-    return f"one of {found} devices is used: `accelerate launch --num_processes {found} {command}` uses all"
+    return f"one of {count} devices is used: {how.format(count=count)}"
 
 
 def own_share(rows: Sequence[int]) -> Sequence[int]:

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, ByT5Tokenizer
 
@@ -17,6 +18,7 @@ from ..data.pages import SIGNAL_EMBEDS
 from ..processing.errors import InputError
 from ..processing.leads import STANDARD_LEADS
 from .folders import find_model_folder
+from .processes import connect_processes, gather_shares, own_share
 
 
 def make_tokenizer(config: Any, text: str | None = None) -> Any:
@@ -56,11 +58,12 @@ def add_signal_embeds(
     dataset: datasets.Dataset, model: Any, folder: str | Path, batch_size: int = 64, progress: bool = True
 ) -> datasets.Dataset:
     """
-    A prepared dataset with the column `signal_embeds`: what the signal teacher makes of each row.
+    A prepared dataset with the column `signal_embeds`: what the signal teacher makes of each row. Launched processes
+    compute a share each.
 
     Args:
         dataset ([`datasets.Dataset`]): Prepared for ECG-Scan.
-        model ([`EcgScanModel`]): Holds the teacher; computes on the device that it is on.
+        model ([`EcgScanModel`]): Holds the teacher, which computes on the device of this process.
         folder (`str` or `Path`): The teacher's folder, for its feature extractor.
         batch_size (`int`, *optional*, defaults to 64): Rows at a time.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
@@ -73,13 +76,18 @@ def add_signal_embeds(
             "a stream has no column for what a teacher makes of it: train from a prepared folder without --streaming"
         )
     extractor = load_feature_extractor(find_model_folder(folder))
+    connect_processes()
+    state, before = PartialState(), model.device
     model.eval()
+    model.signal_model.to(state.device)
     found = []
     read = ["signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate", "unit"]
     rows = dataset.select_columns(read).with_format("numpy")
-    for start in tqdm(range(0, len(rows), batch_size), desc="signal teacher", unit="batch", disable=not progress):
+    share = own_share(range(len(rows)))
+    shown = progress and state.is_main_process
+    for start in tqdm(range(0, len(share), batch_size), desc="signal teacher", unit="batch", disable=not shown):
         signals, names = [], []
-        batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+        batch = [rows[index] for index in share[start : start + batch_size]]
         for row in batch:
             signal, _, present = read_window(row)
             signals.append(signal[present])
@@ -93,9 +101,10 @@ def add_signal_embeds(
             on_no_beats="mask",
             return_tensors="pt",
         )
-        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        found.append(model.encode_signals(**inputs).float().cpu().numpy())
+        inputs = {name: tensor.to(state.device) for name, tensor in inputs.items()}
+        found.append(model.encode_signals(**inputs).float().cpu())
+    model.signal_model.to(before)
     width = model.config.signal_embed_dim
-    embeds = np.concatenate(found) if found else np.zeros((0, width), dtype=np.float32)
+    embeds = gather_shares(found).numpy() if len(rows) else np.zeros((0, width), dtype=np.float32)
     feature = datasets.List(datasets.Value("float32"), length=width)
     return dataset.add_column(SIGNAL_EMBEDS, list(embeds), feature=feature)

@@ -15,6 +15,7 @@ from typing import Any
 import datasets
 from transformers import ByT5Tokenizer, set_seed
 
+from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.pages import PageCollator
 from clear_hug_hf.modeling import (
     ClearHugConfig,
@@ -25,7 +26,9 @@ from clear_hug_hf.modeling import (
     EcgScanForPreTraining,
 )
 from clear_hug_hf.processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
+from clear_hug_hf.training.features import encode
 from clear_hug_hf.training.pretraining import PretrainingArguments, pretrain
+from clear_hug_hf.training.processes import connect_processes
 
 
 IMAGE_SIZE = (64, 96)
@@ -97,9 +100,23 @@ def train(data: Path, system: str, tower: str, precision: str, output: Path | No
     return pretrain(model, dataset, extractor, output, held_out, arguments, collator=make_collator(system))
 
 
+def encode_all(data: Path, cache: Path, hook: Any) -> Any:
+    """Features of all recordings, as lists; the hook sees what this process reads."""
+    model, dataset = make_model("clear_hug"), datasets.load_from_disk(str(data / "clear_hug"))
+    model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
+    collator = BeatCollator(EXTRACTORS["clear_hug"], label_names=())
+    return encode(model, dataset, collator, batch_size=2, cache_dir=cache).columns["lead_states"].tolist()
+
+
 def main(data: Path, output: Path, runs: list[str]) -> None:
     """Train each of `system-tower-precision-ddp` or `-fsdp`, and write down what came of it in this process."""
-    found: dict[str, Any] = {}
+    connect_processes()
+    found: dict[str, Any] = {"read": 0}
+
+    def count(module: Any, args: Any, kwargs: Any) -> None:
+        found["read"] += len(next(iter(kwargs.values())))
+
+    found["features"] = encode_all(data, output / "features", count)
     for name in runs:
         system, tower, precision, sharing = name.split("-")
         os.environ["ACCELERATE_USE_FSDP"] = str(sharing == "fsdp").lower()

@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import set_seed
 
 from clear_hug_hf.cli import main
@@ -689,6 +691,30 @@ def test_when_patients_are_tested_that_were_trained_on_then_it_is_refused(
     with pytest.raises(InputError, match=rf"in the training and in the validation recordings, such as {patient}"):
         run_benchmark([shared], {"tiny": model}, tmp_path / "out", _arguments(), progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_when_features_are_computed_then_the_encoder_is_on_the_device_of_the_process(
+    task: Task, models: dict[str, Path | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(encoder: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(encoder.device)
+        raise KeyboardInterrupt
+
+    seen: list[Any] = []
+    monkeypatch.setattr(benchmark, "PartialState", lambda: SimpleNamespace(device=torch.device("meta")))
+    monkeypatch.setattr(benchmark, "encode", watched)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark([task], models, tmp_path, _arguments(), progress=False)
+    assert seen == [torch.device("meta")]
+
+
+def test_when_a_launcher_starts_several_then_it_is_refused(
+    task: Task, models: dict[str, Path | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes were launched and a benchmark runs in one"):
+        run_benchmark([task], models, tmp_path / "run", _arguments())
+    assert not (tmp_path / "run").exists()
 
 
 def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_work(task: Task, tmp_path: Path) -> None:

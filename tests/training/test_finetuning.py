@@ -402,6 +402,38 @@ def test_when_processes_are_not_connected_then_none_of_them_trains(
     assert not (tmp_path / "run").exists()
 
 
+def test_when_a_process_sees_several_devices_then_it_trains_on_one_with_the_batch_that_was_asked_for(
+    sets: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnFourDevices(finetuning.TrainingArguments):  # type: ignore[misc]
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._n_gpu = 4
+
+    seen: list[tuple[int, int]] = []
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append((self.args.n_gpu, self._train_batch_size))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetuning, "TrainingArguments", OnFourDevices)
+    monkeypatch.setattr(finetuning.FinetuningTrainer, "train", watched)
+    recipe = _recipe(epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=recipe)
+    assert seen == [(1, recipe.batch_size)]
+
+
+def test_when_devices_are_idle_then_it_is_said_how_to_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    assert processes.unused_devices("start {count}") == "one of 4 devices is used: start 4"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert processes.unused_devices("start {count}") is None
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    assert processes.unused_devices("start {count}") is None
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 

@@ -285,3 +285,17 @@ def test_when_two_processes_have_seen_other_pages_then_both_evaluate_with_the_sa
     with torch.no_grad():
         losses = [model(**collate([rows[index] for index in pair])).loss.item() for pair in ((0, 2), (1, 3))]
     assert first[name]["validation_loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+
+def test_when_two_processes_encode_then_each_reads_half_and_both_have_all(
+    trained: tuple[Path, list[dict[str, Any]]], prepared: Path, tmp_path: Path
+) -> None:
+    output, found = trained
+    expected = torch.tensor(several_processes.encode_all(prepared, tmp_path, lambda *given: None))
+    for one in found:
+        assert one["read"] == 6
+        # Beside other recordings there is other padding.
+        torch.testing.assert_close(torch.tensor(one["features"]), expected, atol=1e-5, rtol=1e-4)
+    assert len(list((output / "features").iterdir())) == 1
+    kept = several_processes.encode_all(prepared, output / "features", lambda *given: pytest.fail("encoded again"))
+    torch.testing.assert_close(torch.tensor(kept), expected, atol=1e-5, rtol=1e-4)
