@@ -11,6 +11,12 @@ a tenth of them; with these whole models and the ResNet are trained for five tim
 then a few steps. The ResNet is trained on the same labels in the same run. The seed of pre-training and of whole
 models is the number of the third; heads and the ResNet have three seeds. Stopped, the same command goes on.
 
+What a visible beat sees in the decoder is compared in the same way (`benchmarks/results/decoder_rule.csv`):
+
+    python benchmarks/bars.py --data prepared/multilead/ptbxl --extra prepared/multilead/{cinc2011,challenge,ludb} \\
+        --recipe scripts/recipes/clear_tiny.yaml --epochs 12 --variants clear paper_decoder \\
+        --parts pretraining probes --output runs/decoder_rule --results benchmarks/results/decoder_rule.csv
+
 Writes `benchmarks/results/bars.csv`: macro AUROC with 95 % bootstrap intervals over patients, paired differences, and
 the loss and the seconds of each pre-training.
 """
@@ -44,7 +50,12 @@ from clear_hug_hf.training.recipes import Recipe, read_recipe
 SEEDS = (0, 1, 2)
 FRACTIONS = (0.1, 1.0)
 EPOCHS, RESNET_EPOCHS, TIMES = 12, 30, 5  # Of whole models; of the ResNet; how many times as many with few labels.
-VARIANTS: dict[str, dict[str, Any]] = {"clear": {}, "masked_autoencoder": {"full_attention": True}}
+# The first was measured, and the shipped weights were pre-trained, with the released code's rule for visible beats.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "clear": {"decoder_visible_attention": "all"},
+    "masked_autoencoder": {"full_attention": True},
+    "paper_decoder": {"decoder_visible_attention": "lead"},
+}
 _LONG, _LONG_RESNET = f", {TIMES * EPOCHS} epochs", f", {TIMES * RESNET_EPOCHS} epochs"
 # Rows of the results: name, cells' model, protocol and head, and how many times as many epochs.
 METHODS = [
@@ -54,6 +65,8 @@ METHODS = [
     ("masked autoencoder + HUG", "masked_autoencoder", "probe", "hug", 1),
     ("CLEAR + mean", "clear", "probe", "mean", 1),
     ("CLEAR + HUG", "clear", "probe", "hug", 1),
+    ("CLEAR, decoder of equation 5 + mean", "paper_decoder", "probe", "mean", 1),
+    ("CLEAR, decoder of equation 5 + HUG", "paper_decoder", "probe", "hug", 1),
     ("whole model, untrained", RANDOM, "finetune", "hug", 1),
     ("whole model, untrained" + _LONG, RANDOM, "finetune", "hug", TIMES),
     ("whole model from the masked autoencoder", "masked_autoencoder", "finetune", "hug", 1),
@@ -75,18 +88,21 @@ DIFFERENCES = [
     ("CLEAR + HUG", "untrained + HUG"),
     ("CLEAR + HUG", "masked autoencoder + HUG"),
     ("CLEAR + HUG", "CLEAR + mean"),
+    ("CLEAR, decoder of equation 5 + mean", "CLEAR + mean"),
+    ("CLEAR, decoder of equation 5 + HUG", "CLEAR + HUG"),
 ]
 
 
-def recipe_of(variant: str, fold: int, path: Path) -> Recipe:
+def recipe_of(variant: str, fold: int, path: Path, epochs: int | None) -> Recipe:
     """How a variant is pre-trained."""
-    return read_recipe(path, {"seed": fold, "trackers": [], "model": VARIANTS[variant]})
+    options = {"seed": fold, "trackers": [], "model": VARIANTS[variant]}
+    return read_recipe(path, options if epochs is None else {**options, "epochs": epochs})
 
 
 def pretrain_variant(variant: str, fold: int, arguments: argparse.Namespace) -> Path:
     """Pre-train on all thirds but one and the extra recordings, or find that it was done."""
     everything, prepared_with, folds = all_recordings(arguments.data)
-    recipe = recipe_of(variant, fold, arguments.recipe)
+    recipe = recipe_of(variant, fold, arguments.recipe, arguments.epochs)
     parts = [keep_labels(everything.select(np.flatnonzero(folds != fold)), None)]
     for folder in arguments.extra:
         sets, _ = load_prepared(folder)
@@ -106,10 +122,10 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
     """Train and test heads, whole models or the reference on a third."""
     task = task_of_fold(fold, arguments.data)
     models: dict[str, Path | None] = {
-        name: arguments.output / "pretrained" / f"{name}-{fold}" / "model" for name in VARIANTS
+        name: arguments.output / "pretrained" / f"{name}-{fold}" / "model" for name in arguments.variants
     }
     # What is cut of a row is the models' own.
-    task.feature_extractor = load_feature_extractor(models["clear"])  # type: ignore[arg-type]
+    task.feature_extractor = load_feature_extractor(models[arguments.variants[0]])  # type: ignore[arg-type]
     for times in (1,) if which == "probes" else (1, TIMES):
         shares: dict[str, Any] = {"fractions": FRACTIONS if times == 1 else FRACTIONS[:1], "draw": "stratified"}
         whole = FinetuningArguments(
@@ -221,12 +237,13 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="PTB-XL, prepared with ptbxl_super")
     parser.add_argument("--extra", type=Path, nargs="*", default=[], metavar="DIR", help="for pre-training, prepared")
     parser.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="of pre-training")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of pre-training, in place of the recipe's")
     parser.add_argument("--output", type=Path, default=Path("runs/bars"), metavar="DIR", help="%(default)s")
     parser.add_argument("--augmentation", type=float, default=1.0, metavar="S", help="of whole models (%(default)s)")
     parts = ("pretraining", "probes", "reference", "finetuning")
-    parser.add_argument("--only", choices=(*parts, "summary"), help="one part; side by side, parts share the machine")
+    parser.add_argument("--parts", nargs="*", choices=parts, default=list(parts), help="which; none for the summary")
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="thirds")
-    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), help="pre-trained")
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS)[:2], help="of CLEAR")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of torch")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "bars.csv")
     arguments = parser.parse_args()
@@ -234,12 +251,12 @@ def main() -> int:
     datasets.disable_progress_bars()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for part in parts if arguments.only is None else (arguments.only,):
+    for part in arguments.parts:
         for fold in arguments.folds:
             if part == "pretraining":
                 for variant in arguments.variants:
                     pretrain_variant(variant, fold, arguments)
-            elif part != "summary":
+            else:
                 run_fold(fold, part, arguments)
     rows = summarise(arguments)
     if rows:

@@ -336,7 +336,8 @@ def _model_flops(config: Any, counts: list[int]) -> float:
 
         encoder_pairs = leads + visible + visible * seen
         total += layers(config.num_hidden_layers, seen, encoder_pairs, config.hidden_size, config.intermediate_size)
-        decoder_pairs = leads + beats + hidden * (leads + 1) + visible * (visible + 1)
+        seen_by_visible = visible if config.decoder_visible_attention == "all" else count
+        decoder_pairs = leads + beats + hidden * (leads + 1) + visible * (seen_by_visible + 1)
         total += layers(
             config.decoder_num_hidden_layers,
             leads + beats,

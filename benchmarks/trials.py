@@ -101,7 +101,9 @@ def run_trial(name: str, seed: int, prepared: Path, output: Path) -> None:
     trial, folder = TRIALS[name], output / f"{name}-{seed}"
     sets = [load_prepared(prepared / trial.detector / source) for source in trial.sources]
     rows = datasets.concatenate_datasets([keep_labels(one["train"], None) for one, _ in sets])
-    options: dict[str, Any] = {"seed": seed, "trackers": [], "model": trial.model, **trial.recipe}
+    # The log was made before the decoder had the paper's rule for visible beats; decoder_rule.csv compares the two.
+    fields = {"decoder_visible_attention": "all", **trial.model}
+    options: dict[str, Any] = {"seed": seed, "trackers": [], "model": fields, **trial.recipe}
     epochs = options.pop("epochs", None)
     recipe = read_recipe(None, options)
     if epochs is not None:

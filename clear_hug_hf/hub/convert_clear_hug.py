@@ -141,7 +141,8 @@ def convert_clear_hug_state_dict(
 
     Returns:
         [`ClearHugForPreTraining`] or [`ClearHugForSequenceClassification`] with head `"mean"` or `"hug"`, in
-        evaluation mode. Its `config.beat_embedding` is `"conv"`, as in the released code.
+        evaluation mode. Its `config.beat_embedding` is `"conv"` and its `config.decoder_visible_attention` `"all"`,
+        as in the released code.
 
     Raises:
         InputError: If the weights are of another network (keys are missing or left over, or it is HeartLang's), sizes
@@ -172,6 +173,7 @@ def convert_clear_hug_state_dict(
         "num_time_embeddings": shape_of(state_dict, f"{prefix}tem_embed.embed.weight", 2)[0],
         "beat_embedding": "conv",
         "cls_attention": cls_attention,
+        "decoder_visible_attention": "all",
     }
     if num_leads != 12 and "lead_names" not in config_overrides:
         raise InputError(f"the state dict has {num_leads} leads instead of the twelve standard ones: pass lead_names")

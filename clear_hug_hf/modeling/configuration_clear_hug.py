@@ -32,6 +32,7 @@ STANDARD_LEAD_GROUPS = (
 """The paper's three views of the heart: bipolar limb leads, augmented limb leads, precordial leads."""
 
 CLS_ATTENTION_RULES = ("lead", "full", "reference_bias")
+DECODER_VISIBLE_ATTENTION_RULES = ("lead", "all")
 DECODER_ATTENTION_FORMS = ("auto", "dense", "pieces")
 BEAT_EMBEDDINGS = ("linear", "conv")
 HEAD_TYPES = ("hug", "mean", "weighted", "single_level")
@@ -138,6 +139,9 @@ class ClearHugConfig(PreTrainedConfig):
         cls_attention (`str`, *optional*, defaults to `"lead"`):
             What the summary token of a lead may attend to: `"lead"` itself and the beats of its lead (the paper's
             rule), `"full"` everything, `"reference_bias"` everything with the bias of the released code.
+        decoder_visible_attention (`str`, *optional*, defaults to `"lead"`):
+            What a visible beat may attend to in the decoder, beside the summary token of its lead: `"lead"` the beats
+            of its lead (the paper's equation 5), `"all"` the visible beats of all leads, as the released code does.
         beat_embedding (`str`, *optional*, defaults to `"linear"`):
             `"linear"` embeds every beat by itself; `"conv"` mixes each with its two neighbours as the released code
             does.
@@ -155,8 +159,8 @@ class ClearHugConfig(PreTrainedConfig):
             decoder.
         decoder_attention_form (`str`, *optional*, defaults to `"auto"`):
             How the decoder computes its sparse attention; the numbers are the same. `"dense"` scores every pair and
-            masks most, `"pieces"` computes only lead by lead, beat by beat and among the visible beats, and `"auto"`
-            does that on a CPU, where it was measured to pay.
+            masks most, `"pieces"` computes only lead by lead and beat by beat (and among the visible beats with
+            `decoder_visible_attention="all"`), and `"auto"` does that on a CPU, where it was measured to pay.
         head_type (`str`, *optional*, defaults to `"hug"`):
             How the classifier summarises the leads (the paper's Table 3): `"hug"`, `"mean"`, `"weighted"` or
             `"single_level"`.
@@ -223,6 +227,8 @@ class ClearHugConfig(PreTrainedConfig):
     view_guidance: bool = field(default=True, metadata=PRETRAINING)
     conduction_guidance: bool = field(default=True, metadata=PRETRAINING)
     full_attention: bool = field(default=False, metadata=ENCODER)
+    # Parity with released weights: in "all" a visible beat sees the visible beats of every lead.
+    decoder_visible_attention: str = field(default="lead", metadata=PRETRAINING)
     decoder_attention_form: str = field(default="auto", metadata=PRETRAINING)
 
     head_type: str = field(default="hug", metadata=CLASSIFIER)
@@ -343,6 +349,7 @@ class ClearHugConfig(PreTrainedConfig):
             raise ValueError(f"num_time_embeddings must be at least 1, got {self.num_time_embeddings}.")
         choices: tuple[tuple[str, tuple[str, ...]], ...] = (
             ("cls_attention", CLS_ATTENTION_RULES),
+            ("decoder_visible_attention", DECODER_VISIBLE_ATTENTION_RULES),
             ("beat_embedding", BEAT_EMBEDDINGS),
             ("decoder_attention_form", DECODER_ATTENTION_FORMS),
             ("head_type", HEAD_TYPES),

@@ -244,10 +244,10 @@ def encoder_attention_mask(
 
 def decoder_attention_mask(config: ClearHugConfig, real_beats: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """
-    What may attend to what in the decoder (the paper's formulas 4 and 5). The summary token of a lead sees itself and
+    What may attend to what in the decoder (the paper's equations 4 and 5). The summary token of a lead sees itself and
     the beats of its lead; a hidden beat sees the same beat in all leads (conduction) and the summary of its lead
-    (view); a visible beat sees the visible beats and the summary of its lead. Missing leads and beats are seen by
-    nobody but themselves.
+    (view); a visible beat sees the beats and the summary of its lead, or with `decoder_visible_attention="all"` the
+    visible beats of all leads and the summary of its own. Missing leads and beats are seen only by themselves.
 
     Args:
         config (`ClearHugConfig`):
@@ -277,7 +277,11 @@ def decoder_attention_mask(config: ClearHugConfig, real_beats: torch.Tensor, vis
     to_summaries = own_lead.expand(batch_size, -1, -1)
     if not config.view_guidance:
         to_summaries = to_summaries & visible[:, :, None]
-    to_beats = torch.where(visible[:, :, None], visible[:, None, :], same_beat)
+    if config.decoder_visible_attention == "all":
+        of_visible = visible[:, None, :]
+    else:
+        of_visible = beats[:, None] // num_beats == beats // num_beats
+    to_beats = torch.where(visible[:, :, None], of_visible, same_beat)
     beat_rows = torch.cat((to_summaries, to_beats), dim=2)
 
     summary_rows = torch.cat((itself[:num_leads, :num_leads], own_lead.T), dim=1)
@@ -517,30 +521,32 @@ class ClearHugAttention(nn.Module):
 
 class DecoderPattern(NamedTuple):
     """
-    The decoder's attention in three small pieces that hold every allowed pair, in place of one mask of all pairs.
-    Masks are True where attention is allowed.
+    The decoder's attention in small pieces that hold every allowed pair, in place of one mask of all pairs. Masks are
+    True where attention is allowed.
 
     Args:
-        summaries (`torch.BoolTensor` of shape `(B * L, 1, 1, 1 + N)`):
-            Each summary token to itself and to the beats of its lead.
+        leads (`torch.BoolTensor` of shape `(B * L, 1, 1, 1 + N)`):
+            Each summary token to itself and to the beats of its lead; the visible beats of the lead attend alike
+            unless there is `seen`.
         columns (`torch.BoolTensor` of shape `(B * N, 1, L, 2 * L)`):
             The same beat of all leads to each other, and to the summaries.
-        seen (`torch.BoolTensor` of shape `(B, 1, K, K + L)`):
-            The beats that the encoder computed to each other, and to the summaries.
+        visible (`torch.BoolTensor` of shape `(B, L, N)`):
+            Beats that the encoder saw: they attend as in `leads` or `seen`, the others as in `columns`.
+        seen (`torch.BoolTensor` of shape `(B, 1, K, K + L)`, *optional*):
+            With `decoder_visible_attention="all"`, the beats that the encoder computed to each other, and to the
+            summaries.
         kept_beats (`torch.LongTensor` of shape `(B, K)`):
             Which beats the last are, as `lead * num_beats + beat`.
         slots (`torch.LongTensor` of shape `(B, L * N)`):
             Where among them each beat stands; of no meaning for hidden beats.
-        visible (`torch.BoolTensor` of shape `(B, L, N)`):
-            Beats that the encoder saw: they attend as in `seen`, the others as in `columns`.
     """
 
-    summaries: torch.Tensor
+    leads: torch.Tensor
     columns: torch.Tensor
-    seen: torch.Tensor
+    visible: torch.Tensor
+    seen: torch.Tensor | None
     kept_beats: torch.Tensor
     slots: torch.Tensor
-    visible: torch.Tensor
 
 
 def decoder_pattern(
@@ -568,7 +574,7 @@ def decoder_pattern(
     own = torch.eye(num_leads, dtype=torch.bool, device=device)
     real_leads = real_beats.any(dim=2)
 
-    summaries = F.pad(real_beats.flatten(0, 1), (1, 0), value=True)[:, None, None, :]
+    leads = F.pad(real_beats.flatten(0, 1), (1, 0), value=True)[:, None, None, :]
 
     by_beat = real_beats.transpose(1, 2).flatten(0, 1)[:, None, :]
     if not config.conduction_guidance:
@@ -577,12 +583,14 @@ def decoder_pattern(
     views = views[:, None].expand(-1, num_beats, -1, -1).flatten(0, 1)
     columns = torch.cat((by_beat | own, views), dim=2)[:, None]
 
-    seen_keys = visible.flatten(1).gather(1, kept_beats)[:, None, :]
-    itself = torch.eye(kept_beats.shape[1], dtype=torch.bool, device=device)
-    leads = torch.arange(num_leads, device=device)
-    seen_views = (kept_beats[:, :, None] // num_beats == leads) & real_leads[:, None, :]
-    seen = torch.cat((seen_keys | itself, seen_views), dim=2)[:, None]
-    return DecoderPattern(summaries, columns, seen, kept_beats, slots, visible)
+    seen = None
+    if config.decoder_visible_attention == "all":
+        seen_keys = visible.flatten(1).gather(1, kept_beats)[:, None, :]
+        itself = torch.eye(kept_beats.shape[1], dtype=torch.bool, device=device)
+        lead_ids = torch.arange(num_leads, device=device)
+        seen_views = (kept_beats[:, :, None] // num_beats == lead_ids) & real_leads[:, None, :]
+        seen = torch.cat((seen_keys | itself, seen_views), dim=2)[:, None]
+    return DecoderPattern(leads, columns, visible, seen, kept_beats, slots)
 
 
 class ClearHugDecoderAttention(ClearHugAttention):
@@ -600,51 +608,54 @@ class ClearHugDecoderAttention(ClearHugAttention):
             return super().attend(query, key, value, attention_mask, **kwargs)
         pattern = attention_mask
         num_leads, num_beats = pattern.visible.shape[1:]
-        states = (query, key, value)
-        summary_q, summary_k, summary_v = (state[:, :, :num_leads] for state in states)
-        beat_q, beat_k, beat_v = (state[:, :, num_leads:].unflatten(2, (num_leads, num_beats)) for state in states)
+        summaries, beats = zip(
+            *(
+                (state[:, :, :num_leads], state[:, :, num_leads:].unflatten(2, (num_leads, num_beats)))
+                for state in (query, key, value)
+            ),
+            strict=True,
+        )
 
         # To one sequence per lead: its summary, then its beats.
-        summary_and_beats = [
-            torch.cat((summary[:, :, :, None], beats), dim=3).transpose(1, 2).flatten(0, 1)
-            for summary, beats in ((summary_k, beat_k), (summary_v, beat_v))
+        by_lead = [
+            torch.cat((summary[:, :, :, None], beat), dim=3).transpose(1, 2).flatten(0, 1)
+            for summary, beat in zip(summaries, beats, strict=True)
         ]
-        of_summaries, _ = super().attend(
-            summary_q.transpose(1, 2).flatten(0, 1)[:, :, None],
-            summary_and_beats[0],
-            summary_and_beats[1],
-            pattern.summaries,
-            **kwargs,
-        )
-        of_summaries = of_summaries.unflatten(0, (-1, num_leads)).squeeze(2)
+        lead_queries = by_lead[0] if pattern.seen is None else by_lead[0][:, :, :1]
+        of_leads, _ = super().attend(lead_queries, *by_lead[1:], pattern.leads, **kwargs)
+        of_leads = of_leads.unflatten(0, (-1, num_leads))
 
         # To one sequence per beat: that beat in all leads, then the summaries.
-        beat_and_summaries = [
-            torch.cat((beats.permute(0, 3, 1, 2, 4), summary[:, None].expand(-1, num_beats, -1, -1, -1)), dim=3)
-            for summary, beats in ((summary_k, beat_k), (summary_v, beat_v))
+        by_beat = [
+            torch.cat((beat.permute(0, 3, 1, 2, 4), summary[:, None].expand(-1, num_beats, -1, -1, -1)), dim=3)
+            for summary, beat in zip(summaries[1:], beats[1:], strict=True)
         ]
         of_columns, _ = super().attend(
-            beat_q.permute(0, 3, 1, 2, 4).flatten(0, 1),
-            beat_and_summaries[0].flatten(0, 1),
-            beat_and_summaries[1].flatten(0, 1),
+            beats[0].permute(0, 3, 1, 2, 4).flatten(0, 1),
+            by_beat[0].flatten(0, 1),
+            by_beat[1].flatten(0, 1),
             pattern.columns,
             **kwargs,
         )
-        of_columns = of_columns.unflatten(0, (-1, num_beats)).transpose(1, 2).flatten(1, 2)
+        of_columns = of_columns.unflatten(0, (-1, num_beats)).transpose(1, 2)
 
-        # To the beats that the encoder computed.
-        index = pattern.kept_beats[:, None, :, None].expand(-1, query.shape[1], -1, self.head_dim)
-        seen_q, seen_k, seen_v = (state[:, :, num_leads:].gather(2, index) for state in states)
-        of_seen, _ = super().attend(
-            seen_q,
-            torch.cat((seen_k, summary_k), dim=2),
-            torch.cat((seen_v, summary_v), dim=2),
-            pattern.seen,
-            **kwargs,
-        )
-        index = pattern.slots[:, :, None, None].expand(-1, -1, query.shape[1], self.head_dim)
-        of_beats = torch.where(pattern.visible.flatten(1)[:, :, None, None], of_seen.gather(1, index), of_columns)
-        return torch.cat((of_summaries, of_beats), dim=1), None
+        if pattern.seen is None:
+            of_visible = of_leads[:, :, 1:]
+        else:
+            # To the beats that the encoder computed.
+            index = pattern.kept_beats[:, None, :, None].expand(-1, query.shape[1], -1, self.head_dim)
+            seen_q, seen_k, seen_v = (state[:, :, num_leads:].gather(2, index) for state in (query, key, value))
+            of_seen, _ = super().attend(
+                seen_q,
+                torch.cat((seen_k, summaries[1]), dim=2),
+                torch.cat((seen_v, summaries[2]), dim=2),
+                pattern.seen,
+                **kwargs,
+            )
+            index = pattern.slots[:, :, None, None].expand(-1, -1, query.shape[1], self.head_dim)
+            of_visible = of_seen.gather(1, index).unflatten(1, (num_leads, num_beats))
+        of_beats = torch.where(pattern.visible[..., None, None], of_visible, of_columns)
+        return torch.cat((of_leads[:, :, 0], of_beats.flatten(1, 2)), dim=1), None
 
 
 class ClearHugLayer(GradientCheckpointingLayer):

@@ -40,7 +40,8 @@ def allowed_by_the_paper(config, real, visible, *, decoder: bool) -> torch.Tenso
                 elif not decoder:
                     sees = True
                 elif visible[sample, lead, beat]:
-                    sees = key_is_visible or own_summary
+                    released = config.decoder_visible_attention == "all"
+                    sees = own_summary or (key_is_visible if released else key_beat is not None and key_lead == lead)
                 else:
                     sees = (own_summary and config.view_guidance) or (key_beat == beat and config.conduction_guidance)
                 allowed[sample, row, column] = (sees and bool(key_exists)) or row == column
@@ -55,6 +56,7 @@ def allowed_by_the_paper(config, real, visible, *, decoder: bool) -> torch.Tenso
         {"conduction_guidance": False},
         {"view_guidance": False, "conduction_guidance": False},
         {"cls_attention": "full"},
+        {"decoder_visible_attention": "all"},
     ],
 )
 def test_when_masks_are_built_then_they_are_the_papers(small_config, fields):
@@ -178,19 +180,35 @@ def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
 
 
 @pytest.mark.parametrize("form", ["dense", "pieces"])
-def test_when_decoder_memory_changes_then_a_visible_beat_sees_visible_beats_and_its_summary(small_config, form):
-    config = small_config(decoder_num_hidden_layers=1, decoder_attention_form=form)
+@pytest.mark.parametrize(
+    ("rule", "sees_other_visible", "sees_own_lead"), [("lead", False, True), ("all", True, False)]
+)
+def test_when_decoder_memory_changes_then_a_visible_beat_changes_by_the_rule(
+    small_config, form, rule, sees_other_visible, sees_own_lead
+):
+    config = small_config(decoder_num_hidden_layers=1, decoder_attention_form=form, decoder_visible_attention=rule)
     model = ClearHugForPreTraining(config).eval()
     real = torch.ones(1, 12, 15, dtype=torch.bool)
     visible = torch.zeros(1, 12, 15, dtype=torch.bool)
-    visible[0, 2, 3] = visible[0, 5, 9] = True
+    visible[0, 2, [3, 8]] = visible[0, 5, 9] = True
     slots = torch.arange(180)[None]
     memory = torch.randn(1, 192, 32)
     before = rebuild(model, memory, slots, visible, real)[0, 2, 3]
-    for token, expected in ((2, True), (12 + 5 * 15 + 9, True), (7, False), (12 + 3 * 15 + 3, False)):
+
+    def reacts_to(token: int) -> bool:
         other = memory.clone()
         other[0, token] += torch.randn(32)
-        assert bool(changed(before, rebuild(model, other, slots, visible, real)[0, 2, 3])) is expected
+        return bool(changed(before, rebuild(model, other, slots, visible, real)[0, 2, 3]))
+
+    assert reacts_to(2)  # its summary
+    assert not reacts_to(7)  # another summary
+    assert reacts_to(12 + 2 * 15 + 8)  # a visible beat of its lead
+    assert reacts_to(12 + 5 * 15 + 9) is sees_other_visible
+    assert not reacts_to(12 + 5 * 15 + 3)  # the same beat of another lead is hidden
+    # Hidden beats start from their positions, which are parameters: the only trace of them in one layer.
+    with torch.no_grad():
+        model.decoder.position_embeddings[0, 12 + 2 * 15 + 11] += torch.randn(24)
+    assert bool(changed(before, rebuild(model, memory, slots, visible, real)[0, 2, 3])) is sees_own_lead
 
 
 GUIDANCE = [
@@ -198,7 +216,8 @@ GUIDANCE = [
     {"view_guidance": False},
     {"conduction_guidance": False},
     {"view_guidance": False, "conduction_guidance": False},
-    {"cls_attention": "reference_bias", "beat_embedding": "conv"},
+    {"decoder_visible_attention": "all"},
+    {"cls_attention": "reference_bias", "beat_embedding": "conv", "decoder_visible_attention": "all"},
 ]
 
 

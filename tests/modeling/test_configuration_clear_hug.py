@@ -100,6 +100,7 @@ def test_when_preset_is_unknown_then_it_is_refused():
         ({"classifier_dropout": 2.0}, "classifier_dropout must be"),
         ({"initializer_range": 0.0}, "initializer_range must be positive"),
         ({"cls_attention": "some"}, "cls_attention must be one of lead, full, reference_bias"),
+        ({"decoder_visible_attention": "own"}, "decoder_visible_attention must be one of lead, all"),
         ({"beat_embedding": "patch"}, "beat_embedding must be one of linear, conv"),
         ({"head_type": "mlp"}, "head_type must be one of hug, mean, weighted, single_level"),
         ({"problem_type": "ranking"}, "problem_type must be one of"),
