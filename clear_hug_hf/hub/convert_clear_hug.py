@@ -240,7 +240,8 @@ def released_feature_extractor(num_beats: int = 15, beat_length: int = 96) -> Cl
 
     - beats: at given peaks, windows, time ids and the choice of the first 15 equal the released tokenizer's exactly;
     - leads: the twelve standard ones in their order, found by name; a flat lead stays a lead (`do_mask_flat_leads`);
-    - peaks: `wfdb`'s XQRS on lead II at 100 Hz, after cleaning (`detector`);
+    - peaks: `wfdb`'s XQRS on lead II at 100 Hz, after cleaning, and on the other leads in turn where it finds none
+      (`detector`);
     - NaN and Inf: each lead is repaired however many it has (`max_non_finite`), a lone sample by the same mean;
     - band-pass: Butterworth of order 5 from 0.67 to 40 Hz, without phase shift, up to the ends of the recording.
 

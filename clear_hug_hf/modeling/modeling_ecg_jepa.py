@@ -855,7 +855,9 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     @torch.no_grad()
     def after_optimizer_step(self, progress: float) -> None:
         """
-        Move the teacher towards the student (the paper's moving average).
+        Move the teacher towards the student (the paper's moving average). After step `k` of `K`, counted from 0, the
+        training loop passes `(k + 1) / K`, and the released code takes `k / K`: the momenta differ by
+        `(ema_end - ema_start) / K`.
 
         Args:
             progress (`float`):

@@ -216,23 +216,24 @@ def _find_neurokit(lead: np.ndarray, sampling_rate: float) -> np.ndarray:
     return np.asarray(neurokit2.ecg_peaks(cleaned, sampling_rate=round(sampling_rate))[1]["ECG_R_Peaks"])
 
 
-def _on_lead_ii(
+def _on_one_lead(
     signals: np.ndarray,
     sampling_rate: float,
     present: np.ndarray,
     lead_names: Sequence[str],
     find: Callable[[np.ndarray, float], np.ndarray],
 ) -> list[np.ndarray]:
-    upper = [str(name).upper() for name in lead_names]
-    if "II" not in upper:
-        raise InputError(f"this detector reads lead II, which is not among {list(lead_names)}: use 'multilead'")
-    row = upper.index("II")
+    # Lead II, then the others in turn until one has a beat: the released tokenizer of CLEAR-HUG does the same.
+    order = sorted(range(len(lead_names)), key=lambda row: str(lead_names[row]).upper() != "II")
     peaks = []
-    for recording, has_lead in zip(signals[:, row].astype(np.float64), present[:, row], strict=True):
-        if not has_lead:
-            raise InputError("this detector reads lead II, which a recording lacks: use 'multilead'")
-        # The libraries raise or divide by zero on a flat lead.
-        found = find(recording, sampling_rate) if np.ptp(recording) > 0 else np.empty(0)
+    for recording, has_lead in zip(signals, present, strict=True):
+        found = np.empty(0)
+        for row in order:
+            # The libraries raise or divide by zero on a flat lead.
+            if has_lead[row] and np.ptp(recording[row]) > 0:
+                found = find(recording[row].astype(np.float64), sampling_rate)
+            if found.size:
+                break
         peaks.append(np.sort(found).astype(np.int64))
     return peaks
 
@@ -246,8 +247,8 @@ def _regular(signals: np.ndarray, sampling_rate: float, *_: Any) -> list[np.ndar
 
 DETECTORS: dict[str, Callable[[np.ndarray, float, np.ndarray, Sequence[str]], list[np.ndarray]]] = {
     "multilead": lambda signals, sampling_rate, present, _: _multilead(signals, sampling_rate, present),
-    "xqrs": partial(_on_lead_ii, find=_find_xqrs),
-    "neurokit": partial(_on_lead_ii, find=_find_neurokit),
+    "xqrs": partial(_on_one_lead, find=_find_xqrs),
+    "neurokit": partial(_on_one_lead, find=_find_neurokit),
     "regular": _regular,
 }
 """
@@ -276,7 +277,8 @@ def detect_r_peaks(
             by a straight line.
         sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the signals [Hz], at least 50.
         detector (`str`, *optional*, defaults to `"multilead"`):
-            One of [`DETECTORS`]. `"xqrs"` and `"neurokit"` read lead II alone, one recording at a time.
+            One of [`DETECTORS`]. `"xqrs"` and `"neurokit"` read one lead, one recording at a time: lead II, or where
+            it has no beat the first of the others that has one.
         lead_names (`Sequence[str]`, *optional*, defaults to the 12 standard leads): Names of the rows.
         lead_mask (`np.ndarray` of shape `(num_recordings, num_leads)` or `(num_leads,)`, *optional*):
             True where a lead is present; the others are not read. A lead that is flat or has no finite sample may be
@@ -287,8 +289,7 @@ def detect_r_peaks(
         for two-dimensional `signals`.
 
     Raises:
-        InputError: If the detector is unknown, the rate is below 50 Hz, the shapes do not fit together, or a detector
-            of lead II is asked for where there is none.
+        InputError: If the detector is unknown, the rate is below 50 Hz, or the shapes do not fit together.
         ImportError: If the detector's library is not installed.
     """
     if detector not in DETECTORS:

@@ -293,15 +293,21 @@ def test_when_one_recording_of_a_batch_is_flat_then_the_others_keep_their_beats(
     np.testing.assert_array_equal(beats, again)
 
 
-@pytest.mark.parametrize("detector", ["xqrs", "neurokit"])
-def test_when_a_library_detector_is_named_then_it_reads_lead_ii(detector: str) -> None:
+@pytest.fixture(scope="module")
+def simulated_lead() -> np.ndarray:
     # A single simulated lead: lead II of the simulated 12 has T waves many times its QRS, which no library survives.
     lead = neurokit2.ecg_simulate(duration=10, sampling_rate=500, heart_rate=80, method="ecgsyn", random_state=3)
-    only_ii = np.zeros((12, 1000))
-    only_ii[LEAD_II] = resample_poly(lead, 1, 5)
-    only_ii[LEAD_II, 500] = np.nan
-    found, none = detect_r_peaks(np.stack([only_ii, np.zeros_like(only_ii)]), detector=detector)
-    (ours,) = detect_r_peaks(only_ii)
+    return resample_poly(lead, 1, 5)
+
+
+@pytest.mark.parametrize("detector", ["xqrs", "neurokit"])
+def test_when_a_library_detector_is_named_then_it_reads_lead_ii(detector: str, simulated_lead: np.ndarray) -> None:
+    leads = np.zeros((12, 1000))
+    leads[LEAD_II] = simulated_lead
+    leads[LEAD_II, 500] = np.nan
+    leads[0] = simulated_lead[::-1]  # lead I has beats at other times
+    found, none = detect_r_peaks(np.stack([leads, np.zeros_like(leads)]), detector=detector)
+    (ours,) = detect_r_peaks(leads[[LEAD_II]], lead_names=["II"])
     # The libraries may miss a beat at an end.
     pairs, extra, _, _ = match_beats(found, ours, 15)
     assert ours.size >= 12
@@ -311,17 +317,21 @@ def test_when_a_library_detector_is_named_then_it_reads_lead_ii(detector: str) -
     assert none.size == 0
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"lead_names": ["I", "V1"], "signals": np.zeros((2, 1000))},
-        {"lead_mask": np.arange(12) != LEAD_II, "signals": np.zeros((12, 1000))},
-    ],
-    ids=["absent", "masked"],
-)
-def test_when_lead_ii_is_missing_then_its_detectors_refuse(arguments: dict) -> None:
-    with pytest.raises(InputError, match="lead II"):
-        detect_r_peaks(**arguments, detector="xqrs")
+@pytest.mark.parametrize("lead_ii", ["flat", "masked", "absent"])
+def test_when_lead_ii_has_no_beat_then_a_library_detector_reads_the_next_lead(
+    lead_ii: str, simulated_lead: np.ndarray
+) -> None:
+    names, leads = ["I", "II", "V1", "V2"], np.zeros((4, 1000))
+    leads[2], leads[3] = simulated_lead, simulated_lead[::-1]
+    mask = np.array([True, lead_ii != "masked", True, True])
+    if lead_ii == "masked":
+        leads[1] = simulated_lead[::-1]
+    if lead_ii == "absent":
+        names[1] = "III"
+    (found,) = detect_r_peaks(leads, detector="xqrs", lead_names=names, lead_mask=mask)
+    (expected,) = detect_r_peaks(leads[[2]], detector="xqrs", lead_names=["V1"])
+    assert expected.size >= 10
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_when_the_detector_is_unknown_then_the_error_names_the_known_ones() -> None:
