@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-gpu lint types format benchmark weights clean
+.PHONY: help install demo test test-slow test-gpu lint types format benchmark weights cards clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -52,6 +52,9 @@ benchmark: install  ## print and save the speed and accuracy tables
 
 weights: install  ## train again what is in model_cards/, staged in runs/weights: SOURCES=DIR [NAMES="clear-hug-small ..."]; hours
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/weights.sh $(SOURCES) $(NAMES)
+
+cards: install  ## measure what is in model_cards/ again and make its cards anew: SOURCES=DIR [NAMES="clear-hug-small ..."]
+	$(BIN)/python scripts/cards.py $(SOURCES) $(NAMES)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

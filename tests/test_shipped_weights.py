@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +87,44 @@ def test_when_a_shipped_card_is_read_then_it_states_licence_recordings_and_resul
         for one in (found, control):
             assert f"{one['value']:.3f}" in card.content
         assert found["low"] < found["value"] < found["high"]
+
+
+def _intervals(content: Any) -> Iterator[tuple[float, float, float]]:
+    """Low end, value and high end of every interval in a JSON file."""
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    if isinstance(content, dict):
+        if content.get("low") is not None:
+            yield content["low"], content["value"], content["high"]
+        for one in content.values():
+            yield from _intervals(one)
+
+
+@pytest.mark.parametrize("folder", CLASSIFIERS, ids=_name)
+def test_when_an_interval_is_shipped_then_it_holds_its_value(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = list(_intervals(metrics))
+    card = read_card(folder / "README.md")
+    for one in card.data.eval_results:
+        low, high = one.metric_args["interval_95"]
+        found.append((low, one.metric_value, high))
+    number = r"([+-]?\d+\.\d+)"
+    stated = re.findall(rf"{number} \({number} to {number}\)", card.content)
+    found += [(float(low), float(value), float(high)) for value, low, high in stated]
+    # Four metrics of two runs in the file, of one by label in the card; of a label that few have there is no interval.
+    assert len(found) > 8 * len(metrics["labels"]) + 12
+    assert [one for one in found if not one[0] <= one[1] <= one[2]] == []
+    assert not list(folder.glob(".eval_results/*")), "these hold intervals, too: read them here"
+
+
+def test_when_numbers_are_of_recordings_that_chose_the_models_then_every_table_says_so_in_its_header() -> None:
+    tables = (MODEL_CARDS.parent / "README.md").read_text().split("<!-- shipped_weights -->")[1]
+    assert "fold 9 (optimistic: also used to choose epochs and thresholds)" in tables.split("|\n")[0]
+    for folder in CLASSIFIERS:
+        results = (folder / "README.md").read_text().split("## Results")[1].split("## How it was made")[0]
+        headers = [before for before, line in pairwise(results.splitlines()) if line.startswith("|---")]
+        assert len(headers) == 2
+        assert all("(optimistic: also used to choose epochs and thresholds)" in header for header in headers)
 
 
 @pytest.mark.parametrize("folder", READERS_OF_SIGNALS, ids=_name)
@@ -166,6 +209,51 @@ def test_when_the_demo_starts_then_shipped_weights_predict(tmp_path: Path, capsy
     for task in ("super", "sub", "form", "rhythm"):
         assert f"clear-hug-small-ptbxl-{task} on test recording" in printed
         assert (output / "pictures" / f"clear-hug-small-ptbxl-{task}.png").is_file()
+
+
+# --------------------------------------------------------------------------------------------------- measured again
+
+
+def test_when_shipped_classifiers_are_measured_again_then_cards_follow_and_weights_stay(
+    ptbxl_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ptbxl").symlink_to(ptbxl_folder)
+    script = MODEL_CARDS.parent / "scripts" / "cards.py"
+    spec = importlib.util.spec_from_file_location("cards", script)
+    assert spec is not None
+    assert spec.loader is not None
+    cards = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cards)
+
+    prepared, folder = str(tmp_path / "prepared"), tmp_path / "cards" / "tiny"
+    options = ["--labels", "ptbxl_super", "--option", "folds=[1, 2, 3, 4, 5, 6, 7, 8, 9]", "--output", prepared]
+    assert main(["prepare", str(ptbxl_folder), *options]) == 0
+    run = ["--model", str(MODEL_CARDS / "clear-hug-small"), "--output", str(tmp_path / "run"), "--epochs", "2"]
+    assert main(["finetune", "--data", prepared, *run, "--labels", "NORM", "MI", "STTC", "--no-feature-cache"]) == 0
+    stage(tmp_path / "run", folder, "clear-hug-hf/tiny", license="cc-by-4.0", dtype="float16")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    metrics = json.loads(before["metrics.json"])
+    damaged = json.loads(before["metrics.json"])
+    damaged["pretrained"]["validation"] = damaged["random_initialisation"]["validation"] = {}
+    (folder / "metrics.json").write_text(json.dumps(damaged))
+
+    assert cards.main([str(tmp_path), "tiny", "--cards", str(folder.parent), "--runs", str(tmp_path / "again")]) == 0
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {name for name in before if before[name] != after[name]} <= {"metrics.json", "config.json", "README.md"}
+    configs = [json.loads(one["config.json"]) for one in (before, after)]
+    thresholds = [one.pop("label_thresholds") for one in configs]
+    assert configs[0] == configs[1]
+    assert thresholds[0] == pytest.approx(thresholds[1], abs=5e-3)
+    again = json.loads(after["metrics.json"])
+    # The control is trained again to the same bits; the model was rounded since.
+    assert again["random_initialisation"] == metrics["random_initialisation"]
+    for name in ("macro_auroc", "macro_calibration_error"):
+        value = metrics["pretrained"]["validation"][name]["value"]
+        assert again["pretrained"]["validation"][name]["value"] == pytest.approx(value, abs=5e-3)
+    assert again["environment"] == metrics["environment"]
+    card = after["README.md"].decode()
+    assert f"measured with these weights, again on {again['measured']['environment']['date']}" in card
+    assert f"{again['pretrained']['validation']['macro_auroc']['value']:.3f}" in card
 
 
 # ---------------------------------------------------------------------------------------------------- trained again

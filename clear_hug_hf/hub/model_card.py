@@ -207,7 +207,10 @@ def make_card(
         else [],
         threshold_note=_threshold_note(config),
         results=_result_tables(metrics) if is_classifier else _pretraining_tables(encoder),
-        made=[*_made(metrics if is_classifier else None, encoder, converted), *_stored(dtype)],
+        made=[
+            *_made(metrics if is_classifier else None, encoder, converted),
+            *_stored(dtype, ((metrics or {}).get("measured") or {}) if is_classifier else {}),
+        ],
         sources=sources,
         patients_note=" (patients)" if any("(" in cell for row in sources for cell in row[5:]) else "",
         recipes=_recipes(metrics if is_classifier else None, encoder),
@@ -575,12 +578,14 @@ def _made(
     return paragraphs or ["Nothing is recorded about how these weights came about: they may be untrained."]
 
 
-def _stored(dtype: str) -> list[str]:
+def _stored(dtype: str, measured: Mapping[str, Any]) -> list[str]:
     if dtype == "float32":
         return []
+    when = "before they were rounded"
+    if measured.get("weights") == dtype:
+        when = f"with these weights, again on {measured['environment']['date']}"
     return [
-        f"The weights are stored as {dtype} and computed with in float32. What was measured here was measured before "
-        "they were rounded."
+        f"The weights are stored as {dtype} and computed with in float32. What was measured here was measured {when}."
     ]
 
 

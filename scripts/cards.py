@@ -1,0 +1,108 @@
+"""
+Measure the classifiers under model_cards/ again and make all cards anew; the weights stay as they are.
+
+    python scripts/cards.py SOURCES [--runs DIR] [NAME ...]
+
+SOURCES holds the folder ptbxl, as PhysioNet has it. Each shipped classifier predicts PTB-XL's fold 9 again, on which
+its thresholds are chosen anew; its control, whose weights are not kept, is trained again with its seed. Then
+metrics.json, README.md and the thresholds in config.json are rewritten: for a change of a metric, of how recordings
+are read, or of what a card says. `scripts/weights.sh` trains the weights themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import set_seed
+
+from clear_hug_hf.cli import main as clear_hug
+from clear_hug_hf.data.prepared import keep_labels, load_prepared
+from clear_hug_hf.evaluation.metrics import choose_thresholds
+from clear_hug_hf.evaluation.predictions import auroc_difference, evaluate_found, model_thresholds, predict
+from clear_hug_hf.hub.model_card import read_card
+from clear_hug_hf.hub.publishing import stage
+from clear_hug_hf.training.finetuning import FinetuningArguments, finetune
+from clear_hug_hf.training.folders import CARD, METRICS, load_classifier, write_text
+from clear_hug_hf.training.provenance import describe_environment
+
+
+CARDS = Path(__file__).resolve().parents[1] / "model_cards"
+ORG = "clear-hug-hf"
+STORED_AS = "float16"
+
+
+def measure(folder: Path, source: Path, prepared: Path, cache: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """What the run of a shipped classifier wrote, with fold 9 measured again, and its thresholds."""
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    labels = metrics["data"]["label_set"]
+    if clear_hug(["prepare", str(source), "--labels", labels, "--model", str(folder), "--output", str(prepared)]):
+        raise SystemExit(f"{source} could not be prepared for {folder.name}")
+    sets, _ = load_prepared(prepared)
+    sets = {split: keep_labels(dataset, metrics["labels"]) for split, dataset in sets.items()}
+    model, extractor = load_classifier(folder)
+    recipe = FinetuningArguments(**metrics["recipe"])
+    set_seed(recipe.seed)
+    control = type(model)(deepcopy(model.config))
+    result = finetune(control, sets["train"], sets["validation"], extractor, None, recipe, cache_dir=cache)
+    found, of_control = (predict(one, sets["validation"], extractor).by_recording() for one in (model, result.model))
+    assert found.labels is not None
+    chosen = choose_thresholds(found.labels, found.probabilities)
+    thresholds = {name: one for name, one in zip(found.label_names, chosen, strict=True) if one is not None}
+    model.config.label_thresholds = thresholds
+    metrics["pretrained"]["validation"] = evaluate_found(found, model_thresholds(model.config), recipe.seed)
+    of_validation = evaluate_found(of_control, model_thresholds(result.model.config), recipe.seed)
+    before = metrics["random_initialisation"]["best_epoch"]
+    if result.best_epoch != before:
+        print(f"{folder.name}: the control's best epoch is {result.best_epoch} and was {before}", file=sys.stderr)
+    metrics["random_initialisation"] = {"best_epoch": result.best_epoch, "validation": of_validation}
+    metrics["difference_of_macro_auroc"] = {"validation": auroc_difference(found, of_control, recipe.seed)}
+    return {**metrics, "measured": {"weights": STORED_AS, "environment": describe_environment()}}, thresholds
+
+
+def make_card(folder: Path, staged: Path) -> None:
+    """Rewrite a card from the files beside it."""
+    license = str(read_card(folder / CARD).data.to_dict()["license"])
+    stage(folder, staged, f"{ORG}/{folder.name}", license=license, dtype=STORED_AS)
+    ours, theirs = (load_file(one / "model.safetensors") for one in (folder, staged))
+    # Scalars of older folders have the shape (1,) where they are saved now.
+    same = (torch.equal(one.flatten(), theirs[name].flatten()) for name, one in ours.items() if name in theirs)
+    if ours.keys() != theirs.keys() or not all(same):
+        raise SystemExit(f"{folder.name} would be published with other weights than it holds: nothing was changed")
+    shutil.copyfile(staged / CARD, folder / CARD)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Measure and rewrite what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path, metavar="SOURCES", help="folder that holds ptbxl")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="folders under model_cards (default: all)")
+    parser.add_argument("--cards", type=Path, default=CARDS, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--runs", type=Path, default=Path("runs/cards"), metavar="DIR", help="default: %(default)s")
+    arguments = parser.parse_intermixed_args(words)
+    known = sorted(path.parent.name for path in arguments.cards.glob("*/config.json"))
+    if unknown := [name for name in arguments.names if name not in known]:
+        parser.error(f"there is no model called {unknown[0]}: choose from {', '.join(known)}")
+    for name in arguments.names or known:
+        folder = arguments.cards / name
+        if (folder / METRICS).is_file():
+            runs = arguments.runs
+            places = arguments.sources / "ptbxl", runs / "prepared" / name, runs / "features"
+            metrics, thresholds = measure(folder, *places)
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+            write_text(folder / "config.json", json.dumps({**config, "label_thresholds": thresholds}, indent=2) + "\n")
+        make_card(folder, arguments.runs / "staged" / name)
+        print(f"{folder / CARD} is made again", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
