@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,benchmarks]'
 	@touch $(STAMP)
 
-demo: install  ## simulate recordings, pre-train, fine-tune, evaluate and draw; DATA=DIR uses real recordings
+demo: install  ## simulate recordings, pre-train, fine-tune, evaluate and draw; DATA=DIR uses real recordings, also for the shipped weights
 	$(BIN)/clear-hug demo --output demo $(if $(DATA),--data $(DATA))
 
 test: install  ## the default test suite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -25,7 +27,7 @@ from clear_hug_hf import (
     EcgJepaFeatureExtractor,
     EcgJepaForSequenceClassification,
 )
-from clear_hug_hf.cli import main
+from clear_hug_hf.cli import demo, main
 from clear_hug_hf.cli.predict import REPORTED
 from clear_hug_hf.data.records import Recording, RecordReference, read_record
 from clear_hug_hf.training.folders import save_model_folder
@@ -540,10 +542,17 @@ def test_when_help_is_asked_for_then_every_verb_shows_an_example(capsys: pytest.
         assert f"clear-hug {verb} " in capsys.readouterr().out.split("examples:")[1]
 
 
-def test_when_the_demo_runs_then_everything_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "demo"
-    assert main(["demo", "--output", str(output), "--patients", "16", "--epochs", "1"]) == 0
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def simulated_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The output folder of a small demo without data, and what was printed."""
+    output, printed = tmp_path_factory.mktemp("demo") / "demo", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["demo", "--output", str(output), "--patients", "16", "--epochs", "1"]) == 0
+    return output, printed.getvalue()
+
+
+def test_when_the_demo_runs_then_everything_is_there(simulated_demo: tuple[Path, str]) -> None:
+    output, printed = simulated_demo
     assert "untrained encoder" in printed
     assert f"clear-hug predict YOUR_RECORD.hea --model {output}" in printed
     metrics = json.loads((output / "metrics.json").read_text())
@@ -558,6 +567,46 @@ def test_when_the_demo_runs_then_everything_is_there(tmp_path: Path, capsys: pyt
     assert (output / "model" / "model.safetensors").is_file()
     assert (output / "pretrained" / "model" / "model.safetensors").is_file()
     assert (output / "pictures" / "group_activations.png").is_file()
+
+
+def test_when_recordings_are_simulated_then_the_shipped_classifiers_do_not_see_them(
+    simulated_demo: tuple[Path, str],
+) -> None:
+    output, printed = simulated_demo
+    shipped = {path.name for path in demo.SHIPPED.iterdir() if path.is_dir()}
+    assert shipped
+    assert not shipped & {path.stem for path in (output / "pictures").iterdir()}
+    assert not [name for name in shipped if name in printed]
+    assert "shown of real recordings only: clear-hug demo --data FOLDER" in printed
+
+
+def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_the_shipped_weights(
+    tmp_path: Path,
+    make_recordings: MakeRecordings,
+    write_record: WriteRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "clear-hug-small-ptbxl-super"
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / name).symlink_to(demo.SHIPPED / name)
+    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "shipped")
+    ward, output = tmp_path / "ward", tmp_path / "run"
+    for recording in make_recordings(10):
+        write_record(ward / recording.record_id, recording)
+    assert main(["demo", "--data", str(ward), "--output", str(output), "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{name} on test recording " in printed
+    assert (output / "pictures" / f"{name}.png").is_file()
+    data = json.loads((output / "pretrained" / "pretraining.json").read_text())["data"][0]
+    assert {split: one["recordings"] for split, one in data["sets"].items()} == {
+        "train": 7,
+        "validation": 1,
+        "test": 2,
+    }
+    assert f"{ward} has no labels, so that nothing was fine-tuned" in printed
+    assert f"clear-hug prepare {ward} --labels" in printed
+    assert not (output / "metrics.json").exists()
 
 
 # ------------------------------------------------------------------------------------------------ your own recordings

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).resolve().parents[2] / "model_cards"
 """Where a checkout has the shipped weights; an installed package comes without."""
 _DATA_HELP = (
-    "output of `clear-hug prepare`; or a folder of PTB-XL: ptbxl_database.csv, scp_statements.csv and records100 or "
-    "records500. Folds 1-8 train, 9 validates, 10 tests; labels are the five diagnostic superclasses"
+    "real recordings: the output of `clear-hug prepare`; a folder of PTB-XL (ptbxl_database.csv, scp_statements.csv "
+    "and records100 or records500), where folds 1-8 train, 9 validates, 10 tests, and labels are the five diagnostic "
+    "superclasses; or any folder of WFDB records, which has no labels: nothing is fine-tuned then"
 )
 
 
@@ -49,11 +50,12 @@ def add(verbs: Any) -> None:
         "everything once, on simulated recordings or your own",
         "Simulate recordings with several rhythms (or read --data), pre-train a tiny CLEAR and fine-tune the HUG\n"
         "head (with --system ecg_jepa ECG-JEPA and its own), evaluate it on patients that it never saw beside an\n"
-        "untrained encoder, and draw pictures. In a checkout, shipped weights predict one of the recordings first.\n"
-        "It downloads nothing.\n\n"
+        "untrained encoder, and draw pictures. In a checkout, the shipped weights predict one of the real recordings\n"
+        "of --data first, never a simulated one, which is like none that they know. It downloads nothing.\n\n"
         "examples:\n"
         "  clear-hug demo\n"
-        "  clear-hug demo --data ptb-xl --output runs/ptb-xl",
+        "  clear-hug demo --data ptb-xl --output runs/ptb-xl\n"
+        "  clear-hug demo --data ward/ --output runs/ward",
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help=_DATA_HELP)
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="default: %(default)s")
@@ -84,11 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     output = check_writable(arguments.output, ["pretrained"] if arguments.overwrite else (), [arguments.data])
     if arguments.data is not None:
-        sources = read_source(arguments.data, arguments.limit)
+        sources = read_source(arguments.data, arguments.limit, divided=True)
     else:
         sources = _simulate(arguments.patients, arguments.limit, arguments.seed)
     quiet_libraries()
-    from ..processing import InputError
     from ..training.provenance import count_sets
     from ..training.recipes import read_recipe
 
@@ -98,31 +99,43 @@ def run(arguments: argparse.Namespace) -> int:
         # A few hundred recordings make too few steps per epoch for larger batches.
         recipe.training.batch_size = 8
 
-    if sources.label_names is None:
-        raise InputError(f"{arguments.data} has no labels: the demo needs a PTB-XL folder, or no --data at all")
     extractor = recipe.make_feature_extractor(sources.extractor)
     sets, rejected = prepare_splits(sources, extractor, sources.label_names)
     require(sets, rejected, "train", "validation")
     recipe.training.batch_size = min(recipe.training.batch_size, len(sets["train"]))
     about = {**sources.about, "sets": count_sets(sets)}
-    _predict_with_shipped(sets, extractor, output / "pictures")
+    if arguments.data is not None:
+        _predict_with_shipped(sets, extractor, output / "pictures")
+    elif SHIPPED.is_dir():
+        say(
+            "what the shipped weights say is shown of real recordings only: clear-hug demo --data FOLDER_OF_RECORDINGS"
+        )
     pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
-    sets, label_names, _ = leave_out_rare(sets, sources.label_names)
-    finetune_and_report(arguments, output / "pretrained" / "model", extractor, sets, label_names, about, output)
-    report_rejected(rejected)
     option = "" if arguments.system == "clear_hug" else f" --system {arguments.system}"
-    say(
-        "\nNext:\n"
-        f"  look at {output / 'pictures'}\n"
-        f"  clear-hug predict YOUR_RECORD.hea --model {output}\n"
-        f"  clear-hug publish {output} YOUR_NAME/ecg-demo --dry-run staged\n"
-        f"  clear-hug demo{option} --data PTB_XL_FOLDER --output runs/ptb-xl"
-    )
+    if sources.label_names is None:
+        pictures = " and ".join(str(one / "pictures") for one in (output, output / "pretrained") if one.is_dir())
+        steps = [
+            f"look at {pictures}",
+            f"clear-hug prepare {arguments.data} --labels LABELS --output PREPARED   # with labels, if it has any",
+            f"clear-hug finetune --data PREPARED --model {output / 'pretrained'} --output runs/labels",
+        ]
+        say(f"\n{arguments.data} has no labels, so that nothing was fine-tuned.")
+    else:
+        sets, label_names, _ = leave_out_rare(sets, sources.label_names)
+        finetune_and_report(arguments, output / "pretrained" / "model", extractor, sets, label_names, about, output)
+        steps = [
+            f"look at {output / 'pictures'}",
+            f"clear-hug predict YOUR_RECORD.hea --model {output}",
+            f"clear-hug publish {output} YOUR_NAME/ecg-demo --dry-run staged",
+            f"clear-hug demo{option} --data FOLDER_OF_RECORDINGS --output runs/demo",
+        ]
+    report_rejected(rejected)
+    say("\n".join(("\nNext:", *(f"  {step}" for step in steps))))
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 
 
 def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pictures: Path) -> None:
-    """What the shipped classifiers that read recordings as `extractor` does say about a held-out one."""
+    """What the shipped classifiers that read recordings as `extractor` does say about a held-out real one."""
     from ..data.prepared import keep_labels
     from ..data.sharding import extractor_settings
     from ..evaluation.predictions import model_thresholds, predict
@@ -130,12 +143,15 @@ def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pic
 
     shown = "test" if "test" in sets else "validation"
     one = keep_labels(sets[shown], None).select([0])
-    for folder in sorted(path.parent for path in SHIPPED.glob("*/config.json")):
+    folders = sorted(path.parent for path in SHIPPED.glob("*/config.json"))
+    asked = 0
+    for folder in folders:
         model, reads, auto_class = load_model(folder)
         if auto_class != "AutoModelForSequenceClassification" or type(reads) is not type(extractor):
             continue
         if extractor_settings(reads) != extractor_settings(extractor):
             continue  # The recordings were prepared in another way.
+        asked += 1
         found = predict(model, one, reads)
         thresholds = model_thresholds(model.config)
         rows = zip(found.label_names, found.probabilities[0], thresholds, strict=True)
@@ -143,6 +159,11 @@ def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pic
         told = ", ".join(f"{name} {share:.0%}{'*' if share >= least else ''}" for name, share, least in best)
         say(f"{folder.name} on {shown} recording {found.record_ids[0]}: {told}")
         draw_row_prediction(model, one, found, 0, pictures / f"{folder.name}.png")
+    if folders and not asked:
+        say(
+            "the shipped weights read recordings that are prepared in another way: clear-hug predict RECORD "
+            f"--model {SHIPPED.name}/NAME"
+        )
 
 
 def _simulate(patients: int, limit: int | None, seed: int) -> Sources:

@@ -178,16 +178,21 @@ def read_source(
     streamed: Sequence[str] = (),
     label_columns: Sequence[str] | None = None,
     known_only: bool = False,
+    divided: bool = False,
 ) -> Sources:
     """
     What `--data` names: a prepared folder, PTB-XL with labels and folds, a CSV table (with `label_columns`, of which
-    with `known_only` the table may lack some), or any WFDB records, without labels.
+    with `known_only` the table may lack some), or any WFDB records, without labels. These are all for training unless
+    they are to be `divided` at random.
     """
+    from dataclasses import replace
+
     from ..data.prepared import is_prepared, load_prepared
     from ..data.readers import open_source
     from ..data.readers.ptbxl import TABLE
     from ..data.records import RecordReference, find_records
-    from ..training.provenance import SOURCE_SPLITS, describe_source
+    from ..data.splits import random_splits
+    from ..training.provenance import RANDOM_SPLITS, SOURCE_SPLITS, describe_source
 
     if not folder.exists():
         raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
@@ -213,8 +218,11 @@ def read_source(
         RecordReference(path, str(path.relative_to(folder).with_suffix("")), split="train")
         for path in find_records(folder)
     ]
+    if divided:
+        splits = random_splits(references)
+        references = [replace(one, split=splits[one.record_id]) for one in references]
     found = Sources.by_split(references, None, limit)
-    found.about = describe_source(folder)
+    found.about = describe_source(folder, splits=RANDOM_SPLITS if divided else None)
     return found
 
 
