@@ -257,7 +257,7 @@ def plot_prediction(
     if title:
         page.set_title(_wrapped(title, 110), loc="left", fontsize=12)
     if len(added):
-        subject = _shortened(label_names[explained], 26)
+        subject = _shortened(label_names[explained], 17)  # what fits beside the name of the time axis
         text = (
             f"leads of the single group that added most to {subject}"
             if tinted

@@ -1,4 +1,4 @@
-"""The notebooks run on what `make demo` writes, and what is committed of them is fit to be read."""
+"""The notebooks run on what `make demo` writes or on real recordings, and what is committed is fit to be read."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from clear_hug_hf.data.records import Recording
 
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+FOLDER = "CLEAR_HUG_RECORDINGS"
 MOST_CELLS, MOST_BYTES = 14, 600_000
 MACHINE_PATHS = re.compile(r"/(?:tmp|home|work|root)\b")
 
@@ -63,10 +64,8 @@ def test_when_notebooks_are_listed_then_all_three_are_there() -> None:
     assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_"]
 
 
-@each_notebook
-def test_when_a_notebook_runs_beside_a_demo_then_no_cell_fails_and_it_draws(
-    path: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The notebook after all its cells ran in its folder."""
     # The kernel gets these: no download, no more threads than the other tests' share, nothing left in the user's home.
     for name, value in {
         "HF_HUB_OFFLINE": "1",
@@ -76,17 +75,38 @@ def test_when_a_notebook_runs_beside_a_demo_then_no_cell_fails_and_it_draws(
         "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
     }.items():
         monkeypatch.setenv(name, value)
-    folder = clone / "notebooks"
-    notebook = nbformat.read(folder / path.name, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
     client.execute()  # raises what a cell raises
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    return notebook
+
+
+@each_notebook
+def test_when_a_notebook_runs_beside_a_demo_then_no_cell_fails_and_it_draws(
+    path: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FOLDER, raising=False)
+    assert _has_picture(_run(clone / "notebooks" / path.name, tmp_path, monkeypatch))
+
+
+@each_notebook
+def test_when_a_folder_of_recordings_is_named_then_a_notebook_reads_it_with_shipped_weights(
+    path: Path, ptbxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a demo beside it, so that nothing but the folder and the shipped weights can be read."""
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(path, tmp_path / "notebooks")
+    (tmp_path / "model_cards").symlink_to(path.parents[1] / "model_cards")
+    monkeypatch.setenv(FOLDER, str(ptbxl_folder))
+    notebook = _run(tmp_path / "notebooks" / path.name, tmp_path, monkeypatch)
     assert _has_picture(notebook)
+    assert "simulated" not in json.dumps([output.get("data", {}).get("text/plain") for output in _outputs(notebook)])
 
 
 @each_notebook
@@ -95,7 +115,8 @@ def test_when_a_notebook_is_committed_then_it_is_short_and_its_outputs_are_those
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(notebook.cells) <= MOST_CELLS
-    assert 'from_pretrained("../demo/' in code[0].source
+    assert '"../demo/' in code[0].source
+    assert f'os.environ.get("{FOLDER}")' in code[0].source
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert {output.output_type for output in _outputs(notebook)} <= {"display_data", "execute_result", "stream"}
     assert not [output.text for output in _outputs(notebook) if output.get("name") == "stderr"]
