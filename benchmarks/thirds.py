@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from clear_hug_hf.training.benchmark import CELLS, Cell, Task
 
 
 # The committed results were made with these, before the defaults became the paper's batch of 256 and lowest rate.
-PROBE = {"probe_batch_size": 64, "probe_min_learning_rate": None}
+PROBE: dict[str, Any] = {"probe_batch_size": 64, "probe_min_learning_rate": None}
 
 
 class ThirdScores(NamedTuple):
