@@ -235,7 +235,7 @@ def test_when_a_stranger_pulls_the_pipeline_then_it_gives_the_same_scores(
     import json
 
     found = _value(run_client(hub, tmp_path / "home", STRANGER, record, HF_TOKEN=hub.token), "scores")
-    locally = json.loads(_value(results, "predicted_locally")[1])["windows"][0]["probabilities"]
+    locally = json.loads(_value(results, "predicted_locally")[1])["probabilities"]
     assert found == pytest.approx(locally, abs=1e-6)
 
 
