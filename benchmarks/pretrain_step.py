@@ -236,19 +236,16 @@ def _measure_loader(loader: Any, arguments: argparse.Namespace) -> dict[str, Any
 
 def _measure_steps(form: dict[str, Any], steps: Any, device: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
-    from transformers.modeling_layers import GradientCheckpointingLayer
 
     from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
-    from clear_hug_hf.training.pretraining import decay_groups, scale_and_clip
+    from clear_hug_hf.training.pretraining import compile_layers, decay_groups, scale_and_clip
 
     config = ClearHugConfig.preset(arguments.size, decoder_attention_form=form["decoder"])
     _apply(form)
     model = ClearHugForPreTraining(config).to(device).train()
     model.set_attn_implementation(form["attention"].split()[0])
     if form["compile"]:
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.compile()
+        compile_layers(model)
     fused = {"fused": True} if form["optimizer"] == "fused" else {"foreach": True}
     optimizer = torch.optim.AdamW(decay_groups(model, 0.05), lr=1e-5, betas=(0.9, 0.98), **fused)
 
@@ -259,8 +256,7 @@ def _measure_steps(form: dict[str, Any], steps: Any, device: Any, arguments: arg
 
     times: dict[str, list[float]] = {part: [] for part in ("load", "forward", "backward", "optimizer")}
     rates, flops = [], []
-    # A compiled layer meets each number of beats for the first time, and compiles again.
-    warm_up = 6 if form["compile"] else 1
+    warm_up = 2 if form["compile"] else 1
     for number in range(warm_up + arguments.steps):
         spent = dict.fromkeys(times, 0.0)
         before = clock()

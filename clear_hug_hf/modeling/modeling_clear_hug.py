@@ -607,7 +607,8 @@ class ClearHugDecoderAttention(ClearHugAttention):
         if not isinstance(attention_mask, DecoderPattern):
             return super().attend(query, key, value, attention_mask, **kwargs)
         pattern = attention_mask
-        num_leads, num_beats = pattern.visible.shape[1:]
+        # The config's, and not a shape's: a number that compiled code may take for granted.
+        num_leads, num_beats = self.config.num_leads, pattern.visible.shape[2]
         summaries, beats = zip(
             *(
                 (state[:, :, :num_leads], state[:, :, num_leads:].unflatten(2, (num_leads, num_beats)))
@@ -622,7 +623,7 @@ class ClearHugDecoderAttention(ClearHugAttention):
             for summary, beat in zip(summaries, beats, strict=True)
         ]
         lead_queries = by_lead[0] if pattern.seen is None else by_lead[0][:, :, :1]
-        of_leads, _ = super().attend(lead_queries, *by_lead[1:], pattern.leads, **kwargs)
+        of_leads, _ = super().attend(lead_queries, by_lead[1], by_lead[2], pattern.leads, **kwargs)
         of_leads = of_leads.unflatten(0, (-1, num_leads))
 
         # To one sequence per beat: that beat in all leads, then the summaries.

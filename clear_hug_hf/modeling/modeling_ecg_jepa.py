@@ -171,18 +171,28 @@ def check_recordings(
     return num_leads, input_values.shape[2] // config.patch_size
 
 
-def unless_full(mask: torch.Tensor | None) -> torch.Tensor | None:
+def are_compiled(layers: nn.ModuleList) -> bool:
+    """Whether the layers run compiled, by themselves or as a part of what is being compiled."""
+    compiled = any(getattr(layer, "_compiled_call_impl", None) is not None for layer in layers)
+    return compiled or torch.compiler.is_compiling()
+
+
+def unless_full(mask: torch.Tensor | None, may_look: bool = True) -> torch.Tensor | None:
     """
     A mask, or `None` where it is seen to leave nothing out: work without masks is faster. On a GPU looking would wait
-    for it.
+    for it, and compiled layers (`may_look=False`) would be compiled again for what they do not get.
     """
-    if mask is None or (mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())):
+    if mask is None or (may_look and mask.device.type == "cpu" and bool(mask.all())):
         return None
     return mask.bool()
 
 
 def find_real_patches(
-    input_values: torch.Tensor, num_times: int, lead_mask: torch.Tensor | None, time_mask: torch.Tensor | None
+    input_values: torch.Tensor,
+    num_times: int,
+    lead_mask: torch.Tensor | None,
+    time_mask: torch.Tensor | None,
+    may_look: bool = True,
 ) -> torch.Tensor | None:
     """
     Which patches exist.
@@ -196,9 +206,11 @@ def find_real_patches(
             True where a lead was recorded; by default everywhere.
         time_mask (`torch.Tensor` of shape `(B, P)`, *optional*):
             True where the recording lasts; by default everywhere.
+        may_look (`bool`):
+            Whether the result may depend on what is in the masks, see [`unless_full`].
 
     Returns:
-        `torch.BoolTensor` of shape `(B, L, P)`, or `None` where all exist.
+        `torch.BoolTensor` of shape `(B, L, P)`, or `None` where all are known to exist.
 
     Raises:
         `ValueError`: if a mask has another shape.
@@ -208,7 +220,7 @@ def find_real_patches(
         _expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
     if time_mask is not None:
         _expect_shape("time_mask", time_mask, (batch_size, num_times))
-    lead_mask, time_mask = unless_full(lead_mask), unless_full(time_mask)
+    lead_mask, time_mask = unless_full(lead_mask, may_look), unless_full(time_mask, may_look)
     if lead_mask is None and time_mask is None:
         return None
     real = torch.ones((batch_size, num_leads, num_times), dtype=torch.bool, device=input_values.device)
@@ -777,7 +789,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         """
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
-        real = find_real_patches(input_values, num_times, lead_mask, time_mask)
+        real = find_real_patches(input_values, num_times, lead_mask, time_mask, not are_compiled(self.layers))
         if kept_times is not None and kept_times.ndim == 1:
             kept_times = kept_times[None]
         hidden_states, positions = self.embeddings(input_values, real, lead_indices, kept_times)
@@ -959,11 +971,12 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         batch_size, device = input_values.shape[0], input_values.device
-        real = find_real_patches(input_values, num_times, lead_mask, time_mask)
+        may_look = not are_compiled(self.ecg_jepa.layers)
+        real = find_real_patches(input_values, num_times, lead_mask, time_mask, may_look)
         if bool_masked_pos is not None:
             _expect_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
         visible, hidden = self._choose_times(
-            num_times, unless_full(time_mask), bool_masked_pos, seed, generator, device
+            num_times, unless_full(time_mask, may_look), bool_masked_pos, seed, generator, device
         )
 
         given = {"lead_mask": lead_mask, "time_mask": time_mask, "lead_indices": lead_indices}

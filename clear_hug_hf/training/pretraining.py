@@ -48,6 +48,7 @@ from accelerate.utils import (
 )
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.fx.experimental import _config as symbolic_shapes
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -198,6 +199,21 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in trained if id(p) in decaying], "weight_decay": weight_decay},
         {"params": [p for p in trained if id(p) not in decaying], "weight_decay": 0.0},
     ]
+
+
+def compile_layers(model: nn.Module) -> None:
+    """
+    Compile the layers of a model, or all of a model without layers, with `torch.compile`.
+
+    Any shape is compiled for from the first batch on: a batch is as long as its longest recording, and compiling for
+    each length in turn soon reaches the limit from which torch compiles no more.
+    """
+    # Two sizes that happen to be equal in the first batch, such as leads and beats, are not taken to be one.
+    symbolic_shapes.use_duck_shape = False
+    # Layers are alike, so that compiling one compiles all of them.
+    layers: list[nn.Module] = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+    for module in layers or [model]:
+        module.compile(dynamic=True)
 
 
 def learning_rate_at(step: int, num_steps: int, warmup_steps: int, peak: float, lowest: float) -> float:
@@ -491,10 +507,7 @@ class _Loop:
             enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
             enable()
         if arguments.compile:
-            # Layers are alike, so that compiling one compiles all of them.
-            layers: list[nn.Module] = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
-            for module in layers or [model]:
-                module.compile()
+            compile_layers(model)
         optimizer = torch.optim.AdamW(
             decay_groups(model, arguments.weight_decay),
             lr=arguments.learning_rate,

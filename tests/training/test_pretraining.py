@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,17 +21,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._dynamo.testing import CompileCounter
 from transformers import AutoFeatureExtractor, AutoModelForPreTraining, set_seed
 
 from clear_hug_hf.data.collator import BeatCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgJepaConfig, EcgJepaForPreTraining
+from clear_hug_hf.processing import STANDARD_LEADS, ClearHugFeatureExtractor, InputError
 from clear_hug_hf.training import pretraining
 from clear_hug_hf.training.batches import StepPlan
 from clear_hug_hf.training.pretraining import (
     PretrainingArguments,
+    compile_layers,
     decay_groups,
     learning_rate_at,
     pretrain,
@@ -290,6 +293,60 @@ def test_when_gradients_are_scaled_and_clipped_then_they_are_as_torch_does_it(
     torch.testing.assert_close(norm, expected)
     for first, second in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(first.grad, second.grad, atol=1e-7, rtol=1e-4)
+
+
+def _clear_batch(size: int, length: int, missing: bool) -> dict[str, torch.Tensor]:
+    lead_mask = torch.ones(size, 12, dtype=torch.bool)
+    lead_mask[0, 3] = not missing
+    beat_mask = torch.ones(size, length, dtype=torch.bool)
+    beat_mask[0, -1] = not missing
+    return {
+        "input_values": torch.randn(size, 12, length, 96),
+        "beat_mask": beat_mask,
+        "lead_mask": lead_mask,
+        "seeds": torch.arange(size),
+    }
+
+
+def _jepa_batch(size: int, length: int, missing: bool) -> dict[str, Any]:
+    lead_mask = torch.ones(size, 12, dtype=torch.bool)
+    lead_mask[0, 3] = not missing
+    time_mask = torch.ones(size, length, dtype=torch.bool)
+    time_mask[0, -1] = not missing
+    values = torch.randn(size, 12, length * 50)
+    return {"input_values": values, "lead_mask": lead_mask, "time_mask": time_mask, "seed": length}
+
+
+@pytest.mark.parametrize("system", ["clear_hug", "ecg_jepa"])
+def test_when_layers_are_compiled_then_other_shapes_and_masks_compile_nothing_more(
+    system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = CompileCounter()
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=counter))
+    if system == "clear_hug":
+        model, make_batch = _model(), _clear_batch
+    else:
+        jepa = {name.replace("decoder", "predictor"): value for name, value in SMALL.items()}
+        model, make_batch = (
+            EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", lead_names=list(STANDARD_LEADS), **jepa)),
+            _jepa_batch,
+        )
+    compile_layers(model)
+
+    def run(size: int, length: int, missing: bool) -> None:
+        batch = make_batch(size, length, missing)
+        model.train()
+        model(**batch).loss.backward()
+        model.eval()
+        with torch.no_grad():
+            model(**batch)
+
+    run(4, 11, missing=False)
+    first = counter.frame_count
+    assert first
+    for size, length, missing in ((4, 9, False), (4, 14, True), (3, 12, True), (5, 10, False)):
+        run(size, length, missing)
+    assert counter.frame_count == first
 
 
 @pytest.mark.slow
