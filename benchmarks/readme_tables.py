@@ -316,6 +316,29 @@ def bars() -> str:
     return _by_labels(["macro AUROC (95 %)"], {(row["method"],): row for row in rows}, rows, ".3f")
 
 
+def decoder_rule() -> str:
+    """What a visible beat may attend to in the decoder: both rules, and the paired difference."""
+    rows = [row for row in _read("decoder_rule.csv") if row["labels"]]
+    names = {
+        "CLEAR": "the visible beats of all leads (released code)",
+        "CLEAR, decoder of equation 5": "the beats of its own lead (equation 5)",
+        "untrained": "no pre-training",
+    }
+    of = {(row["method"], row["minus"], row["labels"]): row for row in rows}
+    body = []
+    for head in ("mean", "HUG"):
+        for method, about in names.items():
+            cells = [about, head]
+            for fraction in ("10%", "100%"):
+                cells.append(_of_row(of[f"{method} + {head}", "", fraction], ".3f"))
+                difference = of.get((f"{method} + {head}", f"CLEAR + {head}", fraction))
+                cells.append("" if difference is None else _of_row(difference, "+.3f"))
+            body.append(cells)
+    ahead = "ahead of the released rule"
+    header = ["a visible beat attends to", "head", "10 % of the labels", ahead, "all labels", ahead]
+    return _table(header, body) + f"\n\n*{rows[0]['cpu']}, {rows[0]['date']}.*"
+
+
 def bars_short() -> str:
     """The methods that the README shows, and how far the whole model from CLEAR is ahead of each."""
     best = {"10%": "whole model from CLEAR, 60 epochs", "100%": "whole model from CLEAR"}
@@ -509,7 +532,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "preparation": preparation,
         "pretrain_step_short": pretrain_step_short,
     },
-    "docs/pretraining.md": {"pretrain_step": pretrain_step, "trials": trials},
+    "docs/pretraining.md": {"pretrain_step": pretrain_step, "trials": trials, "decoder_rule": decoder_rule},
     "docs/finetuning.md": {
         "probe_cache": probe_cache,
         "heads": heads,

@@ -67,6 +67,8 @@ def check_writable(
     if own is not None and folder.is_dir() and not any((folder / name).exists() for name in own):
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if others:
+            if not own:
+                raise InputError(f"{folder} holds {others[0]} already: choose an empty folder, or give --overwrite")
             raise InputError(
                 f"{folder} holds {others[0]}, which no earlier run of this kind wrote: choose a new or an empty folder"
             )

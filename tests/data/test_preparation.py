@@ -13,6 +13,7 @@ import pytest
 from clear_hug_hf.data.preparation import label_names_of, prepare
 from clear_hug_hf.data.records import Recording, RecordReference
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing.beat_detection import DETECTORS
 
 
 MakeRecordings = Callable[..., list[Recording]]
@@ -115,8 +116,14 @@ def test_when_there_are_no_labels_then_asking_for_names_is_refused(make_recordin
 
 
 def test_when_a_detector_fails_on_one_recording_then_only_that_one_is_rejected(
-    make_recordings: MakeRecordings,
+    make_recordings: MakeRecordings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def find_on_lead_ii(signals: np.ndarray, rate: float, present: np.ndarray, names: list[str]) -> list[np.ndarray]:
+        if not present[:, 1].all():
+            raise InputError("this detector reads lead II")
+        return DETECTORS["multilead"](signals, rate, present, names)
+
+    monkeypatch.setitem(DETECTORS, "lead_ii", find_on_lead_ii)
     recordings = make_recordings(3, sampling_rate=250.0)
     without = [index for index, name in enumerate(recordings[0].lead_names) if name not in ("I", "II")]
     recordings[1] = replace(
@@ -124,7 +131,7 @@ def test_when_a_detector_fails_on_one_recording_then_only_that_one_is_rejected(
         waveform=recordings[1].waveform[without],
         lead_names=[recordings[1].lead_names[index] for index in without],
     )
-    dataset, rejected = prepare(recordings, ClearHugFeatureExtractor(detector="xqrs"), progress=False)
+    dataset, rejected = prepare(recordings, ClearHugFeatureExtractor(detector="lead_ii"), progress=False)
     assert dataset["record_id"][:] == ["0-0", "2-0"]
     assert [record_id for record_id, _ in rejected] == ["1-0"]
     assert "this detector reads lead II" in rejected[0].reason
