@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from ..data.differences import first_difference
 from ..processing.errors import InputError
+from .folders import write_text
 
 
 FOLDER = "checkpoints"
@@ -147,9 +148,7 @@ class Checkpoints:
 
 def write_sums(folder: Path) -> None:
     """Write the digest of every file in a folder beside them."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
-    lines = (f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
-    (folder / _SUMS).write_text("".join(lines), encoding="utf-8")
+    write_text(folder / _SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in sorted(_covered(folder))))
 
 
 def check_sums(folder: Path, remedy: str) -> None:
@@ -161,19 +160,30 @@ def check_sums(folder: Path, remedy: str) -> None:
         remedy (`str`): What the error tells users to do.
 
     Raises:
-        InputError: If a file differs or is missing; the message names it.
+        InputError: If a file differs, is missing, or has no digest; the message names it.
     """
     path = folder / _SUMS
     if not path.is_file():
         return
-    for line in path.read_bytes().decode(errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        file = folder / name
-        if not name or not file.is_file() or _digest(file) != digest:
+    lines = path.read_bytes().decode(errors="replace").splitlines()
+    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    covered = _covered(folder)
+    if unlisted := sorted(covered - digests.keys()):
+        raise InputError(f"{path} is not what was written (it has no digest of {unlisted[0]}): {remedy}")
+    for name, digest in digests.items():
+        if name not in covered:
+            raise InputError(f"{folder / name} is missing: {remedy}")
+        if _digest(folder / name) != digest:
             raise InputError(
-                f"{file if name else path} is not what was written (its SHA-256 differs), and would change the run "
-                f"without a word: {remedy}"
+                f"{folder / name} is not what was written (its SHA-256 differs), and would change the run without a "
+                f"word: {remedy}"
             )
+
+
+def _covered(folder: Path) -> set[str]:
+    """Names of the files that have a digest: all but hidden ones, which file managers add."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
+    return {path.relative_to(folder).as_posix() for path in files if not path.name.startswith(".")}
 
 
 def _digest(path: Path) -> str:

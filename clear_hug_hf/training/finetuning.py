@@ -355,8 +355,10 @@ def train_with_trainer(
         )
         trainer.remove_callback(PrinterCallback)
         newest = _newest_checkpoint(checkpoints)
-        for one in checkpoints.glob("checkpoint-*"):
-            check_sums(one, "start anew with --restart")
+        if newest is not None:
+            # Others may be half deleted: they are not read.
+            check_sums(newest, "start anew with --restart")
+            check_sums(_best_checkpoint(newest), "start anew with --restart")
         PartialState().wait_for_everyone()
         if newest is not None and PartialState().is_main_process:
             _find_best_here(newest)
@@ -428,6 +430,12 @@ def _newest_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+def _best_checkpoint(checkpoint: Path) -> Path:
+    """The best checkpoint so far, where the run's folder is now."""
+    best = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).best_model_checkpoint
+    return checkpoint if best is None else checkpoint.parent / Path(best).name
+
+
 def _find_best_here(checkpoint: Path) -> None:
     """
     Trainer remembers the best checkpoint by its path. Where the run's folder was moved, or is called from elsewhere,
@@ -435,12 +443,11 @@ def _find_best_here(checkpoint: Path) -> None:
     """
     path = checkpoint / "trainer_state.json"
     state = TrainerState.load_from_json(str(path))
-    if state.best_model_checkpoint is not None:
-        here = checkpoint.parent / Path(state.best_model_checkpoint).name
-        if str(here) != state.best_model_checkpoint:
-            state.best_model_checkpoint = str(here)
-            state.save_to_json(str(path))
-            write_sums(checkpoint)
+    here = str(_best_checkpoint(checkpoint))
+    if state.best_model_checkpoint not in (None, here):
+        state.best_model_checkpoint = here
+        state.save_to_json(str(path))
+        write_sums(checkpoint)
 
 
 def _history(state: TrainerState) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from clear_hug_hf.processing import InputError
-from clear_hug_hf.training.checkpoints import Checkpoints
+from clear_hug_hf.training.checkpoints import Checkpoints, check_sums
 
 
 IDENTITY = {"the model": {"width": 3}, "the recipe": {"betas": (0.9, 0.98)}}
@@ -143,6 +143,25 @@ def test_when_one_bit_of_a_checkpoint_flips_then_the_file_is_named(run: _Run, tm
     ) as error:
         _Run(tmp_path).checkpoints.newest()
     assert name == "SHA256SUMS" or name in str(error.value)
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_when_the_list_of_digests_is_cut_short_then_the_checkpoint_is_refused(
+    run: _Run, tmp_path: Path, lines: int
+) -> None:
+    sums = tmp_path / "checkpoints" / "step-00000012" / "SHA256SUMS"
+    sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(InputError, match=r"SHA256SUMS is not what was written \(it has no digest of "):
+        _Run(tmp_path).checkpoints.newest()
+
+
+def test_when_a_file_with_a_digest_is_gone_then_it_is_called_missing(run: _Run, tmp_path: Path) -> None:
+    newest = tmp_path / "checkpoints" / "step-00000012"
+    (newest / ".DS_Store").touch()
+    check_sums(newest, "start anew")
+    (newest / "optimizer.bin").unlink()
+    with pytest.raises(InputError, match=r"optimizer.bin is missing: start anew"):
+        check_sums(newest, "start anew")
 
 
 def test_when_a_checkpoint_is_older_than_digests_then_it_is_resumed(run: _Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,18 @@ def test_when_one_bit_of_a_checkpoint_flips_then_the_run_does_not_go_on_from_it(
     weights.write_bytes(content)
     with pytest.raises(InputError, match=r"checkpoint-6/model\.safetensors is not what was written.*--restart"):
         finetune(_model(), *sets, extractor, tmp_path, recipe)
+
+
+def test_when_an_older_checkpoint_is_half_deleted_then_the_run_goes_on(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor, recipe = ClearHugFeatureExtractor(), _recipe(method="frozen", epochs=3)
+    _killed_at(8, monkeypatch, _model(), *sets, extractor, tmp_path, recipe)
+    # What a kill leaves while Trainer removes an older checkpoint.
+    older = tmp_path / "checkpoints" / "checkpoint-1"
+    shutil.copytree(older.with_name("checkpoint-6"), older)
+    (older / "model.safetensors").unlink()
+    assert len(finetune(_model(), *sets, extractor, tmp_path, recipe).history) == 3
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null"])
