@@ -14,9 +14,9 @@ from transformers.utils import logging
 
 from ..processing.errors import InputError
 from ..processing.leads import STANDARD_LEADS
-from ..processing.recordings import RecordingFeatureExtractor, describe_skipped, find_changes
+from ..processing.recordings import RecordingFeatureExtractor
 from ..processing.signal_cleaning import canonical_unit
-from ..processing.signal_report import Quality, measure_quality
+from ..processing.signal_report import Quality, describe_skipped, find_no_signal, measure_quality
 from .records import Recording, RecordReference
 
 
@@ -48,7 +48,7 @@ class _Cleaned(NamedTuple):
     unit: str
     signal: np.ndarray
     lead_mask: np.ndarray
-    changes: np.ndarray | None
+    blank: np.ndarray | None
     quality: Quality
 
 
@@ -209,11 +209,13 @@ def _cleaned_batches(
             units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
             # The extractor turns every other unit into mV, unless it scales recordings to a range of their own.
             unit = "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
-            changes = find_changes(recording.waveform) if extractor.do_mask_flat_leads else None
+            blank = None
+            if extractor.do_mask_flat_leads:
+                blank = find_no_signal(recording.waveform, recording.sampling_rate)
             quality = measure_quality(
                 recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
             )
-            batch.append(_Cleaned(record, unit, signal, lead_mask, changes, quality))
+            batch.append(_Cleaned(record, unit, signal, lead_mask, blank, quality))
         except Exception as error:  # whatever is wrong with one file, the others are prepared
             rejected.append(Rejected(record.record_id, describe_error(error)))
             continue
@@ -242,9 +244,11 @@ def _rows(
     label_names: Sequence[str] | None,
     windows: str | None,
 ) -> Iterator[dict[str, Any]]:
-    parts, skipped = extractor.find_windows(one.signal, peaks, one.changes, windows)
-    if skipped:
-        logger.warning("%s: %s", one.record.record_id, describe_skipped(skipped))
+    if one.blank is not None:
+        peaks = extractor.drop_peaks(peaks, one.quality.gaps)
+    parts, skipped = extractor.find_windows(one.signal, peaks, one.blank, windows)
+    for reason in describe_skipped(skipped):
+        logger.warning("%s: %s", one.record.record_id, reason)
     for part in parts.values():
         scale = np.maximum(np.abs(part.signal).max(axis=1), np.finfo(np.float32).tiny * _INT16_MAX) / _INT16_MAX
         row = {

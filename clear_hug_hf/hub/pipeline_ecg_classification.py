@@ -234,10 +234,6 @@ class EcgClassificationPipeline(ChunkPipeline):
                 {"window": window, "start": start / rate, "end": end / rate, "skipped": skipped, "report": report}
                 for window, start, end in zip(window_ids, starts, ends, strict=True)
             ]
-            if skipped:
-                spans = ", ".join(f"{start:g}-{end:g} s" for start, end in skipped)
-                reason = "left out, since no beat was found there or every lead is flat or missing"
-                logger.warning("%s: %s: %s", name or "the recording", spans, reason)
         for index, place in enumerate(places):
             yield {
                 **{name: tensor[index : index + 1] for name, tensor in features.items()},
@@ -316,6 +312,7 @@ class EcgClassificationPipeline(ChunkPipeline):
             lead_mask,
             None if extractor.detector == "regular" else r_peaks,
             read,
+            windows=windows or "all",
         )
         places = [
             {"window": 0, "start": start / rate, "end": stop / rate, "skipped": [], "report": report}

@@ -28,7 +28,16 @@ from .setting_checks import (
     check_other_settings,
 )
 from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, canonical_unit, repair_non_finite, resample, rescale
-from .signal_report import SignalReport, check_amplitude, describe_signal, measure_quality
+from .signal_report import (
+    SignalReport,
+    Skipped,
+    check_amplitude,
+    describe_signal,
+    describe_skipped,
+    find_gaps,
+    find_no_signal,
+    measure_quality,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -268,20 +277,21 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
 
         found: list[Window] = []
         window_ids: list[int] = []
-        recording_ids, skipped = [], []
+        recording_ids: list[int] = []
+        skipped: list[list[Skipped]] = []
         mask_flat = self.do_mask_flat_leads if do_mask_flat_leads is None else do_mask_flat_leads
         for index, signal in enumerate(signals):
-            changes = find_changes(recordings[index]) if mask_flat else None
+            blank = find_no_signal(recordings[index], float(rates[index])) if mask_flat else None
+            if blank is not None and r_peaks is None:
+                peaks[index] = self.drop_peaks(peaks[index], find_gaps(blank, float(rates[index])))
             with _Naming(index, count) as naming:
-                usable, left_out = self.find_windows(
-                    signal, peaks[index], changes, choice, stride_seconds, on_no_beats
-                )
-                if left_out and not return_windows:
-                    logger.warning("%s%s", naming.prefix, describe_skipped(left_out))
+                usable, left_out = self.find_windows(signal, peaks[index], blank, choice, stride_seconds, on_no_beats)
+                for reason in [] if return_windows else describe_skipped(left_out):
+                    logger.warning("%s%s", naming.prefix, reason)
             found += usable.values()
             window_ids += usable
             recording_ids += [index] * len(usable)
-            skipped += [(index, first, last) for first, last in left_out]
+            skipped.append(left_out)
 
         windows_of = [window.signal for window in found], [window.r_peaks for window in found]
         masks = [lead_masks[index] for index in recording_ids]
@@ -311,7 +321,10 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                     for place, ratio, index in zip(places, ratios, of, strict=True)
                 ]
                 features[name] = np.array(own, dtype=np.int64)
-            features["skipped_windows"] = np.array(skipped, dtype=np.float64).reshape(-1, 3)
+            features["skipped_windows"] = np.array(
+                [(index, one.start, one.stop) for index, left_out in enumerate(skipped) for one in left_out],
+                dtype=np.float64,
+            ).reshape(-1, 3)
         batch = BatchFeature(features, tensor_type=return_tensors)
         if return_reports:
             reads: list[list[np.ndarray]] = [[] for _ in range(count)]
@@ -327,6 +340,8 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                     lead_masks[index],
                     peaks[index] if r_peaks is not None or detector != "regular" else None,
                     reads[index],
+                    skipped[index],
+                    choice,
                 )
                 for index in range(count)
             ]
@@ -384,6 +399,7 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             signal = signal * scales[:, None]
         signal, present = arrange_leads(signal, names, derive=do_derive_leads and "NU" not in units)
 
+        recorded_signal = signal
         finite = np.isfinite(signal)
         if not finite.all():
             if not do_repair:
@@ -412,7 +428,7 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
                 raise InputError("all leads are flat: the file holds no signal")
 
         if "NU" not in units:
-            check_amplitude(signal[present], rate, units)
+            check_amplitude(recorded_signal[present], rate, units)
 
         if rate != self.sampling_rate:
             if not do_resample:
@@ -509,6 +525,8 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         lead_mask: np.ndarray,
         r_peaks: np.ndarray | None,
         read: Sequence[np.ndarray],
+        skipped: Sequence[Skipped] = (),
+        windows: str = "all",
     ) -> SignalReport:
         """
         What is known about a recording beside the model's inputs.
@@ -519,6 +537,8 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             r_peaks (`np.ndarray`, *optional*): Ascending peaks of the cleaned recording [samples]; without them
                 nothing is said of the rhythm.
             read (`Sequence[np.ndarray]`): Those that the model reads, an array for each row of its inputs [samples].
+            skipped (`Sequence[Skipped]`, *optional*): Windows that were left out, see [`find_windows`].
+            windows (`str`, *optional*, defaults to `"all"`): Which windows were taken, see [`split`].
 
         Returns:
             [`SignalReport`]: Its numbers and warnings.
@@ -530,55 +550,63 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
             self.sampling_rate,
             read,
             lead_names=getattr(self, "lead_names", STANDARD_LEADS),
+            skipped=skipped,
+            windows=windows,
         )
+
+    def drop_peaks(self, r_peaks: np.ndarray, gaps: Sequence[tuple[float, float]]) -> np.ndarray:
+        """Peaks [samples] that do not lie in stretches without signal [s]: detectors find some in noise of filters."""
+        times = r_peaks / self.sampling_rate
+        hidden = np.zeros(times.shape, dtype=bool)
+        for start, stop in gaps:
+            hidden |= (times >= start) & (times < stop)
+        return r_peaks[~hidden]
 
     def find_windows(
         self,
         signal: np.ndarray,
         r_peaks: np.ndarray,
-        changes: np.ndarray | None = None,
+        blank: np.ndarray | None = None,
         windows: str | None = None,
         stride_seconds: float | None = None,
         on_no_beats: str | None = None,
-    ) -> tuple[dict[int, Window], list[tuple[float, float]]]:
+    ) -> tuple[dict[int, Window], list[Skipped]]:
         """
-        The windows of [`split`] that can be read: not those without any beat where `on_no_beats="raise"`, nor those in
-        which no lead changes (electrodes off) or more than `max_non_finite` of the samples are missing in every lead.
+        The windows of [`split`] that can be read: not those without any beat where `on_no_beats="raise"`, nor those
+        of which more than `max_non_finite` hold no signal: every lead is missing, or none changes (electrodes off).
 
         Args:
             signal, r_peaks, windows, stride_seconds: As in [`split`].
-            changes (`np.ndarray`, *optional*): Of the recording before it was cleaned, see [`find_changes`]; without
-                it flat windows are read as any other.
+            blank (`np.ndarray`, *optional*): Where the recording held no signal before it was cleaned, see
+                [`find_no_signal`]; without it flat windows are read as any other.
             on_no_beats (`str`, *optional*): Overrides the configuration for this call.
 
         Returns:
-            `tuple[dict[int, Window], list[tuple[float, float]]]`: The windows by their place in what [`split`] gives,
-            at least one, and start and end [s] of those that cannot be read.
+            `tuple[dict[int, Window], list[Skipped]]`: The windows by their place in what [`split`] gives, at least
+            one, and those that cannot be read.
 
         Raises:
             InputError: If no window can be read.
         """
         on_no_beats = self.on_no_beats if on_no_beats is None else on_no_beats
         usable: dict[int, Window] = {}
-        skipped: list[tuple[float, float]] = []
-        flat = True
+        skipped: list[Skipped] = []
         for number, window in enumerate(self.split(signal, r_peaks, windows, stride_seconds)):
             stop = window.start + window.signal.shape[-1]
             beatless = on_no_beats == "raise" and not window.r_peaks.size
             # Windows without beats that are asked for with "mask" may be flat, too.
-            is_blank = changes is not None and (on_no_beats == "raise" or not self.reads_beats)
-            if is_blank and changes is not None:
-                ratio = len(changes) / signal.shape[-1]
-                inside = changes[math.ceil(window.start * ratio) + 1 : math.floor(stop * ratio)]
-                is_blank = not (inside == 1).any() or (inside == -1).mean() > self.max_non_finite
+            is_blank = False
+            if blank is not None and (on_no_beats == "raise" or not self.reads_beats):
+                ratio = len(blank) / signal.shape[-1]
+                inside = blank[math.ceil(window.start * ratio) + 1 : math.floor(stop * ratio)]
+                is_blank = bool(inside.all() or inside.mean() > self.max_non_finite)
             if beatless or is_blank:
-                flat = flat and is_blank
-                skipped.append((window.start / self.sampling_rate, stop / self.sampling_rate))
+                skipped.append(Skipped(window.start / self.sampling_rate, stop / self.sampling_rate, is_blank))
             else:
                 usable[number] = window
         if not usable:
-            span = f"between {skipped[0][0]:g} s and {skipped[-1][1]:g} s"
-            if flat:
+            span = f"between {skipped[0].start:g} s and {skipped[-1].stop:g} s"
+            if all(one.flat for one in skipped):
                 raise InputError(f"every lead is flat or missing {span}: the recording holds no signal there")
             raise InputError(
                 f"no beat was found {span}: check the leads and the unit, pass known peaks with `r_peaks=`, or mark "
@@ -660,32 +688,6 @@ class RecordingFeatureExtractor(FeatureExtractionMixin):
         ):
             check_choice(name, value, known)
         check_number("stride_seconds", stride_seconds, 1 / MAX_SAMPLING_RATE, MAX_SECONDS, optional=True)
-
-
-def find_changes(waveform: np.ndarray) -> np.ndarray:
-    """
-    Where a recording holds signal.
-
-    Args:
-        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording before it is cleaned.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`, int8: 1 where a lead differs from its sample before, -1 where all leads
-        are NaN or Inf, else 0.
-    """
-    waveform = np.asarray(waveform)
-    changed, recorded = np.zeros((2, waveform.shape[-1]), dtype=bool)
-    for lead in waveform:  # one by one: a whole long recording would be copied
-        finite = np.isfinite(lead)
-        changed[1:] |= (lead[1:] != lead[:-1]) & finite[1:] & finite[:-1]
-        recorded |= finite
-    return np.where(changed, 1, np.where(recorded, 0, -1)).astype(np.int8)
-
-
-def describe_skipped(spans: Sequence[tuple[float, float]]) -> str:
-    """A sentence about windows that were left out, by start and end [s]."""
-    places = ", ".join(f"{first:g}-{last:g} s" for first, last in spans)
-    return f"{places}: left out, since no beat was found there or every lead is flat or missing"
 
 
 class _Naming:

@@ -27,6 +27,9 @@ PLAUSIBLE_MILLIVOLTS = (0.1, 10.0)
 ACCEPTED_MILLIVOLTS = (0.01, 100.0)
 """Outside of this range the unit or the gain is wrong, and the recording is refused [mV]."""
 
+GAP_SECONDS = 0.5
+"""Where no lead changes for this long [s] nothing was recorded: coarse samples of a heart do not rest so long."""
+
 _BLOCK_SECONDS = 2.0  # Holds a beat from 30/min on.
 _CLIPPED_SHARE = 0.01  # Of one lead's samples.
 _NAN_SHARE = 0.01  # Of all samples.
@@ -54,6 +57,7 @@ class Quality(NamedTuple):
         ranges (`dict[str, float]`): What each lead usually spans within two seconds [mV]; empty for unit `NU`.
         units (`list[str]`): The units that were stated, each once.
         seconds (`float`): Duration [s].
+        gaps (`list[tuple[float, float]]`): Start and end [s] of the stretches without signal, see [`find_gaps`].
     """
 
     flat_leads: list[str]
@@ -63,18 +67,34 @@ class Quality(NamedTuple):
     ranges: dict[str, float]
     units: list[str]
     seconds: float
+    gaps: list[tuple[float, float]]
+
+
+class Skipped(NamedTuple):
+    """
+    A window that was left out.
+
+    Args:
+        start, stop (`float`): From where to where [s].
+        flat (`bool`): Whether it holds no signal; else no beat was found in it.
+    """
+
+    start: float
+    stop: float
+    flat: bool
 
 
 @dataclass(frozen=True)
 class SignalReport:
     """
-    What is known about a recording beside a model's labels.
+    What is known about a recording beside a model's labels. RR intervals that span a stretch without signal, or a
+    window that was left out, do not count.
 
     Args:
         seconds (`float`): Duration [s].
-        heart_rate (`float`, *optional*): From the mean RR interval [1/min]; `None` with fewer than two beats.
+        heart_rate (`float`, *optional*): From the mean RR interval [1/min]; `None` without one.
         sdnn_ms (`float`, *optional*): Standard deviation of the RR intervals [ms], of all beats, whatever their
-            origin; `None` with fewer than three beats, as the next two.
+            origin; `None` without two successive intervals, as the next two.
         rmssd_ms (`float`, *optional*): Root mean square of the differences of successive RR intervals [ms].
         irregularity (`float`, *optional*): `rmssd_ms` over the mean RR interval: about 0.03 at rest, above 0.1 in
             most atrial fibrillation (Dash et al., Ann. Biomed. Eng. 37, 2009).
@@ -215,7 +235,54 @@ def measure_quality(
         ranges=ranges,
         units=list(dict.fromkeys(units)),
         seconds=num_samples / sampling_rate,
+        gaps=find_gaps(find_no_signal(waveform, sampling_rate), sampling_rate),
     )
+
+
+def find_no_signal(waveform: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """
+    Where a recording holds no signal (electrodes off): all leads are NaN or Inf, or none changes for
+    [`GAP_SECONDS`].
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording before it is cleaned.
+        sampling_rate (`float`): Its rate [Hz].
+
+    Returns:
+        `np.ndarray` of shape `(num_samples,)`, bool.
+    """
+    waveform = np.asarray(waveform)
+    changed, recorded = np.zeros((2, waveform.shape[-1]), dtype=bool)
+    for lead in waveform:  # one by one: a whole long recording would be copied
+        finite = np.isfinite(lead)
+        changed[1:] |= (lead[1:] != lead[:-1]) & finite[1:] & finite[:-1]
+        recorded |= finite
+    blank = ~recorded
+    for start, stop in _find_runs(~changed, GAP_SECONDS * sampling_rate):
+        blank[start:stop] = True
+    return blank
+
+
+def find_gaps(blank: np.ndarray, sampling_rate: float) -> list[tuple[float, float]]:
+    """Start and end [s] of each stretch of [`GAP_SECONDS`] or more without signal, as [`find_no_signal`] gives it."""
+    runs = _find_runs(blank, GAP_SECONDS * sampling_rate)
+    return [(start / sampling_rate, stop / sampling_rate) for start, stop in runs]
+
+
+def _find_runs(mask: np.ndarray, shortest: float) -> list[tuple[int, int]]:
+    """Start and end of each run of true samples that is long enough."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    return [(start, stop) for start, stop in edges.tolist() if stop - start >= shortest]
+
+
+def describe_skipped(skipped: Sequence[Skipped]) -> list[str]:
+    """A sentence for each reason for which windows were left out."""
+    found = []
+    for flat, reason in ((True, "every lead is flat or missing there"), (False, "no beat was found there")):
+        places = ", ".join(f"{one.start:g}-{one.stop:g} s" for one in skipped if one.flat == flat)
+        if places:
+            found.append(f"{places} left out: {reason}")
+    return found
 
 
 def describe_signal(
@@ -225,6 +292,8 @@ def describe_signal(
     sampling_rate: float = 100.0,
     read: Sequence[np.ndarray] | None = None,
     lead_names: Sequence[str] = STANDARD_LEADS,
+    skipped: Sequence[Skipped] = (),
+    windows: str = "all",
 ) -> SignalReport:
     """
     Describe a recording by its samples and its beats.
@@ -238,6 +307,9 @@ def describe_signal(
         read (`Sequence[np.ndarray]`, *optional*): Those of the peaks that the model reads, an array for each row of
             its inputs; all in one row by default.
         lead_names (`Sequence[str]`, *optional*, defaults to the 12 standard leads): Leads that the model reads.
+        skipped (`Sequence[Skipped]`, *optional*): Windows that were left out.
+        windows (`str`, *optional*, defaults to `"all"`): Which windows the model reads, see
+            [`RecordingFeatureExtractor`].
 
     Returns:
         [`SignalReport`]: Its numbers and warnings.
@@ -247,18 +319,23 @@ def describe_signal(
     peaks = np.empty(0) if r_peaks is None else np.asarray(r_peaks)
     count = None if r_peaks is None else len(peaks)
     rows = [peaks] if read is None else read
-    intervals = np.diff(peaks) / sampling_rate * 1000.0  # [ms]
-    sdnn = float(intervals.std(ddof=1)) if intervals.size > 1 else None
-    rmssd = float(np.sqrt(np.mean(np.diff(intervals) ** 2))) if intervals.size > 1 else None
-    rate = _mean_rate(peaks, sampling_rate)
+    num_read = None if count is None else len(np.unique(np.concatenate(rows)))
+    gaps = [*quality.gaps, *((one.start, one.stop) for one in skipped)]
+    intervals = _rr_intervals(peaks, sampling_rate, gaps)
+    steps = np.diff(intervals)
+    steps = steps[np.isfinite(steps)]
+    known = intervals[np.isfinite(intervals)]
+    sdnn = float(known.std(ddof=1)) if steps.size else None
+    rmssd = float(np.sqrt(np.mean(steps**2))) if steps.size else None
+    rate = _mean_rate(intervals)
     return SignalReport(
         seconds=quality.seconds,
         heart_rate=rate,
         sdnn_ms=sdnn,
         rmssd_ms=rmssd,
-        irregularity=None if rmssd is None else rmssd / float(intervals.mean()),
+        irregularity=None if rmssd is None else rmssd / float(known.mean()),
         beats_found=count,
-        beats_read=None if count is None else len(np.unique(np.concatenate(rows))),
+        beats_read=num_read,
         missing_leads=missing,
         flat_leads=quality.flat_leads,
         clipped_leads=quality.clipped_leads,
@@ -266,33 +343,43 @@ def describe_signal(
         clipped_share=quality.clipped_share,
         amplitude_mv=max(quality.ranges.values(), default=None),
         warnings=[
+            *describe_skipped(skipped),
+            *_warn_of_beats(num_read, count, windows),
             *_warn_of_length(quality.seconds, count),
             *_warn_of_rate(rate),
             *_warn_of_leads(missing, [name for name in lead_names if found[name]], quality),
             *_warn_of_amplitude(quality),
         ],
-        window_rates=[_mean_rate(one, sampling_rate) if count else None for one in rows],
+        window_rates=[_mean_rate(_rr_intervals(one, sampling_rate, gaps)) if count else None for one in rows],
     )
 
 
-def _mean_rate(r_peaks: np.ndarray, sampling_rate: float) -> float | None:
-    """Heart rate from the mean RR interval [1/min], of at least two beats."""
-    if len(r_peaks) < 2:
-        return None
-    return 60.0 * sampling_rate * (len(r_peaks) - 1) / float(r_peaks[-1] - r_peaks[0])
+def _rr_intervals(r_peaks: np.ndarray, sampling_rate: float, gaps: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Times from each beat to the next [ms]; NaN where a gap [s] between them may hide others."""
+    times = np.asarray(r_peaks) / sampling_rate
+    intervals = np.diff(r_peaks) / sampling_rate * 1000.0
+    for start, stop in gaps:
+        intervals[(times[:-1] < stop) & (times[1:] > start)] = np.nan
+    return intervals
+
+
+def _mean_rate(intervals: np.ndarray) -> float | None:
+    """Heart rate [1/min] from the mean of the RR intervals [ms] that are known."""
+    known = intervals[np.isfinite(intervals)]
+    return 60000.0 / float(known.mean()) if known.size else None
 
 
 def usual_ranges(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     """
-    What each lead usually spans: the median, over blocks of two seconds, of its highest less its lowest sample. An
-    offset does not matter, nor what lasts for less than half of the recording.
+    What each lead usually spans: the median, over the blocks of two seconds in which it varies, of its highest less
+    its lowest sample. An offset does not matter, nor what lasts for less than half of those blocks.
 
     Args:
         signals (`np.ndarray` of shape `(num_leads, num_samples)`): Leads; samples that are not finite do not count.
         sampling_rate (`float`): Their rate [Hz].
 
     Returns:
-        `np.ndarray` of shape `(num_leads,)`, in the leads' unit: 0 for a lead without a finite sample.
+        `np.ndarray` of shape `(num_leads,)`, in the leads' unit: 0 for a lead that varies nowhere.
     """
     block = min(round(_BLOCK_SECONDS * sampling_rate), signals.shape[1])
     num_blocks = signals.shape[1] // block
@@ -302,7 +389,8 @@ def usual_ranges(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
         finite = np.isfinite(blocks)
         highest = np.where(finite, blocks, -np.inf).max(axis=2)
         lowest = np.where(finite, blocks, np.inf).min(axis=2)
-    return np.median(np.maximum(highest.astype(np.float64) - lowest, 0.0), axis=1)
+    spans = np.maximum(highest.astype(np.float64) - lowest, 0.0)
+    return np.array([np.median(lead[lead > 0]) if (lead > 0).any() else 0.0 for lead in spans])
 
 
 def check_amplitude(signals: np.ndarray, sampling_rate: float, units: Sequence[str]) -> None:
@@ -310,15 +398,18 @@ def check_amplitude(signals: np.ndarray, sampling_rate: float, units: Sequence[s
     Refuse a recording whose unit or gain cannot be right.
 
     Args:
-        signals (`np.ndarray` of shape `(num_leads, num_samples)`): The leads that were recorded [mV].
+        signals (`np.ndarray` of shape `(num_leads, num_samples)`): The leads that were recorded [mV], before missing
+            samples are filled.
         sampling_rate (`float`): Their rate [Hz].
         units (`Sequence[str]`): Units as they were stated.
 
     Raises:
-        InputError: If the largest lead usually spans less than 0.01 or more than 100 mV within two seconds; the
-            message names the unit that would fit.
+        InputError: If no lead varies, or the largest usually spans less than 0.01 or more than 100 mV within two
+            seconds; the message names the unit that would fit.
     """
     largest = float(usual_ranges(signals, sampling_rate).max())
+    if largest == 0.0:
+        raise InputError("every lead is flat or missing: the recording holds no signal")
     if not ACCEPTED_MILLIVOLTS[0] <= largest <= ACCEPTED_MILLIVOLTS[1]:
         raise InputError(_describe_amplitude(largest, units))
 
@@ -344,7 +435,7 @@ def _describe_amplitude(largest: float, units: Sequence[str], leads: Sequence[st
 
 def _warn_of_amplitude(quality: Quality) -> list[str]:
     largest = max(quality.ranges.values(), default=None)
-    if largest is None or PLAUSIBLE_MILLIVOLTS[0] <= largest <= PLAUSIBLE_MILLIVOLTS[1]:
+    if not largest or PLAUSIBLE_MILLIVOLTS[0] <= largest <= PLAUSIBLE_MILLIVOLTS[1]:
         return []
     beyond = _in_order(name for name, span in quality.ranges.items() if span > PLAUSIBLE_MILLIVOLTS[1])
     return [_describe_amplitude(largest, quality.units, beyond)]
@@ -361,6 +452,12 @@ def _warn_of_length(seconds: float, num_beats: int | None) -> list[str]:
         f"the recording lasts {seconds:.3g} s{holds}: labels of less than {_SHORT_SECONDS:g} s or {_FEW_BEATS} beats "
         "cannot be relied on, so record 10 s"
     ]
+
+
+def _warn_of_beats(num_read: int | None, num_beats: int | None, windows: str) -> list[str]:
+    if windows == "all" or num_read is None or num_beats is None or num_read >= num_beats:
+        return []
+    return [f"{num_read} of {num_beats} beats are read: use windows='all'"]
 
 
 def _warn_of_rate(rate: float | None) -> list[str]:

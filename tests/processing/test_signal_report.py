@@ -37,6 +37,7 @@ def _quality(recording: Recording) -> Quality:
 
 
 def _report(extractor: RecordingFeatureExtractor, recording: Recording, **options: Any) -> SignalReport:
+    options = {"windows": "all", **options}
     return extractor(**recording.as_inputs(), return_reports=True, **options)["reports"][0]
 
 
@@ -106,18 +107,83 @@ def test_when_an_extractor_is_asked_then_it_reports_what_its_model_reads(kind: A
     assert set(features) == {*plain, "reports"}
     reports = features["reports"]
     assert [round(one.heart_rate / 10) for one in reports] == [11, 6]
-    assert [one.warnings for one in reports] == [[], []]
     found = reports[0].beats_found
+    part = [f"15 of {found} beats are read: use windows='all'"] if kind is ClearHugFeatureExtractor else []
+    assert [one.warnings for one in reports] == [part, []]
     assert found > 15
     assert reports[0].beats_read == (15 if kind is ClearHugFeatureExtractor else found)
     assert [len(one.window_rates) for one in reports] == [1, 1]
     whole = _report(extractor, fast, windows="all")
     assert whole.beats_read == whole.beats_found == found
+    assert whole.warnings == []
     assert len(whole.window_rates) == (2 if kind is ClearHugFeatureExtractor else 1)
     assert whole.window_rates == pytest.approx([reports[0].heart_rate] * len(whole.window_rates), rel=0.05)
     assert reports[1].beats_read == reports[1].beats_found
     assert json.loads(json.dumps(reports[0].to_dict()))["beats_found"] == found
     assert reports[1].summary().startswith(f"{reports[1].heart_rate:.0f}/min, SDNN ")
+
+
+def _with_gap(recording: Recording, value: float) -> Recording:
+    """Six times the recording, of which 35 s hold no signal."""
+    waveform = np.tile(recording.waveform, 6)
+    waveform[:, round(15 * recording.sampling_rate) : round(50 * recording.sampling_rate)] = value
+    return replace(recording, waveform=waveform)
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_when_the_leads_are_off_for_most_of_the_time_then_the_rest_is_read_and_its_rhythm_told(
+    kind: Any, value: float, recording: Recording
+) -> None:
+    alone = _report(kind(), recording, windows="all")
+    report = _report(kind(), _with_gap(recording, value), windows="all")
+    assert report.heart_rate == pytest.approx(alone.heart_rate, rel=0.05)
+    # Repeating the recording makes two intervals of its seams; the gap would make one of 35 s.
+    assert (report.sdnn_ms or 1e9) < 300
+    assert report.contradiction("STACH") is None
+    assert report.warnings[0] == "10-20 s, 20-30 s, 30-40 s, 40-50 s left out: every lead is flat or missing there"
+    assert not any("unit" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_when_a_detector_finds_beats_without_signal_then_they_do_not_count(
+    kind: Any, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = np.arange(50, 6000, 60)
+    extractor = kind(windows="all")
+    monkeypatch.setattr(extractor, "detect", lambda *_, **__: [np.rint(beats * extractor.sampling_rate / 100)])
+    report = _report(extractor, _with_gap(recording, 0.0))
+    assert report.beats_found == np.count_nonzero((beats < 1500) | (beats >= 5000))
+    assert report.heart_rate == pytest.approx(100)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_when_most_of_a_window_holds_no_signal_but_a_sample_then_it_is_left_out(
+    value: float, recording: Recording
+) -> None:
+    extractor = EcgScanFeatureExtractor(windows="all")
+    waveform = np.tile(recording.waveform, 2)
+    waveform[:, 5000:8000] = value
+    waveform[:, 6000] = 0.1
+    told = _report(extractor, replace(recording, waveform=waveform))
+    assert told.warnings[0] == "10-20 s left out: every lead is flat or missing there"
+    held = recording.waveform.copy()
+    for start in range(0, 5000, 250):  # Coarse samples that rest for 0.4 s
+        held[:, start : start + 200] = held[:, start : start + 1]
+    assert not any("left out" in warning for warning in _report(extractor, replace(recording, waveform=held)).warnings)
+
+
+def test_when_no_lead_varies_then_the_unit_is_not_blamed(recording: Recording) -> None:
+    extractor = ClearHugFeatureExtractor(do_mask_flat_leads=False)
+    with pytest.raises(InputError, match="the recording holds no signal"):
+        extractor.clean(np.zeros((12, 5000)), sampling_rate=500.0, lead_names=STANDARD_LEADS, unit="mV")
+
+
+@pytest.mark.parametrize("windows", ["first", "center"])
+def test_when_a_choice_of_window_drops_beats_then_a_warning_says_so(windows: str, recording: Recording) -> None:
+    longer = replace(recording, waveform=np.tile(recording.waveform, 2))
+    report = _report(EcgJepaFeatureExtractor(), longer, windows=windows)
+    assert f"{report.beats_read} of {report.beats_found} beats are read: use windows='all'" in report.warnings
 
 
 def test_when_no_beats_are_sought_then_nothing_is_said_of_the_rhythm(recording: Recording) -> None:
