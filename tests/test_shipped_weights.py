@@ -22,13 +22,14 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceCl
 from clear_hug_hf import load_prepared, render_page
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.label_sets import LABEL_SETS
+from clear_hug_hf.data.model_files import load_config, load_feature_extractor
 from clear_hug_hf.data.prepared import keep_labels
 from clear_hug_hf.data.simulation import simulate_recordings
 from clear_hug_hf.evaluation.metrics import macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.hub.model_card import read_card
 from clear_hug_hf.hub.publishing import stage
-from clear_hug_hf.training.folders import load_classifier, load_model
+from clear_hug_hf.training.folders import classifier_class, load_classifier, load_model
 
 
 MODEL_CARDS = Path(__file__).resolve().parents[1] / "model_cards"
@@ -115,6 +116,22 @@ def test_when_an_interval_is_shipped_then_it_holds_its_value(folder: Path) -> No
     assert len(found) > 8 * len(metrics["labels"]) + 12
     assert [one for one in found if not one[0] <= one[1] <= one[2]] == []
     assert not list(folder.glob(".eval_results/*")), "these hold intervals, too: read them here"
+
+
+@pytest.mark.parametrize("folder", [one for one in FOLDERS if one not in CLASSIFIERS], ids=_name)
+def test_when_a_shipped_encoder_learns_one_value_then_it_is_regression(folder: Path) -> None:
+    torch.manual_seed(0)
+    model = classifier_class(load_config(folder)).from_pretrained(folder, num_labels=1)
+    recording = simulate_recordings(1, seed=0)[0]
+    inputs = load_feature_extractor(folder)(
+        recording.waveform,
+        sampling_rate=recording.sampling_rate,
+        lead_names=list(recording.lead_names),
+        unit=recording.unit,
+        return_tensors="pt",
+    )
+    model(**inputs, labels=torch.tensor([[63.0]]))
+    assert model.config.problem_type == "regression"
 
 
 def test_when_numbers_are_of_recordings_that_chose_the_models_then_every_table_says_so_in_its_header() -> None:
