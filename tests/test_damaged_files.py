@@ -212,6 +212,17 @@ def test_when_a_setting_cannot_be_then_the_feature_extractor_says_what_can(
         *((system, {"sampling_rate": 10**8}, "sampling_rate must be at most 10000") for system in SYSTEMS),
         *((system, {"dtype": "load"}, "dtype must be one of float16, bfloat16") for system in SYSTEMS),
         *((system, {"id2label": {"0": "a", "5": "b"}}, "id2label must name labels by") for system in SYSTEMS),
+        *((system, {"id2label": {"0": "a", "1": "a"}}, "id2label must name each label diff") for system in SYSTEMS),
+        *((system, {"label2id": 5}, "label2id must give the numbers that id2label") for system in SYSTEMS),
+        *(
+            (system, {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id must give the numbers")
+            for system in SYSTEMS
+        ),
+        *(
+            (system, {"architectures": value}, "architectures must be a list")
+            for system in SYSTEMS
+            for value in (7, [7])
+        ),
         *((system, {"initializer_range": float("inf")}, "must be positive and finite") for system in SYSTEMS),
         *((system, {"to_dict": 1}, "to_dict is no field of") for system in SYSTEMS),
     ],
@@ -221,6 +232,27 @@ def test_when_a_config_asks_for_what_cannot_be_then_it_is_refused_before_it_take
 ) -> None:
     with _bounds(), pytest.raises(ValueError, match=message):
         SYSTEMS[system][0](**fields)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_when_only_the_names_of_labels_are_set_then_a_saved_config_has_their_numbers(
+    system: str, tmp_path: Path
+) -> None:
+    config_class = SYSTEMS[system][0]
+    config = config_class.preset("tiny", id2label={0: "NORM", 1: "MI"})
+    assert config.label2id == {"NORM": 0, "MI": 1}
+    config.id2label = {0: "AFIB", 1: "SR", 2: "PVC"}
+    config.save_pretrained(tmp_path)
+    assert config_class.from_pretrained(tmp_path).label2id == {"AFIB": 0, "SR": 1, "PVC": 2}
+    by_default = config_class.preset("tiny", num_labels=3).label2id
+    assert config_class.preset("tiny", id2label=config.id2label, label2id=by_default).label2id == config.label2id
+
+
+def test_when_positions_are_rotary_then_they_do_not_count_as_weights() -> None:
+    tower = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 2, "max_position_embeddings": 2**20}
+    assert EcgScanConfig.preset("tiny", text_config=tower).text_config.max_position_embeddings == 2**20
+    with pytest.raises(ValueError, match="weights, and a model may have"):
+        EcgScanConfig.preset("tiny", text_config={**tower, "model_type": "bert", "rope_theta": 1.0})
 
 
 @pytest.mark.parametrize(

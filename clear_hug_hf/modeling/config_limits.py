@@ -25,13 +25,18 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _WIDTHS = ("hidden_size", "hidden_sizes", "embed_dim", "embed_dims", "d_model", "dim", "embedding_size")
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths", "depth")
 _INNER = ("intermediate_size", "intermediate_sizes", "d_ff", "ffn_dim", "mlp_dim")
-_ROWS = ("vocab_size", "max_position_embeddings", "type_vocab_size", "n_positions")
+_POSITIONS = ("max_position_embeddings", "n_positions")
+_ROWS = ("vocab_size", "type_vocab_size")
+# Rotary positions are computed: no table holds them.
+_ROTARY = ("rope_parameters", "rope_theta")
 _LARGEST_NUMBER = 2**24
 
 
 def check_common_fields(config: Any, others: Mapping[str, Any]) -> None:
     """
     Refuse values of fields that every config has, which [`PreTrainedConfig`] takes as they come.
+
+    `label2id` is filled in from `id2label` where it is left out.
 
     Args:
         config ([`PreTrainedConfig`]): With its own fields set.
@@ -52,11 +57,37 @@ def check_common_fields(config: Any, others: Mapping[str, Any]) -> None:
         # A dtype of torch is no string.
         if dtype is not None and str(dtype).removeprefix("torch.") not in _DTYPES:
             raise ValueError(f"{name} must be one of {', '.join(_DTYPES)}, got {short(dtype)}.")
+    names = config.architectures
+    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)):
+        raise ValueError(f"architectures must be a list of names of classes, got {short(names)}.")
+    given = config.label2id
+    align_labels(config)
+    numbers = config.label2id if config.id2label is not None else None
+    # The names that transformers gives by default say nothing of those in id2label.
+    by_default = isinstance(given, Mapping) and all(name == f"LABEL_{number}" for name, number in given.items())
+    if given is not None and given != numbers and not by_default:
+        raise ValueError(f"label2id must give the numbers that id2label gives, or be left out, got {short(given)}.")
+
+
+def align_labels(config: Any) -> None:
+    """
+    Have `label2id` follow from `id2label`, which alone may have been set.
+
+    Args:
+        config ([`PreTrainedConfig`]): With its labels; `label2id` is replaced.
+
+    Raises:
+        `ValueError`: if `id2label` does not name each label once.
+    """
     labels = config.id2label
-    if labels is not None:
-        keys = sorted(int(key) for key in labels if str(key).isdecimal()) if _is_dictionary(labels, str) else None
-        if keys is None or keys != list(range(len(labels))) or len(keys) > MAX_LABELS:
-            raise ValueError(f"id2label must name labels by their numbers from 0 on, got {short(labels)}.")
+    if labels is None:
+        return
+    keys = sorted(int(key) for key in labels if str(key).isdecimal()) if _is_dictionary(labels, str) else None
+    if keys is None or keys != list(range(len(labels))) or len(keys) > MAX_LABELS:
+        raise ValueError(f"id2label must name labels by their numbers from 0 on, got {short(labels)}.")
+    if len(set(labels.values())) < len(labels):
+        raise ValueError(f"id2label must name each label differently, got {short(labels)}.")
+    config.label2id = {name: int(key) for key, name in labels.items()}
 
 
 def check_at_most(config: Any, most: int, names: Iterable[str]) -> None:
@@ -109,13 +140,14 @@ def _layer_weights(width: int, layers: int, inner: int) -> int:
     return layers * (4 * width * width + 2 * width * inner)
 
 
-def check_tower(name: str, settings: Mapping[str, Any]) -> None:
+def check_tower(name: str, settings: Mapping[str, Any], config_class: type) -> None:
     """
     Refuse a config of transformers that asks for what no memory holds, as far as usual names of fields tell.
 
     Args:
         name (`str`): Of the field that holds the config.
         settings (`Mapping[str, Any]`): The config as a dictionary.
+        config_class (`type`): Its class, which tells whether positions are rotary.
 
     Raises:
         `ValueError`: if it does.
@@ -126,9 +158,10 @@ def check_tower(name: str, settings: Mapping[str, Any]) -> None:
     depth = max(sum(_whole_numbers(settings.get(field))) for field in _DEPTHS)
     if depth > MAX_LAYERS:
         raise ValueError(f"{name} has {depth} layers, and a tower may have {MAX_LAYERS}.")
+    rotary = any(hasattr(config_class, field) for field in _ROTARY)
     width, inner, rows = (
         max((number for field in fields for number in _whole_numbers(settings.get(field))), default=0)
-        for fields in (_WIDTHS, _INNER, _ROWS)
+        for fields in (_WIDTHS, _INNER, _ROWS if rotary else _ROWS + _POSITIONS)
     )
     check_num_weights(_layer_weights(width, depth, inner or width) + rows * width)
 

@@ -13,6 +13,7 @@ from .config_limits import (
     MAX_SAMPLES,
     MAX_SAMPLING_RATE,
     MAX_TOKENS,
+    align_labels,
     check_activation,
     check_at_most,
     check_common_fields,
@@ -381,6 +382,7 @@ class ClearHugConfig(PreTrainedConfig):
         """
         # A config that came from a Hub repository points to the code there; the saved folder holds its own.
         self.auto_map = dict(AUTO_MAP)
+        align_labels(self)
         pipelines: Mapping[str, Any] | None = vars(self).pop("custom_pipelines", None)
         try:
             if pipelines and all(_file_of(one, save_directory).is_file() for one in pipelines.values()):

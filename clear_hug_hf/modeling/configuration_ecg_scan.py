@@ -14,6 +14,7 @@ from .config_limits import (
     MAX_SAMPLES,
     MAX_SAMPLING_RATE,
     MAX_TOKENS,
+    align_labels,
     check_at_most,
     check_common_fields,
     check_num_weights,
@@ -340,7 +341,7 @@ class EcgScanConfig(PreTrainedConfig):
         check_at_most(self, MAX_SAMPLES, ("num_samples",))
         for name in ("vision_config", "text_config"):
             if getattr(self, name) is not None:
-                check_tower(name, getattr(self, name).to_dict())
+                check_tower(name, getattr(self, name).to_dict(), type(getattr(self, name)))
         if not self.hidden_size or not self.num_hidden_layers:
             raise ValueError(
                 f"vision_config is a {self.vision_config.model_type}, which names no width and depth of tokens of an "
@@ -410,6 +411,7 @@ class EcgScanConfig(PreTrainedConfig):
         """
         # A config that came from a Hub repository points to the code there; the saved folder holds its own.
         self.auto_map = dict(AUTO_MAP)
+        align_labels(self)
         pipelines: Mapping[str, Any] | None = vars(self).pop("custom_pipelines", None)
         try:
             if pipelines and all(_file_of(one, save_directory).is_file() for one in pipelines.values()):
@@ -426,7 +428,7 @@ def _tower_config(name: str, given: Any) -> PreTrainedConfig:
     model_type = _model_type(name, given)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"{name} has the model_type {model_type!r}: name a model of transformers.")
-    check_tower(name, given)
+    check_tower(name, given, CONFIG_MAPPING[model_type])
     try:
         return CONFIG_MAPPING[model_type](**{key: value for key, value in given.items() if key != "model_type"})
     except Exception as error:  # each config of transformers has errors of its own
