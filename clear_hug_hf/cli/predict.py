@@ -220,8 +220,8 @@ def _predict_page(path: Path, model: Any, extractor: Any, rejected: list[Rejecte
         rejected.append(
             Rejected(
                 str(path),
-                f"{path} is a picture, and {type(model).__name__} reads recordings: name a model that reads pages, "
-                "such as `clear-hug finetune` makes of one of ECG-Scan",
+                f"{path} is a picture, and {type(model).__name__} reads recordings: name an ECG-Scan classifier, "
+                "such as model_cards/ecg-scan-tiny-ptbxl-super",
             )
         )
         return None
@@ -334,7 +334,7 @@ def _draw_record(
             thresholds,
             note=". ".join(
                 [
-                    f" from {window.start / extractor.sampling_rate:g} s" * (len(windows) > 1)
+                    f" from {window.start / extractor.sampling_rate:g} s; the whole recording" * (len(windows) > 1)
                     + f": {report.summary()}",
                     *(one[0].upper() + one[1:] for one in about),
                 ]
