@@ -27,7 +27,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -206,14 +206,19 @@ def compile_layers(model: nn.Module) -> None:
     Compile the layers of a model, or all of a model without layers, with `torch.compile`.
 
     Any shape is compiled for from the first batch on: a batch is as long as its longest recording, and compiling for
-    each length in turn soon reaches the limit from which torch compiles no more.
+    each length in turn soon reaches the limit from which torch compiles no more. Torch compiles when batches come:
+    train under [`sizes_kept_apart`].
     """
-    # Two sizes that happen to be equal in the first batch, such as leads and beats, are not taken to be one.
-    symbolic_shapes.use_duck_shape = False
     # Layers are alike, so that compiling one compiles all of them.
     layers: list[nn.Module] = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
     for module in layers or [model]:
         module.compile(dynamic=True)
+
+
+def sizes_kept_apart() -> AbstractContextManager[None]:
+    """Has torch compile two sizes that are equal in the first batch by chance, such as leads and beats, as two."""
+    kept: AbstractContextManager[None] = symbolic_shapes.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+    return kept
 
 
 def learning_rate_at(step: int, num_steps: int, warmup_steps: int, peak: float, lowest: float) -> float:
@@ -560,7 +565,7 @@ class _Loop:
         shown = arguments.progress and accelerator.is_main_process
         bar = tqdm(total=plan.num_steps, initial=self.step, desc="pre-train", unit="step", disable=not shown)
         self.model.train()
-        with bar, self._trackers():
+        with bar, self._trackers(), sizes_kept_apart() if arguments.compile else nullcontext():
             for batches in _explained(loader):
                 self._train_step(batches)
                 bar.update(1)

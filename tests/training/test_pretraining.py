@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._dynamo.testing import CompileCounter
+from torch.fx.experimental import _config as symbolic_shapes
 from transformers import AutoFeatureExtractor, AutoModelForPreTraining, set_seed
 
 from clear_hug_hf.data.collator import BeatCollator
@@ -38,6 +39,7 @@ from clear_hug_hf.training.pretraining import (
     learning_rate_at,
     pretrain,
     scale_and_clip,
+    sizes_kept_apart,
 )
 
 
@@ -341,12 +343,29 @@ def test_when_layers_are_compiled_then_other_shapes_and_masks_compile_nothing_mo
         with torch.no_grad():
             model(**batch)
 
-    run(4, 11, missing=False)
-    first = counter.frame_count
-    assert first
-    for size, length, missing in ((4, 9, False), (4, 14, True), (3, 12, True), (5, 10, False)):
-        run(size, length, missing)
+    with sizes_kept_apart():
+        run(4, 11, missing=False)
+        first = counter.frame_count
+        assert first
+        for size, length, missing in ((4, 9, False), (4, 14, True), (3, 12, True), (5, 10, False)):
+            run(size, length, missing)
     assert counter.frame_count == first
+
+
+def test_when_a_compiled_run_ends_then_torch_compiles_other_models_as_before(
+    dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.compiler.reset()  # what other tests compiled is not used again
+    before, during = symbolic_shapes.use_duck_shape, []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        during.append(symbolic_shapes.use_duck_shape)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
+    pretrain(_steady_model(), dataset, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1, compile=True))
+    assert set(during) == {False}
+    assert symbolic_shapes.use_duck_shape == before
 
 
 @pytest.mark.slow
