@@ -58,6 +58,7 @@ class EcgJepaFeatureExtractor(RecordingFeatureExtractor):
         do_repair (`bool`, *optional*, defaults to `True`): Repair NaN and Inf from their neighbours; else refuse them.
         max_non_finite (`float`, *optional*, defaults to `0.2`):
             Share of NaN and Inf samples up to which a lead is repaired; a lead with more counts as missing.
+            A window is left out if all leads are missing, or none changes for 0.5 s, in a larger share of it.
         do_derive_leads (`bool`, *optional*, defaults to `True`):
             Compute absent III, aVR, aVL and aVF from I and II (never for unit `NU`, where the identities do not hold).
         do_resample (`bool`, *optional*, defaults to `True`): Resample other rates; else refuse them.
