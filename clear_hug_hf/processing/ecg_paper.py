@@ -20,6 +20,7 @@ from transformers.utils import logging
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads
 from .signal_cleaning import MILLIVOLTS_PER_UNIT, canonical_unit, repair_non_finite
+from .signal_report import check_amplitude
 
 
 logger = logging.get_logger(__name__)
@@ -396,6 +397,8 @@ def render_page(
         raise InputError(f"no sample is left after {start_seconds:g} s: begin earlier")
     part = part * np.array(scales, dtype=np.float32)[:, None]
     signals, present = arrange_leads(part, list(lead_names), derive=not normalised)
+    if not normalised:
+        check_amplitude(signals[present], rate, units)
 
     finite = np.isfinite(signals)
     if not finite.all():

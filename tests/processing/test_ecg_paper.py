@@ -359,6 +359,12 @@ def test_when_a_lead_is_inverted_then_the_page_shows_its_standard_sign() -> None
     np.testing.assert_allclose(page.positions, expected.positions, atol=1e-3)
 
 
+@pytest.mark.parametrize(("unit", "fitting"), [("V", "mV"), ("uV", "mV")])
+def test_when_the_unit_of_a_page_is_wrong_then_it_is_refused_with_the_one_that_fits(unit: str, fitting: str) -> None:
+    with pytest.raises(InputError, match=f"look like {fitting} and were given as {unit}"):
+        render_page(_sines(), **_known(unit=unit))
+
+
 def test_when_a_recording_is_normalised_then_its_height_must_be_said() -> None:
     with pytest.raises(InputError, match="millivolts_per_unit"):
         render_page(_sines(), **_known(unit="NU"))
