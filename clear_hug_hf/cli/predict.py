@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     num_done = 0
     try:
         for page in pages:
-            found_page = _predict_page(page, model, extractor, rejected)
+            found_page = _predict_page(page, pipe, rejected)
             if found_page is None:
                 continue
             probabilities, found_where, seen = found_page
@@ -206,7 +206,9 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 
 
-def _predict_page(path: Path, model: Any, extractor: Any, rejected: list[Rejected]) -> tuple[Any, Any, Any] | None:
+def _predict_page(
+    path: Path, pipe: EcgClassificationPipeline, rejected: list[Rejected]
+) -> tuple[Any, Any, Any] | None:
     """
     Probabilities of the labels of a picture, where its page is, and what the model sees of it; or nothing, with the
     reason in `rejected`.
@@ -216,16 +218,16 @@ def _predict_page(path: Path, model: Any, extractor: Any, rejected: list[Rejecte
     from ..data.preparation import Rejected, describe_error
     from ..processing import InputError, find_page, load_page
 
-    if not hasattr(extractor, "image_processor"):
+    if not hasattr(pipe.feature_extractor, "image_processor"):
         rejected.append(
             Rejected(
                 str(path),
-                f"{path} is a picture, and {type(model).__name__} reads recordings: name an ECG-Scan classifier, "
+                f"{path} is a picture, and {type(pipe.model).__name__} reads recordings: name an ECG-Scan classifier, "
                 "such as model_cards/ecg-scan-tiny-ptbxl-super",
             )
         )
         return None
-    processor = extractor.image_processor
+    processor = pipe.feature_extractor.image_processor
     try:
         found = find_page(load_page(path))
         seen = processor.page_of(found.image, do_find_page=False)
@@ -234,11 +236,10 @@ def _predict_page(path: Path, model: Any, extractor: Any, rejected: list[Rejecte
         return None
     if found.rotation:
         say(f"{path} was turned clockwise by {found.rotation} degrees, which way up is a guess: look at it")
-    pixels = torch.from_numpy(processor.normalize_pages(seen[None])).to(model.device)
+    pixels = torch.from_numpy(processor.normalize_pages(seen[None])).to(pipe.model.device)
     with torch.no_grad():
-        logits = model(pixels).logits[0].float()
-    one_of_many = model.config.problem_type == "single_label_classification"
-    return (logits.softmax(dim=0) if one_of_many else logits.sigmoid()).cpu().numpy(), found, seen
+        logits = pipe.model(pixels).logits.cpu()
+    return pipe.score_windows([{"logits": logits}])[0][0], found, seen
 
 
 def _told(
