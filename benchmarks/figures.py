@@ -62,7 +62,7 @@ def reconstructions(data: Path, ablations: Path, record: str | None, output: Pat
         model, _ = load_pretrained(ablations / "pretrained" / f"{variant}-0")
         found = model(**batch, seeds=torch.tensor([0]))
         rebuilt[title] = found.reconstruction[0].float().numpy()
-        hidden = found.masked_positions[0].numpy()
+        hidden = found.bool_masked_pos[0].numpy()
     assert hidden is not None
     figure = plot_reconstructions(
         row["signal"] * np.asarray(row["signal_scale"])[:, None],

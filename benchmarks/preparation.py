@@ -48,7 +48,7 @@ def ours(paths: list[Path], clock: dict[str, float]) -> int:
         ("read", "clean", "detect", "cut"), np.diff([start, read, clean, detect, cut]), strict=True
     ):
         clock[part] += float(seconds)
-    return int(beats["beat_mask"].sum())
+    return int(beats["attention_mask"].sum())
 
 
 def as_released(paths: list[Path], clock: dict[str, float]) -> int:

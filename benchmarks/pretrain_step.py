@@ -266,7 +266,7 @@ def _measure_steps(form: dict[str, Any], steps: Any, device: Any, arguments: arg
         spent["load"] = clock() - before
         weight = torch.zeros((), device=device)
         for batch in step.batches:
-            flops.append(_model_flops(config, batch["beat_mask"].sum(dim=1).tolist()))
+            flops.append(_model_flops(config, batch["attention_mask"].sum(dim=1).tolist()))
             before = clock()
             batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=form["precision"] == "bf16"):

@@ -293,7 +293,7 @@ def plot_reconstruction(
     signal: np.ndarray,
     r_peaks: np.ndarray,
     reconstruction: np.ndarray,
-    masked_positions: np.ndarray,
+    bool_masked_pos: np.ndarray,
     lead_mask: np.ndarray | None = None,
     sampling_rate: float = 100.0,
     eps: float = 1e-6,
@@ -309,7 +309,7 @@ def plot_reconstruction(
         signal (`np.ndarray` of shape `(12, num_samples)`): Cleaned leads, as the beats were cut from.
         r_peaks (`np.ndarray`): R peaks [samples].
         reconstruction (`np.ndarray` of shape `(12, num_beats, beat_length)`): The model's output.
-        masked_positions (`np.ndarray` of shape `(12, num_beats)`): True where a beat was hidden.
+        bool_masked_pos (`np.ndarray` of shape `(12, num_beats)`): True where a beat was hidden.
         lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
         sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
         eps (`float`, *optional*, defaults to 1e-6): The model's `beat_norm_eps`.
@@ -322,7 +322,7 @@ def plot_reconstruction(
         InputError: If shapes do not belong together.
     """
     signal, lead_mask = _checked(signal, lead_mask)
-    rebuilt = _rebuild(signal, lead_mask, r_peaks, reconstruction, masked_positions, sampling_rate, eps)
+    rebuilt = _rebuild(signal, lead_mask, r_peaks, reconstruction, bool_masked_pos, sampling_rate, eps)
     duration = signal.shape[1] / sampling_rate
 
     figure = Figure(figsize=(14.0, 13.0))
@@ -351,7 +351,7 @@ def plot_reconstructions(
     signal: np.ndarray,
     r_peaks: np.ndarray,
     reconstructions: Mapping[str, np.ndarray],
-    masked_positions: np.ndarray,
+    bool_masked_pos: np.ndarray,
     leads: Sequence[str] = ("II", "V2", "V5"),
     lead_mask: np.ndarray | None = None,
     sampling_rate: float = 100.0,
@@ -371,7 +371,7 @@ def plot_reconstructions(
         r_peaks (`np.ndarray`): R peaks [samples].
         reconstructions (`Mapping[str, np.ndarray]`): Output of shape `(12, num_beats, beat_length)` of each model, by
             the model's name.
-        masked_positions (`np.ndarray` of shape `(12, num_beats)`): True where a beat was hidden, from all models.
+        bool_masked_pos (`np.ndarray` of shape `(12, num_beats)`): True where a beat was hidden, from all models.
         leads (`Sequence[str]`, *optional*, defaults to `("II", "V2", "V5")`): Leads shown.
         lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
         sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
@@ -398,7 +398,7 @@ def plot_reconstructions(
     for place, (name, reconstruction) in enumerate(reconstructions.items()):
         panels, is_last = grid[place], place == len(grid) - 1
         try:
-            rebuilt = _rebuild(signal, lead_mask, r_peaks, reconstruction, masked_positions, sampling_rate, eps)
+            rebuilt = _rebuild(signal, lead_mask, r_peaks, reconstruction, bool_masked_pos, sampling_rate, eps)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         if not rebuilt.hidden.any():
@@ -1009,12 +1009,12 @@ def _rebuild(
     lead_mask: np.ndarray,
     r_peaks: np.ndarray,
     reconstruction: np.ndarray,
-    masked_positions: np.ndarray,
+    bool_masked_pos: np.ndarray,
     sampling_rate: float,
     eps: float,
 ) -> _Rebuilt:
     """Bring the model's beats to the recording's scale and place, and compare them with the true ones."""
-    reconstruction, masked = np.asarray(reconstruction), np.asarray(masked_positions, dtype=bool)
+    reconstruction, masked = np.asarray(reconstruction), np.asarray(bool_masked_pos, dtype=bool)
     if (
         reconstruction.ndim != 3
         or reconstruction.shape[0] != len(signal)

@@ -483,7 +483,7 @@ def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, p
     batch = BeatCollator(extractor, label_names=())([row])
     with torch.no_grad():
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-    hidden = output.masked_positions[0].cpu().numpy()
+    hidden = output.bool_masked_pos[0].cpu().numpy()
     figure = plot_reconstruction(
         row["signal"] * np.asarray(row["signal_scale"])[:, None],
         row["r_peaks"],

@@ -88,7 +88,7 @@ class AugmentingCollator(BeatCollator):
     it is `random`.
 
     Args:
-        feature_extractor ([`RecordingFeatureExtractor`]): The one that the dataset was prepared with.
+        feature_extractor ([`EcgFeatureExtractor`]): The one that the dataset was prepared with.
         label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`BeatCollator`].
         augmentation (`float`, *optional*, defaults to `1.0`): Strength, from 0 to 2.
         random (`bool`, *optional*, defaults to `False`): Whether recordings without seeds are changed by draws from

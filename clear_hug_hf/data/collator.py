@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..processing.errors import InputError
-from ..processing.recordings import RecordingFeatureExtractor
+from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 
 
 class BeatCollator:
@@ -17,7 +17,7 @@ class BeatCollator:
     Makes what a model reads of a batch from the stored signals and peaks, all at once: for CLEAR it cuts the beats.
 
     Args:
-        feature_extractor ([`RecordingFeatureExtractor`]): The one that the dataset was prepared with.
+        feature_extractor ([`EcgFeatureExtractor`]): The one that the dataset was prepared with.
         label_names (`Sequence[str]`, *optional*): Labels of the batch, in the order of the model's outputs; by default
             all that the rows have, in their order. An empty sequence leaves the labels out.
         trim (`bool`, *optional*, defaults to `True`): Whether the batch is as wide as its recording with the most
@@ -29,7 +29,7 @@ class BeatCollator:
 
     def __init__(
         self,
-        feature_extractor: RecordingFeatureExtractor,
+        feature_extractor: EcgFeatureExtractor,
         label_names: Sequence[str] | None = None,
         trim: bool = True,
         all_beats: bool = False,
@@ -57,9 +57,9 @@ class BeatCollator:
             rows (`Sequence[Mapping]`): Rows as [`prepare`] makes them, as lists or as arrays.
 
         Returns:
-            `dict[str, torch.Tensor]`: `input_values` `(batch_size, 12, num_beats, beat_length)` float32, `beat_mask`
-            `(batch_size, num_beats)` bool, `time_ids` `(batch_size, num_beats)` int64, `lead_mask` `(batch_size, 12)`
-            bool and, with labels, `labels` `(batch_size, num_labels)` float32.
+            `dict[str, torch.Tensor]`: What the extractor cuts, such as `input_values` `(batch_size, 12, num_beats,
+            beat_length)` float32, `attention_mask` `(batch_size, num_beats)` bool and `lead_mask` `(batch_size, 12)`
+            bool; and, with labels, `labels` `(batch_size, num_labels)` float32.
 
         Raises:
             InputError: If the rows are of another rate than the feature extractor, lack a label, or hold values that

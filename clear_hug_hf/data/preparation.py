@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..processing.errors import InputError
+from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..processing.leads import STANDARD_LEADS
-from ..processing.recordings import RecordingFeatureExtractor
 from ..processing.signal_cleaning import canonical_unit
 from ..processing.signal_report import Quality, describe_skipped, find_no_signal, measure_quality
 from .records import Recording, RecordReference
@@ -113,7 +113,7 @@ def label_names_of(dataset: datasets.Dataset) -> list[str]:
 
 def prepare(
     records: Iterable[Recording | RecordReference],
-    feature_extractor: RecordingFeatureExtractor,
+    feature_extractor: EcgFeatureExtractor,
     label_names: Sequence[str] | None = None,
     *,
     windows: str | None = None,
@@ -124,12 +124,12 @@ def prepare(
 
     Args:
         records (`Iterable[Recording | RecordReference]`): The recordings; references are read here, one at a time.
-        feature_extractor ([`RecordingFeatureExtractor`]): Cleans and finds beats; the model must use the same one.
+        feature_extractor ([`EcgFeatureExtractor`]): Cleans and finds beats; the model must use the same one.
         label_names (`Sequence[str]`, *optional*): Columns of the labels. A recording that nobody labelled gets NaN in
             each. Without names the dataset has no labels.
         windows (`str`, *optional*): What a recording longer than the extractor's window gives: one row (`"first"`,
             `"center"`) or one per window (`"all"`); the extractor's own choice by default. Windows that cannot be
-            read are left out with a warning, see [`RecordingFeatureExtractor.find_windows`].
+            read are left out with a warning, see [`EcgFeatureExtractor.find_windows`].
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
 
     Returns:
@@ -150,7 +150,7 @@ def prepare(
 
 def prepare_tables(
     records: Iterable[Recording | RecordReference],
-    feature_extractor: RecordingFeatureExtractor,
+    feature_extractor: EcgFeatureExtractor,
     label_names: Sequence[str] | None,
     rejected: list[Rejected],
     *,
@@ -186,7 +186,7 @@ def prepare_tables(
 
 def _cleaned_batches(
     records: Iterable[Recording | RecordReference],
-    extractor: RecordingFeatureExtractor,
+    extractor: EcgFeatureExtractor,
     label_names: Sequence[str] | None,
     rejected: list[Rejected],
 ) -> Iterator[list[_Cleaned]]:
@@ -227,7 +227,7 @@ def _cleaned_batches(
         yield batch
 
 
-def _detect(batch: list[_Cleaned], extractor: RecordingFeatureExtractor) -> list[np.ndarray | Exception]:
+def _detect(batch: list[_Cleaned], extractor: EcgFeatureExtractor) -> list[np.ndarray | Exception]:
     """Peaks of each recording, or why there are none."""
     try:
         return [*extractor.detect([one.signal for one in batch], [one.lead_mask for one in batch])]
@@ -240,7 +240,7 @@ def _detect(batch: list[_Cleaned], extractor: RecordingFeatureExtractor) -> list
 def _rows(
     one: _Cleaned,
     peaks: np.ndarray,
-    extractor: RecordingFeatureExtractor,
+    extractor: EcgFeatureExtractor,
     label_names: Sequence[str] | None,
     windows: str | None,
 ) -> Iterator[dict[str, Any]]:

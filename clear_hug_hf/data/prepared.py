@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 
 from ..processing.errors import InputError
-from ..processing.recordings import RecordingFeatureExtractor
+from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from .model_files import load_feature_extractor, read_json
 from .shard_checks import check_shards
 from .sharding import EXTRACTOR, MANIFEST, WORK, extractor_settings
@@ -44,7 +44,7 @@ def is_prepared(folder: str | Path) -> bool:
 
 def load_prepared(
     folder: str | Path, streamed: Collection[str] = ()
-) -> tuple[dict[str, datasets.Dataset], RecordingFeatureExtractor]:
+) -> tuple[dict[str, datasets.Dataset], EcgFeatureExtractor]:
     """
     The datasets of a prepared folder by split, and the feature extractor that they were prepared with.
 
@@ -91,13 +91,13 @@ def count_prepared(folder: str | Path) -> dict[str, int]:
     return counts
 
 
-def check_prepared_for(folder: str | Path, feature_extractor: RecordingFeatureExtractor) -> None:
+def check_prepared_for(folder: str | Path, feature_extractor: EcgFeatureExtractor) -> None:
     """
     Refuse a prepared folder whose signals or beats a model's own feature extractor would have made otherwise.
 
     Args:
         folder (`str` or `Path`): The prepared folder.
-        feature_extractor ([`RecordingFeatureExtractor`]): The model's.
+        feature_extractor ([`EcgFeatureExtractor`]): The model's.
 
     Raises:
         InputError: If it was prepared for another system, or a setting differs; or as in [`load_prepared`].
@@ -137,14 +137,14 @@ def check_independent_labels(folder: str | Path) -> None:
         )
 
 
-def adopt_prepared(folder: str | Path, feature_extractor: RecordingFeatureExtractor) -> RecordingFeatureExtractor:
+def adopt_prepared(folder: str | Path, feature_extractor: EcgFeatureExtractor) -> EcgFeatureExtractor:
     """
     The feature extractor of a classifier that is to be trained on a prepared folder: the encoder's, but it scales as
     the folder's does and, for a model that reads beats, has its window where that is shorter.
 
     Args:
         folder (`str` or `Path`): The prepared folder.
-        feature_extractor ([`RecordingFeatureExtractor`]): The encoder's.
+        feature_extractor ([`EcgFeatureExtractor`]): The encoder's.
 
     Raises:
         InputError: As in [`check_prepared_for`], if another setting differs.

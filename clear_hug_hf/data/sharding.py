@@ -50,7 +50,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..processing.errors import InputError
-from ..processing.recordings import RecordingFeatureExtractor
+from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from .differences import Difference, first_difference
 from .preparation import Rejected, dataset_features, prepare_tables
 from .readers.base import RecordSource
@@ -126,7 +126,7 @@ class _Shard(NamedTuple):
 def prepare_shards(
     source: RecordSource,
     output: str | Path,
-    feature_extractor: RecordingFeatureExtractor,
+    feature_extractor: EcgFeatureExtractor,
     *,
     num_proc: int = 1,
     shard_size: int = SHARD_SIZE,
@@ -145,7 +145,7 @@ def prepare_shards(
     Args:
         source ([`RecordSource`]): The recordings, as `open_source` gives them.
         output (`str` or `Path`): Folder for the result: new, empty, or one that the same preparation began.
-        feature_extractor ([`RecordingFeatureExtractor`]): Cleans, finds beats and chooses windows; saved beside the
+        feature_extractor ([`EcgFeatureExtractor`]): Cleans, finds beats and chooses windows; saved beside the
             shards.
         num_proc (`int`, *optional*, defaults to 1): Processes that prepare side by side. The result is the same.
         shard_size (`int`, *optional*, defaults to 1000): Recordings of one shard; about 24 kB each.
@@ -201,7 +201,7 @@ def prepare_shards(
 # ------------------------------------------------------------------------------------------------------------- plan
 
 
-def extractor_settings(feature_extractor: RecordingFeatureExtractor) -> dict[str, Any]:
+def extractor_settings(feature_extractor: EcgFeatureExtractor) -> dict[str, Any]:
     """The settings of a feature extractor, as its saved file spells them, without what only says how to load it."""
     settings = json.loads(feature_extractor.to_json_string())
     return {name: value for name, value in settings.items() if name not in _OF_LOADING}
@@ -210,7 +210,7 @@ def extractor_settings(feature_extractor: RecordingFeatureExtractor) -> dict[str
 def _make_plan(
     source: RecordSource,
     split_of: Mapping[str, str],
-    extractor: RecordingFeatureExtractor,
+    extractor: EcgFeatureExtractor,
     shard_size: int,
     splits: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _write_shards(
     work: Iterator[tuple[_Shard, list[RecordReference]]],
     folder: Path,
     label_names: list[str] | None,
-    extractor: RecordingFeatureExtractor,
+    extractor: EcgFeatureExtractor,
     num_proc: int,
     bar: tqdm,
 ) -> None:
@@ -369,7 +369,7 @@ def _write_shard(
     folder: Path,
     shard: _Shard,
     records: list[RecordReference],
-    extractor: RecordingFeatureExtractor,
+    extractor: EcgFeatureExtractor,
     label_names: list[str] | None,
 ) -> dict[str, Any]:
     """Prepare the recordings of one shard and write it; what the manifest says about it, and the rejected ones."""
@@ -426,7 +426,7 @@ def _finish(
     folder: Path,
     plan: dict[str, Any],
     summaries: list[dict[str, Any]],
-    extractor: RecordingFeatureExtractor,
+    extractor: EcgFeatureExtractor,
     left_out: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
     rejected = [one for summary in summaries for one in summary.pop("rejected")]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ..data.collator import BeatCollator
 from ..data.splits import recordings_of
 from ..processing.errors import InputError
-from ..processing.recordings import RecordingFeatureExtractor
+from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from .metrics import (
     evaluate_predictions,
     interval_of_samples,
@@ -134,7 +134,7 @@ def group_contributions(model: Any, group_states: torch.Tensor) -> torch.Tensor:
 def predict(
     model: PreTrainedModel,
     dataset: datasets.Dataset,
-    feature_extractor: RecordingFeatureExtractor,
+    feature_extractor: EcgFeatureExtractor,
     batch_size: int = 64,
     progress: bool = False,
 ) -> Predictions:
@@ -145,7 +145,7 @@ def predict(
     Args:
         model ([`PreTrainedModel`]): Predicts on the device that it is on.
         dataset ([`datasets.Dataset`]): As `prepare` makes it. Its labels, if it has any, must be among the model's.
-        feature_extractor ([`RecordingFeatureExtractor`]): The model's.
+        feature_extractor ([`EcgFeatureExtractor`]): The model's.
         batch_size (`int`, *optional*, defaults to `64`): Rows at a time.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 

@@ -253,8 +253,8 @@ def released_feature_extractor(num_beats: int = 15, beat_length: int = 96) -> Cl
       shows most in its first and last seconds. With the resampling, this lets XQRS find other peaks in some of them.
     - In a gap of several samples, those already filled do not count as neighbours here.
     - A recording without peaks is refused here. The released code invents 15 evenly spaced beats.
-    - Missing beats are marked in `beat_mask`, and the model leaves them out. The released code attends to their zero
-      windows, as the model does when it is called without `beat_mask`.
+    - Missing beats are marked in `attention_mask`, and the model leaves them out. The released code attends to their
+      zero windows, as the model does when it is called without `attention_mask`.
 
     What differs between data sets is for the call: `do_rescale=True` for CPSC2018 and CSN, and `do_bandpass=False` for
     PTB-XL and CPSC2018, which HeartLang's preparation does not filter. That the released code keeps five seconds of

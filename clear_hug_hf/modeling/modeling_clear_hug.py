@@ -75,7 +75,7 @@ class ClearHugForPreTrainingOutput(ModelOutput):
             Mean squared error of the hidden beats: over the samples of a beat, then over all hidden beats.
         reconstruction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
             The decoder's beats [normalised units of `target`]. Only hidden beats are trained to be right.
-        masked_positions (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`):
+        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`):
             The beats that were hidden. Missing beats are not.
         target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
             Every beat normalised by its own mean and variance; zero where there is none.
@@ -89,7 +89,7 @@ class ClearHugForPreTrainingOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     reconstruction: torch.Tensor | None = None
-    masked_positions: torch.Tensor | None = None
+    bool_masked_pos: torch.Tensor | None = None
     target: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -149,7 +149,7 @@ def check_beats(input_values: torch.Tensor, config: ClearHugConfig) -> None:
 
 
 def find_real_beats(
-    input_values: torch.Tensor, beat_mask: torch.Tensor | None = None, lead_mask: torch.Tensor | None = None
+    input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, lead_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
     Which beats exist.
@@ -157,7 +157,7 @@ def find_real_beats(
     Args:
         input_values (`torch.Tensor` of shape `(B, L, N, P)`):
             The beats.
-        beat_mask (`torch.Tensor` of shape `(B, N)` or `(B, L, N)`, *optional*):
+        attention_mask (`torch.Tensor` of shape `(B, N)` or `(B, L, N)`, *optional*):
             True where a beat exists; by default everywhere.
         lead_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
             True where a lead was recorded; by default everywhere.
@@ -170,9 +170,9 @@ def find_real_beats(
     """
     batch_size, num_leads, num_beats, _ = input_values.shape
     real = torch.ones((batch_size, num_leads, num_beats), dtype=torch.bool, device=input_values.device)
-    if beat_mask is not None:
-        _expect_shape("beat_mask", beat_mask, (batch_size, num_beats), (batch_size, num_leads, num_beats))
-        real = real & (beat_mask if beat_mask.ndim == 3 else beat_mask[:, None, :]).bool()
+    if attention_mask is not None:
+        _expect_shape("attention_mask", attention_mask, (batch_size, num_beats), (batch_size, num_leads, num_beats))
+        real = real & (attention_mask if attention_mask.ndim == 3 else attention_mask[:, None, :]).bool()
     if lead_mask is not None:
         _expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
         real = real & lead_mask[:, :, None].bool()
@@ -989,7 +989,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
     def forward(
         self,
         input_values: torch.Tensor,
-        beat_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
         beat_features: torch.Tensor | None = None,
@@ -1002,7 +1002,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
                 Beats as the feature extractor cuts them [any unit]; each is normalised by itself here. There may be
                 fewer beats than `config.num_beats`.
-            beat_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+            attention_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
                 True where a beat exists; by default everywhere.
             time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
                 Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
@@ -1024,7 +1024,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
         num_leads, num_beats = input_values.shape[1:3]
-        real_beats = find_real_beats(input_values, beat_mask, lead_mask)
+        real_beats = find_real_beats(input_values, attention_mask, lead_mask)
         beats = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
         summaries, tokens = self.embeddings(beats, time_ids, beat_features)
 
@@ -1092,7 +1092,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         self,
         real_beats: torch.Tensor,
         noise: torch.Tensor | None,
-        masked_positions: torch.Tensor | None,
+        bool_masked_pos: torch.Tensor | None,
         seeds: torch.Tensor | None,
         generator: torch.Generator | None,
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -1102,9 +1102,9 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         """
         num_beats = real_beats.shape[1] * real_beats.shape[2]
         num_real = real_beats.flatten(1).sum(dim=1)
-        if masked_positions is not None:
-            _expect_shape("masked_positions", masked_positions, tuple(real_beats.shape))
-            visible = real_beats & ~masked_positions.bool()
+        if bool_masked_pos is not None:
+            _expect_shape("bool_masked_pos", bool_masked_pos, tuple(real_beats.shape))
+            visible = real_beats & ~bool_masked_pos.bool()
             order = (~visible).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)
             return order, visible.flatten(1).sum(dim=1), num_beats
 
@@ -1121,12 +1121,12 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
     def forward(
         self,
         input_values: torch.Tensor,
-        beat_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
         beat_features: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
-        masked_positions: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
         seeds: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -1135,7 +1135,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         Args:
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
                 Beats as the feature extractor cuts them [any unit].
-            beat_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+            attention_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
                 True where a beat exists; by default everywhere. Missing beats are neither hidden nor rebuilt.
             time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
                 Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
@@ -1145,7 +1145,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
                 Scale and RR intervals of each beat; needed with `config.use_beat_features`, and refused without.
             noise (`torch.Tensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
                 The beats with the lowest noise stay visible.
-            masked_positions (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
                 Exactly these beats are hidden, in place of a share of `config.mask_ratio`. Slower than `noise`: the
                 encoder keeps room for every beat.
             seeds (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
@@ -1162,17 +1162,17 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         """
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
-        real_beats = find_real_beats(input_values, beat_mask, lead_mask)
-        order, num_visible, num_slots = self._choose_visible(real_beats, noise, masked_positions, seeds, generator)
+        real_beats = find_real_beats(input_values, attention_mask, lead_mask)
+        order, num_visible, num_slots = self._choose_visible(real_beats, noise, bool_masked_pos, seeds, generator)
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
         slots = torch.empty_like(order).scatter(1, order, ranks)
         visible = (slots < num_visible[:, None]).view_as(real_beats)
-        masked_positions = real_beats & ~visible
+        bool_masked_pos = real_beats & ~visible
         kept_beats = order[:, :num_slots]
 
         outputs: ClearHugModelOutput = self.clear_hug(
             input_values,
-            beat_mask=beat_mask,
+            attention_mask=attention_mask,
             time_ids=time_ids,
             lead_mask=lead_mask,
             beat_features=beat_features,
@@ -1191,12 +1191,12 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
 
         target = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
         errors = (reconstruction.float() - target).square().mean(dim=3)
-        loss_weight = masked_positions.sum().float()
-        loss = (errors * masked_positions).sum() / loss_weight.clamp(min=1)
+        loss_weight = bool_masked_pos.sum().float()
+        loss = (errors * bool_masked_pos).sum() / loss_weight.clamp(min=1)
         return ClearHugForPreTrainingOutput(
             loss=loss,
             reconstruction=reconstruction,
-            masked_positions=masked_positions,
+            bool_masked_pos=bool_masked_pos,
             target=target,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -1241,7 +1241,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
     def forward(
         self,
         input_values: torch.Tensor,
-        beat_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
         beat_features: torch.Tensor | None = None,
@@ -1252,7 +1252,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
         Args:
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
                 Beats as the feature extractor cuts them [any unit].
-            beat_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
+            attention_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
                 True where a beat exists; by default everywhere.
             time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
                 Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
@@ -1272,7 +1272,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
         """
         outputs: ClearHugModelOutput = self.clear_hug(
             input_values,
-            beat_mask=beat_mask,
+            attention_mask=attention_mask,
             time_ids=time_ids,
             lead_mask=lead_mask,
             beat_features=beat_features,

@@ -80,7 +80,7 @@ class EcgJepaForPreTrainingOutput(ModelOutput):
             What the predictor makes of the hidden patches.
         target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_hidden, hidden_size)`):
             What the teacher makes of them, each normalised over its features.
-        masked_positions (`torch.BoolTensor` of shape `(batch_size, num_leads, num_patches)`):
+        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_patches)`):
             The hidden patches that count in the loss.
         pooled_std (`torch.FloatTensor` of shape `()`):
             Standard deviation of the student's pooled output over the batch, averaged over the features. Near zero,
@@ -96,7 +96,7 @@ class EcgJepaForPreTrainingOutput(ModelOutput):
     loss: torch.Tensor | None = None
     prediction: torch.Tensor | None = None
     target: torch.Tensor | None = None
-    masked_positions: torch.Tensor | None = None
+    bool_masked_pos: torch.Tensor | None = None
     pooled_std: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -191,7 +191,7 @@ def find_real_patches(
     input_values: torch.Tensor,
     num_times: int,
     lead_mask: torch.Tensor | None,
-    time_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
     may_look: bool = True,
 ) -> torch.Tensor | None:
     """
@@ -204,7 +204,7 @@ def find_real_patches(
             Their patches per lead, `P`.
         lead_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
             True where a lead was recorded; by default everywhere.
-        time_mask (`torch.Tensor` of shape `(B, P)`, *optional*):
+        attention_mask (`torch.Tensor` of shape `(B, P)`, *optional*):
             True where the recording lasts; by default everywhere.
         may_look (`bool`):
             Whether the result may depend on what is in the masks, see [`unless_full`].
@@ -218,16 +218,16 @@ def find_real_patches(
     batch_size, num_leads, _ = input_values.shape
     if lead_mask is not None:
         _expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
-    if time_mask is not None:
-        _expect_shape("time_mask", time_mask, (batch_size, num_times))
-    lead_mask, time_mask = unless_full(lead_mask, may_look), unless_full(time_mask, may_look)
-    if lead_mask is None and time_mask is None:
+    if attention_mask is not None:
+        _expect_shape("attention_mask", attention_mask, (batch_size, num_times))
+    lead_mask, attention_mask = unless_full(lead_mask, may_look), unless_full(attention_mask, may_look)
+    if lead_mask is None and attention_mask is None:
         return None
     real = torch.ones((batch_size, num_leads, num_times), dtype=torch.bool, device=input_values.device)
     if lead_mask is not None:
         real = real & lead_mask[:, :, None]
-    if time_mask is not None:
-        real = real & time_mask[:, None, :]
+    if attention_mask is not None:
+        real = real & attention_mask[:, None, :]
     return real
 
 
@@ -758,7 +758,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         self,
         input_values: torch.Tensor,
         lead_mask: torch.Tensor | None = None,
-        time_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         lead_indices: torch.Tensor | None = None,
         kept_times: torch.Tensor | None = None,
         attention_form: str | None = None,
@@ -770,7 +770,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
                 Recordings [mV], neither filtered nor normalised. There may be fewer samples than `config.num_samples`.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead was recorded; by default everywhere.
-            time_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
                 True where the recording lasts; by default everywhere. What is missing is seen by no other patch and
                 left out of all means.
             lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
@@ -789,7 +789,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         """
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
-        real = find_real_patches(input_values, num_times, lead_mask, time_mask, not are_compiled(self.layers))
+        real = find_real_patches(input_values, num_times, lead_mask, attention_mask, not are_compiled(self.layers))
         if kept_times is not None and kept_times.ndim == 1:
             kept_times = kept_times[None]
         hidden_states, positions = self.embeddings(input_values, real, lead_indices, kept_times)
@@ -894,7 +894,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     def _choose_times(
         self,
         num_times: int,
-        time_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
         bool_masked_pos: torch.Tensor | None,
         seed: int | None,
         generator: torch.Generator | None,
@@ -919,14 +919,14 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             num_hidden = sum(drawn)
             mask = torch.tensor([drawn]).to(device, non_blocking=True)
             group = mask.to(torch.uint8)
-            if time_mask is not None:
+            if attention_mask is not None:
                 # The r-th of n times is hidden as the time of the mask that stands at the same share of it. Different
                 # times stand at different ones, so that neither group outgrows the mask's.
-                ranks = time_mask.cumsum(dim=1) - 1
-                count = time_mask.sum(dim=1, keepdim=True).clamp(min=1)
+                ranks = attention_mask.cumsum(dim=1) - 1
+                count = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
                 places = ((2 * ranks + 1) * num_times // (2 * count)).clamp(0, num_times - 1)
                 hidden = mask[0][places]
-                group = torch.where(time_mask, 2 * hidden.to(torch.uint8), 1)  # those that lack stand between
+                group = torch.where(attention_mask, 2 * hidden.to(torch.uint8), 1)  # those that lack stand between
         order = group.argsort(dim=1, stable=True)
         return order[:, : num_times - num_hidden], order[:, num_times - num_hidden :]
 
@@ -935,7 +935,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         self,
         input_values: torch.Tensor,
         lead_mask: torch.Tensor | None = None,
-        time_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         lead_indices: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         seed: int | None = None,
@@ -949,7 +949,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
                 Recordings [mV], neither filtered nor normalised.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead was recorded; by default everywhere. Missing leads are not predicted.
-            time_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
                 True where the recording lasts; by default everywhere. Missing times are not predicted.
             lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
                 Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
@@ -972,14 +972,14 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         batch_size, device = input_values.shape[0], input_values.device
         may_look = not are_compiled(self.ecg_jepa.layers)
-        real = find_real_patches(input_values, num_times, lead_mask, time_mask, may_look)
+        real = find_real_patches(input_values, num_times, lead_mask, attention_mask, may_look)
         if bool_masked_pos is not None:
             _expect_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
         visible, hidden = self._choose_times(
-            num_times, unless_full(time_mask, may_look), bool_masked_pos, seed, generator, device
+            num_times, unless_full(attention_mask, may_look), bool_masked_pos, seed, generator, device
         )
 
-        given = {"lead_mask": lead_mask, "time_mask": time_mask, "lead_indices": lead_indices}
+        given = {"lead_mask": lead_mask, "attention_mask": attention_mask, "lead_indices": lead_indices}
         outputs = self.ecg_jepa(input_values, **given, kept_times=visible, attention_form=attention_form, **kwargs)
         states = outputs.last_hidden_state.unflatten(1, (num_leads, -1))
         prediction = self.predictor(states, visible, hidden, real, **kwargs)
@@ -998,13 +998,13 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             counted = at_times(real, hidden) & at_times(real, visible).any(dim=2, keepdim=True)
         loss_weight = counted.sum().float()
         loss = (errors * counted).sum() / loss_weight.clamp(min=1)
-        masked_positions = torch.zeros((batch_size, num_leads, num_times), dtype=torch.bool, device=device)
-        masked_positions.scatter_(2, hidden[:, None].expand(batch_size, num_leads, -1), counted)
+        bool_masked_pos = torch.zeros((batch_size, num_leads, num_times), dtype=torch.bool, device=device)
+        bool_masked_pos.scatter_(2, hidden[:, None].expand(batch_size, num_leads, -1), counted)
         return EcgJepaForPreTrainingOutput(
             loss=loss,
             prediction=prediction,
             target=target,
-            masked_positions=masked_positions,
+            bool_masked_pos=bool_masked_pos,
             pooled_std=outputs.pooler_output.detach().float().std(dim=0, correction=0).mean(),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -1090,7 +1090,7 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
         self,
         input_values: torch.Tensor,
         lead_mask: torch.Tensor | None = None,
-        time_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         lead_indices: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -1101,7 +1101,7 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
                 Recordings [mV], neither filtered nor normalised.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead was recorded; by default everywhere.
-            time_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
                 True where the recording lasts; by default everywhere.
             lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
                 Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
@@ -1116,7 +1116,7 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
             `ValueError`: if a shape does not fit the model.
         """
         outputs: EcgJepaModelOutput = self.ecg_jepa(
-            input_values, lead_mask=lead_mask, time_mask=time_mask, lead_indices=lead_indices, **kwargs
+            input_values, lead_mask=lead_mask, attention_mask=attention_mask, lead_indices=lead_indices, **kwargs
         )
         feature, _ = self.head(outputs.lead_states, outputs.present_leads)
         logits = self.classifier(self.dropout(feature))
@@ -1164,7 +1164,7 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
         self,
         input_values: torch.Tensor,
         lead_mask: torch.Tensor | None = None,
-        time_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         lead_indices: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -1175,7 +1175,7 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
                 Recordings [mV], neither filtered nor normalised.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead was recorded; by default everywhere.
-            time_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
                 True where the recording lasts; by default everywhere.
             lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
                 Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
@@ -1190,7 +1190,7 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
             `ValueError`: if a shape does not fit the model.
         """
         outputs: EcgJepaModelOutput = self.ecg_jepa(
-            input_values, lead_mask=lead_mask, time_mask=time_mask, lead_indices=lead_indices, **kwargs
+            input_values, lead_mask=lead_mask, attention_mask=attention_mask, lead_indices=lead_indices, **kwargs
         )
         batch_size, num_leads, num_samples = input_values.shape
         # Of a patch's scores, the classes of its first sample come first.
@@ -1201,7 +1201,7 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
             _expect_shape("labels", labels, (batch_size, num_samples), (batch_size, num_leads, num_samples))
             labels = (labels if labels.ndim == 3 else labels[:, None]).to(logits.device).long()
             labels = labels.expand(-1, num_leads, -1)
-            real = find_real_patches(input_values, num_samples // self.config.patch_size, lead_mask, time_mask)
+            real = find_real_patches(input_values, num_samples // self.config.patch_size, lead_mask, attention_mask)
             if real is not None:
                 labels = labels.masked_fill(~real.repeat_interleave(self.config.patch_size, dim=2), IGNORED_LABEL)
             loss = self.loss_function(labels, logits, self.config, **kwargs)

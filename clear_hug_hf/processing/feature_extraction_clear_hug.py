@@ -10,12 +10,12 @@ import numpy as np
 
 from .beats import cut_beats, describe_beats, pad_peaks
 from .errors import InputError
+from .feature_extraction_ecg import EcgFeatureExtractor, Part
 from .leads import STANDARD_LEADS
-from .recordings import Part, RecordingFeatureExtractor
 from .setting_checks import MAX_WINDOW_SAMPLES, check_flag, check_number
 
 
-class ClearHugFeatureExtractor(RecordingFeatureExtractor):
+class ClearHugFeatureExtractor(EcgFeatureExtractor):
     """
     Turns recordings into the beats that [`ClearHugModel`] reads.
 
@@ -38,7 +38,7 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
         detector (`str`, *optional*, defaults to `"multilead"`): Name of the R-peak detector (see `detect_r_peaks`).
         on_no_beats (`str`, *optional*, defaults to `"raise"`):
             What happens to a window without any beat: `"raise"` an error, or `"mask"`, which gives a window whose
-            `beat_mask` is all false. Beats are never invented.
+            `attention_mask` is all false. Beats are never invented.
         do_repair (`bool`, *optional*, defaults to `True`): Repair NaN and Inf from their neighbours; else refuse them.
         max_non_finite (`float`, *optional*, defaults to `0.2`):
             Share of NaN and Inf samples up to which a lead is repaired; a lead with more counts as missing.
@@ -62,7 +62,7 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
     """
 
     # Which axis of each feature counts the beats.
-    _beat_axes: ClassVar[dict[str, int]] = {"input_values": 2, "beat_mask": 1, "time_ids": 1, "beat_features": 2}
+    _beat_axes: ClassVar[dict[str, int]] = {"input_values": 2, "attention_mask": 1, "time_ids": 1, "beat_features": 2}
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
     @property
     def model_input_names(self) -> list[str]:
         """What a model gets."""
-        names = ["input_values", "beat_mask", "time_ids", "lead_mask"]
+        names = ["input_values", "attention_mask", "time_ids", "lead_mask"]
         return [*names, "beat_features"] if self.use_beat_features else names
 
     @property
@@ -145,8 +145,8 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
             lead_masks (`Sequence[np.ndarray]`): Lead masks `(12,)`.
 
         Returns:
-            `dict[str, np.ndarray]`: `input_values` `(num_windows, 12, num_beats, beat_length)` float32, `beat_mask`
-            `(num_windows, num_beats)` bool, `time_ids` `(num_windows, num_beats)` int64, `lead_mask`
+            `dict[str, np.ndarray]`: `input_values` `(num_windows, 12, num_beats, beat_length)` float32,
+            `attention_mask` `(num_windows, num_beats)` bool, `time_ids` `(num_windows, num_beats)` int64, `lead_mask`
             `(num_windows, 12)` bool and, with `use_beat_features`, `beat_features` `(num_windows, 12, num_beats, 3)`
             float32.
         """
@@ -207,7 +207,7 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
         beats, beat_mask, time_ids = cut_beats(batch, peaks, num_beats, self.beat_length, self.sampling_rate, lengths)
         features = {
             "input_values": beats,
-            "beat_mask": beat_mask,
+            "attention_mask": beat_mask,
             "time_ids": time_ids,
             "lead_mask": np.stack(list(lead_masks)).astype(bool),
         }
@@ -221,7 +221,7 @@ class ClearHugFeatureExtractor(RecordingFeatureExtractor):
 
     def trim(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As wide as the window with the most beats, instead of `num_beats`."""
-        width = max(1, int(features["beat_mask"].sum(axis=1).max()))
+        width = max(1, int(features["attention_mask"].sum(axis=1).max()))
         return {
             name: array.take(range(width), axis=self._beat_axes[name]) if name in self._beat_axes else array
             for name, array in features.items()

@@ -11,8 +11,8 @@ from scipy import signal as scipy_signal
 from transformers.utils import logging
 
 from .errors import InputError
+from .feature_extraction_ecg import EcgFeatureExtractor
 from .leads import STANDARD_LEADS
-from .recordings import RecordingFeatureExtractor
 from .setting_checks import check_choice, check_list, check_number
 
 
@@ -24,12 +24,12 @@ INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 RESAMPLE_METHODS = ("polyphase", "fft")
 
 
-class EcgJepaFeatureExtractor(RecordingFeatureExtractor):
+class EcgJepaFeatureExtractor(EcgFeatureExtractor):
     """
     Turns recordings into the signals that [`EcgJepaModel`] reads.
 
     A recording is put into 12 named leads, repaired and resampled; the model's leads are taken by name, in mV, neither
-    filtered nor normalised. A recording shorter than the window is followed by zeros that `time_mask` marks as
+    filtered nor normalised. A recording shorter than the window is followed by zeros that `attention_mask` marks as
     missing; the released weights were trained on whole windows only. Every number that changes the result is an
     argument here and is saved in `preprocessor_config.json`; each can be overridden for one call.
 
@@ -75,7 +75,7 @@ class EcgJepaFeatureExtractor(RecordingFeatureExtractor):
         min_seconds (`float`, *optional*, defaults to `1.0`): Shortest accepted recording [s].
     """
 
-    model_input_names: ClassVar[list[str]] = ["input_values", "lead_mask", "time_mask"]
+    model_input_names: ClassVar[list[str]] = ["input_values", "lead_mask", "attention_mask"]
     reads_beats: ClassVar[bool] = False
 
     def __init__(
@@ -148,7 +148,7 @@ class EcgJepaFeatureExtractor(RecordingFeatureExtractor):
     def clean(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         """
         One recording as 12 clean leads at the model's rate, whole length: arguments, result and errors as in
-        [`RecordingFeatureExtractor.clean`].
+        [`EcgFeatureExtractor.clean`].
 
         Raises:
             InputError: Also if none of the leads that the model reads is there.
@@ -176,23 +176,23 @@ class EcgJepaFeatureExtractor(RecordingFeatureExtractor):
 
         Returns:
             `dict[str, np.ndarray]`: `input_values` `(num_windows, num_leads, num_samples)` float32 [mV], zero where
-            there is nothing; `lead_mask` `(num_windows, num_leads)` bool and `time_mask` `(num_windows, num_patches)`
-            bool, true for leads that are present and patches that the recording fills.
+            there is nothing; `lead_mask` `(num_windows, num_leads)` bool and `attention_mask` `(num_windows,
+            num_patches)` bool, true for leads that are present and patches that the recording fills.
         """
         rows = self._lead_rows()
         input_values = np.zeros((len(signals), len(rows), self.window_samples), dtype=np.float32)
-        time_mask = np.zeros((len(signals), self.num_patches), dtype=bool)
+        attention_mask = np.zeros((len(signals), self.num_patches), dtype=bool)
         for index, signal in enumerate(signals):
             filled = min(signal.shape[-1], self.window_samples) // self.patch_size
             input_values[index, :, : filled * self.patch_size] = signal[rows, : filled * self.patch_size]
-            time_mask[index, :filled] = True
-        if not time_mask.all():
+            attention_mask[index, :filled] = True
+        if not attention_mask.all():
             logger.warning_once(
                 f"some recordings are shorter than {self.window_seconds:g} s: what they lack is masked, but the "
                 "released weights were trained on whole windows only"
             )
         lead_mask = np.stack(list(lead_masks)).astype(bool)[:, rows]
-        return {"input_values": input_values, "lead_mask": lead_mask, "time_mask": time_mask}
+        return {"input_values": input_values, "lead_mask": lead_mask, "attention_mask": attention_mask}
 
     def _lead_rows(self) -> list[int]:
         return [STANDARD_LEADS.index(name) for name in self.lead_names]

@@ -9,10 +9,10 @@ import numpy as np
 
 from .ecg_paper import LAYOUTS, PaperStyle, draw_page
 from .errors import InputError
+from .feature_extraction_ecg import EcgFeatureExtractor
 from .image_processing_ecg_scan import EcgScanImageProcessor, checked_image_settings
 from .leads import STANDARD_LEADS, limb_lead
 from .page_augmentation import augment_page
-from .recordings import RecordingFeatureExtractor
 from .setting_checks import check_choice, check_flag, check_number
 from .signal_cleaning import canonical_unit
 
@@ -22,7 +22,7 @@ IDENTITY_TOLERANCE = 0.1
 both as root mean squares."""
 
 
-class EcgScanFeatureExtractor(RecordingFeatureExtractor):
+class EcgScanFeatureExtractor(EcgFeatureExtractor):
     """
     Turns recordings into drawn pages, which [`EcgScanModel`] reads as it reads pictures.
 
@@ -167,7 +167,7 @@ class EcgScanFeatureExtractor(RecordingFeatureExtractor):
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         One recording as 12 clean leads at the model's rate [mV], whole length: arguments, result and errors as in
-        [`RecordingFeatureExtractor.clean`].
+        [`EcgFeatureExtractor.clean`].
 
         Raises:
             InputError: Also if a lead is in `NU` and `millivolts_per_unit` is not set.

@@ -309,7 +309,7 @@ def describe_signal(
         lead_names (`Sequence[str]`, *optional*, defaults to the 12 standard leads): Leads that the model reads.
         skipped (`Sequence[Skipped]`, *optional*): Windows that were left out.
         windows (`str`, *optional*, defaults to `"all"`): Which windows the model reads, see
-            [`RecordingFeatureExtractor`].
+            [`EcgFeatureExtractor`].
 
     Returns:
         [`SignalReport`]: Its numbers and warnings.

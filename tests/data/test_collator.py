@@ -42,7 +42,7 @@ def test_when_rows_are_collated_then_the_numbers_are_the_extractors(
         unit="mV",
         return_tensors="pt",
     )
-    for name in ("beat_mask", "time_ids", "lead_mask"):
+    for name in ("attention_mask", "time_ids", "lead_mask"):
         assert torch.equal(batch[name], expected[name])
     # Samples are stored as 16-bit integers over each lead's range.
     torch.testing.assert_close(batch["input_values"], expected["input_values"], atol=5e-5, rtol=0)
@@ -54,12 +54,12 @@ def test_when_a_batch_is_trimmed_then_only_missing_beats_go(dataset: datasets.Da
     extractor = ClearHugFeatureExtractor()
     slow = [dataset[1], dataset[3]]
     whole, trimmed = BeatCollator(extractor, trim=False)(slow), BeatCollator(extractor)(slow)
-    width = int(whole["beat_mask"].sum(dim=1).max())
+    width = int(whole["attention_mask"].sum(dim=1).max())
     assert width < 15
     assert torch.equal(trimmed["input_values"], whole["input_values"][:, :, :width])
-    assert torch.equal(trimmed["beat_mask"], whole["beat_mask"][:, :width])
+    assert torch.equal(trimmed["attention_mask"], whole["attention_mask"][:, :width])
     assert torch.equal(trimmed["time_ids"], whole["time_ids"][:, :width])
-    assert not whole["beat_mask"][:, width:].any()
+    assert not whole["attention_mask"][:, width:].any()
 
 
 def test_when_labels_are_named_then_they_come_in_that_order_or_not_at_all(dataset: datasets.Dataset) -> None:

@@ -342,7 +342,7 @@ def test_when_loaded_rows_are_collated_then_the_numbers_are_the_extractors_to_16
         [recording.waveform for recording in originals], 250.0, originals[0].lead_names, "mV", return_tensors="pt"
     )
     batch = BeatCollator(extractor, trim=False)(rows)
-    for name in ("beat_mask", "time_ids", "lead_mask"):
+    for name in ("attention_mask", "time_ids", "lead_mask"):
         assert (batch[name] == expected[name]).all()
     # Half of the last bit of each lead, and the rounding of the division by it.
     tolerance = np.array([row["signal_scale"] for row in rows])[:, :, None, None] * 0.505

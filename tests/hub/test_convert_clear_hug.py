@@ -78,10 +78,10 @@ def released(shared) -> Released:
 def test_when_pretrained_weights_are_converted_then_loss_and_reconstruction_agree(released, implementation, as_noise):
     model = released.convert("pretrain", implementation, cls_attention="lead")
     assert isinstance(model, ClearHugForPreTraining)
-    hidden = {"noise": released.masked.float()} if as_noise else {"masked_positions": released.masked}
+    hidden = {"noise": released.masked.float()} if as_noise else {"bool_masked_pos": released.masked}
     with torch.no_grad():
         output = model(**released.inputs, **hidden)
-    assert output.masked_positions.equal(released.masked)
+    assert output.bool_masked_pos.equal(released.masked)
     released.check("reconstruction", output.reconstruction)
     released.check("loss", output.loss)
 
@@ -307,7 +307,7 @@ def test_when_a_pretrained_file_becomes_a_folder_then_the_folder_gives_the_relea
     convert_to_folder(path, tmp_path / "lead", cls_attention="lead", **released.heads)
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "lead", attn_implementation=implementation)
     with torch.no_grad():
-        output = model(**released.inputs, masked_positions=released.masked)
+        output = model(**released.inputs, bool_masked_pos=released.masked)
         released.check("last_hidden_state", model.clear_hug(**released.inputs).last_hidden_state)
     released.check("reconstruction", output.reconstruction)
     released.check("loss", output.loss)

@@ -47,15 +47,15 @@ def make_batch() -> Callable[..., dict[str, torch.Tensor]]:
         generator = torch.Generator().manual_seed(seed)
         batch_size = len(real_beats)
         input_values = torch.randn((batch_size, 12, 15, 96), generator=generator)[:, :, :num_beats].clone()
-        beat_mask = torch.arange(num_beats) < torch.tensor(real_beats)[:, None]
+        attention_mask = torch.arange(num_beats) < torch.tensor(real_beats)[:, None]
         time_ids = torch.randint(1, 11, (batch_size, 15), generator=generator).sort(dim=1).values[:, :num_beats]
         lead_mask = torch.ones(batch_size, 12, dtype=torch.bool)
         lead_mask[1:, 10:] = False
-        input_values *= beat_mask[:, None, :, None] & lead_mask[:, :, None, None]
+        input_values *= attention_mask[:, None, :, None] & lead_mask[:, :, None, None]
         return {
             "input_values": input_values,
-            "beat_mask": beat_mask,
-            "time_ids": time_ids * beat_mask,
+            "attention_mask": attention_mask,
+            "time_ids": time_ids * attention_mask,
             "lead_mask": lead_mask,
         }
 

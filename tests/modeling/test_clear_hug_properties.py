@@ -237,16 +237,16 @@ def test_when_the_decoder_attends_in_pieces_then_it_rebuilds_what_one_mask_does(
         model.zero_grad()
         outputs[-1].loss.backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    hidden = outputs[0].masked_positions
+    hidden = outputs[0].bool_masked_pos
     assert hidden.flatten(1).any(dim=1).all()
     torch.testing.assert_close(outputs[1].reconstruction[hidden], outputs[0].reconstruction[hidden])
     torch.testing.assert_close(outputs[1].loss, outputs[0].loss)
     for dense, pieces in zip(*gradients, strict=True):
         torch.testing.assert_close(pieces, dense, atol=1e-5, rtol=1e-4)
     # Visible beats, too, and those named one by one.
-    seen = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None] & ~hidden
+    seen = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None] & ~hidden
     torch.testing.assert_close(outputs[1].reconstruction[seen], outputs[0].reconstruction[seen])
-    named = model(**batch, masked_positions=hidden)
+    named = model(**batch, bool_masked_pos=hidden)
     torch.testing.assert_close(named.reconstruction[hidden], outputs[0].reconstruction[hidden])
 
 
@@ -266,10 +266,10 @@ def test_when_a_hidden_beat_changes_then_no_reconstruction_does(small_config, ma
     model = ClearHugForPreTraining(small_config(**fields)).eval()
     before = model(**batch, noise=noise)
     other = {**batch, "input_values": batch["input_values"].clone()}
-    other["input_values"][before.masked_positions] += torch.randn(96)
+    other["input_values"][before.bool_masked_pos] += torch.randn(96)
     after = model(**other, noise=noise)
     torch.testing.assert_close(after.reconstruction, before.reconstruction)
-    assert changed(before.target, after.target)[before.masked_positions].all()
+    assert changed(before.target, after.target)[before.bool_masked_pos].all()
 
 
 def test_when_beats_are_embedded_by_the_released_convolution_then_hidden_neighbours_leak(small_config, make_batch):
@@ -278,7 +278,7 @@ def test_when_beats_are_embedded_by_the_released_convolution_then_hidden_neighbo
     model = ClearHugForPreTraining(small_config(beat_embedding="conv")).eval()
     before = model(**batch, noise=noise)
     other = {**batch, "input_values": batch["input_values"].clone()}
-    other["input_values"][before.masked_positions] += torch.randn(96)
+    other["input_values"][before.bool_masked_pos] += torch.randn(96)
     assert changed(before.reconstruction, model(**other, noise=noise).reconstruction).any()
 
 
@@ -287,10 +287,10 @@ def test_when_a_visible_beat_changes_then_hidden_beats_do(small_config, make_bat
     noise = torch.rand(2, 12, 15)
     model = ClearHugForPreTraining(small_config()).eval()
     before = model(**batch, noise=noise)
-    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    real = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None]
     other = {**batch, "input_values": batch["input_values"].clone()}
-    other["input_values"][real & ~before.masked_positions] += torch.randn(96)
-    assert changed(before.reconstruction, model(**other, noise=noise).reconstruction)[before.masked_positions].all()
+    other["input_values"][real & ~before.bool_masked_pos] += torch.randn(96)
+    assert changed(before.reconstruction, model(**other, noise=noise).reconstruction)[before.bool_masked_pos].all()
 
 
 # Missing beats and leads
@@ -308,10 +308,10 @@ ALL_FORMS = [
 def test_when_missing_beats_and_leads_hold_anything_then_nothing_changes(small_config, make_batch, fields):
     batch = make_batch()
     noise = torch.rand(2, 12, 15)
-    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    real = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None]
     other = {**batch, "input_values": batch["input_values"].clone(), "time_ids": batch["time_ids"].clone()}
     other["input_values"][~real] = torch.nan
-    other["time_ids"][~batch["beat_mask"]] = 7
+    other["time_ids"][~batch["attention_mask"]] = 7
 
     model = ClearHugModel(small_config(**fields)).eval()
     before, after = model(**batch), model(**other)
@@ -337,10 +337,10 @@ def test_when_a_batch_is_trimmed_to_its_longest_then_numbers_stay(small_config, 
     pretraining = ClearHugForPreTraining(config).eval()
     for full_noise, trimmed_noise in ((noise, noise[:, :, :11]), (None, None)):
         before, after = pretraining(**full, noise=full_noise), pretraining(**trimmed, noise=trimmed_noise)
-        assert after.masked_positions.equal(before.masked_positions[:, :, :11])
+        assert after.bool_masked_pos.equal(before.bool_masked_pos[:, :, :11])
         torch.testing.assert_close(after.loss, before.loss, atol=1e-5, rtol=0)
     drawn = [pretraining(**batch, generator=torch.Generator().manual_seed(5)) for batch in (full, trimmed)]
-    assert drawn[1].masked_positions.equal(drawn[0].masked_positions[:, :, :11])
+    assert drawn[1].bool_masked_pos.equal(drawn[0].bool_masked_pos[:, :, :11])
 
 
 @pytest.mark.parametrize("fields", ALL_FORMS)
@@ -354,24 +354,24 @@ def test_when_recordings_come_one_by_one_then_numbers_are_those_of_the_batch(sma
 
     pretraining = ClearHugForPreTraining(config).eval()
     together, alone = pretraining(**batch), [pretraining(**sample) for sample in single]
-    assert together.masked_positions.equal(torch.cat([output.masked_positions for output in alone]))
-    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    assert together.bool_masked_pos.equal(torch.cat([output.bool_masked_pos for output in alone]))
+    real = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None]
     reconstruction = torch.cat([output.reconstruction for output in alone])
     torch.testing.assert_close(together.reconstruction[real], reconstruction[real], atol=1e-5, rtol=0)
-    weights = together.masked_positions.sum(dim=(1, 2))
+    weights = together.bool_masked_pos.sum(dim=(1, 2))
     mean = (torch.stack([output.loss for output in alone]) * weights).sum() / weights.sum()
     torch.testing.assert_close(together.loss, mean)
 
 
 def test_when_beats_are_missing_in_one_lead_only_then_a_mask_per_lead_says_so(small_config, make_batch):
     batch = make_batch(15, (15, 15))
-    beat_mask = torch.ones(2, 12, 15, dtype=torch.bool)
-    beat_mask[0, 3, 4:] = False
-    beat_mask[1, 10:] = False
+    attention_mask = torch.ones(2, 12, 15, dtype=torch.bool)
+    attention_mask[0, 3, 4:] = False
+    attention_mask[1, 10:] = False
     model = ClearHugForSequenceClassification(small_config()).eval()
-    before = model(batch["input_values"], beat_mask=beat_mask).logits
+    before = model(batch["input_values"], attention_mask=attention_mask).logits
     batch["input_values"][0, 3, 4:] = 9.0
-    torch.testing.assert_close(model(batch["input_values"], beat_mask=beat_mask).logits, before)
+    torch.testing.assert_close(model(batch["input_values"], attention_mask=attention_mask).logits, before)
     # A lead without beats is a missing lead.
     by_lead = model(batch["input_values"][1:], lead_mask=batch["lead_mask"][1:]).logits
     torch.testing.assert_close(by_lead, before[1:])
@@ -390,7 +390,7 @@ def test_when_nothing_was_recorded_then_numbers_stay_finite(small_config, make_b
     output = pretraining(**empty)
     output.loss.backward()
     assert output.loss == 0
-    assert not output.masked_positions.any()
+    assert not output.bool_masked_pos.any()
     assert all(p.grad.isfinite().all() for p in pretraining.parameters() if p.grad is not None)
 
 
@@ -401,9 +401,11 @@ def test_when_nothing_was_recorded_then_numbers_stay_finite(small_config, make_b
 def test_when_beats_are_hidden_then_each_recording_hides_its_share(small_config, mask_ratio):
     model = ClearHugForPreTraining(small_config(mask_ratio=mask_ratio)).eval()
     counts = torch.arange(0, 16)
-    beat_mask = torch.arange(15) < counts[:, None]
-    masked = model(torch.randn(16, 12, 15, 96), beat_mask=beat_mask, noise=torch.rand(16, 12, 15)).masked_positions
-    assert not (masked & ~beat_mask[:, None, :]).any()
+    attention_mask = torch.arange(15) < counts[:, None]
+    masked = model(
+        torch.randn(16, 12, 15, 96), attention_mask=attention_mask, noise=torch.rand(16, 12, 15)
+    ).bool_masked_pos
+    assert not (masked & ~attention_mask[:, None, :]).any()
     hidden = masked.sum(dim=(1, 2))
     expected = counts * 12 - (counts * 12 * (1 - mask_ratio) + 0.5 + 1e-3).floor()
     assert hidden.tolist() == expected.tolist()
@@ -421,9 +423,9 @@ def test_when_noise_is_given_then_the_lowest_stays_visible(small_config, make_ba
     batch = make_batch()
     model = ClearHugForPreTraining(small_config())
     noise = torch.rand(2, 12, 15)
-    first, second = (model(**batch, noise=noise).masked_positions for _ in range(2))
+    first, second = (model(**batch, noise=noise).bool_masked_pos for _ in range(2))
     assert first.equal(second)
-    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    real = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None]
     for sample in range(2):
         seen = noise[sample][real[sample] & ~first[sample]]
         assert seen.max() < noise[sample][first[sample]].min()
@@ -433,7 +435,7 @@ def test_when_noise_is_given_then_the_lowest_stays_visible(small_config, make_ba
 def test_when_the_generator_is_seeded_then_the_same_beats_are_hidden(small_config, make_batch):
     batch = make_batch()
     model = ClearHugForPreTraining(small_config())
-    masks = [model(**batch, generator=torch.Generator().manual_seed(seed)).masked_positions for seed in (3, 3, 4)]
+    masks = [model(**batch, generator=torch.Generator().manual_seed(seed)).bool_masked_pos for seed in (3, 3, 4)]
     assert masks[0].equal(masks[1])
     assert not masks[0].equal(masks[2])
 
@@ -442,21 +444,21 @@ def test_when_seeds_are_given_then_a_recording_hides_the_same_beats_in_any_batch
     model = ClearHugForPreTraining(small_config()).train()
     batch = make_batch(real_beats=(12, 12))
     seeds = torch.tensor([3, -(2**62)])
-    first = model(**batch, seeds=seeds).masked_positions
+    first = model(**batch, seeds=seeds).bool_masked_pos
     torch.manual_seed(5)
     turned = {name: value.flip(0) for name, value in batch.items()}
     turned["lead_mask"] = batch["lead_mask"]
     trimmed = {
         "input_values": batch["input_values"][:, :, :12],
-        "beat_mask": batch["beat_mask"][:, :12],
+        "attention_mask": batch["attention_mask"][:, :12],
         "lead_mask": batch["lead_mask"],
     }
-    assert torch.equal(model(**trimmed, seeds=seeds).masked_positions, first[:, :, :12])
-    assert torch.equal(model.eval()(**batch, seeds=seeds).masked_positions, first)
+    assert torch.equal(model(**trimmed, seeds=seeds).bool_masked_pos, first[:, :, :12])
+    assert torch.equal(model.eval()(**batch, seeds=seeds).bool_masked_pos, first)
     full = {**batch, "lead_mask": torch.ones_like(batch["lead_mask"])}
     both, alone = model(**full, seeds=seeds), {name: value[1:] for name, value in full.items()}
-    assert torch.equal(model(**alone, seeds=seeds[1:]).masked_positions, both.masked_positions[1:])
-    assert not torch.equal(both.masked_positions[0], both.masked_positions[1])
+    assert torch.equal(model(**alone, seeds=seeds[1:]).bool_masked_pos, both.bool_masked_pos[1:])
+    assert not torch.equal(both.bool_masked_pos[0], both.bool_masked_pos[1])
 
 
 def test_when_noise_comes_from_seeds_then_it_is_uniform_and_every_recordings_own(small_config):
@@ -491,7 +493,7 @@ def test_when_training_then_every_step_and_recording_hides_other_beats(small_con
     batch = make_batch(15, (15, 15))
     batch.pop("lead_mask")
     model = ClearHugForPreTraining(small_config()).train()
-    first, second = (model(**batch).masked_positions for _ in range(2))
+    first, second = (model(**batch).bool_masked_pos for _ in range(2))
     assert not first.equal(second)
     assert not first[0].equal(first[1])
 
@@ -506,7 +508,7 @@ def test_when_evaluating_then_results_are_deterministic(small_config, make_batch
     assert first.loss.equal(second.loss)
     assert first.reconstruction.equal(second.reconstruction)
     # Another model, and another precision, hide the same beats.
-    assert ClearHugForPreTraining(config).eval().bfloat16()(**batch).masked_positions.equal(first.masked_positions)
+    assert ClearHugForPreTraining(config).eval().bfloat16()(**batch).bool_masked_pos.equal(first.bool_masked_pos)
 
     encoder = ClearHugModel(config).eval()
     assert encoder(**batch).last_hidden_state.equal(encoder(**batch).last_hidden_state)
@@ -516,9 +518,9 @@ def test_when_hidden_beats_are_named_then_exactly_they_are_hidden_as_with_noise(
     batch = make_batch()
     model = ClearHugForPreTraining(small_config()).eval()
     by_noise = model(**batch, noise=torch.rand(2, 12, 15))
-    by_name = model(**batch, masked_positions=by_noise.masked_positions)
-    assert by_name.masked_positions.equal(by_noise.masked_positions)
-    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    by_name = model(**batch, bool_masked_pos=by_noise.bool_masked_pos)
+    assert by_name.bool_masked_pos.equal(by_noise.bool_masked_pos)
+    real = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None]
     torch.testing.assert_close(by_name.reconstruction[real], by_noise.reconstruction[real], atol=1e-5, rtol=0)
     torch.testing.assert_close(by_name.loss, by_noise.loss)
 
@@ -544,7 +546,7 @@ def test_when_a_batch_is_split_then_weighted_losses_add_up(small_config, make_ba
 def test_when_the_loss_is_computed_then_it_is_the_mean_over_hidden_beats(small_config, make_batch):
     output = ClearHugForPreTraining(small_config()).eval()(**make_batch())
     errors = (output.reconstruction - output.target).square().mean(dim=-1)
-    torch.testing.assert_close(output.loss, errors[output.masked_positions].mean())
+    torch.testing.assert_close(output.loss, errors[output.bool_masked_pos].mean())
 
 
 # Heads
@@ -609,10 +611,10 @@ def test_when_beat_features_are_used_then_those_of_visible_beats_matter_and_no_o
     batch["beat_features"] = torch.randn(2, 12, 15, 3)
     model = ClearHugForPreTraining(small_config(use_beat_features=True)).eval()
     before = model(**batch)
-    hidden = before.masked_positions
+    hidden = before.bool_masked_pos
     of_hidden = {**batch, "beat_features": torch.where(hidden[..., None], 9.0, batch["beat_features"])}
     torch.testing.assert_close(model(**of_hidden).reconstruction, before.reconstruction)
-    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    real = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None]
     of_missing = {**batch, "beat_features": torch.where(real[..., None], batch["beat_features"], 9.0)}
     torch.testing.assert_close(model(**of_missing).reconstruction[hidden], before.reconstruction[hidden])
     of_visible = {**batch, "beat_features": torch.where(hidden[..., None], batch["beat_features"], 9.0)}

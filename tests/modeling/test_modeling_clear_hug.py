@@ -51,8 +51,8 @@ def test_when_forward_is_called_then_shapes_are_those_documented(small_config, m
     pretraining = ClearHugForPreTraining(config).eval()(**batch)
     assert pretraining.loss.shape == ()
     assert pretraining.reconstruction.shape == pretraining.target.shape == (2, 12, 11, 96)
-    assert pretraining.masked_positions.shape == (2, 12, 11)
-    assert pretraining.masked_positions.dtype == torch.bool
+    assert pretraining.bool_masked_pos.shape == (2, 12, 11)
+    assert pretraining.bool_masked_pos.dtype == torch.bool
 
     classifier = ClearHugForSequenceClassification(config).eval()(**batch)
     assert classifier.logits.shape == (2, 5)
@@ -70,7 +70,7 @@ def test_when_the_head_is_not_hug_then_there_are_no_group_states(small_config, m
 @with_each_model
 def test_forward_signature(model_class):
     names = list(inspect.signature(model_class.forward).parameters)
-    assert names[:5] == ["self", "input_values", "beat_mask", "time_ids", "lead_mask"]
+    assert names[:5] == ["self", "input_values", "attention_mask", "time_ids", "lead_mask"]
 
 
 def test_when_masks_are_left_out_then_everything_exists_and_times_are_unknown(small_config):
@@ -78,13 +78,15 @@ def test_when_masks_are_left_out_then_everything_exists_and_times_are_unknown(sm
     model = ClearHugModel(small_config()).eval()
     spelled_out = model(
         beats,
-        beat_mask=torch.ones(2, 6, dtype=torch.bool),
+        attention_mask=torch.ones(2, 6, dtype=torch.bool),
         time_ids=torch.zeros(2, 6, dtype=torch.long),
         lead_mask=torch.ones(2, 12, dtype=torch.bool),
     )
     assert model(beats).last_hidden_state.equal(spelled_out.last_hidden_state)
     # Masks of zeros and ones, and masks per lead, mean the same.
-    other = model(beats, beat_mask=torch.ones(2, 12, 6), time_ids=torch.zeros(2, 12, 6), lead_mask=torch.ones(2, 12))
+    other = model(
+        beats, attention_mask=torch.ones(2, 12, 6), time_ids=torch.zeros(2, 12, 6), lead_mask=torch.ones(2, 12)
+    )
     assert other.last_hidden_state.equal(spelled_out.last_hidden_state)
 
 
@@ -139,7 +141,7 @@ def test_attention_outputs(model_class, small_config, make_batch):
 def test_when_leads_and_beats_are_missing_then_no_attention_goes_to_them(small_config, make_batch):
     batch = make_batch()
     model = ClearHugModel(small_config(attn_implementation="eager")).eval()
-    real = batch["beat_mask"][:, None, :] & batch["lead_mask"][:, :, None]
+    real = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None]
     keys = torch.cat((real.any(dim=2), real.flatten(1)), dim=1)
     for weights in model(**batch, output_attentions=True).attentions:
         to_missing = weights.masked_fill(torch.eye(192, dtype=torch.bool), 0).sum(dim=2)
@@ -522,14 +524,14 @@ def test_when_beats_have_another_shape_then_they_are_refused(model_class, shape,
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("beat_mask", (2, 14)),
-        ("beat_mask", (2, 11, 15)),
+        ("attention_mask", (2, 14)),
+        ("attention_mask", (2, 11, 15)),
         ("time_ids", (2, 14)),
         ("time_ids", (1, 15)),
         ("lead_mask", (2, 11)),
         ("lead_mask", (2, 12, 15)),
         ("noise", (2, 180)),
-        ("masked_positions", (2, 15)),
+        ("bool_masked_pos", (2, 15)),
     ],
 )
 def test_when_a_mask_has_another_shape_then_it_is_refused(name, shape, small_config):

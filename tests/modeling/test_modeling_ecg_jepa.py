@@ -64,10 +64,10 @@ def make_batch(seed: int = 1) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     lead_mask = torch.ones(2, LEADS, dtype=torch.bool)
     lead_mask[1, 6:] = False
-    time_mask = torch.arange(TIMES) < torch.tensor([[TIMES], [9]])
+    attention_mask = torch.arange(TIMES) < torch.tensor([[TIMES], [9]])
     input_values = torch.randn((2, LEADS, TIMES * PATCH), generator=generator)
-    input_values *= lead_mask[:, :, None] & time_mask.repeat_interleave(PATCH, dim=1)[:, None]
-    return {"input_values": input_values, "lead_mask": lead_mask, "time_mask": time_mask}
+    input_values *= lead_mask[:, :, None] & attention_mask.repeat_interleave(PATCH, dim=1)[:, None]
+    return {"input_values": input_values, "lead_mask": lead_mask, "attention_mask": attention_mask}
 
 
 def main_output(output) -> torch.Tensor:
@@ -166,7 +166,7 @@ def ways_to_call() -> dict[str, dict]:
         "some leads": {
             "input_values": batch["input_values"][:, [1, 4, 5]],
             "lead_indices": torch.tensor([1, 4, 5]),
-            "time_mask": batch["time_mask"],
+            "attention_mask": batch["attention_mask"],
         },
         "shorter": {"input_values": batch["input_values"][:, :, : 7 * PATCH]},
     }
@@ -216,7 +216,7 @@ def test_when_the_form_is_auto_then_it_is_dense_where_gradients_or_weights_are_w
 def test_when_weights_are_asked_for_then_nothing_goes_to_missing_or_unrelated_patches():
     batch = make_batch()
     model = EcgJepaModel(small_config(attn_implementation="eager")).eval()
-    real = (batch["lead_mask"][:, :, None] & batch["time_mask"][:, None]).flatten(1)
+    real = (batch["lead_mask"][:, :, None] & batch["attention_mask"][:, None]).flatten(1)
     itself = torch.eye(96, dtype=torch.bool)
     for weights in model(**batch, output_attentions=True).attentions:
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4, 96))
@@ -251,10 +251,10 @@ def test_when_leads_are_missing_then_it_is_as_if_only_the_others_were_given(impl
 def test_when_a_recording_is_short_then_it_is_as_if_it_was_cropped(implementation, form):
     model = EcgJepaModel(small_config(attn_implementation=implementation)).eval()
     recordings = torch.randn(2, LEADS, TIMES * PATCH)
-    time_mask = (torch.arange(TIMES) < 7).expand(2, -1)
+    attention_mask = (torch.arange(TIMES) < 7).expand(2, -1)
     recordings[:, :, 7 * PATCH :] = torch.nan  # whatever stands there
     with torch.no_grad():
-        masked = model(recordings, time_mask=time_mask, attention_form=form)
+        masked = model(recordings, attention_mask=attention_mask, attention_form=form)
         cropped = model(recordings[:, :, : 7 * PATCH], attention_form=form)
     torch.testing.assert_close(masked.pooler_output, cropped.pooler_output, atol=1e-5, rtol=0)
     torch.testing.assert_close(masked.lead_states, cropped.lead_states, atol=1e-5, rtol=0)
@@ -266,7 +266,7 @@ def test_when_masks_leave_nothing_out_then_it_is_as_without_them():
     recordings = torch.randn(2, LEADS, TIMES * PATCH)
     model = EcgJepaModel(small_config()).eval()
     plain = model(recordings)
-    full = model(recordings, lead_mask=torch.ones(2, LEADS), time_mask=torch.ones(2, TIMES))
+    full = model(recordings, lead_mask=torch.ones(2, LEADS), attention_mask=torch.ones(2, TIMES))
     assert full.last_hidden_state.equal(plain.last_hidden_state)
     states = plain.last_hidden_state.view(2, LEADS, TIMES, -1)
     torch.testing.assert_close(plain.lead_states, states.mean(dim=2))
@@ -334,7 +334,7 @@ def test_when_a_seed_is_given_then_it_alone_decides():
     recordings = torch.randn(3, LEADS, TIMES * PATCH)
 
     def hidden(seed, rows=3):
-        return model(recordings[:rows], seed=seed).masked_positions[0, 0]
+        return model(recordings[:rows], seed=seed).bool_masked_pos[0, 0]
 
     assert hidden(7).equal(hidden(7))
     assert hidden(7).equal(hidden(7, rows=1))
@@ -347,27 +347,27 @@ def test_when_a_seed_is_given_then_it_alone_decides():
 def test_when_in_training_then_masks_differ_and_in_evaluation_they_do_not():
     model = EcgJepaForPreTraining(small_config(mask_type="random")).train()
     recordings = torch.randn(2, LEADS, TIMES * PATCH)
-    masks = [model(recordings).masked_positions for _ in range(6)]
+    masks = [model(recordings).bool_masked_pos for _ in range(6)]
     assert any(not mask.equal(masks[0]) for mask in masks)
     for mask in masks:
         assert mask.eq(mask[:1, :1]).all(), "one mask for all leads and recordings"
     first, second = (model(recordings, generator=torch.Generator().manual_seed(3)) for _ in range(2))
-    assert first.masked_positions.equal(second.masked_positions)
+    assert first.bool_masked_pos.equal(second.bool_masked_pos)
     model.eval()
     first, second = model(recordings), model(recordings)
     assert first.loss.equal(second.loss)
-    assert model(recordings[1:]).masked_positions[0].equal(first.masked_positions[1])
+    assert model(recordings[1:]).bool_masked_pos[0].equal(first.bool_masked_pos[1])
 
 
 def test_when_times_are_named_then_exactly_these_are_hidden():
     model = EcgJepaForPreTraining(small_config()).eval()
     recordings = torch.randn(2, LEADS, TIMES * PATCH)
     together = model(recordings, bool_masked_pos=HIDDEN)
-    assert together.masked_positions.eq(HIDDEN).all()
+    assert together.bool_masked_pos.eq(HIDDEN).all()
     # Each recording may have its own.
     masks = torch.stack([HIDDEN, HIDDEN.roll(1)])
     each = model(recordings, bool_masked_pos=masks)
-    assert each.masked_positions.equal(masks[:, None].expand(-1, LEADS, -1))
+    assert each.bool_masked_pos.equal(masks[:, None].expand(-1, LEADS, -1))
     torch.testing.assert_close(each.prediction[0], together.prediction[0], atol=1e-5, rtol=0)
     alone = model(recordings[1:], bool_masked_pos=HIDDEN.roll(1))
     torch.testing.assert_close(each.prediction[1], alone.prediction[0], atol=1e-5, rtol=0)
@@ -393,9 +393,9 @@ def test_when_the_student_encodes_what_is_visible_then_no_other_patch_is_needed(
     recordings = torch.randn(2, LEADS, TIMES * PATCH)
     kept = torch.tensor([0, 1, 5, 8])
     # Those that are left out could as well be missing.
-    time_mask = torch.zeros(2, TIMES, dtype=torch.bool)
-    time_mask[:, kept] = True
-    masked = model(recordings, time_mask=time_mask)
+    attention_mask = torch.zeros(2, TIMES, dtype=torch.bool)
+    attention_mask[:, kept] = True
+    masked = model(recordings, attention_mask=attention_mask)
     visible = model(recordings, kept_times=kept)
     torch.testing.assert_close(visible.pooler_output, masked.pooler_output, atol=1e-5, rtol=0)
     states = masked.last_hidden_state.view(2, LEADS, TIMES, -1)[:, :, kept].flatten(1, 2)
@@ -406,10 +406,10 @@ def test_when_a_recording_is_short_then_its_own_times_are_hidden_and_the_others_
     model = EcgJepaForPreTraining(small_config()).train()
     batch = make_batch()
     batch["input_values"][1, :, 9 * PATCH :] = torch.nan
-    real = batch["lead_mask"][:, :, None] & batch["time_mask"][:, None]
+    real = batch["lead_mask"][:, :, None] & batch["attention_mask"][:, None]
     for seed in range(30):
         output = model(**batch, seed=seed)
-        hidden = output.masked_positions
+        hidden = output.bool_masked_pos
         assert not (hidden & ~real).any()
         assert output.loss.isfinite()
         assert output.loss_weight == hidden.sum()
@@ -432,9 +432,9 @@ def test_when_a_recording_is_short_then_its_own_times_are_hidden_and_the_others_
 def test_when_recordings_have_any_length_then_hidden_and_visible_ones_have_room(mask_type):
     model = EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", num_hidden_layers=1, mask_type=mask_type))
     lengths = torch.arange(51)
-    time_mask = torch.arange(50) < lengths[:, None]
+    attention_mask = torch.arange(50) < lengths[:, None]
     for seed in range(20):
-        visible, hidden = model._choose_times(50, time_mask, None, seed, None, torch.device("cpu"))
+        visible, hidden = model._choose_times(50, attention_mask, None, seed, None, torch.device("cpu"))
         both = torch.cat((visible, hidden), dim=1)
         assert both.sort(dim=1).values.eq(torch.arange(50)).all()
         drawn = torch.tensor(model._draw_mask(50, seed, None))
@@ -448,14 +448,17 @@ def test_when_recordings_have_any_length_then_hidden_and_visible_ones_have_room(
 
 def test_when_a_recording_shows_nothing_then_it_does_not_count():
     model = EcgJepaForPreTraining(small_config()).eval()
-    batch = {"input_values": torch.randn(2, LEADS, TIMES * PATCH), "time_mask": torch.ones(2, TIMES, dtype=torch.bool)}
-    batch["time_mask"][1] = HIDDEN  # only hidden times exist
+    batch = {
+        "input_values": torch.randn(2, LEADS, TIMES * PATCH),
+        "attention_mask": torch.ones(2, TIMES, dtype=torch.bool),
+    }
+    batch["attention_mask"][1] = HIDDEN  # only hidden times exist
     output = model(**batch, bool_masked_pos=HIDDEN)
-    assert not output.masked_positions[1].any()
+    assert not output.bool_masked_pos[1].any()
     assert output.loss_weight == LEADS * HIDDEN.sum()
     alone = model(batch["input_values"][:1], bool_masked_pos=HIDDEN)
     torch.testing.assert_close(output.loss, alone.loss)
-    batch["time_mask"][:] = False
+    batch["attention_mask"][:] = False
     nothing = model(**batch, bool_masked_pos=HIDDEN)
     assert (nothing.loss, nothing.loss_weight) == (0, 0)
 
@@ -678,7 +681,7 @@ def test_when_forward_is_called_then_shapes_are_those_documented():
     assert encoder.lead_states.shape == (2, LEADS, 32)
     pretraining = EcgJepaForPreTraining(config).eval()(**batch, bool_masked_pos=HIDDEN)
     assert pretraining.prediction.shape == pretraining.target.shape == (2, LEADS, 4, 32)
-    assert pretraining.masked_positions.shape == (2, LEADS, TIMES)
+    assert pretraining.bool_masked_pos.shape == (2, LEADS, TIMES)
     assert pretraining.loss.shape == pretraining.pooled_std.shape == pretraining.loss_weight.shape == ()
     assert EcgJepaForSequenceClassification(config).eval()(**batch).logits.shape == (2, 5)
     assert EcgJepaForTokenClassification(config).eval()(**batch).logits.shape == (2, LEADS, TIMES * PATCH, 5)
@@ -975,7 +978,7 @@ def test_when_samples_have_labels_then_unknown_and_missing_ones_do_not_count():
     each = labels[:, None].repeat(1, LEADS, 1)
     assert model(**batch, labels=each).loss.equal(output.loss)
     known = each != -100
-    known &= batch["lead_mask"][:, :, None] & batch["time_mask"].repeat_interleave(PATCH, dim=1)[:, None]
+    known &= batch["lead_mask"][:, :, None] & batch["attention_mask"].repeat_interleave(PATCH, dim=1)[:, None]
     torch.testing.assert_close(output.loss, F.cross_entropy(output.logits[known], each[known]))
     nothing = model(**batch, labels=torch.full_like(labels, -100))
     assert nothing.loss == 0
@@ -1000,8 +1003,8 @@ def test_when_recordings_have_another_shape_then_they_are_refused(model_class, s
     [
         ("lead_mask", torch.ones(2, 7)),
         ("lead_mask", torch.ones(8)),
-        ("time_mask", torch.ones(2, 11)),
-        ("time_mask", torch.ones(2, 8, 12)),
+        ("attention_mask", torch.ones(2, 11)),
+        ("attention_mask", torch.ones(2, 8, 12)),
         ("bool_masked_pos", torch.ones(11)),
         ("bool_masked_pos", torch.ones(3, 12)),
     ],

@@ -47,14 +47,14 @@ def test_when_one_recording_is_given_then_the_outputs_have_the_documented_shapes
     features = extractor(_recording(), **_known(), return_tensors="pt")
     assert {name: (tuple(value.shape), value.dtype) for name, value in features.items()} == {
         "input_values": ((1, 12, 15, 96), torch.float32),
-        "beat_mask": ((1, 15), torch.bool),
+        "attention_mask": ((1, 15), torch.bool),
         "time_ids": ((1, 15), torch.int64),
         "lead_mask": ((1, 12), torch.bool),
     }
     assert set(features) == set(extractor.model_input_names)
     described = ClearHugFeatureExtractor(use_beat_features=True)
     assert set(described(_recording(), **_known())) == set(described.model_input_names)
-    assert features["beat_mask"].sum() == 12
+    assert features["attention_mask"].sum() == 12
     # Each beat has its R peak in the middle of its window.
     beats = features["input_values"][0, 4, :12]
     assert (beats.argmax(dim=-1) - 48).abs().max() <= 1
@@ -104,7 +104,7 @@ def test_when_recordings_of_different_lengths_and_rates_are_batched_then_each_eq
 def test_when_peaks_are_known_then_they_are_used_and_converted_to_the_models_rate(extractor) -> None:
     features = extractor(_recording(), **_known(), r_peaks=np.array([1000, 2000, 4000]), return_r_peaks=True)
     assert features["r_peaks"].tolist() == [[200, 400, 800]]
-    assert features["beat_mask"].sum() == 3
+    assert features["attention_mask"].sum() == 3
     assert features["time_ids"][0, :3].tolist() == [3, 5, 9]
 
 
@@ -145,9 +145,9 @@ def test_when_the_heart_is_fast_then_windows_by_beats_hold_every_beat_once_and_i
     found = ClearHugFeatureExtractor(use_beat_features=True)(waveform, **_known(), **given, return_r_peaks=True)
     # A model that holds them all reads the same beats at once.
     whole = ClearHugFeatureExtractor(use_beat_features=True, num_beats=60)(waveform, **_known(), **given)
-    total = int(whole["beat_mask"].sum())
+    total = int(whole["attention_mask"].sum())
     assert total >= round(heart_rate / 6) - 2
-    counts = found["beat_mask"].sum(axis=1)
+    counts = found["attention_mask"].sum(axis=1)
     assert counts.sum() == total
     assert len(counts) == -(-total // 15)
     assert np.ptp(counts) <= 1
@@ -226,7 +226,7 @@ def test_when_no_beat_is_found_then_it_is_refused_or_marked_but_never_invented(e
     with pytest.raises(InputError, match="no beat was found between 0 s and 10 s"):
         extractor(_recording(), **_known(), r_peaks=np.empty(0, dtype=np.int64))
     features = extractor(_recording(), **_known(), r_peaks=np.empty(0, dtype=np.int64), on_no_beats="mask")
-    assert not features["beat_mask"].any()
+    assert not features["attention_mask"].any()
     assert not features["input_values"].any()
 
 

@@ -48,11 +48,11 @@ def test_when_one_recording_is_given_then_the_outputs_have_the_documented_shapes
     assert {name: (tuple(value.shape), value.dtype) for name, value in features.items()} == {
         "input_values": ((1, 8, 2500), torch.float32),
         "lead_mask": ((1, 8), torch.bool),
-        "time_mask": ((1, 50), torch.bool),
+        "attention_mask": ((1, 50), torch.bool),
     }
     assert set(features) == set(extractor.model_input_names)
     assert features["lead_mask"].all()
-    assert features["time_mask"].all()
+    assert features["attention_mask"].all()
 
 
 def test_when_nothing_needs_to_be_done_then_the_signal_is_left_as_it_is(extractor) -> None:
@@ -89,7 +89,7 @@ def test_when_the_method_is_fft_then_it_is_the_transform_of_the_released_prepara
 @pytest.mark.parametrize("rate", [100.0, 257.0, 400.0, 1000.0])
 def test_when_the_rate_differs_then_ten_seconds_fill_the_window(method: str, rate: float) -> None:
     features = EcgJepaFeatureExtractor(resample_method=method)(_recording(rate=rate), **_known(sampling_rate=rate))
-    assert features["time_mask"].all()
+    assert features["attention_mask"].all()
     expected = _recording(rate=250.0)[KEPT]
     gap = np.abs(features["input_values"][0] - expected)[:, 50:-50]
     assert gap.max() < (0.06 if rate == 100.0 else 0.02)  # 100 Hz hardly hold the spike
@@ -98,8 +98,8 @@ def test_when_the_rate_differs_then_ten_seconds_fill_the_window(method: str, rat
 def test_when_a_recording_is_short_then_what_it_lacks_is_marked(extractor) -> None:
     recordings = [_recording(), _recording(4.55)]
     features = extractor(recordings, **_known())
-    assert features["time_mask"].sum(axis=1).tolist() == [50, 22]
-    assert features["time_mask"][1, :22].all()
+    assert features["attention_mask"].sum(axis=1).tolist() == [50, 22]
+    assert features["attention_mask"][1, :22].all()
     short = features["input_values"][1]
     assert not short[:, 22 * 50 :].any(), "a patch that is filled in part is missing"
     whole = extractor(recordings[1], **_known())["input_values"][0]
@@ -146,7 +146,7 @@ def test_when_no_one_asks_for_beats_then_none_are_searched(extractor, monkeypatc
 
 def test_when_a_window_has_no_beat_then_it_is_kept_unless_refused(extractor) -> None:
     noise = np.random.default_rng(0).normal(0.0, 0.01, (12, 5000))
-    assert extractor(noise, **_known())["time_mask"].all()
+    assert extractor(noise, **_known())["attention_mask"].all()
     with pytest.raises(InputError, match="no beat was found between 0 s and 10 s"):
         extractor(noise, **_known(), on_no_beats="raise", r_peaks=np.empty(0, dtype=np.int64))
 
@@ -185,7 +185,7 @@ def test_when_recordings_are_prepared_then_their_rows_give_what_the_extractor_gi
     expected = extractor([recording.waveform for recording in recordings], **_known(), return_tensors="pt")
     assert batch["labels"].shape == (3, 2)
     torch.testing.assert_close(batch["input_values"], expected["input_values"], atol=1e-4, rtol=0)
-    for name in ("lead_mask", "time_mask"):
+    for name in ("lead_mask", "attention_mask"):
         assert batch[name].equal(expected[name])
 
 
@@ -202,7 +202,10 @@ def test_when_it_is_saved_and_loaded_then_every_setting_comes_back(tmp_path: Pat
     )
     settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert settings["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_ecg_jepa.EcgJepaFeatureExtractor"}
-    assert {path.name for path in tmp_path.iterdir()} >= {"recordings.py", "feature_extraction_ecg_jepa.py"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "feature_extraction_ecg.py",
+        "feature_extraction_ecg_jepa.py",
+    }
 
 
 def test_when_extractors_are_called_then_they_take_the_same_arguments(extractor) -> None:

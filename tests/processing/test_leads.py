@@ -8,10 +8,10 @@ import pytest
 from clear_hug_hf.processing import (
     STANDARD_LEADS,
     ClearHugFeatureExtractor,
+    EcgFeatureExtractor,
     EcgJepaFeatureExtractor,
     EcgScanFeatureExtractor,
     InputError,
-    RecordingFeatureExtractor,
     arrange_leads,
     canonical_lead_name,
     lead_and_sign,
@@ -141,7 +141,7 @@ def test_when_lead_one_or_two_is_flat_then_no_limb_lead_is_derived_from_it(flat:
 )
 @pytest.mark.parametrize("do_mask_flat_leads", [True, False])
 def test_when_lead_one_fell_off_then_every_system_misses_what_is_derived_from_it(
-    extractor: RecordingFeatureExtractor, do_mask_flat_leads: bool
+    extractor: EcgFeatureExtractor, do_mask_flat_leads: bool
 ) -> None:
     waveform = np.random.default_rng(0).standard_normal((3, 5000))
     waveform[0] = 0.0

@@ -14,10 +14,10 @@ from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import (
     STANDARD_LEADS,
     ClearHugFeatureExtractor,
+    EcgFeatureExtractor,
     EcgJepaFeatureExtractor,
     EcgScanFeatureExtractor,
     InputError,
-    RecordingFeatureExtractor,
     SignalReport,
 )
 from clear_hug_hf.processing.signal_report import Quality, describe_signal, measure_quality, rate_contradiction
@@ -36,7 +36,7 @@ def _quality(recording: Recording) -> Quality:
     return measure_quality(recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit)
 
 
-def _report(extractor: RecordingFeatureExtractor, recording: Recording, **options: Any) -> SignalReport:
+def _report(extractor: EcgFeatureExtractor, recording: Recording, **options: Any) -> SignalReport:
     options = {"windows": "all", **options}
     return extractor(**recording.as_inputs(), return_reports=True, **options)["reports"][0]
 

@@ -300,11 +300,11 @@ def test_when_gradients_are_scaled_and_clipped_then_they_are_as_torch_does_it(
 def _clear_batch(size: int, length: int, missing: bool) -> dict[str, torch.Tensor]:
     lead_mask = torch.ones(size, 12, dtype=torch.bool)
     lead_mask[0, 3] = not missing
-    beat_mask = torch.ones(size, length, dtype=torch.bool)
-    beat_mask[0, -1] = not missing
+    attention_mask = torch.ones(size, length, dtype=torch.bool)
+    attention_mask[0, -1] = not missing
     return {
         "input_values": torch.randn(size, 12, length, 96),
-        "beat_mask": beat_mask,
+        "attention_mask": attention_mask,
         "lead_mask": lead_mask,
         "seeds": torch.arange(size),
     }
@@ -313,10 +313,10 @@ def _clear_batch(size: int, length: int, missing: bool) -> dict[str, torch.Tenso
 def _jepa_batch(size: int, length: int, missing: bool) -> dict[str, Any]:
     lead_mask = torch.ones(size, 12, dtype=torch.bool)
     lead_mask[0, 3] = not missing
-    time_mask = torch.ones(size, length, dtype=torch.bool)
-    time_mask[0, -1] = not missing
+    attention_mask = torch.ones(size, length, dtype=torch.bool)
+    attention_mask[0, -1] = not missing
     values = torch.randn(size, 12, length * 50)
-    return {"input_values": values, "lead_mask": lead_mask, "time_mask": time_mask, "seed": length}
+    return {"input_values": values, "lead_mask": lead_mask, "attention_mask": attention_mask, "seed": length}
 
 
 @pytest.mark.parametrize("system", ["clear_hug", "ecg_jepa"])

@@ -78,7 +78,7 @@ class Part(NamedTuple):
     stop: int
 
 
-class RecordingFeatureExtractor(FeatureExtractionMixin):
+class EcgFeatureExtractor(FeatureExtractionMixin):
     """
     Base of the feature extractors: finds the 12 leads by name, repairs, resamples, filters, searches R peaks and takes
     windows. A subclass says in [`cut`] what its model reads of a window.
