@@ -78,13 +78,6 @@ AutoImageProcessor.register(EcgScanConfig, slow_image_processor_class=EcgScanIma
 AutoProcessor.register(EcgScanConfig, EcgScanImageProcessor, exist_ok=True)
 
 
-def _read_recording(path: Any) -> Any:
-    from .data.records import read_record
-
-    return read_record(path)
-
-
-EcgClassificationPipeline.read_recording = staticmethod(_read_recording)  # type: ignore[method-assign]
 PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # what an earlier import left would be warned of
 # "audio" is the kind of task that comes closest: transformers knows no other signals.
 PIPELINE_REGISTRY.register_pipeline(

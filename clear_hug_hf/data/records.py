@@ -1,4 +1,4 @@
-"""Recordings, and how they are read from WFDB files."""
+"""Recordings, and where they are on disk."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..processing import wfdb_format
 from ..processing.errors import InputError
-from .wfdb_format import read_header, read_samples
-
-
-# What a record may be called by, beside its bare name: its header, its signals, its annotations' usual neighbours.
-_RECORD_SUFFIXES = (".hea", ".dat", ".mat")
+from ..processing.wfdb_format import existing_header
 
 
 @dataclass
@@ -99,42 +96,9 @@ class RecordReference:
         )
 
 
-def header_path(path: str | Path) -> Path:
-    """The header file of a record that is named by its header, by a signal file, or without an extension."""
-    path = Path(path)
-    if path.suffix.lower() in _RECORD_SUFFIXES:
-        return path.with_suffix(".hea")
-    return Path(f"{path}.hea")
-
-
 def read_record(path: str | Path) -> Recording:
-    """
-    Read a WFDB record: a header with `.dat` or `.mat` files beside it, in any format.
-
-    Args:
-        path (`str` or `Path`): The record with or without an extension (`.hea`, `.dat` or `.mat`).
-
-    Returns:
-        [`Recording`]: All leads of the record in the units of its header; samples marked as missing are NaN. The unit
-        is one string where all leads share it. `metadata["comments"]` holds the comment lines of the header.
-
-    Raises:
-        FileNotFoundError: If there is no header file.
-        InputError: If the header or a signal file is damaged, missing or truncated, or no rate is stated.
-    """
-    if os.path.isdir(path):
-        raise InputError(f"{path} is a folder: name one record, or list the records in it with `find_records`")
-    header = read_header(_existing_header(Path(path)))
-    waveform = read_samples(header)
-    units = [signal.unit for signal in header.signals]
-    return Recording(
-        waveform=waveform,
-        sampling_rate=header.sampling_rate,
-        lead_names=[signal.name for signal in header.signals],
-        unit=units[0] if len(set(units)) == 1 else units,
-        record_id=header.path.stem,
-        metadata={"path": str(header.path), "comments": header.comments},
-    )
+    """The WFDB record at a path, as [`~processing.wfdb_format.read_record`] reads it, with its errors."""
+    return Recording(**wfdb_format.read_record(path))
 
 
 def find_records(path: str | Path) -> list[Path]:
@@ -158,16 +122,4 @@ def find_records(path: str | Path) -> list[Path]:
         if not headers:
             raise InputError(f"{path} holds no WFDB records: there is no .hea file in it or below")
         return headers
-    return [_existing_header(folder)]
-
-
-def _existing_header(path: Path) -> Path:
-    header = header_path(path)
-    if os.path.isfile(header):
-        return header
-    if os.path.isfile(path) and path.suffix.lower() not in _RECORD_SUFFIXES:
-        raise InputError(
-            f"{path} is not in a format that can be read: records are WFDB (a .hea header with a .dat or .mat file "
-            "beside it); convert it first"
-        )
-    raise FileNotFoundError(f"{header} does not exist: check the path of the record")
+    return [existing_header(folder)]

@@ -46,7 +46,6 @@ _ROW_COLUMNS = ("signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate
 # Of each window: which of the stretches that are as long as the model's window it is of, and from where to where it
 # reaches [s]; which stretches of the recording were left out, what else is known about it, and what to call it.
 _PLACE = ("window", "start", "end", "skipped", "report", "name")
-_RECORD_SUFFIXES = (".hea", ".dat", ".mat")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
 _FUNCTION_OF_PROBLEM = {
     "multi_label_classification": "sigmoid",
@@ -153,7 +152,7 @@ class EcgClassificationPipeline(ChunkPipeline):
         Raises:
             FileNotFoundError: If there is no record at a path.
             ValueError: If a recording or a parameter cannot be used; the message says which, why, and what to do.
-            ImportError: If a path is given and the package `wfdb` is not installed.
+            ImportError: If a record is in a format that only the package `wfdb` reads, and it is not installed.
         """
         batch_size = kwargs.get("batch_size", self._batch_size)
         if batch_size is not None and not (isinstance(batch_size, Integral) and int(batch_size) >= 1):
@@ -168,11 +167,6 @@ class EcgClassificationPipeline(ChunkPipeline):
         if _is_many(inputs):
             return super().__call__((item for item in inputs), **kwargs)
         return super().__call__(inputs, **kwargs)
-
-    @staticmethod
-    def read_recording(path: Path) -> Any:
-        """The recording at a path. The installed package puts its own reader here, which knows more headers."""
-        return _read_record(path)
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         known = (*PREPROCESS_PARAMETERS, *POSTPROCESS_PARAMETERS)
@@ -202,7 +196,7 @@ class EcgClassificationPipeline(ChunkPipeline):
             features, places = self._cut_row(inputs, windows, on_no_beats)
             name = str(inputs.get("record_id") or "")
         else:
-            recording, name = _as_recording(inputs, self.read_recording)
+            recording, name = _as_recording(inputs, self.feature_extractor.read_record)
             for field, value in stated.items():
                 if recording.get(field) is None:
                     recording[field] = value
@@ -507,11 +501,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _as_recording(inputs: Any, read: Callable[[Path], Any]) -> tuple[dict[str, Any], str]:
+def _as_recording(inputs: Any, read: Callable[[Any], dict[str, Any]]) -> tuple[dict[str, Any], str]:
     """What is known of a recording, and what to call it in an error."""
     if isinstance(inputs, (str, os.PathLike)):
         recording = read(Path(inputs))
-        return {field: getattr(recording, field) for field in _FIELDS}, str(inputs)
+        return {field: recording[field] for field in _FIELDS}, str(inputs)
     if isinstance(inputs, Mapping):
         if inputs.get("waveform") is None:
             keys = ", ".join(map(repr, inputs)) or "nothing"
@@ -560,44 +554,6 @@ def _are_strings(values: Any) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-def _read_record(path: Path) -> SimpleNamespace:
-    """Read a WFDB record: all leads in the units of its header, missing samples as NaN."""
-    record_path = path.with_suffix("") if path.suffix.lower() in _RECORD_SUFFIXES else path
-    header = Path(f"{record_path}.hea")
-    if not header.is_file():
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder: name one record in it, or give a list of its records")
-        if path.is_file() and path.suffix.lower() not in _RECORD_SUFFIXES:
-            raise ValueError(f"{path} is not a WFDB record, a .hea header with a .dat or .mat file: convert it first")
-        raise FileNotFoundError(f"{header} does not exist: check the path of the record")
-    lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
-    first = next((line.split() for line in lines if line.strip() and not line.startswith("#")), [])
-    if len(first) < 3:  # the format would take it for 250 Hz
-        raise ValueError(f"{header} states no sampling rate: add it to the header's first line, it is never assumed")
-    try:
-        import wfdb
-    except ImportError:
-        raise ImportError(
-            "reading a record needs the package wfdb: install it with `pip install wfdb`, or pass the samples as an "
-            "array"
-        ) from None
-    try:
-        # A record of several segments has no one line for a lead's checksum.
-        physical = "/" in first[0]
-        record = wfdb.rdrecord(str(record_path), physical=physical)
-        if not physical:
-            _check_sums(record)
-        return _of_wfdb(record)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{header} refers to {Path(error.filename or '').name or 'a file'}, which is not beside it: copy both "
-            "files together"
-        ) from error
-    except Exception as error:  # wfdb raises many kinds, down to IndexError, for files that are damaged
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise ValueError(f"{header} cannot be read ({reason}): mend it, or pass the samples as an array") from error
-
-
 def _of_wfdb(record: Any) -> SimpleNamespace:
     """What a `wfdb.Record` holds: its physical samples, or the digital ones in the header's units."""
     samples = getattr(record, "p_signal", None)
@@ -616,16 +572,6 @@ def _of_wfdb(record: Any) -> SimpleNamespace:
         unit=record.units,
         record_id=record.record_name,
     )
-
-
-def _check_sums(record: Any) -> None:
-    """Compare the samples with the header's checksums; where all are 0, the writer computed none."""
-    stated = list(record.checksum)
-    if not any(stated) or set(record.samps_per_frame) != {1} or any(record.skew):
-        return
-    for name, checksum, found in zip(record.sig_name, stated, record.d_signal.sum(axis=0).tolist(), strict=True):
-        if checksum is not None and (checksum - found) % 65536:
-            raise ValueError(f"lead {name} has another checksum than the header states: its samples were changed")
 
 
 def _apply(function: str, logits: np.ndarray) -> np.ndarray:

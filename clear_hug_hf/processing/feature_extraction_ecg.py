@@ -6,6 +6,7 @@ out.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -38,6 +39,7 @@ from .signal_report import (
     find_no_signal,
     measure_quality,
 )
+from .wfdb_format import read_record
 
 
 logger = logging.get_logger(__name__)
@@ -157,6 +159,11 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 f"({self.sampling_rate / 2} Hz)"
             )
         self._check_choices(windows, on_no_beats, detector, stride_seconds)
+
+    @staticmethod
+    def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+        """A WFDB record from its files, see [`~wfdb_format.read_record`]."""
+        return read_record(path)
 
     @property
     def window_samples(self) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...processing.errors import InputError
-from ..records import RecordReference, header_path
+from ...processing.wfdb_format import header_path
+from ..records import RecordReference
 from .base import PROBLEM_TYPES, RecordSource, known, read_table, shorten
 
 

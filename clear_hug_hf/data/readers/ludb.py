@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ...processing.errors import InputError
-from ..records import RecordReference, header_path
-from ..wfdb_format import read_header
+from ...processing.wfdb_format import header_path, read_header
+from ..records import RecordReference
 from .base import RecordSource, known, natural_key, read_table
 
 

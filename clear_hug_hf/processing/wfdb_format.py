@@ -13,12 +13,15 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..processing.errors import InputError
+from .errors import InputError
 
 
+# What a record may be called by, beside its bare name: its header, its signals, its annotations' usual neighbours.
+_RECORD_SUFFIXES = (".hea", ".dat", ".mat")
 # ADC units per mV, where a header gives none (WFDB header format, section "signal specification").
 _DEFAULT_GAIN = 200.0
 _INVALID_16 = -32768  # the sample value that format 16 reserves for "no value"
@@ -74,6 +77,60 @@ class Header:
     num_samples: int | None
     signals: list[SignalSpecification]
     comments: list[str] = field(default_factory=list)
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """
+    Read a WFDB record: a header with `.dat` or `.mat` files beside it, in any format.
+
+    Args:
+        path (`str` or `Path`): The record with or without an extension (`.hea`, `.dat` or `.mat`).
+
+    Returns:
+        `dict`: `waveform` `(num_leads, num_samples)` float32, all leads in the units of the header, NaN where a sample
+        is marked as missing; `sampling_rate` [Hz]; `lead_names`; `unit`, one string where all leads share it, else a
+        list; `record_id`; and `metadata` with the `path` and the comment lines (`comments`) of the header.
+
+    Raises:
+        FileNotFoundError: If there is no header file.
+        InputError: If the header or a signal file is damaged, missing or truncated, or no rate is stated.
+        ImportError: If the samples are in a format that only the package `wfdb` reads, and it is not installed.
+    """
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder: name one record in it, or give a list of its records")
+    header = read_header(existing_header(Path(path)))
+    waveform = read_samples(header)
+    units = [signal.unit for signal in header.signals]
+    return {
+        "waveform": waveform,
+        "sampling_rate": header.sampling_rate,
+        "lead_names": [signal.name for signal in header.signals],
+        "unit": units[0] if len(set(units)) == 1 else units,
+        "record_id": header.path.stem,
+        "metadata": {"path": str(header.path), "comments": header.comments},
+    }
+
+
+def header_path(path: str | os.PathLike[str]) -> Path:
+    """The header file of a record that is named by its header, by a signal file, or without an extension."""
+    path = Path(path)
+    if path.suffix.lower() in _RECORD_SUFFIXES:
+        return path.with_suffix(".hea")
+    return Path(f"{path}.hea")
+
+
+def existing_header(path: Path) -> Path:
+    """As [`header_path`], of a record that must be there: see [`read_record`] for the errors."""
+    header = header_path(path)
+    # `os.path` takes names that no file can have for absent ones, `Path` has errors for them.
+    if os.path.isfile(header):
+        return header
+    if os.path.isfile(path) and path.suffix.lower() not in _RECORD_SUFFIXES:
+        raise InputError(
+            f"{path} is not in a format that can be read: records are WFDB (a .hea header with a .dat or .mat file "
+            "beside it); convert it first"
+        )
+    raise FileNotFoundError(f"{header} does not exist: check the path of the record")
 
 
 def read_header(path: Path) -> Header:
@@ -232,8 +289,13 @@ def _read_16_bit(header: Header) -> np.ndarray:
 
 
 def _read_with_wfdb(header: Header) -> np.ndarray:
-    import wfdb
-
+    try:
+        import wfdb
+    except ImportError as error:
+        raise ImportError(
+            f"{header.path} is in a format that needs the package wfdb: install it with `pip install wfdb`, or pass "
+            "the samples as an array"
+        ) from error
     _check_size(header)
     try:
         record = wfdb.rdrecord(str(header.path.with_suffix("")), physical=False)

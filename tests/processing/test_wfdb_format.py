@@ -10,8 +10,8 @@ import pytest
 import wfdb
 
 from clear_hug_hf.data.records import find_records, read_record
-from clear_hug_hf.data.wfdb_format import read_header, read_samples
 from clear_hug_hf.processing import InputError
+from clear_hug_hf.processing.wfdb_format import read_header, read_samples
 
 
 _SIGNALS = "one.dat 16 100/mV 16 0 0 0 0 I\none.dat 16 100/mV 16 0 0 0 0 II\n"
