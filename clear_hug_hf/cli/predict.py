@@ -305,7 +305,7 @@ def _draw_record(
     extractor, names = pipe.feature_extractor, model_label_names(pipe.model.config)
     inputs = recording.as_inputs()
     signal, lead_mask = extractor.clean(inputs.pop("waveforms"), **inputs)
-    windows = extractor.split(signal, extractor.detect([signal], [lead_mask])[0], "all")
+    windows = extractor.replace(windows="all").split(signal, extractor.detect([signal], [lead_mask])[0])
     report = outputs[0]["report"]
     notes_of_windows, _ = pipe.find_contradictions(outputs, of_windows)
     units = [recording.unit] if isinstance(recording.unit, str) else recording.unit

@@ -143,7 +143,7 @@ def prepare(
     features = dataset_features(label_names)
     rejected: list[Rejected] = []
     with tqdm(records, desc="prepare", unit="rec", disable=not progress) as counted:
-        tables = list(prepare_tables(counted, feature_extractor, label_names, rejected, windows=windows))
+        tables = list(prepare_tables(counted, feature_extractor.replace(windows=windows), label_names, rejected))
     table = pa.concat_tables(tables) if tables else features.arrow_schema.empty_table()
     return Prepared(datasets.Dataset(InMemoryTable(table), datasets.DatasetInfo(features=features)), rejected)
 
@@ -153,14 +153,12 @@ def prepare_tables(
     feature_extractor: EcgFeatureExtractor,
     label_names: Sequence[str] | None,
     rejected: list[Rejected],
-    *,
-    windows: str | None = None,
 ) -> Iterator[pa.Table]:
     """
     The rows of recordings, in order, as small tables: what every preparation is made of.
 
     Args:
-        records, feature_extractor, label_names, windows: As in [`prepare`].
+        records, feature_extractor, label_names: As in [`prepare`].
         rejected (`list[Rejected]`): Recordings that cannot be used are added here.
 
     Yields:
@@ -177,7 +175,7 @@ def prepare_tables(
                 rejected.append(Rejected(one.record.record_id, describe_error(found)))
                 continue
             try:
-                rows += _rows(one, found, feature_extractor, label_names, windows)
+                rows += _rows(one, found, feature_extractor, label_names)
             except InputError as error:
                 rejected.append(Rejected(one.record.record_id, describe_error(error)))
         for start in range(0, len(rows), _TABLE_ROWS):
@@ -242,11 +240,10 @@ def _rows(
     peaks: np.ndarray,
     extractor: EcgFeatureExtractor,
     label_names: Sequence[str] | None,
-    windows: str | None,
 ) -> Iterator[dict[str, Any]]:
     if one.blank is not None:
         peaks = extractor.drop_peaks(peaks, one.quality.gaps)
-    parts, skipped = extractor.find_windows(one.signal, peaks, one.blank, windows)
+    parts, skipped = extractor.find_windows(one.signal, peaks, one.blank)
     for reason in describe_skipped(skipped):
         logger.warning("%s: %s", one.record.record_id, reason)
     for part in parts.values():

@@ -9,7 +9,8 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
@@ -23,10 +24,10 @@ from .setting_checks import (
     MAX_SAMPLING_RATE,
     MAX_SECONDS,
     MAX_WINDOW_SAMPLES,
+    Configurable,
+    Flag,
     check_choice,
-    check_flag,
     check_number,
-    check_other_settings,
 )
 from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, canonical_unit, repair_non_finite, resample, rescale
 from .signal_report import (
@@ -47,7 +48,6 @@ logger = logging.get_logger(__name__)
 WINDOWS = ("first", "center", "all")
 ON_NO_BEATS = ("raise", "mask")
 MAX_BANDPASS_ORDER = 20
-_FLAGS = ("do_repair", "do_derive_leads", "do_resample", "do_bandpass", "do_rescale", "do_mask_flat_leads")
 
 
 @dataclass(frozen=True)
@@ -80,85 +80,100 @@ class Part(NamedTuple):
     stop: int
 
 
-class EcgFeatureExtractor(FeatureExtractionMixin):
+class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
     """
     Base of the feature extractors: finds the 12 leads by name, repairs, resamples, filters, searches R peaks and takes
-    windows. A subclass says in [`cut`] what its model reads of a window.
+    windows. A subclass says in [`cut`] what its model reads of a window, and which defaults differ.
 
-    Every number that changes the result is an argument and is saved in `preprocessor_config.json`. What they mean
-    stands in the subclasses, which choose the defaults.
-
-    Raises:
-        InputError: If an argument has a value that it cannot have; the message says which are allowed.
+    Every number that changes the result is a setting: a class attribute with its default, an argument, and a field of
+    `preprocessor_config.json`. [`__init__`] says what each means; each can be overridden for one call.
     """
 
     # Pipelines of transformers collate `input_values` with this. All windows have one shape, so that it never shows.
     padding_value: ClassVar[float] = 0.0
     # Whether `cut` needs R peaks: else they are searched only where they are asked for.
-    reads_beats: ClassVar[bool] = True
+    reads_beats: ClassVar[bool] = False
+    # Settings that are fields of the model's config, too, and that act after signals and beats are stored.
+    model_settings: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self,
-        *,
-        sampling_rate: float,
-        window_seconds: float,
-        windows: str,
-        stride_seconds: float | None,
-        detector: str,
-        on_no_beats: str,
-        do_repair: bool,
-        max_non_finite: float,
-        do_derive_leads: bool,
-        do_resample: bool,
-        do_bandpass: bool,
-        bandpass_low: float,
-        bandpass_high: float,
-        bandpass_order: int,
-        do_rescale: bool,
-        rescale_limit: float,
-        do_mask_flat_leads: bool,
-        min_seconds: float,
-        **kwargs: Any,
-    ):
-        check_other_settings(type(self), kwargs)
+    sampling_rate: Annotated[float, partial(check_number, low=MINIMUM_RATE, high=MAX_SAMPLING_RATE)] = 100.0
+    window_seconds: float = 10.0
+    # Not `window`: transformers leaves a field of that name out of the saved file.
+    windows: Annotated[str, partial(check_choice, known=WINDOWS)] = "first"
+    stride_seconds: Annotated[
+        float | None, partial(check_number, low=1 / MAX_SAMPLING_RATE, high=MAX_SECONDS, optional=True)
+    ] = None
+    detector: Annotated[str, partial(check_choice, known=DETECTORS)] = "multilead"
+    on_no_beats: Annotated[str, partial(check_choice, known=ON_NO_BEATS)] = "mask"
+    do_repair: Flag = True
+    max_non_finite: Annotated[float, partial(check_number, low=0, high=1)] = 0.2
+    do_derive_leads: Flag = True
+    do_resample: Flag = True
+    do_bandpass: Flag = False
+    bandpass_low: float = 0.67
+    bandpass_high: Annotated[float, partial(check_number, low=1e-3, high=MAX_SAMPLING_RATE)] = 40.0
+    bandpass_order: Annotated[int, partial(check_number, low=1, high=MAX_BANDPASS_ORDER, whole=True)] = 5
+    do_rescale: Flag = False
+    rescale_limit: Annotated[float, partial(check_number, low=1e-6, high=1e6)] = 3.0
+    do_mask_flat_leads: Flag = True
+    min_seconds: Annotated[float, partial(check_number, low=0, high=MAX_SECONDS)] = 1.0
+
+    def __init__(self, **kwargs: Any):
+        """
+        Args:
+            sampling_rate (`float`): Rate that the model works at [Hz].
+            window_seconds (`float`): Length of the window that the model sees at once [s].
+            windows (`str`): Part of a longer recording that is used: `"first"`, `"center"`, or `"all"` for every
+                window `stride_seconds` apart (the last one moved back so that it ends with the recording).
+            stride_seconds (`float`, *optional*): Step between windows with `windows="all"` [s]; `window_seconds` by
+                default.
+            detector (`str`): Name of the R-peak detector (see `detect_r_peaks`). For a model that reads no beats they
+                are searched where a data set is prepared, with `return_r_peaks`, and with `on_no_beats="raise"`.
+            on_no_beats (`str`): What happens to a window without any beat: `"raise"` an error, or `"mask"`, which
+                keeps it. Beats are never invented.
+            do_repair (`bool`): Repair NaN and Inf from their neighbours; else refuse them.
+            max_non_finite (`float`): Share of NaN and Inf samples up to which a lead is repaired; a lead with more
+                counts as missing. A window is left out if all leads are missing, or none changes for 0.5 s, in a
+                larger share of it.
+            do_derive_leads (`bool`): Compute absent III, aVR, aVL and aVF from I and II (never for unit `NU`, where
+                the identities do not hold).
+            do_resample (`bool`): Resample other rates; else refuse them.
+            do_bandpass (`bool`): Band-pass between `bandpass_low` and `bandpass_high`.
+            bandpass_low (`float`): Lower corner [Hz].
+            bandpass_high (`float`): Upper corner [Hz].
+            bandpass_order (`int`): Order of the Butterworth filter, run in both directions.
+            do_rescale (`bool`): Scale each recording to `[-rescale_limit, rescale_limit]`.
+            rescale_limit (`float`): Half of the range after scaling.
+            do_mask_flat_leads (`bool`): Count a lead without any variation (an electrode that fell off) as missing.
+            min_seconds (`float`): Shortest accepted recording [s].
+            kwargs: Settings of the subclass.
+
+        Raises:
+            InputError: If a setting has a value that it cannot have; the message says which are allowed.
+        """
         super().__init__(**kwargs)
-        check_number("sampling_rate", sampling_rate, MINIMUM_RATE, MAX_SAMPLING_RATE)
-        self.sampling_rate = float(sampling_rate)
-        self.window_seconds = window_seconds
-        # Not `window`: transformers leaves a field of that name out of the saved file.
-        self.windows = windows
-        self.stride_seconds = stride_seconds
-        self.detector = detector
-        self.on_no_beats = on_no_beats
-        self.do_repair = do_repair
-        self.max_non_finite = max_non_finite
-        self.do_derive_leads = do_derive_leads
-        self.do_resample = do_resample
-        self.do_bandpass = do_bandpass
-        self.bandpass_low = bandpass_low
-        self.bandpass_high = bandpass_high
-        self.bandpass_order = bandpass_order
-        self.do_rescale = do_rescale
-        self.rescale_limit = rescale_limit
-        self.do_mask_flat_leads = do_mask_flat_leads
-        self.min_seconds = min_seconds
-        check_number("window_seconds", window_seconds, 1 / self.sampling_rate, MAX_WINDOW_SAMPLES / self.sampling_rate)
-        check_number("max_non_finite", max_non_finite, 0, 1)
-        check_number("bandpass_low", bandpass_low, 1e-3, self.sampling_rate / 2)
-        check_number("bandpass_high", bandpass_high, 1e-3, MAX_SAMPLING_RATE)
-        check_number("bandpass_order", bandpass_order, 1, MAX_BANDPASS_ORDER, whole=True)
-        check_number("rescale_limit", rescale_limit, 1e-6, 1e6)
-        check_number("min_seconds", min_seconds, 0, MAX_SECONDS)
-        for name in _FLAGS:
-            check_flag(name, getattr(self, name))
-        if bandpass_low >= bandpass_high and do_bandpass:
-            raise InputError(f"bandpass_low is {bandpass_low} Hz: it must be below bandpass_high ({bandpass_high} Hz)")
-        if self.bandpass_high >= self.sampling_rate / 2 and do_bandpass:
+
+    def check_settings(self) -> None:
+        """Refuse settings that do not fit together."""
+        self.sampling_rate = float(self.sampling_rate)
+        half = self.sampling_rate / 2
+        check_number(
+            "window_seconds", self.window_seconds, 1 / self.sampling_rate, MAX_WINDOW_SAMPLES / self.sampling_rate
+        )
+        check_number("bandpass_low", self.bandpass_low, 1e-3, half)
+        if self.do_bandpass and self.bandpass_low >= self.bandpass_high:
             raise InputError(
-                f"bandpass_high is {bandpass_high} Hz: it must be below half the sampling rate "
-                f"({self.sampling_rate / 2} Hz)"
+                f"bandpass_low is {self.bandpass_low} Hz: it must be below bandpass_high ({self.bandpass_high} Hz)"
             )
-        self._check_choices(windows, on_no_beats, detector, stride_seconds)
+        if self.do_bandpass and self.bandpass_high >= half:
+            raise InputError(
+                f"bandpass_high is {self.bandpass_high} Hz: it must be below half the sampling rate ({half} Hz)"
+            )
+
+    @property
+    def lead_names(self) -> Sequence[str]:
+        """Names of the leads in the order of every output."""
+        return STANDARD_LEADS
 
     @staticmethod
     def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -182,16 +197,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         return_tensors: str | TensorType | None = None,
         *,
         return_reports: bool = False,
-        windows: str | None = None,
-        stride_seconds: float | None = None,
-        detector: str | None = None,
-        on_no_beats: str | None = None,
-        do_repair: bool | None = None,
-        do_derive_leads: bool | None = None,
-        do_resample: bool | None = None,
-        do_bandpass: bool | None = None,
-        do_rescale: bool | None = None,
-        do_mask_flat_leads: bool | None = None,
+        **overrides: Any,
     ) -> BatchFeature:
         """
         Prepare one recording or several for the model.
@@ -223,8 +229,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             return_reports (`bool`, *optional*, defaults to `False`):
                 Add `reports`, a [`SignalReport`] of each recording: heart rate, beats read, leads, what is
                 implausible. Beats are then searched for every model.
-            windows, stride_seconds, detector, on_no_beats, do_repair, do_derive_leads, do_resample, do_bandpass,
-            do_rescale, do_mask_flat_leads (*optional*): Override the configuration for this call.
+            overrides: Settings for this call, such as `windows="all"` or `detector="xqrs"`; `None` leaves one as it
+                is.
 
         Returns:
             [`BatchFeature`]: The model's inputs as [`cut`] makes them, one row per window; one window per recording
@@ -234,12 +240,18 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         Raises:
             InputError: If a recording cannot be used; the message says which, why, and what to do.
         """
-        choice = self.windows if windows is None else windows
-        stride_seconds = self.stride_seconds if stride_seconds is None else stride_seconds
-        detector = self.detector if detector is None else detector
-        on_no_beats = self.on_no_beats if on_no_beats is None else on_no_beats
-        self._check_choices(choice, on_no_beats, detector, stride_seconds)
-
+        if overrides:
+            return self.replace(**overrides)(
+                waveforms,
+                sampling_rate,
+                lead_names,
+                unit,
+                r_peaks,
+                return_r_peaks,
+                return_windows,
+                return_tensors,
+                return_reports=return_reports,
+            )
         recordings, single = _as_recordings(waveforms)
         count = len(recordings)
         rates = _one_each(
@@ -253,22 +265,13 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         for index in range(count):
             with _Naming(index, count):
                 signal, lead_mask = self.clean(
-                    recordings[index],
-                    sampling_rate=rates[index],
-                    lead_names=names[index],
-                    unit=units[index],
-                    do_repair=do_repair,
-                    do_derive_leads=do_derive_leads,
-                    do_resample=do_resample,
-                    do_bandpass=do_bandpass,
-                    do_rescale=do_rescale,
-                    do_mask_flat_leads=do_mask_flat_leads,
+                    recordings[index], sampling_rate=rates[index], lead_names=names[index], unit=units[index]
                 )
             signals.append(signal)
             lead_masks.append(lead_mask)
 
-        if r_peaks is None and (self.reads_beats or return_r_peaks or return_reports or on_no_beats == "raise"):
-            peaks = self.detect(signals, lead_masks, detector=detector)
+        if r_peaks is None and (self.reads_beats or return_r_peaks or return_reports or self.on_no_beats == "raise"):
+            peaks = self.detect(signals, lead_masks)
         elif r_peaks is None:
             peaks = [np.empty(0, dtype=np.int64)] * count
         else:
@@ -286,13 +289,12 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         window_ids: list[int] = []
         recording_ids: list[int] = []
         skipped: list[list[Skipped]] = []
-        mask_flat = self.do_mask_flat_leads if do_mask_flat_leads is None else do_mask_flat_leads
         for index, signal in enumerate(signals):
-            blank = find_no_signal(recordings[index], float(rates[index])) if mask_flat else None
+            blank = find_no_signal(recordings[index], float(rates[index])) if self.do_mask_flat_leads else None
             if blank is not None and r_peaks is None:
                 peaks[index] = self.drop_peaks(peaks[index], find_gaps(blank, float(rates[index])))
             with _Naming(index, count) as naming:
-                usable, left_out = self.find_windows(signal, peaks[index], blank, choice, stride_seconds, on_no_beats)
+                usable, left_out = self.find_windows(signal, peaks[index], blank)
                 for reason in [] if return_windows else describe_skipped(left_out):
                     logger.warning("%s%s", naming.prefix, reason)
             found += usable.values()
@@ -302,7 +304,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
         windows_of = [window.signal for window in found], [window.r_peaks for window in found]
         masks = [lead_masks[index] for index in recording_ids]
-        if choice == "all":
+        if self.windows == "all":
             features, parts = self.cut_all(*windows_of, masks)
         else:
             features = self.cut(*windows_of, masks)
@@ -336,7 +338,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if return_reports:
             reads: list[list[np.ndarray]] = [[] for _ in range(count)]
             for index, part, beats in zip(of, parts, inside, strict=True):
-                seen = beats if choice == "all" else self.read_peaks(beats)
+                seen = beats if self.windows == "all" else self.read_peaks(beats)
                 reads[index].append(found[part.window].start + part.start + seen)
             batch["reports"] = [
                 self.describe(
@@ -345,10 +347,10 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                     names[index],
                     units[index],
                     lead_masks[index],
-                    peaks[index] if r_peaks is not None or detector != "regular" else None,
+                    peaks[index] if r_peaks is not None or self.detector != "regular" else None,
                     reads[index],
                     skipped[index],
-                    choice,
+                    self.windows,
                 )
                 for index in range(count)
             ]
@@ -360,13 +362,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         sampling_rate: float | None = None,
         lead_names: Sequence[str] | None = None,
         unit: str | Sequence[str] | None = None,
-        *,
-        do_repair: bool | None = None,
-        do_derive_leads: bool | None = None,
-        do_resample: bool | None = None,
-        do_bandpass: bool | None = None,
-        do_rescale: bool | None = None,
-        do_mask_flat_leads: bool | None = None,
+        **overrides: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         One recording as 12 clean leads at the model's rate, whole length.
@@ -376,8 +372,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             sampling_rate (`float`): Its rate [Hz], at least 50.
             lead_names (`Sequence[str]`): Name of each row.
             unit (`str` or `Sequence[str]`): Unit of all rows or of each.
-            do_repair, do_derive_leads, do_resample, do_bandpass, do_rescale, do_mask_flat_leads (`bool`, *optional*):
-                Override the configuration for this call.
+            overrides: Settings for this call.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: The leads `(12, num_samples at the model's rate)` float32 [mV, or no unit
@@ -386,13 +381,16 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         Raises:
             InputError: If the recording cannot be used.
         """
-        do_repair = self.do_repair if do_repair is None else do_repair
-        do_derive_leads = self.do_derive_leads if do_derive_leads is None else do_derive_leads
-        do_resample = self.do_resample if do_resample is None else do_resample
-        do_bandpass = self.do_bandpass if do_bandpass is None else do_bandpass
-        do_rescale = self.do_rescale if do_rescale is None else do_rescale
-        do_mask_flat_leads = self.do_mask_flat_leads if do_mask_flat_leads is None else do_mask_flat_leads
+        return self.replace(**overrides)._clean(waveform, sampling_rate, lead_names, unit)
 
+    def _clean(
+        self,
+        waveform: np.ndarray,
+        sampling_rate: float | None,
+        lead_names: Sequence[str] | None,
+        unit: str | Sequence[str] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As [`clean`], with the settings as they are: what a subclass adds to it."""
         rate = _checked_rate(sampling_rate)
         signal, names, units = _checked_waveform(waveform, lead_names, unit)
         if signal.shape[1] < self.min_seconds * rate:
@@ -404,12 +402,12 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         scales = np.array([MILLIVOLTS_PER_UNIT[unit] for unit in units], dtype=np.float32)
         if (scales != 1.0).any():
             signal = signal * scales[:, None]
-        signal, present = arrange_leads(signal, names, derive=do_derive_leads and "NU" not in units)
+        signal, present = arrange_leads(signal, names, derive=self.do_derive_leads and "NU" not in units)
 
         recorded_signal = signal
         finite = np.isfinite(signal)
         if not finite.all():
-            if not do_repair:
+            if not self.do_repair:
                 raise InputError("the recording holds NaN or Inf samples: repair them, or set `do_repair=True`")
             # Where nothing was recorded at all the lead is not to blame: windows of that are left out.
             recorded = finite[present].any(axis=0)
@@ -429,7 +427,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 )
             signal = repair_non_finite(np.where(present[:, None], signal, 0.0))
 
-        if do_mask_flat_leads:
+        if self.do_mask_flat_leads:
             present = present & ~is_flat(signal)
             if not present.any():
                 raise InputError("all leads are flat: the file holds no signal")
@@ -438,30 +436,27 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             check_amplitude(recorded_signal[present], rate, units)
 
         if rate != self.sampling_rate:
-            if not do_resample:
+            if not self.do_resample:
                 raise InputError(
                     f"the recording is sampled at {rate:g} Hz and the model works at {self.sampling_rate:g} Hz: "
                     "resample it, or set `do_resample=True`"
                 )
             signal = self._resample(signal, rate)
-        if do_bandpass:
+        if self.do_bandpass:
             signal = bandpass(signal, self.sampling_rate, self.bandpass_low, self.bandpass_high, self.bandpass_order)
-        if do_rescale:
+        if self.do_rescale:
             scaled = rescale(signal[present], self.rescale_limit)
             signal = np.zeros_like(signal)
             signal[present] = scaled
         return np.where(present[:, None], signal, np.float32(0.0)), present
 
-    def detect(
-        self, signals: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray], detector: str | None = None
-    ) -> list[np.ndarray]:
+    def detect(self, signals: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """
         R peaks of cleaned recordings; those of one length are searched together.
 
         Args:
             signals (`Sequence[np.ndarray]`): Recordings `(12, num_samples)` as [`clean`] gives them.
             lead_masks (`Sequence[np.ndarray]`): Their lead masks `(12,)`.
-            detector (`str`, *optional*): Detector to use instead of the configured one.
 
         Returns:
             `list[np.ndarray]`: Ascending peaks of each recording [samples at the model's rate], int64.
@@ -474,7 +469,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             found = detect_r_peaks(
                 np.stack([signals[index] for index in members]),
                 sampling_rate=self.sampling_rate,
-                detector=self.detector if detector is None else detector,
+                detector=self.detector,
                 lead_names=STANDARD_LEADS,
                 lead_mask=np.stack([lead_masks[index] for index in members]),
             )
@@ -482,33 +477,24 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 peaks[index] = recording_peaks
         return peaks
 
-    def split(
-        self,
-        signal: np.ndarray,
-        r_peaks: np.ndarray,
-        windows: str | None = None,
-        stride_seconds: float | None = None,
-    ) -> list[Window]:
+    def split(self, signal: np.ndarray, r_peaks: np.ndarray) -> list[Window]:
         """
         The windows of a cleaned recording that the model shall see.
 
         Args:
             signal (`np.ndarray` of shape `(12, num_samples)`): As [`clean`] gives it.
             r_peaks (`np.ndarray`): Its ascending peaks [samples].
-            windows, stride_seconds (*optional*): Override the configuration for this call.
 
         Returns:
             `list[Window]`: At least one, in order.
         """
-        choice = self.windows if windows is None else windows
-        stride_seconds = self.stride_seconds if stride_seconds is None else stride_seconds
         slack = signal.shape[-1] - self.window_samples
-        if slack <= 0 or choice == "first":
+        if slack <= 0 or self.windows == "first":
             starts = [0]
-        elif choice == "center":
+        elif self.windows == "center":
             starts = [slack // 2]
         else:
-            stride = max(1, round((stride_seconds or self.window_seconds) * self.sampling_rate))
+            stride = max(1, round((self.stride_seconds or self.window_seconds) * self.sampling_rate))
             starts = list(range(0, slack + 1, stride))
             if starts[-1] < slack:
                 starts.append(slack)
@@ -556,7 +542,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             r_peaks,
             self.sampling_rate,
             read,
-            lead_names=getattr(self, "lead_names", STANDARD_LEADS),
+            lead_names=self.lead_names,
             skipped=skipped,
             windows=windows,
         )
@@ -570,23 +556,16 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         return r_peaks[~hidden]
 
     def find_windows(
-        self,
-        signal: np.ndarray,
-        r_peaks: np.ndarray,
-        blank: np.ndarray | None = None,
-        windows: str | None = None,
-        stride_seconds: float | None = None,
-        on_no_beats: str | None = None,
+        self, signal: np.ndarray, r_peaks: np.ndarray, blank: np.ndarray | None = None
     ) -> tuple[dict[int, Window], list[Skipped]]:
         """
         The windows of [`split`] that can be read: not those without any beat where `on_no_beats="raise"`, nor those
         of which more than `max_non_finite` hold no signal: every lead is missing, or none changes (electrodes off).
 
         Args:
-            signal, r_peaks, windows, stride_seconds: As in [`split`].
+            signal, r_peaks: As in [`split`].
             blank (`np.ndarray`, *optional*): Where the recording held no signal before it was cleaned, see
                 [`find_no_signal`]; without it flat windows are read as any other.
-            on_no_beats (`str`, *optional*): Overrides the configuration for this call.
 
         Returns:
             `tuple[dict[int, Window], list[Skipped]]`: The windows by their place in what [`split`] gives, at least
@@ -595,15 +574,14 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         Raises:
             InputError: If no window can be read.
         """
-        on_no_beats = self.on_no_beats if on_no_beats is None else on_no_beats
         usable: dict[int, Window] = {}
         skipped: list[Skipped] = []
-        for number, window in enumerate(self.split(signal, r_peaks, windows, stride_seconds)):
+        for number, window in enumerate(self.split(signal, r_peaks)):
             stop = window.start + window.signal.shape[-1]
-            beatless = on_no_beats == "raise" and not window.r_peaks.size
+            beatless = self.on_no_beats == "raise" and not window.r_peaks.size
             # Windows without beats that are asked for with "mask" may be flat, too.
             is_blank = False
-            if blank is not None and (on_no_beats == "raise" or not self.reads_beats):
+            if blank is not None and (self.on_no_beats == "raise" or not self.reads_beats):
                 ratio = len(blank) / signal.shape[-1]
                 inside = blank[math.ceil(window.start * ratio) + 1 : math.floor(stop * ratio)]
                 is_blank = bool(inside.all() or inside.mean() > self.max_non_finite)
@@ -685,16 +663,6 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             )
         peaks = np.rint(given * self.sampling_rate / rate).astype(np.int64)
         return np.minimum(peaks, math.ceil(num_samples * self.sampling_rate / rate) - 1)
-
-    @staticmethod
-    def _check_choices(windows: str, on_no_beats: str, detector: str, stride_seconds: float | None) -> None:
-        for name, value, known in (
-            ("windows", windows, WINDOWS),
-            ("on_no_beats", on_no_beats, ON_NO_BEATS),
-            ("detector", detector, tuple(DETECTORS)),
-        ):
-            check_choice(name, value, known)
-        check_number("stride_seconds", stride_seconds, 1 / MAX_SAMPLING_RATE, MAX_SECONDS, optional=True)
 
 
 class _Naming:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from .feature_extraction_ecg import EcgFeatureExtractor
 from .image_processing_ecg_scan import EcgScanImageProcessor, checked_image_settings
 from .leads import STANDARD_LEADS, limb_lead
 from .page_augmentation import augment_page
-from .setting_checks import check_choice, check_flag, check_number
+from .setting_checks import Flag, check_choice, check_number
 from .signal_cleaning import canonical_unit
 
 
@@ -31,108 +32,39 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
     [`EcgScanImageProcessor`], too, so that a model's folder serves recordings and pictures alike.
 
     Args:
-        sampling_rate (`float`, *optional*, defaults to `100.0`): Rate that pages are drawn from and reconstructions
-            are at [Hz].
-        layout (`str`, *optional*, defaults to `"3x4"`):
-            How a page is laid out: `"3x4"` with a strip of lead II, `"6x2"` or `"12x1"`.
-        image_size (`Sequence[int]`, *optional*, defaults to `(192, 256)`):
-            Height and width of the pages [px]; a page is squashed straight to it, nothing is cropped.
-        image_mean, image_std (`Sequence[float]`, *optional*, default to CLIP's):
-            Of the three colours, from 0 to 1: what pixel values are normalised by.
-        millivolts_per_unit (`float`, *optional*):
-            How many mV one unit of a recording in `NU` is drawn as. Without it such recordings are refused: a page has
-            a scale, and theirs is not known.
-        do_find_page (`bool`, *optional*, defaults to `True`):
-            Whether the image processor looks for the page in a picture. Drawn pages are taken as they are.
-        window_seconds (`float`, *optional*, defaults to `10.0`): Length of a page [s].
-        windows (`str`, *optional*, defaults to `"first"`):
-            Part of a longer recording that is used: `"first"`, `"center"`, or `"all"` for every window
-            `stride_seconds` apart (the last one moved back so that it ends with the recording).
-        stride_seconds (`float`, *optional*): Step between windows with `windows="all"` [s]; `window_seconds` by
-            default.
-        detector (`str`, *optional*, defaults to `"multilead"`):
-            Name of the R-peak detector. The model reads no beats: they are searched where a data set is prepared.
-        on_no_beats (`str`, *optional*, defaults to `"mask"`):
-            What happens to a window without any beat: `"raise"` an error, or `"mask"`, which keeps it.
-        do_repair (`bool`, *optional*, defaults to `True`): Repair NaN and Inf from their neighbours; else refuse them.
-        max_non_finite (`float`, *optional*, defaults to `0.2`):
-            Share of NaN and Inf samples up to which a lead is repaired; a lead with more counts as missing.
-            A window is left out if all leads are missing, or none changes for 0.5 s, in a larger share of it.
-        do_derive_leads (`bool`, *optional*, defaults to `True`):
-            Compute absent III, aVR, aVL and aVF from I and II (never for unit `NU`, where the identities do not hold).
-        do_resample (`bool`, *optional*, defaults to `True`): Resample other rates; else refuse them.
-        do_bandpass (`bool`, *optional*, defaults to `False`):
-            Band-pass between `bandpass_low` and `bandpass_high`.
-        bandpass_low (`float`, *optional*, defaults to `0.5`): Lower corner [Hz].
-        bandpass_high (`float`, *optional*, defaults to `40.0`): Upper corner [Hz].
-        bandpass_order (`int`, *optional*, defaults to `2`): Order of the Butterworth filter, run in both directions.
-        do_mask_flat_leads (`bool`, *optional*, defaults to `True`):
-            Count a lead without any variation (an electrode that fell off) as missing.
-        min_seconds (`float`, *optional*, defaults to `1.0`): Shortest accepted recording [s].
+        layout (`str`): How a page is laid out: `"3x4"` with a strip of lead II, `"6x2"` or `"12x1"`.
+        image_size, image_mean, image_std, do_find_page: As in [`EcgScanImageProcessor`]. Drawn pages have this size
+            and are taken as they are.
+        millivolts_per_unit (`float`, *optional*): How many mV one unit of a recording in `NU` is drawn as. Without it
+            such recordings are refused: a page has a scale, and theirs is not known.
+        kwargs: Settings that [`EcgFeatureExtractor`] explains. `do_rescale` stays off: a page has a scale.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
-    reads_beats: ClassVar[bool] = False
+    model_settings: ClassVar[tuple[str, ...]] = ("image_size",)
 
-    def __init__(
-        self,
-        sampling_rate: float = 100.0,
-        layout: str = "3x4",
-        image_size: Sequence[int] = (192, 256),
-        image_mean: Sequence[float] = EcgScanImageProcessor.IMAGE_MEAN,
-        image_std: Sequence[float] = EcgScanImageProcessor.IMAGE_STD,
-        millivolts_per_unit: float | None = None,
-        do_find_page: bool = True,
-        window_seconds: float = 10.0,
-        windows: str = "first",
-        stride_seconds: float | None = None,
-        detector: str = "multilead",
-        on_no_beats: str = "mask",
-        do_repair: bool = True,
-        max_non_finite: float = 0.2,
-        do_derive_leads: bool = True,
-        do_resample: bool = True,
-        do_bandpass: bool = False,
-        bandpass_low: float = 0.5,
-        bandpass_high: float = 40.0,
-        bandpass_order: int = 2,
-        do_mask_flat_leads: bool = True,
-        min_seconds: float = 1.0,
-        **kwargs: Any,
-    ):
-        # Of the base, but of no use here: a page has a scale.
-        kwargs.pop("do_rescale", None), kwargs.pop("rescale_limit", None)
-        super().__init__(
-            sampling_rate=sampling_rate,
-            window_seconds=window_seconds,
-            windows=windows,
-            stride_seconds=stride_seconds,
-            detector=detector,
-            on_no_beats=on_no_beats,
-            do_repair=do_repair,
-            max_non_finite=max_non_finite,
-            do_derive_leads=do_derive_leads,
-            do_resample=do_resample,
-            do_bandpass=do_bandpass,
-            bandpass_low=bandpass_low,
-            bandpass_high=bandpass_high,
-            bandpass_order=bandpass_order,
-            do_rescale=False,
-            rescale_limit=3.0,
-            do_mask_flat_leads=do_mask_flat_leads,
-            min_seconds=min_seconds,
-            **kwargs,
+    bandpass_low = 0.5
+    bandpass_order = 2
+    layout: Annotated[str, partial(check_choice, known=LAYOUTS)] = "3x4"
+    image_size: Sequence[int] = EcgScanImageProcessor.image_size
+    image_mean: Sequence[float] = EcgScanImageProcessor.image_mean
+    image_std: Sequence[float] = EcgScanImageProcessor.image_std
+    do_find_page: Flag = EcgScanImageProcessor.do_find_page
+    millivolts_per_unit: Annotated[float | None, partial(check_number, low=1e-6, high=1e6, optional=True)] = None
+
+    def __init__(self, **kwargs: Any):
+        for name in ("do_rescale", "rescale_limit"):
+            kwargs.pop(name, None)
+        super().__init__(**kwargs)
+
+    def check_settings(self) -> None:
+        """Refuse settings that do not fit together, and sizes and colours that cannot be."""
+        super().check_settings()
+        self.image_size, self.image_mean, self.image_std = checked_image_settings(
+            self.image_size, self.image_mean, self.image_std
         )
-        self.lead_names = list(STANDARD_LEADS)
-        self.layout = layout
-        self.image_size, self.image_mean, self.image_std = checked_image_settings(image_size, image_mean, image_std)
-        self.millivolts_per_unit = millivolts_per_unit
-        self.do_find_page = do_find_page
-        check_choice("layout", layout, LAYOUTS)
-        check_flag("do_find_page", do_find_page)
-        if window_seconds > 10:
-            raise InputError(f"window_seconds is {window_seconds:g}: a page shows 10 s at most")
-        check_number("millivolts_per_unit", millivolts_per_unit, 1e-6, 1e6, optional=True)
+        if self.window_seconds > 10:
+            raise InputError(f"window_seconds is {self.window_seconds:g}: a page shows 10 s at most")
 
     @property
     def image_processor(self) -> EcgScanImageProcessor:
@@ -147,7 +79,6 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
     def to_dict(self) -> dict[str, Any]:
         """Everything that is saved: also what makes the file one of [`EcgScanImageProcessor`]."""
         fields = super().to_dict()
-        fields.pop("lead_names", None)
         fields["image_processor_type"] = EcgScanImageProcessor.__name__
         if fields.get("auto_map"):
             module = EcgScanImageProcessor.__module__.split(".")[-1]
@@ -157,21 +88,14 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
             }
         return fields
 
-    def clean(
+    def _clean(
         self,
         waveform: np.ndarray,
-        sampling_rate: float | None = None,
-        lead_names: Sequence[str] | None = None,
-        unit: str | Sequence[str] | None = None,
-        **kwargs: Any,
+        sampling_rate: float | None,
+        lead_names: Sequence[str] | None,
+        unit: str | Sequence[str] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """
-        One recording as 12 clean leads at the model's rate [mV], whole length: arguments, result and errors as in
-        [`EcgFeatureExtractor.clean`].
-
-        Raises:
-            InputError: Also if a lead is in `NU` and `millivolts_per_unit` is not set.
-        """
+        """As [`EcgFeatureExtractor.clean`], in mV; also refuses leads in `NU` without `millivolts_per_unit`."""
         units = [] if unit is None else [unit] if isinstance(unit, str) else list(unit)
         normalised = "NU" in map(canonical_unit, units)
         if normalised and self.millivolts_per_unit is None:
@@ -179,7 +103,7 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
                 "the recording is in NU, normalised by an unknown scale, and a page is drawn in mV: set "
                 "`millivolts_per_unit` (0.1 is near what a deviation of a filtered lead usually is)"
             )
-        signal, present = super().clean(waveform, sampling_rate, lead_names, unit, **kwargs)
+        signal, present = super()._clean(waveform, sampling_rate, lead_names, unit)
         if normalised:
             if any(canonical_unit(one) != "NU" for one in units):
                 raise InputError("some leads are in NU and some are not: give all in one unit")

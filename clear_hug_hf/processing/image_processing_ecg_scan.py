@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
@@ -16,7 +16,7 @@ from transformers.utils import TensorType
 
 from .errors import InputError
 from .page_finding import find_page
-from .setting_checks import check_flag, check_list, check_other_settings
+from .setting_checks import Configurable, Flag, check_list
 
 
 MIN_PIXELS = 64
@@ -164,7 +164,7 @@ def checked_image_settings(
     return [int(side) for side in image_size], [float(one) for one in image_mean], [float(one) for one in image_std]
 
 
-class EcgScanImageProcessor(BaseImageProcessor):
+class EcgScanImageProcessor(Configurable, BaseImageProcessor):
     """
     Turns pictures of ECG pages, photographs, scans or drawn ones, into the `pixel_values` of [`EcgScanModel`].
 
@@ -173,30 +173,24 @@ class EcgScanImageProcessor(BaseImageProcessor):
     2.4). The aspect is not kept: a page's width is time and its height voltage, whatever its proportions.
 
     Args:
-        image_size (`Sequence[int]`, *optional*, defaults to `(192, 256)`): Height and width that the model reads [px].
-        image_mean, image_std (`Sequence[float]`, *optional*, default to CLIP's):
-            Of the three colours, from 0 to 1: what pixel values are normalised by.
-        do_find_page (`bool`, *optional*, defaults to `True`):
-            Whether to look for the page. Otherwise a picture is one, from edge to edge.
+        image_size (`Sequence[int]`): Height and width that the model reads [px].
+        image_mean, image_std (`Sequence[float]`): Of the three colours, from 0 to 1: what pixel values are normalised
+            by. CLIP's by default.
+        do_find_page (`bool`): Whether to look for the page. Otherwise a picture is one, from edge to edge.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012
-    IMAGE_MEAN: ClassVar[tuple[float, ...]] = (0.48145466, 0.4578275, 0.40821073)
-    IMAGE_STD: ClassVar[tuple[float, ...]] = (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(
-        self,
-        image_size: Sequence[int] = (192, 256),
-        image_mean: Sequence[float] = IMAGE_MEAN,
-        image_std: Sequence[float] = IMAGE_STD,
-        do_find_page: bool = True,
-        **kwargs: Any,
-    ):
-        check_other_settings(type(self), kwargs)
-        check_flag("do_find_page", do_find_page)
-        super().__init__(**kwargs)
-        self.image_size, self.image_mean, self.image_std = checked_image_settings(image_size, image_mean, image_std)
-        self.do_find_page = do_find_page
+    image_size: Sequence[int] = (192, 256)
+    image_mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711)
+    do_find_page: Flag = True
+
+    def check_settings(self) -> None:
+        """Refuse sizes and colours that cannot be."""
+        self.image_size, self.image_mean, self.image_std = checked_image_settings(
+            self.image_size, self.image_mean, self.image_std
+        )
 
     def __call__(  # type: ignore[override]
         self, images: Any, return_tensors: str | TensorType | None = None, **kwargs: Any

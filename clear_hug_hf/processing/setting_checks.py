@@ -1,14 +1,16 @@
 """
-Checks of the settings of feature extractors. A `preprocessor_config.json` may be damaged, or anyone's: each value is
-checked when an extractor is made, so that none of them takes memory or fails later.
+Settings of feature extractors and their checks. A `preprocessor_config.json` may be damaged, or anyone's: each value
+is checked when an extractor is made, so that none of them takes memory or fails later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import copy
+import inspect
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from reprlib import repr as short
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self, get_origin
 
 from .errors import InputError
 
@@ -70,9 +72,68 @@ def check_list(name: str, value: Any, kind: type, length: int | None = None) -> 
         raise InputError(f"{name} is {short(value)}: give {count} {kinds[kind]}")
 
 
-def check_other_settings(owner: type, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that no one reads and whose names would hide what a class does."""
-    for name in settings:
-        taken = getattr(owner, name, None)
-        if callable(taken) or isinstance(taken, property):
-            raise InputError(f"{name} is no setting of {owner.__name__}: leave it out")
+Flag = Annotated[bool, check_flag]
+"""A setting that is true or false."""
+
+
+class Configurable:
+    """
+    What has settings: each annotated class attribute that is no `ClassVar`, of the class and of its bases, is one, and
+    its value there is the default. What must hold of a value alone is in the annotation, `Annotated[type, check]`,
+    where `check` is called with the name and the value; what must hold of several together is in [`check_settings`].
+
+    Args:
+        kwargs: Settings that differ from their defaults, and what else a saved file holds, which is kept as it is.
+
+    Raises:
+        InputError: If a setting has a value that it cannot have, or something else would hide what the class does; the
+            message says which, and what is allowed.
+    """
+
+    # Of each setting, what its value is checked by.
+    _checks: ClassVar[dict[str, tuple[Callable[[str, Any], None], ...]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        hints = inspect.get_annotations(cls, eval_str=True)
+        own = {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
+        cls._checks = {**cls._checks, **{name: getattr(hint, "__metadata__", ()) for name, hint in own.items()}}
+
+    def __init__(self, **kwargs: Any):
+        others = {name: value for name, value in kwargs.items() if name not in type(self)._checks}
+        for name in others:
+            taken = getattr(type(self), name, None)
+            if callable(taken) or isinstance(taken, property):
+                raise InputError(f"{name} is no setting of {type(self).__name__}: leave it out")
+        super().__init__(**others)
+        self._set({name: kwargs.get(name, getattr(type(self), name)) for name in type(self)._checks})
+
+    def replace(self, **changes: Any) -> Self:
+        """
+        A light copy with other settings.
+
+        Args:
+            changes: Settings by name; `None` leaves one as it is.
+
+        Raises:
+            InputError: If a setting cannot have its value.
+            TypeError: If there is no such setting.
+        """
+        if unknown := [name for name in changes if name not in type(self)._checks]:
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}")
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if not changes:
+            return self
+        other = copy.copy(self)
+        other._set(changes)
+        return other
+
+    def check_settings(self) -> None:
+        """Refuse settings that do not fit together, and bring the others to the form in which they are saved."""
+
+    def _set(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            for check in type(self)._checks[name]:
+                check(name, value)
+            setattr(self, name, value)
+        self.check_settings()
