@@ -15,12 +15,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "clear_hug_hf"
 ALLOWED = {
     "modeling": set(),
     "processing": set(),
-    "data": {"processing", "modeling"},
-    "hub": {"processing", "modeling", "data", "evaluation", "training"},
-    "evaluation": {"processing", "modeling", "data"},
-    "plotting": {"processing", "modeling", "data", "evaluation"},
-    "training": {"processing", "modeling", "data", "evaluation"},
-    "cli": {"processing", "modeling", "data", "hub", "evaluation", "plotting", "training"},
+    "systems": set(),
+    "utils": {"processing"},
+    "data": {"processing", "modeling", "systems", "utils"},
+    "inference": {"processing", "modeling", "data", "systems", "utils"},
+    "evaluation": {"processing", "modeling", "data", "inference", "systems", "utils"},
+    "plotting": {"processing", "modeling", "data", "evaluation", "systems", "utils"},
+    "training": {"processing", "modeling", "data", "evaluation", "inference", "systems", "utils"},
+    "hub": {"processing", "modeling", "data", "evaluation", "inference", "systems", "training", "utils"},
+    "cli": {
+        *("processing", "modeling", "data", "evaluation", "hub", "inference"),
+        *("plotting", "systems", "training", "utils"),
+    },
 }
 # What the files of a published folder may import at all, beside the standard library and each other.
 LIBRARIES = {

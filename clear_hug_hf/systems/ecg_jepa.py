@@ -1,0 +1,40 @@
+"""ECG-JEPA (Kim): a teacher's states at hidden times, predicted from those of the others."""
+
+from .base import Converter, ConverterOption, Objective, System
+
+
+SYSTEM = System(
+    name="ecg_jepa",
+    title="ECG-JEPA",
+    classes={
+        "AutoConfig": ".modeling.configuration_ecg_jepa:EcgJepaConfig",
+        "AutoModel": ".modeling.modeling_ecg_jepa:EcgJepaModel",
+        "AutoModelForSequenceClassification": ".modeling.modeling_ecg_jepa:EcgJepaForSequenceClassification",
+        "AutoModelForTokenClassification": ".modeling.modeling_ecg_jepa:EcgJepaForTokenClassification",
+        "AutoFeatureExtractor": ".processing.feature_extraction_ecg_jepa:EcgJepaFeatureExtractor",
+    },
+    objectives=(
+        Objective(
+            name="jepa",
+            model=".modeling.modeling_ecg_jepa:EcgJepaForPreTraining",
+            summary="ECG-JEPA: hide the same times in all leads and predict what a teacher makes of them",
+            parts="teacher and the predictor",
+            loss="of what was hidden, in the teacher's states",
+            loss_title="Loss of the teacher's states at hidden times, predicted from the others:",
+        ),
+    ),
+    described_as="ECG-JEPA (Kim, with cross-pattern attention)",
+    paper="Kim, Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive "
+    "Architecture, [arXiv 2410.08559](https://arxiv.org/abs/2410.08559)",
+    converter=Converter(
+        function=".hub.convert_ecg_jepa:convert_ecg_jepa_to_folder",
+        reads="the encoder of ECG-JEPA (Kim), or student, teacher and predictor",
+        example="multiblock_epoch100.pth converted/ecg-jepa-base",
+        options={
+            "num_attention_heads": ConverterOption(
+                help="of the encoder, which the file does not tell (default: those of the released size of its width)"
+            ),
+            "predictor_num_attention_heads": ConverterOption(help="of the predictor, likewise"),
+        },
+    ),
+)

@@ -1,0 +1,79 @@
+"""Declarations of systems: found by their files and entry points, and true of the classes that they name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import transformers
+
+from clear_hug_hf import systems
+from clear_hug_hf.systems import DEFAULT_SYSTEM, SYSTEMS, System, load, system_of
+
+
+@pytest.fixture(params=SYSTEMS)
+def system(request: pytest.FixtureRequest) -> System:
+    return SYSTEMS[request.param]
+
+
+def test_when_a_system_is_declared_then_its_classes_are_those_of_the_auto_classes(system: System) -> None:
+    assert system.config.model_type == system.name
+    for auto_class, reference in system.auto_classes.items():
+        found = load(reference)
+        if auto_class.startswith("AutoModel"):
+            assert found is system.model(auto_class)
+            assert getattr(transformers, auto_class)._model_mapping[system.config] is found
+    for objective in system.objectives:
+        assert load(objective.model).config_class is system.config
+        assert load(objective.collator)
+        assert objective.picture is None or load(objective.picture)
+
+
+def test_when_a_system_is_declared_then_it_is_found_by_what_belongs_to_it(system: System) -> None:
+    assert system_of(system.config()) is system
+    assert system_of(system.feature_extractor()) is system
+    with pytest.raises(KeyError, match=r"str is of no system: choose from .*clear_hug"):
+        system_of("another")
+
+
+def test_when_a_system_has_heads_then_its_config_takes_each_and_the_first_by_itself(system: System) -> None:
+    assert system.config().head_type == next(iter(system.heads))
+    for head in system.heads:
+        assert system.config(head_type=head).head_type == head
+
+
+def test_when_a_system_has_a_converter_then_its_function_is_there(system: System) -> None:
+    if system.converter is not None:
+        assert callable(load(system.converter.function))
+
+
+def test_when_systems_are_listed_then_one_is_the_default() -> None:
+    assert [name for name, one in SYSTEMS.items() if one.is_default] == [DEFAULT_SYSTEM]
+
+
+def test_when_a_plugin_brings_another_system_of_a_name_then_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = EntryPoint(DEFAULT_SYSTEM, "mine.declaration:SYSTEM", systems.GROUP)
+    monkeypatch.setattr(systems, "entry_points", lambda group: [mine])
+    with pytest.raises(ImportError, match="two packages bring the system"):
+        list(type(SYSTEMS)())
+
+
+def test_when_an_entry_point_is_no_system_then_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems, "entry_points", lambda group: [EntryPoint("odd", "json:dumps", group)])
+    with pytest.raises(ImportError, match=r"'odd' is no System of that name: mend json:dumps"):
+        type(SYSTEMS)()["odd"]
+
+
+def test_when_declarations_are_read_then_torch_is_not_imported() -> None:
+    code = (
+        "import sys, types\n"
+        "sys.modules['clear_hug_hf'] = package = types.ModuleType('clear_hug_hf')\n"
+        f"package.__path__ = [{str(Path(systems.__path__[0]).parent)!r}]\n"
+        "from clear_hug_hf.systems import SYSTEMS\n"
+        "assert [one.title for one in SYSTEMS.values()]\n"
+        "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys(), 'a heavy import'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
