@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## simulate recordings, pre-train, fine-tune, evaluate and draw; DATA=DIR uses real recordings, also for the shipped weights
 	$(BIN)/clear-hug demo --output demo $(if $(DATA),--data $(DATA))
 
-test: install  ## the default test suite
-	$(BIN)/python -m pytest -q
+# One file runs in one process, since its tests share what takes long to make.
+test: install  ## the default test suite, one process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: install  ## the tests marked slow
 	$(BIN)/python -m pytest -q -m slow

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+import torch
+from strangers import ABSENT
 
 from clear_hug_hf import STANDARD_LEADS, Recording
+from clear_hug_hf.cli import main
 from clear_hug_hf.training import features
 
 
@@ -110,3 +116,61 @@ def ptbxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "NORM,normal,1.0,,,NORM\nIMI,infarction,1.0,,,MI\nNDT,T abnormalities,1.0,1.0,,STTC\nSR,sinus,,,1.0,\n"
     )
     return folder
+
+
+def _run(*words: object) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., None]:
+    """Runs a command that must succeed: `run("predict", record, "--model", folder)`."""
+    return _run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must be refused, and gives the one sentence on stderr that says why."""
+
+    def refuse(*words: object) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2
+        *before, last = capsys.readouterr().err.splitlines()
+        assert last.startswith("clear-hug: error: ")
+        # Nothing but progress bars may come before.
+        assert all(any(unit in line for unit in ("it/s", "rec/s", "batch/s")) for line in before if line)
+        return last.removeprefix("clear-hug: error: ")
+
+    return refuse
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Runs a script where the package is not installed: `stranger(script, *arguments)` gives what it prints."""
+
+    def run(script: str, *arguments: object) -> str:
+        folder = tmp_path_factory.mktemp("stranger")
+        (folder / "stranger.py").write_text(ABSENT + script)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"HF_HOME": str(folder / "home"), "HF_MODULES_CACHE": str(folder / "modules")}
+        done = subprocess.run(
+            [sys.executable, "stranger.py", *map(str, arguments)],
+            env=environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Numbers are equal bit by bit to those of another process only where both sum in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

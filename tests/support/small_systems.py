@@ -1,0 +1,207 @@
+"""
+Every registered system made small. A new system is tested by adding one record here: how to build it, what to feed it
+and what the command line needs for it. `tests/systems` runs over all of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from clear_hug_hf import modeling
+
+
+Batch = dict[str, torch.Tensor]
+# Larger than the default, so that what must differ differs visibly.
+WIDE = {"initializer_range": 0.2}
+
+
+@dataclass(frozen=True)
+class SmallSystem:
+    """A system small enough to compute everything in moments."""
+
+    config_class: type[PreTrainedConfig]
+    fields: dict[str, Any]
+    """Settings of the small config."""
+    make_batch: Callable[[], Batch]
+    """
+    Two recordings, of which the second is short and lacks leads where the system knows of that. Whatever the base
+    model and the model for pre-training take; the latter's masks make it deterministic.
+    """
+    forms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Other settings by name, whose numbers must agree between implementations, too."""
+    frozen: tuple[str, ...] = ()
+    """Parts whose parameters are never trained."""
+    num_states: int = 3
+    """Hidden states of the encoder: those that go in, and of each layer."""
+    captured: tuple[str, ...] = ()
+    """Forms in which `torch.compile` captures every model whole, since none knows a value of a tensor."""
+    has_towers: bool = False
+    """Whether encoders are models of transformers, and texts are read once each, so that the device is waited for."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Model options by which the command line builds it small."""
+    needs_signal_encoder: bool = False
+
+    def config(self, **overrides: Any) -> Any:
+        return self.config_class(**{**self.fields, **overrides})
+
+    @property
+    def name(self) -> str:
+        return self.config_class.model_type
+
+    @cached_property
+    def models(self) -> dict[str, type[PreTrainedModel]]:
+        """Classes by the Auto class that loads them, each once."""
+        found: dict[type[PreTrainedModel], str] = {}
+        for name, place in self.config().auto_map.items():
+            if name != "AutoConfig":
+                found.setdefault(getattr(modeling, place.partition(".")[2]), name)
+        return {name: model_class for model_class, name in found.items()}
+
+    @property
+    def encoder(self) -> type[PreTrainedModel]:
+        return self.models["AutoModel"]
+
+    @property
+    def classifier(self) -> type[PreTrainedModel]:
+        """Of recordings or of pages."""
+        found = [name for name in self.models if name.endswith(("SequenceClassification", "ForImageClassification"))]
+        return self.models[min(found, key=len)]
+
+    def inputs(self, model_class: type[PreTrainedModel]) -> Batch:
+        """What of the batch the model takes."""
+        names = inspect.signature(model_class.forward).parameters
+        return {name: value for name, value in self.make_batch().items() if name in names}
+
+    def bare_inputs(self, rows: int = 2) -> Batch:
+        """The main input alone, for any number of recordings."""
+        name = self.encoder.main_input_name
+        shape = self.make_batch()[name].shape[1:]
+        return {name: torch.randn(rows, *shape, generator=torch.Generator().manual_seed(3))}
+
+
+def _missing(num_leads: int, last_leads: int, steps: int, real: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A lead mask and an attention mask: the second recording is without the last leads and steps."""
+    lead_mask = torch.ones(2, num_leads, dtype=torch.bool)
+    lead_mask[1, -last_leads:] = False
+    return lead_mask, torch.arange(steps) < torch.tensor([[steps], [real]])
+
+
+def _beats() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    lead_mask, attention_mask = _missing(12, 2, 15, 9)
+    input_values = torch.randn((2, 12, 15, 96), generator=generator)
+    time_ids = torch.randint(1, 11, (2, 15), generator=generator).sort(dim=1).values
+    return {
+        "input_values": input_values * (attention_mask[:, None, :, None] & lead_mask[:, :, None, None]),
+        "attention_mask": attention_mask,
+        "time_ids": time_ids * attention_mask,
+        "lead_mask": lead_mask,
+        "noise": torch.linspace(0, 1, 360).reshape(2, 12, 15),
+    }
+
+
+def _patches() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    lead_mask, attention_mask = _missing(8, 2, 12, 9)
+    input_values = torch.randn((2, 8, 240), generator=generator)
+    return {
+        "input_values": input_values * (attention_mask.repeat_interleave(20, dim=1)[:, None] & lead_mask[..., None]),
+        "attention_mask": attention_mask,
+        "lead_mask": lead_mask,
+        "bool_masked_pos": torch.arange(12) % 3 == 1,
+    }
+
+
+def _pages() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "pixel_values": torch.randn(2, 3, 64, 96, generator=generator),
+        "waveforms": 0.2 * torch.randn(2, 12, 200, generator=generator),
+        "drawn_mask": torch.rand(2, 12, 200, generator=generator) < 0.5,
+        "signal_mask": torch.rand(2, 12, 200, generator=generator) < 0.9,
+        "identity_mask": torch.tensor([True, False]),
+        "signal_embeds": torch.randn(2, 32, generator=generator),
+        "input_ids": torch.randint(3, 64, (2, 9), generator=generator),
+        "attention_mask": (torch.arange(9) < torch.tensor([[9], [5]])).long(),
+        "text_mask": torch.ones(2, dtype=torch.bool),
+        "text_ids": torch.arange(2),
+    }
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+BEATS = {
+    **SIZES,
+    **{f"decoder_{name}": value for name, value in SIZES.items()},
+    "decoder_num_attention_heads": 2,
+}
+PATCHES = {
+    **SIZES,
+    **{f"predictor_{name}": value for name, value in SIZES.items()},
+    "predictor_hidden_size": 24,
+    "predictor_num_attention_heads": 2,
+    "num_samples": 240,
+    "patch_size": 20,
+}
+TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+VIT = {**TOWER, "model_type": "vit", "image_size": 64, "patch_size": 16}
+CLIP = {**VIT, "model_type": "clip_vision_model", "image_size": 96, "projection_dim": 8}
+TEXT = {**TOWER, "model_type": "bert", "vocab_size": 64, "max_position_embeddings": 32, "type_vocab_size": 1}
+TEXT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+PAGES: dict[str, Any] = {
+    "vision_config": VIT,
+    "signal_config": {"model_type": "clear_hug", **BEATS, "num_hidden_layers": 1},
+    "text_config": TEXT,
+    "image_size": [64, 96],
+    "num_samples": 200,
+    "projection_dim": 24,
+    **{f"decoder_{name}": value for name, value in TOWER.items()},
+}
+
+
+def _option(value: Any) -> str:
+    return str(value).replace("'", "")
+
+
+SMALL_SYSTEMS = {
+    system.name: system
+    for system in (
+        SmallSystem(
+            modeling.ClearHugConfig,
+            {**BEATS, **WIDE},
+            _beats,
+            forms={
+                "full attention": {"full_attention": True},
+                "full cls": {"cls_attention": "full"},
+                "released": {"cls_attention": "reference_bias", "beat_embedding": "conv"},
+            },
+            captured=("", "released"),
+            options={**dict.fromkeys(["hidden_size", "intermediate_size"], "32"), "num_hidden_layers": "1"},
+        ),
+        SmallSystem(
+            modeling.EcgJepaConfig,
+            {**PATCHES, **WIDE},
+            _patches,
+            forms={"full attention": {"attention_pattern": "full"}, "dropped": {"drop_path_rate": 0.1}},
+            frozen=("teacher.",),
+            options={**dict.fromkeys(["hidden_size", "intermediate_size"], "32"), "num_hidden_layers": "2"},
+        ),
+        SmallSystem(
+            modeling.EcgScanConfig,
+            PAGES,
+            _pages,
+            forms={"clip": {"vision_config": CLIP}},
+            frozen=("signal_model.",),
+            num_states=2,
+            has_towers=True,
+            options={name: _option(value) for name, value in PAGES.items() if name.startswith(("decoder_", "image"))},
+            needs_signal_encoder=True,
+        ),
+    )
+}
