@@ -31,7 +31,7 @@ from thirds import PROBE, path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.evaluation.metrics import interval_of_samples, patient_weights
@@ -167,7 +167,7 @@ def reconstruct(variant: str, data: Path, output: Path) -> None:
     everything, extractor, folds = all_recordings(data)
     unseen = everything.select(np.flatnonzero(folds == 0)).with_format("numpy")
     model, _ = load_pretrained(output / "pretrained" / f"{variant}-0")
-    collator = BeatCollator(extractor, label_names=())
+    collator = EcgCollator(extractor, label_names=())
     # The same beats are hidden from every variant: which ones follows from the recording's number.
     errors = [model(**collator([row]), seeds=torch.tensor([number])).loss.item() for number, row in enumerate(unseen)]
     path.parent.mkdir(parents=True, exist_ok=True)

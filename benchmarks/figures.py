@@ -21,7 +21,7 @@ from ablations import all_recordings
 from machine import REPOSITORY
 from transformers.utils import logging
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.prepared import keep_labels, load_prepared
 from clear_hug_hf.evaluation.predictions import (
     contributions_by_label,
@@ -56,7 +56,7 @@ def reconstructions(data: Path, ablations: Path, record: str | None, output: Pat
     names = unseen["record_id"]
     index = 0 if record is None else names.index(record)
     row = unseen.with_format("numpy")[index]
-    batch = BeatCollator(extractor, label_names=())([row])
+    batch = EcgCollator(extractor, label_names=())([row])
     rebuilt, hidden = {}, None
     for title, variant in VARIANTS.items():
         model, _ = load_pretrained(ablations / "pretrained" / f"{variant}-0")

@@ -164,7 +164,7 @@ def _row(name: str, turns: list[dict[str, Any]], arguments: argparse.Namespace) 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from clear_hug_hf.data.collator import BeatCollator
+    from clear_hug_hf.data.collator import EcgCollator
     from clear_hug_hf.training.batches import StepCollator, StepPlan, step_loader
     from clear_hug_hf.training.pretraining import sizes_kept_apart
 
@@ -174,7 +174,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     dataset, extractor = _recordings(arguments)
     form = FORMS.get(arguments.form, TOGETHER)
     most = arguments.micro_batch_size if form["parts"] else arguments.batch_size
-    collate = StepCollator(BeatCollator(extractor, (), trim=form["parts"]), most, seed=0, with_seeds=True)
+    collate = StepCollator(EcgCollator(extractor, (), trim=form["parts"]), most, seed=0, with_seeds=True)
     plan = StepPlan(len(dataset), arguments.batch_size, 1000, seed=0)
     if arguments.form not in FORMS:
         workers = int(arguments.form.split()[1])

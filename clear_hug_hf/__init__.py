@@ -89,7 +89,7 @@ PIPELINE_REGISTRY.register_pipeline(
 
 # Rooms that bring heavier libraries (datasets, pandas, matplotlib) are imported on first use.
 _LAZY = {
-    "BeatCollator": ".data.collator",
+    "EcgCollator": ".data.collator",
     "Recording": ".data.records",
     "find_records": ".data.records",
     "read_record": ".data.records",
@@ -106,7 +106,7 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
-    from .data.collator import BeatCollator
+    from .data.collator import EcgCollator
     from .data.preparation import prepare
     from .data.prepared import load_prepared
     from .data.readers import open_source
@@ -130,13 +130,13 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "STANDARD_LEADS",
-    "BeatCollator",
     "ClearHugConfig",
     "ClearHugFeatureExtractor",
     "ClearHugForPreTraining",
     "ClearHugForSequenceClassification",
     "ClearHugModel",
     "EcgClassificationPipeline",
+    "EcgCollator",
     "EcgJepaConfig",
     "EcgJepaFeatureExtractor",
     "EcgJepaForPreTraining",

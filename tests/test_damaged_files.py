@@ -24,7 +24,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 
 from clear_hug_hf import Recording
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.model_files import load_config, load_feature_extractor
 from clear_hug_hf.data.prepared import check_prepared_for, load_prepared, read_manifest
 from clear_hug_hf.data.readers import WfdbFolderSource
@@ -295,7 +295,7 @@ def _read_prepared(folder: Path) -> None:
     sets, extractor = load_prepared(folder, splits)
     check_prepared_for(folder, ClearHugFeatureExtractor())
     for dataset in sets.values():
-        BeatCollator(extractor)(list(dataset.with_format("numpy")))
+        EcgCollator(extractor)(list(dataset.with_format("numpy")))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "preprocessor_config.json", "data/train-00000-of-00001.parquet"])

@@ -34,7 +34,7 @@ from transformers import (
 
 from clear_hug_hf import STANDARD_LEADS, EcgJepaFeatureExtractor, Recording, load_prepared, prepare, read_record
 from clear_hug_hf.cli import main
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.modeling import (
     ClearHugConfig,
     ClearHugForPreTraining,
@@ -136,7 +136,7 @@ def test_when_prepared_for_ecg_jepa_then_signals_are_as_it_reads_them_and_the_ne
     row = sets["train"].with_format("numpy")[0]
     assert (row["signal"].shape, float(row["sampling_rate"])) == ((12, 2500), 250.0)
     recording = read_record(ptbxl_folder / f"records100/00000/{int(row['record_id']):05d}_lr")
-    found = BeatCollator(load_prepared(house / "ecg_jepa")[1])([row])["input_values"]
+    found = EcgCollator(load_prepared(house / "ecg_jepa")[1])([row])["input_values"]
     expected = EcgJepaFeatureExtractor()(**recording.as_inputs(), return_tensors="pt")["input_values"]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
@@ -360,7 +360,7 @@ def test_when_finetuned_then_the_right_parts_learn_and_the_folder_gives_the_same
     assert all(parameter.requires_grad for parameter in model.parameters())
 
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-    inputs = BeatCollator(EcgJepaFeatureExtractor(), label_names=())(list(labelled[0].select(range(9))))
+    inputs = EcgCollator(EcgJepaFeatureExtractor(), label_names=())(list(labelled[0].select(range(9))))
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
     assert set(loaded.config.label_thresholds) == {"fast", "inverted"}
@@ -382,7 +382,7 @@ def test_when_features_are_kept_then_the_probe_is_that_of_an_encoder_that_runs_e
         for name, tensor in run.model.state_dict().items():
             torch.testing.assert_close(tensor, runs[0].model.state_dict()[name], atol=1e-5, rtol=0)
 
-    model, collator = _classifier().eval(), BeatCollator(extractor, label_names=("fast", "inverted"))
+    model, collator = _classifier().eval(), EcgCollator(extractor, label_names=("fast", "inverted"))
     encoded = encode(model, labelled[0], collator, batch_size=4)
     assert encoded.columns["present"].sum(dim=1)[[4, 6]].tolist() == [7, 2]
     with torch.no_grad():

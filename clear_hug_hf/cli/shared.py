@@ -476,11 +476,11 @@ def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, p
     import numpy as np
     import torch
 
-    from ..data.collator import BeatCollator
+    from ..data.collator import EcgCollator
     from ..plotting import plot_reconstruction, save_figure
 
     row = dataset.with_format("numpy")[0]
-    batch = BeatCollator(extractor, label_names=())([row])
+    batch = EcgCollator(extractor, label_names=())([row])
     with torch.no_grad():
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
     hidden = output.bool_masked_pos[0].cpu().numpy()

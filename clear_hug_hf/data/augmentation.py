@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..processing.errors import InputError
-from .collator import BeatCollator
+from .collator import EcgCollator
 
 
 # At strength 1.
@@ -81,15 +81,15 @@ def check_strength(strength: float) -> None:
         raise InputError(f"augmentation is {strength}: give a number from 0 (recordings as they are) to 2; 1 is usual")
 
 
-class AugmentingCollator(BeatCollator):
+class AugmentingCollator(EcgCollator):
     """
-    A [`BeatCollator`] that changes each recording by [`augment_recording`] where it gets seeds, as the pre-training
+    A [`EcgCollator`] that changes each recording by [`augment_recording`] where it gets seeds, as the pre-training
     loop gives them: every time anew, and the same after a restart. Without seeds recordings stay as they are, unless
     it is `random`.
 
     Args:
         feature_extractor ([`EcgFeatureExtractor`]): The one that the dataset was prepared with.
-        label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`BeatCollator`].
+        label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`EcgCollator`].
         augmentation (`float`, *optional*, defaults to `1.0`): Strength, from 0 to 2.
         random (`bool`, *optional*, defaults to `False`): Whether recordings without seeds are changed by draws from
             torch's own generator.
@@ -112,17 +112,17 @@ class AugmentingCollator(BeatCollator):
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], seeds: np.ndarray | None = None) -> dict[str, torch.Tensor]:
         """
-        Collate rows, as [`BeatCollator`] does.
+        Collate rows, as [`EcgCollator`] does.
 
         Args:
             rows (`Sequence[Mapping]`): Rows as [`prepare`] makes them.
             seeds (`np.ndarray` of shape `(batch_size,)`, *optional*): One for each recording.
 
         Returns:
-            `dict[str, torch.Tensor]`: As [`BeatCollator`].
+            `dict[str, torch.Tensor]`: As [`EcgCollator`].
 
         Raises:
-            InputError: As [`BeatCollator`].
+            InputError: As [`EcgCollator`].
         """
         self._check_rate(rows)
         windows = self._windows(rows)

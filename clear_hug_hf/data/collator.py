@@ -12,7 +12,7 @@ from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 
 
-class BeatCollator:
+class EcgCollator:
     """
     Makes what a model reads of a batch from the stored signals and peaks, all at once: for CLEAR it cuts the beats.
 

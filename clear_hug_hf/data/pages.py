@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..processing.errors import InputError
-from .collator import BeatCollator
+from .collator import EcgCollator
 from .texts import text_id, text_of
 
 
@@ -19,14 +19,14 @@ SIGNAL_EMBEDS = "signal_embeds"
 """The column that [`add_signal_embeds`] adds to a dataset: what the signal teacher makes of a row."""
 
 
-class PageCollator(BeatCollator):
+class PageCollator(EcgCollator):
     """
     Draws the pages of a batch, for training each time anew: layout, style and how the page was photographed follow
     from the seed of its recording, so that a run goes on from a checkpoint as if it had never stopped.
 
     Args:
         feature_extractor ([`EcgScanFeatureExtractor`]): The model's.
-        label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`BeatCollator`].
+        label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`EcgCollator`].
         tokenizer (*optional*): Of the text tower. Without it the batch has no texts.
         with_targets (`bool`, *optional*, defaults to `False`): Whether the batch has what pre-training needs beside
             the pages: signals and masks, and texts, which are those of [`with_texts`].
@@ -64,7 +64,7 @@ class PageCollator(BeatCollator):
 
     @property
     def columns(self) -> list[str]:
-        """`list[str]`: As [`BeatCollator`], with what texts are made of."""
+        """`list[str]`: As [`EcgCollator`], with what texts are made of."""
         read = super().columns
         texts = ["report"] if self.with_targets and self.tokenizer is not None else []
         return [*read, *texts, *([SIGNAL_EMBEDS] if self.with_signals else [])]
@@ -89,7 +89,7 @@ class PageCollator(BeatCollator):
             a tokenizer `input_ids`, `attention_mask`, `text_mask` and `text_ids`.
 
         Raises:
-            InputError: As [`BeatCollator`].
+            InputError: As [`EcgCollator`].
         """
         self._check_rate(rows)
         signals, peaks, lead_masks = self._windows(rows)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..data.collator import BeatCollator
+from ..data.collator import EcgCollator
 from ..data.splits import recordings_of
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
@@ -164,7 +164,7 @@ def predict(
             f"the recordings have the label {unknown[0]!r} and the model does not: it knows {', '.join(names)}"
         )
     check_gives_probabilities(model.config)
-    collator = BeatCollator(feature_extractor, label_names=has, all_beats=True)
+    collator = EcgCollator(feature_extractor, label_names=has, all_beats=True)
     loader = DataLoader(dataset.with_format("numpy"), batch_size=batch_size, collate_fn=collator)
     model.eval()
     probabilities, labels, contributions, counts = [], [], [], []

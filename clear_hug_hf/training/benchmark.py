@@ -25,7 +25,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from ..data.collator import BeatCollator
+from ..data.collator import EcgCollator
 from ..data.model_files import load_config, load_feature_extractor
 from ..data.prepared import (
     adopt_prepared,
@@ -684,7 +684,7 @@ class _Runner:
             # Those of other tasks are not needed again: cells come task by task.
             self._held = {one: held for one, held in self._held.items() if cell.task in one}
             model = self._load(cell.model, cell.task, "mean", seed).to(PartialState().device)
-            collator = BeatCollator(task.feature_extractor, label_names=task.label_names)
+            collator = EcgCollator(task.feature_extractor, label_names=task.label_names)
             self._held[key] = encode(model, task.sets[split], collator, cache_dir=self.cache_dir)
         return self._held[key]
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..data.collator import BeatCollator
+from ..data.collator import EcgCollator
 from ..data.differences import Difference, first_difference
 from ..data.preparation import Rejected, prepare
 from ..data.records import RecordReference
@@ -59,7 +59,7 @@ def embed(
     """
     if not len(dataset):
         raise InputError("there are no recordings to embed")
-    collator = BeatCollator(feature_extractor, label_names=(), all_beats=True)
+    collator = EcgCollator(feature_extractor, label_names=(), all_beats=True)
     columns = encode(model, dataset, collator, batch_size, progress).columns
     states, present = columns["lead_states"].numpy(), columns["present"].numpy()
     if per_lead and states.shape[1] != len(model.config.lead_names):

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..data.collator import BeatCollator
+from ..data.collator import EcgCollator
 from ..data.sharding import extractor_settings
 from .folders import check_writable
 from .processes import gather_shares, own_share
@@ -83,7 +83,7 @@ def default_cache() -> Path:
 def encode(
     model: PreTrainedModel,
     dataset: datasets.Dataset,
-    collator: BeatCollator,
+    collator: EcgCollator,
     batch_size: int = 64,
     progress: bool = False,
     cache_dir: str | Path | None = None,
@@ -95,7 +95,7 @@ def encode(
     Args:
         model ([`PreTrainedModel`]): Its encoder is used, on the device that it is on.
         dataset ([`datasets.Dataset`]): As `prepare` makes it.
-        collator ([`BeatCollator`]): Makes the batches and labels. If it reads `all_beats`, the features of a row are
+        collator ([`EcgCollator`]): Makes the batches and labels. If it reads `all_beats`, the features of a row are
             the mean over its windows.
         batch_size (`int`, *optional*, defaults to `64`): Recordings at a time.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
@@ -122,11 +122,11 @@ def encode(
 
 @torch.no_grad()
 def _encode(
-    model: PreTrainedModel, dataset: datasets.Dataset, collator: BeatCollator, batch_size: int, progress: bool
+    model: PreTrainedModel, dataset: datasets.Dataset, collator: EcgCollator, batch_size: int, progress: bool
 ) -> dict[str, torch.Tensor]:
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {"lead_states": [], "present": []}
-    only = BeatCollator(collator.feature_extractor, (), trim=collator.trim, all_beats=collator.all_beats)
+    only = EcgCollator(collator.feature_extractor, (), trim=collator.trim, all_beats=collator.all_beats)
     # Recordings with like many beats together need less padding, and padding costs as much as beats.
     order = sorted(range(len(dataset)), key=[len(peaks) for peaks in dataset["r_peaks"]].__getitem__)
     rows = dataset.select_columns(only.columns).with_format("numpy").select(own_share(order))
@@ -157,7 +157,7 @@ def dataset_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None)
     )
 
 
-def features_key(model: PreTrainedModel, dataset: datasets.Dataset, collator: BeatCollator) -> str:
+def features_key(model: PreTrainedModel, dataset: datasets.Dataset, collator: EcgCollator) -> str:
     """
     Hexadecimal name of the features of a dataset: another encoder weight or config, another sample, peak or order of
     the recordings, or another setting of the feature extractor gives another name. Head and labels do not count.

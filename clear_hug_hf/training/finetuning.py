@@ -34,7 +34,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from ..data.augmentation import AugmentingCollator
-from ..data.collator import BeatCollator
+from ..data.collator import EcgCollator
 from ..data.pages import PageCollator
 from ..data.splits import patient_keys
 from ..evaluation.metrics import choose_thresholds, macro_auroc
@@ -238,7 +238,7 @@ def finetune(
             done.to(PartialState().device)
             return FinetuningResult(done, finished["best_epoch"], finished["history"], finished_before=True)
 
-    collator = BeatCollator(feature_extractor, label_names=label_names)
+    collator = EcgCollator(feature_extractor, label_names=label_names)
     train_labels = dataset_labels(train_dataset, label_names)
     sets: list[Any] = [train_dataset, validation_dataset]
     collate: Any = collator

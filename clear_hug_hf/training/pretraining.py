@@ -53,7 +53,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..data.collator import BeatCollator
+from ..data.collator import EcgCollator
 from ..processing.errors import InputError
 from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, share_loader, step_loader
 from .checkpoints import Checkpoints
@@ -261,7 +261,7 @@ def pretrain(
             If the same run left checkpoints there, it goes on from the newest. Nothing is written without it.
         validation_dataset ([`datasets.Dataset`], *optional*): Its loss is computed after every epoch.
         arguments ([`PretrainingArguments`], *optional*): The recipe.
-        collator (`Callable`, *optional*): Makes a batch of rows; a [`BeatCollator`] by default.
+        collator (`Callable`, *optional*): Makes a batch of rows; a [`EcgCollator`] by default.
         restart (`bool`, *optional*, defaults to `False`): Whether to start anew where there are checkpoints.
 
     Returns:
@@ -277,7 +277,7 @@ def pretrain(
         output_dir = check_writable(output_dir)
         if (output_dir / FINETUNING_RUN).exists():
             raise InputError(f"{output_dir} holds a fine-tuning run, which would be lost: choose another folder")
-    collator = BeatCollator(feature_extractor, label_names=()) if collator is None else collator
+    collator = EcgCollator(feature_extractor, label_names=()) if collator is None else collator
     _check_rate(model, train_dataset, feature_extractor)
     check_cut(model.config, feature_extractor)
     accelerator = _accelerator(arguments, output_dir)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clear_hug_hf.data.augmentation import AugmentingCollator, augment_recording
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
@@ -87,7 +87,7 @@ def test_when_seeds_are_given_then_rows_are_the_same_in_any_batch_and_without_th
     width = alone["input_values"].shape[2]
     for name in ("input_values", "beat_features"):
         assert torch.equal(both[name][1, :, :width], alone[name][0]), name
-    plain = BeatCollator(extractor, ())(rows)
+    plain = EcgCollator(extractor, ())(rows)
     assert not torch.equal(both["input_values"], plain["input_values"])
     assert all(torch.equal(collator(rows)[name], plain[name]) for name in plain)
 

@@ -9,7 +9,7 @@ import datasets
 import pytest
 import torch
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
@@ -34,7 +34,7 @@ def test_when_rows_are_collated_then_the_numbers_are_the_extractors(
 ) -> None:
     extractor = ClearHugFeatureExtractor()
     rows = [dataset.with_format(row_format)[index] for index in range(4)]
-    batch = BeatCollator(extractor, trim=False)(rows)
+    batch = EcgCollator(extractor, trim=False)(rows)
     expected = extractor(
         [recording.waveform for recording in recordings],
         sampling_rate=500.0,
@@ -53,7 +53,7 @@ def test_when_rows_are_collated_then_the_numbers_are_the_extractors(
 def test_when_a_batch_is_trimmed_then_only_missing_beats_go(dataset: datasets.Dataset) -> None:
     extractor = ClearHugFeatureExtractor()
     slow = [dataset[1], dataset[3]]
-    whole, trimmed = BeatCollator(extractor, trim=False)(slow), BeatCollator(extractor)(slow)
+    whole, trimmed = EcgCollator(extractor, trim=False)(slow), EcgCollator(extractor)(slow)
     width = int(whole["attention_mask"].sum(dim=1).max())
     assert width < 15
     assert torch.equal(trimmed["input_values"], whole["input_values"][:, :, :width])
@@ -64,19 +64,19 @@ def test_when_a_batch_is_trimmed_then_only_missing_beats_go(dataset: datasets.Da
 
 def test_when_labels_are_named_then_they_come_in_that_order_or_not_at_all(dataset: datasets.Dataset) -> None:
     extractor, rows = ClearHugFeatureExtractor(), [dataset[0], dataset[2]]
-    assert BeatCollator(extractor, label_names=["inverted", "fast"])(rows)["labels"].tolist() == [
+    assert EcgCollator(extractor, label_names=["inverted", "fast"])(rows)["labels"].tolist() == [
         [1.0, 1.0],
         [0.0, 1.0],
     ]
-    assert "labels" not in BeatCollator(extractor, label_names=())(rows)
+    assert "labels" not in EcgCollator(extractor, label_names=())(rows)
     with pytest.raises(InputError, match="no label 'MI'"):
-        BeatCollator(extractor, label_names=["MI"])(rows)
+        EcgCollator(extractor, label_names=["MI"])(rows)
 
 
 def test_when_the_rate_is_not_the_models_then_the_batch_is_refused(dataset: datasets.Dataset) -> None:
     row: dict[str, Any] = {**dataset[0], "sampling_rate": 250.0}
     with pytest.raises(InputError, match="prepared at 250 Hz and the model works at 100 Hz"):
-        BeatCollator(ClearHugFeatureExtractor())([row])
+        EcgCollator(ClearHugFeatureExtractor())([row])
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_when_a_row_holds_what_no_preparation_writes_then_it_is_named(
 ) -> None:
     row = {**dataset[0], **change}
     with pytest.raises(InputError, match=rf"row {row['record_id']} of the dataset cannot be read: .*{message}"):
-        BeatCollator(ClearHugFeatureExtractor())([dataset[1], row])
+        EcgCollator(ClearHugFeatureExtractor())([dataset[1], row])

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from clear_hug_hf.data import sharding
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.records import Recording, RecordReference
 from clear_hug_hf.data.sharding import prepare_shards
@@ -341,7 +341,7 @@ def test_when_loaded_rows_are_collated_then_the_numbers_are_the_extractors_to_16
     expected = extractor(
         [recording.waveform for recording in originals], 250.0, originals[0].lead_names, "mV", return_tensors="pt"
     )
-    batch = BeatCollator(extractor, trim=False)(rows)
+    batch = EcgCollator(extractor, trim=False)(rows)
     for name in ("attention_mask", "time_ids", "lead_mask"):
         assert (batch[name] == expected[name]).all()
     # Half of the last bit of each lead, and the rounding of the division by it.

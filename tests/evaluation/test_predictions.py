@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.label_sets import LABEL_MAPS, LABEL_SETS
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
@@ -54,7 +54,7 @@ def test_when_a_dataset_is_predicted_then_rows_and_labels_are_in_order(dataset: 
     found = predict(model, dataset, extractor, batch_size=3)
     assert found.record_ids == dataset["record_id"]
     assert found.label_names == ["inverted", "other", "fast"]
-    rows = BeatCollator(extractor, label_names=(), all_beats=True)([dataset[4]])
+    rows = EcgCollator(extractor, label_names=(), all_beats=True)([dataset[4]])
     # Its 18 beats are more than the model holds.
     assert rows.pop("rows").tolist() == [0, 0]
     with torch.no_grad():

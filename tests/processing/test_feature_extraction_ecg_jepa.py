@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import signal as scipy_signal
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.processing import STANDARD_LEADS, ClearHugFeatureExtractor, InputError
 from clear_hug_hf.processing.feature_extraction_ecg_jepa import INDEPENDENT_LEADS, EcgJepaFeatureExtractor
@@ -181,7 +181,7 @@ def test_when_recordings_are_prepared_then_their_rows_give_what_the_extractor_gi
     dataset, rejected = prepare(recordings, extractor, ["fast", "inverted"], progress=False)
     assert not rejected
     assert all(9 < count < 21 for count in dataset["num_beats"]), "prepared sets keep the peaks"
-    batch = BeatCollator(extractor, trim=False)(list(dataset))
+    batch = EcgCollator(extractor, trim=False)(list(dataset))
     expected = extractor([recording.waveform for recording in recordings], **_known(), return_tensors="pt")
     assert batch["labels"].shape == (3, 2)
     torch.testing.assert_close(batch["input_values"], expected["input_values"], atol=1e-4, rtol=0)

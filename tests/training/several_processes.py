@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 from transformers import ByT5Tokenizer, set_seed
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.pages import PageCollator
 from clear_hug_hf.modeling import (
     ClearHugConfig,
@@ -104,7 +104,7 @@ def encode_all(data: Path, cache: Path, hook: Any) -> Any:
     """Features of all recordings, as lists; the hook sees what this process reads."""
     model, dataset = make_model("clear_hug"), datasets.load_from_disk(str(data / "clear_hug"))
     model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
-    collator = BeatCollator(EXTRACTORS["clear_hug"], label_names=())
+    collator = EcgCollator(EXTRACTORS["clear_hug"], label_names=())
     return encode(model, dataset, collator, batch_size=2, cache_dir=cache).columns["lead_states"].tolist()
 
 

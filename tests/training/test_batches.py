@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
@@ -27,11 +27,11 @@ from clear_hug_hf.training.batches import (
 @pytest.fixture(scope="module")
 def dataset(make_recordings: Callable[..., list[Recording]]) -> datasets.Dataset:
     rows = prepare(make_recordings(18), ClearHugFeatureExtractor(), progress=False).dataset
-    return rows.select_columns([*BeatCollator(ClearHugFeatureExtractor(), ()).columns, "record_id"])
+    return rows.select_columns([*EcgCollator(ClearHugFeatureExtractor(), ()).columns, "record_id"])
 
 
 def _collator(micro_batch_size: int = 100, with_seeds: bool = True) -> StepCollator:
-    return StepCollator(BeatCollator(ClearHugFeatureExtractor(), ()), micro_batch_size, seed=3, with_seeds=with_seeds)
+    return StepCollator(EcgCollator(ClearHugFeatureExtractor(), ()), micro_batch_size, seed=3, with_seeds=with_seeds)
 
 
 def _ids(steps: Sequence[StepBatches]) -> list[list[str]]:
@@ -94,7 +94,7 @@ def test_when_a_step_is_split_then_rows_of_like_length_stand_together_with_their
     assert widths[0] < widths[-1]
     for ids, batch in zip(step.record_ids, step.batches, strict=True):
         assert batch["seeds"].tolist() == [seed_of[record] for record in ids]
-        by_hand = BeatCollator(ClearHugFeatureExtractor(), ())(
+        by_hand = EcgCollator(ClearHugFeatureExtractor(), ())(
             [rows[[r["record_id"] for r in rows].index(i)] for i in ids]
         )
         assert torch.equal(batch["input_values"], by_hand["input_values"])
@@ -152,7 +152,7 @@ def test_when_a_stream_ends_early_then_it_says_after_how_many(dataset: datasets.
 def test_when_a_dataset_is_shared_then_nothing_is_lost_unless_shares_must_be_equal(
     dataset: datasets.Dataset, equal: bool, sizes: list[int]
 ) -> None:
-    collator = BeatCollator(ClearHugFeatureExtractor(), ())
+    collator = EcgCollator(ClearHugFeatureExtractor(), ())
     shares = [
         list(share_loader(dataset.select(range(17)), collator, 4, process, 3, equal=equal, num_workers=0))
         for process in range(3)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.modeling import (
@@ -48,8 +48,8 @@ def _model(**overrides: Any) -> ClearHugForSequenceClassification:
     return ClearHugForSequenceClassification(ClearHugConfig.preset("tiny", **{**SMALL, **overrides}))
 
 
-def _collator(label_names: tuple[str, ...] | None = LABELS, **settings: Any) -> BeatCollator:
-    return BeatCollator(ClearHugFeatureExtractor(**settings), label_names=label_names)
+def _collator(label_names: tuple[str, ...] | None = LABELS, **settings: Any) -> EcgCollator:
+    return EcgCollator(ClearHugFeatureExtractor(**settings), label_names=label_names)
 
 
 def _changed(dataset: datasets.Dataset, row: int, change: Callable[[dict[str, Any]], None]) -> datasets.Dataset:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, TrainerCallback, set_seed
 
 from clear_hug_hf.data import augmentation
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.evaluation.metrics import choose_thresholds, macro_auroc
@@ -90,7 +90,7 @@ def test_when_the_encoder_is_frozen_then_only_the_head_learns(sets: Sets, tmp_pa
 
 
 def test_when_features_are_computed_once_then_the_logits_are_the_models(sets: Sets) -> None:
-    model, collator = _model().eval(), BeatCollator(ClearHugFeatureExtractor(), label_names=LABELS)
+    model, collator = _model().eval(), EcgCollator(ClearHugFeatureExtractor(), label_names=LABELS)
     encoded = encode(model, sets[1], collator, batch_size=4)
     batch = collator([sets[1][index] for index in range(len(sets[1]))])
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_when_lora_trains_then_the_merged_model_needs_no_peft(sets: Sets, tmp_pa
         elif name.startswith("clear_hug.") and "v_proj.weight" not in name:
             assert torch.equal(tensor, before[name]), name
     loaded, _ = load_classifier(tmp_path)
-    inputs = BeatCollator(ClearHugFeatureExtractor(), label_names=LABELS)([sets[1][0], sets[1][1]])
+    inputs = EcgCollator(ClearHugFeatureExtractor(), label_names=LABELS)([sets[1][0], sets[1][1]])
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
 

@@ -25,7 +25,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental import _config as symbolic_shapes
 from transformers import AutoFeatureExtractor, AutoModelForPreTraining, set_seed
 
-from clear_hug_hf.data.collator import BeatCollator
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgJepaConfig, EcgJepaForPreTraining
@@ -284,7 +284,7 @@ def test_when_gradients_are_scaled_and_clipped_then_they_are_as_torch_does_it(
     dataset: datasets.Dataset, largest: float
 ) -> None:
     model = _steady_model().eval()
-    batch = BeatCollator(ClearHugFeatureExtractor(), ())(list(dataset.with_format("numpy")))
+    batch = EcgCollator(ClearHugFeatureExtractor(), ())(list(dataset.with_format("numpy")))
     output = model(**batch)
     (output.loss * output.loss_weight).backward()
     other = copy.deepcopy(model)
@@ -560,7 +560,7 @@ def test_when_a_recipe_does_not_fit_then_it_says_what_would(
 def test_when_a_row_cannot_be_used_then_its_error_is_one_sentence_from_any_process(
     dataset: datasets.Dataset, num_workers: int
 ) -> None:
-    class Refusing(BeatCollator):
+    class Refusing(EcgCollator):
         def __call__(self, rows: Any) -> dict[str, torch.Tensor]:
             raise InputError("this row is broken: mend it")
 
