@@ -1,29 +1,28 @@
 """Configuration of the CLEAR-HUG models."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import field
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
-
-from .config_limits import (
+from .configuration_ecg import (
+    ACTIVATION,
+    CLASSIFIER,
+    COUNT,
+    ENCODER,
+    ENCODER_SAME_FEATURES,
+    LAYERS,
     MAX_SAMPLES,
     MAX_SAMPLING_RATE,
     MAX_TOKENS,
-    align_labels,
-    check_activation,
-    check_at_most,
-    check_common_fields,
-    check_weights,
+    POSITIVE,
+    PRETRAINING,
+    RATE,
+    SAME_NUMBERS,
+    EcgConfig,
+    at_most,
+    must,
+    strict_config,
 )
-from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
 
-
-STANDARD_LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-"""The twelve standard leads in the order of the released weights."""
 
 STANDARD_LEAD_GROUPS = (
     ("I", "II", "III"),
@@ -32,60 +31,9 @@ STANDARD_LEAD_GROUPS = (
 )
 """The paper's three views of the heart: bipolar limb leads, augmented limb leads, precordial leads."""
 
-CLS_ATTENTION_RULES = ("lead", "full", "reference_bias")
-DECODER_VISIBLE_ATTENTION_RULES = ("lead", "all")
-DECODER_ATTENTION_FORMS = ("auto", "dense", "pieces")
-BEAT_EMBEDDINGS = ("linear", "conv")
-HEAD_TYPES = ("hug", "mean", "weighted", "single_level")
 
-# Every folder that a model is saved to names all four classes, whichever of them was saved.
-AUTO_MAP = {
-    "AutoConfig": "configuration_clear_hug.ClearHugConfig",
-    "AutoModel": "modeling_clear_hug.ClearHugModel",
-    "AutoModelForPreTraining": "modeling_clear_hug.ClearHugForPreTraining",
-    "AutoModelForSequenceClassification": "modeling_clear_hug.ClearHugForSequenceClassification",
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # For demonstrations and tests: learns on two CPU cores within minutes.
-    "tiny": {
-        "hidden_size": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "intermediate_size": 256,
-        "decoder_hidden_size": 96,
-        "decoder_num_hidden_layers": 2,
-        "decoder_num_attention_heads": 4,
-        "decoder_intermediate_size": 192,
-    },
-    # Of the shipped weights: about twenty minutes on a CPU core for a few thousand recordings.
-    "small": {
-        "hidden_size": 192,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 6,
-        "intermediate_size": 384,
-        "decoder_hidden_size": 128,
-        "decoder_num_hidden_layers": 2,
-        "decoder_num_attention_heads": 4,
-        "decoder_intermediate_size": 256,
-    },
-    # The released sizes.
-    "base": {},
-    "large": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 1024,
-        "decoder_hidden_size": 1024,
-        "decoder_num_hidden_layers": 24,
-        "decoder_num_attention_heads": 16,
-        "decoder_intermediate_size": 1024,
-    },
-}
-
-
-@strict
-class ClearHugConfig(PreTrainedConfig):
+@strict_config
+class ClearHugConfig(EcgConfig):
     r"""
     Configuration of [`ClearHugModel`], [`ClearHugForPreTraining`] and [`ClearHugForSequenceClassification`]. The
     defaults are the base size of the paper ("Tracing the Heart's Pathways", arXiv 2512.24002).
@@ -124,8 +72,6 @@ class ClearHugConfig(PreTrainedConfig):
             Dropout after the attention, and inside and after the feed-forward layers.
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout of the attention weights.
-        classifier_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of the feature that the classifier reads.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the normal distribution that weights, tokens and positions start from.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
@@ -165,14 +111,8 @@ class ClearHugConfig(PreTrainedConfig):
         head_type (`str`, *optional*, defaults to `"hug"`):
             How the classifier summarises the leads (the paper's Table 3): `"hug"`, `"mean"`, `"weighted"` or
             `"single_level"`.
-        problem_type (`str`, *optional*):
-            What the classifier learns, which decides its loss: `"multi_label_classification"`, labels that are
-            independent of each other, since a recording may have several diagnoses; `"single_label_classification"`,
-            one class; or `"regression"`, values. By default the first labels decide: class numbers are one class, a
-            single label without a name (`num_labels=1`) is a value, anything else is independent labels.
-        label_thresholds (`dict[str, float]`, *optional*):
-            From which probability on a label counts as found, for labels by name: chosen on validation recordings by
-            fine-tuning. A label that is not in it has 0.5.
+        classifier_dropout, problem_type, label_thresholds:
+            As in [`EcgConfig`].
 
     Raises:
         `ValueError`: if fields contradict each other or a value is out of range.
@@ -189,96 +129,96 @@ class ClearHugConfig(PreTrainedConfig):
     model_type: ClassVar[str] = "clear_hug"
     # Of the outputs, what Trainer does not collect: predictions are the logits alone.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["group_states", "hidden_states", "attentions"]
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "ClearHugModel",
+        "AutoModelForPreTraining": "ClearHugForPreTraining",
+        "AutoModelForSequenceClassification": "ClearHugForSequenceClassification",
+    }
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # For demonstrations and tests: learns on two CPU cores within minutes.
+        "tiny": {
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "decoder_hidden_size": 96,
+            "decoder_num_hidden_layers": 2,
+            "decoder_num_attention_heads": 4,
+            "decoder_intermediate_size": 192,
+        },
+        # Of the shipped weights: about twenty minutes on a CPU core for a few thousand recordings.
+        "small": {
+            "hidden_size": 192,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "intermediate_size": 384,
+            "decoder_hidden_size": 128,
+            "decoder_num_hidden_layers": 2,
+            "decoder_num_attention_heads": 4,
+            "decoder_intermediate_size": 256,
+        },
+        # The released sizes.
+        "base": {},
+        "large": {
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "intermediate_size": 1024,
+            "decoder_hidden_size": 1024,
+            "decoder_num_hidden_layers": 24,
+            "decoder_num_attention_heads": 16,
+            "decoder_intermediate_size": 1024,
+        },
+    }
 
-    sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES)
-    lead_names: list[str] | tuple[str, ...] = field(
-        default_factory=lambda: list(STANDARD_LEAD_NAMES), metadata=ENCODER
-    )
+    sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES | COUNT | at_most(MAX_SAMPLING_RATE))
     lead_groups: list[list[str]] | None = field(default=None, metadata=CLASSIFIER)
-    num_beats: int = field(default=15, metadata=ENCODER)
-    beat_length: int = field(default=96, metadata=ENCODER)
+    num_beats: int = field(default=15, metadata=ENCODER | COUNT)
+    beat_length: int = field(
+        default=96,
+        metadata=ENCODER | must("be at least 2 to have a variance", lambda value: value >= 2) | at_most(MAX_SAMPLES),
+    )
 
-    hidden_size: int = field(default=768, metadata=ENCODER)
-    num_hidden_layers: int = field(default=12, metadata=ENCODER)
-    num_attention_heads: int = field(default=8, metadata=ENCODER)
-    intermediate_size: int = field(default=1024, metadata=ENCODER)
-    decoder_hidden_size: int = field(default=512, metadata=PRETRAINING)
-    decoder_num_hidden_layers: int = field(default=4, metadata=PRETRAINING)
-    decoder_num_attention_heads: int = field(default=16, metadata=PRETRAINING)
-    decoder_intermediate_size: int = field(default=1024, metadata=PRETRAINING)
-    hidden_act: str = field(default="relu", metadata=ENCODER)
-    hidden_dropout_prob: float | int = field(default=0.1, metadata=ENCODER_SAME_FEATURES)
-    attention_probs_dropout_prob: float | int = field(default=0.1, metadata=ENCODER_SAME_FEATURES)
-    classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER)
-    initializer_range: float = field(default=0.02, metadata=ENCODER_SAME_FEATURES)
-    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER)
-    beat_norm_eps: float = field(default=1e-6, metadata=ENCODER)
-    num_lead_embeddings: int = field(default=16, metadata=ENCODER)
-    num_time_embeddings: int = field(default=16, metadata=ENCODER)
+    hidden_size: int = field(default=768, metadata=ENCODER | COUNT)
+    num_hidden_layers: int = field(default=12, metadata=ENCODER | LAYERS)
+    num_attention_heads: int = field(default=8, metadata=ENCODER | COUNT)
+    intermediate_size: int = field(default=1024, metadata=ENCODER | COUNT)
+    decoder_hidden_size: int = field(default=512, metadata=PRETRAINING | COUNT)
+    decoder_num_hidden_layers: int = field(default=4, metadata=PRETRAINING | LAYERS)
+    decoder_num_attention_heads: int = field(default=16, metadata=PRETRAINING | COUNT)
+    decoder_intermediate_size: int = field(default=1024, metadata=PRETRAINING | COUNT)
+    hidden_act: str = field(default="relu", metadata=ENCODER | ACTIVATION)
+    hidden_dropout_prob: float | int = field(default=0.1, metadata=ENCODER_SAME_FEATURES | RATE)
+    attention_probs_dropout_prob: float | int = field(default=0.1, metadata=ENCODER_SAME_FEATURES | RATE)
+    initializer_range: float = field(default=0.02, metadata=ENCODER_SAME_FEATURES | POSITIVE)
+    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER | POSITIVE)
+    beat_norm_eps: float = field(default=1e-6, metadata=ENCODER | POSITIVE)
+    num_lead_embeddings: int = field(default=16, metadata=ENCODER | COUNT)
+    num_time_embeddings: int = field(default=16, metadata=ENCODER | COUNT)
 
     # Parity with released weights: "reference_bias" adds 1 to the scores of keys that a lead's summary token was meant
     # not to see, in windows that overlook the summary tokens' own columns, because the released mask is a float.
-    cls_attention: str = field(default="lead", metadata=ENCODER)
+    cls_attention: Literal["lead", "full", "reference_bias"] = field(default="lead", metadata=ENCODER)
     # Parity with released weights: "conv" is a circular convolution over neighbouring beats before any is hidden, so
     # that visible beats contain their hidden neighbours.
-    beat_embedding: str = field(default="linear", metadata=ENCODER)
+    beat_embedding: Literal["linear", "conv"] = field(default="linear", metadata=ENCODER)
     use_beat_features: bool = field(default=False, metadata=ENCODER)
 
-    mask_ratio: float = field(default=0.8, metadata=PRETRAINING)
+    mask_ratio: float = field(
+        default=0.8, metadata=PRETRAINING | must("lie between 0 and 1", lambda value: 0 < value < 1)
+    )
     view_guidance: bool = field(default=True, metadata=PRETRAINING)
     conduction_guidance: bool = field(default=True, metadata=PRETRAINING)
     full_attention: bool = field(default=False, metadata=ENCODER)
     # Parity with released weights: in "all" a visible beat sees the visible beats of every lead.
-    decoder_visible_attention: str = field(default="lead", metadata=PRETRAINING)
-    decoder_attention_form: str = field(default="auto", metadata=PRETRAINING)
+    decoder_visible_attention: Literal["lead", "all"] = field(default="lead", metadata=PRETRAINING)
+    decoder_attention_form: Literal["auto", "dense", "pieces"] = field(
+        default="auto", metadata=PRETRAINING | SAME_NUMBERS
+    )
 
-    head_type: str = field(default="hug", metadata=CLASSIFIER)
-    # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = field(default=None, metadata=CLASSIFIER)  # type: ignore[assignment]
-    label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        check_common_fields(self, kwargs)
-        self.lead_names = list(self.lead_names)
-        kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
-        super().__post_init__(**kwargs)
-        self.validate_clear_hug()
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """
-        A configuration of a named size.
-
-        Args:
-            name (`str`):
-                `"tiny"` for demonstrations, `"small"` for that of the shipped weights, `"base"` or `"large"` for the
-                sizes of the paper.
-            overrides:
-                Fields that differ from the preset.
-
-        Raises:
-            `ValueError`: if there is no such preset.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
-        return cls(**{**PRESETS[name], **overrides})
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """
-        Build from a dictionary, as [`PreTrainedConfig.from_dict`] does; `from_pretrained` and `AutoConfig` come here.
-
-        The installed class leaves `custom_pipelines` out: `pipeline` would refuse such a config unless it may run the
-        file in the folder, and the task that the file brings is registered where the package is installed.
-        """
-        if not cls.__module__.startswith("transformers_modules"):
-            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
-        return super().from_dict(config_dict, **kwargs)
-
-    @property
-    def num_leads(self) -> int:
-        """`int`: Number of leads."""
-        return len(self.lead_names)
+    head_type: Literal["hug", "mean", "weighted", "single_level"] = field(  # type: ignore[assignment]
+        default="hug", metadata=CLASSIFIER
+    )
 
     def lead_group_indices(self) -> list[list[int]]:
         """
@@ -301,68 +241,19 @@ class ClearHugConfig(PreTrainedConfig):
         positions = {name: index for index, name in enumerate(self.lead_names)}
         return [[positions[name] for name in group] for group in groups]
 
-    def validate_clear_hug(self) -> None:
-        """Refuse values that no model can be built from. Also called when a model is built and when it is saved."""
-        sizes = (
-            "sampling_rate",
-            "num_beats",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "decoder_hidden_size",
-            "decoder_num_hidden_layers",
-            "decoder_num_attention_heads",
-            "decoder_intermediate_size",
-        )
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.beat_length < 2:
-            raise ValueError(f"beat_length must be at least 2 to have a variance, got {self.beat_length}.")
-        check_at_most(self, MAX_SAMPLING_RATE, ("sampling_rate",))
-        check_at_most(self, MAX_SAMPLES, ("beat_length",))
-        check_at_most(self, MAX_TOKENS // max(self.num_leads, 1), ("num_beats",))
-        check_activation("hidden_act", self.hidden_act)
-        check_weights(self, ("", "decoder_"), self.beat_length + self.num_lead_embeddings + self.num_time_embeddings)
-        for prefix in ("", "decoder_"):
-            width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
-            if width % heads:
-                raise ValueError(
-                    f"{prefix}hidden_size={width} is not a multiple of {prefix}num_attention_heads={heads}."
-                )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
-        for name in ("initializer_range", "layer_norm_eps", "beat_norm_eps"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}.")
-        if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
-            raise ValueError(f"lead_names must name at least one lead and each only once, got {self.lead_names}.")
+    def validate_architecture(self) -> None:
+        """As in [`EcgConfig`]."""
+        super().validate_architecture()
+        most = MAX_TOKENS // self.num_leads
+        if self.num_beats > most:
+            raise ValueError(f"num_beats must be at most {most}, got {self.num_beats}.")
+        rows = self.beat_length + self.num_lead_embeddings + self.num_time_embeddings
+        self._check_transformers(("", "decoder_"), rows)
         if self.num_lead_embeddings <= self.num_leads:
             raise ValueError(
                 f"num_lead_embeddings={self.num_lead_embeddings} has too few rows for {self.num_leads} leads: lead l "
                 "uses row l + 1."
             )
-        if self.num_time_embeddings < 1:
-            raise ValueError(f"num_time_embeddings must be at least 1, got {self.num_time_embeddings}.")
-        choices: tuple[tuple[str, tuple[str, ...]], ...] = (
-            ("cls_attention", CLS_ATTENTION_RULES),
-            ("decoder_visible_attention", DECODER_VISIBLE_ATTENTION_RULES),
-            ("beat_embedding", BEAT_EMBEDDINGS),
-            ("decoder_attention_form", DECODER_ATTENTION_FORMS),
-            ("head_type", HEAD_TYPES),
-        )
-        for name, allowed in choices:
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        if self.problem_type not in (None, *PROBLEM_TYPES):
-            raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {self.problem_type!r}.")
-        for name, threshold in (self.label_thresholds or {}).items():
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"label_thresholds must lie between 0 and 1, got {threshold} for {name!r}.")
         if self.full_attention and not (self.view_guidance and self.conduction_guidance):
             raise ValueError(
                 "full_attention lets every token attend to every token: it cannot be combined with "
@@ -372,32 +263,5 @@ class ClearHugConfig(PreTrainedConfig):
             raise ValueError("full_attention cannot be combined with cls_attention='reference_bias'.")
         self.lead_group_indices()
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
-        """
-        Save to a folder, as [`PreTrainedConfig.save_pretrained`] does.
-
-        A pipeline is named only in a folder that holds its file: the pipeline puts it there before it saves the model.
-        """
-        # A config that came from a Hub repository points to the code there; the saved folder holds its own.
-        self.auto_map = dict(AUTO_MAP)
-        align_labels(self)
-        pipelines: Mapping[str, Any] | None = vars(self).pop("custom_pipelines", None)
-        try:
-            if pipelines and all(_file_of(one, save_directory).is_file() for one in pipelines.values()):
-                self.custom_pipelines = pipelines
-            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-        finally:
-            if pipelines is not None:
-                self.custom_pipelines = pipelines
-
-
-def _file_of(pipeline: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
-    """Where a folder would hold the code of an entry of `custom_pipelines`."""
-    return Path(folder) / f"{pipeline['impl'].split('.')[0]}.py"
-
-
-ClearHugConfig.register_for_auto_class()
 
 __all__ = ["ClearHugConfig"]

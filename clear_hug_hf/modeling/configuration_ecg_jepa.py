@@ -1,72 +1,41 @@
 """Configuration of the ECG-JEPA models (Kim, CroPA)."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import field
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, get_args
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
-
-from .config_limits import (
+from .configuration_ecg import (
+    ACTIVATION,
+    COUNT,
+    ENCODER,
+    ENCODER_SAME_FEATURES,
+    LAYERS,
     MAX_SAMPLES,
     MAX_SAMPLING_RATE,
     MAX_TOKENS,
-    align_labels,
-    check_activation,
-    check_at_most,
-    check_common_fields,
-    check_weights,
+    POSITIVE,
+    PRETRAINING,
+    RATE,
+    SAME_NUMBERS,
+    EcgConfig,
+    at_most,
+    strict_config,
 )
-from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
 
 
 ECG_JEPA_LEAD_NAMES = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 """The eight independent leads in the order of the released weights; the other four follow from I and II."""
 
-ATTENTION_PATTERNS = ("cropa", "full")
-ATTENTION_FORMS = ("auto", "dense", "factorised")
-POSITION_INJECTIONS = ("every_layer", "first_layer")
+AttentionForm = Literal["auto", "dense", "factorised"]
+ATTENTION_FORMS = get_args(AttentionForm)
 MASK_RATIOS = {"multi_block": (0.175, 0.225), "random": (0.6, 0.7)}
-"""Kinds of masks, and the range from which the released weights' share of hidden times was drawn: of each block, or of
+"""The range from which the released weights' share of hidden times was drawn, by kind of mask: of each block, or of
 all."""
 MAX_MASK_BLOCKS = 1_000
-LOSS_TYPES = ("smooth_l1", "l1", "mse")
-HEAD_TYPES = ("mean",)
-
-# Every folder that a model is saved to names all five classes, whichever of them was saved.
-AUTO_MAP = {
-    "AutoConfig": "configuration_ecg_jepa.EcgJepaConfig",
-    "AutoModel": "modeling_ecg_jepa.EcgJepaModel",
-    "AutoModelForPreTraining": "modeling_ecg_jepa.EcgJepaForPreTraining",
-    "AutoModelForSequenceClassification": "modeling_ecg_jepa.EcgJepaForSequenceClassification",
-    "AutoModelForTokenClassification": "modeling_ecg_jepa.EcgJepaForTokenClassification",
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # For demonstrations and tests: learns on two CPU cores within minutes.
-    "tiny": {
-        "hidden_size": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "predictor_hidden_size": 64,
-        "predictor_num_hidden_layers": 2,
-        "predictor_num_attention_heads": 4,
-        "predictor_intermediate_size": 256,
-        # Runs of this size have a few hundred steps: a slower teacher would stay where it began, and signals would not
-        # outgrow the positions.
-        "ema_start": 0.98,
-        "patch_initializer_range": 0.5,
-    },
-    # The released sizes.
-    "base": {},
-}
 
 
-@strict
-class EcgJepaConfig(PreTrainedConfig):
+@strict_config
+class EcgJepaConfig(EcgConfig):
     r"""
     Configuration of [`EcgJepaModel`], [`EcgJepaForPreTraining`], [`EcgJepaForSequenceClassification`] and
     [`EcgJepaForTokenClassification`]. The defaults are the base size of the paper ("Learning General Representation of
@@ -145,18 +114,8 @@ class EcgJepaConfig(PreTrainedConfig):
             That share in the last step; linear between.
         teacher_drop_path (`bool`, *optional*, defaults to `False`):
             Whether stochastic depth also acts on the teacher, as in the released code.
-        head_type (`str`, *optional*, defaults to `"mean"`):
-            Head of the classifier: only `"mean"`, over the leads that are there.
-        classifier_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of what the classifiers read.
-        problem_type (`str`, *optional*):
-            What the classifier learns, which decides its loss: `"multi_label_classification"`, labels that are
-            independent of each other, since a recording may have several diagnoses; `"single_label_classification"`,
-            one class; or `"regression"`, values. By default the first labels decide: class numbers are one class, a
-            single label without a name (`num_labels=1`) is a value, anything else is independent labels.
-        label_thresholds (`dict[str, float]`, *optional*):
-            From which probability on a label counts as found, for labels by name: chosen on validation recordings by
-            fine-tuning. A label that is not in it has 0.5.
+        head_type, classifier_dropout, problem_type, label_thresholds:
+            As in [`EcgConfig`].
 
     Raises:
         `ValueError`: if fields contradict each other or a value is out of range.
@@ -172,96 +131,76 @@ class EcgJepaConfig(PreTrainedConfig):
     ```"""
 
     model_type: ClassVar[str] = "ecg_jepa"
-    # Of the outputs, what Trainer does not collect: predictions are the logits alone.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "EcgJepaModel",
+        "AutoModelForPreTraining": "EcgJepaForPreTraining",
+        "AutoModelForSequenceClassification": "EcgJepaForSequenceClassification",
+        "AutoModelForTokenClassification": "EcgJepaForTokenClassification",
+    }
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # For demonstrations and tests: learns on two CPU cores within minutes.
+        "tiny": {
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 512,
+            "predictor_hidden_size": 64,
+            "predictor_num_hidden_layers": 2,
+            "predictor_num_attention_heads": 4,
+            "predictor_intermediate_size": 256,
+            # Runs of this size have a few hundred steps: a slower teacher would stay where it began, and signals would
+            # not outgrow the positions.
+            "ema_start": 0.98,
+            "patch_initializer_range": 0.5,
+        },
+        # The released sizes.
+        "base": {},
+    }
 
-    sampling_rate: int = field(default=250, metadata=ENCODER_SAME_FEATURES)
+    sampling_rate: int = field(default=250, metadata=ENCODER_SAME_FEATURES | COUNT | at_most(MAX_SAMPLING_RATE))
     lead_names: list[str] | tuple[str, ...] = field(
         default_factory=lambda: list(ECG_JEPA_LEAD_NAMES), metadata=ENCODER
     )
-    num_samples: int = field(default=2500, metadata=ENCODER)
-    patch_size: int = field(default=50, metadata=ENCODER)
+    num_samples: int = field(default=2500, metadata=ENCODER | COUNT | at_most(MAX_SAMPLES))
+    patch_size: int = field(default=50, metadata=ENCODER | COUNT)
 
-    hidden_size: int = field(default=768, metadata=ENCODER)
-    num_hidden_layers: int = field(default=12, metadata=ENCODER)
-    num_attention_heads: int = field(default=16, metadata=ENCODER)
-    intermediate_size: int = field(default=3072, metadata=ENCODER)
-    hidden_act: str = field(default="gelu", metadata=ENCODER)
+    hidden_size: int = field(default=768, metadata=ENCODER | COUNT)
+    num_hidden_layers: int = field(default=12, metadata=ENCODER | LAYERS)
+    num_attention_heads: int = field(default=16, metadata=ENCODER | COUNT)
+    intermediate_size: int = field(default=3072, metadata=ENCODER | COUNT)
+    hidden_act: str = field(default="gelu", metadata=ENCODER | ACTIVATION)
     qkv_bias: bool = field(default=False, metadata=ENCODER)
-    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER)
-    drop_path_rate: float | int = field(default=0.0, metadata=ENCODER_SAME_FEATURES)
-    initializer_range: float = field(default=0.02, metadata=ENCODER_SAME_FEATURES)
-    patch_initializer_range: float | None = field(default=None, metadata=ENCODER_SAME_FEATURES)
+    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER | POSITIVE)
+    drop_path_rate: float | int = field(default=0.0, metadata=ENCODER_SAME_FEATURES | RATE)
+    initializer_range: float = field(default=0.02, metadata=ENCODER_SAME_FEATURES | POSITIVE)
+    patch_initializer_range: float | None = field(default=None, metadata=ENCODER_SAME_FEATURES | POSITIVE)
 
-    attention_pattern: str = field(default="cropa", metadata=ENCODER)
-    attention_form: str = field(default="auto", metadata=ENCODER_SAME_FEATURES)
-    position_injection: str = field(default="every_layer", metadata=ENCODER)
+    attention_pattern: Literal["cropa", "full"] = field(default="cropa", metadata=ENCODER)
+    attention_form: AttentionForm = field(default="auto", metadata=ENCODER_SAME_FEATURES | SAME_NUMBERS)
+    position_injection: Literal["every_layer", "first_layer"] = field(default="every_layer", metadata=ENCODER)
 
-    predictor_hidden_size: int = field(default=384, metadata=PRETRAINING)
-    predictor_num_hidden_layers: int = field(default=6, metadata=PRETRAINING)
-    predictor_num_attention_heads: int = field(default=12, metadata=PRETRAINING)
-    predictor_intermediate_size: int = field(default=1536, metadata=PRETRAINING)
+    predictor_hidden_size: int = field(default=384, metadata=PRETRAINING | COUNT)
+    predictor_num_hidden_layers: int = field(default=6, metadata=PRETRAINING | LAYERS)
+    predictor_num_attention_heads: int = field(default=12, metadata=PRETRAINING | COUNT)
+    predictor_intermediate_size: int = field(default=1536, metadata=PRETRAINING | COUNT)
 
-    mask_type: str = field(default="multi_block", metadata=PRETRAINING)
+    mask_type: Literal["multi_block", "random"] = field(default="multi_block", metadata=PRETRAINING)
     mask_ratio: list[float | int] | tuple[float | int, ...] | None = field(default=None, metadata=PRETRAINING)
-    num_mask_blocks: int = field(default=4, metadata=PRETRAINING)
+    num_mask_blocks: int = field(default=4, metadata=PRETRAINING | COUNT | at_most(MAX_MASK_BLOCKS))
     # Parity with released weights: an off-by-one leaves the last possible start of a block out.
     released_block_starts: bool = field(default=False, metadata=PRETRAINING)
-    loss_type: str = field(default="smooth_l1", metadata=PRETRAINING)
+    loss_type: Literal["smooth_l1", "l1", "mse"] = field(default="smooth_l1", metadata=PRETRAINING)
     ema_start: float | int = field(default=0.996, metadata=PRETRAINING)
     ema_end: float | int = field(default=1.0, metadata=PRETRAINING)
     # Parity with released weights: their training put the teacher into training mode along with the student.
     teacher_drop_path: bool = field(default=False, metadata=PRETRAINING)
 
-    head_type: str = field(default="mean", metadata=CLASSIFIER)
-    classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER)
-    # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = field(default=None, metadata=CLASSIFIER)  # type: ignore[assignment]
-    label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
-
     def __post_init__(self, **kwargs: Any) -> None:
-        check_common_fields(self, kwargs)
-        self.lead_names = list(self.lead_names)
         if self.mask_ratio is not None:
             self.mask_ratio = list(self.mask_ratio)
-        kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
+        if self.patch_initializer_range is None:
+            self.patch_initializer_range = self.initializer_range
         super().__post_init__(**kwargs)
-        self.validate_ecg_jepa()
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """
-        A configuration of a named size.
-
-        Args:
-            name (`str`):
-                `"tiny"` for demonstrations, `"base"` for the size of the released weights.
-            overrides:
-                Fields that differ from the preset.
-
-        Raises:
-            `ValueError`: if there is no such preset.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
-        return cls(**{**PRESETS[name], **overrides})
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """
-        Build from a dictionary, as [`PreTrainedConfig.from_dict`] does; `from_pretrained` and `AutoConfig` come here.
-
-        The installed class leaves `custom_pipelines` out: `pipeline` would refuse such a config unless it may run the
-        file in the folder, and the task that the file brings is registered where the package is installed.
-        """
-        if not cls.__module__.startswith("transformers_modules"):
-            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
-        return super().from_dict(config_dict, **kwargs)
-
-    @property
-    def num_leads(self) -> int:
-        """`int`: Number of leads."""
-        return len(self.lead_names)
 
     @property
     def num_patches(self) -> int:
@@ -289,71 +228,21 @@ class EcgJepaConfig(PreTrainedConfig):
             )
         return [list(self.lead_names).index(name) for name in lead_names]
 
-    def validate_ecg_jepa(self) -> None:
-        """Refuse values that no model can be built from. Also called when a model is built and when it is saved."""
-        sizes = (
-            "sampling_rate",
-            "num_samples",
-            "patch_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "predictor_hidden_size",
-            "predictor_num_hidden_layers",
-            "predictor_num_attention_heads",
-            "predictor_intermediate_size",
-            "num_mask_blocks",
-        )
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+    def validate_architecture(self) -> None:
+        """As in [`EcgConfig`]."""
+        super().validate_architecture()
         if self.num_samples % self.patch_size:
             raise ValueError(
                 f"patch_size={self.patch_size} does not divide num_samples={self.num_samples}: the window must be a "
                 "whole number of patches."
             )
-        check_at_most(self, MAX_SAMPLING_RATE, ("sampling_rate",))
-        check_at_most(self, MAX_SAMPLES, ("num_samples",))
-        check_at_most(self, MAX_MASK_BLOCKS, ("num_mask_blocks",))
-        if self.num_leads * self.num_patches > MAX_TOKENS:
+        tokens = self.num_leads * self.num_patches
+        if tokens > MAX_TOKENS:
             raise ValueError(
-                f"num_samples={self.num_samples} in patches of patch_size={self.patch_size} gives "
-                f"{self.num_leads * self.num_patches} tokens, and a recording may have {MAX_TOKENS}."
+                f"num_samples={self.num_samples} in patches of patch_size={self.patch_size} gives {tokens} tokens, "
+                f"and a recording may have {MAX_TOKENS}."
             )
-        check_activation("hidden_act", self.hidden_act)
-        check_weights(self, ("", "predictor_"), self.patch_size + self.num_leads * self.num_patches)
-        for prefix in ("", "predictor_"):
-            width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
-            if width % heads:
-                raise ValueError(
-                    f"{prefix}hidden_size={width} is not a multiple of {prefix}num_attention_heads={heads}."
-                )
-            if width % 4:
-                raise ValueError(f"{prefix}hidden_size={width} is not a multiple of 4, as the positions need it.")
-        for name in ("drop_path_rate", "classifier_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
-        if self.patch_initializer_range is None:
-            self.patch_initializer_range = self.initializer_range
-        for name in ("initializer_range", "patch_initializer_range", "layer_norm_eps"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
-        if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
-            raise ValueError(f"lead_names must name at least one lead and each only once, got {self.lead_names}.")
-        choices: tuple[tuple[str, Sequence[str]], ...] = (
-            ("attention_pattern", ATTENTION_PATTERNS),
-            ("attention_form", ATTENTION_FORMS),
-            ("position_injection", POSITION_INJECTIONS),
-            ("mask_type", tuple(MASK_RATIOS)),
-            ("loss_type", LOSS_TYPES),
-            ("head_type", HEAD_TYPES),
-        )
-        for name, allowed in choices:
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        if self.problem_type not in (None, *PROBLEM_TYPES):
-            raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {self.problem_type!r}.")
+        self._check_transformers(("", "predictor_"), self.patch_size + tokens, multiple_of=4)
         if self.attention_pattern == "full" and self.attention_form == "factorised":
             raise ValueError("attention_form='factorised' computes attention_pattern='cropa' only: choose 'auto'.")
         if self.mask_ratio is not None and not (
@@ -366,36 +255,6 @@ class EcgJepaConfig(PreTrainedConfig):
             raise ValueError(
                 f"ema_start={self.ema_start} and ema_end={self.ema_end} must lie between 0 and 1, in this order."
             )
-        for name, threshold in (self.label_thresholds or {}).items():
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"label_thresholds must lie between 0 and 1, got {threshold} for {name!r}.")
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
-        """
-        Save to a folder, as [`PreTrainedConfig.save_pretrained`] does.
-
-        A pipeline is named only in a folder that holds its file: the pipeline puts it there before it saves the model.
-        """
-        # A config that came from a Hub repository points to the code there; the saved folder holds its own.
-        self.auto_map = dict(AUTO_MAP)
-        align_labels(self)
-        pipelines: Mapping[str, Any] | None = vars(self).pop("custom_pipelines", None)
-        try:
-            if pipelines and all(_file_of(one, save_directory).is_file() for one in pipelines.values()):
-                self.custom_pipelines = pipelines
-            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-        finally:
-            if pipelines is not None:
-                self.custom_pipelines = pipelines
-
-
-def _file_of(pipeline: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
-    """Where a folder would hold the code of an entry of `custom_pipelines`."""
-    return Path(folder) / f"{pipeline['impl'].split('.')[0]}.py"
-
-
-EcgJepaConfig.register_for_auto_class()
 
 __all__ = ["EcgJepaConfig"]

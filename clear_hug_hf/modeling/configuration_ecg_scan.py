@@ -1,48 +1,52 @@
 """Configuration of the ECG-Scan models."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
-from pathlib import Path
 from reprlib import repr as short
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from .config_limits import (
+from .configuration_clear_hug import ClearHugConfig
+from .configuration_ecg import (
+    COUNT,
+    ENCODER,
+    ENCODER_SAME_FEATURES,
+    LAYERS,
+    LOSS_WEIGHT,
+    MAX_LAYERS,
     MAX_SAMPLES,
     MAX_SAMPLING_RATE,
     MAX_TOKENS,
-    align_labels,
-    check_at_most,
-    check_common_fields,
+    POSITIVE,
+    PRETRAINING,
+    RATE,
+    STANDARD_LEAD_NAMES,
+    EcgConfig,
+    at_most,
     check_num_weights,
-    check_tower,
-    check_weights,
+    count_weights,
+    must,
+    strict_config,
 )
-from .configuration_clear_hug import ClearHugConfig
 from .configuration_ecg_jepa import EcgJepaConfig
-from .configuration_parts import CLASSIFIER, ENCODER, ENCODER_SAME_FEATURES, PRETRAINING, PROBLEM_TYPES
 
 
-ECG_SCAN_LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-"""The 12 leads that a page shows, in the order of the reconstruction."""
-
-SIGNAL_CONFIGS = {"clear_hug": ClearHugConfig, "ecg_jepa": EcgJepaConfig}
-IMAGE_POOLINGS = ("pooler", "first", "mean")
-TEXT_POOLINGS = ("mean", "first")
-HEAD_TYPES = ("mean",)
+# Encoders of signals that may be teachers. Imported here by name: a saved folder holds, and transformers loads, only
+# the files that are imported from the first one on.
+SIGNAL_CONFIGS: dict[str, type[EcgConfig]] = {one.model_type: one for one in (ClearHugConfig, EcgJepaConfig)}
 MAX_SIDE = 4096
 """Greatest height and width of a page [px]."""
 
-# Every folder that a model is saved to names all classes, whichever of them was saved.
-AUTO_MAP = {
-    "AutoConfig": "configuration_ecg_scan.EcgScanConfig",
-    "AutoModel": "modeling_ecg_scan.EcgScanModel",
-    "AutoModelForPreTraining": "modeling_ecg_scan.EcgScanForPreTraining",
-    "AutoModelForImageClassification": "modeling_ecg_scan.EcgScanForImageClassification",
-}
+# What widths and depths are called in configs of transformers.
+_WIDTHS = ("hidden_size", "hidden_sizes", "embed_dim", "embed_dims", "d_model", "dim", "embedding_size")
+_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths", "depth")
+_INNER = ("intermediate_size", "intermediate_sizes", "d_ff", "ffn_dim", "mlp_dim")
+_POSITIONS = ("max_position_embeddings", "n_positions")
+_ROWS = ("vocab_size", "type_vocab_size")
+# Rotary positions are computed: no table holds them.
+_ROTARY = ("rope_parameters", "rope_theta")
+_LARGEST_NUMBER = 2**24
 
 # A text encoder that reads bytes (ByT5's tokenizer, which needs no vocabulary file).
 _TINY_TEXT: dict[str, Any] = {
@@ -77,34 +81,9 @@ _CLIP_BASE: dict[str, Any] = {
     "projection_dim": 512,
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # For demonstrations and tests: learns on two CPU cores within minutes. A small ResNet, since convolutions learn
-    # from a thousand pages what a vision transformer does not.
-    "tiny": {
-        "vision_config": {
-            "model_type": "resnet",
-            "embedding_size": 32,
-            "hidden_sizes": [32, 64, 128, 256],
-            "depths": [1, 1, 1, 1],
-            "layer_type": "basic",
-        },
-        "text_config": _TINY_TEXT,
-        "image_size": [192, 256],
-        "projection_dim": 128,
-        "decoder_hidden_size": 128,
-        "decoder_num_hidden_layers": 2,
-        "decoder_num_attention_heads": 4,
-        "decoder_intermediate_size": 256,
-        "decoder_query_samples": 100,
-    },
-    "base": {"vision_config": _CLIP_BASE, "text_config": _TINY_TEXT, "image_size": [224, 224]},
-    # The tower whose processor the released model names (CLIP ViT-L/14 at 336 px).
-    "large": {},
-}
 
-
-@strict
-class EcgScanConfig(PreTrainedConfig):
+@strict_config
+class EcgScanConfig(EcgConfig):
     r"""
     Configuration of [`EcgScanModel`], [`EcgScanForPreTraining`] and [`EcgScanForImageClassification`]: an
     implementation of the published idea of ECG-Scan ("Learning ECG Image Representations via Dual Physiological-Aware
@@ -178,17 +157,8 @@ class EcgScanConfig(PreTrainedConfig):
             Of both contrasts [CHOICE: that of GRAM].
         temperature_init (`float`, *optional*, defaults to 0.07):
             Where the learned temperatures begin [CHOICE: that of GRAM].
-        head_type (`str`, *optional*, defaults to `"mean"`):
-            Head of the classifier: only `"mean"`, which is the page's pooled feature.
-        classifier_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of what the classifier reads.
-        problem_type (`str`, *optional*):
-            What the classifier learns, which decides its loss: `"multi_label_classification"`, labels that are
-            independent of each other, since a recording may have several diagnoses; `"single_label_classification"`,
-            one class; or `"regression"`, values. By default the first labels decide: class numbers are one class, a
-            single label without a name (`num_labels=1`) is a value, anything else is independent labels.
-        label_thresholds (`dict[str, float]`, *optional*):
-            From which probability on a label counts as found; 0.5 for a label that is not in it.
+        head_type, classifier_dropout, problem_type, label_thresholds:
+            As in [`EcgConfig`]; the head reads the page's pooled feature.
 
     Raises:
         `ValueError`: if fields contradict each other or a value is out of range.
@@ -203,8 +173,35 @@ class EcgScanConfig(PreTrainedConfig):
     ```"""
 
     model_type: ClassVar[str] = "ecg_scan"
-    # Of the outputs, what Trainer does not collect: predictions are the logits alone.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "EcgScanModel",
+        "AutoModelForPreTraining": "EcgScanForPreTraining",
+        "AutoModelForImageClassification": "EcgScanForImageClassification",
+    }
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # For demonstrations and tests: learns on two CPU cores within minutes. A small ResNet, since convolutions
+        # learn from a thousand pages what a vision transformer does not.
+        "tiny": {
+            "vision_config": {
+                "model_type": "resnet",
+                "embedding_size": 32,
+                "hidden_sizes": [32, 64, 128, 256],
+                "depths": [1, 1, 1, 1],
+                "layer_type": "basic",
+            },
+            "text_config": _TINY_TEXT,
+            "image_size": [192, 256],
+            "projection_dim": 128,
+            "decoder_hidden_size": 128,
+            "decoder_num_hidden_layers": 2,
+            "decoder_num_attention_heads": 4,
+            "decoder_intermediate_size": 256,
+            "decoder_query_samples": 100,
+        },
+        "base": {"vision_config": _CLIP_BASE, "text_config": _TINY_TEXT, "image_size": [224, 224]},
+        # The tower whose processor the released model names (CLIP ViT-L/14 at 336 px).
+        "large": {},
+    }
     # Of transformers: through these, how attention is computed reaches the towers.
     sub_configs: ClassVar[dict[str, Any]] = {
         "vision_config": AutoConfig,
@@ -216,96 +213,54 @@ class EcgScanConfig(PreTrainedConfig):
     vision_config: Any = field(default=None, metadata=ENCODER)
     signal_config: Any = field(default=None, metadata=PRETRAINING)
     text_config: Any = field(default=None, metadata=PRETRAINING)
-    signal_embed_dim: int | None = field(default=None, metadata=PRETRAINING)
-    text_embed_dim: int | None = field(default=None, metadata=PRETRAINING)
+    signal_embed_dim: int | None = field(default=None, metadata=PRETRAINING | COUNT)
+    text_embed_dim: int | None = field(default=None, metadata=PRETRAINING | COUNT)
 
     lead_names: list[str] | tuple[str, ...] = field(
-        default_factory=lambda: list(ECG_SCAN_LEAD_NAMES), metadata=PRETRAINING
+        default_factory=lambda: list(STANDARD_LEAD_NAMES), metadata=PRETRAINING
     )
-    sampling_rate: int = field(default=100, metadata=PRETRAINING)
-    num_samples: int = field(default=1000, metadata=PRETRAINING)
+    sampling_rate: int = field(default=100, metadata=PRETRAINING | COUNT | at_most(MAX_SAMPLING_RATE))
+    num_samples: int = field(default=1000, metadata=PRETRAINING | COUNT | at_most(MAX_SAMPLES))
     image_size: list[int] | tuple[int, ...] = field(default=(336, 336), metadata=ENCODER)
 
-    image_pooling: str = field(default="pooler", metadata=ENCODER)
-    text_pooling: str = field(default="mean", metadata=PRETRAINING)
-    projection_dim: int = field(default=512, metadata=PRETRAINING)
+    image_pooling: Literal["pooler", "first", "mean"] = field(default="pooler", metadata=ENCODER)
+    text_pooling: Literal["mean", "first"] = field(default="mean", metadata=PRETRAINING)
+    projection_dim: int = field(default=512, metadata=PRETRAINING | COUNT)
     freeze_vision: bool = field(default=False, metadata=ENCODER_SAME_FEATURES)
     freeze_signal: bool = field(default=True, metadata=PRETRAINING)
     freeze_text: bool = field(default=False, metadata=PRETRAINING)
 
-    decoder_hidden_size: int = field(default=384, metadata=PRETRAINING)
-    decoder_num_hidden_layers: int = field(default=4, metadata=PRETRAINING)
-    decoder_num_attention_heads: int = field(default=6, metadata=PRETRAINING)
-    decoder_intermediate_size: int = field(default=1536, metadata=PRETRAINING)
-    decoder_query_samples: int = field(default=40, metadata=PRETRAINING)
-    layer_norm_eps: float = field(default=1e-5, metadata=PRETRAINING)
-    initializer_range: float = field(default=0.02, metadata=PRETRAINING)
+    decoder_hidden_size: int = field(default=384, metadata=PRETRAINING | COUNT)
+    decoder_num_hidden_layers: int = field(default=4, metadata=PRETRAINING | LAYERS)
+    decoder_num_attention_heads: int = field(default=6, metadata=PRETRAINING | COUNT)
+    decoder_intermediate_size: int = field(default=1536, metadata=PRETRAINING | COUNT)
+    decoder_query_samples: int = field(default=40, metadata=PRETRAINING | COUNT)
+    layer_norm_eps: float = field(default=1e-5, metadata=PRETRAINING | POSITIVE)
+    initializer_range: float = field(default=0.02, metadata=PRETRAINING | POSITIVE)
 
-    volume_weight: float | int = field(default=1.0, metadata=PRETRAINING)
-    pairwise_weight: float | int = field(default=1.0, metadata=PRETRAINING)
-    reconstruction_weight: float | int = field(default=1.0, metadata=PRETRAINING)
-    lead_weight: float | int = field(default=0.1, metadata=PRETRAINING)
+    volume_weight: float | int = field(default=1.0, metadata=PRETRAINING | LOSS_WEIGHT)
+    pairwise_weight: float | int = field(default=1.0, metadata=PRETRAINING | LOSS_WEIGHT)
+    reconstruction_weight: float | int = field(default=1.0, metadata=PRETRAINING | LOSS_WEIGHT)
+    lead_weight: float | int = field(default=0.1, metadata=PRETRAINING | LOSS_WEIGHT)
     normalize_volume: bool = field(default=False, metadata=PRETRAINING)
-    huber_delta: float | int = field(default=0.1, metadata=PRETRAINING)
-    unseen_weight: float | int = field(default=0.25, metadata=PRETRAINING)
-    label_smoothing: float | int = field(default=0.1, metadata=PRETRAINING)
-    temperature_init: float | int = field(default=0.07, metadata=PRETRAINING)
-
-    head_type: str = field(default="mean", metadata=CLASSIFIER)
-    classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER)
-    # A plain string: a wrong value is refused below as any other.
-    problem_type: str | None = field(default=None, metadata=CLASSIFIER)  # type: ignore[assignment]
-    label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
+    huber_delta: float | int = field(default=0.1, metadata=PRETRAINING | POSITIVE)
+    unseen_weight: float | int = field(
+        default=0.25, metadata=PRETRAINING | must("lie between 0 and 1", lambda value: 0 <= value <= 1)
+    )
+    label_smoothing: float | int = field(default=0.1, metadata=PRETRAINING | RATE)
+    temperature_init: float | int = field(default=0.07, metadata=PRETRAINING | POSITIVE)
 
     def __post_init__(self, **kwargs: Any) -> None:
-        check_common_fields(self, kwargs)
         self.vision_config = _tower_config("vision_config", self.vision_config or _CLIP_LARGE)
         self.signal_config = _signal_config(self.signal_config)
         self.text_config = None if self.text_config is None else _tower_config("text_config", self.text_config)
-        self.lead_names, self.image_size = list(self.lead_names), list(self.image_size)
+        self.image_size = list(self.image_size)
         if self.signal_config is not None:
             self.signal_embed_dim = self.signal_config.hidden_size
         if self.text_config is not None:
             text = self.text_config
             self.text_embed_dim = getattr(text, "hidden_size", None) or getattr(text, "d_model", None)
-        kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         super().__post_init__(**kwargs)
-        self.validate_ecg_scan()
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """
-        A configuration of a named size.
-
-        Args:
-            name (`str`):
-                `"tiny"` for demonstrations, `"base"` with CLIP's ViT-B/16 tower, `"large"` with ViT-L/14 at 336 px.
-            overrides:
-                Fields that differ from the preset.
-
-        Raises:
-            `ValueError`: if there is no such preset.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
-        return cls(**{**PRESETS[name], **overrides})
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """
-        Build from a dictionary, as [`PreTrainedConfig.from_dict`] does; `from_pretrained` and `AutoConfig` come here.
-
-        The installed class leaves `custom_pipelines` out: `pipeline` would refuse such a config unless it may run the
-        file in the folder, and the task that the file brings is registered where the package is installed.
-        """
-        if not cls.__module__.startswith("transformers_modules"):
-            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
-        return super().from_dict(config_dict, **kwargs)
-
-    @property
-    def num_leads(self) -> int:
-        """`int`: Number of leads."""
-        return len(self.lead_names)
 
     @property
     def num_queries(self) -> int:
@@ -326,22 +281,12 @@ class EcgScanConfig(PreTrainedConfig):
         depths = getattr(vision, "depths", None)
         return len(depths) if depths else int(getattr(vision, "num_hidden_layers", 0))
 
-    def validate_ecg_scan(self) -> None:
-        """Refuse values that no model can be built from. Also called when a model is built and when it is saved."""
-        sizes: tuple[str, ...] = ("sampling_rate", "num_samples", "projection_dim", "decoder_hidden_size")
-        sizes += ("decoder_num_hidden_layers", "decoder_num_attention_heads", "decoder_intermediate_size")
-        sizes += ("decoder_query_samples",)
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("signal_embed_dim", "text_embed_dim"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        check_at_most(self, MAX_SAMPLING_RATE, ("sampling_rate",))
-        check_at_most(self, MAX_SAMPLES, ("num_samples",))
+    def validate_architecture(self) -> None:
+        """As in [`EcgConfig`]."""
+        super().validate_architecture()
         for name in ("vision_config", "text_config"):
             if getattr(self, name) is not None:
-                check_tower(name, getattr(self, name).to_dict(), type(getattr(self, name)))
+                _check_tower(name, getattr(self, name).to_dict(), type(getattr(self, name)))
         if not self.hidden_size or not self.num_hidden_layers:
             raise ValueError(
                 f"vision_config is a {self.vision_config.model_type}, which names no width and depth of tokens of an "
@@ -349,7 +294,8 @@ class EcgScanConfig(PreTrainedConfig):
             )
         embedded = self.hidden_size + (self.signal_embed_dim or 0) + (self.text_embed_dim or 0)
         check_num_weights(self.projection_dim * embedded)
-        check_weights(self, ("decoder_",), self.hidden_size + self.decoder_query_samples + self.num_leads)
+        rows = self.hidden_size + self.decoder_query_samples + self.num_leads
+        self._check_transformers(("decoder_",), rows, multiple_of=4)
         if self.num_samples % self.decoder_query_samples:
             raise ValueError(
                 f"decoder_query_samples={self.decoder_query_samples} does not divide num_samples={self.num_samples}: "
@@ -360,66 +306,11 @@ class EcgScanConfig(PreTrainedConfig):
                 f"num_samples={self.num_samples} with decoder_query_samples={self.decoder_query_samples} gives "
                 f"{self.num_leads * self.num_queries} queries, and the decoder may have {MAX_TOKENS}."
             )
-        if self.decoder_hidden_size % self.decoder_num_attention_heads:
-            raise ValueError(
-                f"decoder_hidden_size={self.decoder_hidden_size} is not a multiple of "
-                f"decoder_num_attention_heads={self.decoder_num_attention_heads}."
-            )
-        if self.decoder_hidden_size % 4:
-            raise ValueError(
-                f"decoder_hidden_size={self.decoder_hidden_size} is not a multiple of 4, as the positions need it."
-            )
         if len(self.image_size) != 2 or not all(32 <= side <= MAX_SIDE for side in self.image_size):
             raise ValueError(
                 f"image_size must be height and width of at least 32 px and at most {MAX_SIDE} px, got "
                 f"{list(self.image_size)}."
             )
-        if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
-            raise ValueError(f"lead_names must name at least one lead and each only once, got {self.lead_names}.")
-        for name in ("volume_weight", "pairwise_weight", "reconstruction_weight", "lead_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must not be negative and must be finite, got {getattr(self, name)}.")
-        for name in ("huber_delta", "temperature_init", "layer_norm_eps", "initializer_range"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
-        if not 0 <= self.unseen_weight <= 1:
-            raise ValueError(f"unseen_weight must lie between 0 and 1, got {self.unseen_weight}.")
-        for name in ("classifier_dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
-        choices: tuple[tuple[str, tuple[str, ...]], ...] = (
-            ("image_pooling", IMAGE_POOLINGS),
-            ("text_pooling", TEXT_POOLINGS),
-            ("head_type", HEAD_TYPES),
-        )
-        for name, allowed in choices:
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        if self.problem_type not in (None, *PROBLEM_TYPES):
-            raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {self.problem_type!r}.")
-        for name, threshold in (self.label_thresholds or {}).items():
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"label_thresholds must lie between 0 and 1, got {threshold} for {name!r}.")
-
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
-        """
-        Save to a folder, as [`PreTrainedConfig.save_pretrained`] does.
-
-        A pipeline is named only in a folder that holds its file: the pipeline puts it there before it saves the model.
-        """
-        # A config that came from a Hub repository points to the code there; the saved folder holds its own.
-        self.auto_map = dict(AUTO_MAP)
-        align_labels(self)
-        pipelines: Mapping[str, Any] | None = vars(self).pop("custom_pipelines", None)
-        try:
-            if pipelines and all(_file_of(one, save_directory).is_file() for one in pipelines.values()):
-                self.custom_pipelines = pipelines
-            super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-        finally:
-            if pipelines is not None:
-                self.custom_pipelines = pipelines
 
 
 def _tower_config(name: str, given: Any) -> PreTrainedConfig:
@@ -428,7 +319,7 @@ def _tower_config(name: str, given: Any) -> PreTrainedConfig:
     model_type = _model_type(name, given)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"{name} has the model_type {model_type!r}: name a model of transformers.")
-    check_tower(name, given, CONFIG_MAPPING[model_type])
+    _check_tower(name, given, CONFIG_MAPPING[model_type])
     try:
         return CONFIG_MAPPING[model_type](**{key: value for key, value in given.items() if key != "model_type"})
     except Exception as error:  # each config of transformers has errors of its own
@@ -457,11 +348,42 @@ def _signal_config(given: Any) -> PreTrainedConfig | None:
     return given
 
 
-def _file_of(pipeline: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
-    """Where a folder would hold the code of an entry of `custom_pipelines`."""
-    return Path(folder) / f"{pipeline['impl'].split('.')[0]}.py"
+def _check_tower(name: str, settings: Mapping[str, Any], config_class: type) -> None:
+    """
+    Refuse a config of transformers that asks for what no memory holds, as far as usual names of fields tell.
+
+    Args:
+        name (`str`): Of the field that holds the config.
+        settings (`Mapping[str, Any]`): The config as a dictionary.
+        config_class (`type`): Its class, which tells whether positions are rotary.
+
+    Raises:
+        `ValueError`: if it does.
+    """
+    for key, value in settings.items():
+        if any(abs(number) > _LARGEST_NUMBER for number in _whole_numbers(value)):
+            raise ValueError(f"{name}.{key} must be at most {_LARGEST_NUMBER}, got {short(value)}.")
+    depth = max(sum(_whole_numbers(settings.get(key))) for key in _DEPTHS)
+    if depth > MAX_LAYERS:
+        raise ValueError(f"{name} has {depth} layers, and a tower may have {MAX_LAYERS}.")
+    rotary = any(hasattr(config_class, key) for key in _ROTARY)
+    width, inner, rows = (
+        max((number for key in keys for number in _whole_numbers(settings.get(key))), default=0)
+        for keys in (_WIDTHS, _INNER, _ROWS if rotary else _ROWS + _POSITIONS)
+    )
+    check_num_weights(count_weights(width, depth, inner or width, rows))
 
 
-EcgScanConfig.register_for_auto_class()
+def _whole_numbers(value: Any) -> Iterator[int]:
+    """The whole numbers in a value, however deep."""
+    if isinstance(value, Mapping):
+        for one in value.values():
+            yield from _whole_numbers(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _whole_numbers(one)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
+
 
 __all__ = ["EcgScanConfig"]

@@ -929,7 +929,7 @@ class ClearHugPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: ClearHugConfig):
         super().__init__(config)
-        config.validate_clear_hug()  # fields may have been set since the config was made
+        config.validate_architecture()  # fields may have been set since the config was made
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

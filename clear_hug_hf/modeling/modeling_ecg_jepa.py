@@ -654,7 +654,7 @@ class EcgJepaPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)
-        config.validate_ecg_jepa()  # fields may have been set since the config was made
+        config.validate_architecture()  # fields may have been set since the config was made
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -469,7 +469,7 @@ class EcgScanPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: EcgScanConfig):
         super().__init__(config)
-        config.validate_ecg_scan()  # fields may have been set since the config was made
+        config.validate_architecture()  # fields may have been set since the config was made
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name in LOG_SCALES:

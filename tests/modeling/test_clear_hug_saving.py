@@ -73,9 +73,8 @@ def test_when_any_model_is_saved_then_code_and_all_auto_classes_are_there(model_
     assert {path.name for path in tmp_path.iterdir()} == {
         "classification.py",
         "config.json",
-        "config_limits.py",
         "configuration_clear_hug.py",
-        "configuration_parts.py",
+        "configuration_ecg.py",
         "model.safetensors",
         "modeling_clear_hug.py",
         "text_inputs.py",
