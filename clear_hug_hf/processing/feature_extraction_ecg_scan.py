@@ -12,15 +12,10 @@ from .ecg_paper import LAYOUTS, PaperStyle, draw_page
 from .errors import InputError
 from .feature_extraction_ecg import EcgFeatureExtractor
 from .image_processing_ecg_scan import EcgScanImageProcessor, checked_image_settings
-from .leads import STANDARD_LEADS, limb_lead
+from .leads import obeys_identities
 from .page_augmentation import augment_page
 from .setting_checks import Flag, check_choice, check_number
 from .signal_cleaning import canonical_unit
-
-
-IDENTITY_TOLERANCE = 0.1
-"""Limb leads obey Einthoven's and Goldberger's identities where what is left of them is below this share of the leads,
-both as root mean squares."""
 
 
 class EcgScanFeatureExtractor(EcgFeatureExtractor):
@@ -174,20 +169,6 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
                 targets["signal_mask"][index, :, :length] = np.asarray(present, dtype=bool)[:, None]
                 targets["identity_mask"][index] = bool(np.all(present[:6])) and obeys_identities(signal)
         return {"pixel_values": self.image_processor.normalize_pages(pages), **targets}
-
-
-def obeys_identities(signal: np.ndarray) -> bool:
-    """
-    Whether the limb leads of a recording obey Einthoven's and Goldberger's identities within [`IDENTITY_TOLERANCE`].
-
-    Args:
-        signal (`np.ndarray` of shape `(12, num_samples)`): Leads in standard order.
-    """
-    limb = signal[:6].astype(np.float64)
-    names = STANDARD_LEADS[2:6]
-    residuals = limb[2:] - np.stack([limb_lead(name, limb[0], limb[1]) for name in names])
-    level = float(np.sqrt(np.mean(np.square(signal[:6], dtype=np.float64))))
-    return level > 0 and float(np.sqrt(np.mean(residuals**2))) < IDENTITY_TOLERANCE * level
 
 
 EcgScanFeatureExtractor.register_for_auto_class()

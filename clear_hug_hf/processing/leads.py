@@ -33,6 +33,10 @@ _LEAD_NAME = re.compile(
     rf"(?P<before>{_MINUS} *)?(?:(?:LEAD|ECG)(?: *- +|-)? *){{0,2}}(?P<within>{_MINUS})?(?P<lead>[A-Z0-9]+)"
 )
 
+IDENTITY_TOLERANCE = 0.1
+"""Limb leads obey Einthoven's and Goldberger's identities where what is left of them is below this share of the leads,
+both as root mean squares."""
+
 # Einthoven (1912) and Goldberger (1942): every limb lead as (weight of I, weight of II).
 _FROM_I_AND_II = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
 
@@ -94,6 +98,19 @@ def limb_lead(lead: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     weight_first, weight_second = _FROM_I_AND_II[lead]
     return weight_first * first + weight_second * second
+
+
+def obeys_identities(signal: np.ndarray) -> bool:
+    """
+    Whether the limb leads of a recording follow from I and II ([`limb_lead`]) within [`IDENTITY_TOLERANCE`].
+
+    Args:
+        signal (`np.ndarray` of shape `(12, num_samples)`): Leads in standard order.
+    """
+    limb = signal[:6].astype(np.float64)
+    residuals = limb[2:] - np.stack([limb_lead(name, limb[0], limb[1]) for name in STANDARD_LEADS[2:6]])
+    level = float(np.sqrt(np.mean(np.square(signal[:6], dtype=np.float64))))
+    return level > 0 and float(np.sqrt(np.mean(residuals**2))) < IDENTITY_TOLERANCE * level
 
 
 def is_flat(leads: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ from clear_hug_hf.modeling.modeling_ecg_scan import (
     reconstruction_loss,
     soft_lead_loss,
 )
-from clear_hug_hf.processing import EcgScanFeatureExtractor
+from clear_hug_hf.processing import STANDARD_LEADS, EcgScanFeatureExtractor
+from clear_hug_hf.processing.leads import limb_lead
 
 
 SCALE = torch.tensor(2.0)
@@ -124,6 +125,14 @@ def test_when_recordings_are_in_millivolts_then_their_leads_obey_the_identities(
         [np.sqrt(lead_residuals(torch.from_numpy(one)).square().mean(1)) for one in _real_leads(shared, source)]
     )
     assert np.median(residuals) < most
+
+
+def test_when_residuals_are_taken_then_they_are_of_the_identities_that_derive_absent_leads() -> None:
+    leads = np.random.default_rng(0).normal(size=(12, 40))
+    found = lead_residuals(torch.from_numpy(leads)).numpy()
+    for index, name in enumerate(STANDARD_LEADS[2:6]):
+        expected = leads[2 + index] - limb_lead(name, leads[0], leads[1])
+        np.testing.assert_allclose(found[index], expected, atol=1e-12, err_msg=name)
 
 
 def test_when_two_leads_are_swapped_or_scaled_apart_then_the_residuals_say_so(shared: Path) -> None:

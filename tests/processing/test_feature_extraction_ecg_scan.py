@@ -13,7 +13,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor
 
 from clear_hug_hf.data.records import Recording, find_records, read_record
 from clear_hug_hf.processing import LAYOUTS, EcgScanFeatureExtractor, EcgScanImageProcessor, InputError
-from clear_hug_hf.processing.feature_extraction_ecg_scan import obeys_identities
+from clear_hug_hf.processing.leads import obeys_identities
 
 
 @pytest.fixture(scope="module")
