@@ -36,6 +36,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import set_seed
 from transformers.utils import logging
 
+from clear_hug_hf.data.collator import read_window
 from clear_hug_hf.data.label_sets import LABEL_SETS
 from clear_hug_hf.data.pages import SIGNAL_EMBEDS
 from clear_hug_hf.data.prepared import load_prepared
@@ -197,15 +198,14 @@ class Experiment:
 
     def pages(self, places: np.ndarray, extractor: Any, layout: str = "3x4", strength: float = 0.0) -> Any:
         """Batches of pages of some recordings, photographed with a strength."""
-        rows = self.rows.select_columns(["signal", "signal_scale", "lead_mask"]).with_format("numpy")
+        rows = self.rows.select_columns(["signal", "signal_scale", "lead_mask", "r_peaks"]).with_format("numpy")
         for start in range(0, len(places), 64):
-            chosen = [rows[int(place)] for place in places[start : start + 64]]
-            signals = [row["signal"] * row["signal_scale"][:, None] for row in chosen]
+            chosen = [read_window(rows[int(place)]) for place in places[start : start + 64]]
             drawn: dict[str, Any] = {"layouts": [layout] * len(chosen)}
             if strength:
                 drawn["generators"] = [np.random.default_rng([7, int(place)]) for place in places[start : start + 64]]
                 drawn["strength"] = strength
-            found = extractor.cut(signals, [None] * len(chosen), [row["lead_mask"] for row in chosen], **drawn)
+            found = extractor.cut(*zip(*chosen, strict=True), **drawn)
             yield torch.from_numpy(found["pixel_values"])
 
     @torch.no_grad()
@@ -326,17 +326,14 @@ class Experiment:
         """Per recording: error on drawn and on other samples, residual of the leads, and those of a flat line."""
         assert self.extra is not None
         rows = self.extra.select(np.flatnonzero(self.extra_folds == fold))
-        rows = rows.select_columns(["signal", "signal_scale", "lead_mask"]).with_format("numpy")
+        rows = rows.select_columns(["signal", "signal_scale", "lead_mask", "r_peaks"]).with_format("numpy")
         columns: dict[str, list[float]] = {
             name: [] for name in ("drawn", "unseen", "flat", "residual", "own_residual")
         }
         model.eval()
         for start in range(0, len(rows), 64):
-            batch = [rows[place] for place in range(start, min(start + 64, len(rows)))]
-            signals = [row["signal"] * row["signal_scale"][:, None] for row in batch]
-            found = extractor.cut(
-                signals, [None] * len(batch), [row["lead_mask"] for row in batch], return_targets=True
-            )
+            batch = [read_window(rows[place]) for place in range(start, min(start + 64, len(rows)))]
+            found = extractor.cut(*zip(*batch, strict=True), return_targets=True)
             rebuilt = model.reconstruct(torch.from_numpy(found["pixel_values"])).numpy()
             truth = found["waveforms"]
             residual = lead_residuals(torch.from_numpy(rebuilt)).numpy()

@@ -21,7 +21,7 @@ from ablations import all_recordings
 from machine import REPOSITORY
 from transformers.utils import logging
 
-from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.data.collator import EcgCollator, read_window
 from clear_hug_hf.data.prepared import keep_labels, load_prepared
 from clear_hug_hf.evaluation.predictions import (
     contributions_by_label,
@@ -64,12 +64,13 @@ def reconstructions(data: Path, ablations: Path, record: str | None, output: Pat
         rebuilt[title] = found.reconstruction[0].float().numpy()
         hidden = found.bool_masked_pos[0].numpy()
     assert hidden is not None
+    signal, r_peaks, lead_mask = read_window(row)
     figure = plot_reconstructions(
-        row["signal"] * np.asarray(row["signal_scale"])[:, None],
-        row["r_peaks"],
+        signal,
+        r_peaks,
         rebuilt,
         hidden,
-        lead_mask=row["lead_mask"],
+        lead_mask=lead_mask,
         sampling_rate=float(row["sampling_rate"]),
         title=f"Recording {row['record_id']}, never trained on: {hidden.sum()} hidden beats rebuilt",
     )
@@ -101,15 +102,16 @@ def predictions(data: Path, folder: Path, record: str | None, output: Path) -> l
     index = 0 if record is None else found.record_ids.index(record)
     row = shown.with_format("numpy")[index]
     truth = [name for name, value in zip(names, found.labels[index], strict=True) if value == 1]
+    signal, r_peaks, lead_mask = read_window(row)
     page = plot_prediction(
-        row["signal"] * np.asarray(row["signal_scale"])[:, None],
-        row["r_peaks"],
+        signal,
+        r_peaks,
         names,
         found.probabilities[index],
         thresholds,
         None if found.contributions is None else found.contributions[index],
         group_names(model.config),
-        row["lead_mask"],
+        lead_mask,
         float(row["sampling_rate"]),
         str(row["unit"]),
         f"Recording {row['record_id']}, labelled {', '.join(truth) or 'with none of these'}",

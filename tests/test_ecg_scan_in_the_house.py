@@ -22,6 +22,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Au
 
 from clear_hug_hf import EcgScanFeatureExtractor, Recording, load_prepared, read_record, render_page
 from clear_hug_hf.cli import main
+from clear_hug_hf.data.collator import read_window
 from clear_hug_hf.data.pages import LAYOUT_SHARES, PageCollator
 from clear_hug_hf.data.texts import text_of, with_texts
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgScanForPreTraining
@@ -148,7 +149,7 @@ def test_when_the_teacher_is_asked_beforehand_then_it_says_what_the_model_would(
     extractor = ClearHugFeatureExtractor()
     for index, row in enumerate(rows.with_format("numpy")):
         inputs = extractor(
-            row["signal"] * row["signal_scale"][:, None],
+            read_window(row)[0],
             sampling_rate=100.0,
             lead_names=row["lead_names"],
             unit="mV",
@@ -380,7 +381,7 @@ def test_when_normalised_recordings_are_prepared_with_a_scale_then_rows_are_in_m
     _run(*command, tmp_path / "pages", "--setting", "millivolts_per_unit=0.11")
     sets, extractor = load_prepared(tmp_path / "pages")
     row = next(iter(sets.values())).with_format("numpy")[0]
-    signal = row["signal"] * row["signal_scale"][:, None]
+    signal, _, _ = read_window(row)
     np.testing.assert_allclose(signal, read_record(record).waveform[:, :1000] * 0.11, atol=1e-3)
     assert extractor.millivolts_per_unit == 0.11
 

@@ -325,20 +325,18 @@ def require(sets: dict[str, datasets.Dataset], rejected: Sequence[Rejected], *sp
 
 def draw_recording(dataset: datasets.Dataset, path: Path) -> None:
     """The first recording of a dataset with its beats."""
-    import numpy as np
-
+    from ..data.collator import read_window
     from ..plotting import plot_recording, save_figure
 
     row = dataset.with_format("numpy")[0]
-    signal = row["signal"] * np.asarray(row["signal_scale"])[:, None]
-    beats = len(row["r_peaks"])
+    signal, r_peaks, lead_mask = read_window(row)
     figure = plot_recording(
         signal,
-        row["r_peaks"],
-        row["lead_mask"],
+        r_peaks,
+        lead_mask,
         float(row["sampling_rate"]),
         unit=str(row["unit"]),
-        title=f"Recording {_short(row['record_id'])}, cleaned, with its {beats} beats",
+        title=f"Recording {_short(row['record_id'])}, cleaned, with its {len(r_peaks)} beats",
     )
     save_figure(figure, path)
 
@@ -381,16 +379,14 @@ def draw_prediction(
 
 def draw_row_prediction(model: Any, dataset: datasets.Dataset, found: Any, index: int, path: Path) -> None:
     """One row of a prepared dataset as [`draw_prediction`] draws it."""
-    import numpy as np
+    from ..data.collator import read_window
 
     row = dataset.with_format("numpy")[index]
     draw_prediction(
         model,
         found.probabilities[index],
         None if found.contributions is None else found.contributions[index],
-        row["signal"] * np.asarray(row["signal_scale"])[:, None],
-        row["r_peaks"],
-        row["lead_mask"],
+        *read_window(row),
         float(row["sampling_rate"]),
         str(row["unit"]),
         row["record_id"],
@@ -428,14 +424,15 @@ def _draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: 
     import numpy as np
     import torch
 
+    from ..data.collator import read_window
     from ..plotting import plot_page, save_figure
     from ..processing import draw_page
 
     row = dataset.with_format("numpy")[0]
-    signal = row["signal"] * np.asarray(row["signal_scale"])[:, None]
-    picture = draw_page(signal, extractor.sampling_rate, row["lead_mask"], layout=extractor.layout, pixels_per_mm=4)
+    signal, _, lead_mask = read_window(row)
+    picture = draw_page(signal, extractor.sampling_rate, lead_mask, layout=extractor.layout, pixels_per_mm=4)
     seen = draw_page(
-        signal, extractor.sampling_rate, row["lead_mask"], layout=extractor.layout, image_size=extractor.image_size
+        signal, extractor.sampling_rate, lead_mask, layout=extractor.layout, image_size=extractor.image_size
     ).image
     pixels = torch.from_numpy(extractor.image_processor.normalize_pages(seen[None])).to(model.device)
     with torch.no_grad():
@@ -473,10 +470,9 @@ def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, p
     if hasattr(extractor, "image_processor"):
         _draw_page_reconstruction(model, dataset, extractor, path)
         return
-    import numpy as np
     import torch
 
-    from ..data.collator import EcgCollator
+    from ..data.collator import EcgCollator, read_window
     from ..plotting import plot_reconstruction, save_figure
 
     row = dataset.with_format("numpy")[0]
@@ -484,12 +480,13 @@ def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, p
     with torch.no_grad():
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
     hidden = output.bool_masked_pos[0].cpu().numpy()
+    signal, r_peaks, lead_mask = read_window(row)
     figure = plot_reconstruction(
-        row["signal"] * np.asarray(row["signal_scale"])[:, None],
-        row["r_peaks"],
+        signal,
+        r_peaks,
         output.reconstruction[0].float().cpu().numpy(),
         hidden,
-        row["lead_mask"],
+        lead_mask,
         float(row["sampling_rate"]),
         model.config.beat_norm_eps,
         f"Recording {_short(row['record_id'])}: {hidden.sum()} beats hidden, "
