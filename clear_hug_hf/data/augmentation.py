@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..processing.errors import InputError
-from .collator import EcgCollator
+from .collator import EcgCollator, StoredWindow
 
 
 # At strength 1.
@@ -78,12 +78,12 @@ def augment_recording(
 def check_strength(strength: float) -> None:
     """Refuse strengths of an augmentation that nobody means."""
     if not 0 <= strength <= 2:
-        raise InputError(f"augmentation is {strength}: give a number from 0 (recordings as they are) to 2; 1 is usual")
+        raise InputError(f"augmentation is {strength}: give a number from 0 (nothing changes) to 2; 1 is usual")
 
 
 class AugmentingCollator(EcgCollator):
     """
-    A [`EcgCollator`] that changes each recording by [`augment_recording`] where it gets seeds, as the pre-training
+    An [`EcgCollator`] that changes each recording by [`augment_recording`] where it gets seeds, as the pre-training
     loop gives them: every time anew, and the same after a restart. Without seeds recordings stay as they are, unless
     it is `random`.
 
@@ -124,15 +124,19 @@ class AugmentingCollator(EcgCollator):
         Raises:
             InputError: As [`EcgCollator`].
         """
-        self._check_rate(rows)
-        windows = self._windows(rows)
+        windows = self._read(rows)
         if seeds is None and self.random:
             seeds = torch.randint(torch.iinfo(torch.int64).max, (len(rows),)).numpy()
-        if seeds is not None:
+        generators = None if seeds is None else [np.random.default_rng(int(seed) & (2**64 - 1)) for seed in seeds]
+        return self._batch(self._cut(windows, generators), rows)
+
+    def _cut(
+        self, windows: Sequence[StoredWindow], generators: Sequence[np.random.Generator] | None = None
+    ) -> dict[str, np.ndarray]:
+        if generators is not None:
             rate = self.feature_extractor.sampling_rate
-            changed = [
-                augment_recording(*one, np.random.default_rng(int(seed) & (2**64 - 1)), rate, self.augmentation)
-                for one, seed in zip(zip(*windows, strict=True), seeds, strict=True)
+            windows = [
+                StoredWindow(*augment_recording(*window, generator, rate, self.augmentation))
+                for window, generator in zip(windows, generators, strict=True)
             ]
-            windows = ([one[0] for one in changed], [one[1] for one in changed], [one[2] for one in changed])
-        return self._collate(windows, rows)
+        return super()._cut(windows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,19 +65,31 @@ class EcgCollator:
             InputError: If the rows are of another rate than the feature extractor, lack a label, or hold values that
                 no preparation writes.
         """
-        self._check_rate(rows)
-        return self._collate(self._windows(rows), rows)
+        return self._batch(self._cut(self._read(rows)), rows)
 
-    def _collate(self, windows: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def _read(self, rows: Sequence[Mapping[str, Any]]) -> list[StoredWindow]:
+        rate = float(rows[0]["sampling_rate"])
+        if rate != self.feature_extractor.sampling_rate:
+            raise InputError(
+                f"the dataset was prepared at {rate:g} Hz and the model works at "
+                f"{self.feature_extractor.sampling_rate:g} Hz: prepare it with the model's feature extractor"
+            )
+        return [read_window(row) for row in rows]
+
+    def _cut(self, windows: Sequence[StoredWindow]) -> dict[str, np.ndarray]:
         if self.all_beats:
-            features, parts = self.feature_extractor.cut_all(*windows)
+            features, parts = self.feature_extractor.cut_all(*zip(*windows, strict=True))
             features["rows"] = np.array([part.window for part in parts])
         else:
-            features = self.feature_extractor.cut(*windows)
-        if self.trim:
-            features = self.feature_extractor.trim(features)
+            features = self.feature_extractor.cut(*zip(*windows, strict=True))
+        return self.feature_extractor.trim(features) if self.trim else features
+
+    def _batch(self, features: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """What was cut of rows as tensors, with their labels."""
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}
-        self._add_labels(batch, rows)
+        names = list(rows[0].get("labels") or ()) if self.label_names is None else self.label_names
+        if names:
+            batch["labels"] = torch.tensor(self._labels(rows, names), dtype=torch.float32)
         return batch
 
     @staticmethod
@@ -96,27 +108,6 @@ class EcgCollator:
         total = values.new_zeros((len(count), *values.shape[1:])).index_add_(0, rows, values)
         return total / count.reshape(-1, *[1] * (values.ndim - 1))
 
-    def _check_rate(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        rate = float(rows[0]["sampling_rate"])
-        if rate != self.feature_extractor.sampling_rate:
-            raise InputError(
-                f"the dataset was prepared at {rate:g} Hz and the model works at "
-                f"{self.feature_extractor.sampling_rate:g} Hz: prepare it with the model's feature extractor"
-            )
-
-    @staticmethod
-    def _windows(
-        rows: Sequence[Mapping[str, Any]],
-    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """Signals, peaks and lead masks of rows, as `cut` takes them."""
-        windows = [read_window(row) for row in rows]
-        return [one[0] for one in windows], [one[1] for one in windows], [one[2] for one in windows]
-
-    def _add_labels(self, batch: dict[str, torch.Tensor], rows: Sequence[Mapping[str, Any]]) -> None:
-        names = list(rows[0].get("labels") or ()) if self.label_names is None else self.label_names
-        if names:
-            batch["labels"] = torch.tensor(self._labels(rows, names), dtype=torch.float32)
-
     @staticmethod
     def _labels(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[float]]:
         known = rows[0].get("labels") or {}
@@ -128,16 +119,30 @@ class EcgCollator:
         ]
 
 
-def read_window(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class StoredWindow(NamedTuple):
     """
     The recording of a row of a prepared dataset, as `cut` takes it.
+
+    Args:
+        signal (`np.ndarray` of shape `(12, num_samples)`): Cleaned leads, float32 [the row's `unit`].
+        r_peaks (`np.ndarray`): Its ascending peaks [samples], int64.
+        lead_mask (`np.ndarray` of shape `(12,)`): True where a lead is present.
+    """
+
+    signal: np.ndarray
+    r_peaks: np.ndarray
+    lead_mask: np.ndarray
+
+
+def read_window(row: Mapping[str, Any]) -> StoredWindow:
+    """
+    The recording of a row of a prepared dataset: its 16-bit samples times the scale of their lead.
 
     Args:
         row (`Mapping`): With the columns `signal`, `signal_scale`, `r_peaks` and `lead_mask`.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: The signal `(12, num_samples)` float32, its peaks and its lead
-        mask `(12,)`.
+        [`StoredWindow`]
 
     Raises:
         InputError: If the row holds values that no preparation writes.
@@ -157,6 +162,6 @@ def read_window(row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndar
         elif peaks.size and (peaks[0] < 0 or peaks[-1] >= signal.shape[1] or (peaks[1:] <= peaks[:-1]).any()):
             fault = "its R peaks do not ascend inside the signal"
         else:
-            return signal * scale[:, None], peaks, mask
+            return StoredWindow(signal * scale[:, None], peaks, mask)
     name = f"row {row['record_id']}" if "record_id" in row else "a row"
     raise InputError(f"{name} of the dataset cannot be read: {fault}; prepare the recordings again")

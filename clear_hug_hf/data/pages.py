@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..processing.errors import InputError
-from .collator import EcgCollator
+from .augmentation import AugmentingCollator
+from .collator import StoredWindow
 from .texts import text_id, text_of
 
 
@@ -19,7 +19,7 @@ SIGNAL_EMBEDS = "signal_embeds"
 """The column that [`add_signal_embeds`] adds to a dataset: what the signal teacher makes of a row."""
 
 
-class PageCollator(EcgCollator):
+class PageCollator(AugmentingCollator):
     """
     Draws the pages of a batch, for training each time anew: layout, style and how the page was photographed follow
     from the seed of its recording, so that a run goes on from a checkpoint as if it had never stopped.
@@ -38,8 +38,6 @@ class PageCollator(EcgCollator):
         max_text_length (`int`, *optional*, defaults to `256`): Tokens after which a text is cut.
     """
 
-    takes_seeds = True
-
     def __init__(
         self,
         feature_extractor: Any,
@@ -52,14 +50,10 @@ class PageCollator(EcgCollator):
         random: bool = False,
         max_text_length: int = 256,
     ):
-        super().__init__(feature_extractor, label_names)
-        if not 0 <= augmentation <= 2:
-            raise InputError(f"augmentation is {augmentation}: give a number from 0 (clean pages) to 2; 1 is usual")
+        super().__init__(feature_extractor, label_names, augmentation=augmentation, random=random)
         self.tokenizer = tokenizer
         self.with_targets = with_targets
         self.with_signals = with_signals
-        self.augmentation = augmentation
-        self.random = random
         self.max_text_length = max_text_length
 
     @property
@@ -68,10 +62,6 @@ class PageCollator(EcgCollator):
         read = super().columns
         texts = ["report"] if self.with_targets and self.tokenizer is not None else []
         return [*read, *texts, *([SIGNAL_EMBEDS] if self.with_signals else [])]
-
-    def length(self, row: Mapping[str, Any]) -> int:
-        """All pages are alike."""
-        return 0
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], seeds: np.ndarray | None = None) -> dict[str, torch.Tensor]:
         """
@@ -91,21 +81,20 @@ class PageCollator(EcgCollator):
         Raises:
             InputError: As [`EcgCollator`].
         """
-        self._check_rate(rows)
-        signals, peaks, lead_masks = self._windows(rows)
-        if seeds is None and self.random:
-            seeds = torch.randint(torch.iinfo(torch.int64).max, (len(rows),)).numpy()
-        chosen: dict[str, Any] = {}
-        if seeds is not None:
-            generators = [np.random.default_rng(int(seed) & (2**64 - 1)) for seed in seeds]
+        return super().__call__(rows, seeds)
+
+    def _cut(
+        self, windows: Sequence[StoredWindow], generators: Sequence[np.random.Generator] | None = None
+    ) -> dict[str, np.ndarray]:
+        chosen: dict[str, Any] = {"return_targets": self.with_targets}
+        if generators is not None:
             names, shares = list(LAYOUT_SHARES), list(LAYOUT_SHARES.values())
             layouts = [str(generator.choice(names, p=shares)) for generator in generators]
-            chosen = {"layouts": layouts, "generators": generators, "strength": self.augmentation}
-        features = self.feature_extractor.cut(  # type: ignore[call-arg]
-            signals, peaks, lead_masks, return_targets=self.with_targets, **chosen
-        )
-        batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}
-        self._add_labels(batch, rows)
+            chosen |= {"layouts": layouts, "generators": generators, "strength": self.augmentation}
+        return self.feature_extractor.cut(*zip(*windows, strict=True), **chosen)
+
+    def _batch(self, features: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = super()._batch(features, rows)
         if self.with_targets:
             if self.with_signals:
                 embeds = np.stack([np.asarray(row[SIGNAL_EMBEDS], dtype=np.float32) for row in rows])
