@@ -30,8 +30,9 @@ from clear_hug_hf.evaluation.predictions import auroc_difference, evaluate_found
 from clear_hug_hf.hub.model_card import read_card
 from clear_hug_hf.hub.publishing import stage
 from clear_hug_hf.training.finetuning import FinetuningArguments, finetune
-from clear_hug_hf.training.folders import CARD, METRICS, load_classifier, write_text
+from clear_hug_hf.training.folders import CARD, METRICS, load_classifier
 from clear_hug_hf.training.provenance import describe_environment
+from clear_hug_hf.utils.files import write_json
 
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
@@ -97,8 +98,8 @@ def main(words: list[str] | None = None) -> int:
             places = arguments.sources / "ptbxl", runs / "prepared" / name, runs / "features"
             metrics, thresholds = measure(folder, *places)
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
-            write_text(folder / "config.json", json.dumps({**config, "label_thresholds": thresholds}, indent=2) + "\n")
+            write_json(folder / METRICS, metrics)
+            write_json(folder / "config.json", {**config, "label_thresholds": thresholds})
         make_card(folder, arguments.runs / "staged" / name)
         print(f"{folder / CARD} is made again", flush=True)
     return 0

@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `benchmark` and return the exit status."""
     from ..processing import InputError
     from ..training.benchmark import RUN
-    from ..training.folders import check_writable
+    from ..utils.files import check_writable
 
     output = check_writable(arguments.output, [RUN])
     of_tasks = _named_folders(arguments.tasks, several=True)

@@ -82,7 +82,7 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `demo` and return the exit status."""
-    from ..training.folders import check_writable
+    from ..utils.files import check_writable
 
     output = check_writable(arguments.output, ["pretrained"] if arguments.overwrite else (), [arguments.data])
     if arguments.data is not None:

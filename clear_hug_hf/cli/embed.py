@@ -11,7 +11,6 @@ from .shared import (
     EXIT_SOME_FAILED,
     add_overwrite_option,
     add_verb,
-    check_file,
     is_main_process,
     positive,
     quiet_libraries,
@@ -74,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..processing import InputError
     from ..training.embeddings import embed_records
     from ..training.folders import load_encoder
+    from ..utils.files import check_file
     from .predict import records_to_predict
 
     # A table of the same records, model and settings is made anew; `embed_records` looks for that.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,6 @@ from .shared import (
     LABELLED_HELP,
     add_overwrite_option,
     add_verb,
-    check_file,
-    check_pictures,
     choose_labels,
     draw_roc_sheet,
     interval,
@@ -96,7 +93,8 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `evaluate` and return the exit status."""
-    from ..training.folders import load_classifier, write_text
+    from ..training.folders import load_classifier
+    from ..utils.files import check_file, check_pictures, write_json
 
     read = (arguments.data, arguments.compare_with, arguments.model)
     check_file(arguments.output, arguments.overwrite, read)
@@ -142,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
         if draw_roc_sheet(None, found, title, path):
             say(f"\nwritten: {path}")
     if arguments.output is not None:
-        write_text(arguments.output, json.dumps(metrics, indent=2) + "\n")
+        write_json(arguments.output, metrics)
         say(f"\nwritten: {arguments.output}")
     report_rejected(rejected)
     return EXIT_SOME_FAILED if rejected else EXIT_OK

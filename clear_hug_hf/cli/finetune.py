@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,8 +189,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ..data.prepared import adopt_prepared, check_independent_labels
     from ..data.sharding import extractor_settings
     from ..training.finetuning import FINETUNING_RUN, check_datasets
-    from ..training.folders import check_heads, check_writable, find_model_folder
+    from ..training.folders import check_heads, find_model_folder
     from ..training.provenance import count_sets
+    from ..utils.files import check_writable
 
     output = check_writable(arguments.output, [FINETUNING_RUN], [arguments.data, arguments.model])
     folder = find_model_folder(arguments.model)
@@ -310,6 +310,7 @@ def finetune_and_report(
     )
     from ..plotting import plot_group_activations, save_figure
     from ..training import finetuning, folders, provenance
+    from ..utils.files import write_json
 
     recipe = _finetuning_arguments(arguments)
     set_seed(arguments.seed)
@@ -363,7 +364,7 @@ def finetune_and_report(
         return
     metrics["encoder"] = provenance.describe_encoder(folder)
     metrics["environment"] = provenance.describe_environment()
-    folders.write_text(output / folders.METRICS, json.dumps(metrics, indent=2) + "\n")
+    write_json(output / folders.METRICS, metrics)
 
     shown, pictures = held_out[-1], output / "pictures"
     model, found = runs["pretrained"], predictions["pretrained", shown]

@@ -15,8 +15,6 @@ from .shared import (
     EXIT_SOME_FAILED,
     add_overwrite_option,
     add_verb,
-    check_file,
-    check_pictures,
     choose_labels,
     draw_page_prediction,
     draw_prediction,
@@ -121,7 +119,8 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `predict` and return the exit status."""
-    from ..training.folders import load_classifier, write_text
+    from ..training.folders import load_classifier
+    from ..utils.files import check_file, check_pictures, write_csv
 
     check_file(arguments.output, arguments.overwrite, [*arguments.records, arguments.model])
     check_pictures(arguments.pictures, overwrite=arguments.overwrite)
@@ -132,7 +131,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ..data.preparation import Rejected, describe_error
     from ..evaluation.predictions import check_gives_probabilities, model_label_names, model_thresholds
     from ..hub.pipeline_ecg_classification import EcgClassificationPipeline
-    from ..training.pretraining import as_csv
 
     check_gives_probabilities(model.config)
     pipe = EcgClassificationPipeline(model, feature_extractor=extractor, device=model.device)
@@ -187,7 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _draw_record(pipe, recording, outputs, of_windows, thresholds, arguments, drawn)
     except KeyboardInterrupt:
         if table:
-            write_text(arguments.output, as_csv(table))
+            write_csv(arguments.output, table)
             total = len(references) + len(pages)
             say(f"\nstopped: {arguments.output} has the first {num_done} record(s) of {total}")
         raise
@@ -198,7 +196,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"clear-hug: error: {named}", file=sys.stderr)
         return EXIT_BAD_INPUT
     if arguments.output is not None:
-        write_text(arguments.output, as_csv(table))
+        write_csv(arguments.output, table)
         say(f"{num_done} record(s), {len(table)} row(s): {arguments.output}")
     if arguments.pictures is not None:
         print(f"pictures: {arguments.pictures}", file=sys.stderr)

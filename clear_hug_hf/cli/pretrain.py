@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `pretrain` and return the exit status."""
     from ..processing import InputError
     from ..training import checkpoints, pretraining
-    from ..training.folders import check_writable
     from ..training.recipes import recipe_from_options
+    from ..utils.files import check_writable
 
     recipe = recipe_from_options(arguments)
     if not recipe.data:
@@ -137,9 +136,10 @@ def pretrain_and_draw(
     from transformers import set_seed
 
     from ..plotting import plot_losses, save_figure
-    from ..training.folders import PRETRAINING, find_model_folder, write_text
+    from ..training.folders import PRETRAINING, find_model_folder
     from ..training.pretraining import pretrain, settings
     from ..training.provenance import describe_pretraining
+    from ..utils.files import write_json
 
     arguments = recipe.training
     set_seed(arguments.seed)
@@ -174,7 +174,7 @@ def pretrain_and_draw(
     chosen = {"size": recipe.size, "options": recipe.model, "augmentation": recipe.augmentation}
     chosen |= {"signal_teacher": recipe.signal_encoder and find_model_folder(recipe.signal_encoder)}
     facts = describe_pretraining(result.model, result.history, settings(arguments), data, **chosen)
-    write_text(output / PRETRAINING, json.dumps(facts, indent=2) + "\n")
+    write_json(output / PRETRAINING, facts)
     pictures = output / "pictures"
     meaning = "mean squared error of hidden beats" if rebuilds else "of what was hidden, in the teacher's states"
     if of_pages:

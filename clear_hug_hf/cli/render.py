@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .shared import EXIT_OK, add_overwrite_option, add_verb, check_file, say, seed
+from .shared import EXIT_OK, add_overwrite_option, add_verb, say, seed
 
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -92,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..processing.ecg_paper import DEFAULT_PIXELS_PER_MM, PAGE_SECONDS, PaperStyle, render_page
     from ..processing.leads import STANDARD_LEADS
     from ..processing.page_augmentation import augment_page
+    from ..utils.files import check_file
 
     output: Path = arguments.output
     check_file(output, arguments.overwrite, [arguments.record], tuple(_FORMATS))
@@ -148,13 +149,13 @@ def _save(image: Any, path: Path, pixels_per_mm: float | None) -> None:
     """Write a picture so that it is complete whenever it exists under its name; the scale goes with it."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    from ..utils.files import whole_file
+
     options: dict[str, Any] = {"quality": 95} if _FORMATS[path.suffix.lower()] == "JPEG" else {}
     if pixels_per_mm is not None:
         options["dpi"] = (pixels_per_mm * _MM_PER_INCH,) * 2
-    Image.fromarray(image).save(partial, format=_FORMATS[path.suffix.lower()], **options)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        Image.fromarray(image).save(partial, format=_FORMATS[path.suffix.lower()], **options)
 
 
 def _above_zero(text: str) -> float:

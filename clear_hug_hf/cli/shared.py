@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_SOME_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 _MOST_NAMED = 20
-_OF_RECORDS = (".hea", ".dat", ".mat")
 
 LABELLED_HELP = (
     "output of `clear-hug prepare`; or a CSV table of records and labels, as `clear-hug prepare --help` explains it; "
@@ -84,60 +83,6 @@ def cache_dir(arguments: argparse.Namespace) -> Path | None:
 def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
     """The option without which nothing that exists is replaced."""
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what} if there; never what is read")
-
-
-def check_file(
-    path: Path | None, overwrite: bool = False, inputs: Iterable[Path | None] = (), suffixes: Sequence[str] = ()
-) -> None:
-    """
-    Refuse, before any work, a file that cannot be written, has another ending than one of `suffixes`, or exists: with
-    `overwrite` only if it is one of the `inputs`, under whatever name, a signal file of a record among them, or lies
-    in a folder among them.
-    """
-    from ..processing import InputError
-    from ..training.folders import check_writable
-
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name a file")
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise InputError(f"{path} has another ending than what is written: call it {', '.join(suffixes)}")
-    check_writable(path.parent)
-    if not os.path.lexists(path):
-        return
-    for one in inputs:
-        if one is not None and _is_read(path, one):
-            raise InputError(f"{path} is, or lies in, what is read ({one}): choose another output")
-    if not overwrite:
-        raise InputError(f"{path} is there already: choose another name, or replace it with --overwrite")
-
-
-def _is_read(path: Path, read: Path) -> bool:
-    if os.path.isdir(read):
-        return read.resolve() in path.resolve().parents or read.resolve() in path.absolute().parents
-    # A record is named by any of its files, or by none.
-    names = (read, *(read.with_name(f"{stem}{suffix}") for stem in (read.name, read.stem) for suffix in _OF_RECORDS))
-    return any(os.path.exists(one) and os.path.samefile(path, one) for one in names if os.path.exists(path))
-
-
-def check_pictures(
-    folder: Path | None, names: Sequence[str] | None = None, overwrite: bool = False, inputs: Iterable[Path] = ()
-) -> None:
-    """
-    Refuse, before any work, a folder for pictures that cannot be written, or in which some exist: those of `names`, or
-    any file where the names are not known yet. With `overwrite` it may hold files, but none of the inputs.
-    """
-    from ..processing import InputError
-    from ..training.folders import check_writable
-
-    if folder is None:
-        return
-    check_writable(folder, own=None if overwrite or names is not None else ())
-    for name in names or ():
-        check_file(folder / name, overwrite=overwrite)
-    if read := [one for one in inputs if os.path.isfile(one) and one.resolve().parent == folder.resolve()]:
-        raise InputError(f"{read[0]} is read and lies in {folder}: choose another folder for pictures")
 
 
 class Sources:

@@ -19,16 +19,13 @@ data/train-00000-of-00003.parquet  rows, see `dataset_features`
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import io
 import json
 import multiprocessing.connection
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 from collections import Counter
@@ -39,7 +36,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow.compute as pc
@@ -51,7 +48,16 @@ from transformers.utils import logging
 
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
-from .differences import Difference, first_difference
+from ..utils.files import (
+    file_digest,
+    read_mark,
+    refuse_other,
+    remove_leftovers,
+    whole_file,
+    write_csv,
+    write_json,
+    write_text,
+)
 from .preparation import Rejected, dataset_features, prepare_tables
 from .readers.base import RecordSource
 from .records import RecordReference
@@ -69,6 +75,7 @@ _SPLITS = ("train", "validation", "test")
 _VERSIONS = ("clear-hug-hf", "numpy", "scipy", "pyarrow")
 # Of a saved feature extractor: what only says how to load it.
 _OF_LOADING = ("feature_extractor_type", "image_processor_type", "auto_map")
+_REMEDY = "choose another output folder, or delete it"
 # Names of licences on the Hub.
 _HUB_LICENSES = {"CC BY 4.0": "cc-by-4.0", "ODC-By 1.0": "odc-by", "ODbL 1.0": "odbl"}
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -192,7 +199,7 @@ def prepare_shards(
 
         summaries = [summary for shard in shards if (summary := _read_summary(folder, shard)) is not None]
         # Another job of the array may have finished the whole meanwhile, and put away the summaries.
-        manifest = _read_json(folder / MANIFEST)
+        manifest = read_mark(folder / MANIFEST, _REMEDY)
         if manifest is None and len(summaries) == len(shards):
             manifest = _finish(folder, plan, summaries, feature_extractor, source.left_out)
     return Outcome(folder, len(summaries) if manifest is None else len(shards), len(shards), len(found), manifest)
@@ -256,30 +263,23 @@ def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Take an output folder for a plan if it is free, or begun for the same; its manifest if it is finished."""
     # In this order, so that a job of an array that begins, or finishes, at this moment is understood.
     entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    begun = _read_json(folder / WORK / _PLAN)
-    manifest = _read_json(folder / MANIFEST)
+    begun = read_mark(folder / WORK / _PLAN, _REMEDY)
+    manifest = read_mark(folder / MANIFEST, _REMEDY)
     there = manifest or begun
     if there is None and entries - {WORK}:
         raise InputError(f"{folder} holds other files: choose a new or an empty output folder")
-    # Another version may make other bytes: that does not matter to what is finished.
-    compared = [name for name in plan if not (manifest and name == "versions")]
-    differences = (first_difference(there.get(name), plan[name], name) for name in compared) if there else iter(())
-    if difference := next(filter(None, differences), None):
-        raise InputError(
-            f"{folder} holds another preparation ({_in_words(difference)}): choose another output folder, or delete it"
-        )
+    if there is not None:
+        # Another version may make other bytes: that does not matter to what is finished.
+        compared = {name: part for name, part in plan.items() if not (manifest and name == "versions")}
+        known = {name: there.get(name) for name in compared}
+        words = {"source: records_sha256": "its records have other ids, patients, splits or labels"}
+        refuse_other(folder, "preparation", known, compared, _REMEDY, words=words)
     if manifest is None:
         (folder / WORK / _SUMMARIES).mkdir(parents=True, exist_ok=True)
         if begun is None:
-            _write(folder, f"{WORK}/{_PLAN}", _as_json(plan))
+            write_json(folder / WORK / _PLAN, plan)
         (folder / _DATA).mkdir(exist_ok=True)
     return manifest
-
-
-def _in_words(difference: Difference) -> str:
-    if difference.name.endswith("records_sha256"):
-        return "its records have other ids, patients, splits or labels"
-    return f"{difference.name} is {difference.there!r} there and {difference.now!r} now"
 
 
 # ------------------------------------------------------------------------------------------------------------- work
@@ -379,8 +379,8 @@ def _write_shard(
     rows = num_bytes = 0
     # One thread: the processes are the parallelism, and the rounding of sums must not depend on it.
     with (
-        _replacing(folder, shard.file) as file,
-        pq.ParquetWriter(file, dataset_features(label_names).arrow_schema, **_PARQUET) as writer,
+        whole_file(folder / shard.file) as partial,
+        pq.ParquetWriter(partial, dataset_features(label_names).arrow_schema, **_PARQUET) as writer,
         threadpool_limits(limits=1),
     ):
         for table in prepare_tables(records, extractor, label_names, rejected):
@@ -390,8 +390,6 @@ def _write_shard(
             ids.update(table["record_id"].to_pylist())
             for name in label_names or ():
                 positive[name] += pc.sum(pc.equal(pc.struct_field(table["labels"], [name]), 1.0)).as_py() or 0
-    with (folder / shard.file).open("rb") as written:
-        checksum = hashlib.file_digest(written, "sha256").hexdigest()
     summary = {
         "file": shard.file,
         "split": shard.split,
@@ -401,18 +399,18 @@ def _write_shard(
         "positive": dict(positive),
         "num_bytes": num_bytes,
         "size": (folder / shard.file).stat().st_size,
-        "sha256": checksum,
+        "sha256": file_digest(folder / shard.file),
         "rejected": [list(one) for one in rejected],
     }
     if len(ids) + len(rejected) != len(records):
         raise RuntimeError(f"{shard.file}: {len(records)} records became {len(ids)} and {len(rejected)} rejected ones")
-    _write(folder, shard.summary, _as_json(summary))
+    write_json(folder / shard.summary, summary)
     return summary
 
 
 def _read_summary(folder: Path, shard: _Shard) -> dict[str, Any] | None:
     """What is known about a shard, if it is done."""
-    summary = _read_json(folder / shard.summary)
+    summary = read_mark(folder / shard.summary, _REMEDY)
     path = folder / shard.file
     if summary is None or not path.is_file() or path.stat().st_size != summary["size"]:
         return None
@@ -431,11 +429,7 @@ def _finish(
 ) -> dict[str, Any]:
     rejected = [one for summary in summaries for one in summary.pop("rejected")]
     for name, rows in ((_REJECTED, rejected), (_LEFT_OUT, left_out)):
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(Rejected._fields)
-        table.writerows(rows)
-        _write(folder, name, text.getvalue())
+        write_csv(folder / name, [dict(zip(Rejected._fields, row, strict=True)) for row in rows], Rejected._fields)
     if len(rejected) == sum(summary["records"] for summary in summaries):
         raise InputError(
             f"none of the {len(rejected)} recordings could be used, {folder / _REJECTED} lists them; the first, "
@@ -452,9 +446,10 @@ def _finish(
         for label, number in {} if plan["source"]["problem_type"] == "regression" else positive.items():
             split["positive"][label] = split["positive"].get(label, 0) + number
     manifest = {**plan, "splits": splits, "left_out": len(left_out), "shards": summaries}
-    _write(folder, EXTRACTOR, extractor.to_json_string())
-    _write(folder, _CARD, _card(manifest))
-    _write(folder, MANIFEST, _as_json(manifest))
+    write_text(folder / EXTRACTOR, extractor.to_json_string())
+    write_text(folder / _CARD, _card(manifest))
+    write_json(folder / MANIFEST, manifest)
+    remove_leftovers(folder)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return manifest
 
@@ -561,47 +556,6 @@ _COLUMNS = """\
 share at the end of the range |
 | `report` | what was written about the recording; null where nothing is known |
 | `labels` | one number per label: 1 or 0, or a value to regress; NaN where unknown |"""
-
-
-# ------------------------------------------------------------------------------------------------------------ files
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _write(folder: Path, name: str, text: str) -> None:
-    with _replacing(folder, name) as file:
-        file.write(text.encode())
-
-
-@contextmanager
-def _replacing(folder: Path, name: str) -> Iterator[BinaryIO]:
-    """A file that is there whole, and on the disk, or not at all, whenever this process is killed."""
-    # Under a name of its own, so that two processes that make the same file do not meet; `_finish` clears leftovers.
-    partial = folder / WORK / f"{Path(name).name}.{socket.gethostname()}.{os.getpid()}.partial"
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / name)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        directory = os.open((folder / name).parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -11,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..processing import InputError
-from ..training.folders import CARD, CONVERSION, FOOTER, check_writable, whole_folder
+from ..training.folders import CARD, CONVERSION, FOOTER
+from ..utils.files import RunFolder, check_writable, file_digest, whole_folder, write_json
 from .checkpoints import name_some
 from .pipeline_ecg_classification import EcgClassificationPipeline
 
@@ -44,14 +43,10 @@ def check_replaceable(folder: str | Path, path: Path) -> Path:
             f"{folder} holds what the conversion before did not write ({name_some(others)}): move it away, or choose "
             "another folder"
         )
-    if names and path.is_file() and f'"{_digest(path)}"' not in (folder / CONVERSION).read_text(encoding="utf-8"):
-        raise InputError(f"{folder} holds the conversion of another file: choose another folder, or delete it")
+    if names and path.is_file():
+        before = RunFolder(folder, CONVERSION, "conversion", "choose another folder, or delete it")
+        before.open({"sha256": file_digest(path)})
     return folder
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_converted(
@@ -78,7 +73,7 @@ def save_converted(
     conversion: dict[str, Any] = {
         **facts,
         "file": path.name,
-        "sha256": _digest(path),
+        "sha256": file_digest(path),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_attention_heads": model.config.num_attention_heads,
         "versions": {name: version(name) for name in ("clear-hug-hf", "torch", "transformers", "safetensors")},
@@ -94,6 +89,5 @@ def save_converted(
             model.save_pretrained(partial)
             feature_extractor.save_pretrained(partial)
         (partial / CARD).write_text(str(card), encoding="utf-8")
-        text = json.dumps(conversion, indent=2, ensure_ascii=False)
-        (partial / CONVERSION).write_text(f"{text}\n", encoding="utf-8")
+        write_json(partial / CONVERSION, conversion)
     return conversion

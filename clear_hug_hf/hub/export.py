@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 import logging
 import re
 import warnings
@@ -19,8 +18,9 @@ from torch import nn
 from ..processing import STANDARD_LEADS
 from ..processing.errors import InputError
 from ..training.features import weights_digest
-from ..training.folders import check_writable, load_model, whole_folder, write_text
+from ..training.folders import load_model
 from ..training.provenance import describe_environment
+from ..utils.files import RunFolder, check_writable, whole_folder, write_json
 from .model_card import OF_RECORDINGS
 
 
@@ -90,8 +90,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
         raise InputError(f"{path} holds no classifier of recordings: fine-tune it first, only these are exported")
     folder = check_writable(output, [FACTS], [path])
     exported = weights_digest(model)
-    if (folder / FACTS).is_file() and f'"{exported}"' not in (folder / FACTS).read_text(encoding="utf-8"):
-        raise InputError(f"{folder} holds the export of another model: choose another folder, or delete it")
+    RunFolder(folder, FACTS, "export", "choose another folder, or delete it").open({"model": exported})
     if others := sorted(one.name for one in folder.glob("*") if not _OF_EXPORT.fullmatch(one.name)):
         raise InputError(f"{folder} holds {others[0]}, which no export wrote: move it away, or choose another folder")
 
@@ -118,7 +117,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
         extractor.save_pretrained(partial)
         facts = {"model": exported, "inputs": list(inputs), "outputs": ["logits"], "files": files}
         facts["environment"] = describe_environment()
-        write_text(partial / FACTS, json.dumps(facts, indent=2) + "\n")
+        write_json(partial / FACTS, facts)
     return Exported(folder, files)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -17,8 +16,9 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from ..processing.errors import InputError
-from ..training.folders import CARD, check_writable, find_model_folder, load_model, whole_folder, write_text
+from ..training.folders import CARD, find_model_folder, load_model
 from ..training.provenance import find_facts
+from ..utils.files import check_writable, folder_digests, whole_folder, write_json
 from .model_card import OF_RECORDINGS, make_card, read_card
 from .pipeline_ecg_classification import EcgClassificationPipeline
 
@@ -164,8 +164,9 @@ def stage(
         for name, text in texts.items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_text(text, encoding="utf-8")
-        write_text(_record(folder), json.dumps({"repository": repo_id, "files": _digests(partial)}, indent=2) + "\n")
-    files = {name: (folder / name).stat().st_size for name in _digests(folder)}
+        digests = folder_digests(partial)
+        write_json(_record(folder), {"repository": repo_id, "files": digests})
+    files = {name: (folder / name).stat().st_size for name in digests}
     return Staged(folder, files, made.missing, license)
 
 
@@ -188,15 +189,6 @@ def _record(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.staged.json")
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a folder by its path there, sorted."""
-    return {
-        str(one.relative_to(folder)): hashlib.sha256(one.read_bytes()).hexdigest()
-        for one in sorted(folder.rglob("*"))
-        if one.is_file()
-    }
-
-
 def _check_free(folder: Path, repo_id: str) -> None:
     """Refuse to replace anything but what was staged before for the same repository and is still as it was."""
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -210,7 +202,7 @@ def _check_free(folder: Path, repo_id: str) -> None:
         ) from None
     if repository != repo_id:
         raise InputError(f"{folder} was staged for {repository}: choose another folder, or delete it")
-    now = _digests(folder)
+    now = folder_digests(folder)
     if changed := sorted(name for name in {*now, *before} if now.get(name) != before.get(name)):
         raise InputError(
             f"{folder} was changed after it was staged ({', '.join(changed[:3])}): choose another folder, and keep a "

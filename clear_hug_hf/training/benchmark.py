@@ -52,6 +52,7 @@ from ..evaluation.protocol import (
     stratified_subset,
 )
 from ..processing.errors import InputError
+from ..utils.files import RunFolder, check_writable, refuse_other, whole_file, write_csv, write_json, write_text
 from .features import (
     EncodedDataset,
     as_it_is,
@@ -74,14 +75,11 @@ from .finetuning import (
 )
 from .folders import (
     check_heads,
-    check_writable,
     classifier_class,
     classifier_config,
     find_model_folder,
     load_for_finetuning,
-    write_text,
 )
-from .pretraining import as_csv
 from .processes import refuse_launcher
 from .reference import REFERENCE, predict_reference, signals_of, train_reference
 
@@ -443,7 +441,7 @@ def run_benchmark(
             bar.update(1)
     results = {cell: runner.read(cell) for cell in cells}
     rows = [_row(cell, result) for cell, result in results.items() if result is not None]
-    write_text(output_dir / CSV, as_csv(rows))
+    write_csv(output_dir / CSV, rows)
     write_text(output_dir / TABLE, runner.tables(cells))
     return rows
 
@@ -552,23 +550,18 @@ class _Runner:
             },
             "draws": {"of shares": self.arguments.draw},
         }
-        path = self.output_dir / RUN
-        if path.is_file():
-            try:
-                before = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                raise InputError(f"{path} is damaged: choose another output folder") from None
+        folder = RunFolder(self.output_dir, RUN, "benchmark", "choose another output folder, or another name")
+        before = folder.read()
+        if before is not None:
             # Before there was a choice.
             before.setdefault("draws", {"of shares": "stratified"})
-            for kind, named in json.loads(json.dumps(identity)).items():
-                for name, value in named.items():
-                    if before.get(kind, {}).get(name, value) != value:
-                        raise InputError(
-                            f"{self.output_dir} holds cells of another {kind[:-1]} called {name!r}: choose another "
-                            "output folder, or another name"
-                        )
-            identity = {kind: {**before.get(kind, {}), **named} for kind, named in identity.items()}
-        write_text(path, json.dumps(identity, indent=2) + "\n")
+            for kind, named in identity.items():
+                there = before.get(kind, {})
+                for name in (name for name in named if name in there):
+                    what = f"the {kind[:-1]} {name!r}"
+                    refuse_other(self.output_dir, folder.work, there[name], named[name], folder.remedy, what)
+                identity[kind] = {**there, **named}
+        folder.take(identity)
 
     @staticmethod
     def _task_identity(task: Task) -> dict[str, Any]:
@@ -640,12 +633,10 @@ class _Runner:
             "metrics": metrics,
         }
         path = self.output_dir / CELLS / cell.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial.npy")
-        np.save(partial, on_test.astype(np.float32))
-        partial.replace(path.with_name(path.name + ".npy"))
+        with whole_file(path.with_name(path.name + ".npy")) as partial:
+            np.save(partial, on_test.astype(np.float32))
         # Last: a cell whose JSON is there is whole.
-        write_text(path.with_name(path.name + ".json"), json.dumps(result, indent=2) + "\n")
+        write_json(path.with_name(path.name + ".json"), result)
         return result
 
     def _train(self, cell: Cell, task: Task, rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:

@@ -8,10 +8,7 @@ kills the run, the newest folder under its own name can be read. `SHA256SUMS` in
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -22,9 +19,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
-from ..data.differences import first_difference
 from ..processing.errors import InputError
-from .folders import write_text
+from ..utils.files import folder_digests, put_in_place, refuse_other, write_text
 
 
 FOLDER = "checkpoints"
@@ -65,12 +61,8 @@ class Checkpoints:
             if state is None:
                 continue
             check_sums(path, f"delete {path}, and the same command goes on from the one before it")
-            if (found := first_difference(state["identity"], self.identity, joint=": ")) is not None:
-                raise InputError(
-                    f"{self.folder.parent} holds the checkpoints of another run ({found.name} was {found.there!r} and "
-                    f"is {found.now!r} now): choose another output folder, give the settings of that run, or replace "
-                    "it with --restart"
-                )
+            remedy = "choose another output folder, give the settings of that run, or replace it with --restart"
+            refuse_other(self.folder.parent, "run", state["identity"], self.identity, remedy)
             if state["sharded"] != self._sharded:
                 raise InputError(
                     f"{path} was written {'with' if state['sharded'] else 'without'} FSDP: launch the run as before"
@@ -106,12 +98,8 @@ class Checkpoints:
         known = {"step": step, "identity": self.identity, "files": files, "sharded": self._sharded}
         (partial / _STATE).write_text(json.dumps({**known, **state}), encoding="utf-8")
         write_sums(partial)
-        for path in (*partial.rglob("*"), partial):
-            _flush(path)
         final = self.folder / f"{_PREFIX}{step:08d}"
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _flush(self.folder)
+        put_in_place(partial, final)
         # Later ones were damaged, or the run would have gone on from them.
         kept = [path for path in self._all() if path <= final][-self.keep :]
         for path in self._all():
@@ -148,7 +136,7 @@ class Checkpoints:
 
 def write_sums(folder: Path) -> None:
     """Write the digest of every file in a folder beside them."""
-    write_text(folder / _SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in sorted(_covered(folder))))
+    write_text(folder / _SUMS, "".join(f"{digest}  {name}\n" for name, digest in _digests(folder).items()))
 
 
 def check_sums(folder: Path, remedy: str) -> None:
@@ -167,28 +155,23 @@ def check_sums(folder: Path, remedy: str) -> None:
         return
     lines = path.read_bytes().decode(errors="replace").splitlines()
     digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    covered = _covered(folder)
-    if unlisted := sorted(covered - digests.keys()):
+    found = _digests(folder)
+    if unlisted := sorted(found.keys() - digests.keys()):
         raise InputError(f"{path} is not what was written (it has no digest of {unlisted[0]}): {remedy}")
     for name, digest in digests.items():
-        if name not in covered:
+        if name not in found:
             raise InputError(f"{folder / name} is missing: {remedy}")
-        if _digest(folder / name) != digest:
+        if found[name] != digest:
             raise InputError(
                 f"{folder / name} is not what was written (its SHA-256 differs), and would change the run without a "
                 f"word: {remedy}"
             )
 
 
-def _covered(folder: Path) -> set[str]:
-    """Names of the files that have a digest: all but hidden ones, which file managers add."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
-    return {path.relative_to(folder).as_posix() for path in files if not path.name.startswith(".")}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(folder: Path) -> dict[str, str]:
+    """Digests of all files but hidden ones, which file managers add."""
+    found = folder_digests(folder)
+    return {name: one for name, one in found.items() if name != _SUMS and not Path(name).name.startswith(".")}
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -200,13 +183,3 @@ def _read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError):
         return None
     return state
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold a file or folder before it gets its name, as far as the file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

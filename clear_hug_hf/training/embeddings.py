@@ -18,13 +18,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.collator import EcgCollator
-from ..data.differences import Difference, first_difference
 from ..data.preparation import Rejected, prepare
 from ..data.records import RecordReference
 from ..data.sharding import extractor_settings
 from ..processing.errors import InputError
+from ..utils.files import Difference, check_writable, first_difference, write_text
 from .features import encode, weights_digest
-from .folders import check_writable, write_text
 
 
 RECORDS_PER_PART = 256

@@ -26,7 +26,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.collator import EcgCollator
 from ..data.sharding import extractor_settings
-from .folders import check_writable
+from ..utils.files import check_writable
 from .processes import gather_shares, own_share
 
 

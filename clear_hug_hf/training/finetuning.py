@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import math
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,10 +41,11 @@ from ..evaluation.predictions import model_label_names, predict
 from ..modeling.classification import known_binary_cross_entropy
 from ..processing import EcgScanFeatureExtractor
 from ..processing.errors import InputError
+from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .checkpoints import check_sums, write_sums
 from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
-from .folders import check_writable, load_classifier, remove_leftovers, save_model_folder, write_text
-from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, as_csv, check_cut, decay_groups
+from .folders import load_classifier, save_model_folder
+from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, check_cut, decay_groups
 from .processes import average_batch_statistics, connect_processes
 
 
@@ -274,10 +274,10 @@ def finetune(
     }
     if output_dir is not None and PartialState().is_main_process:
         save_model_folder(output_dir / MODEL_FOLDER, model, feature_extractor)
-        write_text(output_dir / LOG, as_csv(history))
+        write_csv(output_dir / LOG, history)
         # Written last: what is here is whole.
-        run = {**(identity or {}), "finished": {"best_epoch": best_epoch, "history": history}}
-        write_text(output_dir / FINETUNING_RUN, json.dumps(run, indent=2) + "\n")
+        finished = {"best_epoch": best_epoch, "history": history}
+        write_json(output_dir / FINETUNING_RUN, {**(identity or {}), "finished": finished})
         shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
     PartialState().wait_for_everyone()
     return FinetuningResult(model=model, best_epoch=best_epoch, history=history)
@@ -617,45 +617,23 @@ def _finished(output_dir: Path, identity: dict[str, Any], restart: bool) -> dict
     Result of the same run in the folder, if it finished. Refuses the folder of another run, unless it is to be started
     anew; writes down whose folder it is.
     """
-    path = output_dir / FINETUNING_RUN
-    before: Any = None
+    remedy = "choose another folder, or start anew with --restart"
     foreign = ("config.json", MODEL_FOLDER, CHECKPOINTS, EPOCH_LOG)
-    if not path.is_file() and (found := [name for name in foreign if (output_dir / name).exists()]):
-        raise InputError(
-            f"{output_dir} holds {found[0]}, which no fine-tuning run wrote and which would be lost: choose another "
-            "folder"
-        )
-    if path.is_file() and not restart:
-        with suppress(ValueError):
-            before = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(before, dict):
-            raise InputError(f"{path} is damaged: choose another folder, or start anew with --restart")
-        plain = json.loads(json.dumps(identity))
-        for what, value in plain.items():
-            if before.get(what) != value:
-                raise InputError(
-                    f"{output_dir} holds a run in which {what} was different{_difference(before.get(what), value)}: "
-                    "choose another folder, or start anew with --restart"
-                )
+    folder = RunFolder(output_dir, FINETUNING_RUN, "fine-tuning run", remedy, foreign)
+    before = folder.open(identity, restart)
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
-        remove_leftovers(output_dir / MODEL_FOLDER)
         if before is None:
             shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
-            write_text(path, json.dumps(identity, indent=2) + "\n")
+            folder.take(identity)
+        else:
+            remove_leftovers(output_dir)
         # What a kill left half written.
         for checkpoint in (output_dir / CHECKPOINTS).glob("checkpoint-*"):
             if not (checkpoint / "trainer_state.json").is_file():
                 shutil.rmtree(checkpoint, ignore_errors=True)
     PartialState().wait_for_everyone()
     return None if before is None else before.get("finished")
-
-
-def _difference(before: Any, now: Any) -> str:
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return ""
-    name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-    return f" ({name} was {before.get(name)!r} and is {now.get(name)!r})"
 
 
 def check_datasets(

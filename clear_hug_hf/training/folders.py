@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from transformers import (
 
 from ..data.model_files import explained, load_config, load_feature_extractor, read_json
 from ..processing.errors import InputError
+from ..utils.files import whole_folder
 
 
 _WEIGHTS = (WEIGHTS, INDEX) = ("model.safetensors", "model.safetensors.index.json")
@@ -35,71 +32,6 @@ FOOTER = "<!-- made by clear-hug-hf -->"
 _OF_IMAGES = "AutoModelForImageClassification"
 HUB = "hf://"
 """What the name of a model on the Hub begins with where a folder could be meant: `hf://ORG/NAME[@REVISION]`."""
-
-
-def check_writable(
-    folder: str | Path, own: Sequence[str] | None = None, inputs: Iterable[str | Path | None] = ()
-) -> Path:
-    """
-    Refuse, before any work, a folder that cannot be written, or whose contents would be mixed with others or lost.
-
-    Args:
-        folder (`str` or `Path`): The folder to write to.
-        own (`Sequence[str]`, *optional*): Files or folders of which every earlier run of the same kind leaves at
-            least one: a folder with other contents and none of these is refused. By default the contents do not
-            matter.
-        inputs (`Iterable[str | Path | None]`, *optional*): What is read: the folder must not be, or hold, any of it.
-
-    Raises:
-        InputError: If the path is a file, its nearest existing folder cannot be written, or it holds something else.
-    """
-    folder = Path(folder)
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InputError(f"{existing} is a file: choose another folder")
-    if not os.access(existing, os.W_OK):
-        raise InputError(f"{existing} cannot be written: choose another folder")
-    for one in inputs:
-        if one is not None and folder.resolve() in (Path(one).resolve(), *Path(one).resolve().parents):
-            raise InputError(f"{folder} is, or holds, what is read ({one}): choose another folder")
-    if own is not None and folder.is_dir() and not any((folder / name).exists() for name in own):
-        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        if others:
-            if not own:
-                raise InputError(f"{folder} holds {others[0]} already: choose an empty folder, or give --overwrite")
-            raise InputError(
-                f"{folder} holds {others[0]}, which no earlier run of this kind wrote: choose a new or an empty folder"
-            )
-    return folder
-
-
-@contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """
-    A folder to write to that gets its name when all is written: under it there is never half of one.
-
-    Args:
-        folder (`str` or `Path`): Replaced if it exists. Nothing happens to it where the block fails.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield partial
-        # Temporary folders, and the weights as safetensors writes them, are for their owner's eyes only.
-        for path in (partial, *partial.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if folder.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}-replaced-", dir=folder.parent))
-            folder.rename(replaced / folder.name)
-            partial.rename(folder)
-            shutil.rmtree(replaced)
-        else:
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_model_folder(
@@ -119,24 +51,6 @@ def save_model_folder(
         feature_extractor.save_pretrained(partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
-
-
-def remove_leftovers(folder: str | Path) -> None:
-    """Remove what a kill left of [`whole_folder`]; a folder that was just being replaced gets its name back."""
-    folder = Path(folder)
-    for left in folder.parent.glob(f".{folder.name}-*"):
-        if (left / folder.name).is_dir() and not folder.exists():
-            (left / folder.name).rename(folder)
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file so that it is complete whenever it exists under its name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def find_model_folder(path: str | Path) -> Path:

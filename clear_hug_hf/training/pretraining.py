@@ -20,7 +20,6 @@ import csv
 import hashlib
 import importlib.util
 import inspect
-import io
 import math
 import os
 import shutil
@@ -55,9 +54,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..data.collator import EcgCollator
 from ..processing.errors import InputError
+from ..utils.files import check_writable, remove_leftovers, write_csv
 from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, share_loader, step_loader
 from .checkpoints import Checkpoints
-from .folders import check_writable, remove_leftovers, save_model_folder, write_text
+from .folders import save_model_folder
 from .processes import average_batch_statistics, check_connected, on_connected_cpus
 
 
@@ -744,9 +744,9 @@ class _Loop:
 
     def _write_logs(self, output_dir: Path) -> None:
         if self.accelerator.is_main_process:
-            write_text(output_dir / STEP_LOG, as_csv(self.steps))
+            write_csv(output_dir / STEP_LOG, self.steps)
             if self.history:
-                write_text(output_dir / EPOCH_LOG, as_csv(self.history))
+                write_csv(output_dir / EPOCH_LOG, self.history)
 
     def _save_model(self, folder: Path) -> None:
         model = self._whole_model()
@@ -770,8 +770,7 @@ class _Loop:
     @staticmethod
     def _clean(output_dir: Path, restart: bool) -> None:
         """Remove what killed runs left half written, or all of a former run with `restart`."""
-        for name in (MODEL_FOLDER, BEST_FOLDER):
-            remove_leftovers(output_dir / name)
+        remove_leftovers(output_dir)
         if restart:
             for name in (MODEL_FOLDER, BEST_FOLDER, TRACKING_FOLDER):
                 shutil.rmtree(output_dir / name, ignore_errors=True)
@@ -843,12 +842,3 @@ def _read_steps(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: int(value) if name in ("step", "epoch") else float(value) for name, value in row.items()}
-
-
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Rows that share their keys as the text of a CSV table."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -221,9 +221,9 @@ def test_when_a_preparation_is_killed_then_the_next_one_completes_it_with_the_sa
     running.wait()
     while _is_running(waiting):
         time.sleep(0.02)
-    assert list(output.glob(".preparation/*.partial")), "it was killed while it wrote"
+    assert list(output.glob("data/.*.partial*")), "it was killed while it wrote"
     assert not (output / "manifest.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in output.glob("data/*.parquet")}
+    done = {path: path.stat().st_mtime_ns for path in output.glob("data/train-*.parquet")}
     gate.unlink()
 
     for where in (output, tmp_path / "whole"):
@@ -248,7 +248,7 @@ def test_when_a_device_is_full_then_what_is_written_stays_and_the_same_call_resu
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(InputError, match=r"no space is left for .*full.*what is written there stays valid.*resumes"):
         prepare_shards(source, folder, extractor, shard_size=SHARD_SIZE, progress=False)
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.partial*"))
     assert _files(folder / "data").items() < _files(prepared / "data").items()
     outcome = prepare_shards(source, folder, extractor, shard_size=SHARD_SIZE, progress=False)
     assert 0 < outcome.num_found < outcome.num_planned == outcome.num_done
@@ -363,11 +363,11 @@ def test_when_a_preparation_is_finished_then_the_same_call_does_nothing(source: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extractor": {"do_rescale": True}}, "feature_extractor.do_rescale is False there and True now"),
-        ({"shard_size": 6}, "shard_size is 5 there and 6 now"),
-        ({"records": 1}, "source.num_records.train is 24 there and 23 now"),
+        ({"extractor": {"do_rescale": True}}, "feature_extractor: do_rescale was False and is True now"),
+        ({"shard_size": 6}, "shard_size was 5 and is 6 now"),
+        ({"records": 1}, "source: num_records: train was 24 and is 23 now"),
         ({"labels": True}, "its records have other ids, patients, splits or labels"),
-        ({"source": {"settings": {"label_set": "x"}}}, "source.settings.label_set is None there and 'x' now"),
+        ({"source": {"settings": {"label_set": "x"}}}, "source: settings: label_set was None and is 'x' now"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -397,7 +397,7 @@ def test_when_a_preparation_was_begun_with_another_version_then_the_two_are_not_
     folder, extractor = tmp_path / "begun", ClearHugFeatureExtractor()
     prepare_shards(source, folder, extractor, shard_size=SHARD_SIZE, shard_index=6, num_shards=7, progress=False)
     monkeypatch.setattr(sharding, "version", lambda package: "99")
-    with pytest.raises(InputError, match=r"versions\.clear-hug-hf is .* there and '99' now"):
+    with pytest.raises(InputError, match=r"versions: clear-hug-hf was .* and is '99' now"):
         prepare_shards(source, folder, extractor, shard_size=SHARD_SIZE, progress=False)
     assert prepare_shards(source, prepared, extractor, shard_size=SHARD_SIZE, progress=False).manifest is not None
 

@@ -389,7 +389,7 @@ def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_p
     again = convert_to_folder(path, tmp_path / "model", num_attention_heads=4, label_names=list("ABCDE"))
     assert find_facts(tmp_path / "model")["conversion.json"] == again
     other = released.save("hug", tmp_path / "other.pth")
-    with pytest.raises(InputError, match="holds the conversion of another file"):
+    with pytest.raises(InputError, match=r"holds another conversion \(not the same: sha256\)"):
         convert_to_folder(other, tmp_path / "model", num_attention_heads=4)
     assert find_facts(tmp_path / "model")["conversion.json"] == again
     (tmp_path / "model" / "README.md").write_text("mine")

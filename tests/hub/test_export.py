@@ -105,7 +105,7 @@ def test_when_an_export_cannot_be_then_one_sentence_says_why(
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / "export.json").write_text('{"model": "of another"}')
     assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "exported")]) == 2
-    assert "holds the export of another model" in capsys.readouterr().err
+    assert "holds another export (model was" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "exported")
     assert main(["export", str(tmp_path / "absent"), "--output", str(tmp_path / "exported")]) == 2
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"

@@ -526,17 +526,17 @@ def test_when_weights_recordings_or_recipe_differ_then_the_folder_is_refused_by_
     before = (copied / "benchmark.json").read_text()
     cells = _count_runs(monkeypatch)
     few = _arguments(seeds=(0,))
-    with pytest.raises(InputError, match=r"holds cells of another model called 'tiny': choose another output folder"):
+    with pytest.raises(InputError, match=r"not the same: the model 'tiny'\): choose another output folder"):
         run_benchmark([task], {"tiny": other_model}, copied, few, progress=False)
-    with pytest.raises(InputError, match="holds cells of another task called 'super'"):
+    with pytest.raises(InputError, match=r"holds another benchmark .*the task 'super': labels"):
         run_benchmark([load_task("super", ptbxl, ["MI"])], {"tiny": model}, copied, few, progress=False)
     fewer = replace(task, sets={**task.sets, "test": task.sets["test"].select(range(11))})
-    with pytest.raises(InputError, match="holds cells of another task called 'super'"):
+    with pytest.raises(InputError, match="the task 'super': recordings: test was"):
         run_benchmark([fewer], {"tiny": model}, copied, few, progress=False)
     longer = _arguments(seeds=(0,), recipes=recipes(probe_epochs=3, finetune_epochs=1, reference_epochs=1))
-    with pytest.raises(InputError, match="holds cells of another recipe called 'probe'"):
+    with pytest.raises(InputError, match="the recipe 'probe': epochs was"):
         run_benchmark([task], {"tiny": model}, copied, longer, progress=False)
-    with pytest.raises(InputError, match="holds cells of another draw called 'of shares'"):
+    with pytest.raises(InputError, match="the draw 'of shares' was"):
         run_benchmark([task], {"tiny": model}, copied, replace(few, draw="stratified"), progress=False)
     assert cells == []
     assert (copied / "benchmark.json").read_text() == before
@@ -596,7 +596,7 @@ def test_when_a_folder_is_older_than_the_choice_of_a_draw_then_its_shares_are_st
     del run["draws"]
     (copied / "benchmark.json").write_text(json.dumps(run))
     arguments = _arguments(protocols=("knn",), seeds=(0,))
-    with pytest.raises(InputError, match="holds cells of another draw"):
+    with pytest.raises(InputError, match="the draw 'of shares' was"):
         run_benchmark([task], {"tiny": model}, copied, arguments, progress=False)
     run_benchmark([task], {"tiny": model}, copied, replace(arguments, draw="stratified"), progress=False)
     assert "drawn by patient such that each label keeps its share" in (copied / "table.md").read_text()

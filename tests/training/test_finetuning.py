@@ -340,14 +340,14 @@ def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, t
     extractor = ClearHugFeatureExtractor()
     finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=1))
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match=r"the recipe was different \(epochs was 1 and is 2\)"):
+    with pytest.raises(InputError, match=r"holds another fine-tuning run \(the recipe: epochs was 1 and is 2 now\)"):
         finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=2))
-    with pytest.raises(InputError, match="the training recordings was different"):
+    with pytest.raises(InputError, match="not the same: the training recordings"):
         finetune(_model(), sets[0].select(range(20)), sets[1], extractor, tmp_path, _recipe(epochs=1))
     other = _model()
     with torch.no_grad():
         other.clear_hug.norm.weight[0] += 1e-3
-    with pytest.raises(InputError, match=r"the model was different \(encoder was"):
+    with pytest.raises(InputError, match="not the same: the model: encoder"):
         finetune(other, *sets, extractor, tmp_path, _recipe(epochs=1))
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 

@@ -35,20 +35,6 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_when_a_kill_left_folders_then_they_go_and_a_folder_being_replaced_gets_its_name_back(tmp_path: Path) -> None:
-    for name in ("model", "best"):
-        (tmp_path / f".{name}-abc").mkdir()
-        (tmp_path / f".{name}-replaced-xyz" / name).mkdir(parents=True)
-        (tmp_path / f".{name}-replaced-xyz" / name / "config.json").write_text("old")
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "config.json").write_text("new")
-    for name in ("model", "best"):
-        folders.remove_leftovers(tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "model"]
-    assert (tmp_path / "model" / "config.json").read_text() == "old"
-    assert (tmp_path / "best" / "config.json").read_text() == "new"
-
-
 def test_when_a_pretrained_folder_is_loaded_for_labels_then_the_encoder_is_its(pretrained: Path) -> None:
     source, _ = folders.load_pretrained(pretrained)
     model, extractor = folders.load_for_finetuning(pretrained, LABELS, head_type="weighted")
@@ -161,11 +147,3 @@ def test_when_saving_fails_then_the_folder_before_it_stays(tmp_path: Path) -> No
     loaded, _ = folders.load_classifier(tmp_path / "model")
     assert loaded.classifier.weight.abs().sum() == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_when_an_output_folder_cannot_be_then_it_is_refused_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file"):
-        folders.check_writable(tmp_path / "file" / "run")
-    assert folders.check_writable(tmp_path / "new" / "run") == tmp_path / "new" / "run"
-    assert not (tmp_path / "new").exists()

@@ -1,0 +1,352 @@
+"""Whatever kills a process, a file or folder is the old one or the new one; and nobody's files are lost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clear_hug_hf.processing.errors import InputError
+from clear_hug_hf.utils import files
+from clear_hug_hf.utils.files import RunFolder, check_file, check_pictures, check_writable, whole_file, whole_folder
+
+
+IDENTITY = {"the recipe": {"epochs": 2, "betas": (0.9, 0.98)}, "the recordings": "a" * 64}
+
+
+def _content(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _write_file(path: Path, text: str) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(text)
+
+
+def _write_folder(path: Path, text: str) -> None:
+    with whole_folder(path) as partial:
+        (partial / "weights.bin").write_text(text)
+
+
+@pytest.fixture(params=[_write_file, _write_folder], ids=["file", "folder"])
+def write(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    return request.param
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+def test_when_something_is_written_then_it_is_whole_and_nothing_else_is_there(
+    tmp_path: Path, write: Callable[[Path, str], None]
+) -> None:
+    for text in ("first", "second"):
+        write(tmp_path / "new" / "out.npy", text)
+        assert list(_content(tmp_path).values()) == [text]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.npy"]
+
+
+def test_when_a_file_is_written_then_what_is_handed_out_has_its_ending(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "page.png") as partial:
+        assert (partial.parent, partial.suffix) == (tmp_path, ".png")
+        partial.write_bytes(b"drawn")
+        assert not (tmp_path / "page.png").exists()
+
+
+@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt(), SystemExit()], ids=type)
+def test_when_writing_fails_in_the_middle_then_the_old_content_stays(tmp_path: Path, error: BaseException) -> None:
+    _write_file(tmp_path / "table.csv", "old")
+    _write_folder(tmp_path / "model", "old")
+    before = _content(tmp_path)
+
+    def failing(partial: Path) -> None:
+        partial.write_text("ha")
+        raise error
+
+    with pytest.raises(type(error)), whole_file(tmp_path / "table.csv") as partial:
+        failing(partial)
+    with pytest.raises(type(error)), whole_folder(tmp_path / "model") as partial:
+        failing(partial / "weights.bin")
+    assert _content(tmp_path) == before
+
+
+def test_when_the_disk_loses_what_was_written_then_the_old_content_stays(
+    tmp_path: Path, write: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "out", "old")
+    before = _content(tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="space"):
+        write(tmp_path / "out", "new")
+    assert _content(tmp_path) == before
+
+
+def test_when_the_file_system_cannot_flush_then_it_is_written_all_the_same(
+    tmp_path: Path, write: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(_: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", unsupported)
+    write(tmp_path / "out", "new")
+    assert list(_content(tmp_path).values()) == ["new"]
+
+
+def test_when_two_write_the_same_then_each_has_a_name_of_its_own(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "shard") as first, whole_file(tmp_path / "shard") as second:
+        first.write_text("one")
+        second.write_text("two")
+    assert _content(tmp_path) == {"shard": "one"}
+
+
+def test_when_a_folder_is_written_then_others_may_read_it(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "model") as partial:
+        (partial / "part").mkdir(mode=0o700)
+        (partial / "part" / "weights.bin").touch(mode=0o600)
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "model", *sorted((tmp_path / "model").rglob("*")))]
+    assert modes == [0o755, 0o755, 0o644]
+
+
+def test_when_a_kill_left_things_then_they_go_and_what_was_being_replaced_gets_its_name_back(tmp_path: Path) -> None:
+    def killed(path: Path, *, between: bool) -> None:
+        """What is there if the process is killed before, or between, the two renamings of a folder."""
+        with pytest.MonkeyPatch.context() as patch:
+            renamed: list[Path] = []
+            rename = Path.rename
+
+            def once(self: Path, target: Path) -> Path:
+                if len(renamed) == between:
+                    raise SystemExit
+                renamed.append(self)
+                return rename(self, target)
+
+            patch.setattr(Path, "rename", once)
+            patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+            with pytest.raises(SystemExit):
+                _write_folder(path, "new")
+
+    for name, between in (("model", True), ("best", False)):
+        _write_folder(tmp_path / "run" / name, "old")
+        killed(tmp_path / "run" / name, between=between)
+    (tmp_path / "run" / ".log.csv.0123abcd.partial.csv").write_text("ha")
+    (tmp_path / "run" / ".notes").write_text("mine")
+    assert not (tmp_path / "run" / "model").exists()
+    files.remove_leftovers(tmp_path / "run")
+    files.remove_leftovers(tmp_path / "absent")
+    assert _content(tmp_path / "run") == {".notes": "mine", "best/weights.bin": "old", "model/weights.bin": "old"}
+
+
+def test_when_a_replaced_folder_was_not_removed_yet_then_the_new_one_stays(tmp_path: Path) -> None:
+    _write_folder(tmp_path / "model", "new")
+    (tmp_path / ".model.0123abcd.replaced").mkdir()
+    files.remove_leftovers(tmp_path)
+    assert _content(tmp_path) == {"model/weights.bin": "new"}
+
+
+def test_when_tables_and_json_are_written_then_they_are_as_people_read_them(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "facts.json", {"a": [1, None]})
+    files.write_csv(tmp_path / "rows.csv", [{"name": 'the "first", one', "value": 0.5}, {"name": "x", "value": None}])
+    files.write_csv(tmp_path / "empty.csv", [], ["name", "value"])
+    assert (tmp_path / "facts.json").read_bytes() == b'{\n  "a": [\n    1,\n    null\n  ]\n}\n'
+    assert (tmp_path / "rows.csv").read_bytes() == b'name,value\n"the ""first"", one",0.5\nx,\n'
+    assert (tmp_path / "empty.csv").read_bytes() == b"name,value\n"
+
+
+def test_when_digests_are_taken_then_they_are_those_of_sha256sum(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name in ("b/c", "a"):
+        (tmp_path / name).write_text(name)
+    expected = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b/c")}
+    assert list(files.folder_digests(tmp_path).items()) == list(expected.items())
+
+
+# ------------------------------------------------------------------------------------------------------------ guards
+
+
+def test_when_a_folder_cannot_be_written_then_it_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    for name in ("file", "file/run", "nowhere"):
+        with pytest.raises(InputError, match=r"(file|nowhere) is a file: choose another folder"):
+            check_writable(tmp_path / name)
+    assert check_writable(tmp_path / "new" / "run") == tmp_path / "new" / "run"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]
+
+
+def test_when_a_folder_is_read_only_then_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for path in (tmp_path, tmp_path / "run"):
+        with pytest.raises(InputError, match="cannot be written"):
+            check_writable(path)
+    with pytest.raises(InputError, match="cannot be written"):
+        check_file(tmp_path / "out.csv")
+
+
+def test_when_a_folder_holds_what_is_read_then_it_is_refused_under_any_name(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    read = tmp_path / "data" / "table.csv"
+    for folder in (tmp_path, tmp_path / "data", tmp_path / "link"):
+        with pytest.raises(InputError, match="is, or holds, what is read"):
+            check_writable(folder, inputs=[None, read])
+    check_writable(tmp_path / "data" / "run", inputs=[read])
+
+
+def test_when_a_folder_holds_something_else_then_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").touch()
+    check_writable(tmp_path, own=["run.json"])
+    (tmp_path / "thesis.txt").touch()
+    check_writable(tmp_path)
+    with pytest.raises(InputError, match=r"holds thesis\.txt, which no earlier run of this kind wrote"):
+        check_writable(tmp_path, own=["run.json"])
+    with pytest.raises(InputError, match=r"holds thesis\.txt already: .*--overwrite"):
+        check_writable(tmp_path, own=())
+    (tmp_path / "run.json").touch()
+    check_writable(tmp_path, own=["run.json"])
+
+
+def test_when_a_file_cannot_be_written_then_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "there.csv").write_text("mine")
+    (tmp_path / "dangling.csv").symlink_to(tmp_path / "absent")
+    check_file(None)
+    check_file(tmp_path / "new" / "table.csv", suffixes=[".csv"])
+    for path, more, message in (
+        (tmp_path, {}, "is a folder: name a file"),
+        (tmp_path / "table.png", {"suffixes": [".csv", ".tsv"]}, r"another ending .* call it \.csv, \.tsv"),
+        (tmp_path / "there.csv" / "below.csv", {}, "is a file"),
+        (tmp_path / "there.csv", {}, "is there already: .*--overwrite"),
+        (tmp_path / "dangling.csv", {}, "is there already"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_file(path, **more)
+    check_file(tmp_path / "there.csv", overwrite=True)
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("output", "read"),
+    [
+        ("in/data.csv", "in/data.csv"),
+        ("in/data.csv", "in"),
+        ("in/data.csv", "folder"),
+        ("link.csv", "in/data.csv"),
+        ("hard.csv", "in/data.csv"),
+        ("in/link.csv", "in"),
+        ("in/patient.dat", "in/patient"),
+        ("in/patient.dat", "in/patient.hea"),
+    ],
+)
+def test_when_a_file_is_read_then_it_is_never_overwritten(tmp_path: Path, output: str, read: str) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("data.csv", "patient.dat", "patient.hea"):
+        (tmp_path / "in" / name).write_text("mine")
+    (tmp_path / "outside.csv").touch()
+    (tmp_path / "in" / "link.csv").symlink_to(tmp_path / "outside.csv")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "in" / "data.csv")
+    (tmp_path / "hard.csv").hardlink_to(tmp_path / "in" / "data.csv")
+    (tmp_path / "folder").symlink_to(tmp_path / "in")
+    with pytest.raises(InputError, match="is, or lies in, what is read"):
+        check_file(tmp_path / output, overwrite=True, inputs=[None, tmp_path / read])
+    check_file(tmp_path / "outside.csv", overwrite=True, inputs=[tmp_path / read])
+
+
+def test_when_pictures_would_be_lost_or_lie_among_what_is_read_then_their_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "roc.png").touch()
+    check_pictures(None)
+    check_pictures(tmp_path / "new")
+    check_pictures(tmp_path, names=["other.png"])
+    check_pictures(tmp_path, overwrite=True)
+    with pytest.raises(InputError, match=r"holds roc\.png already"):
+        check_pictures(tmp_path)
+    with pytest.raises(InputError, match=r"roc\.png is there already"):
+        check_pictures(tmp_path, names=["roc.png"])
+    with pytest.raises(InputError, match="is read and lies in"):
+        check_pictures(tmp_path, overwrite=True, inputs=[tmp_path / "roc.png"])
+
+
+# ------------------------------------------------------------------------------------------------ folders with owners
+
+
+def _run(folder: Path) -> RunFolder:
+    return RunFolder(folder, "run.json", "run", "choose another folder, or --restart", foreign=["model"])
+
+
+def test_when_the_same_work_comes_again_then_it_goes_on_with_what_the_mark_says(tmp_path: Path) -> None:
+    assert _run(tmp_path / "run").open(IDENTITY) is None
+    assert not (tmp_path / "run").exists()
+    _run(tmp_path / "run").take({**IDENTITY, "finished": True})
+    before = _content(tmp_path)
+    found = _run(tmp_path / "run").open(IDENTITY)
+    assert found == json.loads(json.dumps({**IDENTITY, "finished": True}))
+    assert _content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"the recipe": {"epochs": 3, "betas": [0.9, 0.98]}}, "the recipe: epochs was 2 and is 3 now"),
+        ({"the recipe": {"epochs": 2}}, "the recipe: betas was [0.9, 0.98] and is None now"),
+        ({"the recordings": "b" * 64}, "not the same: the recordings"),
+        ({"processes": 2}, "processes was None and is 2 now"),
+    ],
+)
+def test_when_other_work_comes_then_the_first_difference_is_told_and_nothing_changes(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    _run(tmp_path).take(IDENTITY)
+    before = _content(tmp_path)
+    with pytest.raises(InputError) as caught:
+        _run(tmp_path).open({**IDENTITY, **change})
+    assert str(caught.value) == f"{tmp_path} holds another run ({message}): choose another folder, or --restart"
+    assert _run(tmp_path).open({**IDENTITY, **change}, restart=True) is None
+    assert _content(tmp_path) == before
+    _run(tmp_path).take({**IDENTITY, **change})
+    assert _run(tmp_path).open({**IDENTITY, **change}) is not None
+
+
+def test_when_a_folder_holds_what_would_be_lost_and_no_mark_then_even_a_restart_is_refused(tmp_path: Path) -> None:
+    _write_folder(tmp_path / "model", "mine")
+    for restart in (False, True):
+        with pytest.raises(InputError, match="holds model, which no run wrote and which would be lost"):
+            _run(tmp_path).open(IDENTITY, restart)
+    _run(tmp_path).take(IDENTITY)
+    assert _run(tmp_path).open(IDENTITY) is not None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_when_a_mark_is_damaged_then_it_is_refused_and_a_restart_goes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json is damaged: choose another folder, or --restart"):
+        _run(tmp_path).open(IDENTITY)
+    assert _content(tmp_path) == {"run.json": text}
+    assert _run(tmp_path).open(IDENTITY, restart=True) is None
+
+
+def test_when_work_takes_its_folder_then_what_kills_left_there_goes(tmp_path: Path) -> None:
+    (tmp_path / ".model.0123abcd.partial").mkdir()
+    _run(tmp_path).take(IDENTITY)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_when_values_tell_users_nothing_then_words_are_told_in_their_place(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds another preparation \(its records are others\): delete it"):
+        files.refuse_other(
+            tmp_path,
+            "preparation",
+            {"a": {"b": 1}},
+            {"a": {"b": 2}},
+            "delete it",
+            words={"a: b": "its records are others"},
+        )
+    with pytest.raises(InputError, match=r"\(the model 'x' was 1 and is 2 now\)"):
+        files.refuse_other(tmp_path, "benchmark", 1, 2, "choose another name", name="the model 'x'")
