@@ -11,7 +11,6 @@ from .configuration_ecg import (
     ENCODER_SAME_FEATURES,
     LAYERS,
     MAX_SAMPLES,
-    MAX_SAMPLING_RATE,
     MAX_TOKENS,
     POSITIVE,
     PRETRAINING,
@@ -20,6 +19,7 @@ from .configuration_ecg import (
     EcgConfig,
     at_most,
     must,
+    sizes,
     strict_config,
 )
 
@@ -50,22 +50,12 @@ class ClearHugConfig(EcgConfig):
             Most beats per lead; a batch may hold fewer.
         beat_length (`int`, *optional*, defaults to 96):
             Samples per beat.
-        hidden_size (`int`, *optional*, defaults to 768):
-            Width of the encoder.
-        num_hidden_layers (`int`, *optional*, defaults to 12):
-            Layers of the encoder.
-        num_attention_heads (`int`, *optional*, defaults to 8):
-            Attention heads of the encoder.
-        intermediate_size (`int`, *optional*, defaults to 1024):
-            Width of the encoder's feed-forward layers.
-        decoder_hidden_size (`int`, *optional*, defaults to 512):
-            Width of the decoder, which only pre-training uses.
-        decoder_num_hidden_layers (`int`, *optional*, defaults to 4):
-            Layers of the decoder.
-        decoder_num_attention_heads (`int`, *optional*, defaults to 16):
-            Attention heads of the decoder.
-        decoder_intermediate_size (`int`, *optional*, defaults to 1024):
-            Width of the decoder's feed-forward layers.
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size (`int`, *optional*, default to 768, 12,
+            8 and 1024):
+            Width, layers, attention heads and width of the feed-forward layers of the encoder.
+        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size (`int`,
+            *optional*, default to 512, 4, 16 and 1024):
+            The same of the decoder, which only pre-training uses.
         hidden_act (`str`, *optional*, defaults to `"relu"`):
             Activation of the feed-forward layers.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
@@ -74,8 +64,6 @@ class ClearHugConfig(EcgConfig):
             Dropout of the attention weights.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the normal distribution that weights, tokens and positions start from.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Added to the variance in layer normalisations.
         beat_norm_eps (`float`, *optional*, defaults to 1e-6):
             Added to the variance when a beat is normalised by its own mean and unbiased variance.
         num_lead_embeddings (`int`, *optional*, defaults to 16):
@@ -111,11 +99,8 @@ class ClearHugConfig(EcgConfig):
         head_type (`str`, *optional*, defaults to `"hug"`):
             How the classifier summarises the leads (the paper's Table 3): `"hug"`, `"mean"`, `"weighted"` or
             `"single_level"`.
-        classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, classifier_dropout, problem_type, label_thresholds:
             As in [`EcgConfig`].
-
-    Raises:
-        `ValueError`: if fields contradict each other or a value is out of range.
 
     Example:
 
@@ -136,42 +121,17 @@ class ClearHugConfig(EcgConfig):
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # For demonstrations and tests: learns on two CPU cores within minutes.
-        "tiny": {
-            "hidden_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-            "decoder_hidden_size": 96,
-            "decoder_num_hidden_layers": 2,
-            "decoder_num_attention_heads": 4,
-            "decoder_intermediate_size": 192,
-        },
+        "tiny": sizes(width=128, layers=4, heads=4, inner=256)
+        | sizes("decoder_", width=96, layers=2, heads=4, inner=192),
         # Of the shipped weights: about twenty minutes on a CPU core for a few thousand recordings.
-        "small": {
-            "hidden_size": 192,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 6,
-            "intermediate_size": 384,
-            "decoder_hidden_size": 128,
-            "decoder_num_hidden_layers": 2,
-            "decoder_num_attention_heads": 4,
-            "decoder_intermediate_size": 256,
-        },
+        "small": sizes(width=192, layers=6, heads=6, inner=384)
+        | sizes("decoder_", width=128, layers=2, heads=4, inner=256),
         # The released sizes.
         "base": {},
-        "large": {
-            "hidden_size": 1024,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "intermediate_size": 1024,
-            "decoder_hidden_size": 1024,
-            "decoder_num_hidden_layers": 24,
-            "decoder_num_attention_heads": 16,
-            "decoder_intermediate_size": 1024,
-        },
+        "large": sizes(width=1024, layers=24, heads=16, inner=1024)
+        | sizes("decoder_", width=1024, layers=24, heads=16, inner=1024),
     }
 
-    sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES | COUNT | at_most(MAX_SAMPLING_RATE))
     lead_groups: list[list[str]] | None = field(default=None, metadata=CLASSIFIER)
     num_beats: int = field(default=15, metadata=ENCODER | COUNT)
     beat_length: int = field(
@@ -191,7 +151,6 @@ class ClearHugConfig(EcgConfig):
     hidden_dropout_prob: float | int = field(default=0.1, metadata=ENCODER_SAME_FEATURES | RATE)
     attention_probs_dropout_prob: float | int = field(default=0.1, metadata=ENCODER_SAME_FEATURES | RATE)
     initializer_range: float = field(default=0.02, metadata=ENCODER_SAME_FEATURES | POSITIVE)
-    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER | POSITIVE)
     beat_norm_eps: float = field(default=1e-6, metadata=ENCODER | POSITIVE)
     num_lead_embeddings: int = field(default=16, metadata=ENCODER | COUNT)
     num_time_embeddings: int = field(default=16, metadata=ENCODER | COUNT)

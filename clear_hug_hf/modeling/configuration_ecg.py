@@ -66,11 +66,19 @@ def at_most(most: int) -> dict[str, Any]:
 
 COUNT = must("be at least 1", lambda value: value >= 1)
 LAYERS = COUNT | at_most(MAX_LAYERS)
+SAMPLING_RATE = COUNT | at_most(MAX_SAMPLING_RATE)
 RATE = must("be at least 0 and below 1", lambda value: 0 <= value < 1)
 """A dropout or the like."""
 POSITIVE = must("be positive and finite", lambda value: 0 < value < float("inf"))
 LOSS_WEIGHT = must("not be negative and must be finite", lambda value: 0 <= value < float("inf"))
 ACTIVATION: dict[str, Any] = {"choices": tuple(ACT2FN)}
+
+
+def sizes(prefix: str = "", *, width: int, layers: int, heads: int, inner: int) -> dict[str, Any]:
+    """Fields that say how large a transformer is, for presets."""
+    named = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return {f"{prefix}{name}": size for name, size in {**named, "intermediate_size": inner}.items()}
+
 
 _Config = TypeVar("_Config", bound=PreTrainedConfig)
 
@@ -128,8 +136,12 @@ class EcgConfig(PreTrainedConfig):
       saved to names all of them, whichever was saved.
 
     Args:
+        sampling_rate (`int`, *optional*, defaults to 100):
+            Rate of the recordings [Hz].
         lead_names (`list[str]`, *optional*, defaults to the twelve standard leads):
             The leads, in the order of the model's inputs and outputs.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Added to the variance in layer normalisations.
         head_type (`str`, *optional*, defaults to `"mean"`):
             How the classifier summarises the encoder's states: `"mean"`, over what is there.
         classifier_dropout (`float`, *optional*, defaults to 0.0):
@@ -152,9 +164,11 @@ class EcgConfig(PreTrainedConfig):
     # Of the outputs, what Trainer does not collect: predictions are the logits alone.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
 
+    sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES | SAMPLING_RATE)
     lead_names: list[str] | tuple[str, ...] = field(
         default_factory=lambda: list(STANDARD_LEAD_NAMES), metadata=ENCODER
     )
+    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER | POSITIVE)
     head_type: Literal["mean"] = field(default="mean", metadata=CLASSIFIER)
     classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER | RATE)
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = field(
@@ -289,6 +303,28 @@ class EcgConfig(PreTrainedConfig):
                 )
             count += count_weights(width, layers, inner, rows)
         check_num_weights(count)
+
+    def _check_pieces(self, num_samples: int, name: str) -> int:
+        """
+        Refuse a window that is no whole number of pieces, or has too many.
+
+        Args:
+            num_samples (`int`): Length of the window.
+            name (`str`): Of the field that holds the length of a piece, which becomes a token of each lead.
+
+        Returns:
+            `int`: Tokens of all leads.
+        """
+        piece = getattr(self, name)
+        if num_samples % piece:
+            raise ValueError(f"{name}={piece} does not divide num_samples={num_samples}: choose one that does.")
+        tokens = self.num_leads * (num_samples // piece)
+        if tokens > MAX_TOKENS:
+            raise ValueError(
+                f"num_samples={num_samples} with {name}={piece} gives {tokens} tokens, and a recording may have "
+                f"{MAX_TOKENS}: choose longer pieces or a shorter window."
+            )
+        return tokens
 
     def _check_common_fields(self, others: Mapping[str, Any]) -> None:
         """

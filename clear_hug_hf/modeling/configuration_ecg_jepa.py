@@ -11,14 +11,14 @@ from .configuration_ecg import (
     ENCODER_SAME_FEATURES,
     LAYERS,
     MAX_SAMPLES,
-    MAX_SAMPLING_RATE,
-    MAX_TOKENS,
     POSITIVE,
     PRETRAINING,
     RATE,
     SAME_NUMBERS,
+    SAMPLING_RATE,
     EcgConfig,
     at_most,
+    sizes,
     strict_config,
 )
 
@@ -51,20 +51,14 @@ class EcgJepaConfig(EcgConfig):
             Length of the window that the model sees at once [samples]; a recording may be shorter.
         patch_size (`int`, *optional*, defaults to 50):
             Samples of one patch, that is of one token of one lead; divides `num_samples`.
-        hidden_size (`int`, *optional*, defaults to 768):
-            Width of the encoder; a multiple of 4, since the positions are sines and cosines of time and lead.
-        num_hidden_layers (`int`, *optional*, defaults to 12):
-            Layers of the encoder.
-        num_attention_heads (`int`, *optional*, defaults to 16):
-            Attention heads of the encoder.
-        intermediate_size (`int`, *optional*, defaults to 3072):
-            Width of the encoder's feed-forward layers.
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size (`int`, *optional*, default to 768, 12,
+            16 and 3072):
+            Width, layers, attention heads and width of the feed-forward layers of the encoder. The width is a multiple
+            of 4, since the positions are sines and cosines of time and lead.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation of the feed-forward layers.
         qkv_bias (`bool`, *optional*, defaults to `False`):
             Whether queries, keys and values have a bias.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Added to the variance in layer normalisations.
         drop_path_rate (`float`, *optional*, defaults to 0.0):
             Stochastic depth: how often the last layer is left out in training; earlier layers proportionally less. The
             released weights were pre-trained with 0.1 and used with 0.
@@ -87,14 +81,9 @@ class EcgJepaConfig(EcgConfig):
         position_injection (`str`, *optional*, defaults to `"every_layer"`):
             Whether the positions are added at the input of every layer, as in the released weights, or only of the
             first (`"first_layer"`); in the encoder and in the predictor.
-        predictor_hidden_size (`int`, *optional*, defaults to 384):
-            Width of the predictor, which only pre-training uses; a multiple of 4.
-        predictor_num_hidden_layers (`int`, *optional*, defaults to 6):
-            Layers of the predictor.
-        predictor_num_attention_heads (`int`, *optional*, defaults to 12):
-            Attention heads of the predictor.
-        predictor_intermediate_size (`int`, *optional*, defaults to 1536):
-            Width of the predictor's feed-forward layers.
+        predictor_hidden_size, predictor_num_hidden_layers, predictor_num_attention_heads, predictor_intermediate_size
+            (`int`, *optional*, default to 384, 6, 12 and 1536):
+            The same of the predictor, which only pre-training uses.
         mask_type (`str`, *optional*, defaults to `"multi_block"`):
             How pre-training chooses the times to hide, in all leads alike: `"multi_block"` some blocks that may
             overlap, `"random"` single times.
@@ -114,11 +103,8 @@ class EcgJepaConfig(EcgConfig):
             That share in the last step; linear between.
         teacher_drop_path (`bool`, *optional*, defaults to `False`):
             Whether stochastic depth also acts on the teacher, as in the released code.
-        head_type, classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, head_type, classifier_dropout, problem_type, label_thresholds:
             As in [`EcgConfig`].
-
-    Raises:
-        `ValueError`: if fields contradict each other or a value is out of range.
 
     Example:
 
@@ -138,26 +124,16 @@ class EcgJepaConfig(EcgConfig):
         "AutoModelForTokenClassification": "EcgJepaForTokenClassification",
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # For demonstrations and tests: learns on two CPU cores within minutes.
-        "tiny": {
-            "hidden_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 512,
-            "predictor_hidden_size": 64,
-            "predictor_num_hidden_layers": 2,
-            "predictor_num_attention_heads": 4,
-            "predictor_intermediate_size": 256,
-            # Runs of this size have a few hundred steps: a slower teacher would stay where it began, and signals would
-            # not outgrow the positions.
-            "ema_start": 0.98,
-            "patch_initializer_range": 0.5,
-        },
+        # For demonstrations and tests: learns on two CPU cores within minutes. Runs of this size have a few hundred
+        # steps: a slower teacher would stay where it began, and signals would not outgrow the positions.
+        "tiny": sizes(width=128, layers=4, heads=4, inner=512)
+        | sizes("predictor_", width=64, layers=2, heads=4, inner=256)
+        | {"ema_start": 0.98, "patch_initializer_range": 0.5},
         # The released sizes.
         "base": {},
     }
 
-    sampling_rate: int = field(default=250, metadata=ENCODER_SAME_FEATURES | COUNT | at_most(MAX_SAMPLING_RATE))
+    sampling_rate: int = field(default=250, metadata=ENCODER_SAME_FEATURES | SAMPLING_RATE)
     lead_names: list[str] | tuple[str, ...] = field(
         default_factory=lambda: list(ECG_JEPA_LEAD_NAMES), metadata=ENCODER
     )
@@ -170,7 +146,6 @@ class EcgJepaConfig(EcgConfig):
     intermediate_size: int = field(default=3072, metadata=ENCODER | COUNT)
     hidden_act: str = field(default="gelu", metadata=ENCODER | ACTIVATION)
     qkv_bias: bool = field(default=False, metadata=ENCODER)
-    layer_norm_eps: float = field(default=1e-5, metadata=ENCODER | POSITIVE)
     drop_path_rate: float | int = field(default=0.0, metadata=ENCODER_SAME_FEATURES | RATE)
     initializer_range: float = field(default=0.02, metadata=ENCODER_SAME_FEATURES | POSITIVE)
     patch_initializer_range: float | None = field(default=None, metadata=ENCODER_SAME_FEATURES | POSITIVE)
@@ -231,17 +206,7 @@ class EcgJepaConfig(EcgConfig):
     def validate_architecture(self) -> None:
         """As in [`EcgConfig`]."""
         super().validate_architecture()
-        if self.num_samples % self.patch_size:
-            raise ValueError(
-                f"patch_size={self.patch_size} does not divide num_samples={self.num_samples}: the window must be a "
-                "whole number of patches."
-            )
-        tokens = self.num_leads * self.num_patches
-        if tokens > MAX_TOKENS:
-            raise ValueError(
-                f"num_samples={self.num_samples} in patches of patch_size={self.patch_size} gives {tokens} tokens, "
-                f"and a recording may have {MAX_TOKENS}."
-            )
+        tokens = self._check_pieces(self.num_samples, "patch_size")
         self._check_transformers(("", "predictor_"), self.patch_size + tokens, multiple_of=4)
         if self.attention_pattern == "full" and self.attention_form == "factorised":
             raise ValueError("attention_form='factorised' computes attention_pattern='cropa' only: choose 'auto'.")

@@ -16,17 +16,17 @@ from .configuration_ecg import (
     LOSS_WEIGHT,
     MAX_LAYERS,
     MAX_SAMPLES,
-    MAX_SAMPLING_RATE,
-    MAX_TOKENS,
     POSITIVE,
     PRETRAINING,
     RATE,
+    SAMPLING_RATE,
     STANDARD_LEAD_NAMES,
     EcgConfig,
     at_most,
     check_num_weights,
     count_weights,
     must,
+    sizes,
     strict_config,
 )
 from .configuration_ecg_jepa import EcgJepaConfig
@@ -49,33 +49,21 @@ _ROTARY = ("rope_parameters", "rope_theta")
 _LARGEST_NUMBER = 2**24
 
 # A text encoder that reads bytes (ByT5's tokenizer, which needs no vocabulary file).
-_TINY_TEXT: dict[str, Any] = {
+_TINY_TEXT = sizes(width=64, layers=2, heads=4, inner=128) | {
     "model_type": "bert",
     "vocab_size": 384,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
     "max_position_embeddings": 256,
     "type_vocab_size": 1,
     "pad_token_id": 0,
 }
-_CLIP_LARGE: dict[str, Any] = {
+_CLIP_LARGE = sizes(width=1024, layers=24, heads=16, inner=4096) | {
     "model_type": "clip_vision_model",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
     "patch_size": 14,
     "image_size": 336,
     "projection_dim": 768,
 }
-_CLIP_BASE: dict[str, Any] = {
+_CLIP_BASE = sizes(width=768, layers=12, heads=12, inner=3072) | {
     "model_type": "clip_vision_model",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
     "patch_size": 16,
     "image_size": 224,
     "projection_dim": 512,
@@ -160,9 +148,6 @@ class EcgScanConfig(EcgConfig):
         head_type, classifier_dropout, problem_type, label_thresholds:
             As in [`EcgConfig`]; the head reads the page's pooled feature.
 
-    Raises:
-        `ValueError`: if fields contradict each other or a value is out of range.
-
     Example:
 
     ```python
@@ -192,22 +177,17 @@ class EcgScanConfig(EcgConfig):
             "text_config": _TINY_TEXT,
             "image_size": [192, 256],
             "projection_dim": 128,
-            "decoder_hidden_size": 128,
-            "decoder_num_hidden_layers": 2,
-            "decoder_num_attention_heads": 4,
-            "decoder_intermediate_size": 256,
             "decoder_query_samples": 100,
+            **sizes("decoder_", width=128, layers=2, heads=4, inner=256),
         },
         "base": {"vision_config": _CLIP_BASE, "text_config": _TINY_TEXT, "image_size": [224, 224]},
         # The tower whose processor the released model names (CLIP ViT-L/14 at 336 px).
         "large": {},
     }
     # Of transformers: through these, how attention is computed reaches the towers.
-    sub_configs: ClassVar[dict[str, Any]] = {
-        "vision_config": AutoConfig,
-        "signal_config": AutoConfig,
-        "text_config": AutoConfig,
-    }
+    sub_configs: ClassVar[dict[str, Any]] = dict.fromkeys(
+        ("vision_config", "signal_config", "text_config"), AutoConfig
+    )
 
     # Dictionaries become configs below.
     vision_config: Any = field(default=None, metadata=ENCODER)
@@ -219,7 +199,7 @@ class EcgScanConfig(EcgConfig):
     lead_names: list[str] | tuple[str, ...] = field(
         default_factory=lambda: list(STANDARD_LEAD_NAMES), metadata=PRETRAINING
     )
-    sampling_rate: int = field(default=100, metadata=PRETRAINING | COUNT | at_most(MAX_SAMPLING_RATE))
+    sampling_rate: int = field(default=100, metadata=PRETRAINING | SAMPLING_RATE)
     num_samples: int = field(default=1000, metadata=PRETRAINING | COUNT | at_most(MAX_SAMPLES))
     image_size: list[int] | tuple[int, ...] = field(default=(336, 336), metadata=ENCODER)
 
@@ -296,16 +276,7 @@ class EcgScanConfig(EcgConfig):
         check_num_weights(self.projection_dim * embedded)
         rows = self.hidden_size + self.decoder_query_samples + self.num_leads
         self._check_transformers(("decoder_",), rows, multiple_of=4)
-        if self.num_samples % self.decoder_query_samples:
-            raise ValueError(
-                f"decoder_query_samples={self.decoder_query_samples} does not divide num_samples={self.num_samples}: "
-                "the reconstruction must be a whole number of queries."
-            )
-        if self.num_leads * self.num_queries > MAX_TOKENS:
-            raise ValueError(
-                f"num_samples={self.num_samples} with decoder_query_samples={self.decoder_query_samples} gives "
-                f"{self.num_leads * self.num_queries} queries, and the decoder may have {MAX_TOKENS}."
-            )
+        self._check_pieces(self.num_samples, "decoder_query_samples")
         if len(self.image_size) != 2 or not all(32 <= side <= MAX_SIDE for side in self.image_size):
             raise ValueError(
                 f"image_size must be height and width of at least 32 px and at most {MAX_SIDE} px, got "
