@@ -27,7 +27,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -414,9 +414,9 @@ def _identity(
     """What two runs must share for one to go on where the other stopped."""
 
     def plain(settings: dict[str, Any]) -> dict[str, Any]:
-        # Versions and how to load say nothing about the numbers, nor does how the attention is computed.
+        # Versions and how to load say nothing about the numbers, nor do fields that say so.
         apart = {"transformers_version", "dtype", "auto_map", "architectures", "custom_pipelines"}
-        apart |= {"attention_form", "decoder_attention_form"}
+        apart |= {one.name for one in fields(model.config) if not one.metadata.get("changes_numbers", True)}
         return {k: v for k, v in settings.items() if k not in apart and not k.startswith("_")}
 
     digest = hashlib.sha256()

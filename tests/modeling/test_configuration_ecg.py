@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from clear_hug_hf.modeling import (
     EcgScanModel,
 )
 from clear_hug_hf.modeling.configuration_ecg import EcgConfig
+from clear_hug_hf.systems import SYSTEMS
 
 
 MODELS: dict[type[EcgConfig], Any] = {
@@ -99,9 +99,9 @@ def test_when_config_is_saved_then_all_auto_classes_are_named(config_class, auto
     assert saved.pop("AutoConfig") == f"configuration_{config.model_type}.{config_class.__name__}"
     assert saved["AutoModel"] == f"modeling_{config.model_type}.{MODELS[config_class].__name__}"
     assert saved.keys() == auto_classes
-    for name in saved.values():
-        module, model = name.split(".")
-        assert getattr(import_module(f"clear_hug_hf.modeling.{module}"), model).config_class is config_class
+    for auto_class, name in saved.items():
+        found = SYSTEMS[config.model_type].model(auto_class)
+        assert name == f"{found.__module__.split('.')[-1]}.{found.__name__}"
 
 
 @each_config
