@@ -37,16 +37,15 @@ from transformers import AttentionInterface, set_seed
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
+from clear_hug_hf.modeling.fast_forms import CrossPattern
+from clear_hug_hf.modeling.modeling_ecg import eager_attention_forward
 from clear_hug_hf.modeling.modeling_ecg_jepa import (
     TARGET_NORM_EPS,
-    CrossPattern,
     EcgJepaForPreTraining,
     EcgJepaModel,
     EcgJepaPredictor,
     cross_pattern,
     draw_time_mask,
-    eager_attention_forward,
-    factorised_attention_forward,
     num_mask_draws,
     run_layers,
     seeded_uniforms,
@@ -207,7 +206,7 @@ def attention_case(model: EcgJepaModel, what: str, batch_size: int, num_times: i
         "plain": lambda: plain_attention_forward(layer, *given, floats, layer.scaling)[0],
         "eager": lambda: eager_attention_forward(layer, *given, allowed, layer.scaling)[0],
         "SDPA": lambda: sdpa(layer, *given, allowed, scaling=layer.scaling)[0],
-        "factorised": lambda: factorised_attention_forward(*given, CrossPattern(num_leads), layer.scaling),
+        "factorised": lambda: CrossPattern(num_leads).attend(layer, *given),
     }
     backward = "backward" in what
 

@@ -45,7 +45,7 @@ from clear_hug_hf.data.texts import read_prompts, with_texts
 from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc, macro_auroc_samples
 from clear_hug_hf.evaluation.protocol import split_off
 from clear_hug_hf.modeling import EcgScanForImageClassification, EcgScanForPreTraining
-from clear_hug_hf.modeling.modeling_ecg_scan import lead_residuals
+from clear_hug_hf.modeling.losses_ecg_scan import lead_residuals
 from clear_hug_hf.training.finetuning import FinetuningArguments, finetune
 from clear_hug_hf.training.folders import classifier_config, load_for_finetuning
 from clear_hug_hf.training.pretraining import pretrain

@@ -301,22 +301,22 @@ def _apply(form: dict[str, Any]) -> None:
     import torch
     from torch.nn import functional as F
 
-    from clear_hug_hf.modeling import modeling_clear_hug as modeling
+    from clear_hug_hf.modeling import modeling_clear_hug, modeling_ecg
 
     if form["masks"] == "additive":
         for name in ("encoder_attention_mask", "decoder_attention_mask"):
-            boolean = getattr(modeling, name)
+            boolean = getattr(modeling_clear_hug, name)
 
             def additive(*args: Any, boolean: Any = boolean) -> torch.Tensor:
                 allowed = boolean(*args)
                 return torch.zeros((), device=allowed.device).masked_fill(~allowed, torch.finfo(torch.float32).min)
 
-            setattr(modeling, name, additive)
+            setattr(modeling_clear_hug, name, additive)
     if form["dropout"] == "torch":
-        modeling.drop = lambda states, share, training: F.dropout(states, share, training)
+        modeling_ecg.drop = lambda states, share, training: F.dropout(states, share, training)
     if form["attention"] == "sdpa always":
         # On a CPU the model takes eager attention where there is dropout.
-        modeling.eager_attention_forward = modeling.ALL_ATTENTION_FUNCTIONS["sdpa"]
+        modeling_ecg.eager_attention_forward = modeling_ecg.ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
 def _model_flops(config: Any, counts: list[int]) -> float:

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,9 @@ import torch
 from transformers import set_seed
 
 from clear_hug_hf import EcgJepaConfig, EcgJepaForPreTraining
-from clear_hug_hf.modeling.modeling_ecg_jepa import (
-    CrossPattern,
-    cross_pattern,
-    eager_attention_forward,
-    factorised_attention_forward,
-)
+from clear_hug_hf.modeling.fast_forms import CrossPattern
+from clear_hug_hf.modeling.modeling_ecg import eager_attention_forward
+from clear_hug_hf.modeling.modeling_ecg_jepa import cross_pattern
 
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -78,7 +76,7 @@ def test_when_attention_is_plain_then_it_is_that_of_all_other_forms(speed: Any) 
     eager, expected = eager_attention_forward(None, *given, allowed, 0.5)
     torch.testing.assert_close(plain, eager, atol=1e-5, rtol=0)
     torch.testing.assert_close(weights, expected, atol=1e-5, rtol=0)
-    factorised = factorised_attention_forward(*given, CrossPattern(LEADS), 0.5)
+    factorised = CrossPattern(LEADS).attend(SimpleNamespace(scaling=0.5), *given)
     torch.testing.assert_close(plain, factorised, atol=1e-5, rtol=0)
 
 

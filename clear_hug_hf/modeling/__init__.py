@@ -8,14 +8,13 @@ from .configuration_clear_hug import ClearHugConfig
 from .configuration_ecg_jepa import EcgJepaConfig
 from .configuration_ecg_scan import EcgScanConfig
 from .modeling_clear_hug import (
-    ClearHugClassifierOutput,
     ClearHugForPreTraining,
     ClearHugForPreTrainingOutput,
     ClearHugForSequenceClassification,
     ClearHugModel,
-    ClearHugModelOutput,
     ClearHugPreTrainedModel,
 )
+from .modeling_ecg import EcgClassifierOutput, EcgModelOutput
 from .modeling_ecg_jepa import (
     EcgJepaForPreTraining,
     EcgJepaForSequenceClassification,
@@ -32,20 +31,20 @@ from .modeling_ecg_scan import (
 
 
 __all__ = [
-    "ClearHugClassifierOutput",
     "ClearHugConfig",
     "ClearHugForPreTraining",
     "ClearHugForPreTrainingOutput",
     "ClearHugForSequenceClassification",
     "ClearHugModel",
-    "ClearHugModelOutput",
     "ClearHugPreTrainedModel",
+    "EcgClassifierOutput",
     "EcgJepaConfig",
     "EcgJepaForPreTraining",
     "EcgJepaForSequenceClassification",
     "EcgJepaForTokenClassification",
     "EcgJepaModel",
     "EcgJepaPreTrainedModel",
+    "EcgModelOutput",
     "EcgScanConfig",
     "EcgScanForImageClassification",
     "EcgScanForPreTraining",

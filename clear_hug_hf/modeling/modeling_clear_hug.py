@@ -9,60 +9,45 @@ Shapes: `B` recordings, `L` leads, `N` beats per lead (at most `config.num_beats
 beats in all in lead-major order, `K` beats that the encoder computes, `D` the width.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .classification import classification_loss
 from .configuration_clear_hug import ClearHugConfig
-from .text_inputs import without_text_inputs
+from .fast_forms import LeadBeatPattern
+from .modeling_ecg import (
+    Dropout,
+    EcgAttention,
+    EcgClassifierOutput,
+    EcgForSequenceClassification,
+    EcgHead,
+    EcgModelOutput,
+    EcgPreTrainedModel,
+    MeanHead,
+    PostNormLayer,
+    expect_shape,
+    masked_mean,
+    register_constants,
+    seeded_bits,
+    seeded_counters,
+    to_autocast_dtype,
+    without_text_inputs,
+)
 
 
 NUM_BEAT_FEATURES = 3  # Scale, RR interval before, RR interval after.
 
 
 Count = TypeVar("Count", int, torch.Tensor)
-
-
-@dataclass
-class ClearHugModelOutput(ModelOutput):
-    """
-    Output of [`ClearHugModel`].
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_leads + num_leads * num_beats, width)`):
-            State of every lead's summary token, then of every beat in lead-major order (or of the `kept_beats`); the
-            width is `config.hidden_size`. What stands at missing leads and beats has no meaning.
-        lead_states (`torch.FloatTensor` of shape `(batch_size, num_leads, hidden_size)`):
-            The summary tokens of `last_hidden_state`.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
-            The embeddings and the output of every layer, each of the shape of `last_hidden_state`; the last is
-            `last_hidden_state` itself.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
-            Attention weights of every layer, each of shape `(batch_size, num_heads, sequence, sequence)`.
-        present_leads (`torch.BoolTensor` of shape `(batch_size, num_leads)`):
-            True for leads that were recorded and have a beat: those whose states have a meaning.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    lead_states: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    present_leads: torch.Tensor | None = None
 
 
 @dataclass
@@ -94,38 +79,6 @@ class ClearHugForPreTrainingOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     loss_weight: torch.Tensor | None = None
-
-
-@dataclass
-class ClearHugClassifierOutput(ModelOutput):
-    """
-    Output of [`ClearHugForSequenceClassification`].
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
-            The loss that `config.problem_type` names.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Scores before the sigmoid (multi-label) or softmax (single label), or the values of a regression.
-        group_states (`torch.FloatTensor` of shape `(batch_size, 7, hidden_size)`, *optional*, with the `"hug"` head):
-            The groups G1, G2, G3, the pairs (G1, G2), (G2, G3), (G1, G3), and all together: the paper's Figure 5. Zero
-            where a recording has none of the leads.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
-            Of the encoder.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
-            Of the encoder.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    group_states: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def _expect_shape(name: str, tensor: torch.Tensor, *shapes: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) not in shapes:
-        expected = " or ".join(str(shape) for shape in shapes)
-        raise ValueError(f"{name} must have shape {expected} for these beats, got {tuple(tensor.shape)}.")
 
 
 def check_beats(input_values: torch.Tensor, config: ClearHugConfig) -> None:
@@ -171,10 +124,10 @@ def find_real_beats(
     batch_size, num_leads, num_beats, _ = input_values.shape
     real = torch.ones((batch_size, num_leads, num_beats), dtype=torch.bool, device=input_values.device)
     if attention_mask is not None:
-        _expect_shape("attention_mask", attention_mask, (batch_size, num_beats), (batch_size, num_leads, num_beats))
+        expect_shape("attention_mask", attention_mask, (batch_size, num_beats), (batch_size, num_leads, num_beats))
         real = real & (attention_mask if attention_mask.ndim == 3 else attention_mask[:, None, :]).bool()
     if lead_mask is not None:
-        _expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
+        expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
         real = real & lead_mask[:, :, None].bool()
     return real
 
@@ -300,38 +253,12 @@ def count_visible(num_real: Count, mask_ratio: float) -> Count:
     return (num_real * per_myriad + 5_000) // 10_000
 
 
-def noise_counters(config: ClearHugConfig) -> torch.Tensor:
-    """What [`seeded_noise`] adds to a seed for each beat, `(L, num_beats)`: multiples of SplitMix64's step."""
-    counters = torch.arange(1, config.num_leads * config.num_beats + 1, device="cpu") * -7046029254386353131
-    return counters.view(config.num_leads, config.num_beats)
-
-
 def seeded_noise(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
     """
-    Uniform noise that depends on nothing but a seed: the same on every device, in any batch, for any number of
-    processes (SplitMix64, the generator of Steele, Lea and Flood, OOPSLA 2014, with a counter).
-
-    Args:
-        seeds (`torch.LongTensor` of shape `(B,)`):
-            One per recording.
-        counters (`torch.LongTensor` of shape `(L, N)`):
-            As [`noise_counters`] makes them.
-
-    Returns:
-        `torch.FloatTensor` of shape `(B, L, N)`, from 0 to below 1 in steps of 2 ** -24.
+    Uniform noise for the beats `(L, N)` of recordings, from 0 to below 1 in steps of 2 ** -24: by [`seeded_bits`] of
+    their seeds `(B,)`, and with a counter for each beat.
     """
-    # Whole numbers of 64 bits wrap around when they are multiplied; the constants are those of the paper, signed.
-    state = seeds[:, None, None] + counters
-    state = (state ^ (state >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
-    state = (state ^ (state >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
-    return (state >> 40 & 0xFFFFFF).float() / 0x1000000
-
-
-def evaluation_order(config: ClearHugConfig) -> torch.Tensor:
-    """The fixed order of shape `(L, config.num_beats)` in which evaluation hides beats, the highest numbers first."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    order = torch.randperm(config.num_leads * config.num_beats, generator=generator, device="cpu")
-    return order.view(config.num_leads, config.num_beats)
+    return (seeded_bits(seeds[:, None, None], counters) >> 40 & 0xFFFFFF).float() / 0x1000000
 
 
 class ClearHugBeatProjection(nn.Module):
@@ -395,7 +322,7 @@ class ClearHugEmbeddings(nn.Module):
         batch_size, num_leads, num_beats, _ = beats.shape
         if time_ids is None:
             time_ids = torch.zeros((batch_size, num_beats), dtype=torch.long, device=beats.device)
-        _expect_shape("time_ids", time_ids, (batch_size, num_beats), (batch_size, num_leads, num_beats))
+        expect_shape("time_ids", time_ids, (batch_size, num_beats), (batch_size, num_leads, num_beats))
         time_ids = time_ids.long().clamp(0, self.config.num_time_embeddings - 1)
         times = self.time_embeddings(time_ids if time_ids.ndim == 3 else time_ids[:, None, :])
 
@@ -409,144 +336,11 @@ class ClearHugEmbeddings(nn.Module):
                     "the model reads beat_features, the scale and the RR intervals of each beat: cut the recording "
                     "with the model's feature extractor, which has use_beat_features=True."
                 )
-            _expect_shape("beat_features", beat_features, (*beats.shape[:3], NUM_BEAT_FEATURES))
+            expect_shape("beat_features", beat_features, (*beats.shape[:3], NUM_BEAT_FEATURES))
             tokens = tokens + self.feature_projection(beat_features.to(self.feature_projection.weight.dtype))
         elif beat_features is not None:
             raise ValueError("the model reads no beat_features: use a feature extractor without use_beat_features.")
         return (self.cls_token + positions[:num_leads]).expand(batch_size, -1, -1), tokens
-
-
-def to_autocast_dtype(states: torch.Tensor) -> torch.Tensor:
-    """
-    Under autocast, states in its dtype. Layers that pass them on like this save a cast, forth and back, at every
-    linear map, and half of the memory traffic between the maps.
-    """
-    device_type = states.device.type
-    if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
-        return states
-    return states.to(torch.get_autocast_dtype(device_type))
-
-
-def drop(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:
-    """
-    Dropout. On a CPU a random number of 16 bits decides each value, so that one draw serves four: torch's own dropout
-    spends most of its time on drawing there. The share is exact to 1 / 65536, and the scale fits it.
-    """
-    if not training or not share or states.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(states, share, training)
-    dropped = round(share * 65_536)
-    bits = (
-        torch.empty(-(-states.numel() // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None).view(torch.int16)
-    )
-    kept = (bits[: states.numel()] >= dropped - 32_768).view(states.shape)
-    return states * (kept.to(states.dtype) * (65_536 / (65_536 - dropped)))
-
-
-class ClearHugDropout(nn.Dropout):
-    """Dropout as [`drop`] does it."""
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return drop(states, self.p, self.training)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention that returns its weights. A boolean mask is True where attention is allowed, a float one is added."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-        else:
-            scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    output = torch.matmul(drop(weights, dropout, module.training), value)
-    return output.transpose(1, 2).contiguous(), weights
-
-
-class ClearHugAttention(nn.Module):
-    """Multi-head self-attention through the attention interface of transformers."""
-
-    def __init__(self, config: ClearHugConfig, hidden_size: int, num_heads: int):
-        super().__init__()
-        self.config = config
-        self.head_dim = hidden_size // num_heads
-        self.scaling = self.head_dim**-0.5
-        self.attention_dropout = config.attention_probs_dropout_prob
-        self.is_causal = False
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(hidden_size, hidden_size)
-        self.v_proj = nn.Linear(hidden_size, hidden_size)
-        self.o_proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        output, weights = self.attend(query, key, value, attention_mask, **kwargs)
-        return self.o_proj(output.reshape(hidden_states.shape)), weights
-
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries, keys and values `(B, heads, S, head_dim)` to states `(B, S, heads, head_dim)` and weights."""
-        if attention_mask is not None and attention_mask.is_floating_point():
-            attention_mask = attention_mask.to(query.dtype)  # autocast may have lowered the query
-        dropout = self.attention_dropout if self.training else 0.0
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        if dropout and query.device.type == "cpu" and not torch.compiler.is_compiling():
-            attention = eager_attention_forward  # with dropout, torch's SDPA is slower than this on a CPU
-        return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
-
-
-class DecoderPattern(NamedTuple):
-    """
-    The decoder's attention in small pieces that hold every allowed pair, in place of one mask of all pairs. Masks are
-    True where attention is allowed.
-
-    Args:
-        leads (`torch.BoolTensor` of shape `(B * L, 1, 1, 1 + N)`):
-            Each summary token to itself and to the beats of its lead; the visible beats of the lead attend alike
-            unless there is `seen`.
-        columns (`torch.BoolTensor` of shape `(B * N, 1, L, 2 * L)`):
-            The same beat of all leads to each other, and to the summaries.
-        visible (`torch.BoolTensor` of shape `(B, L, N)`):
-            Beats that the encoder saw: they attend as in `leads` or `seen`, the others as in `columns`.
-        seen (`torch.BoolTensor` of shape `(B, 1, K, K + L)`, *optional*):
-            With `decoder_visible_attention="all"`, the beats that the encoder computed to each other, and to the
-            summaries.
-        kept_beats (`torch.LongTensor` of shape `(B, K)`):
-            Which beats the last are, as `lead * num_beats + beat`.
-        slots (`torch.LongTensor` of shape `(B, L * N)`):
-            Where among them each beat stands; of no meaning for hidden beats.
-    """
-
-    leads: torch.Tensor
-    columns: torch.Tensor
-    visible: torch.Tensor
-    seen: torch.Tensor | None
-    kept_beats: torch.Tensor
-    slots: torch.Tensor
 
 
 def decoder_pattern(
@@ -555,9 +349,9 @@ def decoder_pattern(
     visible: torch.Tensor,
     kept_beats: torch.Tensor,
     slots: torch.Tensor,
-) -> DecoderPattern:
+) -> LeadBeatPattern:
     """
-    What [`decoder_attention_mask`] allows, as a [`DecoderPattern`].
+    What [`decoder_attention_mask`] allows, as a [`LeadBeatPattern`].
 
     Args:
         config (`ClearHugConfig`):
@@ -590,107 +384,7 @@ def decoder_pattern(
         lead_ids = torch.arange(num_leads, device=device)
         seen_views = (kept_beats[:, :, None] // num_beats == lead_ids) & real_leads[:, None, :]
         seen = torch.cat((seen_keys | itself, seen_views), dim=2)[:, None]
-    return DecoderPattern(leads, columns, visible, seen, kept_beats, slots)
-
-
-class ClearHugDecoderAttention(ClearHugAttention):
-    """Self-attention of the decoder, under a mask of all pairs or piece by piece under a [`DecoderPattern`]."""
-
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | DecoderPattern | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if not isinstance(attention_mask, DecoderPattern):
-            return super().attend(query, key, value, attention_mask, **kwargs)
-        pattern = attention_mask
-        # The config's, and not a shape's: a number that compiled code may take for granted.
-        num_leads, num_beats = self.config.num_leads, pattern.visible.shape[2]
-        summaries, beats = zip(
-            *(
-                (state[:, :, :num_leads], state[:, :, num_leads:].unflatten(2, (num_leads, num_beats)))
-                for state in (query, key, value)
-            ),
-            strict=True,
-        )
-
-        # To one sequence per lead: its summary, then its beats.
-        by_lead = [
-            torch.cat((summary[:, :, :, None], beat), dim=3).transpose(1, 2).flatten(0, 1)
-            for summary, beat in zip(summaries, beats, strict=True)
-        ]
-        lead_queries = by_lead[0] if pattern.seen is None else by_lead[0][:, :, :1]
-        of_leads, _ = super().attend(lead_queries, by_lead[1], by_lead[2], pattern.leads, **kwargs)
-        of_leads = of_leads.unflatten(0, (-1, num_leads))
-
-        # To one sequence per beat: that beat in all leads, then the summaries.
-        by_beat = [
-            torch.cat((beat.permute(0, 3, 1, 2, 4), summary[:, None].expand(-1, num_beats, -1, -1, -1)), dim=3)
-            for summary, beat in zip(summaries[1:], beats[1:], strict=True)
-        ]
-        of_columns, _ = super().attend(
-            beats[0].permute(0, 3, 1, 2, 4).flatten(0, 1),
-            by_beat[0].flatten(0, 1),
-            by_beat[1].flatten(0, 1),
-            pattern.columns,
-            **kwargs,
-        )
-        of_columns = of_columns.unflatten(0, (-1, num_beats)).transpose(1, 2)
-
-        if pattern.seen is None:
-            of_visible = of_leads[:, :, 1:]
-        else:
-            # To the beats that the encoder computed.
-            index = pattern.kept_beats[:, None, :, None].expand(-1, query.shape[1], -1, self.head_dim)
-            seen_q, seen_k, seen_v = (state[:, :, num_leads:].gather(2, index) for state in (query, key, value))
-            of_seen, _ = super().attend(
-                seen_q,
-                torch.cat((seen_k, summaries[1]), dim=2),
-                torch.cat((seen_v, summaries[2]), dim=2),
-                pattern.seen,
-                **kwargs,
-            )
-            index = pattern.slots[:, :, None, None].expand(-1, -1, query.shape[1], self.head_dim)
-            of_visible = of_seen.gather(1, index).unflatten(1, (num_leads, num_beats))
-        of_beats = torch.where(pattern.visible[..., None, None], of_visible, of_columns)
-        return torch.cat((of_leads[:, :, 0], of_beats.flatten(1, 2)), dim=1), None
-
-
-class ClearHugLayer(GradientCheckpointingLayer):
-    """A post-norm transformer layer, as the released models have it."""
-
-    attention_class = ClearHugAttention
-
-    def __init__(self, config: ClearHugConfig, hidden_size: int, num_heads: int, intermediate_size: int):
-        super().__init__()
-        self.attention = self.attention_class(config, hidden_size, num_heads)
-        self.attention_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(hidden_size, intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(intermediate_size, hidden_size)
-        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.dropout = ClearHugDropout(config.hidden_dropout_prob)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
-        # On some devices autocast lets norms answer in float32.
-        hidden_states = self.attention_norm(hidden_states + self.dropout(attended)).to(hidden_states.dtype)
-        expanded = self.dropout(self.activation(self.fc1(hidden_states)))
-        return self.feed_forward_norm(hidden_states + self.dropout(self.fc2(expanded))).to(hidden_states.dtype)
-
-
-class ClearHugDecoderLayer(ClearHugLayer):
-    """A layer of the decoder."""
-
-    attention_class = ClearHugDecoderAttention
+    return LeadBeatPattern(leads, columns, visible, seen, kept_beats, slots)
 
 
 class ClearHugDecoder(nn.Module):
@@ -705,14 +399,14 @@ class ClearHugDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, width))
         self.layers = nn.ModuleList(
-            ClearHugDecoderLayer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
+            PostNormLayer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
             for _ in range(config.decoder_num_hidden_layers)
         )
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.prediction = nn.Linear(width, config.beat_length)
 
     def _in_pieces(self, device: torch.device) -> bool:
-        """Whether the attention is computed as a [`DecoderPattern`]. Only the paper's own rules are one."""
+        """Whether the attention is computed as a [`LeadBeatPattern`]. Only the paper's own rules are one."""
         if self.config.full_attention or self.config.cls_attention == "full":
             return False
         form = self.config.decoder_attention_form
@@ -753,7 +447,7 @@ class ClearHugDecoder(nn.Module):
         beat_positions = positions[num_leads:].unflatten(0, (num_leads, self.config.num_beats))[:, :num_beats]
         positions = torch.cat((positions[:num_leads], beat_positions.flatten(0, 1)))
         hidden_states = to_autocast_dtype(torch.cat((summaries, beats), dim=1) + positions)
-        attention_mask: torch.Tensor | DecoderPattern
+        attention_mask: torch.Tensor | LeadBeatPattern
         if self._in_pieces(hidden_states.device):
             attention_mask = decoder_pattern(self.config, real_beats, visible, kept_beats, slots)
         else:
@@ -793,39 +487,15 @@ def map_each(maps: nn.ModuleList, states: torch.Tensor, present: torch.Tensor) -
     return mapped * present[:, :, None]
 
 
-class ClearHugHead(nn.Module):
-    """
-    Makes one feature `(B, D)` of the lead states `(B, L, D)`. Heads average over the leads in `present` `(B, L)` only.
-    Those that read groups of leads know them by `members`, 1 where a lead belongs to a group.
-    """
-
-    members: torch.Tensor
-
-    def __init__(self, config: ClearHugConfig):
-        super().__init__()
-        self.config = config
-        self.register_buffer("members", self.make_members(), persistent=False)
-
-    def make_members(self) -> torch.Tensor:
-        """The groups as `(G, L)`. On the CPU whatever the default device: also loading calls it."""
-        return self._membership([list(range(self.config.num_leads))])
-
-    def _membership(self, groups: list[list[int]]) -> torch.Tensor:
-        members = torch.zeros((len(groups), self.config.num_leads), device="cpu")
-        for row, group in enumerate(groups):
-            members[row, group] = 1.0
-        return members
+def membership(groups: list[list[int]], count: int) -> torch.Tensor:
+    """Groups of the numbers below `count` as `(G, count)`, 1 where a number belongs to a group."""
+    members = torch.zeros((len(groups), count), device="cpu")
+    for row, group in enumerate(groups):
+        members[row, group] = 1.0
+    return members
 
 
-class ClearHugMeanHead(ClearHugHead):
-    """The mean of the lead states ("averaged" in the paper's Table 3)."""
-
-    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        means, _ = average_members(lead_states, present, self.members)
-        return means[:, 0], None
-
-
-class ClearHugWeightedHead(ClearHugHead):
+class ClearHugWeightedHead(EcgHead):
     """A mean of the lead states weighted by a softmax of learned scores."""
 
     def __init__(self, config: ClearHugConfig):
@@ -838,17 +508,21 @@ class ClearHugWeightedHead(ClearHugHead):
         return (weights[:, None, :].to(lead_states.dtype) @ lead_states).squeeze(1), None
 
 
-class ClearHugSingleLevelHead(ClearHugHead):
+class ClearHugSingleLevelHead(EcgHead):
     """Every combination of lead groups through a map of its own, side by side."""
+
+    members: torch.Tensor
 
     def __init__(self, config: ClearHugConfig):
         super().__init__(config)
+        register_constants(self)
         self.maps = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size) for _ in self.members)
 
-    def make_members(self) -> torch.Tensor:
+    def make_constants(self) -> dict[str, torch.Tensor]:
+        """The leads of each combination `(G, L)`."""
         groups = self.config.lead_group_indices()
         chosen = [c for size in range(1, len(groups) + 1) for c in combinations(groups, size)]
-        return self._membership([list(chain(*combination)) for combination in chosen])
+        return {"members": membership([list(chain(*combination)) for combination in chosen], self.config.num_leads)}
 
     def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         # The mean over the leads of an affine map is the map of their mean.
@@ -857,38 +531,42 @@ class ClearHugSingleLevelHead(ClearHugHead):
         return states.sum(dim=1) / some.sum(dim=1, keepdim=True).clamp(min=1), None
 
 
-class ClearHugHierarchicalHead(ClearHugHead):
+class ClearHugHierarchicalHead(EcgHead):
     """
     HUG: the leads of each group, then pairs of groups, then all together, each through a map of its own; the feature
     is the mean of them all. A group without leads in a recording is left out of every mean.
+
+    Its states of groups are G1, G2, G3, the pairs (G1, G2), (G2, G3), (G1, G3), and all together, `(B, 7, D)`: the
+    paper's Figure 5. They are zero where a recording has none of the leads.
     """
 
+    members: torch.Tensor
     pair_members: torch.Tensor
 
     def __init__(self, config: ClearHugConfig):
         super().__init__(config)
-        width, num_groups = config.hidden_size, len(self.members)
+        width, num_groups = config.hidden_size, len(config.lead_group_indices())
         if num_groups < 2:
             raise ValueError(
                 "head_type='hug' pairs groups of leads and the leads make only one group: set lead_groups to two or "
                 "more groups, or head_type='mean'."
             )
-        self.register_buffer("pair_members", self.make_pair_members(), persistent=False)
+        register_constants(self)
         self.group_maps = nn.ModuleList(nn.Linear(width, width) for _ in range(num_groups))
         self.pair_maps = nn.ModuleList(nn.Linear(width, width) for _ in self.pair_members)
         self.all_maps = nn.ModuleList([nn.Linear(width, width)])
 
-    def make_members(self) -> torch.Tensor:
-        return self._membership(self.config.lead_group_indices())
-
-    def make_pair_members(self) -> torch.Tensor:
-        """Pairs of groups as `(pairs, G)`: neighbours first, as in the released weights (1, 2), (2, 3), (1, 3)."""
-        num_groups = len(self.config.lead_group_indices())
-        pairs = sorted(combinations(range(num_groups), 2), key=lambda pair: (pair[1] - pair[0], pair))
-        members = torch.zeros((len(pairs), num_groups), device="cpu")
-        for row, pair in enumerate(pairs):
-            members[row, list(pair)] = 1.0
-        return members
+    def make_constants(self) -> dict[str, torch.Tensor]:
+        """
+        The leads of each group `(G, L)`, and the groups of each pair `(pairs, G)`: neighbours first, as in the
+        released weights (1, 2), (2, 3), (1, 3).
+        """
+        groups = self.config.lead_group_indices()
+        pairs = sorted(combinations(range(len(groups)), 2), key=lambda pair: (pair[1] - pair[0], pair))
+        return {
+            "members": membership(groups, self.config.num_leads),
+            "pair_members": membership([list(pair) for pair in pairs], len(groups)),
+        }
 
     def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         groups, some_group = average_members(lead_states, present, self.members)
@@ -903,33 +581,14 @@ class ClearHugHierarchicalHead(ClearHugHead):
         return states.sum(dim=1) / count.clamp(min=1), states
 
 
-HEADS: dict[str, type[ClearHugHead]] = {
-    "hug": ClearHugHierarchicalHead,
-    "mean": ClearHugMeanHead,
-    "weighted": ClearHugWeightedHead,
-    "single_level": ClearHugSingleLevelHead,
-}
-
-
-class ClearHugPreTrainedModel(PreTrainedModel):
-    """What the CLEAR-HUG models share: initialisation, loading and saving."""
+class ClearHugPreTrainedModel(EcgPreTrainedModel):
+    """What the CLEAR-HUG models share."""
 
     config: ClearHugConfig
     base_model_prefix = "clear_hug"
-    main_input_name = "input_values"
-    input_modalities = "time"
-    supports_gradient_checkpointing = True
-    # Trainer would otherwise take the loss for one that is divided by num_items_in_batch.
-    accepts_loss_kwargs = False
-    _no_split_modules = ["ClearHugEmbeddings", "ClearHugLayer", "ClearHugDecoderLayer"]  # noqa: RUF012
-    _supports_sdpa = True
-    _supports_attention_backend = True
+    _no_split_modules = ["ClearHugEmbeddings", "PostNormLayer"]  # noqa: RUF012
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": ClearHugLayer, "attentions": ClearHugAttention}  # noqa: RUF012
-
-    def __init__(self, config: ClearHugConfig):
-        super().__init__(config)
-        config.validate_architecture()  # fields may have been set since the config was made
+    _can_record_outputs = {"hidden_states": PostNormLayer, "attentions": EcgAttention}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -941,18 +600,15 @@ class ClearHugPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ClearHugDecoder):
             init.normal_(module.mask_token, std=std)
             init.normal_(module.position_embeddings, std=std)
-        elif isinstance(module, ClearHugHead):
-            init.copy_(module.members, module.make_members())
-            if isinstance(module, ClearHugHierarchicalHead):
-                init.copy_(module.pair_members, module.make_pair_members())
-        elif isinstance(module, ClearHugForPreTraining):
-            init.copy_(module.evaluation_order, evaluation_order(module.config))
-            init.copy_(module.noise_counters, noise_counters(module.config))
 
 
 class ClearHugModel(ClearHugPreTrainedModel):
     """
     The CLEAR encoder: beats of all leads to a state per beat and a summary per lead.
+
+    The `last_hidden_state` of its [`EcgModelOutput`] holds the summary token of every lead, then every beat in
+    lead-major order (or the `kept_beats`); `lead_states` are the summary tokens, and `pooler_output` is the mean of
+    those of the leads that are there.
 
     Args:
         config ([`ClearHugConfig`]):
@@ -975,7 +631,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         super().__init__(config)
         self.embeddings = ClearHugEmbeddings(config)
         self.layers = nn.ModuleList(
-            ClearHugLayer(config, config.hidden_size, config.num_attention_heads, config.intermediate_size)
+            PostNormLayer(config, config.hidden_size, config.num_attention_heads, config.intermediate_size)
             for _ in range(config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -996,7 +652,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         kept_beats: torch.Tensor | None = None,
         kept_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> ClearHugModelOutput:
+    ) -> EcgModelOutput:
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
@@ -1016,7 +672,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
                 True where `kept_beats` means a beat and not a filler.
 
         Returns:
-            [`ClearHugModelOutput`]
+            [`EcgModelOutput`]
 
         Raises:
             `ValueError`: if a shape does not fit the model.
@@ -1044,8 +700,12 @@ class ClearHugModel(ClearHugPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         hidden_states = self.norm(hidden_states)
-        return ClearHugModelOutput(
-            last_hidden_state=hidden_states, lead_states=hidden_states[:, :num_leads], present_leads=present
+        lead_states = hidden_states[:, :num_leads]
+        return EcgModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=masked_mean(lead_states, present),
+            lead_states=lead_states,
+            present_leads=present,
         )
 
 
@@ -1070,9 +730,15 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         super().__init__(config)
         self.clear_hug = ClearHugModel(config)
         self.decoder = ClearHugDecoder(config)
-        self.register_buffer("evaluation_order", evaluation_order(config), persistent=False)
-        self.register_buffer("noise_counters", noise_counters(config), persistent=False)
+        register_constants(self)
         self.post_init()
+
+    def make_constants(self) -> dict[str, torch.Tensor]:
+        """The fixed order of shape `(L, config.num_beats)` in which evaluation hides beats, and counters of beats."""
+        shape = (self.config.num_leads, self.config.num_beats)
+        generator = torch.Generator("cpu").manual_seed(0)
+        order = torch.randperm(shape[0] * shape[1], generator=generator, device="cpu").view(shape)
+        return {"evaluation_order": order, "noise_counters": seeded_counters(*shape)}
 
     def _draw_noise(
         self, real_beats: torch.Tensor, seeds: torch.Tensor | None, generator: torch.Generator | None
@@ -1080,7 +746,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         """Noise of shape `(B, L, N)`, the same for the same beats however many missing ones follow."""
         batch_size, num_leads, num_beats = real_beats.shape
         if seeds is not None:
-            _expect_shape("seeds", seeds, (batch_size,))
+            expect_shape("seeds", seeds, (batch_size,))
             return seeded_noise(seeds.to(real_beats.device), self.noise_counters[:, :num_beats])
         if generator is None and not self.training:
             return self.evaluation_order[:, :num_beats].expand(batch_size, -1, -1)
@@ -1103,14 +769,14 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         num_beats = real_beats.shape[1] * real_beats.shape[2]
         num_real = real_beats.flatten(1).sum(dim=1)
         if bool_masked_pos is not None:
-            _expect_shape("bool_masked_pos", bool_masked_pos, tuple(real_beats.shape))
+            expect_shape("bool_masked_pos", bool_masked_pos, tuple(real_beats.shape))
             visible = real_beats & ~bool_masked_pos.bool()
             order = (~visible).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)
             return order, visible.flatten(1).sum(dim=1), num_beats
 
         if noise is None:
             noise = self._draw_noise(real_beats, seeds, generator)
-        _expect_shape("noise", noise, tuple(real_beats.shape))
+        expect_shape("noise", noise, tuple(real_beats.shape))
         noise = noise.float().masked_fill(~real_beats, torch.inf)
         order = noise.flatten(1).argsort(dim=1, stable=True)
         # At least one beat stays visible, as far as there is one.
@@ -1133,16 +799,8 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
     ) -> ClearHugForPreTrainingOutput:
         r"""
         Args:
-            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
-                Beats as the feature extractor cuts them [any unit].
-            attention_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
-                True where a beat exists; by default everywhere. Missing beats are neither hidden nor rebuilt.
-            time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
-                Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
-            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead was recorded; by default everywhere.
-            beat_features (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, 3)`, *optional*):
-                Scale and RR intervals of each beat; needed with `config.use_beat_features`, and refused without.
+            input_values, attention_mask, time_ids, lead_mask, beat_features:
+                See [`ClearHugModel.forward`]. Missing beats are neither hidden nor rebuilt.
             noise (`torch.Tensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
                 The beats with the lowest noise stay visible.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
@@ -1170,7 +828,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         bool_masked_pos = real_beats & ~visible
         kept_beats = order[:, :num_slots]
 
-        outputs: ClearHugModelOutput = self.clear_hug(
+        outputs: EcgModelOutput = self.clear_hug(
             input_values,
             attention_mask=attention_mask,
             time_ids=time_ids,
@@ -1204,7 +862,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         )
 
 
-class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
+class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceClassification):
     """
     The encoder with a head that reads the summaries of the leads for a diagnosis: HUG or one of the paper's simpler
     heads (`config.head_type`), then a linear classifier.
@@ -1225,17 +883,16 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
     torch.Size([2, 2])
     ```"""
 
+    clear_hug: ClearHugModel
+    encoder_class = ClearHugModel
+    head_classes = {  # noqa: RUF012
+        "hug": ClearHugHierarchicalHead,
+        "mean": MeanHead,  # "averaged" in the paper's Table 3
+        "weighted": ClearHugWeightedHead,
+        "single_level": ClearHugSingleLevelHead,
+    }
+    dropout_class = Dropout
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # noqa: RUF012
-
-    def __init__(self, config: ClearHugConfig):
-        super().__init__(config)
-        self.num_labels = len(config.id2label or {})
-        self.clear_hug = ClearHugModel(config)
-        self.head = HEADS[config.head_type](config)
-        self.dropout = ClearHugDropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
-        self.loss_function = classification_loss
-        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -1247,30 +904,9 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
         beat_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> ClearHugClassifierOutput:
-        r"""
-        Args:
-            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
-                Beats as the feature extractor cuts them [any unit].
-            attention_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
-                True where a beat exists; by default everywhere.
-            time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
-                Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
-            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead was recorded; by default everywhere.
-            beat_features (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, 3)`, *optional*):
-                Scale and RR intervals of each beat; needed with `config.use_beat_features`, and refused without.
-            labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
-                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers, -100 where unknown
-                (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
-
-        Returns:
-            [`ClearHugClassifierOutput`]
-
-        Raises:
-            `ValueError`: if a shape does not fit the model, or labels not the problem type.
-        """
-        outputs: ClearHugModelOutput = self.clear_hug(
+    ) -> EcgClassifierOutput:
+        """Scores of recordings: inputs as for [`ClearHugModel.forward`], labels as for [`classify`]."""
+        outputs = self.clear_hug(
             input_values,
             attention_mask=attention_mask,
             time_ids=time_ids,
@@ -1278,29 +914,13 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel):
             beat_features=beat_features,
             **kwargs,
         )
-        feature, group_states = self.head(outputs.lead_states, outputs.present_leads)
-        logits = self.classifier(self.dropout(feature))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        return ClearHugClassifierOutput(
-            loss=loss,
-            logits=logits,
-            group_states=group_states,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return self.classify(outputs, labels, **kwargs)
 
-
-# Saved folders hold this file, so that they load where the package is not installed.
-ClearHugModel.register_for_auto_class("AutoModel")
-ClearHugForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-ClearHugForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 
 __all__ = [
-    "ClearHugClassifierOutput",
     "ClearHugForPreTraining",
     "ClearHugForPreTrainingOutput",
     "ClearHugForSequenceClassification",
     "ClearHugModel",
-    "ClearHugModelOutput",
     "ClearHugPreTrainedModel",
 ]

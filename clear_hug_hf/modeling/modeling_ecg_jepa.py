@@ -10,61 +10,40 @@ Shapes: `B` recordings, `L` leads, `T` samples per lead, `P` times, that is patc
 `config.num_patches`), `N = L * P` tokens in lead-major order, `V` visible and `M` hidden times, `D` the width.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .classification import IGNORED_LABEL, classification_loss, known_mean
 from .configuration_ecg_jepa import ATTENTION_FORMS, EcgJepaConfig
-from .text_inputs import without_text_inputs
+from .fast_forms import CrossPattern
+from .modeling_ecg import (
+    IGNORED_LABEL,
+    EcgAttention,
+    EcgClassifierOutput,
+    EcgForSequenceClassification,
+    EcgModelOutput,
+    EcgPreTrainedModel,
+    PreNormLayer,
+    expect_shape,
+    register_constants,
+    sample_classification_loss,
+    seeded_bits,
+    seeded_counters,
+    sincos_positions,
+    without_text_inputs,
+)
 
 
 TARGET_NORM_EPS = 1e-5
 """Added to the variance when the teacher's states become targets."""
-
-
-@dataclass
-class EcgJepaModelOutput(ModelOutput):
-    """
-    Output of [`EcgJepaModel`].
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_leads * num_patches, hidden_size)`):
-            State of every patch in lead-major order (or of the `kept_times` of every lead). What stands at missing
-            leads and times has no meaning.
-        pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-            Their mean over the patches that exist: the representation of the recording.
-        lead_states (`torch.FloatTensor` of shape `(batch_size, num_leads, hidden_size)`):
-            Their mean over the patches of each lead; zero for a lead that is missing.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
-            The embeddings, before any position is added, and the output of every layer, each of the shape of
-            `last_hidden_state`; the last is `last_hidden_state` itself.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
-            Attention weights of every layer, each of shape `(batch_size, num_heads, sequence, sequence)`.
-        present_leads (`torch.BoolTensor` of shape `(batch_size, num_leads)`):
-            True for leads that have a patch: those whose states have a meaning.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    lead_states: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    present_leads: torch.Tensor | None = None
 
 
 @dataclass
@@ -101,34 +80,6 @@ class EcgJepaForPreTrainingOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     loss_weight: torch.Tensor | None = None
-
-
-@dataclass
-class EcgJepaClassifierOutput(ModelOutput):
-    """
-    Output of [`EcgJepaForSequenceClassification`] and [`EcgJepaForTokenClassification`].
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
-            The loss that `config.problem_type` names, or cross-entropy of the samples.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)` or `(batch_size, num_leads, T, num_labels)`):
-            Scores of the recording, or of every sample of every lead.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
-            Of the encoder.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
-            Of the encoder.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def _expect_shape(name: str, tensor: torch.Tensor, *shapes: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) not in shapes:
-        expected = " or ".join(str(shape) for shape in shapes)
-        raise ValueError(f"{name} must have shape {expected} for these recordings, got {tuple(tensor.shape)}.")
 
 
 def check_recordings(
@@ -217,9 +168,9 @@ def find_real_patches(
     """
     batch_size, num_leads, _ = input_values.shape
     if lead_mask is not None:
-        _expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
+        expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
     if attention_mask is not None:
-        _expect_shape("attention_mask", attention_mask, (batch_size, num_times))
+        expect_shape("attention_mask", attention_mask, (batch_size, num_times))
     lead_mask, attention_mask = unless_full(lead_mask, may_look), unless_full(attention_mask, may_look)
     if lead_mask is None and attention_mask is None:
         return None
@@ -252,24 +203,6 @@ def at_times(states: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     return states.expand(times.shape[0], *states.shape[1:]).gather(2, index)
 
 
-def sincos_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """
-    Sines, then cosines, of positions at `width / 2` frequencies from 1 down to nearly 1 / 10000, in float64.
-
-    Args:
-        positions (`torch.Tensor` of shape `(X,)`):
-            Whole numbers.
-        width (`int`):
-            Even.
-
-    Returns:
-        `torch.DoubleTensor` of shape `(X, width)`.
-    """
-    exponents = torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width / 2)
-    angles = positions.to(torch.float64)[:, None] * 10_000.0**-exponents
-    return torch.cat((angles.sin(), angles.cos()), dim=1)
-
-
 def grid_positions(num_leads: int, num_times: int, width: int) -> torch.Tensor:
     """
     Fixed positions of a grid of patches: the first half of the features tells the time, the second the lead.
@@ -295,34 +228,11 @@ def cross_pattern(num_leads: int, num_times: int) -> torch.Tensor:
     return leads[:, None, :, None] | times[None, :, None, :]
 
 
-class CrossPattern(NamedTuple):
-    """
-    Cross-pattern attention by rows and columns of the grid of patches, in place of a mask of all pairs.
-
-    Args:
-        num_leads (`int`):
-            Rows of the grid.
-        real (`torch.BoolTensor` of shape `(B, L, P)`, *optional*):
-            Patches that exist; by default all.
-    """
-
-    num_leads: int
-    real: torch.Tensor | None = None
-
-
 def seeded_uniforms(seed: int, count: int) -> list[float]:
-    """
-    Uniform numbers from 0 to below 1 that depend on nothing but a seed (SplitMix64, the generator of Steele, Lea and
-    Flood, OOPSLA 2014).
-    """
-    bits = 0xFFFFFFFFFFFFFFFF
-    numbers = []
-    for index in range(1, count + 1):
-        state = (seed + index * 0x9E3779B97F4A7C15) & bits
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & bits
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & bits
-        numbers.append(((state ^ (state >> 31)) >> 11) / 2**53)
-    return numbers
+    """As many uniform numbers from 0 to below 1 as asked for, by [`seeded_bits`] of a seed and the first counters."""
+    signed = (seed + 2**63) % 2**64 - 2**63
+    bits = seeded_bits(torch.tensor(signed, device="cpu"), seeded_counters(count))
+    return ((bits >> 11 & 0x1FFFFFFFFFFFFF).double() / 2**53).tolist()
 
 
 def num_mask_draws(config: EcgJepaConfig, num_times: int) -> int:
@@ -367,14 +277,6 @@ def draw_time_mask(config: EcgJepaConfig, num_times: int, uniforms: Sequence[flo
     return [time in hidden for time in range(num_times)]
 
 
-def drop_path(states: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
-    """Stochastic depth: zero for some of the sequences `(B, N, D)`, the others scaled up to keep the mean."""
-    if not training or not rate:
-        return states
-    kept = torch.rand((states.shape[0], 1, 1), device=states.device) >= rate
-    return states * (kept.to(states.dtype) / (1.0 - rate))
-
-
 class EcgJepaEmbeddings(nn.Module):
     """Embeds patches; knows their fixed positions."""
 
@@ -384,11 +286,12 @@ class EcgJepaEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         self.patch_projection = nn.Linear(config.patch_size, config.hidden_size)
-        self.register_buffer("positions", self.make_positions(), persistent=False)
+        register_constants(self)
 
-    def make_positions(self) -> torch.Tensor:
-        """`(config.num_leads, config.num_patches, D)`."""
-        return grid_positions(self.config.num_leads, self.config.num_patches, self.config.hidden_size)
+    def make_constants(self) -> dict[str, torch.Tensor]:
+        """Positions `(config.num_leads, config.num_patches, D)`."""
+        config = self.config
+        return {"positions": grid_positions(config.num_leads, config.num_patches, config.hidden_size)}
 
     def forward(
         self,
@@ -427,130 +330,19 @@ class EcgJepaEmbeddings(nn.Module):
         return tokens.flatten(1, 2), positions.flatten(1, 2).to(dtype)
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention that returns its weights. The mask is True where attention is allowed."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-def factorised_attention_forward(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: CrossPattern, scaling: float
-) -> torch.Tensor:
-    """
-    Cross-pattern attention without the pairs that it leaves out: one softmax over the scores within a patch's lead and
-    those with the other leads at its time, `P + L` in place of `L * P`.
-
-    Args:
-        query, key, value (`torch.Tensor` of shape `(B, H, L * P, head_dim)`):
-            In lead-major order.
-        pattern ([`CrossPattern`]):
-            Rows of the grid, and patches that exist. A patch always sees itself.
-        scaling (`float`):
-            Of the scores.
-
-    Returns:
-        `torch.Tensor` of shape `(B, L * P, H, head_dim)`.
-    """
-    # (B, H, L, P, head_dim) and, for columns, (B, H, P, L, head_dim)
-    rows_q, rows_k, rows_v = (states.unflatten(2, (pattern.num_leads, -1)) for states in (query * scaling, key, value))
-    columns_q, columns_k, columns_v = (states.transpose(2, 3) for states in (rows_q, rows_k, rows_v))
-    num_leads, num_times = rows_q.shape[2:4]
-    in_row = rows_q @ rows_k.transpose(3, 4)
-    in_column = columns_q @ columns_k.transpose(3, 4)
-
-    # A patch meets itself in its row.
-    itself = torch.eye(num_leads, dtype=torch.bool, device=query.device)
-    if pattern.real is None:
-        in_column = in_column.masked_fill(itself, -math.inf)
-    else:
-        real = pattern.real[:, None]
-        own = torch.eye(num_times, dtype=torch.bool, device=query.device)
-        in_row = in_row.masked_fill(~(real[:, :, :, None, :] | own), -math.inf)
-        in_column = in_column.masked_fill(~real.transpose(2, 3)[:, :, :, None, :] | itself, -math.inf)
-    scores = torch.cat((in_row, in_column.transpose(2, 3)), dim=-1)
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    from_row = weights[..., :num_times] @ rows_v
-    from_column = weights[..., num_times:].transpose(2, 3) @ columns_v
-    return (from_row + from_column.transpose(2, 3)).flatten(2, 3).transpose(1, 2)
-
-
-class EcgJepaAttention(nn.Module):
-    """Multi-head self-attention: through the attention interface of transformers, or by a [`CrossPattern`]."""
-
-    def __init__(self, config: EcgJepaConfig, hidden_size: int, num_heads: int):
-        super().__init__()
-        self.config = config
-        self.head_dim = hidden_size // num_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | CrossPattern | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        weights = None
-        if isinstance(attention_mask, CrossPattern):
-            output = factorised_attention_forward(query, key, value, attention_mask, self.scaling)
-        else:
-            attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-                self.config._attn_implementation, eager_attention_forward
-            )
-            output, weights = attention(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
-        return self.o_proj(output.reshape(hidden_states.shape)), weights
-
-
-class EcgJepaLayer(GradientCheckpointingLayer):
-    """A pre-norm transformer layer, which may add the positions anew."""
-
-    def __init__(
-        self, config: EcgJepaConfig, hidden_size: int, num_heads: int, intermediate_size: int, index: int, of: int
-    ):
-        super().__init__()
-        self.drop_path_rate = config.drop_path_rate * index / max(of - 1, 1)
-        self.attention_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attention = EcgJepaAttention(config, hidden_size, num_heads)
-        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(hidden_size, intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+def make_layers(
+    config: EcgJepaConfig, hidden_size: int, num_heads: int, intermediate_size: int, number: int
+) -> nn.ModuleList:
+    """Pre-norm layers of which deeper ones are skipped more often in training."""
+    layers = nn.ModuleList()
+    for index in range(number):
+        rate = config.drop_path_rate * index / max(number - 1, 1)
+        layer = PreNormLayer(config, hidden_size, num_heads, intermediate_size, rate)
         # What these write adds up in the residual stream: deeper ones start smaller.
-        for layer in (self.attention.o_proj, self.fc2):
-            layer.initializer_scale = (2 * (index + 1)) ** -0.5
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        positions: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | CrossPattern | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        if positions is not None:
-            hidden_states = hidden_states + positions
-        attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + drop_path(attended, self.drop_path_rate, self.training)
-        expanded = self.fc2(self.activation(self.fc1(self.feed_forward_norm(hidden_states))))
-        return hidden_states + drop_path(expanded, self.drop_path_rate, self.training)
+        for linear in (layer.attention.o_proj, layer.fc2):
+            linear.initializer_scale = (2 * (index + 1)) ** -0.5
+        layers.append(layer)
+    return layers
 
 
 def run_layers(
@@ -564,7 +356,7 @@ def run_layers(
     """States `(B, N, D)` through layers that get the positions `(1 or B, N, D)`: all of them, or the first only."""
     for index, layer in enumerate(layers):
         given = positions if index == 0 or config.position_injection == "every_layer" else None
-        hidden_states = layer(hidden_states, given, attention_mask, **kwargs)
+        hidden_states = layer(hidden_states, attention_mask, given, **kwargs)
     return hidden_states
 
 
@@ -579,24 +371,20 @@ class EcgJepaPredictor(nn.Module):
         width = config.predictor_hidden_size
         self.embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.layers = nn.ModuleList(
-            EcgJepaLayer(
-                config,
-                width,
-                config.predictor_num_attention_heads,
-                config.predictor_intermediate_size,
-                index,
-                config.predictor_num_hidden_layers,
-            )
-            for index in range(config.predictor_num_hidden_layers)
+        self.layers = make_layers(
+            config,
+            width,
+            config.predictor_num_attention_heads,
+            config.predictor_intermediate_size,
+            config.predictor_num_hidden_layers,
         )
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.prediction = nn.Linear(width, config.hidden_size)
-        self.register_buffer("positions", self.make_positions(), persistent=False)
+        register_constants(self)
 
-    def make_positions(self) -> torch.Tensor:
-        """`(config.num_patches, width)`: those of a grid of one lead, whichever lead it is."""
-        return grid_positions(1, self.config.num_patches, self.config.predictor_hidden_size)[0]
+    def make_constants(self) -> dict[str, torch.Tensor]:
+        """Positions `(config.num_patches, width)`: those of a grid of one lead, whichever lead it is."""
+        return {"positions": grid_positions(1, self.config.num_patches, self.config.predictor_hidden_size)[0]}
 
     def forward(
         self,
@@ -637,24 +425,13 @@ class EcgJepaPredictor(nn.Module):
         return prediction.unflatten(0, (batch_size, num_leads))
 
 
-class EcgJepaPreTrainedModel(PreTrainedModel):
-    """What the ECG-JEPA models share: initialisation, loading and saving."""
+class EcgJepaPreTrainedModel(EcgPreTrainedModel):
+    """What the ECG-JEPA models share."""
 
     config: EcgJepaConfig
     base_model_prefix = "ecg_jepa"
-    main_input_name = "input_values"
-    input_modalities = "time"
-    supports_gradient_checkpointing = True
-    # Trainer would otherwise take the loss for one that is divided by num_items_in_batch.
-    accepts_loss_kwargs = False
-    _no_split_modules = ["EcgJepaEmbeddings", "EcgJepaLayer"]  # noqa: RUF012
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _can_record_outputs = {"hidden_states": EcgJepaLayer, "attentions": EcgJepaAttention}  # noqa: RUF012
-
-    def __init__(self, config: EcgJepaConfig):
-        super().__init__(config)
-        config.validate_architecture()  # fields may have been set since the config was made
+    _no_split_modules = ["EcgJepaEmbeddings", "PreNormLayer"]  # noqa: RUF012
+    _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": EcgAttention}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -665,17 +442,17 @@ class EcgJepaPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=std * scale)
         elif isinstance(module, EcgJepaEmbeddings):
             init.normal_(module.patch_projection.weight, std=self.config.patch_initializer_range or std)
-            init.copy_(module.positions, module.make_positions())
         elif isinstance(module, EcgJepaPredictor):
             init.normal_(module.mask_token, std=std)
-            init.copy_(module.positions, module.make_positions())
-        elif isinstance(module, EcgJepaModel):
-            init.copy_(module.cross_pattern, module.make_cross_pattern())
 
 
 class EcgJepaModel(EcgJepaPreTrainedModel):
     """
     The ECG-JEPA encoder: patches of all leads to a state per patch, per lead and per recording.
+
+    The `last_hidden_state` of its [`EcgModelOutput`] holds every patch in lead-major order (or the `kept_times` of
+    every lead); `lead_states` are its means over the patches of each lead, zero for a lead that is missing, and
+    `pooler_output` is the mean over all patches that exist. The first of `hidden_states` is without positions.
 
     Args:
         config ([`EcgJepaConfig`]):
@@ -702,27 +479,23 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)
         self.embeddings = EcgJepaEmbeddings(config)
-        self.layers = nn.ModuleList(
-            EcgJepaLayer(
-                config,
-                config.hidden_size,
-                config.num_attention_heads,
-                config.intermediate_size,
-                index,
-                config.num_hidden_layers,
-            )
-            for index in range(config.num_hidden_layers)
+        self.layers = make_layers(
+            config,
+            config.hidden_size,
+            config.num_attention_heads,
+            config.intermediate_size,
+            config.num_hidden_layers,
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.register_buffer("cross_pattern", self.make_cross_pattern(), persistent=False)
+        register_constants(self)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_projection
 
-    def make_cross_pattern(self) -> torch.Tensor:
-        """`(config.num_leads, config.num_patches, config.num_leads, config.num_patches)`."""
-        return cross_pattern(self.config.num_leads, self.config.num_patches)
+    def make_constants(self) -> dict[str, torch.Tensor]:
+        """The mask `(config.num_leads, config.num_patches, config.num_leads, config.num_patches)`."""
+        return {"cross_pattern": cross_pattern(self.config.num_leads, self.config.num_patches)}
 
     def _attention_mask(
         self, num_leads: int, num_times: int, real: torch.Tensor | None, attention_form: str | None
@@ -763,7 +536,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         kept_times: torch.Tensor | None = None,
         attention_form: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> EcgJepaModelOutput:
+    ) -> EcgModelOutput:
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
@@ -782,7 +555,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
                 As in the config, for this call.
 
         Returns:
-            [`EcgJepaModelOutput`]
+            [`EcgModelOutput`]
 
         Raises:
             `ValueError`: if a shape does not fit the model.
@@ -797,8 +570,8 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
             num_times = kept_times.shape[1]
             real = None if real is None else at_times(real, kept_times)
 
-        attention_mask = self._attention_mask(num_leads, num_times, real, attention_form)
-        hidden_states = run_layers(self.layers, hidden_states, positions, attention_mask, self.config, **kwargs)
+        pattern = self._attention_mask(num_leads, num_times, real, attention_form)
+        hidden_states = run_layers(self.layers, hidden_states, positions, pattern, self.config, **kwargs)
         hidden_states = self.norm(hidden_states)
         states = hidden_states.unflatten(1, (num_leads, num_times))
         if real is None:
@@ -811,7 +584,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
             lead_states = sums / counts.clamp(min=1)
             pooled = sums.sum(dim=1) / counts.sum(dim=1).clamp(min=1)
             present = real.any(dim=2)
-        return EcgJepaModelOutput(
+        return EcgModelOutput(
             last_hidden_state=hidden_states, pooler_output=pooled, lead_states=lead_states, present_leads=present
         )
 
@@ -945,22 +718,14 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     ) -> EcgJepaForPreTrainingOutput:
         r"""
         Args:
-            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
-                Recordings [mV], neither filtered nor normalised.
-            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead was recorded; by default everywhere. Missing leads are not predicted.
-            attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
-                True where the recording lasts; by default everywhere. Missing times are not predicted.
-            lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
-                Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
+            input_values, lead_mask, attention_mask, lead_indices, attention_form:
+                See [`EcgJepaModel.forward`]. Missing leads and times are not predicted.
             bool_masked_pos (`torch.BoolTensor` of shape `(num_patches,)` or `(batch_size, num_patches)`, *optional*):
                 Exactly these times are hidden, equally many in each recording.
             seed (`int`, *optional*):
                 Decides the mask, whatever the device, also in evaluation: batches of one seed have one mask.
             generator (`torch.Generator`, *optional*):
                 Draws the mask, also in evaluation.
-            attention_form (`str`, *optional*):
-                As in the config, for this call.
 
         Returns:
             [`EcgJepaForPreTrainingOutput`]
@@ -974,7 +739,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         may_look = not are_compiled(self.ecg_jepa.layers)
         real = find_real_patches(input_values, num_times, lead_mask, attention_mask, may_look)
         if bool_masked_pos is not None:
-            _expect_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
+            expect_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
         visible, hidden = self._choose_times(
             num_times, unless_full(attention_mask, may_look), bool_masked_pos, seed, generator, device
         )
@@ -1012,47 +777,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         )
 
 
-def sample_classification_loss(
-    labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
-) -> torch.Tensor:
-    """
-    Cross-entropy of the class of every sample; zero where none is known.
-
-    Args:
-        labels (`torch.Tensor` of shape `(batch_size, num_leads, T)`):
-            Class numbers; -100 where unknown.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_leads, T, num_labels)`):
-            Scores.
-        config ([`EcgJepaConfig`]):
-            Not read here.
-    """
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 2), labels.flatten(), reduction="none", ignore_index=IGNORED_LABEL
-    )
-    return known_mean(losses, labels.flatten() != IGNORED_LABEL)
-
-
-class EcgJepaMeanHead(nn.Module):
-    """The mean of the states of the leads that are there, which is the model's `pooler_output`."""
-
-    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        The feature that is classified.
-
-        Args:
-            lead_states (`torch.Tensor` of shape `(batch_size, num_leads, hidden_size)`):
-                As the encoder gives them.
-            present (`torch.Tensor` of shape `(batch_size, num_leads)`):
-                True for leads that count.
-
-        Returns:
-            `tuple`: The feature `(batch_size, hidden_size)`, and `None`: there are no states of groups.
-        """
-        weights = present[..., None].to(lead_states.dtype)
-        return (lead_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1), None
-
-
-class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
+class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceClassification):
     """
     The encoder with a linear classifier of the recording, which reads the mean over its patches.
 
@@ -1073,17 +798,9 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
     torch.Size([2, 2])
     ```"""
 
+    ecg_jepa: EcgJepaModel
+    encoder_class = EcgJepaModel
     _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]  # noqa: RUF012
-
-    def __init__(self, config: EcgJepaConfig):
-        super().__init__(config)
-        self.num_labels = len(config.id2label or {})
-        self.ecg_jepa = EcgJepaModel(config)
-        self.head = EcgJepaMeanHead()
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
-        self.loss_function = classification_loss
-        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -1094,36 +811,12 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
         lead_indices: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> EcgJepaClassifierOutput:
-        r"""
-        Args:
-            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
-                Recordings [mV], neither filtered nor normalised.
-            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead was recorded; by default everywhere.
-            attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
-                True where the recording lasts; by default everywhere.
-            lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
-                Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
-            labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
-                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers, -100 where unknown
-                (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
-
-        Returns:
-            [`EcgJepaClassifierOutput`]
-
-        Raises:
-            `ValueError`: if a shape does not fit the model.
-        """
-        outputs: EcgJepaModelOutput = self.ecg_jepa(
+    ) -> EcgClassifierOutput:
+        """Scores of recordings: inputs as for [`EcgJepaModel.forward`], labels as for [`classify`]."""
+        outputs = self.ecg_jepa(
             input_values, lead_mask=lead_mask, attention_mask=attention_mask, lead_indices=lead_indices, **kwargs
         )
-        feature, _ = self.head(outputs.lead_states, outputs.present_leads)
-        logits = self.classifier(self.dropout(feature))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        return EcgJepaClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return self.classify(outputs, labels, **kwargs)
 
 
 class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
@@ -1168,28 +861,22 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
         lead_indices: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> EcgJepaClassifierOutput:
+    ) -> EcgClassifierOutput:
         r"""
         Args:
-            input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
-                Recordings [mV], neither filtered nor normalised.
-            lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead was recorded; by default everywhere.
-            attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
-                True where the recording lasts; by default everywhere.
-            lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
-                Places in `config.lead_names` of the leads that the rows of `input_values` are; by default all.
+            input_values, lead_mask, attention_mask, lead_indices:
+                See [`EcgJepaModel.forward`].
             labels (`torch.LongTensor` of shape `(batch_size, num_samples)` or `(batch_size, num_leads, num_samples)`,
                 *optional*): Class of every sample, in all leads alike or in each; -100 where it is unknown. Samples of
                 missing leads and times do not count.
 
         Returns:
-            [`EcgJepaClassifierOutput`]
+            [`EcgClassifierOutput`]
 
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
-        outputs: EcgJepaModelOutput = self.ecg_jepa(
+        outputs: EcgModelOutput = self.ecg_jepa(
             input_values, lead_mask=lead_mask, attention_mask=attention_mask, lead_indices=lead_indices, **kwargs
         )
         batch_size, num_leads, num_samples = input_values.shape
@@ -1198,31 +885,23 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
         logits = logits.view(batch_size, num_leads, num_samples, self.num_labels)
         loss = None
         if labels is not None:
-            _expect_shape("labels", labels, (batch_size, num_samples), (batch_size, num_leads, num_samples))
+            expect_shape("labels", labels, (batch_size, num_samples), (batch_size, num_leads, num_samples))
             labels = (labels if labels.ndim == 3 else labels[:, None]).to(logits.device).long()
             labels = labels.expand(-1, num_leads, -1)
             real = find_real_patches(input_values, num_samples // self.config.patch_size, lead_mask, attention_mask)
             if real is not None:
                 labels = labels.masked_fill(~real.repeat_interleave(self.config.patch_size, dim=2), IGNORED_LABEL)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
-        return EcgJepaClassifierOutput(
+        return EcgClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 
-# Saved folders hold this file, so that they load where the package is not installed.
-EcgJepaModel.register_for_auto_class("AutoModel")
-EcgJepaForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-EcgJepaForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-EcgJepaForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
-
 __all__ = [
-    "EcgJepaClassifierOutput",
     "EcgJepaForPreTraining",
     "EcgJepaForPreTrainingOutput",
     "EcgJepaForSequenceClassification",
     "EcgJepaForTokenClassification",
     "EcgJepaModel",
-    "EcgJepaModelOutput",
     "EcgJepaPreTrainedModel",
 ]

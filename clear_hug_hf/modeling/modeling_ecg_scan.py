@@ -14,7 +14,6 @@ Shapes: `B` pages, `L` leads (12), `T` samples of the reconstruction, `N` tokens
 import copy
 import inspect
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,21 +25,34 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .classification import classification_loss
-from .configuration_ecg_scan import EcgScanConfig
+from .configuration_ecg_scan import SIGNAL_CONFIGS, EcgScanConfig
+from .losses_ecg_scan import (
+    gramian_contrastive_loss,
+    pairwise_contrastive_loss,
+    reconstruction_loss,
+    same_texts,
+    soft_lead_loss,
+)
 from .modeling_clear_hug import ClearHugModel
-from .modeling_ecg_jepa import EcgJepaMeanHead, EcgJepaModel, eager_attention_forward
-from .text_inputs import without_text_inputs
+from .modeling_ecg import (
+    EcgAttention,
+    EcgClassifierOutput,
+    EcgForSequenceClassification,
+    EcgPreTrainedModel,
+    expect_shape,
+    masked_mean,
+    sincos_positions,
+    without_text_inputs,
+)
+from .modeling_ecg_jepa import EcgJepaModel
 
 
-SIGNAL_MODELS = {"clear_hug": ClearHugModel, "ecg_jepa": EcgJepaModel}
-VOLUME_EPS = 1e-6
-"""Added to the determinant of a Gram matrix: the root's gradient has no bound where the volume vanishes."""
+# As in the config, imported by name: a saved folder holds only the files that are imported from the first one on.
+SIGNAL_MODELS = dict(zip(SIGNAL_CONFIGS, (ClearHugModel, EcgJepaModel), strict=True))
 MAX_LOG_SCALE = math.log(100.0)
 """Temperatures stay above 0.01, as CLIP's."""
 LOG_SCALES = ("pairwise_log_scale", "volume_log_scale")
@@ -123,210 +135,6 @@ class EcgScanForPreTrainingOutput(ModelOutput):
     pooler_output: torch.Tensor | None = None
 
 
-@dataclass
-class EcgScanClassifierOutput(ModelOutput):
-    """
-    Output of [`EcgScanForImageClassification`].
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
-            The loss that `config.problem_type` names.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Scores of the page.
-        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Of the vision tower.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-# ------------------------------------------------------------------------------------------------------------ losses
-
-
-def gramian_volume(
-    anchor: torch.Tensor, first: torch.Tensor, second: torch.Tensor, normalize: bool = False
-) -> torch.Tensor:
-    """
-    Volume of the parallelepiped that three unit vectors span, of every anchor with every pair (GRAM, Cicchetti et al.,
-    arXiv 2412.11959): the root of the determinant of their Gram matrix. 0 where they lie in a plane, 1 where they are
-    orthogonal.
-
-    A vector and its opposite give the same volume. And it is `sqrt(1 - c^2)` times the distance of the anchor from the
-    plane of a pair, with the cosine `c` of the pair, which no anchor can change: pairs that agree look close to all.
-
-    Args:
-        anchor (`torch.Tensor` of shape `(B, E)`):
-            Unit vectors.
-        first, second (`torch.Tensor` of shape `(M, E)`):
-            Unit vectors; the pairs are those of one row.
-        normalize (`bool`, *optional*, defaults to `False`):
-            Divide by the area that the pair spans: the distance alone.
-
-    Returns:
-        `torch.FloatTensor` of shape `(B, M)`, float32.
-    """
-    with torch.autocast(anchor.device.type, enabled=False):
-        anchor, first, second = anchor.float(), first.float(), second.float()
-        to_first, to_second = anchor @ first.T, anchor @ second.T
-        between = (first * second).sum(dim=1)
-        determinant = (
-            1 + 2 * to_first * to_second * between - to_first.square() - to_second.square() - between.square()
-        )
-        if normalize:
-            determinant = determinant / (1 - between.square()).clamp(min=1e-3)
-        return (determinant.clamp(min=0) + VOLUME_EPS).sqrt()
-
-
-def contrastive_loss(
-    scores: torch.Tensor,
-    duplicates: torch.Tensor | None = None,
-    label_smoothing: float = 0.0,
-    chosen: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """
-    Cross-entropy of finding the k-th column in row k and the other way round, averaged.
-
-    Args:
-        scores (`torch.Tensor` of shape `(B, B)`):
-            High where row and column belong together.
-        duplicates (`torch.BoolTensor` of shape `(B, B)`, *optional*):
-            Pairs that are not to be told apart. They are left out, but for the diagonal.
-        label_smoothing (`float`, *optional*, defaults to 0.0):
-            Share of the target that all columns get which are not left out.
-        chosen (`torch.BoolTensor` of shape `(B,)`, *optional*):
-            Rows and columns that are compared; by default all. 0 comes out where there are none.
-
-    Returns:
-        `torch.FloatTensor` of shape `()`.
-    """
-    scores = scores.float()
-    itself = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    left_out = torch.zeros_like(itself) if duplicates is None else duplicates & ~itself
-    count: int | torch.Tensor = len(scores)
-    if chosen is not None:
-        # A row that is left alone with itself has a loss of 0.
-        left_out = (left_out | ~(chosen[:, None] & chosen)) & ~itself
-        count = chosen.sum().clamp(min=1)
-    losses = []
-    for one, absent in ((scores, left_out), (scores.T, left_out.T)):
-        logs = one.masked_fill(absent, float("-inf")).log_softmax(dim=1)
-        spread = logs.masked_fill(absent, 0.0).sum(dim=1) / (~absent).sum(dim=1)
-        losses.append(-((1 - label_smoothing) * logs.diagonal() + label_smoothing * spread).sum() / count)
-    return (losses[0] + losses[1]) / 2
-
-
-def gramian_contrastive_loss(
-    image: torch.Tensor,
-    signal: torch.Tensor,
-    text: torch.Tensor,
-    log_scale: torch.Tensor,
-    duplicates: torch.Tensor | None = None,
-    label_smoothing: float = 0.1,
-    normalize: bool = False,
-    chosen: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """
-    Contrast of pages with pairs of signal and text by the volume that they span: small where they belong together.
-
-    Args:
-        image, signal, text (`torch.Tensor` of shape `(B, E)`):
-            Unit vectors of the same recordings.
-        log_scale (`torch.Tensor` of shape `()` or `(1,)`):
-            Logarithm of one over the temperature.
-        duplicates (`torch.BoolTensor` of shape `(B, B)`, *optional*):
-            Recordings with the same text.
-        label_smoothing, normalize, chosen:
-            As [`contrastive_loss`] and [`gramian_volume`].
-    """
-    scores = -gramian_volume(image, signal, text, normalize) * log_scale.float().exp()
-    return contrastive_loss(scores, duplicates, label_smoothing, chosen)
-
-
-def pairwise_contrastive_loss(
-    first: torch.Tensor,
-    second: torch.Tensor,
-    log_scale: torch.Tensor,
-    duplicates: torch.Tensor | None = None,
-    label_smoothing: float = 0.1,
-    chosen: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """
-    Symmetric InfoNCE on cosines (Radford et al., 2021); arguments as [`gramian_contrastive_loss`].
-    """
-    with torch.autocast(first.device.type, enabled=False):
-        scores = first.float() @ second.float().T * log_scale.float().exp()
-        return contrastive_loss(scores, duplicates, label_smoothing, chosen)
-
-
-def reconstruction_loss(
-    reconstruction: torch.Tensor,
-    waveforms: torch.Tensor,
-    weights: torch.Tensor,
-    delta: float = 0.1,
-) -> torch.Tensor:
-    """
-    Huber's loss of the leads, averaged by weight.
-
-    Args:
-        reconstruction, waveforms (`torch.Tensor` of shape `(B, L, T)`):
-            What was rebuilt, and the truth [mV].
-        weights (`torch.Tensor` of shape `(B, L, T)`):
-            0 where nothing was recorded, less for what the page does not show. 0 comes out where all are 0.
-        delta (`float`, *optional*, defaults to 0.1):
-            Error above which the loss grows linearly [mV].
-    """
-    weights = weights.float()
-    losses = F.huber_loss(reconstruction.float(), waveforms.float(), reduction="none", delta=delta)
-    return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
-
-
-def lead_residuals(leads: torch.Tensor) -> torch.Tensor:
-    """
-    How far limb leads are from obeying Einthoven's (III = II - I) and Goldberger's identities (aVR = -(I + II) / 2,
-    aVL = I - II / 2, aVF = II - I / 2), which hold for potentials in one unit: not after leads were scaled apart.
-
-    Args:
-        leads (`torch.Tensor` of shape `(..., L, T)`):
-            Leads [mV], the first six I, II, III, aVR, aVL and aVF.
-
-    Returns:
-        `torch.Tensor` of shape `(..., 4, T)` [mV].
-    """
-    first, second, third, right, left, foot = leads[..., :6, :].unbind(dim=-2)
-    return torch.stack(
-        (
-            first + third - second,
-            right + (first + second) / 2,
-            left - first + second / 2,
-            foot - second + first / 2,
-        ),
-        dim=-2,
-    )
-
-
-def soft_lead_loss(reconstruction: torch.Tensor, identity_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """
-    The soft lead constraint: mean square of the four [`lead_residuals`] of a reconstruction [mV^2].
-
-    Where the truth obeys the identities, this with the squared error is that error in another metric, which weighs
-    four of the six directions of limb-lead errors up. It knows nothing about the patient.
-
-    Args:
-        reconstruction (`torch.Tensor` of shape `(B, L, T)`):
-            Leads [mV].
-        identity_mask (`torch.BoolTensor` of shape `(B,)`, *optional*):
-            Recordings whose own leads obey the identities; the others do not count. 0 comes out where none does.
-    """
-    squares = lead_residuals(reconstruction.float()).square().mean(dim=(1, 2))
-    if identity_mask is None:
-        return squares.mean()
-    counted = identity_mask.to(squares.dtype)
-    return (squares * counted).sum() / counted.sum().clamp(min=1)
-
-
 # ----------------------------------------------------------------------------------------------------------- decoder
 
 
@@ -336,50 +144,9 @@ def plane_positions(height: int, width: int, size: int, device: torch.device | N
     """
     # A GPU computes them itself: it would be waited for to copy them there. Others may lack double precision.
     device = device if device is not None and device.type == "cuda" else torch.device("cpu")
-    quarter = size // 4
-    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    parts = []
-    for places in (rows.repeat_interleave(width), columns.repeat(height)):
-        angles = places[:, None].double() * frequencies
-        parts += [angles.sin(), angles.cos()]
-    return torch.cat(parts, dim=1).float()
-
-
-class EcgScanAttention(nn.Module):
-    """Multi-head attention of queries to other tokens, or to themselves."""
-
-    def __init__(self, config: EcgScanConfig):
-        super().__init__()
-        self.config = config
-        width = config.decoder_hidden_size
-        self.head_dim = width // config.decoder_num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.o_proj = nn.Linear(width, width)
-
-    def forward(
-        self, queries: torch.Tensor, tokens: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        def heads(states: torch.Tensor) -> torch.Tensor:
-            return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
-
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, _ = attention(
-            self,
-            heads(self.q_proj(queries)),
-            heads(self.k_proj(tokens)),
-            heads(self.v_proj(tokens)),
-            None,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(output.reshape(queries.shape))
+    rows = torch.arange(height, device=device).repeat_interleave(width)
+    columns = torch.arange(width, device=device).repeat(height)
+    return torch.cat((sincos_positions(rows, size // 2), sincos_positions(columns, size // 2)), dim=1).float()
 
 
 class EcgScanDecoderLayer(GradientCheckpointingLayer):
@@ -387,11 +154,11 @@ class EcgScanDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: EcgScanConfig):
         super().__init__()
-        width, eps = config.decoder_hidden_size, config.layer_norm_eps
+        width, num_heads, eps = config.decoder_hidden_size, config.decoder_num_attention_heads, config.layer_norm_eps
         self.self_attention_norm = nn.LayerNorm(width, eps=eps)
-        self.self_attention = EcgScanAttention(config)
+        self.self_attention = EcgAttention(config, width, num_heads)
         self.cross_attention_norm = nn.LayerNorm(width, eps=eps)
-        self.cross_attention = EcgScanAttention(config)
+        self.cross_attention = EcgAttention(config, width, num_heads)
         self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
         self.fc1 = nn.Linear(width, config.decoder_intermediate_size)
         self.fc2 = nn.Linear(config.decoder_intermediate_size, width)
@@ -400,8 +167,9 @@ class EcgScanDecoderLayer(GradientCheckpointingLayer):
         self, queries: torch.Tensor, tokens: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         normed = self.self_attention_norm(queries)
-        queries = queries + self.self_attention(normed, normed, **kwargs)
-        queries = queries + self.cross_attention(self.cross_attention_norm(queries), tokens, **kwargs)
+        queries = queries + self.self_attention(normed, **kwargs)[0]
+        normed = self.cross_attention_norm(queries)
+        queries = queries + self.cross_attention(normed, key_value_states=tokens, **kwargs)[0]
         return queries + self.fc2(F.gelu(self.fc1(self.feed_forward_norm(queries))))
 
 
@@ -453,23 +221,17 @@ class EcgScanDecoder(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ models
 
 
-class EcgScanPreTrainedModel(PreTrainedModel):
-    """What the ECG-Scan models share: initialisation, loading and saving."""
+class EcgScanPreTrainedModel(EcgPreTrainedModel):
+    """What the ECG-Scan models share."""
 
     config: EcgScanConfig
     base_model_prefix = "ecg_scan"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")  # type: ignore[assignment]
-    supports_gradient_checkpointing = True
-    # Trainer would otherwise take the loss for one that is divided by num_items_in_batch.
-    accepts_loss_kwargs = False
+    input_modalities = ("image", "text")
     _no_split_modules = ["EcgScanDecoderLayer"]  # noqa: RUF012
-    _supports_sdpa = True
-    _supports_attention_backend = True
-
-    def __init__(self, config: EcgScanConfig):
-        super().__init__(config)
-        config.validate_architecture()  # fields may have been set since the config was made
+    # The decoder's queries attend without any mask.
+    _supports_flash_attn = True
+    _supports_flex_attn = True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name in LOG_SCALES:
@@ -572,15 +334,6 @@ def _without_pooler(auto_class: Any, config: PreTrainedConfig) -> PreTrainedMode
         return auto_class.from_config(config, add_pooling_layer=False)
     except TypeError:
         return auto_class.from_config(config)
-
-
-def _expect_shape(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:
-    fits = tensor.ndim == len(shape) and all(
-        wanted is None or found == wanted for found, wanted in zip(tensor.shape, shape, strict=True)
-    )
-    if not fits:
-        expected = ", ".join("any" if one is None else str(one) for one in shape)
-        raise ValueError(f"{name} must have the shape ({expected}), got {tuple(tensor.shape)}.")
 
 
 class EcgScanModel(EcgScanPreTrainedModel):
@@ -703,7 +456,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
         """Pooled feature, tokens, their rows and columns, and all that the tower gives."""
         config = self.config
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
-        _expect_shape("pixel_values", pixel_values, (None, 3, *config.image_size))
+        expect_shape("pixel_values", pixel_values, (None, 3, *config.image_size))
         vision: Any = config.vision_config
         of_tower = getattr(vision, "image_size", None)
         of_tower = [of_tower, of_tower] if isinstance(of_tower, int) else of_tower
@@ -747,8 +500,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
             raise ValueError("the model holds no signal encoder: build it with signal_config, or give signal_embeds.")
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_signal):
             outputs = self.signal_model(**inputs)
-        weights = outputs.present_leads[..., None].to(outputs.lead_states.dtype)
-        return (outputs.lead_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return masked_mean(outputs.lead_states, outputs.present_leads)
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -773,8 +525,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
             states = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.config.text_pooling == "first":
             return states[:, 0]
-        weights = attention_mask[..., None].to(states.dtype)
-        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return masked_mean(states, attention_mask)
 
     def _project(self, which: str, states: torch.Tensor) -> torch.Tensor:
         projection = getattr(self, f"{which}_projection")
@@ -850,10 +601,10 @@ class EcgScanModel(EcgScanPreTrainedModel):
         if text_embeds is None and input_ids is not None:
             text_embeds = self.encode_texts(input_ids, attention_mask)
         if signal_embeds is not None:
-            _expect_shape("signal_embeds", signal_embeds, (None, self.config.signal_embed_dim))
+            expect_shape("signal_embeds", signal_embeds, (None, self.config.signal_embed_dim))
             found["signal_embeds"] = self._project("signal", signal_embeds)
         if text_embeds is not None:
-            _expect_shape("text_embeds", text_embeds, (None, self.config.text_embed_dim))
+            expect_shape("text_embeds", text_embeds, (None, self.config.text_embed_dim))
             found["text_embeds"] = self._project("text", text_embeds)
         if not found:
             raise ValueError("nothing was given: give pixel_values, texts or signals.")
@@ -957,111 +708,132 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             `ValueError`: if a shape does not fit, or there is neither signal nor text nor waveform.
         """
         config, base = self.config, self.ecg_scan
+        partners = (signal_embeds, signal_inputs, text_embeds, input_ids)
+        if waveforms is None and all(one is None for one in partners):
+            raise ValueError("there is nothing to learn from: give signals, texts or waveforms beside the pages.")
         if input_ids is not None and text_ids is not None and text_embeds is None:
-            # Many recordings share a text: each is read once.
-            numbers, again = torch.unique(text_ids, return_inverse=True)
-            rows = torch.arange(len(again), device=again.device)
-            first = torch.full_like(numbers, len(again)).scatter_reduce(0, again, rows, "amin")
-            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            text_embeds = base.encode_texts(input_ids[first], attention_mask[first])[again]
+            text_embeds = self._encode_each_text_once(input_ids, attention_mask, text_ids)
         feature, states, grid, _ = base._see(pixel_values, **kwargs)
         image = base._project("image", feature)
-        others = None
-        if any(one is not None for one in (signal_embeds, signal_inputs, text_embeds, input_ids)):
-            others = base(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                signal_inputs=signal_inputs,
-                signal_embeds=signal_embeds,
-                text_embeds=text_embeds,
-            )
-        signal = None if others is None else others.signal_embeds
-        text = None if others is None else others.text_embeds
-        if others is None and waveforms is None:
-            raise ValueError("there is nothing to learn from: give signals, texts or waveforms beside the pages.")
-        for name, one in (("signal_embeds", signal), ("text_embeds", text)):
-            if one is not None and len(one) != len(image):
-                raise ValueError(f"{name} must be one for each of the {len(image)} pages, got {len(one)}.")
-
-        # No value is looked at: the device would be waited for.
-        zero = image.new_zeros(())
-        volume = pairwise = duplicates_share = rebuilt = leads = zero
-        assert base.pairwise_log_scale is not None
-        scale = base.pairwise_log_scale.clamp(max=MAX_LOG_SCALE)
-        smoothing = float(config.label_smoothing)
-        parts: list[torch.Tensor] = []
-        count: int | torch.Tensor = 0
-        if signal is not None:
-            parts.append(pairwise_contrastive_loss(image, signal, scale, None, smoothing))
-            count = 1
-        if text is not None:
-            chosen = torch.ones(len(text), dtype=torch.bool, device=text.device) if text_mask is None else text_mask
-            duplicates = None
-            if text_ids is not None:
-                duplicates = (text_ids[:, None] == text_ids) & chosen[:, None] & chosen
-                num_texts = chosen.sum()
-                pairs = (num_texts * (num_texts - 1)).clamp(min=1)
-                duplicates_share = (duplicates.sum() - num_texts).float() / pairs
-            parts.append(pairwise_contrastive_loss(image, text, scale, duplicates, smoothing, chosen))
-            count = (count + chosen.any()).clamp(min=1)
-            if signal is not None:
-                volume = gramian_contrastive_loss(
-                    image,
-                    signal,
-                    text,
-                    self.volume_log_scale.clamp(max=MAX_LOG_SCALE),
-                    duplicates,
-                    smoothing,
-                    config.normalize_volume,
-                    chosen,
-                )
-        if parts:
-            pairwise = torch.stack(parts).sum() / count
-
-        reconstruction = self.decoder(states, grid, **kwargs)
-        if waveforms is None:
-            # As where nothing was recorded: the decoder gets gradients of 0.
-            waveforms = torch.zeros_like(reconstruction)
-            signal_mask = torch.zeros_like(reconstruction, dtype=torch.bool)
-            identity_mask = signal_mask[:, 0, 0]
-        _expect_shape("waveforms", waveforms, tuple(reconstruction.shape))
-        weights = torch.ones_like(reconstruction, dtype=torch.float32)
-        if drawn_mask is not None:
-            _expect_shape("drawn_mask", drawn_mask, tuple(reconstruction.shape))
-            weights = torch.where(drawn_mask, 1.0, float(config.unseen_weight))
-        if signal_mask is not None:
-            _expect_shape("signal_mask", signal_mask, tuple(reconstruction.shape))
-            weights = weights * signal_mask
-        # In units of the square of huber_delta: in mV^2 both would vanish beside the contrasts.
-        unit = float(config.huber_delta) ** 2
-        rebuilt = reconstruction_loss(reconstruction, waveforms, weights, float(config.huber_delta)) / unit
-        if list(config.lead_names[:6]) == ["I", "II", "III", "aVR", "aVL", "aVF"]:
-            leads = soft_lead_loss(reconstruction, identity_mask) / unit
-
-        loss = (
-            config.volume_weight * volume
-            + config.pairwise_weight * pairwise
-            + config.reconstruction_weight * rebuilt
-            + config.lead_weight * leads
+        signal, text = self._find_partners(
+            len(image),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            signal_inputs=signal_inputs,
+            signal_embeds=signal_embeds,
+            text_embeds=text_embeds,
         )
-        nearest = zero
-        if signal is not None:
-            found = (image.detach() @ signal.detach().T).argmax(dim=1)
-            nearest = (found == torch.arange(len(found), device=found.device)).float().mean()
+
+        terms = self._contrast(image, signal, text, text_mask, text_ids)
+        reconstruction = self.decoder(states, grid, **kwargs)
+        terms |= self._compare(reconstruction, waveforms, drawn_mask, signal_mask, identity_mask)
+        loss = (
+            config.volume_weight * terms["loss_volume"]
+            + config.pairwise_weight * terms["loss_pairwise"]
+            + config.reconstruction_weight * terms["loss_reconstruction"]
+            + config.lead_weight * terms["loss_lead"]
+        )
         return EcgScanForPreTrainingOutput(
             loss=loss,
-            loss_volume=volume.detach(),
-            loss_pairwise=pairwise.detach(),
-            loss_reconstruction=rebuilt.detach(),
-            loss_lead=leads.detach(),
-            top1=nearest.detach(),
-            duplicate_texts=duplicates_share.detach(),
+            **{name: term.detach() for name, term in terms.items()},
             reconstruction=reconstruction,
             image_embeds=image,
             signal_embeds=signal,
             text_embeds=text,
             pooler_output=feature,
         )
+
+    def _encode_each_text_once(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, text_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Many recordings share a text."""
+        numbers, again = torch.unique(text_ids, return_inverse=True)
+        rows = torch.arange(len(again), device=again.device)
+        first = torch.full_like(numbers, len(again)).scatter_reduce(0, again, rows, "amin")
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.ecg_scan.encode_texts(input_ids[first], attention_mask[first])[again]
+
+    def _find_partners(self, num_pages: int, **inputs: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Signals and texts in the shared space, as far as there are any."""
+        if all(one is None for one in inputs.values()):
+            return None, None
+        others = self.ecg_scan(**inputs)
+        for name, one in (("signal_embeds", others.signal_embeds), ("text_embeds", others.text_embeds)):
+            if one is not None and len(one) != num_pages:
+                raise ValueError(f"{name} must be one for each of the {num_pages} pages, got {len(one)}.")
+        return others.signal_embeds, others.text_embeds
+
+    # No value is looked at from here on: the device would be waited for.
+
+    def _contrast(
+        self,
+        image: torch.Tensor,
+        signal: torch.Tensor | None,
+        text: torch.Tensor | None,
+        text_mask: torch.Tensor | None,
+        text_ids: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The alignment with signals and texts: its terms before their weights, and what is watched of it."""
+        smoothing = float(self.config.label_smoothing)
+        assert self.ecg_scan.pairwise_log_scale is not None
+        scale = self.ecg_scan.pairwise_log_scale.clamp(max=MAX_LOG_SCALE)
+        terms = dict.fromkeys(("loss_volume", "loss_pairwise", "top1", "duplicate_texts"), image.new_zeros(()))
+        pairwise: list[torch.Tensor] = []
+        count: int | torch.Tensor = 0
+        if signal is not None:
+            pairwise.append(pairwise_contrastive_loss(image, signal, scale, None, smoothing))
+            count = 1
+            nearest = (image.detach() @ signal.detach().T).argmax(dim=1)
+            terms["top1"] = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
+        if text is not None:
+            chosen = torch.ones(len(text), dtype=torch.bool, device=text.device) if text_mask is None else text_mask
+            duplicates = None
+            if text_ids is not None:
+                duplicates, terms["duplicate_texts"] = same_texts(text_ids, chosen)
+            pairwise.append(pairwise_contrastive_loss(image, text, scale, duplicates, smoothing, chosen))
+            count = (count + chosen.any()).clamp(min=1)
+            if signal is not None:
+                scale = self.volume_log_scale.clamp(max=MAX_LOG_SCALE)
+                normalize = self.config.normalize_volume
+                terms["loss_volume"] = gramian_contrastive_loss(
+                    image, signal, text, scale, duplicates, smoothing, normalize, chosen
+                )
+        if pairwise:
+            terms["loss_pairwise"] = torch.stack(pairwise).sum() / count
+        return terms
+
+    def _compare(
+        self,
+        reconstruction: torch.Tensor,
+        waveforms: torch.Tensor | None,
+        drawn_mask: torch.Tensor | None,
+        signal_mask: torch.Tensor | None,
+        identity_mask: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The terms of the reconstruction before their weights."""
+        config, shape = self.config, tuple(reconstruction.shape)
+        if waveforms is None:
+            # As where nothing was recorded: processes that train together wait for every gradient.
+            waveforms = torch.zeros_like(reconstruction)
+            signal_mask = torch.zeros_like(reconstruction, dtype=torch.bool)
+            identity_mask = signal_mask[:, 0, 0]
+        expect_shape("waveforms", waveforms, shape)
+        weights = torch.ones_like(reconstruction, dtype=torch.float32)
+        if drawn_mask is not None:
+            expect_shape("drawn_mask", drawn_mask, shape)
+            weights = torch.where(drawn_mask, 1.0, float(config.unseen_weight))
+        if signal_mask is not None:
+            expect_shape("signal_mask", signal_mask, shape)
+            weights = weights * signal_mask
+        # In units of the square of huber_delta: in mV^2 both would vanish beside the contrasts.
+        delta = float(config.huber_delta)
+        terms = {
+            "loss_reconstruction": reconstruction_loss(reconstruction, waveforms, weights, delta) / delta**2,
+            "loss_lead": weights.new_zeros(()),
+        }
+        if list(config.lead_names[:6]) == ["I", "II", "III", "aVR", "aVL", "aVF"]:
+            terms["loss_lead"] = soft_lead_loss(reconstruction, identity_mask) / delta**2
+        return terms
 
 
 def image_only(config: EcgScanConfig) -> EcgScanConfig:
@@ -1071,7 +843,7 @@ def image_only(config: EcgScanConfig) -> EcgScanConfig:
     return config
 
 
-class EcgScanForImageClassification(EcgScanPreTrainedModel):
+class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassification):
     """
     The vision tower with a linear classifier of the page, which reads its pooled feature. It holds no teachers.
 
@@ -1100,54 +872,21 @@ class EcgScanForImageClassification(EcgScanPreTrainedModel):
         r"pairwise_log_scale$",
     ]
 
+    ecg_scan: EcgScanModel
+    encoder_class = EcgScanModel
+
     def __init__(self, config: EcgScanConfig):
-        config = image_only(config)
-        super().__init__(config)
-        self.num_labels = len(config.id2label or {})
-        self.ecg_scan = EcgScanModel(config)
-        self.head = EcgJepaMeanHead()
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
-        self.loss_function = classification_loss
-        self.post_init()
+        super().__init__(image_only(config))
 
     @can_return_tuple
     def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> EcgScanClassifierOutput:
-        r"""
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
-                Pages, as [`EcgScanImageProcessor`] gives them.
-            labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
-                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers, -100 where unknown
-                (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> EcgClassifierOutput:
+        """Scores of pages: inputs as for [`EcgScanModel.forward`], labels as for [`classify`]."""
+        return self.classify(self.ecg_scan(pixel_values, **kwargs), labels, **kwargs)
 
-        Returns:
-            [`EcgScanClassifierOutput`]
-
-        Raises:
-            `ValueError`: if a shape does not fit the model.
-        """
-        outputs = self.ecg_scan(pixel_values, **kwargs)
-        feature, _ = self.head(outputs.lead_states, outputs.present_leads)
-        logits = self.classifier(self.dropout(feature))
-        loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return EcgScanClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-
-
-# Saved folders hold this file, so that they load where the package is not installed.
-EcgScanModel.register_for_auto_class("AutoModel")
-EcgScanForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-EcgScanForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
 __all__ = [
-    "EcgScanClassifierOutput",
     "EcgScanForImageClassification",
     "EcgScanForPreTraining",
     "EcgScanForPreTrainingOutput",

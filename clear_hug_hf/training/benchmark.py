@@ -51,6 +51,7 @@ from ..evaluation.protocol import (
     split_off,
     stratified_subset,
 )
+from ..modeling.modeling_ecg import masked_mean
 from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, refuse_other, whole_file, write_csv, write_json, write_text
 from .features import (
@@ -788,9 +789,7 @@ def _neighbours(
 
 def _mean_feature(encoded: EncodedDataset) -> np.ndarray:
     """Mean of the states of the leads that a recording has, `(num_recordings, hidden_size)`."""
-    present = encoded.columns["present"][:, :, None].float()
-    states = (encoded.columns["lead_states"] * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
-    return states.numpy()
+    return masked_mean(encoded.columns["lead_states"], encoded.columns["present"]).numpy()
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ from ..data.pages import PageCollator
 from ..data.splits import patient_keys
 from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import model_label_names, predict
-from ..modeling.classification import known_binary_cross_entropy
+from ..modeling.modeling_ecg import known_binary_cross_entropy
 from ..processing import EcgScanFeatureExtractor
 from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json

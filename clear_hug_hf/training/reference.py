@@ -18,7 +18,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import set_seed
 
-from ..modeling.classification import known_binary_cross_entropy
+from ..modeling.modeling_ecg import known_binary_cross_entropy
 from .features import EncodedDataset, as_it_is, dataset_labels
 from .finetuning import FinetuningArguments, train_with_trainer
 from .pretraining import decay_groups

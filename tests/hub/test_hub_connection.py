@@ -28,18 +28,19 @@ CUT = 12 * 2**20
 CODE = {
     "beat_detection.py",
     "beats.py",
-    "classification.py",
     "configuration_clear_hug.py",
     "configuration_ecg.py",
     "errors.py",
+    "fast_forms.py",
     "feature_extraction_clear_hug.py",
+    "feature_extraction_ecg.py",
     "leads.py",
     "modeling_clear_hug.py",
-    "recordings.py",
+    "modeling_ecg.py",
     "setting_checks.py",
     "signal_cleaning.py",
-    "text_inputs.py",
     "signal_report.py",
+    "wfdb_format.py",
 }
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 

@@ -71,13 +71,13 @@ def folder(small_config, tmp_path):
 def test_when_any_model_is_saved_then_code_and_all_auto_classes_are_there(model_class, small_config, tmp_path):
     model_class(small_config()).save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "classification.py",
         "config.json",
         "configuration_clear_hug.py",
         "configuration_ecg.py",
         "model.safetensors",
+        "fast_forms.py",
+        "modeling_ecg.py",
         "modeling_clear_hug.py",
-        "text_inputs.py",
     }
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["auto_map"] == {

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from clear_hug_hf.data.records import find_records, read_record
-from clear_hug_hf.modeling.modeling_ecg_scan import (
+from clear_hug_hf.modeling.losses_ecg_scan import (
     contrastive_loss,
     gramian_contrastive_loss,
     gramian_volume,

@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
+from clear_hug_hf.modeling.fast_forms import CrossPattern
+from clear_hug_hf.modeling.modeling_ecg import drop_path
 from clear_hug_hf.modeling.modeling_ecg_jepa import (
-    CrossPattern,
     EcgJepaForPreTraining,
     EcgJepaForSequenceClassification,
     EcgJepaForTokenClassification,
     EcgJepaModel,
     cross_pattern,
     draw_time_mask,
-    drop_path,
     grid_positions,
     num_mask_draws,
     seeded_uniforms,
@@ -723,13 +723,13 @@ def test_save_load(model_class, tmp_path):
             model.teacher.norm.bias.add_(0.5)  # a teacher of its own
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "classification.py",
         "config.json",
         "configuration_ecg_jepa.py",
         "configuration_ecg.py",
         "model.safetensors",
+        "fast_forms.py",
+        "modeling_ecg.py",
         "modeling_ecg_jepa.py",
-        "text_inputs.py",
     }
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [model_class.__name__]
     loaded, report = model_class.from_pretrained(tmp_path, output_loading_info=True)

@@ -32,7 +32,7 @@ from clear_hug_hf.modeling import (
     EcgScanForPreTraining,
     EcgScanModel,
 )
-from clear_hug_hf.modeling.modeling_ecg_scan import gramian_volume, reconstruction_loss, soft_lead_loss
+from clear_hug_hf.modeling.losses_ecg_scan import gramian_volume, reconstruction_loss, soft_lead_loss
 
 
 VISION = {
@@ -504,15 +504,15 @@ def test_when_the_package_is_not_installed_then_a_folder_gives_the_same_numbers(
 
 def test_when_shapes_or_parts_do_not_fit_then_the_error_says_so() -> None:
     model, batch = EcgScanForPreTraining(make_config()).eval(), make_batch()
-    with pytest.raises(ValueError, match=r"pixel_values must have the shape \(any, 3, 64, 96\), got \(6, 3, 96, 64\)"):
+    with pytest.raises(ValueError, match=r"pixel_values must have shape \(any, 3, 64, 96\), got \(6, 3, 96, 64\)"):
         model(batch["pixel_values"].transpose(2, 3), waveforms=batch["waveforms"])
     with pytest.raises(ValueError, match="there is nothing to learn from"):
         model(batch["pixel_values"])
-    with pytest.raises(ValueError, match=r"signal_embeds must have the shape \(any, 32\)"):
+    with pytest.raises(ValueError, match=r"signal_embeds must have shape \(any, 32\)"):
         model(batch["pixel_values"], signal_embeds=torch.zeros(6, 31))
     with pytest.raises(ValueError, match="one for each of the 6 pages, got 5"):
         model(batch["pixel_values"], signal_embeds=batch["signal_embeds"][:5])
-    with pytest.raises(ValueError, match=r"waveforms must have the shape \(6, 12, 200\)"):
+    with pytest.raises(ValueError, match=r"waveforms must have shape \(6, 12, 200\)"):
         model(batch["pixel_values"], waveforms=batch["waveforms"][..., :100])
     bare = EcgScanModel(make_config(signal_config=None, text_config=None))
     with pytest.raises(ValueError, match="the model holds no text encoder"):
