@@ -808,7 +808,7 @@ def test_when_released_weights_are_converted_then_the_folder_gives_the_released_
     _run(*command, "--predictor-num-attention-heads", metadata["predictor_heads"])
     pretraining = AutoModelForPreTraining.from_pretrained(tmp_path / "whole").eval()
     with torch.no_grad():
-        loss = pretraining(tensors["input.signals"], bool_masked_pos=tensors["input.attention_mask"]).loss
+        loss = pretraining(tensors["input.signals"], bool_masked_pos=tensors["input.time_mask"]).loss
     torch.testing.assert_close(loss, tensors["expected.loss"].reshape(()), atol=1e-5, rtol=0)
 
 

@@ -37,7 +37,7 @@ class Released:
             "num_attention_heads": int(self.metadata["encoder_heads"]),
             "predictor_num_attention_heads": int(self.metadata["predictor_heads"]),
         }
-        self.signals, self.hidden = self.tensors["input.signals"], self.tensors["input.attention_mask"]
+        self.signals, self.hidden = self.tensors["input.signals"], self.tensors["input.time_mask"]
         self.whole = {key: value for key, value in self.tensors.items() if not key.startswith(("input.", "expected."))}
         self.encoder = {
             key.removeprefix("encoder."): value for key, value in self.whole.items() if key.startswith("encoder.")
