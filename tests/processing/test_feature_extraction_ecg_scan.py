@@ -102,13 +102,6 @@ def test_when_a_recording_is_in_unknown_units_then_it_is_refused_unless_a_scale_
     assert EcgScanFeatureExtractor(millivolts_per_unit=0.5)(**recording.as_inputs())["pixel_values"] is not None
 
 
-def test_when_a_recording_is_long_then_every_window_is_a_page(recording: Recording) -> None:
-    long = replace(recording, waveform=np.tile(recording.waveform, (1, 3)))
-    found = EcgScanFeatureExtractor()(**long.as_inputs(), windows="all", return_windows=True)
-    seconds = long.waveform.shape[1] / long.sampling_rate
-    assert len(found["pixel_values"]) == int(np.ceil(seconds / 10))
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
