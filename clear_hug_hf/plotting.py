@@ -23,7 +23,17 @@ from sklearn.metrics import auc, roc_curve
 
 from .evaluation.segmentation import UNKNOWN, WAVES, wave_intervals
 from .processing.beats import cut_beats
-from .processing.ecg_paper import GAINS, PAGE_LAYOUTS, PAGE_SECONDS, PAPER_SPEED, draw_page, scale_text
+from .processing.ecg_paper import (
+    GAINS,
+    GRID_STEPS,
+    MILLIMETRES_PER_INCH,
+    PAGE_LAYOUTS,
+    PAGE_SECONDS,
+    PAPER_SPEED,
+    RHYTHM_LEAD,
+    draw_page,
+    scale_text,
+)
 from .processing.errors import InputError
 from .processing.leads import STANDARD_LEADS
 from .processing.signal_cleaning import MILLIVOLTS_PER_UNIT, canonical_unit
@@ -32,7 +42,6 @@ from .processing.signal_cleaning import MILLIVOLTS_PER_UNIT, canonical_unit
 _LAYOUTS = {"clinical": PAGE_LAYOUTS["3x4"], "rows": PAGE_LAYOUTS["12x1"]}
 _FEW_LEADS = 3
 """So many recorded leads get a row each in the clinical layout, too, instead of a page of blanks."""
-_RHYTHM_LEAD = "II"
 
 _INK, _BEAT, _HIDDEN, _REBUILT = "#1a1a1a", "#0b5394", "#fde9c9", "#c1121f"
 _PAPER, _FINE, _COARSE = "#fffafa", "#f6d9d9", "#e8b4b4"
@@ -47,7 +56,6 @@ _SPACING = 2.6  # Between rows of leads that are not drawn on paper, in the unit
 _FOUND_SPAN, _MARKED_SPAN = _SPACING * np.array([-0.3, 0.5]), _SPACING * np.array([-0.4, -0.31])
 _DPI = 110
 
-_INCH = 25.4  # [mm]
 _MARGINS = {"left": 0.3, "left_of_names": 0.55, "right": 0.8, "top": 0.45, "bottom": 0.65}  # Around paper [inches].
 _LARGEST_PAPER = 60.0  # [inches]; what is longer is drawn smaller, in true proportions.
 
@@ -744,25 +752,17 @@ class _Paper(NamedTuple):
         if layout == "clinical" and 0 < len(recorded) <= _FEW_LEADS:
             rows = [[(lead, 0.0, duration)] for lead in recorded]
         else:
-            # Each column shows its part of the time, as an electrocardiograph prints it.
-            part = duration / plan.columns
-            rows = [
-                [
-                    (STANDARD_LEADS[column * plan.rows + row], column * part, (column + 1) * part)
-                    for column in range(plan.columns)
-                ]
-                for row in range(plan.rows)
-            ]
-            if plan.strip:
-                strip = _RHYTHM_LEAD if _RHYTHM_LEAD in recorded or not recorded else recorded[0]
-                rows.append([(strip, 0.0, duration)])
+            strip = RHYTHM_LEAD if RHYTHM_LEAD in recorded or not recorded else recorded[0]
+            rows = [[] for _ in range(plan.baselines)]
+            for lead, row, begin, end in plan.panels(strip):
+                rows[row].append((lead, begin * duration, end * duration))
 
         gain, text = _choose_gain(signal[lead_mask], plan.edge, unit)
         if len(rows) == len(recorded) < len(STANDARD_LEADS):
             text += f"   only {', '.join(recorded)} recorded"
         seconds = max(duration, PAGE_SECONDS)
         low, high = -(plan.spacing * (len(rows) - 1) + plan.edge), plan.edge
-        inch = max(_INCH, seconds * PAPER_SPEED / _LARGEST_PAPER)  # [mm of the page]
+        inch = max(MILLIMETRES_PER_INCH, seconds * PAPER_SPEED / _LARGEST_PAPER)  # [mm of the page]
         inches = (seconds * PAPER_SPEED / inch, (high - low) / inch)
         left = _MARGINS["left_of_names" if layout == "rows" else "left"]
         return cls(rows, plan.spacing, low, high, seconds, gain, f"{10.0 / gain:g} {unit}", text, inches, left)
@@ -1095,7 +1095,7 @@ def _draw_paper(axes: Axes, paper: _Paper) -> None:
     axes.set_facecolor(_PAPER)
     axes.set_xlim(0.0, paper.seconds)
     axes.set_ylim(paper.low, paper.high)
-    for step, colour, width in ((1.0, _FINE, 0.3), (5.0, _COARSE, 0.5)):  # [mm]
+    for step, colour, width in zip(GRID_STEPS, (_FINE, _COARSE), (0.3, 0.5), strict=True):
         times = np.arange(0.0, paper.seconds, step / PAPER_SPEED)
         heights = np.arange(np.ceil(paper.low / step) * step, paper.high, step)  # Baselines lie on lines.
         axes.vlines(times, paper.low, paper.high, color=colour, linewidth=width, zorder=0)

@@ -9,7 +9,7 @@ layouts, looks and their ranges are our specification's choice (section 3.2).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads
-from .signal_cleaning import MILLIVOLTS_PER_UNIT, canonical_unit, repair_non_finite
+from .signal_cleaning import MILLIVOLTS_PER_UNIT, check_waveform, repair_non_finite
 from .signal_report import check_amplitude
 
 
@@ -37,15 +37,27 @@ PAPER_SPEED = 25.0
 GAINS: tuple[float, ...] = (10.0, 5.0, 2.5)
 """Heights of a millivolt on paper [mm]: the ordinary one, and those for high voltages."""
 
+GRID_STEPS: tuple[float, float] = (1.0, 5.0)
+"""From a minor line of the grid to the next, and from a major one [mm]."""
+
+PULSE_SECONDS = 0.2
+"""Length of the pulse of 1 mV that a row begins with [s]."""
+
+MILLIMETRES_PER_INCH = 25.4
+
 MINIMUM_SIZE = 64
 """Smallest height and width of a page [px]."""
 
 MAXIMUM_SIZE = 10_000
 """Largest height and width of a page [px]."""
 
-DEFAULT_PIXELS_PER_MM = 200.0 / 25.4
+DEFAULT_PIXELS_PER_MM = 200.0 / MILLIMETRES_PER_INCH
 
 Colour = tuple[int, int, int]
+
+
+RHYTHM_LEAD = "II"
+"""What the strip shows."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +77,20 @@ class PageLayout:
     def baselines(self) -> int:
         return self.rows + self.strip
 
+    def panels(self, strip_lead: str = RHYTHM_LEAD) -> Iterator[tuple[str, int, float, float]]:
+        """Name and row of each lead, and from which to which share of the time it is shown; the strip comes last."""
+        for index, lead in enumerate(STANDARD_LEADS):
+            column, row = divmod(index, self.rows)
+            yield lead, row, column / self.columns, (column + 1) / self.columns
+        if self.strip:
+            yield strip_lead, self.rows, 0.0, 1.0
+
 
 PAGE_LAYOUTS: dict[str, PageLayout] = {
     "3x4": PageLayout(rows=3, columns=4, spacing=30.0, edge=25.0, strip=True),
     "6x2": PageLayout(rows=6, columns=2, spacing=25.0, edge=20.0),
     "12x1": PageLayout(rows=12, columns=1, spacing=15.0, edge=20.0),
 }
-_STRIP_LEAD = STANDARD_LEADS.index("II")
 
 # A trace thinner than this at the page's size would vanish between the grid's lines [px].
 _THINNEST_TRACE = 0.75
@@ -223,7 +242,7 @@ class EcgPage:
         """Which samples are drawn anywhere, the strip included: boolean `(12, num_samples)`."""
         drawn = np.isfinite(self.positions[..., 0])
         if self.strip_positions is not None:
-            drawn[_STRIP_LEAD] |= np.isfinite(self.strip_positions[:, 0])
+            drawn[STANDARD_LEADS.index(RHYTHM_LEAD)] |= np.isfinite(self.strip_positions[:, 0])
         return drawn
 
 
@@ -292,20 +311,16 @@ def draw_page(
     plan = PAGE_LAYOUTS[layout]
     seconds = np.arange(num_samples) / rate
     x = (geometry.left + seconds * geometry.paper_speed) * scale_x - 0.5
-    edges = [
-        min(math.ceil(column * PAGE_SECONDS / plan.columns * rate - 1e-6), num_samples)
-        for column in range(plan.columns + 1)
-    ]
     positions = np.full((12, num_samples, 2), np.nan, dtype=np.float32)
     strip_positions = np.full((num_samples, 2), np.nan, dtype=np.float32) if plan.strip else None
     drawn: list[np.ndarray] = []
-    for lead in np.flatnonzero(present):
-        column, row = divmod(int(lead), plan.rows)
-        part = slice(edges[column], edges[column + 1])
-        parts = [(positions[lead], row, part)]
-        if strip_positions is not None and lead == _STRIP_LEAD:
-            parts.append((strip_positions, plan.rows, slice(0, num_samples)))
-        for target, row, part in parts:
+    for name, row, *shares in plan.panels():
+        lead = STANDARD_LEADS.index(name)
+        if present[lead]:
+            edges = [min(math.ceil(share * PAGE_SECONDS * rate - 1e-6), num_samples) for share in shares]
+            target, part = positions[lead], slice(*edges)
+            if strip_positions is not None and row == plan.rows:
+                target = strip_positions
             y = geometry.baseline(row) - geometry.gain * signals[lead, part].astype(np.float64)
             target[part, 0] = x[part]
             target[part, 1] = y * scale_y - 0.5
@@ -362,17 +377,7 @@ def render_page(
         InputError: If the recording cannot be drawn; the message says why and what to do.
         ImportError: If OpenCV is not installed.
     """
-    array = np.asarray(waveform)
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise InputError(
-            f"the waveform has the shape {array.shape} and dtype {array.dtype}: give real numbers (leads, samples)"
-        )
-    if len(lead_names) != len(array):
-        raise InputError(f"the waveform has {len(array)} rows but {len(lead_names)} lead names: give one name per row")
-    units = [unit] * len(array) if isinstance(unit, str) else list(unit)
-    if len(units) != len(array):
-        raise InputError(f"{len(units)} units were given for {len(array)} leads: give one for all or one each")
-    units = [canonical_unit(one) for one in units]
+    array, names, units = check_waveform(waveform, lead_names, unit)
     scales = [MILLIVOLTS_PER_UNIT[one] for one in units]
     normalised = "NU" in units
     if normalised:
@@ -392,11 +397,11 @@ def render_page(
             f"the page cannot begin at {start_seconds:g} s: the recording lasts {array.shape[1] / rate:g} s"
         )
     first = round(start_seconds * rate)
-    part = array[:, first : first + math.ceil(PAGE_SECONDS * rate - 1e-6)].astype(np.float32)
+    part = array[:, first : first + math.ceil(PAGE_SECONDS * rate - 1e-6)]
     if not part.shape[1]:
         raise InputError(f"no sample is left after {start_seconds:g} s: begin earlier")
     part = part * np.array(scales, dtype=np.float32)[:, None]
-    signals, present = arrange_leads(part, list(lead_names), derive=not normalised)
+    signals, present = arrange_leads(part, names, derive=not normalised)
     if not normalised:
         check_amplitude(signals[present], rate, units)
 
@@ -437,7 +442,7 @@ class _Geometry:
     def make(cls, layout: str, style: PaperStyle, paper_speed: float, gain: float) -> _Geometry:
         plan = PAGE_LAYOUTS[layout]
         # The pulse, and as much again around it: 5 mm at 25 mm/s.
-        left = style.margin_left + (0.2 * paper_speed + 5.0 if style.calibration_pulse else 0.0)
+        left = style.margin_left + (PULSE_SECONDS * paper_speed + 5.0 if style.calibration_pulse else 0.0)
         first = style.margin_top + plan.edge
         last = first + (plan.baselines - 1) * plan.spacing
         return cls(
@@ -535,8 +540,8 @@ def _paper(
     ink = np.zeros((height, width), dtype=np.uint8)
     plan = PAGE_LAYOUTS[geometry.layout]
     if style.calibration_pulse:
-        # Baseline, 0.2 s of 1 mV, baseline.
-        length = 0.2 * geometry.paper_speed
+        # Baseline, 1 mV, baseline.
+        length = PULSE_SECONDS * geometry.paper_speed
         x = style.margin_left + np.array([0.0, 2.0, 2.0, 2.0 + length, 2.0 + length, 4.0 + length])
         y = geometry.gain * np.array([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
         pulses = [
@@ -547,12 +552,9 @@ def _paper(
     texts: list[tuple[str, float, float]] = []
     if style.lead_names:
         above = 0.3 * geometry.spacing
-        for lead, name in enumerate(STANDARD_LEADS):
-            column, row = divmod(lead, plan.rows)
-            left = geometry.left + column * PAGE_SECONDS / plan.columns * geometry.paper_speed
+        for name, row, begin, _ in plan.panels():
+            left = geometry.left + begin * PAGE_SECONDS * geometry.paper_speed
             texts.append((name, left + 1.0, geometry.baseline(row) - above))
-        if plan.strip:
-            texts.append((STANDARD_LEADS[_STRIP_LEAD], geometry.left + 1.0, geometry.baseline(plan.rows) - above))
     if style.page_text:
         text = scale_text(geometry.paper_speed, geometry.gain)
         texts.append((text, style.margin_left, geometry.height - max(style.margin_bottom, 2.0) / 2.0))
@@ -566,7 +568,7 @@ def _grid(style: PaperStyle, height: int, width: int, scale_x: float, scale_y: f
     shares = [
         [
             _line_shares(size, scale, offset, spacing, line)
-            for spacing, line in ((1.0, style.minor_width), (5.0, style.major_width))
+            for spacing, line in zip(GRID_STEPS, (style.minor_width, style.major_width), strict=True)
         ]
         for size, scale, offset in ((width, scale_x, style.grid_offset[0]), (height, scale_y, style.grid_offset[1]))
     ]

@@ -29,7 +29,7 @@ from .setting_checks import (
     check_choice,
     check_number,
 )
-from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, canonical_unit, repair_non_finite, resample, rescale
+from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, check_waveform, repair_non_finite, resample, rescale
 from .signal_report import (
     SignalReport,
     Skipped,
@@ -392,7 +392,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
     ) -> tuple[np.ndarray, np.ndarray]:
         """As [`clean`], with the settings as they are: what a subclass adds to it."""
         rate = _checked_rate(sampling_rate)
-        signal, names, units = _checked_waveform(waveform, lead_names, unit)
+        signal, names, units = check_waveform(waveform, lead_names, unit)
         if signal.shape[1] < self.min_seconds * rate:
             raise InputError(
                 f"the recording lasts {signal.shape[1] / rate:g} s at {rate:g} Hz, less than {self.min_seconds:g} s: "
@@ -718,25 +718,3 @@ def _checked_rate(sampling_rate: Any) -> float:
             f"the sampling rate is {rate:g} Hz: at least {MINIMUM_RATE:g} Hz are needed to see a QRS complex"
         )
     return rate
-
-
-def _checked_waveform(
-    waveform: Any, lead_names: Sequence[str] | None, unit: str | Sequence[str] | None
-) -> tuple[np.ndarray, list[str], list[str]]:
-    array = np.asarray(waveform)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"the waveform has dtype {array.dtype}: pass real numbers")
-    if array.ndim != 2:
-        raise InputError(f"the waveform has {array.ndim} dimension(s): pass one of shape (leads, samples)")
-    if lead_names is None:
-        raise InputError("the lead names are missing: pass `lead_names=`, one for each row of the waveform")
-    names = [str(name) for name in lead_names]
-    if len(names) != array.shape[0]:
-        hint = "transpose it to (leads, samples)" if len(names) == array.shape[1] else "give one name per row"
-        raise InputError(f"the waveform has {array.shape[0]} rows but {len(names)} lead names were given: {hint}")
-    if unit is None:
-        raise InputError("the unit is missing: pass `unit=` as mV, uV, V or NU (normalised), it is never assumed")
-    units = [unit] * len(names) if isinstance(unit, str) else list(unit)
-    if len(units) != len(names):
-        raise InputError(f"{len(units)} units were given for {len(names)} leads: give one for all or one each")
-    return array.astype(np.float32, copy=False), names, [canonical_unit(one) for one in units]

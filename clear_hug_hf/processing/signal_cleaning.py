@@ -1,5 +1,5 @@
 """
-Cleaning of ECG signals: repair of non-finite samples, resampling, band-pass, scaling.
+Cleaning of ECG signals: checks, repair of non-finite samples, resampling, band-pass, scaling.
 
 Each step is one function of arrays with time on the last axis; which of them run, and with which numbers, is the
 feature extractor's configuration.
@@ -8,8 +8,10 @@ feature extractor's configuration.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import signal as scipy_signal
@@ -45,6 +47,42 @@ def canonical_unit(unit: str) -> str:
             f"unknown unit {unit!r}: use one of {', '.join(MILLIVOLTS_PER_UNIT)} (NU: normalised, no unit)"
         )
     return known
+
+
+def check_waveform(
+    waveform: Any, lead_names: Sequence[str] | None, unit: str | Sequence[str] | None
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """
+    A recording as it came, with a name and a unit for each row.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): Real numbers.
+        lead_names (`Sequence[str]`): Name of each row.
+        unit (`str` or `Sequence[str]`): Unit of all rows or of each.
+
+    Returns:
+        `tuple[np.ndarray, list[str], list[str]]`: The samples in float32, the names, and the units' standard spelling.
+
+    Raises:
+        InputError: If one of them is missing, or they do not fit.
+    """
+    array = np.asarray(waveform)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"the waveform has dtype {array.dtype}: pass real numbers")
+    if array.ndim != 2:
+        raise InputError(f"the waveform has {array.ndim} dimension(s): pass one of shape (leads, samples)")
+    if lead_names is None:
+        raise InputError("the lead names are missing: pass `lead_names=`, one for each row of the waveform")
+    names = [str(name) for name in lead_names]
+    if len(names) != array.shape[0]:
+        hint = "transpose it to (leads, samples)" if len(names) == array.shape[1] else "give one name per row"
+        raise InputError(f"the waveform has {array.shape[0]} rows but {len(names)} lead names were given: {hint}")
+    if unit is None:
+        raise InputError("the unit is missing: pass `unit=` as mV, uV, V or NU (normalised), it is never assumed")
+    units = [unit] * len(names) if isinstance(unit, str) else list(unit)
+    if len(units) != len(names):
+        raise InputError(f"{len(units)} units were given for {len(names)} leads: give one for all or one each")
+    return array.astype(np.float32, copy=False), names, [canonical_unit(one) for one in units]
 
 
 def repair_non_finite(signals: np.ndarray, num_neighbours: int = 6) -> np.ndarray:
