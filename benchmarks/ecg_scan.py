@@ -36,7 +36,6 @@ from sklearn.preprocessing import StandardScaler
 from transformers import set_seed
 from transformers.utils import logging
 
-from clear_hug_hf.data.collator import read_window
 from clear_hug_hf.data.label_sets import LABEL_SETS
 from clear_hug_hf.data.pages import SIGNAL_EMBEDS
 from clear_hug_hf.data.prepared import load_prepared
@@ -46,6 +45,7 @@ from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc, ma
 from clear_hug_hf.evaluation.protocol import split_off
 from clear_hug_hf.modeling import EcgScanForImageClassification, EcgScanForPreTraining
 from clear_hug_hf.modeling.losses_ecg_scan import lead_residuals
+from clear_hug_hf.processing.recording_inputs import read_row
 from clear_hug_hf.training.finetuning import FinetuningArguments, finetune
 from clear_hug_hf.training.folders import classifier_config, load_for_finetuning
 from clear_hug_hf.training.pretraining import pretrain
@@ -200,7 +200,7 @@ class Experiment:
         """Batches of pages of some recordings, photographed with a strength."""
         rows = self.rows.select_columns(["signal", "signal_scale", "lead_mask", "r_peaks"]).with_format("numpy")
         for start in range(0, len(places), 64):
-            chosen = [read_window(rows[int(place)]) for place in places[start : start + 64]]
+            chosen = [read_row(rows[int(place)]) for place in places[start : start + 64]]
             drawn: dict[str, Any] = {"layouts": [layout] * len(chosen)}
             if strength:
                 drawn["generators"] = [np.random.default_rng([7, int(place)]) for place in places[start : start + 64]]
@@ -332,7 +332,7 @@ class Experiment:
         }
         model.eval()
         for start in range(0, len(rows), 64):
-            batch = [read_window(rows[place]) for place in range(start, min(start + 64, len(rows)))]
+            batch = [read_row(rows[place]) for place in range(start, min(start + 64, len(rows)))]
             found = extractor.cut(*zip(*batch, strict=True), return_targets=True)
             rebuilt = model.reconstruct(torch.from_numpy(found["pixel_values"])).numpy()
             truth = found["waveforms"]

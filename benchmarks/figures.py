@@ -21,15 +21,10 @@ from ablations import all_recordings
 from machine import REPOSITORY
 from transformers.utils import logging
 
-from clear_hug_hf.data.collator import EcgCollator, read_window
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.prepared import keep_labels, load_prepared
-from clear_hug_hf.evaluation.predictions import (
-    contributions_by_label,
-    group_names,
-    model_label_names,
-    model_thresholds,
-    predict,
-)
+from clear_hug_hf.evaluation.predictions import contributions_by_label, predict
+from clear_hug_hf.inference.classifier_outputs import group_names, model_label_names, model_thresholds
 from clear_hug_hf.plotting import (
     plot_group_activations,
     plot_prediction,
@@ -37,6 +32,7 @@ from clear_hug_hf.plotting import (
     plot_roc_sheet,
     save_figure,
 )
+from clear_hug_hf.processing.recording_inputs import read_row
 from clear_hug_hf.training.folders import load_classifier, load_pretrained
 
 
@@ -64,7 +60,7 @@ def reconstructions(data: Path, ablations: Path, record: str | None, output: Pat
         rebuilt[title] = found.reconstruction[0].float().numpy()
         hidden = found.bool_masked_pos[0].numpy()
     assert hidden is not None
-    signal, r_peaks, lead_mask = read_window(row)
+    signal, r_peaks, lead_mask = read_row(row)
     figure = plot_reconstructions(
         signal,
         r_peaks,
@@ -102,7 +98,7 @@ def predictions(data: Path, folder: Path, record: str | None, output: Path) -> l
     index = 0 if record is None else found.record_ids.index(record)
     row = shown.with_format("numpy")[index]
     truth = [name for name, value in zip(names, found.labels[index], strict=True) if value == 1]
-    signal, r_peaks, lead_mask = read_window(row)
+    signal, r_peaks, lead_mask = read_row(row)
     page = plot_prediction(
         signal,
         r_peaks,

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .hub.pipeline_ecg_classification import MODEL_CLASSES, TASK, EcgClassificationPipeline
+from .inference.pipeline_ecg_classification import MODEL_CLASSES, TASK, EcgClassificationPipeline
 from .modeling import (
     ClearHugConfig,
     ClearHugForPreTraining,

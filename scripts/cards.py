@@ -26,9 +26,10 @@ from transformers import set_seed
 from clear_hug_hf.cli import main as clear_hug
 from clear_hug_hf.data.prepared import keep_labels, load_prepared
 from clear_hug_hf.evaluation.metrics import choose_thresholds
-from clear_hug_hf.evaluation.predictions import auroc_difference, evaluate_found, model_thresholds, predict
+from clear_hug_hf.evaluation.predictions import auroc_difference, evaluate_found, predict
 from clear_hug_hf.hub.model_card import read_card
 from clear_hug_hf.hub.publishing import stage
+from clear_hug_hf.inference.classifier_outputs import model_thresholds
 from clear_hug_hf.training.finetuning import FinetuningArguments, finetune
 from clear_hug_hf.training.folders import CARD, METRICS, load_classifier
 from clear_hug_hf.training.provenance import describe_environment

@@ -22,11 +22,11 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Au
 
 from clear_hug_hf import EcgScanFeatureExtractor, Recording, load_prepared, read_record, render_page
 from clear_hug_hf.cli import main
-from clear_hug_hf.data.collator import read_window
 from clear_hug_hf.data.pages import LAYOUT_SHARES, PageCollator
 from clear_hug_hf.data.texts import text_of, with_texts
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgScanForPreTraining
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing.recording_inputs import read_row
 from clear_hug_hf.training import teachers
 from clear_hug_hf.training.batches import StepCollator
 from clear_hug_hf.training.folders import load_classifier, save_model_folder
@@ -149,7 +149,7 @@ def test_when_the_teacher_is_asked_beforehand_then_it_says_what_the_model_would(
     extractor = ClearHugFeatureExtractor()
     for index, row in enumerate(rows.with_format("numpy")):
         inputs = extractor(
-            read_window(row)[0],
+            read_row(row)[0],
             sampling_rate=100.0,
             lead_names=row["lead_names"],
             unit="mV",
@@ -331,8 +331,8 @@ def test_when_a_model_reads_recordings_then_pictures_are_refused(
     command = ["finetune", "--data", ptbxl_folder, "--model", house / "teacher", "--output", clear]
     _run(*command, "--epochs", 1, "--no-feature-cache", "--no-control")
     said = _refused(capsys, "predict", page, "--model", clear)
-    assert "is a picture, and ClearHugForSequenceClassification reads recordings" in said
-    with pytest.raises(ValueError, match="is a picture, and ClearHugForSequenceClassification reads recordings"):
+    assert "is a picture, and ClearHugFeatureExtractor reads recordings" in said
+    with pytest.raises(ValueError, match="is a picture, and ClearHugFeatureExtractor reads recordings"):
         pipeline("ecg-classification", model=str(clear / "model"))(page)
 
 
@@ -381,7 +381,7 @@ def test_when_normalised_recordings_are_prepared_with_a_scale_then_rows_are_in_m
     _run(*command, tmp_path / "pages", "--setting", "millivolts_per_unit=0.11")
     sets, extractor = load_prepared(tmp_path / "pages")
     row = next(iter(sets.values())).with_format("numpy")[0]
-    signal, _, _ = read_window(row)
+    signal, _, _ = read_row(row)
     np.testing.assert_allclose(signal, read_record(record).waveform[:, :1000] * 0.11, atol=1e-3)
     assert extractor.millivolts_per_unit == 0.11
 

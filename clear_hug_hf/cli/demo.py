@@ -138,7 +138,8 @@ def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pic
     """What the shipped classifiers that read recordings as `extractor` does say about a held-out real one."""
     from ..data.prepared import keep_labels
     from ..data.sharding import extractor_settings
-    from ..evaluation.predictions import model_thresholds, predict
+    from ..evaluation.predictions import predict
+    from ..inference.classifier_outputs import model_thresholds
     from ..training.folders import load_model
 
     shown = "test" if "test" in sets else "validation"

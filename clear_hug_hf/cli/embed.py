@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .shared import (
     EXIT_OK,
@@ -18,10 +18,6 @@ from .shared import (
     say,
     to_device,
 )
-
-
-if TYPE_CHECKING:
-    from ..data.preparation import Rejected
 
 
 def add(verbs: Any) -> None:
@@ -70,19 +66,18 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `embed` and return the exit status."""
+    from ..inference.inputs import list_records
     from ..processing import InputError
     from ..training.embeddings import embed_records
     from ..training.folders import load_encoder
     from ..utils.files import check_file
-    from .predict import records_to_predict
 
     # A table of the same records, model and settings is made anew; `embed_records` looks for that.
     check_file(arguments.output, True, [*arguments.records, arguments.model], [".parquet"])
     quiet_libraries()
     model, extractor = load_encoder(arguments.model)
     to_device(model)
-    rejected: list[Rejected] = []
-    references = records_to_predict(arguments.records, rejected)
+    references, rejected = list_records(arguments.records)
     if not references:
         raise InputError(rejected[0].reason)
     try:

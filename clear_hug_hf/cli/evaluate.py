@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     to_device(model)
 
     from ..evaluation.metrics import evaluate_predictions
-    from ..evaluation.predictions import model_label_names
+    from ..inference.classifier_outputs import model_label_names
 
     names = model_label_names(model.config)
     mapping = _label_mapping(arguments.map, names)
@@ -187,7 +187,8 @@ def _evaluated(
 
     from ..data.prepared import keep_labels
     from ..data.splits import recordings_of
-    from ..evaluation.predictions import map_predictions, model_label_names, model_thresholds, predict
+    from ..evaluation.predictions import map_predictions, predict
+    from ..inference.classifier_outputs import model_label_names, model_thresholds
     from ..processing import InputError
     from ..training.features import dataset_labels
 

@@ -300,14 +300,8 @@ def finetune_and_report(
 
     from transformers import set_seed
 
-    from ..evaluation.predictions import (
-        auroc_difference,
-        contributions_by_label,
-        evaluate_found,
-        group_names,
-        model_thresholds,
-        predict,
-    )
+    from ..evaluation.predictions import auroc_difference, contributions_by_label, evaluate_found, predict
+    from ..inference.classifier_outputs import group_names, model_thresholds
     from ..plotting import plot_group_activations, save_figure
     from ..training import finetuning, folders, provenance
     from ..utils.files import write_json

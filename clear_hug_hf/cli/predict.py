@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,8 @@ from .shared import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data.preparation import Rejected
     from ..data.records import Recording, RecordReference
-    from ..hub.pipeline_ecg_classification import EcgClassificationPipeline
+    from ..inference.records import RecordPrediction
     from ..processing import SignalReport
 
 
@@ -52,8 +51,6 @@ REPORTED = (
 )
 """What the table says of a recording beside its labels."""
 _AGGREGATES = {"mean": "their mean", "max": "the highest of each label"}
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
-"""What names of pictures end with; a PDF is refused with the way out."""
 
 
 def add(verbs: Any) -> None:
@@ -128,66 +125,55 @@ def run(arguments: argparse.Namespace) -> int:
     model, extractor = load_classifier(arguments.model)
     to_device(model)
 
-    from ..data.preparation import Rejected, describe_error
-    from ..evaluation.predictions import check_gives_probabilities, model_label_names, model_thresholds
-    from ..hub.pipeline_ecg_classification import EcgClassificationPipeline
+    from tqdm.auto import tqdm
+
+    from ..data.preparation import Rejected
+    from ..inference.classifier_outputs import model_label_names, model_thresholds
+    from ..inference.inputs import find_pictures, list_records
+    from ..inference.records import check_gives_probabilities, predict_records
 
     check_gives_probabilities(model.config)
-    pipe = EcgClassificationPipeline(model, feature_extractor=extractor, device=model.device)
     names = model_label_names(model.config)
     shown = choose_labels(arguments.labels, names, f"the model in {arguments.model}")
     thresholds = dict(zip(names, model_thresholds(model.config), strict=True))
     if arguments.threshold is not None:
         thresholds = dict.fromkeys(names, arguments.threshold)
-    rejected: list[Rejected] = []
-    pages_of = {path: pictures_at(path) for path in arguments.records}
+    pages_of = {path: find_pictures(path) for path in arguments.records}
     pages = [page for found in pages_of.values() for page in found]
-    references = records_to_predict([path for path in arguments.records if not pages_of[path]], rejected)
+    references, rejected = list_records([path for path in arguments.records if not pages_of[path]])
     check_file(arguments.output, overwrite=True, inputs=(reference.path for reference in references))
     check_pictures(arguments.pictures, overwrite=True, inputs=pages)
+    inputs: list[Path | RecordReference] = [*pages, *references]
     table: list[dict[str, Any]] = []
     drawn: set[Path] = set()
     num_done = 0
+    predictions = predict_records(model, extractor, inputs, aggregate=arguments.aggregate)
+    shown_bar = arguments.output is not None and is_main_process()
     try:
-        for page in pages:
-            found_page = _predict_page(page, pipe, rejected)
-            if found_page is None:
+        for one, found in tqdm(
+            zip(inputs, predictions, strict=True), desc="predict", unit="rec", total=len(inputs), disable=not shown_bar
+        ):
+            if isinstance(found, Rejected):
+                rejected.append(found)
                 continue
-            probabilities, found_where, seen = found_page
-            windows = [{"start": 0.0, "end": float(extractor.window_seconds), "skipped": [], "report": None}]
-            together = None if arguments.aggregate == "none" else probabilities
-            told = _told(pipe, windows, probabilities[None], together, shown, thresholds, arguments)
+            if found.page is not None and found.page.rotation:
+                say(
+                    f"{one} was turned clockwise by {found.page.rotation} degrees, which way up is a guess: look at it"
+                )
+            told = _told(found, names, shown, thresholds, arguments)
             num_done += 1
             if arguments.output is not None:
-                table += _table_rows(str(page), told, shown)
+                table += _table_rows(found.record_id, told, shown)
             else:
-                _print_record(str(page), told, thresholds, arguments.json, report=None)
-            if arguments.pictures is not None:
-                path = _free_name(arguments.pictures / f"{_file_name(str(page.with_suffix('')))}.png", drawn)
-                draw_page_prediction(page, found_where, seen, names, probabilities, thresholds, path)
-        for reference in _counted(references, shown=arguments.output is not None):
-            record = reference.record_id
-            try:
-                recording = reference.read()
-                inputs = list(pipe.preprocess(recording))
-            except Exception as error:  # whatever is wrong with one file, the others are predicted
-                rejected.append(Rejected(record, describe_error(error).removeprefix(f"{record}: ")))
-                continue
-            outputs = [pipe.forward(window) for window in inputs]
-            of_windows, of_recording = pipe.score_windows(outputs, aggregate=arguments.aggregate)
-            told = _told(pipe, outputs, of_windows, of_recording, shown, thresholds, arguments)
-            num_done += 1
-            if arguments.output is not None:
-                table += _table_rows(record, told, shown)
-            else:
-                _print_record(record, told, thresholds, arguments.json, outputs[0]["report"])
-            if arguments.pictures is not None:
-                _draw_record(pipe, recording, outputs, of_windows, thresholds, arguments, drawn)
+                _print_record(found.record_id, told, thresholds, arguments.json, found.report)
+            if arguments.pictures is not None and isinstance(one, Path):
+                _draw_page(model, extractor, one, found, thresholds, arguments, drawn)
+            elif arguments.pictures is not None:
+                _draw_record(model, extractor, one.read(), found, thresholds, arguments, drawn)
     except KeyboardInterrupt:
         if table:
             write_csv(arguments.output, table)
-            total = len(references) + len(pages)
-            say(f"\nstopped: {arguments.output} has the first {num_done} record(s) of {total}")
+            say(f"\nstopped: {arguments.output} has the first {num_done} record(s) of {len(inputs)}")
         raise
     if not num_done:
         for record, reason in rejected:
@@ -204,47 +190,9 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_SOME_FAILED if rejected else EXIT_OK
 
 
-def _predict_page(
-    path: Path, pipe: EcgClassificationPipeline, rejected: list[Rejected]
-) -> tuple[Any, Any, Any] | None:
-    """
-    Probabilities of the labels of a picture, where its page is, and what the model sees of it; or nothing, with the
-    reason in `rejected`.
-    """
-    import torch
-
-    from ..data.preparation import Rejected, describe_error
-    from ..processing import InputError, find_page, load_page
-
-    if not hasattr(pipe.feature_extractor, "image_processor"):
-        rejected.append(
-            Rejected(
-                str(path),
-                f"{path} is a picture, and {type(pipe.model).__name__} reads recordings: name an ECG-Scan classifier, "
-                "such as model_cards/ecg-scan-tiny-ptbxl-super",
-            )
-        )
-        return None
-    processor = pipe.feature_extractor.image_processor
-    try:
-        found = find_page(load_page(path))
-        seen = processor.page_of(found.image, do_find_page=False)
-    except (InputError, FileNotFoundError) as error:
-        rejected.append(Rejected(str(path), describe_error(error)))
-        return None
-    if found.rotation:
-        say(f"{path} was turned clockwise by {found.rotation} degrees, which way up is a guess: look at it")
-    pixels = torch.from_numpy(processor.normalize_pages(seen[None])).to(pipe.model.device)
-    with torch.no_grad():
-        logits = pipe.model(pixels).logits.cpu()
-    return pipe.score_windows([{"logits": logits}])[0][0], found, seen
-
-
 def _told(
-    pipe: EcgClassificationPipeline,
-    windows: Sequence[Mapping[str, Any]],
-    of_windows: np.ndarray,
-    of_recording: np.ndarray | None,
+    found: RecordPrediction,
+    names: Sequence[str],
     shown: Sequence[str],
     thresholds: dict[str, float],
     arguments: argparse.Namespace,
@@ -254,10 +202,6 @@ def _told(
     the labels to show, those that reach their thresholds, and which of these the heart rate contradicts; those of the
     recording only if they are put together.
     """
-    from ..evaluation.predictions import model_label_names
-
-    names, report = model_label_names(pipe.model.config), windows[0]["report"]
-    notes_of_windows, notes_of_recording = pipe.find_contradictions(windows, of_windows, arguments.aggregate)
 
     def labels_of(probabilities: np.ndarray, notes: Mapping[str, str]) -> dict[str, Any]:
         of = {name: float(one) for name, one in zip(names, probabilities, strict=True) if name in shown}
@@ -269,60 +213,78 @@ def _told(
             "notes": {name: notes[name] for name in found if name in notes},
         }
 
-    places = [{"start": round(one["start"], 3), "end": round(one["end"], 3)} for one in windows]
+    places = [{"start": round(one.place.start, 3), "end": round(one.place.end, 3)} for one in found.windows]
     told: dict[str, Any] = {"start": places[0]["start"], "end": max(place["end"] for place in places)}
     told["aggregate"] = arguments.aggregate
-    told["report"] = None if report is None else report.to_dict()
-    if of_recording is not None:
-        told |= labels_of(of_recording, notes_of_recording)
-    rates = [None] * len(windows) if report is None else report.window_rates
+    told["report"] = None if found.report is None else found.report.to_dict()
+    if found.probabilities is not None:
+        told |= labels_of(found.probabilities, found.notes)
     told["windows"] = [
-        place | {"heart_rate": None if rate is None else round(rate, 1)} | labels_of(one, notes)
-        for place, rate, one, notes in zip(places, rates, of_windows, notes_of_windows, strict=True)
+        place
+        | {"heart_rate": None if one.heart_rate is None else round(one.heart_rate, 1)}
+        | labels_of(one.probabilities, one.notes)
+        for place, one in zip(places, found.windows, strict=True)
     ]
-    told["skipped"] = [{"start": round(start, 3), "end": round(end, 3)} for start, end in windows[0]["skipped"]]
+    told["skipped"] = [{"start": round(start, 3), "end": round(end, 3)} for start, end in found.skipped]
     return told
 
 
+def _draw_page(
+    model: Any,
+    extractor: Any,
+    picture: Path,
+    found: RecordPrediction,
+    thresholds: dict[str, float],
+    arguments: argparse.Namespace,
+    drawn: set[Path],
+) -> None:
+    """What the model sees of a picture, with its labels."""
+    from ..inference.classifier_outputs import model_label_names
+
+    assert found.page is not None
+    seen = extractor.image_processor.page_of(found.page.image, do_find_page=False)
+    path = _free_name(arguments.pictures / f"{_file_name(str(picture.with_suffix('')))}.png", drawn)
+    names, probabilities = model_label_names(model.config), found.windows[0].probabilities
+    draw_page_prediction(picture, found.page, seen, names, probabilities, thresholds, path)
+
+
 def _draw_record(
-    pipe: Any,
+    model: Any,
+    extractor: Any,
     recording: Recording,
-    outputs: Sequence[Mapping[str, Any]],
-    of_windows: np.ndarray,
+    found: RecordPrediction,
     thresholds: dict[str, float],
     arguments: argparse.Namespace,
     drawn: set[Path],
 ) -> None:
     """A picture of each stretch that is as long as the model's window, with all that was read of it."""
     import numpy as np
-    import torch
 
-    from ..evaluation.predictions import group_contributions, model_label_names
+    from ..inference.classifier_outputs import join_windows
     from ..processing.signal_cleaning import canonical_unit
 
-    extractor, names = pipe.feature_extractor, model_label_names(pipe.model.config)
     inputs = recording.as_inputs()
     signal, lead_mask = extractor.clean(inputs.pop("waveforms"), **inputs)
     windows = extractor.replace(windows="all").split(signal, extractor.detect([signal], [lead_mask])[0])
-    report = outputs[0]["report"]
-    notes_of_windows, _ = pipe.find_contradictions(outputs, of_windows)
+    report = found.report
+    assert report is not None
     units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
-    for number in dict.fromkeys(output["window"] for output in outputs):
-        rows = [row for row, output in enumerate(outputs) if output["window"] == number]
+    for number in dict.fromkeys(one.place.window for one in found.windows):
+        parts = [one for one in found.windows if one.place.window == number]
         window = windows[number]
         place = f"_{window.start / extractor.sampling_rate:g}s" if len(windows) > 1 else ""
-        contributions = None
-        if "group_states" in outputs[rows[0]]:
-            states = torch.cat([outputs[row]["group_states"] for row in rows]).to(pipe.model.device).float()
-            contributions = group_contributions(pipe.model, states).mean(dim=0).detach().cpu().numpy()
-        scores = of_windows[rows].max(axis=0) if arguments.aggregate == "max" else np.mean(of_windows[rows], axis=0)
-        notes = {name: note for row in rows for name, note in notes_of_windows[row].items()}
-        found = [name for name, score in zip(names, scores, strict=True) if score >= thresholds[name]]
-        about = [*report.warnings, *(notes[name] for name in found if name in notes)]
+        added = [one.contributions for one in parts if one.contributions is not None]
+        scores = join_windows(
+            np.stack([one.probabilities for one in parts]), "max" if arguments.aggregate == "max" else "mean"
+        )
+        assert scores is not None
+        notes = {name: note for one in parts for name, note in one.notes.items()}
+        reached = [name for name, score in zip(thresholds, scores, strict=True) if score >= thresholds[name]]
+        about = [*report.warnings, *(notes[name] for name in reached if name in notes)]
         draw_prediction(
-            pipe.model,
+            model,
             scores,
-            contributions,
+            np.mean(added, axis=0) if added else None,
             window.signal,
             window.r_peaks,
             lead_mask,
@@ -346,46 +308,6 @@ def _free_name(path: Path, taken: set[Path]) -> Path:
         path = path.with_name(f"{path.stem}+.png")
     taken.add(path)
     return path
-
-
-def _counted(references: Sequence[RecordReference], shown: bool) -> Iterator[RecordReference]:
-    """References one at a time, with a bar over the records where nothing else is printed."""
-    from tqdm.auto import tqdm
-
-    yield from tqdm(references, desc="predict", unit="rec", disable=not (shown and is_main_process()))
-
-
-def pictures_at(path: Path) -> list[Path]:
-    """The picture at a path, or those of a folder without records, sorted."""
-    if path.is_dir():
-        if any(path.rglob("*.hea")):  # ends at the first record: there may be many
-            return []
-        return sorted(one for one in path.rglob("*") if one.suffix.lower() in PICTURES)
-    return [path] if path.suffix.lower() in PICTURES else []
-
-
-def records_to_predict(paths: Sequence[Path], rejected: list[Rejected]) -> list[RecordReference]:
-    """The records at paths, in folders and in tables; what is not there goes to `rejected`."""
-    from ..data.preparation import Rejected, describe_error
-    from ..data.readers import open_source
-    from ..data.records import RecordReference, find_records
-    from ..processing import InputError
-
-    references: list[RecordReference] = []
-    for path in paths:
-        try:
-            if path.suffix.lower() == ".csv":
-                table = open_source("csv", path, check_files=False)
-                references += [table.reference(index) for index in range(len(table))]
-            else:
-                references += [RecordReference(header, str(header.with_suffix(""))) for header in find_records(path)]
-        except (InputError, FileNotFoundError) as error:
-            rejected.append(Rejected(str(path), describe_error(error)))
-    # A record named twice, by itself and by its folder, is one.
-    unique: dict[Path, RecordReference] = {}
-    for reference in references:
-        unique.setdefault(reference.path.resolve(), reference)
-    return list(unique.values())
 
 
 def _table_rows(record: str, told: dict[str, Any], shown: list[str]) -> list[dict[str, Any]]:

@@ -270,11 +270,11 @@ def require(sets: dict[str, datasets.Dataset], rejected: Sequence[Rejected], *sp
 
 def draw_recording(dataset: datasets.Dataset, path: Path) -> None:
     """The first recording of a dataset with its beats."""
-    from ..data.collator import read_window
     from ..plotting import plot_recording, save_figure
+    from ..processing.recording_inputs import read_row
 
     row = dataset.with_format("numpy")[0]
-    signal, r_peaks, lead_mask = read_window(row)
+    signal, r_peaks, lead_mask = read_row(row)
     figure = plot_recording(
         signal,
         r_peaks,
@@ -301,7 +301,7 @@ def draw_prediction(
     note: str = "",
 ) -> None:
     """A window of a recording with its probabilities, at `thresholds` or the model's, and the leads behind them."""
-    from ..evaluation.predictions import group_names, model_label_names, model_thresholds
+    from ..inference.classifier_outputs import group_names, model_label_names, model_thresholds
     from ..plotting import plot_prediction, save_figure
 
     names = model_label_names(model.config)
@@ -324,14 +324,14 @@ def draw_prediction(
 
 def draw_row_prediction(model: Any, dataset: datasets.Dataset, found: Any, index: int, path: Path) -> None:
     """One row of a prepared dataset as [`draw_prediction`] draws it."""
-    from ..data.collator import read_window
+    from ..processing.recording_inputs import read_row
 
     row = dataset.with_format("numpy")[index]
     draw_prediction(
         model,
         found.probabilities[index],
         None if found.contributions is None else found.contributions[index],
-        *read_window(row),
+        *read_row(row),
         float(row["sampling_rate"]),
         str(row["unit"]),
         row["record_id"],
@@ -369,12 +369,12 @@ def _draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: 
     import numpy as np
     import torch
 
-    from ..data.collator import read_window
     from ..plotting import plot_page, save_figure
     from ..processing import draw_page
+    from ..processing.recording_inputs import read_row
 
     row = dataset.with_format("numpy")[0]
-    signal, _, lead_mask = read_window(row)
+    signal, _, lead_mask = read_row(row)
     picture = draw_page(signal, extractor.sampling_rate, lead_mask, layout=extractor.layout, pixels_per_mm=4)
     seen = draw_page(
         signal, extractor.sampling_rate, lead_mask, layout=extractor.layout, image_size=extractor.image_size
@@ -398,7 +398,7 @@ def _draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: 
 
 def draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> bool:
     """ROC curves of predictions with labels, at thresholds of the model or their own; whether there are any."""
-    from ..evaluation.predictions import model_thresholds
+    from ..inference.classifier_outputs import model_thresholds
     from ..plotting import plot_roc_sheet, save_figure
 
     if not any({0.0, 1.0} <= {*column} for column in found.labels.T):
@@ -417,15 +417,16 @@ def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, p
         return
     import torch
 
-    from ..data.collator import EcgCollator, read_window
+    from ..data.collator import EcgCollator
     from ..plotting import plot_reconstruction, save_figure
+    from ..processing.recording_inputs import read_row
 
     row = dataset.with_format("numpy")[0]
     batch = EcgCollator(extractor, label_names=())([row])
     with torch.no_grad():
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
     hidden = output.bool_masked_pos[0].cpu().numpy()
-    signal, r_peaks, lead_mask = read_window(row)
+    signal, r_peaks, lead_mask = read_row(row)
     figure = plot_reconstruction(
         signal,
         r_peaks,

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ..processing.errors import InputError
-from .collator import EcgCollator, StoredWindow
+from ..processing.recording_inputs import StoredWindow
+from .collator import EcgCollator
 
 
 # At strength 1.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
+from ..processing.recording_inputs import StoredWindow, read_row
 
 
 class EcgCollator:
@@ -74,7 +75,7 @@ class EcgCollator:
                 f"the dataset was prepared at {rate:g} Hz and the model works at "
                 f"{self.feature_extractor.sampling_rate:g} Hz: prepare it with the model's feature extractor"
             )
-        return [read_window(row) for row in rows]
+        return [read_row(row) for row in rows]
 
     def _cut(self, windows: Sequence[StoredWindow]) -> dict[str, np.ndarray]:
         if self.all_beats:
@@ -117,51 +118,3 @@ class EcgCollator:
             [float("nan") if row["labels"][name] is None else float(row["labels"][name]) for name in names]
             for row in rows
         ]
-
-
-class StoredWindow(NamedTuple):
-    """
-    The recording of a row of a prepared dataset, as `cut` takes it.
-
-    Args:
-        signal (`np.ndarray` of shape `(12, num_samples)`): Cleaned leads, float32 [the row's `unit`].
-        r_peaks (`np.ndarray`): Its ascending peaks [samples], int64.
-        lead_mask (`np.ndarray` of shape `(12,)`): True where a lead is present.
-    """
-
-    signal: np.ndarray
-    r_peaks: np.ndarray
-    lead_mask: np.ndarray
-
-
-def read_window(row: Mapping[str, Any]) -> StoredWindow:
-    """
-    The recording of a row of a prepared dataset: its 16-bit samples times the scale of their lead.
-
-    Args:
-        row (`Mapping`): With the columns `signal`, `signal_scale`, `r_peaks` and `lead_mask`.
-
-    Returns:
-        [`StoredWindow`]
-
-    Raises:
-        InputError: If the row holds values that no preparation writes.
-    """
-    try:
-        signal = np.asarray(row["signal"], dtype=np.float32)
-        scale = np.asarray(row["signal_scale"], dtype=np.float32)
-        peaks = np.asarray(row["r_peaks"], dtype=np.int64)
-    except (TypeError, ValueError):
-        fault = "its leads have different lengths, or values are missing"
-    else:
-        mask = np.asarray(row["lead_mask"])
-        if signal.ndim != 2 or not signal.size or not scale.shape == mask.shape == signal.shape[:1]:
-            fault = f"its signal has the shape {signal.shape}, and its scales {scale.shape}"
-        elif not (np.isfinite(scale) & (scale > 0)).all():
-            fault = "a scale is not positive"
-        elif peaks.size and (peaks[0] < 0 or peaks[-1] >= signal.shape[1] or (peaks[1:] <= peaks[:-1]).any()):
-            fault = "its R peaks do not ascend inside the signal"
-        else:
-            return StoredWindow(signal * scale[:, None], peaks, mask)
-    name = f"row {row['record_id']}" if "record_id" in row else "a row"
-    raise InputError(f"{name} of the dataset cannot be read: {fault}; prepare the recordings again")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..processing.recording_inputs import StoredWindow
 from .augmentation import AugmentingCollator
-from .collator import StoredWindow
 from .texts import text_id, text_of
 
 

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from ..data.collator import EcgCollator
 from ..data.splits import recordings_of
+from ..inference.classifier_outputs import group_contributions, model_label_names
+from ..inference.records import check_gives_probabilities
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from .metrics import (
@@ -84,50 +86,6 @@ def mean_by_recording(
     shape = (-1, *[1] * (values.ndim - 1))
     np.add.at(sums, recording_of, values * weights.reshape(shape))
     return (sums / np.bincount(recording_of, weights).reshape(shape)).astype(values.dtype)
-
-
-def model_label_names(config: Any) -> list[str]:
-    """Names of a model's outputs, in their order."""
-    return [config.id2label[index] for index in range(len(config.id2label))]
-
-
-def model_thresholds(config: Any) -> list[float]:
-    """From which probability on each of a model's labels counts as found; 0.5 where none was chosen."""
-    chosen = getattr(config, "label_thresholds", None) or {}
-    return [float(chosen.get(name, 0.5)) for name in model_label_names(config)]
-
-
-def check_gives_probabilities(config: Any) -> None:
-    """Refuse a model that predicts values."""
-    if config.problem_type == "regression":
-        raise InputError("the model predicts values, not labels: only classification models give probabilities")
-
-
-def group_names(config: Any) -> list[str]:
-    """Short names of the groups that the HUG head reads, in the order of `group_states`."""
-    groups = ["/".join(config.lead_names[lead] for lead in group) for group in config.lead_group_indices()]
-    groups = [name if name != "V1/V2/V3/V4/V5/V6" else "V1-V6" for name in groups]
-    pairs = [(first, second) for second in range(len(groups)) for first in range(second)]
-    pairs.sort(key=lambda pair: (pair[1] - pair[0], pair))
-    return [*groups, *(f"{groups[first]} + {groups[second]}" for first, second in pairs), "all leads"]
-
-
-def group_contributions(model: Any, group_states: torch.Tensor) -> torch.Tensor:
-    """
-    What each group of leads adds to each logit.
-
-    The feature that HUG classifies is the mean of its group states and the classifier is linear, so that the logit is
-    exactly the sum of the groups' contributions and the classifier's bias (paper section on HUG, Figure 5).
-
-    Args:
-        model ([`PreTrainedModel`]): With the HUG head.
-        group_states (`torch.FloatTensor` of shape `(batch_size, 7, hidden_size)`): As the model gives them.
-
-    Returns:
-        `torch.FloatTensor` of shape `(batch_size, 7, num_labels)`.
-    """
-    present = (group_states != 0).any(dim=2).sum(dim=1).clamp(min=1)
-    return group_states @ model.classifier.weight.T / present[:, None, None]
 
 
 @torch.no_grad()

@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..inference.pipeline_ecg_classification import EcgClassificationPipeline
 from ..processing import InputError
 from ..training.folders import CARD, CONVERSION, FOOTER
 from ..utils.files import RunFolder, check_writable, file_digest, whole_folder, write_json
 from .checkpoints import name_some
-from .pipeline_ecg_classification import EcgClassificationPipeline
 
 
 # What a conversion writes.

@@ -18,7 +18,7 @@ from huggingface_hub import (
     eval_result_entries_to_yaml,
 )
 
-from ..evaluation.predictions import model_label_names, model_thresholds
+from ..inference.classifier_outputs import model_label_names, model_thresholds
 from ..processing.errors import InputError
 from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
 

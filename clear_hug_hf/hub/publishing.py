@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from ..inference.pipeline_ecg_classification import EcgClassificationPipeline
 from ..processing.errors import InputError
 from ..training.folders import CARD, find_model_folder, load_model
 from ..training.provenance import find_facts
 from ..utils.files import check_writable, folder_digests, whole_folder, write_json
 from .model_card import OF_RECORDINGS, make_card, read_card
-from .pipeline_ecg_classification import EcgClassificationPipeline
 
 
 STORED_AS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -20,6 +20,7 @@ from .beat_detection import DETECTORS, MINIMUM_RATE, detect_r_peaks
 from .beats import pad_peaks
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads, is_flat
+from .recording_inputs import RecordingWindows, is_recording, read_windows
 from .setting_checks import (
     MAX_SAMPLING_RATE,
     MAX_SECONDS,
@@ -179,6 +180,44 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
     def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
         """A WFDB record from its files, see [`~wfdb_format.read_record`]."""
         return read_record(path)
+
+    @staticmethod
+    def is_recording(inputs: Any) -> bool:
+        """Whether this is one recording as [`read_windows`] takes it, not several."""
+        return is_recording(inputs)
+
+    def read_windows(
+        self,
+        inputs: Any,
+        *,
+        windows: str | None = None,
+        on_no_beats: str | None = None,
+        sampling_rate: float | None = None,
+        lead_names: Sequence[str] | None = None,
+        unit: str | Sequence[str] | None = None,
+    ) -> RecordingWindows:
+        """
+        One recording as the model reads it, in whatever form it comes.
+
+        Args:
+            inputs: The path of a WFDB record, a dict or an object with `waveform` `(num_leads, num_samples)`,
+                `sampling_rate`, `lead_names` and `unit`, an array or tensor of samples, a `wfdb.Record`, a
+                `DataFrame` with a column of numbers per lead, a row of a prepared dataset; or a picture of a page, if
+                the extractor has an `image_processor`.
+            windows (`str`, *optional*, defaults to `"all"`): As in [`split`].
+            on_no_beats (`str`, *optional*): Overrides the configuration for this call.
+            sampling_rate, lead_names, unit (*optional*): Of a recording that does not say them itself.
+
+        Returns:
+            [`RecordingWindows`]: The model's inputs, one row per window, with their places in the recording.
+
+        Raises:
+            FileNotFoundError: If there is no record at a path.
+            InputError: If the recording cannot be used; the message says which, why, and what to do.
+            ImportError: If a record is in a format that only the package `wfdb` reads, and it is not installed.
+        """
+        stated = {"sampling_rate": sampling_rate, "lead_names": lead_names, "unit": unit}
+        return read_windows(self, inputs, windows, on_no_beats, **stated)
 
     @property
     def window_samples(self) -> int:

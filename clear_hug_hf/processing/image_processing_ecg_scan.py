@@ -15,7 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import TensorType
 
 from .errors import InputError
-from .page_finding import find_page
+from .page_finding import FoundPage, find_page
 from .setting_checks import Configurable, Flag, check_list
 
 
@@ -204,6 +204,7 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
         return_tensors: str | TensorType | None = None,
         *,
         do_find_page: bool | None = None,
+        return_pages: bool = False,
         **kwargs: Any,
     ) -> BatchFeature:
         """
@@ -213,6 +214,7 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
             images: A picture as [`load_page`] takes it, or a list of pictures.
             return_tensors (`str` or [`~utils.TensorType`], *optional*): `"pt"` or `"np"`.
             do_find_page (`bool`, *optional*): Overrides the configuration for this call.
+            return_pages (`bool`, *optional*, defaults to `False`): Add `pages`, a [`FoundPage`] of each picture.
 
         Returns:
             [`BatchFeature`]: `pixel_values` `(num_pictures, 3, height, width)` float32.
@@ -226,10 +228,14 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
         pages = []
         for index, one in enumerate(pictures):
             try:
-                pages.append(self.page_of(one, do_find_page))
+                pages.append(self._find_page(one, do_find_page))
             except InputError as error:
                 raise InputError(f"picture {index}: {error}" if len(pictures) > 1 else str(error)) from error
-        return BatchFeature({"pixel_values": self.normalize_pages(np.stack(pages))}, tensor_type=return_tensors)
+        seen = np.stack([self._resize(page.image) for page in pages])
+        batch = BatchFeature({"pixel_values": self.normalize_pages(seen)}, tensor_type=return_tensors)
+        if return_pages:
+            batch["pages"] = pages
+        return batch
 
     def page_of(self, image: Any, do_find_page: bool | None = None) -> np.ndarray:
         """
@@ -241,9 +247,18 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
         Returns:
             `np.ndarray` of shape `(height, width, 3)`, uint8 [RGB].
         """
+        return self._resize(self._find_page(image, do_find_page).image)
+
+    def _find_page(self, image: Any, do_find_page: bool | None) -> FoundPage:
+        """The page in a picture, or all of it."""
         picture = load_page(image)
         if self.do_find_page if do_find_page is None else do_find_page:
-            picture = find_page(picture).image
+            return find_page(picture)
+        height, width = picture.shape[:2]
+        corners = np.array([(0, 0), (width, 0), (width, height), (0, height)], dtype=np.float32)
+        return FoundPage(picture, corners, rotation=0, traces=float("nan"))
+
+    def _resize(self, picture: np.ndarray) -> np.ndarray:
         height, width = self.image_size
         if picture.shape[:2] == (height, width):
             return picture

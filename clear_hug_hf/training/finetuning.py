@@ -37,7 +37,8 @@ from ..data.collator import EcgCollator
 from ..data.pages import PageCollator
 from ..data.splits import patient_keys
 from ..evaluation.metrics import choose_thresholds, macro_auroc
-from ..evaluation.predictions import model_label_names, predict
+from ..evaluation.predictions import predict
+from ..inference.classifier_outputs import model_label_names
 from ..modeling.modeling_ecg import known_binary_cross_entropy
 from ..processing import EcgScanFeatureExtractor
 from ..processing.errors import InputError

@@ -12,11 +12,11 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from ..data.collator import read_window
 from ..data.model_files import load_feature_extractor
 from ..data.pages import SIGNAL_EMBEDS
 from ..processing.errors import InputError
 from ..processing.leads import STANDARD_LEADS
+from ..processing.recording_inputs import read_row
 from .folders import find_model_folder
 from .processes import connect_processes, gather_shares, own_share
 
@@ -89,7 +89,7 @@ def add_signal_embeds(
         signals, names = [], []
         batch = [rows[index] for index in share[start : start + batch_size]]
         for row in batch:
-            signal, _, present = read_window(row)
+            signal, _, present = read_row(row)
             signals.append(signal[present])
             names.append([name for name, there in zip(STANDARD_LEADS, present, strict=True) if there])
         inputs = extractor(

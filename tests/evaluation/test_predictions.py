@@ -19,12 +19,10 @@ from clear_hug_hf.evaluation.predictions import (
     Predictions,
     auroc_loss,
     contributions_by_label,
-    group_contributions,
-    group_names,
     map_predictions,
-    model_thresholds,
     predict,
 )
+from clear_hug_hf.inference.classifier_outputs import group_contributions, group_names, model_thresholds
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
 from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from published import published_files
 
 from clear_hug_hf import ClearHugFeatureExtractor, Recording
 from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
@@ -25,23 +26,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 # Eighteen MB, of which the client keeps whole pieces of 10 MiB where a connection breaks.
 LARGE = {"hidden_size": 256, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 1024}
 CUT = 12 * 2**20
-CODE = {
-    "beat_detection.py",
-    "beats.py",
-    "configuration_clear_hug.py",
-    "configuration_ecg.py",
-    "errors.py",
-    "fast_forms.py",
-    "feature_extraction_clear_hug.py",
-    "feature_extraction_ecg.py",
-    "leads.py",
-    "modeling_clear_hug.py",
-    "modeling_ecg.py",
-    "setting_checks.py",
-    "signal_cleaning.py",
-    "signal_report.py",
-    "wfdb_format.py",
-}
+CODE = published_files("modeling/modeling_clear_hug.py", "processing/feature_extraction_clear_hug.py")
 MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 # What the scripts share. Each costs seconds of imports, so that a process takes many steps.

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from published import published_files
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForSequenceClassification
 
@@ -25,23 +26,7 @@ from clear_hug_hf.training import folders
 
 
 REPO = "your-name/ecg-demo"
-CODE = {
-    "beat_detection.py",
-    "beats.py",
-    "configuration_clear_hug.py",
-    "configuration_ecg.py",
-    "errors.py",
-    "fast_forms.py",
-    "feature_extraction_clear_hug.py",
-    "feature_extraction_ecg.py",
-    "leads.py",
-    "modeling_clear_hug.py",
-    "modeling_ecg.py",
-    "setting_checks.py",
-    "signal_cleaning.py",
-    "signal_report.py",
-    "wfdb_format.py",
-}
+CODE = published_files("modeling/modeling_clear_hug.py", "processing/feature_extraction_clear_hug.py")
 AUTO_MAP = {
     "AutoConfig": "configuration_clear_hug.ClearHugConfig",
     "AutoModel": "modeling_clear_hug.ClearHugModel",
@@ -92,6 +77,7 @@ def test_when_a_classifier_is_staged_then_the_repository_is_whole(staged: Any) -
     assert set(staged.files) == CODE | {
         ".eval_results/ward.yaml",
         "README.md",
+        "classifier_outputs.py",
         "config.json",
         "metrics.json",
         "model.safetensors",

@@ -474,10 +474,10 @@ def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
     [
         ({"sampling_rate": 500.0}, "prepared at 500 Hz and the model works at 100 Hz"),
         ({"r_peaks": None}, "has no 'r_peaks'"),
-        ({"signal": np.zeros((3, 1000))}, r"the row's signal has shape \(3, 1000\), 12 scales"),
-        ({"signal_scale": [1.0]}, "1 scales and 12 entries in its lead mask"),
-        ({"signal_scale": [float("nan")] * 12}, "its scales must be positive"),
-        ({"r_peaks": [50, 10**6]}, "its R peaks ascend inside the signal"),
+        ({"signal": np.zeros((3, 1000))}, r"its signal has the shape \(3, 1000\), and its scales \(12,\)"),
+        ({"signal_scale": [1.0]}, r"and its scales \(1,\); prepare the recordings again"),
+        ({"signal_scale": [float("nan")] * 12}, "a scale is not positive"),
+        ({"r_peaks": [50, 10**6]}, "its R peaks do not ascend inside the signal"),
     ],
 )
 def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(

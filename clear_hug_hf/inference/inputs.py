@@ -1,0 +1,41 @@
+"""What paths of the command line name: records, and pictures of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.preparation import Rejected, describe_error
+from ..data.readers import open_source
+from ..data.records import RecordReference, find_records
+from ..processing.errors import InputError
+from ..processing.recording_inputs import is_picture
+
+
+def find_pictures(path: Path) -> list[Path]:
+    """The picture at a path, or those of a folder without records, sorted."""
+    if path.is_dir():
+        if any(path.rglob("*.hea")):  # ends at the first record: there may be many
+            return []
+        return sorted(one for one in path.rglob("*") if is_picture(one))
+    return [path] if is_picture(path) else []
+
+
+def list_records(paths: Sequence[Path]) -> tuple[list[RecordReference], list[Rejected]]:
+    """The records at paths, in folders and in CSV tables, each once; and the paths at which there are none."""
+    references: list[RecordReference] = []
+    rejected: list[Rejected] = []
+    for path in paths:
+        try:
+            if path.suffix.lower() == ".csv":
+                table = open_source("csv", path, check_files=False)
+                references += [table.reference(index) for index in range(len(table))]
+            else:
+                references += [RecordReference(header, str(header.with_suffix(""))) for header in find_records(path)]
+        except (InputError, FileNotFoundError) as error:
+            rejected.append(Rejected(str(path), describe_error(error)))
+    # A record named twice, by itself and by its folder, is one.
+    unique: dict[Path, RecordReference] = {}
+    for reference in references:
+        unique.setdefault(reference.path.resolve(), reference)
+    return list(unique.values()), rejected
