@@ -48,6 +48,7 @@ from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
 from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaForTokenClassification
 from clear_hug_hf.plotting import plot_segmentation, save_figure
 from clear_hug_hf.processing.feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
+from clear_hug_hf.utils.files import whole_file
 
 
 NUM_FOLDS = 5
@@ -207,11 +208,8 @@ def fit(ludb: Ludb, fold: int, kind: str, learning_rate: float, arguments: argpa
         "validation": max(curve),
         "curve": curve,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, places=test, predicted=predicted.astype(np.int8), about=json.dumps(about))
-    partial.replace(path)
+    with whole_file(path) as partial:
+        np.savez_compressed(partial, places=test, predicted=predicted.astype(np.int8), about=json.dumps(about))
     print(
         f"{FITS[kind]}, fold {fold}, learning rate {learning_rate:g}: epoch {about['epoch']} of {len(curve)}, "
         f"validation F1 {max(curve):.4f}, "

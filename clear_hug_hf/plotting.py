@@ -37,6 +37,7 @@ from .processing.ecg_paper import (
 from .processing.errors import InputError
 from .processing.leads import STANDARD_LEADS
 from .processing.signal_cleaning import MILLIVOLTS_PER_UNIT, canonical_unit
+from .utils.files import whole_file
 
 
 _LAYOUTS = {"clinical": PAGE_LAYOUTS["3x4"], "rows": PAGE_LAYOUTS["12x1"]}
@@ -61,10 +62,11 @@ _LARGEST_PAPER = 60.0  # [inches]; what is longer is drawn smaller, in true prop
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG, making the folder it belongs in."""
+    """Write a figure whole, making the folder it belongs in; as PNG, unless the ending says otherwise."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, facecolor="white", bbox_inches="tight")
+    kind = path.suffix.removeprefix(".") or "png"
+    with whole_file(path) as partial:
+        figure.savefig(partial, format=kind, dpi=_DPI, facecolor="white", bbox_inches="tight")
     return path
 
 

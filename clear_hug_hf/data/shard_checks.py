@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from ..processing.errors import InputError
+from ..utils.files import file_digest
 from .preparation import dataset_features
 
 
@@ -70,9 +71,8 @@ def _note(path: Path, digest: str) -> Path:
 
 
 def _check_shard(path: Path, shard: Mapping[str, Any], source: Mapping[str, Any], rate: float) -> None:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-            raise InputError(f"{path} is damaged: its SHA-256 is not that of what was prepared; {_REMEDY}")
+    if file_digest(path) != shard["sha256"]:
+        raise InputError(f"{path} is damaged: its SHA-256 is not that of what was prepared; {_REMEDY}")
     names, regression = source.get("label_names") or [], source.get("problem_type") == "regression"
     try:
         with pq.ParquetFile(path) as content:

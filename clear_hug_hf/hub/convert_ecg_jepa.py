@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ..modeling.configuration_ecg_jepa import ECG_JEPA_LEAD_NAMES, EcgJepaConfig
 from ..modeling.modeling_ecg_jepa import EcgJepaForPreTraining, EcgJepaModel, grid_positions
 from ..processing import InputError
 from ..processing.feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
+from ..utils.files import file_digest
 from .checkpoints import check_keys, fill_model, load_state_dict, num_heads, shape_of
 from .converted import check_replaceable, save_converted
 
@@ -276,14 +276,12 @@ def convert_ecg_jepa_to_folder(
     whole = isinstance(model, EcgJepaForPreTraining)
     base = EcgJepaConfig.preset("base")
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    with path.open("rb") as file:
-        known = hashlib.file_digest(file, "sha256").hexdigest() == MULTI_BLOCK_SHA256
     facts = {
         "system": "ecg-jepa",
         "kind": PRETRAINED if whole else ENCODER,
         "num_tensors": len(state_dict),
         "size": "base" if all(getattr(model.config, one) == getattr(base, one) for one in sizes) else None,
-        "mask_type": "multi_block" if known else None,
+        "mask_type": "multi_block" if file_digest(path) == MULTI_BLOCK_SHA256 else None,
         "labels_known": None,
         "license_note": "Their repository is under the MIT licence and says nothing of the weights",
     }

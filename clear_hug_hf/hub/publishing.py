@@ -19,7 +19,7 @@ from ..inference.pipeline_ecg_classification import EcgClassificationPipeline
 from ..processing.errors import InputError
 from ..training.folders import CARD, find_model_folder, load_model
 from ..training.provenance import find_facts
-from ..utils.files import check_writable, folder_digests, whole_folder, write_json
+from ..utils.files import check_writable, folder_digests, read_mark, whole_folder, write_json
 from .model_card import OF_RECORDINGS, make_card, read_card
 
 
@@ -193,16 +193,12 @@ def _check_free(folder: Path, repo_id: str) -> None:
     """Refuse to replace anything but what was staged before for the same repository and is still as it was."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    try:
-        staged = json.loads(_record(folder).read_text(encoding="utf-8"))
-        repository, before = staged["repository"], dict(staged["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder"
-        ) from None
-    if repository != repo_id:
-        raise InputError(f"{folder} was staged for {repository}: choose another folder, or delete it")
-    now = folder_digests(folder)
+    staged = read_mark(_record(folder), "choose another folder")
+    if staged is None:
+        raise InputError(f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder")
+    if staged["repository"] != repo_id:
+        raise InputError(f"{folder} was staged for {staged['repository']}: choose another folder, or delete it")
+    before, now = staged["files"], folder_digests(folder)
     if changed := sorted(name for name in {*now, *before} if now.get(name) != before.get(name)):
         raise InputError(
             f"{folder} was changed after it was staged ({', '.join(changed[:3])}): choose another folder, and keep a "

@@ -5,7 +5,6 @@ under which licence, with which recipe and versions.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,12 +17,13 @@ import torch
 from ..data.prepared import is_prepared, read_manifest
 from ..data.readers.base import RecordSource
 from ..data.splits import patient_keys
-from ..processing.errors import InputError
+from ..utils.files import read_mark
 from .folders import CONVERSION, METRICS, PRETRAINING
 
 
 SOURCE_SPLITS, RANDOM_SPLITS = "as the source has it", "random by patient"
 
+_REMEDY = "make the run again, or take the file away and do without its numbers"
 _PACKAGES = ("clear-hug-hf", "torch", "transformers", "accelerate", "datasets", "numpy", "scipy")
 
 
@@ -165,10 +165,9 @@ def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
         places.append(folder.parent)
     found: dict[str, dict[str, Any]] = {}
     for name in (METRICS, PRETRAINING, CONVERSION):
-        for place in places:
-            if (place / name).is_file():
-                found[name] = _read(place / name)
-                break
+        contents = (read_mark(place / name, _REMEDY) for place in places)
+        if (content := next((one for one in contents if one is not None), None)) is not None:
+            found[name] = content
     # The best epoch's model is not that of the last.
     if folder.name == "best" and found.get(PRETRAINING, {}).get("best"):
         found[PRETRAINING] |= {"result": found[PRETRAINING]["best"], "chosen": "best"}
@@ -182,13 +181,3 @@ def describe_encoder(folder: str | Path) -> dict[str, Any]:
     if finetuned is None:
         return dict(facts)
     return {**finetuned.get("encoder", {}), **facts, "finetuned_on": finetuned.get("data")}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged: make the run again, or take the file away and do without its numbers")
-    return content

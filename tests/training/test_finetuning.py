@@ -377,9 +377,8 @@ def test_when_an_older_checkpoint_is_half_deleted_then_the_run_goes_on(
     assert len(finetune(_model(), *sets, extractor, tmp_path, recipe).history) == 3
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null"])
-def test_when_the_file_of_a_run_is_damaged_then_its_checkpoints_stay(text: str, sets: Sets, tmp_path: Path) -> None:
-    (tmp_path / "finetuning.json").write_text(text)
+def test_when_the_file_of_a_run_is_damaged_then_its_checkpoints_stay(sets: Sets, tmp_path: Path) -> None:
+    (tmp_path / "finetuning.json").write_text("{")
     (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
     with pytest.raises(InputError, match=r"finetuning.json is damaged"):
         finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(epochs=1))

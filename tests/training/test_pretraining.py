@@ -8,7 +8,6 @@ import dataclasses
 import importlib.util
 import inspect
 import math
-import os
 import shutil
 from collections.abc import Callable
 from functools import partialmethod
@@ -626,14 +625,6 @@ def test_when_launched_processes_are_not_connected_then_the_run_is_refused(
 def test_when_a_stream_has_no_length_then_it_is_asked_for(dataset: datasets.Dataset) -> None:
     with pytest.raises(InputError, match="recordings_per_epoch"):
         pretrain(_model(), dataset.to_iterable_dataset(), ClearHugFeatureExtractor(), arguments=_recipe())
-
-
-def test_when_the_folder_cannot_be_written_then_it_is_said_before_any_work(
-    dataset: datasets.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match="cannot be written"):
-        pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe())
 
 
 def test_when_there_is_nothing_to_train_on_then_nothing_is_written(dataset: datasets.Dataset, tmp_path: Path) -> None:
