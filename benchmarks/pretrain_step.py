@@ -51,7 +51,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "boolean masks": {**PLAIN, "masks": "boolean"},
     "SDPA": {**PLAIN, "masks": "boolean", "attention": "sdpa always"},
-    "decoder attends in pieces": {**PLAIN, "masks": "boolean", "decoder": "pieces"},
+    "decoder attends in pieces": {**PLAIN, "masks": "boolean", "decoder": "sparse"},
     "dropout from 16 bits": {**PLAIN, "dropout": "own"},
     "parts of like length": {**PLAIN, "parts": True},
     "fused AdamW": {**PLAIN, "optimizer": "fused"},
@@ -242,7 +242,7 @@ def _measure_steps(form: dict[str, Any], steps: Any, device: Any, arguments: arg
     from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
     from clear_hug_hf.training.pretraining import compile_layers, decay_groups, scale_and_clip
 
-    config = ClearHugConfig.preset(arguments.size, decoder_attention_form=form["decoder"])
+    config = ClearHugConfig.preset(arguments.size, attention_form=form["decoder"])
     _apply(form)
     model = ClearHugForPreTraining(config).to(device).train()
     model.set_attn_implementation(form["attention"].split()[0])

@@ -116,7 +116,7 @@ def make_model(folder: Path, pretrained: bool) -> EcgJepaForTokenClassification:
         "id2label": dict(enumerate(WAVES)),
         "label2id": {name: place for place, name in enumerate(WAVES)},
         # The same numbers up to rounding, in less time.
-        "attention_form": "factorised",
+        "attention_form": "sparse",
     }
     config = EcgJepaConfig.from_pretrained(folder)
     if config.attention_pattern == "full":

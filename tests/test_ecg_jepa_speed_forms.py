@@ -80,7 +80,7 @@ def test_when_attention_is_plain_then_it_is_that_of_all_other_forms(speed: Any) 
     torch.testing.assert_close(plain, factorised, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("attention_form", ["dense", "factorised"])
+@pytest.mark.parametrize("attention_form", ["dense", "sparse"])
 def test_when_the_encoder_is_plain_then_its_states_are_those_of_the_model(
     speed: Any, model: EcgJepaForPreTraining, recordings: torch.Tensor, hidden: torch.Tensor, attention_form: str
 ) -> None:

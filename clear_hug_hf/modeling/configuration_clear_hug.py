@@ -16,6 +16,7 @@ from .configuration_ecg import (
     PRETRAINING,
     RATE,
     SAME_NUMBERS,
+    AttentionForm,
     EcgConfig,
     at_most,
     must,
@@ -92,9 +93,9 @@ class ClearHugConfig(EcgConfig):
         full_attention (`bool`, *optional*, defaults to `False`):
             The masked-autoencoder baseline of the paper's Table 2: everything attends to everything in encoder and
             decoder.
-        decoder_attention_form (`str`, *optional*, defaults to `"auto"`):
-            How the decoder computes its sparse attention; the numbers are the same. `"dense"` scores every pair and
-            masks most, `"pieces"` computes only lead by lead and beat by beat (and among the visible beats with
+        attention_form (`str`, *optional*, defaults to `"auto"`):
+            How the decoder computes its attention; the numbers are the same. `"dense"` scores every pair and masks
+            most, `"sparse"` computes only lead by lead and beat by beat (and among the visible beats with
             `decoder_visible_attention="all"`), and `"auto"` does that on a CPU, where it was measured to pay.
         head_type (`str`, *optional*, defaults to `"hug"`):
             How the classifier summarises the leads (the paper's Table 3): `"hug"`, `"mean"`, `"weighted"` or
@@ -171,9 +172,7 @@ class ClearHugConfig(EcgConfig):
     full_attention: bool = field(default=False, metadata=ENCODER)
     # Parity with released weights: in "all" a visible beat sees the visible beats of every lead.
     decoder_visible_attention: Literal["lead", "all"] = field(default="lead", metadata=PRETRAINING)
-    decoder_attention_form: Literal["auto", "dense", "pieces"] = field(
-        default="auto", metadata=PRETRAINING | SAME_NUMBERS
-    )
+    attention_form: AttentionForm = field(default="auto", metadata=PRETRAINING | SAME_NUMBERS)
 
     head_type: Literal["hug", "mean", "weighted", "single_level"] = field(  # type: ignore[assignment]
         default="hug", metadata=CLASSIFIER

@@ -80,6 +80,11 @@ def sizes(prefix: str = "", *, width: int, layers: int, heads: int, inner: int) 
     return {f"{prefix}{name}": size for name, size in {**named, "intermediate_size": inner}.items()}
 
 
+AttentionForm = Literal["auto", "dense", "sparse"]
+"""How attention that leaves pairs out is computed, `attention_form` in every config that has it: `"dense"` scores
+every pair and masks most, `"sparse"` scores only those that may attend to each other, and `"auto"` is the one that was
+measured to pay. The numbers are the same up to rounding."""
+
 _Config = TypeVar("_Config", bound=PreTrainedConfig)
 
 

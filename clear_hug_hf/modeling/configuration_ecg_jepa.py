@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from .configuration_ecg import (
     ACTIVATION,
@@ -16,6 +16,7 @@ from .configuration_ecg import (
     RATE,
     SAME_NUMBERS,
     SAMPLING_RATE,
+    AttentionForm,
     EcgConfig,
     at_most,
     sizes,
@@ -26,8 +27,6 @@ from .configuration_ecg import (
 ECG_JEPA_LEAD_NAMES = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 """The eight independent leads in the order of the released weights; the other four follow from I and II."""
 
-AttentionForm = Literal["auto", "dense", "factorised"]
-ATTENTION_FORMS = get_args(AttentionForm)
 MASK_RATIOS = {"multi_block": (0.175, 0.225), "random": (0.6, 0.7)}
 """The range from which the released weights' share of hidden times was drawn, by kind of mask: of each block, or of
 all."""
@@ -75,8 +74,8 @@ class EcgJepaConfig(EcgConfig):
             attention), `"full"` all.
         attention_form (`str`, *optional*, defaults to `"auto"`):
             How cross-pattern attention is computed; the numbers are the same up to rounding. `"dense"` scores every
-            pair and masks most, `"factorised"` computes only rows (leads) and columns (times) and gives no attention
-            weights. `"auto"` is `"factorised"` where no gradients are computed and `"dense"` elsewhere, for its
+            pair and masks most, `"sparse"` computes only rows (leads) and columns (times) and gives no attention
+            weights. `"auto"` is `"sparse"` where no gradients are computed and `"dense"` elsewhere, for its
             memory; with eager attention it is always `"dense"`.
         position_injection (`str`, *optional*, defaults to `"every_layer"`):
             Whether the positions are added at the input of every layer, as in the released weights, or only of the
@@ -208,8 +207,8 @@ class EcgJepaConfig(EcgConfig):
         super().validate_architecture()
         tokens = self._check_pieces(self.num_samples, "patch_size")
         self._check_transformers(("", "predictor_"), self.patch_size + tokens, multiple_of=4)
-        if self.attention_pattern == "full" and self.attention_form == "factorised":
-            raise ValueError("attention_form='factorised' computes attention_pattern='cropa' only: choose 'auto'.")
+        if self.attention_pattern == "full" and self.attention_form == "sparse":
+            raise ValueError("attention_form='sparse' computes attention_pattern='cropa' only: choose 'auto'.")
         if self.mask_ratio is not None and not (
             len(self.mask_ratio) == 2 and 0 < self.mask_ratio[0] <= self.mask_ratio[1] < 1
         ):

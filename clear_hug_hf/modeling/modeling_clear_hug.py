@@ -405,12 +405,12 @@ class ClearHugDecoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.prediction = nn.Linear(width, config.beat_length)
 
-    def _in_pieces(self, device: torch.device) -> bool:
+    def _is_sparse(self, device: torch.device) -> bool:
         """Whether the attention is computed as a [`LeadBeatPattern`]. Only the paper's own rules are one."""
         if self.config.full_attention or self.config.cls_attention == "full":
             return False
-        form = self.config.decoder_attention_form
-        return form == "pieces" or (form == "auto" and device.type == "cpu")
+        form = self.config.attention_form
+        return form == "sparse" or (form == "auto" and device.type == "cpu")
 
     def forward(
         self,
@@ -448,7 +448,7 @@ class ClearHugDecoder(nn.Module):
         positions = torch.cat((positions[:num_leads], beat_positions.flatten(0, 1)))
         hidden_states = to_autocast_dtype(torch.cat((summaries, beats), dim=1) + positions)
         attention_mask: torch.Tensor | LeadBeatPattern
-        if self._in_pieces(hidden_states.device):
+        if self._is_sparse(hidden_states.device):
             attention_mask = decoder_pattern(self.config, real_beats, visible, kept_beats, slots)
         else:
             attention_mask = decoder_attention_mask(self.config, real_beats, visible)

@@ -12,6 +12,7 @@ Shapes: `B` recordings, `L` leads, `T` samples per lead, `P` times, that is patc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import nn
@@ -22,7 +23,8 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_ecg_jepa import ATTENTION_FORMS, EcgJepaConfig
+from .configuration_ecg import AttentionForm
+from .configuration_ecg_jepa import EcgJepaConfig
 from .fast_forms import CrossPattern
 from .modeling_ecg import (
     IGNORED_LABEL,
@@ -505,14 +507,14 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         or a [`CrossPattern`]. Missing patches are seen by nobody but themselves, so that no row is empty.
         """
         form = self.config.attention_form if attention_form is None else attention_form
-        if form not in ATTENTION_FORMS:
-            raise ValueError(f"attention_form must be one of {', '.join(ATTENTION_FORMS)}, got {form!r}.")
+        if form not in (forms := get_args(AttentionForm)):
+            raise ValueError(f"attention_form must be one of {', '.join(forms)}, got {form!r}.")
         crossing = self.config.attention_pattern == "cropa"
-        if form == "factorised" and not crossing:
-            raise ValueError("attention_form='factorised' computes attention_pattern='cropa' only: choose 'auto'.")
+        if form == "sparse" and not crossing:
+            raise ValueError("attention_form='sparse' computes attention_pattern='cropa' only: choose 'auto'.")
         # Decided here and not in the layers: one that is computed anew for its gradient must do what it did before.
         without_gradients = not torch.is_grad_enabled() and self.config._attn_implementation != "eager"
-        if crossing and (form == "factorised" or (form == "auto" and without_gradients)):
+        if crossing and (form == "sparse" or (form == "auto" and without_gradients)):
             return CrossPattern(num_leads, real)
         mask = None
         if crossing:

@@ -22,7 +22,7 @@ from clear_hug_hf.processing import InputError
 
 
 FORMS = pytest.mark.parametrize(
-    ("implementation", "form"), [("eager", "dense"), ("sdpa", "dense"), ("sdpa", "factorised")]
+    ("implementation", "form"), [("eager", "dense"), ("sdpa", "dense"), ("sdpa", "sparse")]
 )
 
 

@@ -140,7 +140,7 @@ def rebuild(model, memory, slots, visible, real):
         return model.decoder(memory, slots, slots, visible, real)
 
 
-@pytest.mark.parametrize("form", ["dense", "pieces"])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize(
     ("fields", "sees_same_beat", "sees_own_summary", "sees_rest"),
     [
@@ -155,7 +155,7 @@ def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
     small_config, form, fields, sees_same_beat, sees_own_summary, sees_rest
 ):
     # With one layer nothing reaches a beat but what it attends to.
-    config = small_config(decoder_num_hidden_layers=1, decoder_attention_form=form, **fields)
+    config = small_config(decoder_num_hidden_layers=1, attention_form=form, **fields)
     model = ClearHugForPreTraining(config).eval()
     real = torch.ones(1, 12, 15, dtype=torch.bool)
     visible = torch.zeros(1, 12, 15, dtype=torch.bool)
@@ -179,14 +179,14 @@ def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
     assert not reacts_to(12 + 2 * 15 + 4)  # what stands where a hidden beat would be
 
 
-@pytest.mark.parametrize("form", ["dense", "pieces"])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize(
     ("rule", "sees_other_visible", "sees_own_lead"), [("lead", False, True), ("all", True, False)]
 )
 def test_when_decoder_memory_changes_then_a_visible_beat_changes_by_the_rule(
     small_config, form, rule, sees_other_visible, sees_own_lead
 ):
-    config = small_config(decoder_num_hidden_layers=1, decoder_attention_form=form, decoder_visible_attention=rule)
+    config = small_config(decoder_num_hidden_layers=1, attention_form=form, decoder_visible_attention=rule)
     model = ClearHugForPreTraining(config).eval()
     real = torch.ones(1, 12, 15, dtype=torch.bool)
     visible = torch.zeros(1, 12, 15, dtype=torch.bool)
@@ -231,8 +231,8 @@ def test_when_the_decoder_attends_in_pieces_then_it_rebuilds_what_one_mask_does(
     model = ClearHugForPreTraining(small_config(**fields)).eval()
     model.set_attn_implementation(implementation)
     outputs, gradients = [], []
-    for form in ("dense", "pieces"):
-        model.config.decoder_attention_form = form
+    for form in ("dense", "sparse"):
+        model.config.attention_form = form
         outputs.append(model(**batch))
         model.zero_grad()
         outputs[-1].loss.backward()
@@ -253,9 +253,9 @@ def test_when_the_decoder_attends_in_pieces_then_it_rebuilds_what_one_mask_does(
 @pytest.mark.parametrize("fields", [{"full_attention": True}, {"cls_attention": "full"}])
 def test_when_more_may_be_attended_to_than_the_pieces_hold_then_one_mask_is_used(small_config, make_batch, fields):
     batch = make_batch()
-    model = ClearHugForPreTraining(small_config(decoder_attention_form="pieces", **fields)).eval()
+    model = ClearHugForPreTraining(small_config(attention_form="sparse", **fields)).eval()
     pieces = model(**batch).reconstruction
-    model.config.decoder_attention_form = "dense"
+    model.config.attention_form = "dense"
     torch.testing.assert_close(model(**batch).reconstruction, pieces, rtol=0, atol=0)
 
 

@@ -44,7 +44,7 @@ SMALL = {
     "initializer_range": 0.2,
 }
 LEADS, TIMES, PATCH = 8, 12, 20
-FORMS = [("eager", "dense"), ("sdpa", "dense"), ("sdpa", "factorised"), ("sdpa", "auto")]
+FORMS = [("eager", "dense"), ("sdpa", "dense"), ("sdpa", "sparse"), ("sdpa", "auto")]
 MODELS = [
     EcgJepaModel,
     EcgJepaForPreTraining,
@@ -136,7 +136,7 @@ def test_when_the_pattern_is_full_then_every_patch_meets_every_other():
     changed = (model(first).last_hidden_state - model(second).last_hidden_state).abs().amax(dim=2)
     assert changed.gt(1e-4).all()
     with pytest.raises(ValueError, match="choose 'auto'"):
-        model(first, attention_form="factorised")
+        model(first, attention_form="sparse")
 
 
 def test_when_positions_come_in_every_layer_then_it_is_not_the_same_as_in_the_first():
@@ -191,7 +191,7 @@ def test_when_forms_differ_then_gradients_agree(name):
     call = ways_to_call()[name]
     model = EcgJepaModel(small_config()).train()
     gradients = []
-    for form in ("dense", "factorised"):
+    for form in ("dense", "sparse"):
         model.zero_grad()
         model(**call, attention_form=form).pooler_output.square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
@@ -209,8 +209,8 @@ def test_when_the_form_is_auto_then_it_is_dense_where_gradients_or_weights_are_w
         assert isinstance(model._attention_mask(LEADS, TIMES, None, None), torch.Tensor)
         output = model(**make_batch(), output_attentions=True)
     assert [tuple(weights.shape) for weights in output.attentions] == [(2, 4, 96, 96)] * 2
-    with pytest.raises(ValueError, match="attention_form must be one of auto, dense, factorised, got 'sparse'"):
-        model(torch.zeros(1, LEADS, TIMES * PATCH), attention_form="sparse")
+    with pytest.raises(ValueError, match="attention_form must be one of auto, dense, sparse, got 'other'"):
+        model(torch.zeros(1, LEADS, TIMES * PATCH), attention_form="other")
 
 
 def test_when_weights_are_asked_for_then_nothing_goes_to_missing_or_unrelated_patches():
@@ -653,7 +653,7 @@ def test_when_autocast_to_bfloat16_then_training_works_and_numbers_are_near(mode
     torch.testing.assert_close(near.float(), exact, atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize("form", ["dense", "factorised"])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
 @with_each_model
 def test_when_weights_are_bfloat16_then_it_works(model_class, form):
     model = model_class(small_config(attention_form=form)).bfloat16().eval()

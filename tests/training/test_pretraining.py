@@ -471,7 +471,7 @@ def test_when_a_run_is_finished_then_the_same_call_trains_nothing_and_restart_tr
     log = (tmp_path / "pretraining_log.csv").read_text()
     set_seed(99)
     # How the attention is computed does not make it another run.
-    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL, decoder_attention_form="dense"))
+    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL, attention_form="dense"))
     again = pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
     assert again.resumed_from == 8
     assert again.history == first.history
