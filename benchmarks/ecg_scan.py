@@ -36,6 +36,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import set_seed
 from transformers.utils import logging
 
+from clear_hug_hf import EcgScanForImageClassification, EcgScanForPreTraining
 from clear_hug_hf.data.label_sets import LABEL_SETS
 from clear_hug_hf.data.pages import SIGNAL_EMBEDS
 from clear_hug_hf.data.prepared import load_prepared
@@ -43,7 +44,6 @@ from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.data.texts import read_prompts, with_texts
 from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc, macro_auroc_samples
 from clear_hug_hf.evaluation.protocol import split_off
-from clear_hug_hf.modeling import EcgScanForImageClassification, EcgScanForPreTraining
 from clear_hug_hf.modeling.losses_ecg_scan import lead_residuals
 from clear_hug_hf.processing.recording_inputs import read_row
 from clear_hug_hf.training.finetuning import FinetuningArguments, finetune

@@ -18,18 +18,10 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from clear_hug_hf import EcgScanFeatureExtractor
 from clear_hug_hf.data.records import read_record
 from clear_hug_hf.plotting import plot_page, save_figure
-from clear_hug_hf.processing import (
-    LAYOUTS,
-    EcgScanFeatureExtractor,
-    InputError,
-    PaperStyle,
-    augment_page,
-    find_page,
-    load_page,
-    render_page,
-)
+from clear_hug_hf.processing import LAYOUTS, InputError, PaperStyle, augment_page, find_page, load_page, render_page
 from clear_hug_hf.training.folders import load_pretrained
 
 

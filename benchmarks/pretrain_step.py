@@ -188,8 +188,8 @@ def _recordings(arguments: argparse.Namespace) -> tuple[Any, Any]:
     import datasets
     import numpy as np
 
+    from clear_hug_hf import ClearHugFeatureExtractor
     from clear_hug_hf.data.prepared import load_prepared
-    from clear_hug_hf.processing import ClearHugFeatureExtractor
 
     columns = ["record_id", "sampling_rate", "signal", "signal_scale", "lead_mask", "r_peaks"]
     if arguments.data is not None:
@@ -239,7 +239,7 @@ def _measure_loader(loader: Any, arguments: argparse.Namespace) -> dict[str, Any
 def _measure_steps(form: dict[str, Any], steps: Any, device: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
+    from clear_hug_hf import ClearHugConfig, ClearHugForPreTraining
     from clear_hug_hf.training.pretraining import compile_layers, decay_groups, scale_and_clip
 
     config = ClearHugConfig.preset(arguments.size, attention_form=form["decoder"])

@@ -24,13 +24,14 @@ from typing import Any
 from machine import REPOSITORY, describe_machine, write_csv
 from transformers.utils import logging
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import find_records, read_record
 from clear_hug_hf.evaluation.metrics import evaluate_predictions
 from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.inference.classifier_outputs import model_label_names
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError, SignalReport
+from clear_hug_hf.processing import InputError, SignalReport
 from clear_hug_hf.training.folders import load_classifier
 
 

@@ -23,23 +23,21 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
-from clear_hug_hf import Recording
+from clear_hug_hf import (
+    ClearHugConfig,
+    ClearHugFeatureExtractor,
+    EcgJepaConfig,
+    EcgJepaFeatureExtractor,
+    EcgScanConfig,
+    EcgScanFeatureExtractor,
+    Recording,
+)
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.model_files import load_config, load_feature_extractor
 from clear_hug_hf.data.prepared import check_prepared_for, load_prepared, read_manifest
 from clear_hug_hf.data.readers import WfdbFolderSource
 from clear_hug_hf.data.sharding import prepare_shards
-from clear_hug_hf.modeling import (
-    ClearHugConfig,
-    EcgJepaConfig,
-    EcgScanConfig,
-)
-from clear_hug_hf.processing import (
-    ClearHugFeatureExtractor,
-    EcgJepaFeatureExtractor,
-    EcgScanFeatureExtractor,
-    InputError,
-)
+from clear_hug_hf.processing import InputError
 
 
 SYSTEMS = {

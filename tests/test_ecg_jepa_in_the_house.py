@@ -32,19 +32,25 @@ from transformers import (
     set_seed,
 )
 
-from clear_hug_hf import STANDARD_LEADS, EcgJepaFeatureExtractor, Recording, load_prepared, prepare, read_record
-from clear_hug_hf.cli import main
-from clear_hug_hf.data.collator import EcgCollator
-from clear_hug_hf.modeling import (
+from clear_hug_hf import (
+    STANDARD_LEADS,
     ClearHugConfig,
+    ClearHugFeatureExtractor,
     ClearHugForPreTraining,
     EcgJepaConfig,
+    EcgJepaFeatureExtractor,
     EcgJepaForPreTraining,
     EcgJepaForSequenceClassification,
     EcgJepaForTokenClassification,
     EcgJepaModel,
+    Recording,
+    load_prepared,
+    prepare,
+    read_record,
 )
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.cli import main
+from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.embeddings import embed
 from clear_hug_hf.training.features import encode, settings_digest
 from clear_hug_hf.training.finetuning import FinetuningArguments, HeadOnly, check_fits, finetune

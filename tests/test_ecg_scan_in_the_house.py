@@ -20,12 +20,21 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoTokenizer, pipeline, set_seed
 
-from clear_hug_hf import EcgScanFeatureExtractor, Recording, load_prepared, read_record, render_page
+from clear_hug_hf import (
+    ClearHugConfig,
+    ClearHugFeatureExtractor,
+    ClearHugForPreTraining,
+    EcgScanFeatureExtractor,
+    EcgScanForPreTraining,
+    Recording,
+    load_prepared,
+    read_record,
+    render_page,
+)
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.pages import LAYOUT_SHARES, PageCollator
 from clear_hug_hf.data.texts import text_of, with_texts
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgScanForPreTraining
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.processing.recording_inputs import read_row
 from clear_hug_hf.training import teachers
 from clear_hug_hf.training.batches import StepCollator

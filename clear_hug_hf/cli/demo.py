@@ -24,6 +24,7 @@ from .shared import (
     require,
     say,
     seed,
+    system_options,
 )
 
 
@@ -41,7 +42,7 @@ _DATA_HELP = (
 
 def add(verbs: Any) -> None:
     """Add `demo` to the verbs of the command line."""
-    from ..training.recipes import SYSTEMS
+    from ..systems import DEFAULT_SYSTEM, SYSTEMS
 
     parser = add_verb(
         verbs,
@@ -70,8 +71,8 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument(
         "--system",
-        choices=[name for name, one in SYSTEMS.items() if not one.aligned],
-        default="clear_hug",
+        choices=[name for name, one in SYSTEMS.items() if not one.objective.teachers],
+        default=DEFAULT_SYSTEM,
         help="default: %(default)s",
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N recordings of each split")
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
             "what the shipped weights say is shown of real recordings only: clear-hug demo --data FOLDER_OF_RECORDINGS"
         )
     pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
-    option = "" if arguments.system == "clear_hug" else f" --system {arguments.system}"
+    option = system_options(arguments.system)
     if sources.label_names is None:
         pictures = " and ".join(str(one / "pictures") for one in (output, output / "pretrained") if one.is_dir())
         steps = [

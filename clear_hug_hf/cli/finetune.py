@@ -14,7 +14,6 @@ from .shared import (
     add_verb,
     cache_dir,
     choose_labels,
-    draw_reconstruction,
     draw_recording,
     draw_roc_sheet,
     draw_row_prediction,
@@ -93,11 +92,12 @@ def finetuning_defaults() -> dict[str, Any]:
 
 
 def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
-    heads = ("hug", "mean", "weighted", "single_level")
+    from ..systems import head_types
+
     parser.add_argument(
         "--head",
-        choices=heads,
-        help="mean is the linear probe where the encoder is frozen (default: hug; mean for ECG-JEPA, its only one)",
+        choices=head_types(),
+        help="mean is the linear probe where the encoder is frozen (default: the usual one of the model's system)",
     )
     parser.add_argument(
         "--method",
@@ -303,6 +303,7 @@ def finetune_and_report(
     from ..evaluation.predictions import auroc_difference, contributions_by_label, evaluate_found, predict
     from ..inference.classifier_outputs import group_names, model_thresholds
     from ..plotting import plot_group_activations, save_figure
+    from ..systems import load, system_of
     from ..training import finetuning, folders, provenance
     from ..utils.files import write_json
 
@@ -377,8 +378,8 @@ def finetune_and_report(
         save_figure(figure, pictures / "group_activations.png")
     if folders.holds_decoder(folder):
         decoder, _ = folders.load_pretrained(folder)
-        if hasattr(decoder, "decoder"):
-            draw_reconstruction(decoder, sets[shown], extractor, pictures / "reconstruction.png")
+        if (picture := system_of(decoder).objective.picture) is not None:
+            load(picture)(decoder, sets[shown], extractor, pictures / "reconstruction.png")
 
     for split in held_out:
         count = metrics["pretrained"][split]["num_recordings"]

@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .shared import EXIT_OK, EXIT_SOME_FAILED, add_verb, positive, quiet_libraries, say, seed, share
+from .shared import EXIT_OK, EXIT_SOME_FAILED, add_verb, positive, quiet_libraries, say, seed, share, system_options
 
 
 def add(verbs: Any) -> None:
     """Add `prepare` to the verbs of the command line."""
     from ..data.label_sets import LABEL_SETS
     from ..data.readers import CSV_CONTRACT, READERS
-    from ..training.recipes import SYSTEMS
+    from ..systems import DEFAULT_SYSTEM, SYSTEMS
 
     parser = add_verb(
         verbs,
@@ -59,7 +59,7 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--system",
         choices=tuple(SYSTEMS),
-        help="without --model: clean as new models of this system need it (default: clear_hug)",
+        help=f"without --model: clean as new models of this system need it (default: {DEFAULT_SYSTEM})",
     )
     parser.add_argument(
         "--setting",
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..data.readers import guess_kind, open_source
     from ..data.sharding import extractor_settings, prepare_shards
     from ..processing import InputError
-    from ..training.recipes import SYSTEMS
+    from ..systems import DEFAULT_SYSTEM, SYSTEMS, system_of
 
     if arguments.model is not None and arguments.system is not None:
         raise InputError("--model says how to clean, and so does --system: give one of them")
@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     quiet_libraries()
     if arguments.model is None:
-        extractor: Any = SYSTEMS[arguments.system or "clear_hug"].feature_extractor()
+        extractor: Any = SYSTEMS[arguments.system or DEFAULT_SYSTEM].feature_extractor()
     else:
         from ..data.model_files import load_feature_extractor
         from ..training.folders import find_model_folder
@@ -175,11 +175,8 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.num_found == outcome.num_planned:
         say(f"{arguments.output} was prepared before with the same settings: no recording was read")
     _print_prepared(outcome.manifest)
-    of_system = next((name for name, one in SYSTEMS.items() if type(extractor) is one.feature_extractor), "clear_hug")
-    option = "" if of_system == "clear_hug" else f" --system {of_system}"
-    if SYSTEMS[of_system].aligned:
-        option += " --signal-encoder SIGNAL_ENCODER"
-    say(f"\nnext: clear-hug pretrain{option} --data {arguments.output} --output runs/pretrained")
+    options = system_options(system_of(extractor).name)
+    say(f"\nnext: clear-hug pretrain{options} --data {arguments.output} --output runs/pretrained")
     return EXIT_SOME_FAILED if any(split["rejected"] for split in outcome.manifest["splits"].values()) else EXIT_OK
 
 

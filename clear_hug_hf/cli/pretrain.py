@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from .shared import (
     EXIT_OK,
     EXIT_SOME_FAILED,
     add_verb,
-    draw_reconstruction,
     draw_recording,
     is_main_process,
     prepare_splits,
@@ -22,6 +22,7 @@ from .shared import (
     require,
     say,
     say_unused_devices,
+    system_options,
 )
 
 
@@ -31,30 +32,36 @@ if TYPE_CHECKING:
 
 def add(verbs: Any) -> None:
     """Add `pretrain` to the verbs of the command line."""
+    from ..systems import DEFAULT_SYSTEM, SYSTEMS
     from ..training.recipes import add_recipe_options
 
+    indents: Any = {"initial_indent": "  ", "subsequent_indent": "      ", "break_on_hyphens": False}
+    systems = "\n".join(
+        textwrap.fill(f"{name}  {one.objective.summary}", 104, **indents) for name, one in SYSTEMS.items()
+    )
+    examples = "".join(
+        f"  clear-hug pretrain{system_options(name)} --data prepared/{name} --output runs/{name}\n"
+        for name in SYSTEMS
+        if name != DEFAULT_SYSTEM
+    )
     parser = add_verb(
         verbs,
         "pretrain",
         run,
         "pre-train an encoder on recordings without labels",
-        "Pre-train CLEAR: hide most beats of each recording and rebuild them from the same beat in the other leads\n"
-        "and from the summary of their own lead. Or, with --system ecg_jepa, ECG-JEPA: hide the same times in all\n"
-        "leads and predict what a teacher makes of them. Or, with --system ecg_scan, ECG-Scan: align drawn pages\n"
-        "with what a pre-trained encoder of signals (--signal-encoder) and a text encoder make of the same\n"
-        "recordings. Without --config, the recipe for tiny size on a CPU.\n\n"
+        "Pre-train an encoder as --system says; without --config, by the recipe for tiny size on a CPU.\n\n"
+        f"{systems}\n\n"
         "Killed or interrupted, the same command goes on from the last checkpoint, to the same weights.\n\n"
         "Writes to the output folder: model/ and best/ (from_pretrained folders: after the last epoch, and of the\n"
         "lowest validation loss), pretraining_log.csv, pretraining_steps.csv, pretraining.json (data, recipe, result\n"
         "and versions, for the model card), tracking/, checkpoints/, and pictures/ (the loss, a recording with its\n"
-        "beats, for CLEAR a reconstruction).\n\n"
+        "beats, and what the model makes of one where it rebuilds them).\n\n"
         "examples:\n"
         "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
-        "  clear-hug pretrain --system ecg_jepa --data ptb-xl-jepa --output runs/jepa\n"
-        "  clear-hug pretrain --system ecg_scan --data ptb-xl-pages --signal-encoder runs/pretrained\n"
+        f"{examples}"
         "  clear-hug pretrain --data ptb-xl cinc2011 --epochs 100 --model-option mask_ratio=0.75\n"
-        "  clear-hug pretrain --config scripts/recipes/clear_base_mimic.yaml --learning-rate 3e-4\n"
-        "  accelerate launch scripts/pretrain.py --config scripts/recipes/clear_base_mimic.yaml",
+        "  clear-hug pretrain --config recipe.yaml --learning-rate 3e-4\n"
+        "  accelerate launch scripts/pretrain.py --config recipe.yaml",
     )
     parser.add_argument("--restart", action="store_true", help="start anew where the output folder has checkpoints")
     add_recipe_options(parser)
@@ -101,10 +108,8 @@ def _read_for_pretraining(
     from ..data.texts import with_texts
     from ..processing import InputError
     from ..training.provenance import count_sets
-    from ..training.recipes import SYSTEMS
 
-    aligned = SYSTEMS[recipe.system].aligned
-    if aligned and recipe.streaming:
+    if recipe.objective.teachers and recipe.streaming:
         raise InputError(f"{recipe.system} cannot be trained from a stream: teachers read all recordings before")
     streamed = ("train",) if recipe.streaming else ()
     all_sources = [read_source(folder, recipe.limit, streamed) for folder in folders]
@@ -115,10 +120,11 @@ def _read_for_pretraining(
     parts: dict[str, list[Any]] = {}
     data: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
+    texts = recipe.objective.reads_texts
     for sources in all_sources:
-        sets, failed = prepare_splits(sources, extractor, sources.label_names if aligned else None)
+        sets, failed = prepare_splits(sources, extractor, sources.label_names if texts else None)
         rejected += failed
-        if aligned:
+        if texts:
             sets = {split: with_texts(dataset) for split, dataset in sets.items()}
         data.append({**sources.about, "sets": count_sets(sets)})
         for split, dataset in sets.items():
@@ -136,6 +142,7 @@ def pretrain_and_draw(
     from transformers import set_seed
 
     from ..plotting import plot_losses, save_figure
+    from ..systems import load
     from ..training.folders import PRETRAINING, find_model_folder
     from ..training.pretraining import pretrain, settings
     from ..training.provenance import describe_pretraining
@@ -165,10 +172,8 @@ def pretrain_and_draw(
         say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
     last = result.history[-1]
     held_out = f", {last['validation_loss']:.3f} held out" if last["validation_loss"] is not None else ""
-    of_pages = hasattr(extractor, "image_processor")
-    rebuilds = hasattr(result.model, "decoder") and not of_pages
-    what = ("loss of hidden beats", " (1 is a flat line)") if rebuilds else ("loss", "")
-    say(f"{what[0]}: {last['train_loss']:.3f} in training{held_out}{what[1]}")
+    before, after = recipe.objective.loss_report
+    say(f"{before}: {last['train_loss']:.3f} in training{held_out}{after}")
     if not is_main_process():
         return
     chosen = {"size": recipe.size, "options": recipe.model, "augmentation": recipe.augmentation}
@@ -176,12 +181,11 @@ def pretrain_and_draw(
     facts = describe_pretraining(result.model, result.history, settings(arguments), data, **chosen)
     write_json(output / PRETRAINING, facts)
     pictures = output / "pictures"
-    meaning = "mean squared error of hidden beats" if rebuilds else "of what was hidden, in the teacher's states"
-    if of_pages:
-        meaning = "sum of the weighted terms"
-    save_figure(plot_losses(result.history, "Pre-training", f"loss ({meaning})"), pictures / "pretraining_loss.png")
+    losses = plot_losses(result.history, "Pre-training", f"loss ({recipe.objective.loss})")
+    save_figure(losses, pictures / "pretraining_loss.png")
     shown = sets.get("validation") or (None if recipe.streaming else sets["train"])
     if shown is not None:
         draw_recording(shown, pictures / "recording.png")
-        if rebuilds or of_pages:
-            draw_reconstruction(result.model, shown, extractor, pictures / "reconstruction.png")
+        if recipe.objective.picture is not None:
+            draw = load(recipe.objective.picture)
+            draw(result.model, shown, extractor, pictures / "reconstruction.png")

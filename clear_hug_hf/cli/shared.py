@@ -364,7 +364,7 @@ def draw_page_prediction(
     save_figure(figure, path)
 
 
-def _draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
+def draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
     """The first recording of a dataset as a page of true proportions, and what a model rebuilds of it."""
     import numpy as np
     import torch
@@ -410,11 +410,8 @@ def draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> bool:
     return True
 
 
-def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
-    """The first recording of a dataset with hidden beats, or as a page, and what a model makes of them."""
-    if hasattr(extractor, "image_processor"):
-        _draw_page_reconstruction(model, dataset, extractor, path)
-        return
+def draw_beat_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
+    """The first recording of a dataset with hidden beats, and what a model makes of them."""
     import torch
 
     from ..data.collator import EcgCollator
@@ -444,6 +441,14 @@ def draw_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, p
 def _short(record: str) -> str:
     """The end of a record's id, which tells records apart when it is a long path."""
     return record if len(record) <= 40 else f"...{record[-37:]}"
+
+
+def system_options(name: str) -> str:
+    """What says `pretrain` to train a system: nothing more of the default one."""
+    from ..systems import DEFAULT_SYSTEM, SYSTEMS
+
+    teachers = [f" --{one.replace('_', '-')} {one.upper()}" for one in SYSTEMS[name].objective.teachers[:1]]
+    return "".join(([] if name == DEFAULT_SYSTEM else [f" --system {name}"]) + teachers)
 
 
 def interval(metric: dict[str, Any] | None, sign: bool = False) -> str:

@@ -15,17 +15,12 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig
 
-from ..modeling import ClearHugConfig, EcgJepaConfig, EcgScanConfig
-from ..processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
 from ..processing.errors import InputError
+from ..systems import SYSTEMS
 
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
 _MAX_BYTES = 256_000_000
-_CONFIGS = {one.model_type: one for one in (ClearHugConfig, EcgJepaConfig, EcgScanConfig)}
-_EXTRACTORS = {
-    one.__name__: one for one in (ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor)
-}
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -59,7 +54,7 @@ def load_config(folder: str | Path) -> PreTrainedConfig:
         InputError: If it cannot be loaded, is no model's of this package, or a field has a value that it cannot have.
     """
     path = Path(folder) / CONFIG
-    _check_kind(path, "model_type", _CONFIGS)
+    _check_kind(path, "model_type", tuple(SYSTEMS))
     with explained(path):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
@@ -72,7 +67,8 @@ def load_feature_extractor(folder: str | Path) -> Any:
         InputError: If it cannot be loaded, is none of this package, or a setting has a value that it cannot have.
     """
     path = Path(folder) / EXTRACTOR
-    _check_kind(path, "feature_extractor_type", _EXTRACTORS)
+    known = tuple(one.classes["AutoFeatureExtractor"].split(":")[1] for one in SYSTEMS.values())
+    _check_kind(path, "feature_extractor_type", known)
     with explained(path):
         return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
 
@@ -93,7 +89,7 @@ def explained(path: Path) -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
 
 
-def _check_kind(path: Path, field: str, known: dict[str, Any]) -> None:
+def _check_kind(path: Path, field: str, known: tuple[str, ...]) -> None:
     kind = read_json(path).get(field)
     # Of another kind transformers would ask on the terminal whether it may run the code beside the file.
     if not isinstance(kind, str) or kind not in known:

@@ -14,7 +14,7 @@ from .texts import text_id, text_of
 
 
 LAYOUT_SHARES: Mapping[str, float] = {"3x4": 0.6, "6x2": 0.2, "12x1": 0.2}
-"""How often pages of each layout are drawn in training (spec of ECG-Scan 3.2)."""
+"""How often pages of each layout are drawn in training: our choice, since no paper says it."""
 SIGNAL_EMBEDS = "signal_embeds"
 """The column that [`add_signal_embeds`] adds to a dataset: what the signal teacher makes of a row."""
 
@@ -25,7 +25,7 @@ class PageCollator(AugmentingCollator):
     from the seed of its recording, so that a run goes on from a checkpoint as if it had never stopped.
 
     Args:
-        feature_extractor ([`EcgScanFeatureExtractor`]): The model's.
+        feature_extractor ([`EcgFeatureExtractor`]): Of a model that reads pages.
         label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`EcgCollator`].
         tokenizer (*optional*): Of the text tower. Without it the batch has no texts.
         with_targets (`bool`, *optional*, defaults to `False`): Whether the batch has what pre-training needs beside

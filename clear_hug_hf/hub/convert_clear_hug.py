@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from ..modeling import (
-    ClearHugConfig,
+from ..modeling.configuration_clear_hug import ClearHugConfig
+from ..modeling.modeling_clear_hug import (
     ClearHugForPreTraining,
     ClearHugForSequenceClassification,
     ClearHugPreTrainedModel,
 )
-from ..processing import ClearHugFeatureExtractor, InputError
+from ..processing import InputError
+from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
 from .checkpoints import check_keys, fill_model, load_state_dict, num_heads, shape_of
 from .converted import check_replaceable, save_converted
 

@@ -8,14 +8,11 @@ from .beat_detection import DETECTORS, detect_r_peaks
 from .beats import cut_beats, pad_peaks
 from .ecg_paper import LAYOUTS, EcgPage, PaperStyle, draw_page, render_page
 from .errors import InputError
-from .feature_extraction_clear_hug import ClearHugFeatureExtractor
 from .feature_extraction_ecg import EcgFeatureExtractor
-from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
-from .feature_extraction_ecg_scan import EcgScanFeatureExtractor
-from .image_processing_ecg_scan import EcgScanImageProcessor, load_page
 from .leads import STANDARD_LEADS, arrange_leads, canonical_lead_name, lead_and_sign
 from .page_augmentation import augment_page
 from .page_finding import FoundPage, find_page
+from .page_loading import load_page
 from .signal_report import SignalReport, describe_signal, measure_quality
 
 
@@ -23,11 +20,7 @@ __all__ = [
     "DETECTORS",
     "LAYOUTS",
     "STANDARD_LEADS",
-    "ClearHugFeatureExtractor",
-    "EcgJepaFeatureExtractor",
     "EcgPage",
-    "EcgScanFeatureExtractor",
-    "EcgScanImageProcessor",
     "FoundPage",
     "InputError",
     "PaperStyle",

@@ -68,6 +68,11 @@ def system_of(one: Any) -> System:
     raise KeyError(f"{type(one).__name__} is of no system: choose from {', '.join(SYSTEMS)}")
 
 
+def head_types() -> tuple[str, ...]:
+    """The heads of all systems' classifiers."""
+    return tuple(dict.fromkeys(head for system in SYSTEMS.values() for head in system.heads))
+
+
 __all__ = [
     "DEFAULT_SYSTEM",
     "GROUP",
@@ -76,6 +81,7 @@ __all__ = [
     "ConverterOption",
     "Objective",
     "System",
+    "head_types",
     "load",
     "system_of",
 ]

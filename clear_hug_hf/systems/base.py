@@ -77,11 +77,13 @@ class ConverterOption:
         help (`str`): For the command line.
         choices (`tuple[str, ...]`, *optional*): Its values; without them it is a positive number.
         many (`bool`, *optional*, defaults to `False`): Whether it is a list of words.
+        keyword (`str`, *optional*): What the function calls it, if not as the command line does.
     """
 
     help: str
     choices: tuple[str, ...] = ()
     many: bool = False
+    keyword: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ SYSTEM = System(
             loss="mean squared error of hidden beats",
             loss_report=("loss of hidden beats", " (1 is a flat line)"),
             loss_title="Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
-            picture=".cli.shared:draw_reconstruction",
+            picture=".cli.shared:draw_beat_reconstruction",
         ),
     ),
     paper="Pan et al., Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction "
@@ -43,6 +43,7 @@ SYSTEM = System(
                 help="of a classifier, in the order of its outputs, which the file does not tell (default: LABEL_0 "
                 "LABEL_1)",
                 many=True,
+                keyword="label_names",
             ),
             "cls_attention": ConverterOption(
                 help="how summary tokens attend, as the released code runs, or as the paper says (default: "

@@ -30,7 +30,7 @@ SYSTEM = System(
             teachers=("signal_encoder", "vision", "text"),
             reads_texts=True,
             whole_step=True,
-            picture=".cli.shared:draw_reconstruction",
+            picture=".cli.shared:draw_page_reconstruction",
         ),
     ),
     described_as="ECG-Scan (an implementation of the published idea)",

@@ -19,48 +19,19 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
-from ..data.augmentation import AugmentingCollator
 from ..data.model_files import load_config
-from ..data.pages import PageCollator
 from ..data.sharding import extractor_settings
-from ..modeling import (
-    ClearHugConfig,
-    ClearHugForPreTraining,
-    EcgJepaConfig,
-    EcgJepaForPreTraining,
-    EcgScanConfig,
-    EcgScanForPreTraining,
-)
-from ..processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
 from ..processing.errors import InputError
+from ..systems import DEFAULT_SYSTEM, SYSTEMS, Objective, load
 from .folders import find_model_folder
 from .pretraining import PretrainingArguments
 from .teachers import add_signal_embeds, make_tokenizer
 
 
-class System(typing.NamedTuple):
-    """
-    The classes of one paper's system.
-
-    Args:
-        config, model, feature_extractor (`type`): Of pre-training.
-        aligned (`bool`): Whether it aligns pages with what other, pre-trained encoders make of signals and texts.
-    """
-
-    config: Any
-    model: Any
-    feature_extractor: Any
-    aligned: bool = False
-
-
-SYSTEMS = {
-    "clear_hug": System(ClearHugConfig, ClearHugForPreTraining, ClearHugFeatureExtractor),
-    "ecg_jepa": System(EcgJepaConfig, EcgJepaForPreTraining, EcgJepaFeatureExtractor),
-    "ecg_scan": System(EcgScanConfig, EcgScanForPreTraining, EcgScanFeatureExtractor, aligned=True),
-}
-
 # Fields of a config that the feature extractor has, too, and that act after signals and beats are stored.
 _OF_BOTH = ("lead_names", "patch_size", "beat_length", "num_beats", "use_beat_features")
+# Fields of a recipe that name pre-trained encoders.
+_TEACHERS = ("signal_encoder", "vision", "text")
 # What differs from the paper's recipe at tiny size: a few thousand recordings on two CPU cores.
 TINY: dict[str, Any] = {"epochs": 25, "batch_size": 32, "learning_rate": 1e-3, "trackers": ["tensorboard"]}
 
@@ -71,30 +42,29 @@ class Recipe:
     What is pre-trained, on what.
 
     Args:
-        system (`str`, *optional*, defaults to `"clear_hug"`): Which models.
-        size (`str`, *optional*, defaults to `"tiny"`): A preset of the system's config: `tiny`, `small`
-            (CLEAR), `base` or `large` (CLEAR and ECG-Scan).
+        system (`str`, *optional*): Which models: one of `clear_hug_hf.systems`.
+        size (`str`, *optional*, defaults to `"tiny"`): A preset of the system's config: `tiny`, and of `small`, `base`
+            and `large` those that it has.
         model (`dict`, *optional*): Fields of the config that differ from the preset, such as `mask_ratio`.
         data (`list[str]`): Folders of recordings; the training splits of several are joined, and so are their
             validation splits.
         output (`str`, *optional*, defaults to `"runs/pretrained"`): Folder of the run.
-        signal_encoder (`str`, *optional*): For ECG-Scan: folder of the pre-trained encoder of signals, CLEAR or
-            ECG-JEPA, that pages are aligned with. It should not have seen the recordings that the result is to be
-            tested on.
-        vision (`str`, *optional*): For ECG-Scan: name or folder of a pre-trained vision backbone of transformers to
-            start from; without it the preset's starts at random.
-        text (`str`, *optional*): For ECG-Scan: name or folder of a pre-trained text encoder of transformers; without
-            it a small one that reads bytes is trained.
+        signal_encoder (`str`, *optional*): For models that read pages: folder of the pre-trained encoder of signals
+            that pages are aligned with. It should not have seen the recordings that the result is to be tested on.
+        vision (`str`, *optional*): For models that read pages: name or folder of a pre-trained vision backbone of
+            transformers to start from; without it the preset's starts at random.
+        text (`str`, *optional*): For models that read pages: name or folder of a pre-trained text encoder of
+            transformers; without it a small one that reads bytes is trained.
         augmentation (`float`, *optional*): How much recordings are changed in training, from 0, not at all, to 2. Of
-            CLEAR and ECG-JEPA window, baseline, breathing and leads change (0 by default, as in the papers); pages of
-            ECG-Scan are bent, shaded and blurred as photographs are (1 by default).
+            signals window, baseline, breathing and leads change (0 by default, as in the papers); pages are bent,
+            shaded and blurred as photographs are (1 by default).
         streaming (`bool`, *optional*, defaults to `False`): Read prepared folders as they are trained on, instead of
             through a copy in the cache of `datasets`: for sets larger than the free disk.
         limit (`int`, *optional*): Use only the first recordings of each split.
         training ([`PretrainingArguments`]): How.
     """
 
-    system: str = "clear_hug"
+    system: str = DEFAULT_SYSTEM
     size: str = "tiny"
     model: dict[str, Any] = field(default_factory=dict)
     data: tuple[str, ...] = ()
@@ -112,25 +82,28 @@ class Recipe:
             raise InputError(f"limit is {self.limit}: it must be positive")
         if self.augmentation is not None and not 0 <= self.augmentation <= 2:
             raise InputError(f"augmentation is {self.augmentation}: it must lie between 0 and 2")
-        aligned = self.system in SYSTEMS and SYSTEMS[self.system].aligned
+        if self.system not in SYSTEMS:
+            raise InputError(f"there is no system {self.system!r}{_nearest(self.system, SYSTEMS)}")
         if self.augmentation is None:
-            self.augmentation = 1.0 if aligned else 0.0
-        for name in ("signal_encoder", "vision", "text"):
-            if getattr(self, name) is not None and not aligned:
+            self.augmentation = self.objective.augmentation
+        for name in _TEACHERS:
+            if getattr(self, name) is not None and name not in self.objective.teachers:
                 raise InputError(f"{name} is for systems that align pages, not for {self.system}: leave it out")
-        if aligned and self.training.micro_batch_size is None:
-            # Contrasts compare the recordings that are computed at once.
+        if self.objective.whole_step and self.training.micro_batch_size is None:
             self.training.micro_batch_size = self.training.batch_size
+
+    @property
+    def objective(self) -> Objective:
+        """How the system is pre-trained."""
+        return SYSTEMS[self.system].objective
 
     def make_config(self) -> Any:
         """
         The model's config.
 
         Raises:
-            InputError: If there is no such system or size, or a field or value is not one of the config's.
+            InputError: If there is no such size, or a field or value is not one of the config's.
         """
-        if self.system not in SYSTEMS:
-            raise InputError(f"there is no system {self.system!r}{_nearest(self.system, SYSTEMS)}")
         config_class = SYSTEMS[self.system].config
         known = [one.name for one in fields(config_class)]
         for name in self.model:
@@ -173,8 +146,8 @@ class Recipe:
         Raises:
             InputError: As [`make_config`], or if there is nothing to align pages with, or a tower cannot be loaded.
         """
-        config, model_class = self.make_config(), SYSTEMS[self.system].model
-        if not SYSTEMS[self.system].aligned:
+        config, model_class = self.make_config(), load(self.objective.model)
+        if not self.objective.teachers:
             return model_class(config)
         if self.signal_encoder is None and config.signal_embed_dim is None:
             raise InputError(
@@ -193,9 +166,10 @@ class Recipe:
     def make_collator(self, model: Any, feature_extractor: Any) -> Any:
         """What makes batches of rows for the model, where that is not the loop's own."""
         assert self.augmentation is not None
-        if not SYSTEMS[self.system].aligned:
-            return AugmentingCollator(feature_extractor, augmentation=self.augmentation) if self.augmentation else None
-        return PageCollator(
+        collator = load(self.objective.collator)
+        if not self.objective.teachers:
+            return collator(feature_extractor, augmentation=self.augmentation) if self.augmentation else None
+        return collator(
             feature_extractor,
             tokenizer=make_tokenizer(model.config, self.text),
             with_targets=True,

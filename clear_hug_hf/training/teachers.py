@@ -1,4 +1,4 @@
-"""What ECG-Scan's teachers make of recordings: computed once before training, since they stay as they are."""
+"""What teachers make of recordings: computed once before training, since they stay as they are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_tokenizer(config: Any, text: str | None = None) -> Any:
     The tokenizer of a model's text encoder.
 
     Args:
-        config ([`EcgScanConfig`]): The model's.
+        config ([`PreTrainedConfig`]): The model's, with the `text_config` of its text encoder, if it has one.
         text (`str`, *optional*): Name or folder of the text encoder, which holds its tokenizer. Without it, the one
             that reads bytes, for which the presets' text encoders are made.
 
@@ -62,8 +62,8 @@ def add_signal_embeds(
     compute a share each.
 
     Args:
-        dataset ([`datasets.Dataset`]): Prepared for ECG-Scan.
-        model ([`EcgScanModel`]): Holds the teacher, which computes on the device of this process.
+        dataset ([`datasets.Dataset`]): Prepared for the model.
+        model ([`PreTrainedModel`]): Holds the teacher, which computes on the device of this process.
         folder (`str` or `Path`): The teacher's folder, for its feature extractor.
         batch_size (`int`, *optional*, defaults to 64): Rows at a time.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.augmentation import AugmentingCollator, augment_recording
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.recipes import read_recipe
 
 

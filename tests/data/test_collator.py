@@ -9,10 +9,11 @@ import datasets
 import pytest
 import torch
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 
 
 MakeRecordings = Callable[..., list[Recording]]

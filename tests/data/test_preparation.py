@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.preparation import label_names_of, prepare
 from clear_hug_hf.data.records import Recording, RecordReference
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.processing.beat_detection import DETECTORS
 
 

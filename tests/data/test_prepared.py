@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor
 from clear_hug_hf.data import shard_checks
 from clear_hug_hf.data.prepared import adopt_prepared, check_prepared_for, is_prepared, load_prepared
 from clear_hug_hf.data.readers import WfdbFolderSource
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.sharding import prepare_shards
-from clear_hug_hf.processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 
 
 SETTINGS = {"do_rescale": True, "bandpass_low": 0.5}

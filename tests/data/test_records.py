@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.records import Recording, RecordReference, find_records, read_record
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 
 
 MakeRecordings = Callable[..., list[Recording]]

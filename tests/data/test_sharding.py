@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data import sharding
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.records import Recording, RecordReference
 from clear_hug_hf.data.sharding import prepare_shards
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 
 
 MakeRecordings = Callable[..., list[Recording]]
@@ -170,7 +171,7 @@ import os, pickle, sys, time
 from pathlib import Path
 from clear_hug_hf.data.records import RecordReference
 from clear_hug_hf.data.sharding import prepare_shards
-from clear_hug_hf.processing import ClearHugFeatureExtractor
+from clear_hug_hf import ClearHugFeatureExtractor
 
 class Waiting(RecordReference):
     def read(self):

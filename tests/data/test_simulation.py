@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.simulation import SIMULATED_LABELS, simulate_recordings
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 
 
 @pytest.fixture(scope="module")

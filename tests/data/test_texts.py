@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clear_hug_hf import EcgJepaFeatureExtractor
 from clear_hug_hf.data.label_sets import LABEL_SETS
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.texts import clean_report, describe_label, label_sentence, read_prompts, text_id, text_of
-from clear_hug_hf.processing import EcgJepaFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 
 
 def test_when_a_report_is_cleaned_then_case_frames_and_spellings_are_gone() -> None:

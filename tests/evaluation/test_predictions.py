@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.label_sets import LABEL_MAPS, LABEL_SETS
 from clear_hug_hf.data.preparation import prepare
@@ -23,8 +24,7 @@ from clear_hug_hf.evaluation.predictions import (
     predict,
 )
 from clear_hug_hf.inference.classifier_outputs import group_contributions, group_names, model_thresholds
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 
 
 def _model(labels: tuple[str, ...], **overrides: object) -> ClearHugForSequenceClassification:

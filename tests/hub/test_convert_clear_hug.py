@@ -14,15 +14,16 @@ from safetensors import safe_open
 from scipy import signal as scipy_signal
 from transformers import AutoFeatureExtractor, AutoModelForPreTraining, AutoModelForSequenceClassification
 
-from clear_hug_hf import STANDARD_LEADS
+from clear_hug_hf import STANDARD_LEADS, ClearHugConfig, ClearHugForPreTraining, ClearHugForSequenceClassification
 from clear_hug_hf.cli import main
-from clear_hug_hf.hub import (
+from clear_hug_hf.hub.convert_clear_hug import (
+    HUG,
+    PRETRAINED,
+    _name_size,
     convert_clear_hug_state_dict,
     convert_to_folder,
     released_feature_extractor,
 )
-from clear_hug_hf.hub.convert_clear_hug import HUG, PRETRAINED, _name_size
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, ClearHugForSequenceClassification
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.provenance import find_facts
 

@@ -12,24 +12,21 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from clear_hug_hf.cli import main
-from clear_hug_hf.hub.export import export_onnx, run_onnx
-from clear_hug_hf.modeling import (
+from clear_hug_hf import (
     ClearHugConfig,
+    ClearHugFeatureExtractor,
     ClearHugForPreTraining,
     ClearHugForSequenceClassification,
     EcgJepaConfig,
+    EcgJepaFeatureExtractor,
     EcgJepaForSequenceClassification,
     EcgScanConfig,
+    EcgScanFeatureExtractor,
     EcgScanForImageClassification,
 )
-from clear_hug_hf.processing import (
-    STANDARD_LEADS,
-    ClearHugFeatureExtractor,
-    EcgJepaFeatureExtractor,
-    EcgScanFeatureExtractor,
-    InputError,
-)
+from clear_hug_hf.cli import main
+from clear_hug_hf.hub.export import export_onnx, run_onnx
+from clear_hug_hf.processing import STANDARD_LEADS, InputError
 from clear_hug_hf.training.folders import save_model_folder
 
 

@@ -14,8 +14,7 @@ import pytest
 import torch
 from published import published_files
 
-from clear_hug_hf import ClearHugFeatureExtractor, Recording
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
+from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification, Recording
 
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from published import published_files
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForSequenceClassification
 
+from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForPreTraining
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.hub.publishing import check_repo_id, stage
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import folders
 
 

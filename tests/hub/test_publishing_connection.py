@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
-from clear_hug_hf.processing import ClearHugFeatureExtractor
 from clear_hug_hf.training import folders
 
 

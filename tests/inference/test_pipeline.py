@@ -24,10 +24,18 @@ from transformers.pipelines import base as pipelines_base
 from transformers.pipelines.pt_utils import KeyDataset
 
 import clear_hug_hf
-from clear_hug_hf import EcgClassificationPipeline, Recording, prepare, read_record
+from clear_hug_hf import (
+    ClearHugConfig,
+    ClearHugFeatureExtractor,
+    ClearHugForPreTraining,
+    ClearHugForSequenceClassification,
+    EcgClassificationPipeline,
+    Recording,
+    prepare,
+    read_record,
+)
 from clear_hug_hf.evaluation.predictions import predict
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, ClearHugForSequenceClassification
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.folders import save_model_folder
 
 

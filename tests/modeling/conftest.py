@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from clear_hug_hf.modeling import ClearHugConfig
+from clear_hug_hf import ClearHugConfig
 
 
 SMALL = {

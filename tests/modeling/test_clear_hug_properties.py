@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clear_hug_hf.modeling import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
+from clear_hug_hf import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
 from clear_hug_hf.modeling.fast_forms import drop
 from clear_hug_hf.modeling.modeling_clear_hug import (
     count_visible,

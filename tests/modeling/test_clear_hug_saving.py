@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clear_hug_hf.modeling import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
+from clear_hug_hf import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
 
 
 STRANGER = """

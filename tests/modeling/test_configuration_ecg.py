@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from clear_hug_hf.modeling import (
+from clear_hug_hf import (
     ClearHugConfig,
     ClearHugForPreTraining,
     ClearHugModel,

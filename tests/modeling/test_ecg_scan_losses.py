@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from clear_hug_hf import EcgScanFeatureExtractor
 from clear_hug_hf.data.records import find_records, read_record
 from clear_hug_hf.modeling.losses_ecg_scan import (
     contrastive_loss,
@@ -19,7 +20,7 @@ from clear_hug_hf.modeling.losses_ecg_scan import (
     reconstruction_loss,
     soft_lead_loss,
 )
-from clear_hug_hf.processing import STANDARD_LEADS, EcgScanFeatureExtractor
+from clear_hug_hf.processing import STANDARD_LEADS
 from clear_hug_hf.processing.leads import limb_lead
 
 

@@ -15,7 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from clear_hug_hf.modeling import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
+from clear_hug_hf import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
 
 
 MODELS = [ClearHugModel, ClearHugForPreTraining, ClearHugForSequenceClassification]

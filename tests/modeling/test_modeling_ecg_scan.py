@@ -23,7 +23,7 @@ from transformers import (
     ViTModel,
 )
 
-from clear_hug_hf.modeling import (
+from clear_hug_hf import (
     ClearHugConfig,
     ClearHugModel,
     EcgJepaConfig,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pulses import known, make_pulses
 
-from clear_hug_hf.processing import ClearHugFeatureExtractor
+from clear_hug_hf import ClearHugFeatureExtractor
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoImageProcessor
 
+from clear_hug_hf import EcgScanFeatureExtractor, EcgScanImageProcessor
 from clear_hug_hf.data.records import Recording, find_records, read_record
-from clear_hug_hf.processing import LAYOUTS, EcgScanFeatureExtractor, EcgScanImageProcessor, InputError
+from clear_hug_hf.processing import LAYOUTS, InputError
 from clear_hug_hf.processing.leads import obeys_identities
 
 

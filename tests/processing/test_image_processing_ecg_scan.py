@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from clear_hug_hf import EcgScanFeatureExtractor, EcgScanImageProcessor
 from clear_hug_hf.data.records import read_record
-from clear_hug_hf.processing import EcgScanFeatureExtractor, EcgScanImageProcessor, InputError, load_page, render_page
-from clear_hug_hf.processing.image_processing_ecg_scan import MAX_PIXELS
+from clear_hug_hf.processing import InputError, load_page, render_page
+from clear_hug_hf.processing.page_loading import MAX_PIXELS
 
 
 @pytest.fixture(scope="module")

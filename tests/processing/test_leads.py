@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
 from clear_hug_hf.processing import (
     STANDARD_LEADS,
-    ClearHugFeatureExtractor,
     EcgFeatureExtractor,
-    EcgJepaFeatureExtractor,
-    EcgScanFeatureExtractor,
     InputError,
     arrange_leads,
     canonical_lead_name,

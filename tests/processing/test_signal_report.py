@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.processing import (
-    STANDARD_LEADS,
-    ClearHugFeatureExtractor,
-    EcgFeatureExtractor,
-    EcgJepaFeatureExtractor,
-    EcgScanFeatureExtractor,
-    InputError,
-    SignalReport,
-)
+from clear_hug_hf.processing import STANDARD_LEADS, EcgFeatureExtractor, InputError, SignalReport
 from clear_hug_hf.processing.signal_report import Quality, describe_signal, measure_quality, rate_contradiction
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from clear_hug_hf import modeling
+import clear_hug_hf
 
 
 Batch = dict[str, torch.Tensor]
@@ -61,7 +61,7 @@ class SmallSystem:
         found: dict[type[PreTrainedModel], str] = {}
         for name, place in self.config().auto_map.items():
             if name != "AutoConfig":
-                found.setdefault(getattr(modeling, place.partition(".")[2]), name)
+                found.setdefault(getattr(clear_hug_hf, place.partition(".")[2]), name)
         return {name: model_class for model_class, name in found.items()}
 
     @property
@@ -173,7 +173,7 @@ SMALL_SYSTEMS = {
     system.name: system
     for system in (
         SmallSystem(
-            modeling.ClearHugConfig,
+            clear_hug_hf.ClearHugConfig,
             {**BEATS, **WIDE},
             _beats,
             forms={
@@ -185,7 +185,7 @@ SMALL_SYSTEMS = {
             options={**dict.fromkeys(["hidden_size", "intermediate_size"], "32"), "num_hidden_layers": "1"},
         ),
         SmallSystem(
-            modeling.EcgJepaConfig,
+            clear_hug_hf.EcgJepaConfig,
             {**PATCHES, **WIDE},
             _patches,
             forms={"full attention": {"attention_pattern": "full"}, "dropped": {"drop_path_rate": 0.1}},
@@ -193,7 +193,7 @@ SMALL_SYSTEMS = {
             options={**dict.fromkeys(["hidden_size", "intermediate_size"], "32"), "num_hidden_layers": "2"},
         ),
         SmallSystem(
-            modeling.EcgScanConfig,
+            clear_hug_hf.EcgScanConfig,
             PAGES,
             _pages,
             forms={"clip": {"vision_config": CLIP}},

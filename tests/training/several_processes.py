@@ -15,17 +15,19 @@ from typing import Any
 import datasets
 from transformers import ByT5Tokenizer, set_seed
 
-from clear_hug_hf.data.collator import EcgCollator
-from clear_hug_hf.data.pages import PageCollator
-from clear_hug_hf.modeling import (
+from clear_hug_hf import (
     ClearHugConfig,
+    ClearHugFeatureExtractor,
     ClearHugForPreTraining,
     EcgJepaConfig,
+    EcgJepaFeatureExtractor,
     EcgJepaForPreTraining,
     EcgScanConfig,
+    EcgScanFeatureExtractor,
     EcgScanForPreTraining,
 )
-from clear_hug_hf.processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
+from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.data.pages import PageCollator
 from clear_hug_hf.training.features import encode
 from clear_hug_hf.training.pretraining import PretrainingArguments, pretrain
 from clear_hug_hf.training.processes import connect_processes

@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import set_seed
 
+from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForPreTraining, EcgJepaFeatureExtractor
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.readers import open_source
@@ -25,8 +26,7 @@ from clear_hug_hf.data.sharding import prepare_shards
 from clear_hug_hf.data.splits import patient_keys
 from clear_hug_hf.evaluation.metrics import METRICS, choose_thresholds, evaluate_predictions, macro_auroc
 from clear_hug_hf.evaluation.protocol import Published, random_subset, stratified_subset
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
-from clear_hug_hf.processing import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import benchmark
 from clear_hug_hf.training.benchmark import (
     BenchmarkArguments,

@@ -14,11 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from clear_hug_hf import prepare, read_record
+from clear_hug_hf import (
+    ClearHugConfig,
+    ClearHugFeatureExtractor,
+    ClearHugForSequenceClassification,
+    prepare,
+    read_record,
+)
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.records import Recording, RecordReference
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import embeddings, folders
 from clear_hug_hf.training.embeddings import embed, embed_records
 

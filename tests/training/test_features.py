@@ -13,11 +13,9 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
-from clear_hug_hf.data.collator import EcgCollator
-from clear_hug_hf.data.preparation import prepare
-from clear_hug_hf.data.records import Recording
-from clear_hug_hf.modeling import (
+from clear_hug_hf import (
     ClearHugConfig,
+    ClearHugFeatureExtractor,
     ClearHugForPreTraining,
     ClearHugForSequenceClassification,
     EcgJepaConfig,
@@ -25,7 +23,9 @@ from clear_hug_hf.modeling import (
     EcgScanConfig,
     EcgScanForImageClassification,
 )
-from clear_hug_hf.processing import ClearHugFeatureExtractor
+from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.data.preparation import prepare
+from clear_hug_hf.data.records import Recording
 from clear_hug_hf.training.features import EncodedDataset, dataset_labels, encode, features_key, settings_digest
 from clear_hug_hf.training.folders import save_model_folder
 

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, TrainerCallback, set_seed
 
+from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification
 from clear_hug_hf.data import augmentation
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.evaluation.metrics import choose_thresholds, macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForSequenceClassification
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import finetuning, processes
 from clear_hug_hf.training.features import encode
 from clear_hug_hf.training.finetuning import (

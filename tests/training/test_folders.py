@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForPreTraining
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import folders
 
 

@@ -24,11 +24,17 @@ from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental import _config as symbolic_shapes
 from transformers import AutoFeatureExtractor, AutoModelForPreTraining, set_seed
 
+from clear_hug_hf import (
+    ClearHugConfig,
+    ClearHugFeatureExtractor,
+    ClearHugForPreTraining,
+    EcgJepaConfig,
+    EcgJepaForPreTraining,
+)
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.modeling import ClearHugConfig, ClearHugForPreTraining, EcgJepaConfig, EcgJepaForPreTraining
-from clear_hug_hf.processing import STANDARD_LEADS, ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import STANDARD_LEADS, InputError
 from clear_hug_hf.training import pretraining
 from clear_hug_hf.training.batches import StepPlan
 from clear_hug_hf.training.pretraining import (

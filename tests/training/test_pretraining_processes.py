@@ -24,12 +24,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from clear_hug_hf import Recording
+from clear_hug_hf import EcgScanForPreTraining, Recording
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.pages import SIGNAL_EMBEDS
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.texts import with_texts
-from clear_hug_hf.modeling import EcgScanForPreTraining
 from clear_hug_hf.training import pretraining
 
 

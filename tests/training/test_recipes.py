@@ -15,10 +15,11 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.cli import _parser
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.splits import assign_splits
-from clear_hug_hf.processing import ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.pretraining import PretrainingArguments, learning_rate_at
 from clear_hug_hf.training.recipes import Recipe, add_recipe_options, read_recipe, recipe_from_options
 

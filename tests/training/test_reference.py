@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import set_seed
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.evaluation.metrics import macro_auroc
-from clear_hug_hf.processing import ClearHugFeatureExtractor
 from clear_hug_hf.training.features import EncodedDataset
 from clear_hug_hf.training.finetuning import FinetuningArguments
 from clear_hug_hf.training.reference import (

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.readers import guess_kind, open_source
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.processing import STANDARD_LEADS, ClearHugFeatureExtractor, InputError
+from clear_hug_hf.processing import STANDARD_LEADS, InputError
 
 
 MakeRecordings = Callable[..., list[Recording]]
