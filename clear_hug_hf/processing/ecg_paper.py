@@ -43,6 +43,9 @@ GRID_STEPS: tuple[float, float] = (1.0, 5.0)
 PULSE_SECONDS = 0.2
 """Length of the pulse of 1 mV that a row begins with [s]."""
 
+RHYTHM_LEAD = "II"
+"""What the strip shows."""
+
 MILLIMETRES_PER_INCH = 25.4
 
 MINIMUM_SIZE = 64
@@ -54,10 +57,6 @@ MAXIMUM_SIZE = 10_000
 DEFAULT_PIXELS_PER_MM = 200.0 / MILLIMETRES_PER_INCH
 
 Colour = tuple[int, int, int]
-
-
-RHYTHM_LEAD = "II"
-"""What the strip shows."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clear_hug_hf.data.records import read_record
-from clear_hug_hf.processing import STANDARD_LEADS, InputError, ecg_paper
+from clear_hug_hf.processing import STANDARD_LEADS, InputError, arrange_leads, ecg_paper
 from clear_hug_hf.processing.ecg_paper import LAYOUTS, EcgPage, PaperStyle, draw_page, render_page
 
 
@@ -332,31 +332,28 @@ def test_when_leads_and_unit_differ_then_the_page_is_the_same() -> None:
         assert np.abs(page.image.astype(int) - expected.image).mean() < 0.05
 
 
-def test_when_limb_leads_are_absent_then_they_follow_from_i_and_ii_unless_normalised() -> None:
-    signals, names = _sines()[[0, 1, 6]], ["I", "II", "V1"]
-    page = render_page(signals, **_known(lead_names=names))
-    assert page.drawn.any(axis=1).tolist() == [True] * 7 + [False] * 5
-    full = np.zeros((12, 2500))
-    full[2] = signals[1] - signals[0]
-    expected = draw_page(full, RATE, image_size=(256, 256))
-    np.testing.assert_allclose(page.positions[2], expected.positions[2], atol=1e-3)
-    page = render_page(signals, **_known(lead_names=names, unit="NU", millivolts_per_unit=0.2))
-    assert np.flatnonzero(page.drawn.any(axis=1)).tolist() == [0, 1, 6]
-
-
-def test_when_lead_one_is_flat_then_no_derived_lead_is_drawn_from_it() -> None:
-    signals = _sines()[[0, 1, 6]]
-    signals[0] = 0.0
-    page = render_page(signals, **_known(lead_names=["I", "II", "V1"]))
-    assert np.flatnonzero(page.drawn.any(axis=1)).tolist() == [0, 1, 6]
-
-
-def test_when_a_lead_is_inverted_then_the_page_shows_its_standard_sign() -> None:
-    signals = _sines()
-    signals[3] *= -1.0
-    names = ["-aVR" if name == "aVR" else name for name in STANDARD_LEADS]
-    page, expected = render_page(signals, **_known(lead_names=names)), draw_page(_sines(), RATE, image_size=(256, 256))
-    np.testing.assert_allclose(page.positions, expected.positions, atol=1e-3)
+@pytest.mark.parametrize(
+    ("names", "height", "unit"),
+    [
+        (["I", "II", "V1"], 1.0, "mV"),
+        (["I", "II", "V1"], 1.0, "NU"),
+        (["I", "II", "V1"], 0.0, "mV"),
+        (["-aVR" if name == "aVR" else name for name in STANDARD_LEADS], 1.0, "mV"),
+    ],
+    ids=["limb leads absent", "absent and normalised", "absent and lead I flat", "lead inverted"],
+)
+def test_when_leads_are_absent_or_inverted_then_the_page_shows_what_leads_are_arranged_to(
+    names: list[str], height: float, unit: str
+) -> None:
+    signals = _sines()[[STANDARD_LEADS.index(name.strip("-")) for name in names]].astype(np.float32)
+    signals[0] *= height
+    arranged, present = arrange_leads(signals, names, derive=unit != "NU")
+    expected = draw_page(arranged, RATE, present, image_size=(256, 256))
+    page = render_page(
+        signals, **_known(lead_names=names, unit=unit, millivolts_per_unit=1.0 if unit == "NU" else None)
+    )
+    np.testing.assert_array_equal(page.positions, expected.positions)
+    np.testing.assert_array_equal(page.image, expected.image)
 
 
 @pytest.mark.parametrize(("unit", "fitting"), [("V", "mV"), ("uV", "mV")])
