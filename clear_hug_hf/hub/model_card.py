@@ -20,6 +20,7 @@ from huggingface_hub import (
 
 from ..inference.classifier_outputs import model_label_names, model_thresholds
 from ..processing.errors import InputError
+from ..systems import SYSTEMS, System
 from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
 
 
@@ -47,49 +48,11 @@ _METRICS = {
     "f1": ("F1", "f1"),
     "calibration_error": ("calibration error", "expected_calibration_error"),
 }
-_PAPERS = {
-    "clear_hug": "Pan et al., Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction "
-    "Perspective, AAAI 2026, [arXiv 2512.24002](https://arxiv.org/abs/2512.24002)",
-    "ecg_jepa": "Kim, Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive "
-    "Architecture, [arXiv 2410.08559](https://arxiv.org/abs/2410.08559)",
-    "ecg_scan": "Pham et al., Learning ECG Image Representations via Dual Physiological-Aware Alignments, [arXiv "
-    "2604.01526](https://arxiv.org/abs/2604.01526); of which only the abstract could be read: this is an "
-    "implementation of the published idea, and where the paper is silent, the choices are those of `clear-hug-hf`",
-}
-_NAMES = {
-    "clear_hug": "CLEAR-HUG",
-    "ecg_jepa": "ECG-JEPA (Kim, with cross-pattern attention)",
-    "ecg_scan": "ECG-Scan (an implementation of the published idea)",
-}
-# What pre-training learns from besides recordings, by system.
-_SUPERVISION = {"ecg_scan": "with the recordings' reports, and their labels in words where there is no report"}
-# What the loss of pre-training is, by system.
-_LOSSES = {
-    "clear_hug": "Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
-    "ecg_jepa": "Loss of the teacher's states at hidden times, predicted from the others:",
-    "ecg_scan": "Sum of the contrasts of pages with signals and texts, the reconstruction and the lead constraint:",
-}
 # What the card shows the use of; of other models it shows that of their encoder.
 OF_RECORDINGS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 """Auto classes of the classifiers of recordings, or of pictures of them."""
 _CLASSIFIERS = (*OF_RECORDINGS, "AutoModelForTokenClassification")
 _PIPELINES = {"AutoModelForImageClassification": "image-classification"}
-# What an encoder was pre-trained with, and is saved with then.
-_PRETRAINED_WITH = {
-    "clear_hug": "decoder",
-    "ecg_jepa": "teacher and the predictor",
-    "ecg_scan": "signal teacher, the text encoder and the decoder",
-}
-_CLS_ATTENTION = {
-    "reference_bias": "`cls_attention=reference_bias` runs the encoder as the released code does.",
-    "lead": "`cls_attention=lead` runs the encoder as the paper describes.",
-}
-_HEADS = {
-    "hug": "HUG head, which reads the groups of leads one by one, in pairs and together",
-    "mean": "linear head on the mean of all leads",
-    "weighted": "head on a learnt weighting of the leads",
-    "single_level": "head on the groups of leads, without their pairs",
-}
 
 
 class Card(NamedTuple):
@@ -195,7 +158,7 @@ def make_card(
         repo_id=repo_id,
         auto_class=auto_class,
         loaded_by=auto_class if auto_class in _CLASSIFIERS else "AutoModel",
-        pretrained_with=_PRETRAINED_WITH.get(config.model_type, "decoder"),
+        pretrained_with=SYSTEMS[config.model_type].objective.parts,
         reads_pages=hasattr(feature_extractor, "image_processor"),
         simulated=any(one.get("name") == "simulated" for one in _all_sources(facts)),
         summary=_summary(config, auto_class, labels, num_parameters, conversion),
@@ -298,6 +261,14 @@ def _encoder_facts(facts: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] 
     if PRETRAINING in facts:
         return facts[PRETRAINING]
     return (facts.get(METRICS) or {}).get("encoder", {}).get(PRETRAINING)
+
+
+def _pretrained(encoder: Mapping[str, Any]) -> System:
+    """The system of a run of pre-training."""
+    name = _field(encoder, "system", PRETRAINING)
+    if name not in SYSTEMS:
+        raise InputError(f"{PRETRAINING} is of the system {name!r}: install the package that brings it")
+    return SYSTEMS[name]
 
 
 def _earlier(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
@@ -474,7 +445,7 @@ def _pretraining_tables(encoder: Mapping[str, Any] | None) -> list[dict[str, Any
         rows.append(["validation recordings", f"{result['validation_loss']:.4f}"])
     return [
         {
-            "title": _LOSSES.get(_field(encoder, "system", PRETRAINING), "Loss of pre-training:"),
+            "title": _pretrained(encoder).objective.loss_title,
             "columns": ["", f"after epoch {_field(result, 'epoch', PRETRAINING)}"],
             "rows": rows,
             "note": ("The epoch was chosen on the validation recordings. " if encoder.get("chosen") else "")
@@ -493,7 +464,7 @@ def _summary(
     num_parameters: int | None,
     conversion: Mapping[str, Any] | None,
 ) -> str:
-    system = _NAMES.get(config.model_type, config.model_type)
+    system = SYSTEMS[config.model_type]
     size = "" if num_parameters is None else f" ({_parameters(num_parameters)} parameters)"
     if conversion is not None:
         return (
@@ -501,19 +472,18 @@ def _summary(
             "by `clear-hug-hf`. The weights are those of the file; nothing was trained."
         )
     if auto_class in OF_RECORDINGS:
-        head = _HEADS.get(getattr(config, "head_type", ""), "classifier")
+        head = system.heads.get(getattr(config, "head_type", ""), "classifier")
         count = "1 label" if len(labels) == 1 else f"{len(labels)} labels"
         what = "a picture of a 12-lead ECG" if auto_class == OF_RECORDINGS[1] else "a 12-lead ECG"
-        return f"{system}{size} that names {count} of {what}, by a {head}."
+        return f"{system.described}{size} that names {count} of {what}, by a {head}."
     if auto_class == "AutoModelForTokenClassification":
         classes = ", ".join(map(_cell, model_label_names(config)))
-        return f"{system}{size} that names every sample of every lead of a 12-lead ECG as one of: {classes}."
+        return f"{system.described}{size} that names every sample of every lead of a 12-lead ECG as one of: {classes}."
     what = f"{size}, alone"
     if auto_class == "AutoModelForPreTraining":
-        parts = _PRETRAINED_WITH.get(config.model_type, "decoder")
-        what = f", with the {parts} that it was pre-trained with{size.replace(')', ' in all)')}"
-    article = "An" if system.startswith("E") else "A"
-    return f"{article} {system} encoder of 12-lead ECGs{what}: a starting point for labels of your own."
+        what = f", with the {system.objective.parts} that it was pre-trained with{size.replace(')', ' in all)')}"
+    article = "An" if system.described.startswith("E") else "A"
+    return f"{article} {system.described} encoder of 12-lead ECGs{what}: a starting point for labels of your own."
 
 
 def _threshold_note(config: Any) -> str:
@@ -533,14 +503,14 @@ def _made(
             f"{what} `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
             f"{size}, {conversion['num_tensors']} tensors, all of them used. The number of attention heads, "
             f"{conversion['num_attention_heads']}, is not in the file."
-            + _CLS_ATTENTION.get(conversion.get("cls_attention", ""), "")
+            + "".join(f" {note}" for note in _conversion_notes(conversion))
         )
     if encoder is not None:
-        recipe, system = _field(encoder, "recipe", PRETRAINING), _field(encoder, "system", PRETRAINING)
+        recipe, system = _field(encoder, "recipe", PRETRAINING), _pretrained(encoder)
         result, chosen = _field(encoder, "result", PRETRAINING), encoder.get("chosen")
         paragraphs.append(
-            f"**Pre-training** {_SUPERVISION.get(system, 'without labels')}: "
-            f"{_NAMES.get(system, system)}, {encoder.get('size') or 'own'} size, "
+            f"**Pre-training** {system.objective.supervision}: "
+            f"{system.described}, {encoder.get('size') or 'own'} size, "
             f"{recipe.get('epochs')} epochs, seed {recipe.get('seed')}."
             + (
                 f" These are the weights after epoch {result['epoch']}, which had the lowest validation loss."
@@ -552,7 +522,7 @@ def _made(
                 for one in _earlier(encoder)
             )
             + (
-                f" The signal teacher: {_NAMES.get(_field(teacher, 'system', PRETRAINING))}, pre-trained without "
+                f" The signal teacher: {_pretrained(teacher).described}, pre-trained without "
                 f"labels for {_field(teacher, 'result/epoch', PRETRAINING)} epochs."
                 if (teacher := encoder.get("signal_teacher")) is not None
                 else ""
@@ -576,6 +546,13 @@ def _made(
             f"{_field(metrics, 'pretrained/best_epoch', METRICS)}.{control}"
         )
     return paragraphs or ["Nothing is recorded about how these weights came about: they may be untrained."]
+
+
+def _conversion_notes(conversion: Mapping[str, Any]) -> Iterator[str]:
+    system = SYSTEMS.get(str(conversion.get("system")).replace("-", "_"))
+    for name, by_value in (system.conversion_notes if system else {}).items():
+        if (value := conversion.get(name)) in by_value:
+            yield by_value[value]
 
 
 def _stored(dtype: str, measured: Mapping[str, Any]) -> list[str]:
@@ -721,8 +698,8 @@ def _licence(license: str | None, facts: Mapping[str, Mapping[str, Any]], conver
 
 
 def _citations(config: Any, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    systems = [config.model_type, *(one.get("system") for one in _teachers(_encoder_facts(facts)))]
-    found = [*map(_PAPERS.get, systems), *(one.get("citation") for one in _all_sources(facts))]
+    systems = [SYSTEMS[config.model_type], *map(_pretrained, _teachers(_encoder_facts(facts)))]
+    found = [*(system.paper for system in systems), *(one.get("citation") for one in _all_sources(facts))]
     return [f"- {one}" for one in dict.fromkeys(filter(None, found))]
 
 

@@ -116,7 +116,7 @@ class System:
         classes (`Mapping[str, str]`): References by Auto class. `AutoConfig`, `AutoModel` and `AutoFeatureExtractor`
             are needed; `AutoModelForPreTraining` is the model of the first objective and is not named again.
         objectives (`tuple[Objective, ...]`): How its encoder is pre-trained; the first is the usual one.
-        described_as (`str`, *optional*): What the model card calls it; the title by default.
+        description (`str`, *optional*): What the model card calls it; the title by default.
         paper (`str`, *optional*): Authors, title, and a link, in Markdown.
         heads (`Mapping[str, str]`, *optional*): Words of the model card for each `head_type` of its classifiers, the
             usual one first; by default a linear head on the mean of all leads.
@@ -130,7 +130,7 @@ class System:
     title: str
     classes: Mapping[str, str]
     objectives: tuple[Objective, ...]
-    described_as: str = ""
+    description: str = ""
     paper: str = ""
     heads: Mapping[str, str] = field(default_factory=lambda: {"mean": "linear head on the mean of all leads"})
     converter: Converter | None = None
@@ -141,6 +141,11 @@ class System:
     def objective(self) -> Objective:
         """The usual way to pre-train it."""
         return self.objectives[0]
+
+    @property
+    def described(self) -> str:
+        """What the model card calls it."""
+        return self.description or self.title
 
     @property
     def auto_classes(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ SYSTEM = System(
             loss_title="Loss of the teacher's states at hidden times, predicted from the others:",
         ),
     ),
-    described_as="ECG-JEPA (Kim, with cross-pattern attention)",
+    description="ECG-JEPA (Kim, with cross-pattern attention)",
     paper="Kim, Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive "
     "Architecture, [arXiv 2410.08559](https://arxiv.org/abs/2410.08559)",
     converter=Converter(

@@ -33,7 +33,7 @@ SYSTEM = System(
             picture=".cli.shared:draw_page_reconstruction",
         ),
     ),
-    described_as="ECG-Scan (an implementation of the published idea)",
+    description="ECG-Scan (an implementation of the published idea)",
     paper="Pham et al., Learning ECG Image Representations via Dual Physiological-Aware Alignments, [arXiv "
     "2604.01526](https://arxiv.org/abs/2604.01526); of which only the abstract could be read: this is an "
     "implementation of the published idea, and where the paper is silent, the choices are those of `clear-hug-hf`",
