@@ -49,9 +49,9 @@ from transformers.utils import logging
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..utils.files import (
+    RunFolder,
     file_digest,
     read_mark,
-    refuse_other,
     remove_leftovers,
     whole_file,
     write_csv,
@@ -273,7 +273,7 @@ def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         compared = {name: part for name, part in plan.items() if not (manifest and name == "versions")}
         known = {name: there.get(name) for name in compared}
         words = {"source: records_sha256": "its records have other ids, patients, splits or labels"}
-        refuse_other(folder, "preparation", known, compared, _REMEDY, words=words)
+        RunFolder(folder, MANIFEST, "preparation", _REMEDY, words=words).compare(known, compared)
     if manifest is None:
         (folder / WORK / _SUMMARIES).mkdir(parents=True, exist_ok=True)
         if begun is None:

@@ -12,7 +12,6 @@ from ..inference.pipeline_ecg_classification import EcgClassificationPipeline
 from ..processing import InputError
 from ..training.folders import CARD, CONVERSION, FOOTER
 from ..utils.files import RunFolder, check_writable, file_digest, whole_folder, write_json
-from .checkpoints import name_some
 
 
 # What a conversion writes.
@@ -29,23 +28,12 @@ def check_replaceable(folder: str | Path, path: Path) -> Path:
     Raises:
         InputError: If that is so.
     """
-    folder = check_writable(folder, inputs=[path])
-    if not folder.is_dir():
-        return folder
-    names = {path.name for path in folder.iterdir()}
-    if names and CONVERSION not in names:
-        raise InputError(f"{folder} exists and holds no earlier conversion: choose another folder")
-    others = sorted(name for name in names if not _OF_CONVERSION.fullmatch(name))
+    folder = check_writable(folder, [CONVERSION], [path])
+    remedy = "choose another folder, or delete it"
+    before = RunFolder(folder, CONVERSION, "conversion", remedy, written=_OF_CONVERSION)
+    before.open({"sha256": file_digest(path)} if path.is_file() else {})
     if (folder / CARD).is_file() and FOOTER not in (folder / CARD).read_text(encoding="utf-8"):
-        others.append(CARD)
-    if others:
-        raise InputError(
-            f"{folder} holds what the conversion before did not write ({name_some(others)}): move it away, or choose "
-            "another folder"
-        )
-    if names and path.is_file():
-        before = RunFolder(folder, CONVERSION, "conversion", "choose another folder, or delete it")
-        before.open({"sha256": file_digest(path)})
+        raise InputError(f"{folder} holds a {CARD} that no conversion wrote: move it away, or choose another folder")
     return folder
 
 

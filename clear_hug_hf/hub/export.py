@@ -90,9 +90,8 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
         raise InputError(f"{path} holds no classifier of recordings: fine-tune it first, only these are exported")
     folder = check_writable(output, [FACTS], [path])
     exported = weights_digest(model)
-    RunFolder(folder, FACTS, "export", "choose another folder, or delete it").open({"model": exported})
-    if others := sorted(one.name for one in folder.glob("*") if not _OF_EXPORT.fullmatch(one.name)):
-        raise InputError(f"{folder} holds {others[0]}, which no export wrote: move it away, or choose another folder")
+    remedy = "choose another folder, or delete it"
+    RunFolder(folder, FACTS, "export", remedy, written=_OF_EXPORT).open({"model": exported})
 
     inputs = _inputs(extractor, 5)
     with whole_folder(folder) as partial:

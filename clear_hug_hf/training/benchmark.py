@@ -53,7 +53,7 @@ from ..evaluation.protocol import (
 )
 from ..modeling.modeling_ecg import masked_mean
 from ..processing.errors import InputError
-from ..utils.files import RunFolder, check_writable, refuse_other, whole_file, write_csv, write_json, write_text
+from ..utils.files import RunFolder, check_writable, read_mark, whole_file, write_csv, write_json, write_text
 from .features import (
     EncodedDataset,
     as_it_is,
@@ -552,15 +552,14 @@ class _Runner:
             "draws": {"of shares": self.arguments.draw},
         }
         folder = RunFolder(self.output_dir, RUN, "benchmark", "choose another output folder, or another name")
-        before = folder.read()
+        before = read_mark(folder.mark, folder.remedy)
         if before is not None:
             # Before there was a choice.
             before.setdefault("draws", {"of shares": "stratified"})
             for kind, named in identity.items():
                 there = before.get(kind, {})
                 for name in (name for name in named if name in there):
-                    what = f"the {kind[:-1]} {name!r}"
-                    refuse_other(self.output_dir, folder.work, there[name], named[name], folder.remedy, what)
+                    folder.compare(there[name], named[name], f"the {kind[:-1]} {name!r}")
                 identity[kind] = {**there, **named}
         folder.take(identity)
 

@@ -20,7 +20,7 @@ from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
 from ..processing.errors import InputError
-from ..utils.files import folder_digests, put_in_place, refuse_other, write_text
+from ..utils.files import RunFolder, folder_digests, put_in_place, write_text
 
 
 FOLDER = "checkpoints"
@@ -62,7 +62,7 @@ class Checkpoints:
                 continue
             check_sums(path, f"delete {path}, and the same command goes on from the one before it")
             remedy = "choose another output folder, give the settings of that run, or replace it with --restart"
-            refuse_other(self.folder.parent, "run", state["identity"], self.identity, remedy)
+            RunFolder(self.folder.parent, FOLDER, "run", remedy).compare(state["identity"], self.identity)
             if state["sharded"] != self._sharded:
                 raise InputError(
                     f"{path} was written {'with' if state['sharded'] else 'without'} FSDP: launch the run as before"

@@ -284,33 +284,6 @@ def first_difference(there: Any, now: Any, name: str = "") -> Difference | None:
     return None if there == now else Difference(name, there, now)
 
 
-def refuse_other(
-    folder: Path,
-    work: str,
-    there: Any,
-    now: Any,
-    remedy: str,
-    name: str = "",
-    words: Mapping[str, str] | None = None,
-) -> None:
-    """
-    Refuse a folder that holds other work.
-
-    Args:
-        folder (`Path`): The folder, and `work` what it holds in words, for the error.
-        there, now: What two pieces of work must share to be the same, as JSON has it; keys are words for users.
-        remedy (`str`): What the error tells users to do.
-        name (`str`, *optional*): Of what is compared, if it is a part.
-        words (`Mapping[str, str]`, *optional*): What the error says of settings whose values tell users nothing.
-
-    Raises:
-        InputError: If the two differ, with the first difference.
-    """
-    if (found := first_difference(there, _plain(now), name)) is not None:
-        told = (words or {}).get(found.name, found)
-        raise InputError(f"{folder} holds another {work} ({told}): {remedy}")
-
-
 def read_mark(path: Path, remedy: str) -> dict[str, Any] | None:
     """The object in a JSON file, `None` without one; an [`InputError`] with what to do if the file is damaged."""
     try:
@@ -335,11 +308,22 @@ class RunFolder:
         remedy (`str`): What errors tell users to do.
         foreign (`Sequence[str]`, *optional*): Files and folders that this work would replace: without the mark they
             are not its own.
+        written (`re.Pattern`, *optional*): Names of all that such work writes; other files are refused.
+        words (`Mapping[str, str]`, *optional*): What errors say of settings whose values tell users nothing.
     """
 
-    def __init__(self, folder: Path, mark: str, work: str, remedy: str, foreign: Sequence[str] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        mark: str,
+        work: str,
+        remedy: str,
+        foreign: Sequence[str] = (),
+        written: re.Pattern[str] | None = None,
+        words: Mapping[str, str] | None = None,
+    ):
         self.folder, self.mark = folder, folder / mark
-        self.work, self.remedy, self.foreign = work, remedy, foreign
+        self.work, self.remedy, self.foreign, self.written, self.words = work, remedy, foreign, written, words or {}
 
     def open(self, identity: Mapping[str, Any], restart: bool = False) -> dict[str, Any] | None:
         """
@@ -362,15 +346,21 @@ class RunFolder:
                 f"{self.folder} holds {found[0]}, which no {self.work} wrote and which would be lost: choose another "
                 "folder"
             )
-        before = None if restart else self.read()
+        names = sorted(path.name for path in self.folder.iterdir()) if self.written and self.folder.is_dir() else ()
+        if others := [name for name in names if self.written and not self.written.fullmatch(name)]:
+            raise InputError(
+                f"{self.folder} holds {others[0]}, which no {self.work} wrote: move it away, or choose another folder"
+            )
+        before = None if restart else read_mark(self.mark, self.remedy)
         if before is not None:
-            there = {name: before.get(name) for name in identity}
-            refuse_other(self.folder, self.work, there, identity, self.remedy)
+            self.compare({name: before.get(name) for name in identity}, identity)
         return before
 
-    def read(self) -> dict[str, Any] | None:
-        """What the mark says, as [`read_mark`] does."""
-        return read_mark(self.mark, self.remedy)
+    def compare(self, there: Any, now: Any, name: str = "") -> None:
+        """Refuse work that was described otherwise, or the part of it that has a `name`, with the first difference."""
+        if (found := first_difference(there, _plain(now), name)) is not None:
+            told = self.words.get(found.name, found)
+            raise InputError(f"{self.folder} holds another {self.work} ({told}): {self.remedy}")
 
     def take(self, identity: Mapping[str, Any]) -> None:
         """Write down whose the folder is from now on, and remove what kills left; one process calls this."""

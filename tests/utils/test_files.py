@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -339,14 +340,19 @@ def test_when_work_takes_its_folder_then_what_kills_left_there_goes(tmp_path: Pa
 
 
 def test_when_values_tell_users_nothing_then_words_are_told_in_their_place(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "plan.json", "preparation", "delete it", words={"a: b": "its records are others"})
     with pytest.raises(InputError, match=r"holds another preparation \(its records are others\): delete it"):
-        files.refuse_other(
-            tmp_path,
-            "preparation",
-            {"a": {"b": 1}},
-            {"a": {"b": 2}},
-            "delete it",
-            words={"a: b": "its records are others"},
-        )
+        folder.compare({"a": {"b": 1}}, {"a": {"b": 2}})
     with pytest.raises(InputError, match=r"\(the model 'x' was 1 and is 2 now\)"):
-        files.refuse_other(tmp_path, "benchmark", 1, 2, "choose another name", name="the model 'x'")
+        folder.compare(1, 2, "the model 'x'")
+
+
+def test_when_a_folder_is_replaced_whole_then_files_of_others_in_it_are_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out", "run.json", "export", "delete it", written=re.compile(r"run\.json|\w+\.py"))
+    assert folder.open(IDENTITY) is None
+    folder.take(IDENTITY)
+    (tmp_path / "out" / "model.py").touch()
+    assert folder.open(IDENTITY) is not None
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds thesis\.txt, which no export wrote: move it away"):
+        folder.open(IDENTITY)
