@@ -284,6 +284,17 @@ def first_difference(there: Any, now: Any, name: str = "") -> Difference | None:
     return None if there == now else Difference(name, there, now)
 
 
+def refuse_other(
+    path: Path, work: str, there: Any, now: Any, remedy: str, name: str = "", words: Mapping[str, str] | None = None
+) -> None:
+    """
+    Refuse a file or folder that holds other `work` than what is asked for `now`, with the first difference and the
+    `remedy`; arguments otherwise as in [`first_difference`] and [`RunFolder`].
+    """
+    if (found := first_difference(there, _plain(now), name)) is not None:
+        raise InputError(f"{path} holds another {work} ({(words or {}).get(found.name, found)}): {remedy}")
+
+
 def read_mark(path: Path, remedy: str) -> dict[str, Any] | None:
     """The object in a JSON file, `None` without one; an [`InputError`] with what to do if the file is damaged."""
     try:
@@ -358,9 +369,7 @@ class RunFolder:
 
     def compare(self, there: Any, now: Any, name: str = "") -> None:
         """Refuse work that was described otherwise, or the part of it that has a `name`, with the first difference."""
-        if (found := first_difference(there, _plain(now), name)) is not None:
-            told = self.words.get(found.name, found)
-            raise InputError(f"{self.folder} holds another {self.work} ({told}): {self.remedy}")
+        refuse_other(self.folder, self.work, there, now, self.remedy, name, self.words)
 
     def take(self, identity: Mapping[str, Any]) -> None:
         """Write down whose the folder is from now on, and remove what kills left; one process calls this."""

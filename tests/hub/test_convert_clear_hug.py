@@ -379,9 +379,7 @@ def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_p
     path = released.save("linear", tmp_path / "checkpoint.pth")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "notes.txt").write_text("mine")
-    with pytest.raises(
-        InputError, match=r"results holds notes\.txt, which no earlier run of this kind wrote"
-    ):
+    with pytest.raises(InputError, match=r"results holds notes\.txt, which no earlier run of this kind wrote"):
         convert_to_folder(path, tmp_path / "results", num_attention_heads=4)
     assert [one.name for one in (tmp_path / "results").iterdir()] == ["notes.txt"]
     with pytest.raises(InputError, match="is a file"):
