@@ -50,9 +50,10 @@ from clear_hug_hf import (
 )
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.inference.digests import settings_digest
+from clear_hug_hf.inference.records import embed_records
 from clear_hug_hf.processing import InputError
-from clear_hug_hf.training.embeddings import embed
-from clear_hug_hf.training.features import encode, settings_digest
+from clear_hug_hf.training.features import encode
 from clear_hug_hf.training.finetuning import FinetuningArguments, HeadOnly, check_fits, finetune
 from clear_hug_hf.training.folders import save_model_folder
 from clear_hug_hf.training.pretraining import PretrainingArguments, pretrain
@@ -521,8 +522,8 @@ def test_when_leads_or_seconds_are_missing_then_what_is_there_is_read_as_if_it_w
         expected = dict(zip(model.config.id2label.values(), logits.sigmoid().tolist(), strict=True))
         assert found == pytest.approx(expected, abs=2e-5), recording.record_id
 
-    vectors = embed(model, prepare([without_v2], extractor, progress=False).dataset, extractor, per_lead=True)
-    assert np.isnan(vectors[0]).all(axis=1).tolist() == [name == "V2" for name in LEADS]
+    (found,) = embed_records(model, extractor, [without_v2], per_lead=True)
+    assert np.isnan(found.vectors[0]).all(axis=1).tolist() == [name == "V2" for name in LEADS]
 
 
 def test_when_no_lead_of_the_model_is_there_then_one_sentence_says_so(

@@ -59,20 +59,25 @@ def add(verbs: Any) -> None:
         help="a vector for each of the model's leads instead of their mean; NaN for leads that are not there",
     )
     parser.add_argument(
-        "--batch-size", type=positive, default=64, metavar="N", help="windows at a time (default: %(default)s)"
+        "--batch-size",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="windows of a recording at a time: more are faster on a GPU and change the last digits (default: "
+        "%(default)s)",
     )
     add_overwrite_option(parser, "a table of other records, another model or other settings")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `embed` and return the exit status."""
+    from ..inference.embeddings import write_embeddings
     from ..inference.inputs import list_records
     from ..processing import InputError
-    from ..training.embeddings import embed_records
     from ..training.folders import load_encoder
     from ..utils.files import check_file
 
-    # A table of the same records, model and settings is made anew; `embed_records` looks for that.
+    # A table of the same records, model and settings is made anew; `write_embeddings` looks for that.
     check_file(arguments.output, True, [*arguments.records, arguments.model], [".parquet"])
     quiet_libraries()
     model, extractor = load_encoder(arguments.model)
@@ -81,10 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not references:
         raise InputError(rejected[0].reason)
     try:
-        num_rows, failed = embed_records(
-            references,
+        num_rows, failed = write_embeddings(
             model,
             extractor,
+            references,
             arguments.output,
             per_lead=arguments.per_lead,
             overwrite=arguments.overwrite,

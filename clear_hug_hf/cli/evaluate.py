@@ -183,11 +183,12 @@ def _evaluated(
     own: bool = False,
 ) -> tuple[Any, list[Rejected]]:
     """Labels and probabilities of a source; `own` if its labels are the model's, as those that are compared with."""
+    import numpy as np
     from datasets import concatenate_datasets
 
     from ..data.prepared import keep_labels
     from ..data.splits import recordings_of
-    from ..evaluation.predictions import map_predictions, predict
+    from ..evaluation.predictions import map_predictions, predict, predict_recordings
     from ..inference.classifier_outputs import model_label_names, model_thresholds
     from ..processing import InputError
     from ..training.features import dataset_labels
@@ -222,11 +223,18 @@ def _evaluated(
         raise InputError(f"{data} has no {split} recordings: it has {', '.join(sources.splits)}{hint}")
     if split != "all":
         sources.splits = {split: sources.splits[split]}
-    sets, rejected = prepare_splits(sources, extractor, known)
-    require(sets, rejected, *sources.splits)
-    rows = concatenate_datasets(list(sets.values()))
-    found = predict(model, keep_labels(rows, None), extractor, progress=True).by_recording()
-    truth = dataset_labels(rows, known).numpy().astype(float)[recordings_of(rows["record_id"])[0]]
+    if sources.prepared is None:
+        records = [one for of_split in sources.splits.values() for one in of_split]
+        found, used, rejected = predict_recordings(model, records, extractor, progress=True)
+        require({one.split for one in used}, rejected, *sources.splits)
+        truth = np.array([[(one.labels or {}).get(name, np.nan) for name in known] for one in used], dtype=float)
+    else:
+        sets, rejected = prepare_splits(sources, extractor, known)
+        rows = concatenate_datasets(list(sets.values()))
+        found = predict(model, keep_labels(rows, None), extractor, progress=True)
+        truth = dataset_labels(rows, known).numpy().astype(float)
+    truth = truth[recordings_of(found.record_ids)[0]]
+    found = found.by_recording()
     mapping = {name: of_model for name, of_model in mapping.items() if set(of_model if own else (name,)) <= set(known)}
     thresholds = model_thresholds(model.config)
     return map_predictions(found, truth, known, thresholds, mapping, own, split), rejected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,7 +258,7 @@ def prepare_splits(
     return sets, rejected
 
 
-def require(sets: dict[str, datasets.Dataset], rejected: Sequence[Rejected], *splits: str) -> None:
+def require(sets: Container[str | None], rejected: Sequence[Rejected], *splits: str) -> None:
     """Refuse recordings of which a split is missing, with the reason for the first that was rejected."""
     from ..processing import InputError
 

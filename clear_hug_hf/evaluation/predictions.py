@@ -14,9 +14,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.collator import EcgCollator
+from ..data.preparation import Rejected
+from ..data.records import Recording, RecordReference
 from ..data.splits import recordings_of
 from ..inference.classifier_outputs import group_contributions, model_label_names
-from ..inference.records import check_gives_probabilities
+from ..inference.records import check_gives_probabilities, predict_records
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from .metrics import (
@@ -153,6 +155,48 @@ def predict(
         contributions=np.concatenate(contributions) if contributions else None,
         num_windows=np.concatenate(counts),
     )
+
+
+def predict_recordings(
+    model: PreTrainedModel,
+    records: Sequence[Recording | RecordReference],
+    feature_extractor: EcgFeatureExtractor,
+    progress: bool = False,
+) -> tuple[Predictions, list[Recording | RecordReference], list[Rejected]]:
+    """
+    Predict recordings from their samples, as the command line and the pipeline do, but only the windows that the
+    extractor chooses.
+
+    Args:
+        model, feature_extractor, progress: As in [`predict`].
+        records (`Sequence[Recording | RecordReference]`): The recordings; references are read here, one at a time.
+
+    Returns:
+        `tuple`: [`Predictions`] without labels, one row per recording; the recordings of its rows; and those that
+        could not be used, with reasons.
+    """
+    used, found, rejected = [], [], []
+    each = predict_records(model, feature_extractor, records, windows=feature_extractor.windows)
+    for record, one in tqdm(
+        zip(records, each, strict=True), "predict", len(records), unit="rec", disable=not progress
+    ):
+        if isinstance(one, Rejected):
+            rejected.append(one)
+        else:
+            used.append(record)
+            found.append(one)
+    names = model_label_names(model.config)
+    contributions = [[window.contributions for window in one.windows] for one in found]
+    explained = bool(found) and contributions[0][0] is not None
+    predictions = Predictions(
+        label_names=names,
+        record_ids=[record.record_id for record in used],
+        patient_ids=[record.patient_id for record in used],
+        probabilities=np.stack([one.probabilities for one in found]) if found else np.empty((0, len(names))),
+        contributions=np.stack([np.mean(one, axis=0) for one in contributions]) if explained else None,
+        num_windows=np.array([len(one.windows) for one in found]),
+    )
+    return predictions, used, rejected
 
 
 def evaluate_found(found: Predictions, thresholds: Sequence[float], seed: int = 0) -> dict[str, Any]:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..inference.digests import weights_digest
 from ..processing import STANDARD_LEADS
 from ..processing.errors import InputError
-from ..training.features import weights_digest
 from ..training.folders import load_model
 from ..training.provenance import describe_environment
 from ..utils.files import RunFolder, check_writable, whole_folder, write_json

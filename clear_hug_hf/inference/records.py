@@ -119,7 +119,7 @@ def predict_records(
         feature_extractor ([`EcgFeatureExtractor`]): The model's.
         inputs (`Iterable`): [`RecordReference`]s, [`Recording`]s, paths, dicts, pictures and whatever else
             [`EcgFeatureExtractor.read_windows`] takes.
-        windows, on_no_beats: As there.
+        windows, on_no_beats: As there. All beats of a window are read, whichever it is.
         aggregate (`str`, *optional*, defaults to `"mean"`): How windows become the recording, see [`join_windows`].
         batch_size (`int`, *optional*, defaults to 1): Windows of one recording at a time. By themselves they give the
             same bits as everywhere else; more at once differ in the last digits.
@@ -226,7 +226,7 @@ def _read_each(
         found: RecordingWindows | Rejected
         try:
             recording = one.read() if isinstance(one, RecordReference) else one
-            found = feature_extractor.read_windows(recording, windows=windows, on_no_beats=on_no_beats)
+            found = feature_extractor.read_windows(recording, windows=windows, on_no_beats=on_no_beats, all_beats=True)
         except Exception as error:  # whatever is wrong with one, the others are read
             found = Rejected(record, describe_error(error).removeprefix(f"{record}: "))
         yield record, found

@@ -192,6 +192,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         *,
         windows: str | None = None,
         on_no_beats: str | None = None,
+        all_beats: bool | None = None,
         sampling_rate: float | None = None,
         lead_names: Sequence[str] | None = None,
         unit: str | Sequence[str] | None = None,
@@ -206,6 +207,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
                 the extractor has an `image_processor`.
             windows (`str`, *optional*, defaults to `"all"`): As in [`split`].
             on_no_beats (`str`, *optional*): Overrides the configuration for this call.
+            all_beats (`bool`, *optional*): As in [`__call__`].
             sampling_rate, lead_names, unit (*optional*): Of a recording that does not say them itself.
 
         Returns:
@@ -217,7 +219,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             ImportError: If a record is in a format that only the package `wfdb` reads, and it is not installed.
         """
         stated = {"sampling_rate": sampling_rate, "lead_names": lead_names, "unit": unit}
-        return read_windows(self, inputs, windows, on_no_beats, **stated)
+        return read_windows(self, inputs, windows, on_no_beats, all_beats, **stated)
 
     @property
     def window_samples(self) -> int:
@@ -236,6 +238,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         return_tensors: str | TensorType | None = None,
         *,
         return_reports: bool = False,
+        all_beats: bool | None = None,
         **overrides: Any,
     ) -> BatchFeature:
         """
@@ -268,13 +271,15 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             return_reports (`bool`, *optional*, defaults to `False`):
                 Add `reports`, a [`SignalReport`] of each recording: heart rate, beats read, leads, what is
                 implausible. Beats are then searched for every model.
+            all_beats (`bool`, *optional*): Whether a window with more beats than the model holds gives several rows,
+                as is needed to predict; by default only with `windows="all"`.
             overrides: Settings for this call, such as `windows="all"` or `detector="xqrs"`; `None` leaves one as it
                 is.
 
         Returns:
-            [`BatchFeature`]: The model's inputs as [`cut`] makes them, one row per window; one window per recording
-            unless `windows="all"`. Then a window with more beats than the model holds gives several rows
-            ([`cut_all`]), and windows that cannot be read ([`find_windows`]) are left out with a warning.
+            [`BatchFeature`]: The model's inputs as [`cut`] makes them, one row per window, or as [`cut_all`] does; one
+            window per recording unless `windows="all"`. Then windows that cannot be read ([`find_windows`]) are left
+            out with a warning.
 
         Raises:
             InputError: If a recording cannot be used; the message says which, why, and what to do.
@@ -290,7 +295,10 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
                 return_windows,
                 return_tensors,
                 return_reports=return_reports,
+                all_beats=all_beats,
             )
+        if all_beats is None:
+            all_beats = self.windows == "all"
         recordings, single = _as_recordings(waveforms)
         count = len(recordings)
         rates = _one_each(
@@ -343,7 +351,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
 
         windows_of = [window.signal for window in found], [window.r_peaks for window in found]
         masks = [lead_masks[index] for index in recording_ids]
-        if self.windows == "all":
+        if all_beats:
             features, parts = self.cut_all(*windows_of, masks)
         else:
             features = self.cut(*windows_of, masks)
@@ -377,7 +385,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         if return_reports:
             reads: list[list[np.ndarray]] = [[] for _ in range(count)]
             for index, part, beats in zip(of, parts, inside, strict=True):
-                seen = beats if self.windows == "all" else self.read_peaks(beats)
+                seen = beats if all_beats else self.read_peaks(beats)
                 reads[index].append(found[part.window].start + part.start + seen)
             batch["reports"] = [
                 self.describe(

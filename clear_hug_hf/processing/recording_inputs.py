@@ -93,6 +93,7 @@ def read_windows(
     inputs: Any,
     windows: str | None = None,
     on_no_beats: str | None = None,
+    all_beats: bool | None = None,
     **stated: Any,
 ) -> RecordingWindows:
     """
@@ -100,13 +101,13 @@ def read_windows(
 
     Args:
         extractor ([`EcgFeatureExtractor`]): The model's.
-        inputs, windows, on_no_beats: As there.
+        inputs, windows, on_no_beats, all_beats: As there.
         stated: `sampling_rate`, `lead_names` and `unit` of a recording that does not say them itself.
     """
     if is_picture(inputs):
         return _read_page(extractor, inputs)
     if isinstance(inputs, Mapping) and "signal" in inputs and "waveform" not in inputs:
-        return _cut_row(extractor, inputs, windows or "all", on_no_beats)
+        return _cut_row(extractor, inputs, windows or "all", on_no_beats, all_beats)
     recording, name = _as_recording(extractor, inputs)
     for field, value in stated.items():
         if recording.get(field) is None:
@@ -120,6 +121,7 @@ def read_windows(
             unit=recording.get("unit"),
             windows=windows or "all",
             on_no_beats=on_no_beats,
+            all_beats=all_beats,
             return_windows=True,
             return_reports=True,
             return_tensors="pt",
@@ -192,7 +194,9 @@ def read_row(row: Mapping[str, Any]) -> StoredWindow:
     raise InputError(f"{name} of the dataset cannot be read: {fault}; prepare the recordings again")
 
 
-def _cut_row(extractor: Any, row: Mapping[str, Any], windows: str, on_no_beats: str | None) -> RecordingWindows:
+def _cut_row(
+    extractor: Any, row: Mapping[str, Any], windows: str, on_no_beats: str | None, all_beats: bool | None
+) -> RecordingWindows:
     if missing := [name for name in _ROW_COLUMNS if row.get(name) is None]:
         raise InputError(f'a row with "signal" has no {missing[0]!r}: give a row as `clear_hug_hf.prepare` makes it')
     if np.ndim(row["sampling_rate"]):
@@ -212,7 +216,7 @@ def _cut_row(extractor: Any, row: Mapping[str, Any], windows: str, on_no_beats: 
     if not r_peaks.size and (on_no_beats or extractor.on_no_beats) == "raise":
         raise InputError('the row holds no beat: leave it out, or mark such rows with `on_no_beats="mask"`')
     cut = [signal], [r_peaks], [lead_mask]
-    if windows == "all":
+    if windows == "all" if all_beats is None else all_beats:
         features, parts = extractor.cut_all(*cut)
         read = [r_peaks[(r_peaks >= part.start) & (r_peaks < part.stop)] for part in parts]
         places = [WindowPlace(0, part.start / rate, part.stop / rate) for part in parts]

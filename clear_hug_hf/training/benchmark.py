@@ -51,18 +51,11 @@ from ..evaluation.protocol import (
     split_off,
     stratified_subset,
 )
+from ..inference.digests import dataset_digest, settings_digest, weights_digest
 from ..modeling.modeling_ecg import masked_mean
 from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, read_mark, whole_file, write_csv, write_json, write_text
-from .features import (
-    EncodedDataset,
-    as_it_is,
-    dataset_digest,
-    dataset_labels,
-    encode,
-    settings_digest,
-    weights_digest,
-)
+from .features import EncodedDataset, as_it_is, dataset_labels, encode
 from .finetuning import (
     FinetuningArguments,
     HeadOnly,

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -22,20 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..data.collator import EcgCollator
 from ..data.sharding import extractor_settings
-from ..utils.files import check_writable
+from ..inference.digests import dataset_digest, digest_of, weights_digest
+from ..utils.files import check_writable, whole_file
 from .processes import gather_shares, own_share
-
-
-# Changed whenever the same weights and recordings give other features.
-_VERSION = "1"
-# Columns of a prepared dataset on which features depend.
-_READ = ("sampling_rate", "signal", "signal_scale", "lead_mask", "r_peaks")
-# Labels, dtype, version: fields that say nothing about what a model computes.
-_OF_EVERY_CONFIG = frozenset(one.name for one in fields(PreTrainedConfig))
 
 
 class EncodedDataset(Dataset):
@@ -163,54 +149,7 @@ def features_key(model: PreTrainedModel, dataset: datasets.Dataset, collator: Ec
     the recordings, or another setting of the feature extractor gives another name. Head and labels do not count.
     """
     read = (weights_digest(model.base_model), dataset_digest(dataset), extractor_settings(collator.feature_extractor))
-    return _digest(*read, *(["all beats"] if collator.all_beats else []))
-
-
-def weights_digest(model: Any) -> str:
-    """Hexadecimal digest of a model's weights and of those settings that change what it computes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return _digest(digest.hexdigest(), settings_digest(model.config))
-
-
-def settings_digest(config: PreTrainedConfig) -> str:
-    """
-    Hexadecimal digest of those fields of a config that change what an encoder computes, as their metadata say. Fields
-    of a config inside (a tower of transformers) all count, except for what every config of transformers has.
-    """
-    return _digest(_encoder_settings(config))
-
-
-def _encoder_settings(config: PreTrainedConfig) -> dict[str, Any]:
-    found: dict[str, Any] = {"model_type": config.model_type}
-    for one in fields(config):
-        if one.name not in _OF_EVERY_CONFIG and one.metadata.get("changes_features", True):
-            value = getattr(config, one.name)
-            found[one.name] = _encoder_settings(value) if isinstance(value, PreTrainedConfig) else value
-    return found
-
-
-def dataset_digest(dataset: datasets.Dataset) -> str:
-    """Hexadecimal digest of what a model reads of a prepared dataset: signals, leads and peaks, in their order."""
-    digest = hashlib.sha256()
-    for batch in dataset.select_columns(list(_READ)).with_format("arrow").iter(batch_size=500):
-        for name in _READ:
-            column = batch[name].combine_chunks()
-            digest.update(f"{name} {len(column)}\n".encode())
-            # Values and lengths, not buffers: what lies between and behind the rows is not theirs.
-            while isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-                digest.update(pc.list_value_length(column).to_numpy(zero_copy_only=False).tobytes())
-                column = column.flatten()
-            digest.update(column.to_numpy(zero_copy_only=False).tobytes())
-    return digest.hexdigest()
-
-
-def _digest(*parts: Any) -> str:
-    text = json.dumps([_VERSION, *parts], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
+    return digest_of(*read, *(["all beats"] if collator.all_beats else []))
 
 
 def _read(path: Path, count: int) -> dict[str, torch.Tensor] | None:
@@ -223,11 +162,5 @@ def _read(path: Path, count: int) -> dict[str, torch.Tensor] | None:
 
 
 def _write(path: Path, columns: dict[str, torch.Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
-    os.close(handle)
-    try:
+    with whole_file(path) as partial:
         save_file(columns, partial)
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)

@@ -39,12 +39,13 @@ from ..data.splits import patient_keys
 from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import predict
 from ..inference.classifier_outputs import model_label_names
+from ..inference.digests import dataset_digest, weights_digest
 from ..modeling.modeling_ecg import known_binary_cross_entropy
 from ..processing.errors import InputError
 from ..systems import system_of
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .checkpoints import check_sums, write_sums
-from .features import as_it_is, dataset_digest, dataset_labels, encode, weights_digest
+from .features import as_it_is, dataset_labels, encode
 from .folders import load_classifier, save_model_folder
 from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, check_cut, decay_groups
 from .processes import average_batch_statistics, connect_processes

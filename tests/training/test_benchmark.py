@@ -26,6 +26,7 @@ from clear_hug_hf.data.sharding import prepare_shards
 from clear_hug_hf.data.splits import patient_keys
 from clear_hug_hf.evaluation.metrics import METRICS, choose_thresholds, evaluate_predictions, macro_auroc
 from clear_hug_hf.evaluation.protocol import Published, random_subset, stratified_subset
+from clear_hug_hf.inference.digests import weights_digest
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import benchmark
 from clear_hug_hf.training.benchmark import (
@@ -36,7 +37,7 @@ from clear_hug_hf.training.benchmark import (
     recipes,
     run_benchmark,
 )
-from clear_hug_hf.training.features import dataset_labels, encode, weights_digest
+from clear_hug_hf.training.features import dataset_labels, encode
 from clear_hug_hf.training.folders import load_for_finetuning, save_model_folder
 
 

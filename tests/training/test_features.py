@@ -26,7 +26,8 @@ from clear_hug_hf import (
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.training.features import EncodedDataset, dataset_labels, encode, features_key, settings_digest
+from clear_hug_hf.inference.digests import settings_digest
+from clear_hug_hf.training.features import EncodedDataset, dataset_labels, encode, features_key
 from clear_hug_hf.training.folders import save_model_folder
 
 

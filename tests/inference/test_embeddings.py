@@ -23,9 +23,11 @@ from clear_hug_hf import (
 )
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.records import Recording, RecordReference
+from clear_hug_hf.inference import embeddings
+from clear_hug_hf.inference.embeddings import write_embeddings
+from clear_hug_hf.inference.records import embed_records
 from clear_hug_hf.processing import InputError
-from clear_hug_hf.training import embeddings, folders
-from clear_hug_hf.training.embeddings import embed, embed_records
+from clear_hug_hf.training import folders
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -72,27 +74,30 @@ def test_when_recordings_are_embedded_then_the_vectors_are_what_the_mean_head_cl
     # Limb leads only, and of these one flat: the mean is over the leads that are there.
     recordings[1].waveform, recordings[1].lead_names = recordings[1].waveform[:2], ["I", "II"]
     recordings[2].waveform[7] = 0.0
-    dataset = prepare(recordings, extractor, progress=False).dataset
-    vectors = embed(model, dataset, extractor)
+    vectors = np.concatenate([one.vectors for one in embed_records(model, extractor, recordings)])
     assert vectors.shape == (4, 32)
     assert vectors.dtype == np.float32
     for row, recording in enumerate(recordings):
         with torch.no_grad():
             logits = model(**extractor(**recording.as_inputs(), windows="all", return_tensors="pt")).logits.mean(0)
         by_hand = vectors[row] @ model.classifier.weight.detach().numpy().T + model.classifier.bias.detach().numpy()
-        np.testing.assert_allclose(by_hand, logits.numpy(), atol=1e-4)
+        np.testing.assert_allclose(by_hand, logits.numpy(), atol=1e-6)
 
-    by_lead = embed(model, dataset, extractor, per_lead=True)
+    by_lead = np.concatenate([one.vectors for one in embed_records(model, extractor, recordings, per_lead=True)])
     assert by_lead.shape == (4, 12, 32)
     assert np.isnan(by_lead).all(axis=2).sum(axis=1).tolist() == [0, 6, 1, 0]
     np.testing.assert_allclose(np.nanmean(by_lead, axis=1), vectors, atol=1e-6)
+    # Of prepared rows they differ by what 16 bits leave out.
+    rows = prepare(recordings, extractor, progress=False).dataset
+    of_rows = np.concatenate([one.vectors for one in embed_records(model, extractor, rows)])
+    np.testing.assert_allclose(of_rows, vectors, atol=1e-3)
 
 
 def test_when_records_are_embedded_then_the_table_has_a_row_per_window_and_names_what_failed(
     model: Any, extractor: Any, references: list[RecordReference], tmp_path: Path
 ) -> None:
     output = tmp_path / "out" / "embeddings.parquet"
-    num_rows, rejected = embed_records(references, model, extractor, output)
+    num_rows, rejected = write_embeddings(model, extractor, references, output)
     table = pd.read_parquet(output)
     assert num_rows == len(table) == 6
     assert [one.record_id for one in rejected] == ["r2"]
@@ -103,23 +108,23 @@ def test_when_records_are_embedded_then_the_table_has_a_row_per_window_and_names
     about = json.loads(pq.read_schema(output).metadata[b"clear_hug_hf"])
     assert about["lead_names"][3] == "aVR"
     assert [path.name for path in output.parent.iterdir()] == ["embeddings.parquet"]
-    alone = embed(model, prepare([read_record(references[4].path)], extractor, progress=False).dataset, extractor)
-    np.testing.assert_allclose(table["embedding"][5], alone[0], atol=1e-5)
+    (alone,) = embed_records(model, extractor, [read_record(references[4].path)])
+    np.testing.assert_array_equal(table["embedding"][5], alone.vectors[0])
 
     before = output.read_bytes()
-    embed_records(references, model, extractor, output)
+    write_embeddings(model, extractor, references, output)
     assert output.read_bytes() == before
     other = copy.deepcopy(model)
     torch.nn.init.zeros_(next(other.base_model.parameters()))
     for changed, per_lead, records, message in (
-        (model, True, references, r"a table made with another per_lead \(False, now True\)"),
-        (other, False, references, "a table of another model"),
-        (model, False, references[:3], "a table of other records"),
+        (model, True, references, r"another table \(per_lead was False and is True now\): choose another output"),
+        (other, False, references, r"another table \(not the same: encoder\)"),
+        (model, False, references[:3], r"another table \(not the same: records\)"),
     ):
         with pytest.raises(InputError, match=message):
-            embed_records(records, changed, extractor, output, per_lead=per_lead)
+            write_embeddings(changed, extractor, records, output, per_lead=per_lead)
     assert output.read_bytes() == before
-    embed_records(references, model, extractor, output, per_lead=True, overwrite=True)
+    write_embeddings(model, extractor, references, output, per_lead=True, overwrite=True)
     assert np.stack(pd.read_parquet(output)["embedding"][0]).shape == (12, 32)
 
 
@@ -132,26 +137,26 @@ def test_when_embedding_is_stopped_then_the_same_call_goes_on_and_another_is_ref
 ) -> None:
     monkeypatch.setattr(embeddings, "RECORDS_PER_PART", 2)
     whole, output = tmp_path / "whole.parquet", tmp_path / "embeddings.parquet"
-    embed_records(references, model, extractor, whole)
+    write_embeddings(model, extractor, references, whole)
     read: list[str] = []
 
-    def prepare_two_parts(records: Any, *arguments: Any, **options: Any) -> Any:
+    def embed_two_parts(model: Any, extractor: Any, records: Any, **options: Any) -> Any:
         if len(read) >= 4:
             raise KeyboardInterrupt
         read.extend(record.record_id for record in records)
-        return prepare(records, *arguments, **options)
+        return embed_records(model, extractor, records, **options)
 
-    monkeypatch.setattr(embeddings, "prepare", prepare_two_parts)
+    monkeypatch.setattr(embeddings, "embed_records", embed_two_parts)
     with pytest.raises(KeyboardInterrupt):
-        embed_records(references, model, extractor, output)
+        write_embeddings(model, extractor, references, output)
     assert not output.exists()
-    with pytest.raises(InputError, match="parts of a table of other records"):
-        embed_records(references[:3], model, extractor, output)
-    with pytest.raises(InputError, match=r"parts of a table made with another per_lead \(False, now True\)"):
-        embed_records(references, model, extractor, output, per_lead=True)
+    with pytest.raises(InputError, match=r"parts holds another table \(not the same: records\): finish that one"):
+        write_embeddings(model, extractor, references[:3], output)
+    with pytest.raises(InputError, match=r"parts holds another table \(per_lead was False and is True now\)"):
+        write_embeddings(model, extractor, references, output, per_lead=True)
 
     read.clear()
-    _, rejected = embed_records(references, model, extractor, output)
+    _, rejected = write_embeddings(model, extractor, references, output)
     assert read == ["r4"]
     assert [one.record_id for one in rejected] == ["r2"]
     assert pq.read_table(output).equals(pq.read_table(whole))
@@ -162,7 +167,7 @@ def test_when_no_record_can_be_used_then_there_is_no_table(
     model: Any, extractor: Any, references: list[RecordReference], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"none of the 1 record\(s\) can be used: r2"):
-        embed_records(references[2:3], model, extractor, tmp_path / "embeddings.parquet")
+        write_embeddings(model, extractor, references[2:3], tmp_path / "embeddings.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
 
 

@@ -1,0 +1,167 @@
+"""Recordings to vectors: a table for search, clustering, or a classifier of any other library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..data.preparation import Rejected
+from ..data.records import RecordReference
+from ..data.sharding import extractor_settings
+from ..processing.errors import InputError
+from ..processing.feature_extraction_ecg import EcgFeatureExtractor
+from ..utils.files import RunFolder, check_writable, refuse_other, whole_file
+from .digests import weights_digest
+from .records import RecordEmbedding, embed_records
+
+
+RECORDS_PER_PART = 256
+_REJECTED, _ABOUT = b"rejected", b"clear_hug_hf"
+
+
+def write_embeddings(
+    model: PreTrainedModel,
+    feature_extractor: EcgFeatureExtractor,
+    references: Sequence[RecordReference],
+    output: str | Path,
+    *,
+    per_lead: bool = False,
+    batch_size: int = 1,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> tuple[int, list[Rejected]]:
+    """
+    Vectors of records on disk as a Parquet table, whole or not at all; killed, the same call goes on with the records
+    that are missing.
+
+    Args:
+        model, feature_extractor, per_lead, batch_size: As in [`embed_records`].
+        references (`Sequence[RecordReference]`): The records. A record longer than the model's window gives a row per
+            window.
+        output (`str` or `Path`): Gets the columns `record_id`, `patient_id`, `start` and `end` [s] and `embedding`, a
+            list of numbers; with `per_lead` a list of lists, one for each of the model's `lead_names`, which are also
+            in the table's metadata, NaN for leads that are not there. A table of the same records, model and settings
+            is made anew, anything else is refused.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether another table is replaced, too.
+        progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
+
+    Returns:
+        `tuple[int, list[Rejected]]`: Number of rows, and the records that could not be used, with reasons.
+
+    Raises:
+        InputError: If no record can be used, or there is another table, or beside the output are parts of another
+            call.
+    """
+    output = Path(output)
+    parts = check_writable(output.with_name(f".{output.name}.parts"))
+    listed = json.dumps([[str(one.path), one.record_id] for one in references])
+    about = {
+        "encoder": weights_digest(model.base_model),
+        "feature_extractor": extractor_settings(feature_extractor),
+        "per_lead": per_lead,
+        "lead_names": list(model.config.lead_names),
+        "version": version("clear-hug-hf"),
+        "records": hashlib.sha256(listed.encode()).hexdigest(),
+    }
+    if not overwrite:
+        _check_replaceable(output, about)
+    remedy = "finish that one, delete the folder, or choose another output"
+    owned = RunFolder(parts, "identity.json", "table", remedy)
+    if owned.open(about) is None:
+        owned.take(about)
+
+    schema = _schema(model.config, per_lead).with_metadata({_ABOUT: json.dumps(about)})
+    starts = range(0, len(references), RECORDS_PER_PART)
+    paths = [parts / f"{number:06d}.parquet" for number in range(len(starts))]
+    with tqdm(total=len(references), desc="embed", unit="rec", disable=not progress) as bar:
+        for path, start in zip(paths, starts, strict=True):
+            batch = references[start : start + RECORDS_PER_PART]
+            if path.is_file():
+                bar.update(len(batch))
+                continue
+            found: list[tuple[RecordReference, RecordEmbedding]] = []
+            failed: list[Rejected] = []
+            embedded = embed_records(model, feature_extractor, batch, per_lead=per_lead, batch_size=batch_size)
+            for reference, one in zip(batch, embedded, strict=True):
+                if isinstance(one, Rejected):
+                    failed.append(one)
+                else:
+                    found.append((reference, one))
+                bar.update()
+            table = _table(found, schema)
+            with whole_file(path) as partial:
+                pq.write_table(table.replace_schema_metadata({_REJECTED: json.dumps(failed)}), partial)
+    rejected = [Rejected(*one) for path in paths for one in json.loads(pq.read_schema(path).metadata[_REJECTED])]
+    num_rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    if not num_rows:
+        shutil.rmtree(parts)
+        first = f": {rejected[0].record_id}: {rejected[0].reason}" if rejected else ""
+        raise InputError(f"none of the {len(references)} record(s) can be used{first}")
+    # No more than one part is in memory.
+    with whole_file(output) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for table in _tables(paths, schema):
+            writer.write_table(table)
+    shutil.rmtree(parts)
+    return num_rows, rejected
+
+
+def _check_replaceable(output: Path, about: dict[str, Any]) -> None:
+    """Refuse to replace anything but a table of the same records, model and settings."""
+    if not output.exists():
+        return
+    try:
+        known = json.loads((pq.read_schema(output).metadata or {})[_ABOUT])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        raise InputError(f"{output} holds something that `embed` did not write: choose another output") from None
+    refuse_other(output, "table", known, about, "choose another output, or give --overwrite")
+
+
+def _schema(config: Any, per_lead: bool) -> pa.Schema:
+    vector = pa.list_(pa.float32(), config.hidden_size)
+    return pa.schema(
+        [
+            ("record_id", pa.string()),
+            ("patient_id", pa.string()),
+            ("start", pa.float64()),
+            ("end", pa.float64()),
+            ("embedding", pa.list_(vector, len(config.lead_names)) if per_lead else vector),
+        ]
+    )
+
+
+def _table(found: Sequence[tuple[RecordReference, RecordEmbedding]], schema: pa.Schema) -> pa.Table:
+    """A row for each window."""
+    if not found:
+        return schema.empty_table()
+    vectors = np.concatenate([one.vectors for _, one in found])
+    values: pa.Array = pa.array(vectors.reshape(-1), type=pa.float32())
+    for size in reversed(vectors.shape[1:]):
+        values = pa.FixedSizeListArray.from_arrays(values, size)
+    places = [place for _, one in found for place in one.places]
+    of = [reference for reference, one in found for _ in one.places]
+    columns = [
+        pa.array([reference.record_id for reference in of], type=pa.string()),
+        pa.array([reference.patient_id for reference in of], type=pa.string()),
+        pa.array([round(place.start, 3) for place in places]),
+        pa.array([round(place.end, 3) for place in places]),
+        values.cast(schema.field("embedding").type),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _tables(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
+    for path in paths:
+        table = pq.read_table(path)
+        if table.num_rows:
+            yield table.replace_schema_metadata(schema.metadata)
