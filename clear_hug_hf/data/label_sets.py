@@ -381,17 +381,8 @@ LABEL_SETS: Mapping[str, LabelSet] = {
 
 
 LABEL_MAPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "ptbxl-cpsc9": {
-        "AFIB": ("AFIB",),
-        "VPC": ("PVC",),
-        "NORM": ("NORM",),
-        "1AVB": ("1AVB",),
-        "CRBBB": ("CRBBB",),
-        "STE": ("STE",),
-        "PAC": ("PAC",),
-        "CLBBB": ("CLBBB",),
-        "STD": ("STD",),
-    },
+    # All but one bear the same name in both.
+    "ptbxl-cpsc9": {name: (name,) for name, *_ in _CPSC9} | {"VPC": ("PVC",)},
     # Chapman's bundle branch blocks may be incomplete, and its infarctions are of any place.
     "ptbxl-csn": {
         "AQW": ("QWAVE",),

@@ -24,6 +24,11 @@ class PageCollator(AugmentingCollator):
     Draws the pages of a batch, for training each time anew: layout, style and how the page was photographed follow
     from the seed of its recording, so that a run goes on from a checkpoint as if it had never stopped.
 
+    A batch has `pixel_values` `(batch_size, 3, height, width)`; `labels` where asked for; with targets `waveforms`
+    `(batch_size, 12, num_samples)` [mV] with `drawn_mask` and `signal_mask` of the same shape, `identity_mask`
+    `(batch_size,)`, `signal_embeds` `(batch_size, width)` where there are any, and with a tokenizer `input_ids`,
+    `attention_mask`, `text_mask` and `text_ids`.
+
     Args:
         feature_extractor ([`EcgFeatureExtractor`]): Of a model that reads pages.
         label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`EcgCollator`].
@@ -62,26 +67,6 @@ class PageCollator(AugmentingCollator):
         read = super().columns
         texts = ["report"] if self.with_targets and self.tokenizer is not None else []
         return [*read, *texts, *([SIGNAL_EMBEDS] if self.with_signals else [])]
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]], seeds: np.ndarray | None = None) -> dict[str, torch.Tensor]:
-        """
-        Draw the pages of rows.
-
-        Args:
-            rows (`Sequence[Mapping]`): Rows as [`prepare`] makes them.
-            seeds (`np.ndarray` of shape `(batch_size,)`, *optional*): One for each page; without them pages are as
-                `random` says.
-
-        Returns:
-            `dict[str, torch.Tensor]`: `pixel_values` `(batch_size, 3, height, width)`; `labels` where asked for; with
-            targets `waveforms` `(batch_size, 12, num_samples)` [mV] with `drawn_mask` and `signal_mask` of the same
-            shape, `identity_mask` `(batch_size,)`, `signal_embeds` `(batch_size, width)` where there are any, and with
-            a tokenizer `input_ids`, `attention_mask`, `text_mask` and `text_ids`.
-
-        Raises:
-            InputError: As [`EcgCollator`].
-        """
-        return super().__call__(rows, seeds)
 
     def _cut(
         self, windows: Sequence[StoredWindow], generators: Sequence[np.random.Generator] | None = None

@@ -98,19 +98,6 @@ def dataset_features(label_names: Sequence[str] | None = None) -> datasets.Featu
     return datasets.Features(features)
 
 
-def label_names_of(dataset: datasets.Dataset) -> list[str]:
-    """
-    Names of a prepared dataset's labels, in their order.
-
-    Raises:
-        InputError: If the dataset has no labels.
-    """
-    labels = dataset.features.get("labels")
-    if not isinstance(labels, dict):
-        raise InputError("the dataset has no labels: prepare it with `label_names=`")
-    return list(labels)
-
-
 def prepare(
     records: Iterable[Recording | RecordReference],
     feature_extractor: EcgFeatureExtractor,

@@ -80,7 +80,7 @@ def random_splits(
             f"the shares {', '.join(f'{name} {share:g}' for name, share in fractions.items()) or 'given'} "
             "must be between 0 and 1 and add up to 1"
         )
-    patient_of = {record.record_id: patient_key(record) for record in records}
+    patient_of = {record.record_id: patient_key(record.record_id, record.patient_id) for record in records}
     patients = sorted(set(patient_of.values()), key=lambda patient: (_hash(seed, patient), patient))
     split_of: dict[str, str] = {}
     start = 0
@@ -122,7 +122,7 @@ def patient_keys(record_ids: Sequence[str], patient_ids: Sequence[str | None]) -
     Names of the patients of rows of a prepared dataset, as [`patient_key`] gives them: all windows of a recording
     without a patient belong together.
     """
-    return [_key(record, patient) for record, patient in zip(record_ids, patient_ids, strict=True)]
+    return [patient_key(record, patient) for record, patient in zip(record_ids, patient_ids, strict=True)]
 
 
 def recordings_of(record_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -141,12 +141,8 @@ def recordings_of(record_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(recording_of, return_index=True)[1], recording_of
 
 
-def patient_key(record: Recording | RecordReference) -> str:
+def patient_key(record_id: str, patient_id: str | None) -> str:
     """Name of a recording's patient that cannot be confused with that of a recording without one."""
-    return _key(record.record_id, record.patient_id)
-
-
-def _key(record_id: str, patient_id: str | None) -> str:
     return f"record {record_id}" if patient_id is None else f"patient {patient_id}"
 
 
@@ -164,7 +160,8 @@ def check_patients(records: Iterable[Recording | RecordReference], splits: Mappi
     seen: dict[str, tuple[str, str]] = {}
     for record in records:
         split = splits[record.record_id]
-        first, where = seen.setdefault(patient_key(record), (record.record_id, split))
+        patient = patient_key(record.record_id, record.patient_id)
+        first, where = seen.setdefault(patient, (record.record_id, split))
         if where != split:
             raise InputError(
                 f"patient {record.patient_id} is on two sides: recording {first} is for {where}, {record.record_id} "

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clear_hug_hf import ClearHugFeatureExtractor
-from clear_hug_hf.data.preparation import label_names_of, prepare
+from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording, RecordReference
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.processing.beat_detection import DETECTORS
@@ -28,7 +28,7 @@ def test_when_recordings_are_prepared_then_the_rows_hold_them(make_recordings: M
     assert rejected == []
     assert dataset["record_id"] == [recording.record_id for recording in recordings]
     assert dataset["patient_id"] == ["p0", "p1", "p2", "p3", "p4"]
-    assert label_names_of(dataset) == list(LABELS)
+    assert list(dataset.features["labels"]) == list(LABELS)
     assert dataset["labels"][:3] == [
         {"fast": 1.0, "inverted": 1.0},
         {"fast": 0.0, "inverted": 0.0},
@@ -109,11 +109,10 @@ def test_when_a_label_is_not_named_then_preparation_stops(make_recordings: MakeR
         prepare(make_recordings(1), ClearHugFeatureExtractor(), ["fast"], progress=False)
 
 
-def test_when_there_are_no_labels_then_asking_for_names_is_refused(make_recordings: MakeRecordings) -> None:
+def test_when_there_are_no_recordings_then_the_dataset_is_empty_and_without_labels() -> None:
     dataset, _ = prepare([], ClearHugFeatureExtractor(), progress=False)
     assert len(dataset) == 0
-    with pytest.raises(InputError, match="no labels"):
-        label_names_of(dataset)
+    assert "labels" not in dataset.features
 
 
 def test_when_a_detector_fails_on_one_recording_then_only_that_one_is_rejected(

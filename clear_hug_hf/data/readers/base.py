@@ -77,10 +77,10 @@ class RecordSource(Sequence[RecordReference]):
             **settings,
         }
         self.left_out: list[LeftOut] = []
+        self._record_ids: Sequence[str] = ()
 
-    @abstractmethod
     def __len__(self) -> int:
-        """Number of recordings that the source gives."""
+        return len(self._record_ids)
 
     @abstractmethod
     def reference(self, index: int) -> RecordReference:
@@ -110,8 +110,8 @@ class RecordSource(Sequence[RecordReference]):
         """Labels of a recording with these codes, `None` where no label set was asked for."""
         return None if self.label_set is None else self.label_set.labels(codes)
 
-    def require_records(self, record_ids: Sequence[str]) -> None:
-        """Refuse a source without recordings, and one where two recordings have one id."""
+    def name_records(self, record_ids: Sequence[str]) -> None:
+        """Say which recordings there are; refuse a source without any, and one where two have one id."""
         if not record_ids:
             reason = ""
             if self.left_out:
@@ -122,6 +122,7 @@ class RecordSource(Sequence[RecordReference]):
             raise InputError(
                 f"{self.path} has {shorten(twice, 'record id')} more than once: give every recording an id of its own"
             )
+        self._record_ids = record_ids
 
 
 def shorten(items: Sequence[Any], what: str) -> str:

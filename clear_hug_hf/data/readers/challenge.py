@@ -131,10 +131,7 @@ class ChallengeSource(RecordSource):
                 if self.is_left_out(header.stem, codes):
                     continue
             self._records.append((header, tuple(codes)))
-        self.require_records([header.stem for header, _ in self._records])
-
-    def __len__(self) -> int:
-        return len(self._records)
+        self.name_records([header.stem for header, _ in self._records])
 
     def reference(self, index: int) -> RecordReference:
         header, codes = self._records[index]

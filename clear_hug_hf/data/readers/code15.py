@@ -126,7 +126,7 @@ class Code15Source(RecordSource):
         if not self._shards:
             raise InputError(f"{self.path} has no {SHARDS}: unpack the shards beside {TABLE}")
         exams = whole_numbers(self.path / TABLE, "exam_id", self._table["exam_id"])
-        self.require_records([str(exam) for exam in exams])
+        self.name_records([str(exam) for exam in exams])
         places = {exam: row for row, exam in enumerate(exams) if exam is not None}
         absent = dict(places)
         # One row per exam: shard, row in the shard, row in the table.
@@ -142,14 +142,11 @@ class Code15Source(RecordSource):
         files = self._table["trace_file"]
         for exam, row in absent.items():
             self.left_out.append(LeftOut(str(exam), f"it is in none of the shards here, but in {files[row]}"))
-        self.require_records([str(self._value("exam_id", row)) for _, _, row in self._exams])
+        self.name_records([str(self._value("exam_id", row)) for _, _, row in self._exams])
 
     def _value(self, column: str, row: int) -> Any:
         value = self._table[column][row]
         return value.item() if isinstance(value, np.generic) else value
-
-    def __len__(self) -> int:
-        return len(self._exams)
 
     def reference(self, index: int) -> RecordReference:
         shard, row, place = self._exams[index]

@@ -108,7 +108,7 @@ class Cpsc2018Source(RecordSource):
                     self._records.append((files.get(name, table_path.with_name(f"{name}.mat")), codes))
         for name in sorted(set(files).difference(listed)):
             self.left_out.append(LeftOut(name, f"{TABLE} does not list it"))
-        self.require_records([file.stem for file, _ in self._records])
+        self.name_records([file.stem for file, _ in self._records])
 
     @staticmethod
     def _codes(table: Path, name: str, values: list[float]) -> tuple[str, ...]:
@@ -116,9 +116,6 @@ class Cpsc2018Source(RecordSource):
         if wrong := [value for value in numbers if value not in _CLASSES]:
             raise InputError(f"{table} gives {name} the label {str(wrong[0])[:40]}: CPSC2018's labels are 1 to 9")
         return tuple(str(int(value)) for value in numbers)
-
-    def __len__(self) -> int:
-        return len(self._records)
 
     def reference(self, index: int) -> RecordReference:
         file, codes = self._records[index]

@@ -121,8 +121,7 @@ class CsvSource(RecordSource):
         self._root = self.path.parent if root is None else Path(root)
 
         paths = self._columns[self._role["path"]]
-        self._record_ids = self._columns[self._role["record"]] if "record" in self._role else _without_extension(paths)
-        self.require_records(self._record_ids)
+        self.name_records(self._columns[self._role["record"]] if "record" in self._role else _without_extension(paths))
         self._check_present("record")
         if check_files:
             self._check_files(paths)
@@ -156,10 +155,9 @@ class CsvSource(RecordSource):
 
     def _check_label_columns(self, labels: list[str]) -> None:
         if unknown := [name for name in labels if name not in self._columns]:
-            free = [name for name in self._columns if name not in self._role.values()]
             raise InputError(
                 f"{self.path} has no label column {', '.join(map(repr, unknown))}: "
-                f"its other columns are {', '.join(free) or 'none'}"
+                f"its other columns are {', '.join(self.free_columns) or 'none'}"
             )
         if taken := [name for name in labels if name in self._role.values()]:
             raise InputError(f"the column {taken[0]!r} of {self.path} cannot be a label: it is what a row belongs to")
@@ -259,9 +257,6 @@ class CsvSource(RecordSource):
     def free_columns(self) -> list[str]:
         """`list[str]`: Columns that could be labels: all but those that say what a row belongs to."""
         return [name for name in self._columns if name not in self._role.values()]
-
-    def __len__(self) -> int:
-        return len(self._record_ids)
 
     def reference(self, index: int) -> RecordReference:
         metadata: dict[str, Any] = {name: self._columns[name][index] for name in self._metadata}

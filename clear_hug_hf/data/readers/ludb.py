@@ -53,14 +53,10 @@ class LudbSource(RecordSource):
         table = read_table(self.path / TABLE, ("ID",), "LUDB", dtype=str, keep_default_na=False)
         self._rows = {row["ID"].strip(): row for row in table.to_dict("records")}
         headers = (self.path / "data").glob("*.hea")
-        self._names = sorted((header.stem for header in headers), key=natural_key)
-        self.require_records(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+        self.name_records(sorted((header.stem for header in headers), key=natural_key))
 
     def reference(self, index: int) -> RecordReference:
-        name = self._names[index]
+        name = self._record_ids[index]
         # Several findings of one kind stand on lines of their own inside a cell.
         texts = {
             re.sub(r"\W+", "_", str(column).strip().lower()): "; ".join(cell.split("\n")).strip("; ")

@@ -52,7 +52,7 @@ class MimicIvEcgSource(RecordSource):
         table = read_table(self.path / TABLE, columns, "MIMIC-IV-ECG", dtype=str, keep_default_na=False)
         self._columns = {name: table[name].to_list() for name in columns}
         self._reports = self._read_reports() if reports and (self.path / MEASUREMENTS).is_file() else {}
-        self.require_records(self._columns["study_id"])
+        self.name_records(self._columns["study_id"])
 
     def _read_reports(self) -> Mapping[str, str]:
         import pandas as pd
@@ -73,9 +73,6 @@ class MimicIvEcgSource(RecordSource):
         except (ValueError, OSError) as error:  # pandas' own are ValueErrors
             raise InputError(f"{path} cannot be read as a CSV table: {' '.join(str(error).split())}") from error
         return reports
-
-    def __len__(self) -> int:
-        return len(self._columns["study_id"])
 
     def reference(self, index: int) -> RecordReference:
         subject, study, time, path = (column[index] for column in self._columns.values())

@@ -86,16 +86,13 @@ class PtbXlSource(RecordSource):
                 | known({"sex": _SEX.get(row.get("sex"))} | {name: row.get(name) for name in _METADATA}),
             )
             self._references.append(reference)
-        self.require_records([reference.record_id for reference in self._references])
+        self.name_records([reference.record_id for reference in self._references])
 
     def _statements(self, record_id: str, text: str) -> dict[str, float]:
         try:
             return {str(code): float(likelihood) for code, likelihood in ast.literal_eval(text).items()}
         except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError, OverflowError):
             raise InputError(f"{self.path / TABLE}: the scp_codes of record {record_id} cannot be read") from None
-
-    def __len__(self) -> int:
-        return len(self._references)
 
     def reference(self, index: int) -> RecordReference:
         return self._references[index]

@@ -45,13 +45,9 @@ class WfdbFolderSource(RecordSource):
         super().__init__(folder, label_set, keep_unlabelled, patient_folders=patient_folders)
         self.title, self.license, self.citation = title, license, citation
         self._patient_folders = patient_folders
-        self._names = sorted(header.relative_to(folder).with_suffix("").as_posix() for header in headers)
-        self.require_records(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+        self.name_records(sorted(header.relative_to(folder).with_suffix("").as_posix() for header in headers))
 
     def reference(self, index: int) -> RecordReference:
-        name = self._names[index]
+        name = self._record_ids[index]
         patient = Path(name).parent.as_posix() if self._patient_folders else None
         return RecordReference(self.path / f"{name}.hea", record_id=name, patient_id=patient)
