@@ -55,18 +55,10 @@ def contrastive_loss(
     """
     Cross-entropy of finding the k-th column in row k and the other way round, averaged.
 
-    Args:
-        scores (`torch.Tensor` of shape `(B, B)`):
-            High where row and column belong together.
-        duplicates (`torch.BoolTensor` of shape `(B, B)`, *optional*):
-            Pairs that are not to be told apart. They are left out, but for the diagonal.
-        label_smoothing (`float`, *optional*, defaults to 0.0):
-            Share of the target that all columns get which are not left out.
-        chosen (`torch.BoolTensor` of shape `(B,)`, *optional*):
-            Rows and columns that are compared; by default all. 0 comes out where there are none.
-
-    Returns:
-        `torch.FloatTensor` of shape `()`.
+    The scores `(B, B)` are high where row and column belong together. Pairs that are `duplicates` `(B, B)` are not to
+    be told apart: they are left out, but for the diagonal. All columns that are not left out share `label_smoothing`
+    of the target. Rows and columns of the `chosen` `(B,)` are compared, by default all; 0 comes out where there are
+    none.
     """
     scores = scores.float()
     itself = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
@@ -86,16 +78,8 @@ def contrastive_loss(
 
 def same_texts(text_ids: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Which recordings have the same text, and the share of pairs of different ones that do.
-
-    Args:
-        text_ids (`torch.LongTensor` of shape `(B,)`):
-            The same number for identical texts.
-        chosen (`torch.BoolTensor` of shape `(B,)`):
-            Recordings that have a text.
-
-    Returns:
-        `tuple(torch.BoolTensor, torch.FloatTensor)` of shapes `(B, B)` and `()`.
+    Which recordings have the same text `(B, B)`, by `text_ids` `(B,)` that are the same number for identical texts,
+    and the share of pairs of different ones that do. Only `chosen` ones `(B,)` have a text.
     """
     duplicates = (text_ids[:, None] == text_ids) & chosen[:, None] & chosen
     num_texts = chosen.sum()

@@ -35,6 +35,7 @@ from .modeling_ecg import (
     MeanHead,
     PostNormLayer,
     expect_shape,
+    find_present,
     masked_mean,
     register_constants,
     seeded_bits,
@@ -64,10 +65,8 @@ class ClearHugForPreTrainingOutput(ModelOutput):
             The beats that were hidden. Missing beats are not.
         target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
             Every beat normalised by its own mean and variance; zero where there is none.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
-            Of the encoder: the summary tokens, then the visible beats.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
-            Of the encoder.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Of the encoder, as in [`EcgModelOutput`]: the summary tokens, then the visible beats.
         loss_weight (`torch.FloatTensor` of shape `()`):
             How many hidden beats `loss` is the mean of: batches that make up one step are weighted by it.
     """
@@ -82,12 +81,7 @@ class ClearHugForPreTrainingOutput(ModelOutput):
 
 
 def check_beats(input_values: torch.Tensor, config: ClearHugConfig) -> None:
-    """
-    Refuse beats that the model was not built for.
-
-    Raises:
-        `ValueError`: if the shape is not `(batch_size, num_leads, at most num_beats, beat_length)`.
-    """
+    """Refuse beats whose shape is not `(batch_size, num_leads, at most num_beats, beat_length)`."""
     if (
         input_values.ndim != 4
         or input_values.shape[1] != config.num_leads
@@ -101,51 +95,10 @@ def check_beats(input_values: torch.Tensor, config: ClearHugConfig) -> None:
         )
 
 
-def find_real_beats(
-    input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, lead_mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """
-    Which beats exist.
-
-    Args:
-        input_values (`torch.Tensor` of shape `(B, L, N, P)`):
-            The beats.
-        attention_mask (`torch.Tensor` of shape `(B, N)` or `(B, L, N)`, *optional*):
-            True where a beat exists; by default everywhere.
-        lead_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
-            True where a lead was recorded; by default everywhere.
-
-    Returns:
-        `torch.BoolTensor` of shape `(B, L, N)`.
-
-    Raises:
-        `ValueError`: if a mask has another shape.
-    """
-    batch_size, num_leads, num_beats, _ = input_values.shape
-    real = torch.ones((batch_size, num_leads, num_beats), dtype=torch.bool, device=input_values.device)
-    if attention_mask is not None:
-        expect_shape("attention_mask", attention_mask, (batch_size, num_beats), (batch_size, num_leads, num_beats))
-        real = real & (attention_mask if attention_mask.ndim == 3 else attention_mask[:, None, :]).bool()
-    if lead_mask is not None:
-        expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
-        real = real & lead_mask[:, :, None].bool()
-    return real
-
-
 def normalize_beats(input_values: torch.Tensor, real_beats: torch.Tensor, eps: float) -> torch.Tensor:
     """
-    Every beat by its own mean and unbiased variance, in float32. Missing beats become zero, whatever stood there.
-
-    Args:
-        input_values (`torch.Tensor` of shape `(B, L, N, P)`):
-            The beats [any unit].
-        real_beats (`torch.BoolTensor` of shape `(B, L, N)`):
-            Which of them exist.
-        eps (`float`):
-            Added to the variance.
-
-    Returns:
-        `torch.FloatTensor` of shape `(B, L, N, P)`: the beats [standard deviations].
+    Every beat of `(B, L, N, P)` by its own mean and unbiased variance, to which `eps` is added: standard deviations,
+    in float32. Those that do not exist, by `real_beats` `(B, L, N)`, become zero, whatever stood there.
     """
     beats = input_values.float().masked_fill(~real_beats[..., None], 0.0)
     variance, mean = torch.var_mean(beats, dim=-1, keepdim=True)
@@ -157,22 +110,12 @@ def encoder_attention_mask(
 ) -> torch.Tensor:
     """
     What may attend to what in the encoder. The summary token of a lead sees itself and the beats of its lead; a beat
-    sees every beat and every summary token (the paper restricts only the summary tokens here). Missing leads and beats
-    are seen by nobody but themselves, so that no row is empty.
+    sees every beat and every summary token (the paper restricts only the summary tokens here). Missing leads and
+    beats, by `real_leads` `(B, L)` and `real_slots` `(B, K)`, are seen by nobody but themselves, so that no row is
+    empty.
 
-    Args:
-        config (`ClearHugConfig`):
-            Names the rule of the summary tokens.
-        real_leads (`torch.BoolTensor` of shape `(B, L)`):
-            Leads that exist.
-        real_slots (`torch.BoolTensor` of shape `(B, K)`):
-            Beats that exist among those computed.
-        positions (`torch.LongTensor` of shape `(1 or B, K)`):
-            Position `lead * config.num_beats + beat` of every beat computed.
-
-    Returns:
-        `torch.BoolTensor` of shape `(B, 1, L + K, L + K)`, True where attention is allowed; with
-        `cls_attention="reference_bias"` a `torch.FloatTensor` to be added to the scores.
+    The beats stand at `positions` `(1 or B, K)`, `lead * config.num_beats + beat`. The mask is `(B, 1, L + K, L + K)`,
+    True where attention is allowed; with `cls_attention="reference_bias"` it is to be added to the scores.
     """
     num_leads, length = config.num_leads, config.num_leads + positions.shape[1]
     leads = torch.arange(num_leads, device=positions.device)
@@ -197,21 +140,11 @@ def encoder_attention_mask(
 
 def decoder_attention_mask(config: ClearHugConfig, real_beats: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """
-    What may attend to what in the decoder (the paper's equations 4 and 5). The summary token of a lead sees itself and
-    the beats of its lead; a hidden beat sees the same beat in all leads (conduction) and the summary of its lead
-    (view); a visible beat sees the beats and the summary of its lead, or with `decoder_visible_attention="all"` the
-    visible beats of all leads and the summary of its own. Missing leads and beats are seen only by themselves.
-
-    Args:
-        config (`ClearHugConfig`):
-            Says which of the rules hold.
-        real_beats (`torch.BoolTensor` of shape `(B, L, N)`):
-            Beats that exist.
-        visible (`torch.BoolTensor` of shape `(B, L, N)`):
-            Beats that the encoder saw.
-
-    Returns:
-        `torch.BoolTensor` of shape `(B, 1, L + L * N, L + L * N)`, True where attention is allowed.
+    What may attend to what in the decoder (the paper's equations 4 and 5), as `(B, 1, L + T, L + T)`, True where
+    attention is allowed. The summary token of a lead sees itself and the beats of its lead; a hidden beat sees the
+    same beat in all leads (conduction) and the summary of its lead (view); a visible beat sees the beats and the
+    summary of its lead, or with `decoder_visible_attention="all"` the visible beats of all leads and the summary of
+    its own. Missing leads and beats are seen only by themselves. `real_beats` and `visible` are `(B, L, N)`.
     """
     batch_size, num_leads, num_beats = real_beats.shape
     length = num_leads + num_leads * num_beats
@@ -308,16 +241,8 @@ class ClearHugEmbeddings(nn.Module):
         self, beats: torch.Tensor, time_ids: torch.Tensor | None, beat_features: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Args:
-            beats (`torch.Tensor` of shape `(B, L, N, P)`):
-                Normalised beats.
-            time_ids (`torch.Tensor` of shape `(B, N)` or `(B, L, N)`, *optional*):
-                Seconds in which they lie, counted from 1.
-            beat_features (`torch.Tensor` of shape `(B, L, N, 3)`, *optional*):
-                Their scale and RR intervals.
-
-        Returns:
-            `tuple(torch.Tensor, torch.Tensor)` of shapes `(B, L, D)` and `(B, L, N, D)`: summary tokens and beats.
+        Summary tokens `(B, L, D)` and beats `(B, L, N, D)` of normalised beats `(B, L, N, P)`, which lie in the
+        seconds `time_ids` `(B, N)` or `(B, L, N)` counted from 1, and of their scales and RR intervals `(B, L, N, 3)`.
         """
         batch_size, num_leads, num_beats, _ = beats.shape
         if time_ids is None:
@@ -351,17 +276,9 @@ def decoder_pattern(
     slots: torch.Tensor,
 ) -> LeadBeatPattern:
     """
-    What [`decoder_attention_mask`] allows, as a [`LeadBeatPattern`].
-
-    Args:
-        config (`ClearHugConfig`):
-            Says which of the rules hold; every token to every token is not a pattern.
-        real_beats, visible (`torch.BoolTensor` of shape `(B, L, N)`):
-            As in [`decoder_attention_mask`].
-        kept_beats (`torch.LongTensor` of shape `(B, K)`):
-            The beats that the encoder computed, as `lead * num_beats + beat`; all visible ones are among them.
-        slots (`torch.LongTensor` of shape `(B, L * N)`):
-            Where among them each beat stands.
+    What [`decoder_attention_mask`] allows, as a [`LeadBeatPattern`]: not where every token attends to every token. The
+    encoder computed the `kept_beats` `(B, K)`, `lead * num_beats + beat`, all visible ones among them; `slots` `(B,
+    T)` say where among them each beat stands.
     """
     _, num_leads, num_beats = real_beats.shape
     device = real_beats.device
@@ -422,20 +339,10 @@ class ClearHugDecoder(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
-        Args:
-            memory (`torch.FloatTensor` of shape `(B, L + K, D)`):
-                The encoder's states of the summary tokens and the beats it computed.
-            kept_beats (`torch.LongTensor` of shape `(B, K)`):
-                Which beats those are, as `lead * num_beats + beat`.
-            slots (`torch.LongTensor` of shape `(B, T)`):
-                Where among the `K` beats each beat stands; of no meaning for hidden beats.
-            visible (`torch.BoolTensor` of shape `(B, L, N)`):
-                Beats that the encoder saw; all others start as the mask token.
-            real_beats (`torch.BoolTensor` of shape `(B, L, N)`):
-                Beats that exist.
-
-        Returns:
-            `torch.FloatTensor` of shape `(B, L, N, P)`.
+        Beats `(B, L, N, P)` from the encoder's states `memory` `(B, L + K, D)` of the summary tokens and the
+        `kept_beats` `(B, K)`, `lead * num_beats + beat`. `slots` `(B, T)` say where among those each beat stands, and
+        mean nothing for hidden ones. All but the `visible` `(B, L, N)` start as the mask token; `real_beats` `(B, L,
+        N)` exist.
         """
         _, num_leads, num_beats = real_beats.shape
         memory = self.embed(memory)
@@ -462,19 +369,9 @@ def average_members(
     states: torch.Tensor, present: torch.Tensor, members: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Means over the members of groups that a recording has.
-
-    Args:
-        states (`torch.FloatTensor` of shape `(B, M, D)`):
-            States to average.
-        present (`torch.BoolTensor` of shape `(B, M)`):
-            Which of them exist.
-        members (`torch.FloatTensor` of shape `(G, M)`):
-            1 where a state belongs to a group.
-
-    Returns:
-        `tuple(torch.FloatTensor, torch.BoolTensor)` of shapes `(B, G, D)` and `(B, G)`: the means, zero for groups
-        without members, and which groups have any.
+    Means over the members of groups that a recording has: of states `(B, M, D)` of which those in `present` `(B, M)`
+    exist, with 1 in `members` `(G, M)` where one belongs to a group. Returns the means `(B, G, D)`, zero for groups
+    without members, and which groups have any `(B, G)`.
     """
     weights = members.to(states.dtype) * present[:, None, :]
     counts = weights.sum(dim=2, keepdim=True)
@@ -610,10 +507,6 @@ class ClearHugModel(ClearHugPreTrainedModel):
     lead-major order (or the `kept_beats`); `lead_states` are the summary tokens, and `pooler_output` is the mean of
     those of the leads that are there.
 
-    Args:
-        config ([`ClearHugConfig`]):
-            Sizes and attention rules.
-
     Example:
 
     ```python
@@ -671,16 +564,13 @@ class ClearHugModel(ClearHugPreTrainedModel):
             kept_mask (`torch.BoolTensor` of shape `(batch_size, K)`, *optional*):
                 True where `kept_beats` means a beat and not a filler.
 
-        Returns:
-            [`EcgModelOutput`]
-
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
         num_leads, num_beats = input_values.shape[1:3]
-        real_beats = find_real_beats(input_values, attention_mask, lead_mask)
+        real_beats = find_present(input_values.shape[:3], attention_mask, lead_mask, input_values.device)
         beats = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
         summaries, tokens = self.embeddings(beats, time_ids, beat_features)
 
@@ -716,10 +606,6 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
     Each recording hides `config.mask_ratio` of its own beats. In training they are drawn anew every time, from
     `seeds` or `generator` if there are any; in evaluation they are the same for every recording and every call, so
     that two evaluations can be compared and a recording does not depend on those beside it.
-
-    Args:
-        config ([`ClearHugConfig`]):
-            Sizes and attention rules.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\."]  # noqa: RUF012
@@ -812,15 +698,12 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
             generator (`torch.Generator`, *optional*):
                 Draws the hidden beats, also in evaluation.
 
-        Returns:
-            [`ClearHugForPreTrainingOutput`]
-
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
-        real_beats = find_real_beats(input_values, attention_mask, lead_mask)
+        real_beats = find_present(input_values.shape[:3], attention_mask, lead_mask, input_values.device)
         order, num_visible, num_slots = self._choose_visible(real_beats, noise, bool_masked_pos, seeds, generator)
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
         slots = torch.empty_like(order).scatter(1, order, ranks)
@@ -866,10 +749,6 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceC
     """
     The encoder with a head that reads the summaries of the leads for a diagnosis: HUG or one of the paper's simpler
     heads (`config.head_type`), then a linear classifier.
-
-    Args:
-        config ([`ClearHugConfig`]):
-            Sizes, head, labels and `problem_type`.
 
     Example:
 

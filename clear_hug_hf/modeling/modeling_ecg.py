@@ -105,6 +105,30 @@ def expect_shape(name: str, tensor: torch.Tensor, *shapes: tuple[int | None, ...
     raise ValueError(f"{name} must have shape {expected}, got {found}.")
 
 
+def find_present(
+    shape: tuple[int, ...],
+    attention_mask: torch.Tensor | None,
+    lead_mask: torch.Tensor | None,
+    device: torch.device,
+) -> torch.Tensor:
+    """
+    Which beats or patches of the shape `(B, L, N)` exist: by an `attention_mask` `(B, N)` or `(B, L, N)` and a
+    `lead_mask` `(B, L)`, by default all.
+
+    Raises:
+        `ValueError`: if a mask has another shape.
+    """
+    batch_size, num_leads, num_tokens = shape
+    present = torch.ones(shape, dtype=torch.bool, device=device)
+    if attention_mask is not None:
+        expect_shape("attention_mask", attention_mask, (batch_size, num_tokens), shape)
+        present = present & (attention_mask if attention_mask.ndim == 3 else attention_mask[:, None, :]).bool()
+    if lead_mask is not None:
+        expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
+        present = present & lead_mask[:, :, None].bool()
+    return present
+
+
 def without_text_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     Further arguments of a model that reads recordings or pages, without those of texts: peft passes these, as `None`,
@@ -124,17 +148,9 @@ def without_text_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def seeded_bits(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
     """
-    Random bits that depend on nothing but a seed and a counter: the same on every device, in any batch, for any number
-    of processes (SplitMix64, the generator of Steele, Lea and Flood, OOPSLA 2014).
-
-    Args:
-        seeds (`torch.LongTensor`):
-            Any whole numbers.
-        counters (`torch.LongTensor`):
-            As [`seeded_counters`] makes them, of a shape that broadcasts with that of the seeds.
-
-    Returns:
-        `torch.LongTensor`: 64 bits for each.
+    64 random bits for each seed and counter that depend on nothing else: the same on every device, in any batch, for
+    any number of processes (SplitMix64, the generator of Steele, Lea and Flood, OOPSLA 2014). Seeds are any whole
+    numbers, counters those of [`seeded_counters`]; their shapes broadcast.
     """
     # Whole numbers of 64 bits wrap around when they are multiplied; the constants are those of the paper, signed.
     state = seeds + counters
@@ -150,16 +166,8 @@ def seeded_counters(*shape: int) -> torch.Tensor:
 
 def sincos_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
     """
-    Sines, then cosines, of positions at `width / 2` frequencies from 1 down to nearly 1 / 10000, in float64.
-
-    Args:
-        positions (`torch.Tensor` of shape `(X,)`):
-            Whole numbers.
-        width (`int`):
-            Even.
-
-    Returns:
-        `torch.DoubleTensor` of shape `(X, width)`, on the device of the positions.
+    Sines, then cosines, of positions `(X,)` at `width / 2` frequencies from 1 down to nearly 1 / 10000: `(X, width)`,
+    in float64 and on the device of the positions.
     """
     exponents = torch.arange(width // 2, dtype=torch.float64, device=positions.device) / (width // 2)
     angles = positions.to(torch.float64)[:, None] * 10_000.0**-exponents
@@ -265,16 +273,9 @@ class EcgAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Args:
-            hidden_states (`torch.Tensor` of shape `(B, S, D)`):
-                Tokens that attend.
-            attention_mask (`torch.Tensor` of shape `(1 or B, 1, S, S')` or [`AttentionPattern`], *optional*):
-                True where attention is allowed, or to be added to the scores; by default all attend to all.
-            key_value_states (`torch.Tensor` of shape `(B, S', D)`, *optional*):
-                Tokens that are attended to; by default the same.
-
-        Returns:
-            `tuple`: States `(B, S, D)`, and weights `(B, H, S, S')` where the attention gives them.
+        States `(B, S, D)` of tokens `(B, S, D)`, and weights `(B, H, S, S')` where the attention gives them. The
+        tokens attend to `key_value_states` `(B, S', D)`, by default to themselves, as far as the mask `(1 or B, 1, S,
+        S')` allows: True where it does, or to be added to the scores.
         """
         tokens = hidden_states if key_value_states is None else key_value_states
         query, key, value = (
@@ -394,12 +395,6 @@ def infer_problem_type(config: PreTrainedConfig, labels: torch.Tensor) -> str:
 
     Two things that transformers would get wrong are independent labels here: one label that has a name, or Booleans,
     which is a diagnosis; and whole numbers of shape `(batch_size, num_labels)`.
-
-    Args:
-        config ([`PreTrainedConfig`]):
-            Of the classifier; its `id2label` counts.
-        labels (`torch.Tensor`):
-            Labels of a batch.
     """
     names = list((config.id2label or {}).values())
     if len(names) == 1:
@@ -418,15 +413,9 @@ def known_binary_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, positive_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    Binary cross-entropy of independent labels, averaged over those that are known; zero where none is.
-
-    Args:
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Scores.
-        labels (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            1, 0, or NaN where unknown.
-        positive_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
-            How much a recording with the label counts; 1 by default.
+    Binary cross-entropy of independent labels, averaged over those that are known; zero where none is. Scores and
+    labels, 1, 0, or NaN where unknown, are `(batch_size, num_labels)`; a recording with a label counts as often as
+    `positive_weights` `(num_labels,)` say.
     """
     losses = F.binary_cross_entropy_with_logits(
         logits, labels.nan_to_num(0.0), reduction="none", pos_weight=positive_weights
@@ -499,15 +488,8 @@ def sample_classification_loss(
     labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
 ) -> torch.Tensor:
     """
-    Cross-entropy of the class of every sample; zero where none is known.
-
-    Args:
-        labels (`torch.Tensor` of shape `(batch_size, num_leads, T)`):
-            Class numbers; -100 where unknown.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_leads, T, num_labels)`):
-            Scores.
-        config ([`PreTrainedConfig`]):
-            Not read here.
+    Cross-entropy of the class of every sample, of class numbers `(batch_size, num_leads, T)`, -100 where unknown, and
+    scores `(batch_size, num_leads, T, num_labels)`; zero where none is known.
     """
     losses = F.cross_entropy(
         logits.float().flatten(0, 2), labels.flatten(), reduction="none", ignore_index=IGNORED_LABEL
@@ -520,16 +502,8 @@ def sample_classification_loss(
 
 def masked_mean(states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """
-    The mean of the states that exist, such as those of the leads that were recorded.
-
-    Args:
-        states (`torch.Tensor` of shape `(B, X, D)`):
-            One state for each lead or token.
-        present (`torch.Tensor` of shape `(B, X)`):
-            True, or 1, for those that count.
-
-    Returns:
-        `torch.Tensor` of shape `(B, D)`; zero where there is none.
+    The mean `(B, D)` of those of the states `(B, X, D)` that are True, or 1, in `present` `(B, X)`, such as those of
+    the leads that were recorded; zero where there is none.
     """
     weights = present[..., None].to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)

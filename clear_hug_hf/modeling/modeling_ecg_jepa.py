@@ -35,6 +35,7 @@ from .modeling_ecg import (
     EcgPreTrainedModel,
     PreNormLayer,
     expect_shape,
+    find_present,
     register_constants,
     sample_classification_loss,
     seeded_bits,
@@ -66,10 +67,8 @@ class EcgJepaForPreTrainingOutput(ModelOutput):
         pooled_std (`torch.FloatTensor` of shape `()`):
             Standard deviation of the student's pooled output over the batch, averaged over the features. Near zero,
             all recordings look alike to it: the training has collapsed.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
-            Of the student: the visible patches.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
-            Of the student.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Of the student, as in [`EcgModelOutput`]: the visible patches.
         loss_weight (`torch.FloatTensor` of shape `()`):
             How many patches `loss` is the mean of: batches that make up one step are weighted by it.
     """
@@ -88,21 +87,8 @@ def check_recordings(
     input_values: torch.Tensor, config: EcgJepaConfig, lead_indices: torch.Tensor | None = None
 ) -> tuple[int, int]:
     """
-    Refuse recordings that the model was not built for.
-
-    Args:
-        input_values (`torch.Tensor` of shape `(B, L, T)`):
-            The recordings.
-        config (`EcgJepaConfig`):
-            The model's.
-        lead_indices (`torch.LongTensor` of shape `(L,)`, *optional*):
-            Which of the model's leads they hold; by default all.
-
-    Returns:
-        `tuple[int, int]`: Their numbers of leads and of times.
-
-    Raises:
-        `ValueError`: if the shape is not `(batch_size, leads, whole patches)`.
+    The numbers of leads and of times of recordings `(B, L, T)`, which hold the model's leads of `lead_indices` `(L,)`,
+    by default all. Refuses others than whole patches of these leads.
     """
     if lead_indices is not None and (lead_indices.ndim != 1 or not 1 <= len(lead_indices) <= config.num_leads):
         raise ValueError(
@@ -141,61 +127,25 @@ def unless_full(mask: torch.Tensor | None, may_look: bool = True) -> torch.Tenso
 
 
 def find_real_patches(
-    input_values: torch.Tensor,
-    num_times: int,
+    shape: tuple[int, int, int],
     lead_mask: torch.Tensor | None,
     attention_mask: torch.Tensor | None,
+    device: torch.device,
     may_look: bool = True,
 ) -> torch.Tensor | None:
-    """
-    Which patches exist.
-
-    Args:
-        input_values (`torch.Tensor` of shape `(B, L, T)`):
-            The recordings.
-        num_times (`int`):
-            Their patches per lead, `P`.
-        lead_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
-            True where a lead was recorded; by default everywhere.
-        attention_mask (`torch.Tensor` of shape `(B, P)`, *optional*):
-            True where the recording lasts; by default everywhere.
-        may_look (`bool`):
-            Whether the result may depend on what is in the masks, see [`unless_full`].
-
-    Returns:
-        `torch.BoolTensor` of shape `(B, L, P)`, or `None` where all are known to exist.
-
-    Raises:
-        `ValueError`: if a mask has another shape.
-    """
-    batch_size, num_leads, _ = input_values.shape
-    if lead_mask is not None:
-        expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
+    """[`find_present`] of patches, or `None` where all are known to exist; `may_look` as in [`unless_full`]."""
     if attention_mask is not None:
-        expect_shape("attention_mask", attention_mask, (batch_size, num_times))
-    lead_mask, attention_mask = unless_full(lead_mask, may_look), unless_full(attention_mask, may_look)
-    if lead_mask is None and attention_mask is None:
+        expect_shape("attention_mask", attention_mask, (shape[0], shape[2]))
+    real = find_present(shape, attention_mask, lead_mask, device)
+    if unless_full(lead_mask, may_look) is None and unless_full(attention_mask, may_look) is None:
         return None
-    real = torch.ones((batch_size, num_leads, num_times), dtype=torch.bool, device=input_values.device)
-    if lead_mask is not None:
-        real = real & lead_mask[:, :, None]
-    if attention_mask is not None:
-        real = real & attention_mask[:, None, :]
     return real
 
 
 def at_times(states: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     """
-    Some of the times of every lead.
-
-    Args:
-        states (`torch.Tensor` of shape `(B, L, P)` or `(B, L, P, X)`):
-            Something per patch.
-        times (`torch.LongTensor` of shape `(1, V)` or `(B, V)`):
-            The times, the same for all recordings or for each its own; `B` may be 1 in `states`, too.
-
-    Returns:
-        `torch.Tensor` of shape `(B, L, V)` or `(B, L, V, X)`.
+    Some `times` `(1 or B, V)` of every lead, the same for all recordings or for each its own, of something per patch
+    `(1 or B, L, P)` or `(1 or B, L, P, X)`: `(B, L, V)` or `(B, L, V, X)`.
     """
     if times.shape[0] == 1:
         return states.index_select(2, times[0])
@@ -244,18 +194,8 @@ def num_mask_draws(config: EcgJepaConfig, num_times: int) -> int:
 
 def draw_time_mask(config: EcgJepaConfig, num_times: int, uniforms: Sequence[float]) -> list[bool]:
     """
-    Which times to hide (the paper's section on masking). At least one is hidden and one stays visible.
-
-    Args:
-        config (`EcgJepaConfig`):
-            Names the kind of the mask and its shares.
-        num_times (`int`):
-            Times to choose from, at least 2.
-        uniforms (`Sequence[float]`):
-            As many numbers from 0 to below 1 as [`num_mask_draws`] says.
-
-    Returns:
-        `list[bool]`: True where a time is hidden.
+    Which times to hide (the paper's section on masking), True where one is hidden. At least one is hidden and one
+    stays visible. Of `uniforms`, numbers from 0 to below 1, there are as many as [`num_mask_draws`] says.
 
     Raises:
         `ValueError`: if there are fewer than two times.
@@ -303,19 +243,9 @@ class EcgJepaEmbeddings(nn.Module):
         kept_times: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Args:
-            input_values (`torch.Tensor` of shape `(B, L, T)`):
-                Recordings.
-            real (`torch.BoolTensor` of shape `(B, L, P)`, *optional*):
-                Patches that exist; the samples of others are not read.
-            lead_indices (`torch.LongTensor` of shape `(L,)`, *optional*):
-                Leads that the recordings hold.
-            kept_times (`torch.LongTensor` of shape `(1 or B, V)`, *optional*):
-                Times to embed.
-
-        Returns:
-            `tuple(torch.Tensor, torch.Tensor)` of shapes `(B, L * V, D)` and `(1 or B, L * V, D)`: embeddings and
-            positions.
+        Embeddings `(B, L * V, D)` and positions `(1 or B, L * V, D)` of recordings `(B, L, T)`: of the `kept_times`
+        `(1 or B, V)`, by default all, and for the leads of `lead_indices` `(L,)`. Samples of patches that do not
+        exist, by `real` `(B, L, P)`, are not read.
         """
         patches = input_values.unflatten(2, (-1, self.config.patch_size))
         positions = self.positions[:, : patches.shape[2]]
@@ -397,18 +327,8 @@ class EcgJepaPredictor(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
-        Args:
-            states (`torch.FloatTensor` of shape `(B, L, V, D)`):
-                The student's states.
-            visible (`torch.LongTensor` of shape `(1 or B, V)`):
-                Their times.
-            hidden (`torch.LongTensor` of shape `(1 or B, M)`):
-                Times to predict.
-            real (`torch.BoolTensor` of shape `(B, L, P)`, *optional*):
-                Patches that exist; by default all.
-
-        Returns:
-            `torch.FloatTensor` of shape `(B, L, M, D)`.
+        What stands at the `hidden` times `(1 or B, M)`, as `(B, L, M, D)`, guessed from the student's states `(B, L,
+        V, D)` of the `visible` ones `(1 or B, V)`. Patches exist by `real` `(B, L, P)`, by default all.
         """
         batch_size, num_leads, num_visible, _ = states.shape
         times = torch.cat((visible, hidden), dim=1)
@@ -456,16 +376,11 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
     every lead); `lead_states` are its means over the patches of each lead, zero for a lead that is missing, and
     `pooler_output` is the mean over all patches that exist. The first of `hidden_states` is without positions.
 
-    Args:
-        config ([`EcgJepaConfig`]):
-            Sizes and attention pattern.
-
     Example:
 
     ```python
     >>> import torch
-    >>> from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
-    >>> from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaModel
+    >>> from clear_hug_hf import EcgJepaConfig, EcgJepaModel
 
     >>> model = EcgJepaModel(EcgJepaConfig.preset("tiny")).eval()
     >>> model(torch.randn(2, 8, 2500)).pooler_output.shape
@@ -556,15 +471,13 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
             attention_form (`str`, *optional*):
                 As in the config, for this call.
 
-        Returns:
-            [`EcgModelOutput`]
-
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
         kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
-        real = find_real_patches(input_values, num_times, lead_mask, attention_mask, not are_compiled(self.layers))
+        shape = (len(input_values), num_leads, num_times)
+        real = find_real_patches(shape, lead_mask, attention_mask, input_values.device, not are_compiled(self.layers))
         if kept_times is not None and kept_times.ndim == 1:
             kept_times = kept_times[None]
         hidden_states, positions = self.embeddings(input_values, real, lead_indices, kept_times)
@@ -602,10 +515,6 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
 
     The teacher begins as the student and follows it by [`after_optimizer_step`], which the training loop calls. It
     needs no gradients, and is not trained otherwise.
-
-    Args:
-        config ([`EcgJepaConfig`]):
-            Sizes, mask, loss and the teacher's inertia.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
@@ -729,9 +638,6 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             generator (`torch.Generator`, *optional*):
                 Draws the mask, also in evaluation.
 
-        Returns:
-            [`EcgJepaForPreTrainingOutput`]
-
         Raises:
             `ValueError`: if a shape does not fit the model, or the mask hides nothing or everything.
         """
@@ -739,7 +645,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         batch_size, device = input_values.shape[0], input_values.device
         may_look = not are_compiled(self.ecg_jepa.layers)
-        real = find_real_patches(input_values, num_times, lead_mask, attention_mask, may_look)
+        real = find_real_patches((batch_size, num_leads, num_times), lead_mask, attention_mask, device, may_look)
         if bool_masked_pos is not None:
             expect_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
         visible, hidden = self._choose_times(
@@ -783,16 +689,11 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceCla
     """
     The encoder with a linear classifier of the recording, which reads the mean over its patches.
 
-    Args:
-        config ([`EcgJepaConfig`]):
-            Sizes, labels and `problem_type`.
-
     Example:
 
     ```python
     >>> import torch
-    >>> from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
-    >>> from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaForSequenceClassification
+    >>> from clear_hug_hf import EcgJepaConfig, EcgJepaForSequenceClassification
 
     >>> config = EcgJepaConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
     >>> model = EcgJepaForSequenceClassification(config).eval()
@@ -826,16 +727,11 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
     The encoder with a linear classifier of every sample of every lead, such as its wave: each patch's state gives the
     scores of all its samples.
 
-    Args:
-        config ([`EcgJepaConfig`]):
-            Sizes and labels, the classes of a sample.
-
     Example:
 
     ```python
     >>> import torch
-    >>> from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
-    >>> from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaForTokenClassification
+    >>> from clear_hug_hf import EcgJepaConfig, EcgJepaForTokenClassification
 
     >>> waves = {0: "none", 1: "P", 2: "QRS", 3: "T"}
     >>> model = EcgJepaForTokenClassification(EcgJepaConfig.preset("tiny", id2label=waves)).eval()
@@ -872,9 +768,6 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
                 *optional*): Class of every sample, in all leads alike or in each; -100 where it is unknown. Samples of
                 missing leads and times do not count.
 
-        Returns:
-            [`EcgClassifierOutput`]
-
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
@@ -890,7 +783,8 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
             expect_shape("labels", labels, (batch_size, num_samples), (batch_size, num_leads, num_samples))
             labels = (labels if labels.ndim == 3 else labels[:, None]).to(logits.device).long()
             labels = labels.expand(-1, num_leads, -1)
-            real = find_real_patches(input_values, num_samples // self.config.patch_size, lead_mask, attention_mask)
+            patches = (batch_size, num_leads, num_samples // self.config.patch_size)
+            real = find_real_patches(patches, lead_mask, attention_mask, input_values.device)
             if real is not None:
                 labels = labels.masked_fill(~real.repeat_interleave(self.config.patch_size, dim=2), IGNORED_LABEL)
             loss = self.loss_function(labels, logits, self.config, **kwargs)

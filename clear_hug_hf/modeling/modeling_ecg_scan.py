@@ -29,7 +29,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_ecg_scan import SIGNAL_CONFIGS, EcgScanConfig
+from .configuration_ecg_scan import EcgScanConfig
 from .losses_ecg_scan import (
     gramian_contrastive_loss,
     pairwise_contrastive_loss,
@@ -52,7 +52,7 @@ from .modeling_ecg_jepa import EcgJepaModel
 
 
 # As in the config, imported by name: a saved folder holds only the files that are imported from the first one on.
-SIGNAL_MODELS = dict(zip(SIGNAL_CONFIGS, (ClearHugModel, EcgJepaModel), strict=True))
+SIGNAL_MODELS: dict[str, Any] = {one.base_model_prefix: one for one in (ClearHugModel, EcgJepaModel)}
 MAX_LOG_SCALE = math.log(100.0)
 """Temperatures stay above 0.01, as CLIP's."""
 LOG_SCALES = ("pairwise_log_scale", "volume_log_scale")
@@ -196,14 +196,8 @@ class EcgScanDecoder(nn.Module):
         self, tokens: torch.Tensor, grid: tuple[int, int] | None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         """
-        Args:
-            tokens (`torch.FloatTensor` of shape `(B, N, D)`):
-                Of the vision tower.
-            grid (`tuple[int, int]`, *optional*):
-                Rows and columns of the last `N' <= N` tokens, whose places are added; those before have none.
-
-        Returns:
-            `torch.FloatTensor` of shape `(B, L, T)` [mV].
+        The leads `(B, L, T)` [mV] from the vision tower's tokens `(B, N, D)`. `grid` are the rows and columns of the
+        last of them, whose places are added; those before have none.
         """
         tokens = self.embed(tokens)
         if grid is not None:
@@ -273,7 +267,7 @@ class EcgScanPreTrainedModel(EcgPreTrainedModel):
                 Name or folder of a vision backbone of transformers; of a model with several towers, such as CLIP, the
                 one for images.
             signal (`str`, *optional*):
-                Folder of a CLEAR-HUG or ECG-JEPA model of this package.
+                Folder of a model of signals of this package.
             text (`str`, *optional*):
                 Name or folder of a text encoder of transformers.
 
@@ -342,16 +336,11 @@ class EcgScanModel(EcgScanPreTrainedModel):
 
     A config without teachers gives the vision tower alone.
 
-    Args:
-        config ([`EcgScanConfig`]):
-            Towers and sizes.
-
     Example:
 
     ```python
     >>> import torch
-    >>> from clear_hug_hf.modeling.configuration_ecg_scan import EcgScanConfig
-    >>> from clear_hug_hf.modeling.modeling_ecg_scan import EcgScanModel
+    >>> from clear_hug_hf import EcgScanConfig, EcgScanModel
 
     >>> model = EcgScanModel(EcgScanConfig.preset("tiny")).eval()
     >>> model.get_image_features(torch.zeros(2, 3, 192, 256)).shape
@@ -393,19 +382,16 @@ class EcgScanModel(EcgScanPreTrainedModel):
         self._unread_parameters = [] if config.freeze_vision else self._find_unread()
         self._freeze()
 
-    def _frozen_towers(self) -> list[nn.Module]:
+    def _freeze(self) -> None:
         config = self.config
         towers = (
             (self.vision_model, config.freeze_vision),
             (self.signal_model, config.freeze_signal),
             (self.text_model, config.freeze_text),
         )
-        return [tower for tower, frozen in towers if frozen and tower is not None]
-
-    def _freeze(self) -> None:
-        for tower in self._frozen_towers():
-            tower.requires_grad_(False)
-            tower.eval()
+        for tower, frozen in towers:
+            if frozen and tower is not None:
+                tower.requires_grad_(False).eval()
         for name in self._unread_parameters:
             self.vision_model.get_parameter(name).requires_grad_(False)
 
@@ -484,14 +470,8 @@ class EcgScanModel(EcgScanPreTrainedModel):
 
     def encode_signals(self, **inputs: torch.Tensor) -> torch.Tensor:
         """
-        What the signal teacher makes of recordings, before the shared space.
-
-        Args:
-            inputs:
-                As the teacher's own feature extractor gives them.
-
-        Returns:
-            `torch.FloatTensor` of shape `(B, signal_embed_dim)`: the mean of its states of the leads that are there.
+        What the signal teacher makes of recordings, before the shared space: the mean of its states of the leads that
+        are there, `(B, signal_embed_dim)`. The inputs are those that the teacher's own feature extractor gives.
 
         Raises:
             `ValueError`: if the model holds no signal teacher.
@@ -504,16 +484,8 @@ class EcgScanModel(EcgScanPreTrainedModel):
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """
-        What the text encoder makes of texts, before the shared space; padding changes nothing.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(B, S)`):
-                Tokens.
-            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*):
-                1 for tokens, 0 for padding; by default all are tokens.
-
-        Returns:
-            `torch.FloatTensor` of shape `(B, text_embed_dim)`.
+        What the text encoder makes of tokens `(B, S)`, before the shared space, `(B, text_embed_dim)`. Padding, 0 in
+        the `attention_mask` `(B, S)`, changes nothing; by default there is none.
 
         Raises:
             `ValueError`: if the model holds no text encoder.
@@ -535,14 +507,8 @@ class EcgScanModel(EcgScanPreTrainedModel):
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         """
-        Pages in the shared space.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, 3, height, width)`):
-                As [`EcgScanImageProcessor`] gives them.
-
-        Returns:
-            `torch.FloatTensor` of shape `(B, projection_dim)`, of unit length.
+        Pages `(B, 3, height, width)`, as [`EcgScanImageProcessor`] gives them, in the shared space, of unit length
+        `(B, projection_dim)`.
         """
         return self._project("image", self._see(pixel_values, **kwargs)[0])
 
@@ -582,9 +548,6 @@ class EcgScanModel(EcgScanPreTrainedModel):
             text_embeds (`torch.FloatTensor` of shape `(num_texts, text_embed_dim)`, *optional*):
                 The same of texts, in place of `input_ids`.
 
-        Returns:
-            [`EcgScanModelOutput`]
-
         Raises:
             `ValueError`: if nothing is given, a shape does not fit, or there is no tower for it.
         """
@@ -622,11 +585,8 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
     tokens under soft constraints.
 
     Contrasts compare the recordings of one batch: what a process computes at once, not the whole step. Rows without a
-    text take part in the pairwise contrast with signals and in the reconstruction.
-
-    Args:
-        config ([`EcgScanConfig`]):
-            Towers, sizes and weights of the terms. It needs a signal teacher or texts.
+    text take part in the pairwise contrast with signals and in the reconstruction. The config names a signal teacher,
+    texts, or their widths.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
@@ -653,14 +613,8 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
 
     def reconstruct(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
-        The 12 leads of pages.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, 3, height, width)`):
-                As [`EcgScanImageProcessor`] gives them.
-
-        Returns:
-            `torch.FloatTensor` of shape `(B, 12, num_samples)` at `config.sampling_rate` [mV].
+        The 12 leads of pages `(B, 3, height, width)`, as [`EcgScanImageProcessor`] gives them: `(B, 12, num_samples)`
+        at `config.sampling_rate` [mV].
         """
         _, states, grid, _ = self.ecg_scan._see(pixel_values)
         return self.decoder(states, grid)
@@ -700,9 +654,6 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
                 Recordings that have a text; by default all.
             text_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
                 The same number for identical texts: these are no negatives of each other. By default all differ.
-
-        Returns:
-            [`EcgScanForPreTrainingOutput`]
 
         Raises:
             `ValueError`: if a shape does not fit, or there is neither signal nor text nor waveform.
@@ -847,16 +798,11 @@ class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassi
     """
     The vision tower with a linear classifier of the page, which reads its pooled feature. It holds no teachers.
 
-    Args:
-        config ([`EcgScanConfig`]):
-            Tower, labels and `problem_type`.
-
     Example:
 
     ```python
     >>> import torch
-    >>> from clear_hug_hf.modeling.configuration_ecg_scan import EcgScanConfig
-    >>> from clear_hug_hf.modeling.modeling_ecg_scan import EcgScanForImageClassification
+    >>> from clear_hug_hf import EcgScanConfig, EcgScanForImageClassification
 
     >>> config = EcgScanConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
     >>> model = EcgScanForImageClassification(config).eval()

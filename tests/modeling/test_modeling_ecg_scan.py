@@ -525,3 +525,12 @@ def test_when_shapes_or_parts_do_not_fit_then_the_error_says_so() -> None:
         bare()
     with pytest.raises(ValueError, match="there is nothing to align pages with"):
         EcgScanForPreTraining(make_config(signal_config=None, text_config=None))
+
+
+@pytest.mark.slow  # compiles for a minute
+def test_when_attention_is_flex_then_the_leads_are_the_same() -> None:
+    model, pages = EcgScanForPreTraining(make_config()).eval(), make_batch()["pixel_values"]
+    with torch.no_grad():
+        expected = model.reconstruct(pages)
+        model.set_attn_implementation({"": "flex_attention"})  # the decoder's, and not the towers'
+        torch.testing.assert_close(model.reconstruct(pages), expected, atol=1e-5, rtol=1e-4)
