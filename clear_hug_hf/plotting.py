@@ -215,7 +215,7 @@ def plot_prediction(
         thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): From which probability on a label is found; 0.5
             by default.
         contributions (`np.ndarray` of shape `(num_groups, num_labels)`, *optional*): What each group of leads added to
-            each logit, as `predict` gives them for models with the HUG head [logits].
+            each logit, as `predict` gives them for models with a head over groups of leads [logits].
         group_names (`Sequence[str]`, *optional*): Names of the groups, as the function of that name gives them: leads
             joined by `/` (`V1-V6` for the six), groups joined by ` + `, or `all leads`. Needed with `contributions`.
         lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.

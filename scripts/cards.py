@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from clear_hug_hf.cli import main as clear_hug
+from clear_hug_hf.cli import main as command
 from clear_hug_hf.data.prepared import keep_labels, load_prepared
 from clear_hug_hf.evaluation.metrics import choose_thresholds
 from clear_hug_hf.evaluation.predictions import auroc_difference, evaluate_found, predict
@@ -45,7 +45,7 @@ def measure(folder: Path, source: Path, prepared: Path, cache: Path) -> tuple[di
     """What the run of a shipped classifier wrote, with fold 9 measured again, and its thresholds."""
     metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     labels = metrics["data"]["label_set"]
-    if clear_hug(["prepare", str(source), "--labels", labels, "--model", str(folder), "--output", str(prepared)]):
+    if command(["prepare", str(source), "--labels", labels, "--model", str(folder), "--output", str(prepared)]):
         raise SystemExit(f"{source} could not be prepared for {folder.name}")
     sets, _ = load_prepared(prepared)
     sets = {split: keep_labels(dataset, metrics["labels"]) for split, dataset in sets.items()}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from clear_hug_hf.systems import SYSTEMS
 
 
 PACKAGE = Path(__file__).resolve().parents[1] / "clear_hug_hf"
@@ -90,6 +93,44 @@ def test_when_a_pipeline_is_published_then_its_file_stands_alone(path: Path) -> 
         if module in of_pipeline:
             continue
         assert not at_top or library in {"numpy", "transformers"} | sys.stdlib_module_names, f"{path.name}: {library}"
+
+
+OWN = {name for name in SYSTEMS if (PACKAGE / "systems" / f"{name}.py").is_file()}
+# Where a system may be named: in files of systems, one of which may build on another.
+OWN_FILES = {
+    PACKAGE / folder / f"{kind}{name}.py"
+    for folder, kinds in {
+        "systems": ("",),
+        "modeling": ("configuration_", "modeling_", "losses_"),
+        "processing": ("feature_extraction_", "image_processing_"),
+        "hub": ("convert_",),
+    }.items()
+    for kind in kinds
+    for name in OWN
+}
+
+
+def _names_of(name: str) -> re.Pattern[str]:
+    """How a system is named: by its type, its classes, its title, or a part of that in prose."""
+    system = SYSTEMS[name]
+    classes = system.classes["AutoConfig"].split(":")[1].removesuffix("Config")
+    parts = {word for word in re.findall(r"[A-Z]{3,}", system.title) if word != "ECG"}
+    parts |= {word.lower() for word in parts} - {"clear"}  # an English word, too
+    words = [name, re.escape(system.title), *parts]
+    # The package, its command and its cache bear the name of a system: clear_hug_hf, clear-hug, clear_hug_features.
+    return re.compile(rf"{classes}|(?<![a-z-])({'|'.join(words)})(?![a-z]|_hf|_features)")
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_no_system_is_named_outside_its_files(name: str) -> None:
+    named, scripts = _names_of(name), PACKAGE.parent / "scripts"
+    found = [
+        f"{path.relative_to(PACKAGE.parent)}:{number}: {line.strip()}"
+        for path in sorted({*PACKAGE.rglob("*.py"), *scripts.glob("*.py"), *scripts.glob("launch/*")} - OWN_FILES)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if named.search(line)
+    ]
+    assert not found, f"{name} is named outside its files:\n" + "\n".join(found)
 
 
 def test_when_the_root_links_are_followed_then_they_lead_into_the_package() -> None:

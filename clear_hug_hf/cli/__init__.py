@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "  clear-hug evaluate --data ptb-xl --model runs/superclasses\n"
         "  clear-hug predict patient7.hea --model runs/superclasses\n"
         "  clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet\n"
-        "  clear-hug benchmark --tasks ptb-xl --models clear=runs/pretrained\n"
+        "  clear-hug benchmark --tasks ptb-xl --models runs/pretrained\n"
         "  clear-hug render patient7.hea page.png\n"
         "  clear-hug publish runs/superclasses you/ecg-superclasses --dry-run staged\n"
         "  clear-hug export runs/superclasses --output exported\n\n"

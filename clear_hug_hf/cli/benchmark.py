@@ -22,6 +22,8 @@ from .shared import (
 
 def add(verbs: Any) -> None:
     """Add `benchmark` to the verbs of the command line."""
+    from ..systems import head_types
+
     parser = add_verb(
         verbs,
         "benchmark",
@@ -38,11 +40,11 @@ def add(verbs: Any) -> None:
         "paper's Table 1, with the paper's numbers where the recordings are the same, and differences to the\n"
         "controls), benchmark.json and cells/.\n\n"
         "examples:\n"
-        "  clear-hug benchmark --tasks prepared/super prepared/rhythm --models clear=runs/pretrained\n"
-        "  clear-hug benchmark --tasks super=prepared/clear super=prepared/jepa \\\n"
-        "      --models clear=runs/clear jepa=runs/jepa\n"
-        "  clear-hug benchmark --tasks prepared/super --models clear=runs/pretrained --protocols knn probe \\\n"
-        "      --heads mean hug --fractions 10 100 --seeds 0 1 2 --resnet --output runs/benchmark",
+        "  clear-hug benchmark --tasks prepared/super prepared/rhythm --models mine=runs/pretrained\n"
+        "  clear-hug benchmark --tasks super=prepared/first super=prepared/second \\\n"
+        "      --models first=runs/first second=runs/second\n"
+        "  clear-hug benchmark --tasks prepared/super --models mine=runs/pretrained --protocols knn probe \\\n"
+        "      --heads mean weighted --fractions 10 100 --seeds 0 1 2 --resnet --output runs/benchmark",
     )
     parser.add_argument(
         "--tasks",
@@ -69,8 +71,8 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--heads",
         nargs="+",
-        choices=("hug", "mean", "weighted", "single_level"),
-        help="mean with probe is the linear probe (default: mean, and hug where every model can have it)",
+        choices=head_types(),
+        help="mean with probe is the linear probe (default: mean, and the models' usual one if all can have it)",
     )
     parser.add_argument(
         "--fractions",

@@ -49,10 +49,10 @@ def add(verbs: Any) -> None:
         "demo",
         run,
         "everything once, on simulated recordings or your own",
-        "Simulate recordings with several rhythms (or read --data), pre-train a tiny CLEAR and fine-tune the HUG\n"
-        "head (with --system ecg_jepa ECG-JEPA and its own), evaluate it on patients that it never saw beside an\n"
-        "untrained encoder, and draw pictures. In a checkout, the shipped weights predict one of the real recordings\n"
-        "of --data first, never a simulated one, which is like none that they know. It downloads nothing.\n\n"
+        "Simulate recordings with several rhythms (or read --data), pre-train a tiny encoder and fine-tune its usual\n"
+        "head, evaluate it on patients that it never saw beside an untrained encoder, and draw pictures. In a\n"
+        "checkout, the shipped weights predict one of the real recordings of --data first, never a simulated one,\n"
+        "which is like none that they know. It downloads nothing.\n\n"
         "examples:\n"
         "  clear-hug demo\n"
         "  clear-hug demo --data ptb-xl --output runs/ptb-xl\n"

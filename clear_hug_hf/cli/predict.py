@@ -64,7 +64,7 @@ def add(verbs: Any) -> None:
         "longer than the model's window, or has more beats than the model holds, is read window by window, and its\n"
         "probabilities are the mean over them (--aggregate). A label counts as found from the threshold on that\n"
         "fine-tuning chose for it. Exit status 1 if some records could not be used; they are named at the end.\n\n"
-        "A model that reads pages (ECG-Scan) takes photographs and scans, too (PNG, JPEG, TIFF, WebP). The page is\n"
+        "A model that reads pages takes photographs and scans, too (PNG, JPEG, TIFF, WebP). The page is\n"
         "looked for and straightened; a page that stands on its head is not noticed.\n\n"
         "examples:\n"
         "  clear-hug predict patient7.hea --model runs/superclasses --pictures pictures\n"

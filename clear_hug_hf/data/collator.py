@@ -15,7 +15,7 @@ from ..processing.recording_inputs import StoredWindow, read_row
 
 class EcgCollator:
     """
-    Makes what a model reads of a batch from the stored signals and peaks, all at once: for CLEAR it cuts the beats.
+    Makes what a model reads of a batch from the stored signals and peaks, all at once, such as beats.
 
     Args:
         feature_extractor ([`EcgFeatureExtractor`]): The one that the dataset was prepared with.

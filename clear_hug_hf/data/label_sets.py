@@ -1,8 +1,8 @@
 """
 Label sets: which of a source's codes mean which label, and which recordings a benchmark leaves out.
 
-The names and their order are those of the label files that MERL (Liu et al., 2024) published and CLEAR-HUG is
-evaluated on, so that a model's outputs can be compared with theirs one by one.
+The names and their order are those of the label files that MERL (Liu et al., 2024) published and later papers
+are evaluated on, so that a model's outputs can be compared with theirs one by one.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def describe_label(name: str) -> str:
 def clean_report(text: str) -> str:
     """
     A report as text encoders read it: lower case, `ekg` as `ecg`, without the asterisks and equals signs that machines
-    frame statements with, and with single spaces (the cleaning of MERL and D-BETA, spec of ECG-Scan 1.3).
+    frame statements with, and with single spaces (the cleaning of MERL and D-BETA).
     """
     text = re.sub(r"\bekg\b", "ecg", text.lower().strip())
     return " ".join(text.strip("*= ").split())

@@ -41,8 +41,8 @@ class Predictions:
         patient_ids (`list[str | None]`): Patient of each row, where known.
         probabilities (`np.ndarray` of shape `(num_rows, num_labels)`): After the sigmoid or softmax.
         labels (`np.ndarray` of shape `(num_rows, num_labels)`, *optional*): The truth, where the dataset has it.
-        contributions (`np.ndarray` of shape `(num_rows, 7, num_labels)`, *optional*, with the HUG head):
-            What each group adds to each logit (see [`group_contributions`]).
+        contributions (`np.ndarray` of shape `(num_rows, 7, num_labels)`, *optional*): With a head over groups of
+            leads, what each group adds to each logit (see [`group_contributions`]).
         num_windows (`np.ndarray` of shape `(num_rows,)`, *optional*): From how many windows each row was predicted;
             more than one where it has more beats than the model holds. One each by default.
     """
@@ -241,7 +241,7 @@ def contributions_by_label(predictions: Predictions) -> np.ndarray:
         InputError: If labels or contributions are missing.
     """
     if predictions.labels is None or predictions.contributions is None:
-        raise InputError("group activations need labelled recordings and a model with the HUG head")
+        raise InputError("group activations need labelled recordings and a model with a head over groups of leads")
     rows = []
     for column in range(len(predictions.label_names)):
         truth, values = predictions.labels[:, column], predictions.contributions[:, :, column]

@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..data.label_sets import LABEL_SETS
 from ..processing.errors import InputError
+from ..systems import SYSTEMS
 from .metrics import macro_auroc
 
 
@@ -195,62 +196,29 @@ class Published:
     values: Mapping[str, tuple[float, float, float]]
 
 
-def _published(title: str, sizes: tuple[int, int, int], *rows: tuple[float, float, float]) -> Published:
-    methods = ("HeartLang", "ST-MEM", "CLEAR, mean + linear", "CLEAR-HUG")
-    return Published(title, sizes, dict(zip(methods, rows, strict=True)))
-
-
-# Pan et al., "Tracing the Heart's Pathways" (arXiv 2512.24002), Table 1.
-PAPER: Mapping[str, Published] = {
-    "ptbxl_sub": _published(
-        "PTB-XL Sub",
-        (17084, 2146, 2158),
-        (64.68, 79.34, 88.91),
-        (54.12, 57.86, 63.59),
-        (73.86, 80.11, 89.30),
-        (76.66, 84.59, 91.44),
-    ),
-    "ptbxl_super": _published(
-        "PTB-XL Super",
-        (17084, 2146, 2158),
-        (78.94, 85.59, 87.52),
-        (61.12, 66.87, 71.36),
-        (78.59, 85.43, 88.68),
-        (79.61, 86.85, 90.24),
-    ),
-    "ptbxl_form": _published(
-        "PTB-XL Form",
-        (7197, 901, 880),
-        (58.70, 63.99, 80.23),
-        (55.71, 59.99, 66.07),
-        (61.00, 69.96, 80.34),
-        (61.01, 75.19, 82.86),
-    ),
-    "ptbxl_rhythm": _published(
-        "PTB-XL Rhythm",
-        (16832, 2100, 2098),
-        (62.08, 76.22, 90.34),
-        (51.12, 65.44, 74.85),
-        (79.24, 86.72, 93.66),
-        (79.48, 90.57, 94.08),
-    ),
-    "cpsc9": _published(
-        "CPSC2018",
-        (4950, 551, 1376),
-        (60.44, 66.26, 77.87),
-        (56.69, 63.32, 70.39),
-        (64.82, 78.10, 89.59),
-        (66.97, 82.59, 91.17),
-    ),
-    "csn_published": _published(
-        "CSN",
-        (16546, 1860, 4620),
-        (57.94, 68.93, 82.49),
-        (59.77, 66.87, 71.36),
-        (62.88, 76.33, 86.75),
-        (72.09, 82.14, 89.93),
-    ),
+# Title and size of the tasks of the paper's Table 1, by label set.
+_TASKS = {
+    "ptbxl_sub": ("PTB-XL Sub", (17084, 2146, 2158)),
+    "ptbxl_super": ("PTB-XL Super", (17084, 2146, 2158)),
+    "ptbxl_form": ("PTB-XL Form", (7197, 901, 880)),
+    "ptbxl_rhythm": ("PTB-XL Rhythm", (16832, 2100, 2098)),
+    "cpsc9": ("CPSC2018", (4950, 551, 1376)),
+    "csn_published": ("CSN", (16546, 1860, 4620)),
 }
+PAPER: Mapping[str, Published] = {
+    task: Published(
+        title,
+        sizes,
+        {
+            method: values[task]
+            for system in SYSTEMS.values()
+            for method, values in system.published.items()
+            if task in values
+        },
+    )
+    for task, (title, sizes) in _TASKS.items()
+}
+"""What the papers of all systems state of each task."""
 
 
 def published_for(label_names: Sequence[str], sizes: Mapping[str, int]) -> Published | None:

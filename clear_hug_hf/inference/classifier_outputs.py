@@ -110,7 +110,7 @@ def find_contradictions(
 
 
 def group_names(config: Any) -> list[str]:
-    """Short names of the groups that the HUG head reads, in the order of `group_states`."""
+    """Short names of the groups that a head over groups of leads reads, in the order of `group_states`."""
     groups = ["/".join(config.lead_names[lead] for lead in group) for group in config.lead_group_indices()]
     groups = [name if name != "V1/V2/V3/V4/V5/V6" else "V1-V6" for name in groups]
     pairs = [(first, second) for second in range(len(groups)) for first in range(second)]
@@ -122,11 +122,11 @@ def group_contributions(model: Any, group_states: Any) -> Any:
     """
     What each group of leads adds to each logit.
 
-    The feature that HUG classifies is the mean of its group states and the classifier is linear, so that the logit is
-    exactly the sum of the groups' contributions and the classifier's bias (paper section on HUG, Figure 5).
+    The feature that such a head classifies is the mean of its group states and the classifier is linear, so that the
+    logit is exactly the sum of the groups' contributions and the classifier's bias (Pan et al., 2026, Figure 5).
 
     Args:
-        model ([`PreTrainedModel`]): With the HUG head.
+        model ([`PreTrainedModel`]): With a head over groups of leads.
         group_states (`torch.FloatTensor` of shape `(batch_size, 7, hidden_size)`): As the model gives them.
 
     Returns:

@@ -40,8 +40,8 @@ class WindowPrediction:
         probabilities (`np.ndarray` of shape `(num_labels,)`): Of the labels.
         notes (`dict[str, str]`): Labels that the window's heart rate contradicts, each with a sentence.
         heart_rate (`float`, *optional*): Of the window [beats per minute].
-        contributions (`np.ndarray` of shape `(7, num_labels)`, *optional*, with the HUG head): What each group of
-            leads adds to each logit, see [`group_contributions`].
+        contributions (`np.ndarray` of shape `(7, num_labels)`, *optional*, with a head over groups of leads):
+            What each group adds to each logit, see [`group_contributions`].
     """
 
     place: WindowPlace

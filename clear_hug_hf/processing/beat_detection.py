@@ -223,7 +223,7 @@ def _on_one_lead(
     lead_names: Sequence[str],
     find: Callable[[np.ndarray, float], np.ndarray],
 ) -> list[np.ndarray]:
-    # Lead II, then the others in turn until one has a beat: the released tokenizer of CLEAR-HUG does the same.
+    # Lead II, then the others in turn until one has a beat: released tokenizers do the same.
     order = sorted(range(len(lead_names)), key=lambda row: str(lead_names[row]).upper() != "II")
     peaks = []
     for recording, has_lead in zip(signals, present, strict=True):

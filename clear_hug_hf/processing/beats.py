@@ -1,5 +1,5 @@
 """
-From R peaks to beats: the tokenizer of CLEAR-HUG (paper section "Method", released QRS tokenizer; spec section 2).
+From R peaks to beats: the tokenizer of Pan et al., 2026 (section "Method", and the released one).
 
 A beat reaches from halfway to the beat before it to halfway to the beat after it, and sits in a window of fixed length
 with its R peak in the middle. All leads share the peaks of the recording.

@@ -2,8 +2,8 @@
 ECG paper: 12-lead recordings drawn as pages, with the place of every sample.
 
 A page is drawn directly at the size that is asked for: the grid as the exact share of each pixel that its lines cover,
-the traces at several times the resolution, averaged down. How the ECG-Scan paper draws its pages is not known to us:
-layouts, looks and their ranges are our specification's choice (section 3.2).
+the traces at several times the resolution, averaged down. How papers on such pages draw them is not known to us:
+layouts, looks and their ranges are our own choice.
 """
 
 from __future__ import annotations

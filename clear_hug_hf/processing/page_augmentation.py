@@ -1,8 +1,8 @@
 """
 What cameras, scanners and folds do to ECG pages, for training.
 
-Ranges and probabilities are our specification's choice (section 3.3): how the ECG-Scan paper augments its pages is not
-known to us. Nothing is flipped, cropped or stretched, since time and voltage are read from the picture.
+Ranges and probabilities are our own choice: how papers on such pages augment them is not known to us. Nothing is
+flipped, cropped or stretched, since time and voltage are read from the picture.
 """
 
 from __future__ import annotations

@@ -118,6 +118,8 @@ class System:
         objectives (`tuple[Objective, ...]`): How its encoder is pre-trained; the first is the usual one.
         description (`str`, *optional*): What the model card calls it; the title by default.
         paper (`str`, *optional*): Authors, title, and a link, in Markdown.
+        published (`Mapping[str, Mapping[str, tuple[float, float, float]]]`, *optional*): Macro AUROC in percent that
+            its paper states with 1, 10 and 100 % of the training recordings, by method and label set.
         heads (`Mapping[str, str]`, *optional*): Words of the model card for each `head_type` of its classifiers, the
             usual one first; by default a linear head on the mean of all leads.
         converter ([`Converter`], *optional*): Where weights were released.
@@ -132,6 +134,7 @@ class System:
     objectives: tuple[Objective, ...]
     description: str = ""
     paper: str = ""
+    published: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     heads: Mapping[str, str] = field(default_factory=lambda: {"mean": "linear head on the mean of all leads"})
     converter: Converter | None = None
     conversion_notes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -28,6 +28,40 @@ SYSTEM = System(
     ),
     paper="Pan et al., Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction "
     "Perspective, AAAI 2026, [arXiv 2512.24002](https://arxiv.org/abs/2512.24002)",
+    published={
+        "HeartLang": {
+            "ptbxl_sub": (64.68, 79.34, 88.91),
+            "ptbxl_super": (78.94, 85.59, 87.52),
+            "ptbxl_form": (58.70, 63.99, 80.23),
+            "ptbxl_rhythm": (62.08, 76.22, 90.34),
+            "cpsc9": (60.44, 66.26, 77.87),
+            "csn_published": (57.94, 68.93, 82.49),
+        },
+        "ST-MEM": {
+            "ptbxl_sub": (54.12, 57.86, 63.59),
+            "ptbxl_super": (61.12, 66.87, 71.36),
+            "ptbxl_form": (55.71, 59.99, 66.07),
+            "ptbxl_rhythm": (51.12, 65.44, 74.85),
+            "cpsc9": (56.69, 63.32, 70.39),
+            "csn_published": (59.77, 66.87, 71.36),
+        },
+        "CLEAR, mean + linear": {
+            "ptbxl_sub": (73.86, 80.11, 89.30),
+            "ptbxl_super": (78.59, 85.43, 88.68),
+            "ptbxl_form": (61.00, 69.96, 80.34),
+            "ptbxl_rhythm": (79.24, 86.72, 93.66),
+            "cpsc9": (64.82, 78.10, 89.59),
+            "csn_published": (62.88, 76.33, 86.75),
+        },
+        "CLEAR-HUG": {
+            "ptbxl_sub": (76.66, 84.59, 91.44),
+            "ptbxl_super": (79.61, 86.85, 90.24),
+            "ptbxl_form": (61.01, 75.19, 82.86),
+            "ptbxl_rhythm": (79.48, 90.57, 94.08),
+            "cpsc9": (66.97, 82.59, 91.17),
+            "csn_published": (72.09, 82.14, 89.93),
+        },
+    },
     heads={
         "hug": "HUG head, which reads the groups of leads one by one, in pairs and together",
         "mean": "linear head on the mean of all leads",

@@ -54,6 +54,7 @@ from ..evaluation.protocol import (
 from ..inference.digests import dataset_digest, settings_digest, weights_digest
 from ..modeling.modeling_ecg import masked_mean
 from ..processing.errors import InputError
+from ..systems import DEFAULT_SYSTEM, SYSTEMS, system_of
 from ..utils.files import RunFolder, check_writable, read_mark, whole_file, write_csv, write_json, write_text
 from .features import EncodedDataset, as_it_is, dataset_labels, encode
 from .finetuning import (
@@ -162,8 +163,8 @@ class BenchmarkArguments:
     Which cells, and how each is trained.
 
     Args:
-        heads (`Sequence[str]`, *optional*, defaults to `mean` and `hug`): For all protocols but `knn`; `mean` with
-            `probe` is the linear protocol.
+        heads (`Sequence[str]`, *optional*, defaults to `mean` and the usual head of the default system): For all
+            protocols but `knn`; `mean` with `probe` is the linear protocol.
         protocols (`Sequence[str]`, *optional*, defaults to `probe`): `knn`, `probe` (frozen encoder), `finetune`
             (whole model), `lora`.
         fractions (`Sequence[float]`, *optional*, defaults to 0.01, 0.1 and 1): Shares of the training recordings.
@@ -174,7 +175,7 @@ class BenchmarkArguments:
         num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples of patients.
     """
 
-    heads: Sequence[str] = ("mean", "hug")
+    heads: Sequence[str] = ("mean", next(iter(SYSTEMS[DEFAULT_SYSTEM].heads)))
     protocols: Sequence[str] = ("probe",)
     fractions: Sequence[float] = (0.01, 0.1, 1.0)
     seeds: Sequence[int] = (0, 1, 2)
@@ -362,18 +363,10 @@ def _fewest(dataset: datasets.Dataset, label: str) -> int:
 
 
 def usual_heads(folders: Iterable[Path]) -> tuple[str, ...]:
-    """Those of the heads `mean` and `hug` that every model can have; errors as in [`run_benchmark`]."""
-    folders = [find_model_folder(folder) for folder in folders]
-
-    def known(head: str) -> bool:
-        try:
-            for folder in folders:
-                check_heads(folder, [head])
-        except InputError:
-            return False
-        return True
-
-    return ("mean", *(("hug",) if known("hug") else ()))
+    """`mean`, and of the usual heads of the models those that all can have; errors as in [`run_benchmark`]."""
+    systems = [system_of(load_config(find_model_folder(folder))) for folder in folders]
+    own = (next(iter(system.heads)) for system in systems)
+    return tuple(dict.fromkeys(["mean", *(head for head in own if all(head in one.heads for one in systems))]))
 
 
 def run_benchmark(

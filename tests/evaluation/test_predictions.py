@@ -113,7 +113,7 @@ def test_when_contributions_are_compared_by_label_then_it_is_with_minus_without(
         contributions_by_label(found)[0], (contributions[0] + contributions[2])[:, 0] / 2 - contributions[1, :, 0]
     )
     found.contributions = None
-    with pytest.raises(InputError, match="HUG head"):
+    with pytest.raises(InputError, match="head over groups of leads"):
         contributions_by_label(found)
 
 
