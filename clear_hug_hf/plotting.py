@@ -50,6 +50,8 @@ _TINT, _FAINT, _AGAINST = "#fff0b3", "#bcc4cc", "#6d94ba"
 _LEAST_ADDED = 0.005  # [logits]; less is written as +0.00.
 _RIGHT, _WRONG = "#e3edf6", "#f9e0e0"
 _WAVE_COLOURS = {"P": "#2a7f9e", "QRS": "#c1121f", "T": "#d98e04"}
+_LEAD_NAME: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "va": "center", "color": _INK}
+_NOT_RECORDED: dict[str, Any] = {"s": "not recorded", "ha": "center", "va": "center", "color": "#888888"}
 _UNMARKED: dict[str, Any] = {"facecolor": "white", "edgecolor": _FAINT, "hatch": "////", "linewidth": 0}
 _FOUND_ALPHA = 0.28
 _SPACING = 2.6  # Between rows of leads that are not drawn on paper, in the unit of the y axis.
@@ -97,9 +99,6 @@ def plot_recording(
         unit (`str`, *optional*, defaults to `"mV"`): Of the signal: mV, uV, V or NU.
         title (`str`, *optional*): Above the picture.
 
-    Returns:
-        `matplotlib.figure.Figure`
-
     Raises:
         InputError: If the signal has another shape, or the layout or the unit is unknown.
     """
@@ -108,8 +107,7 @@ def plot_recording(
     figure = Figure(figsize=paper.size)
     axes = figure.add_axes(paper.place())
     _draw_page(axes, paper, signal, r_peaks, lead_mask, sampling_rate)
-    if title:
-        axes.set_title(title, loc="left", fontsize=12)
+    axes.set_title(title or "", loc="left", fontsize=12)
     return figure
 
 
@@ -138,12 +136,9 @@ def plot_page(
             page [mV]: drawn over it as a page of `layout` would have them.
         sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the reconstruction [Hz].
         layout (`str`, *optional*, defaults to `"3x4"`): Where the leads of the reconstruction go.
-        label_names, probabilities, thresholds (*optional*): Predictions, as [`plot_prediction`] takes them.
+        label_names, probabilities, thresholds, most_labels (*optional*): Predictions, as [`plot_prediction`] takes
+            them.
         title (`str`, *optional*): Above the picture.
-        most_labels (`int`, *optional*, defaults to 8): Labels shown, from the most probable on.
-
-    Returns:
-        `matplotlib.figure.Figure`
     """
     columns = 2 + (label_names is not None)
     figure = Figure(figsize=(5.2 * columns, 4.2), layout="constrained")
@@ -208,8 +203,7 @@ def plot_prediction(
     lead added to it.
 
     Args:
-        signal (`np.ndarray` of shape `(12, num_samples)`): Leads in the standard order [`unit`].
-        r_peaks (`np.ndarray`, *optional*): R peaks [samples].
+        signal, r_peaks, lead_mask, sampling_rate, unit, title: As [`plot_recording`] takes them.
         label_names (`Sequence[str]`): Names of the labels.
         probabilities (`np.ndarray` of shape `(num_labels,)`): Of this recording.
         thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): From which probability on a label is found; 0.5
@@ -218,10 +212,6 @@ def plot_prediction(
             each logit, as `predict` gives them for models with a head over groups of leads [logits].
         group_names (`Sequence[str]`, *optional*): Names of the groups, as the function of that name gives them: leads
             joined by `/` (`V1-V6` for the six), groups joined by ` + `, or `all leads`. Needed with `contributions`.
-        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
-        sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
-        unit (`str`, *optional*, defaults to `"mV"`): Of the signal: mV, uV, V or NU.
-        title (`str`, *optional*): Above the picture.
         most_labels (`int`, *optional*, defaults to 8): Labels shown, from the most probable on.
 
     Returns:
@@ -264,8 +254,7 @@ def plot_prediction(
 
     page = figure.add_axes(paper.place(below=heights[1]))
     _draw_page(page, paper, signal, r_peaks, lead_mask, sampling_rate, tinted.leads if tinted else ())
-    if title:
-        page.set_title(_wrapped(title, 110), loc="left", fontsize=12)
+    page.set_title(_wrapped(title or "", 110), loc="left", fontsize=12)
     if len(added):
         subject = _shortened(label_names[explained], 17)  # what fits beside the name of the time axis
         text = (
@@ -320,40 +309,29 @@ def plot_reconstruction(
         r_peaks (`np.ndarray`): R peaks [samples].
         reconstruction (`np.ndarray` of shape `(12, num_beats, beat_length)`): The model's output.
         bool_masked_pos (`np.ndarray` of shape `(12, num_beats)`): True where a beat was hidden.
-        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
-        sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
         eps (`float`, *optional*, defaults to 1e-6): The model's `beat_norm_eps`.
-        title (`str`, *optional*): Above the picture.
-
-    Returns:
-        `matplotlib.figure.Figure`
+        lead_mask, sampling_rate, title: As [`plot_recording`] takes them.
 
     Raises:
         InputError: If shapes do not belong together.
     """
     signal, lead_mask = _checked(signal, lead_mask)
     rebuilt = _rebuild(signal, lead_mask, r_peaks, reconstruction, bool_masked_pos, sampling_rate, eps)
-    duration = signal.shape[1] / sampling_rate
 
     figure = Figure(figsize=(14.0, 13.0))
     axes = figure.add_subplot()
     for row, lead in enumerate(STANDARD_LEADS):
         offset = -_SPACING * row
-        axes.text(-0.12, offset, lead, fontsize=11, fontweight="bold", ha="right", va="center", color=_INK)
-        if not lead_mask[row]:
-            axes.text(duration / 2, offset, "not recorded", ha="center", va="center", color="#888888")
-            continue
-        _draw_rebuilt_lead(axes, offset, row, signal, rebuilt, sampling_rate, named=row == 0)
+        axes.text(-0.12, offset, lead, **_LEAD_NAME, ha="right")
+        _draw_rebuilt_lead(axes, offset, row, rebuilt, named=row == 0)
     axes.fill_between([], [], color=_HIDDEN, label="hidden from the model")
-    axes.set_xlim(-0.02, duration)
+    axes.set_xlim(-0.02, rebuilt.seconds)
     axes.set_ylim(-_SPACING * (len(STANDARD_LEADS) - 0.4), 0.6 * _SPACING)
     axes.set_yticks([])
     axes.set_xlabel("time [s]  (each lead scaled to its row)", fontsize=11)
-    for side in ("top", "left", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "left", "right"]].set_visible(False)
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=11)
-    if title:
-        axes.set_title(title, loc="left", fontsize=12)
+    axes.set_title(title or "", loc="left", fontsize=12)
     return figure
 
 
@@ -377,19 +355,11 @@ def plot_reconstructions(
     one by one, and windows count in full, with the zeros around a beat.
 
     Args:
-        signal (`np.ndarray` of shape `(12, num_samples)`): Cleaned leads, as the beats were cut from.
-        r_peaks (`np.ndarray`): R peaks [samples].
+        signal, r_peaks, bool_masked_pos, lead_mask, sampling_rate, eps, title: As [`plot_reconstruction`] takes them;
+            the same beats were hidden from all models.
         reconstructions (`Mapping[str, np.ndarray]`): Output of shape `(12, num_beats, beat_length)` of each model, by
             the model's name.
-        bool_masked_pos (`np.ndarray` of shape `(12, num_beats)`): True where a beat was hidden, from all models.
         leads (`Sequence[str]`, *optional*, defaults to `("II", "V2", "V5")`): Leads shown.
-        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
-        sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
-        eps (`float`, *optional*, defaults to 1e-6): The models' `beat_norm_eps`.
-        title (`str`, *optional*): Above the picture.
-
-    Returns:
-        `matplotlib.figure.Figure`
 
     Raises:
         InputError: If shapes do not belong together, a lead is unknown, there are no models or leads, or no beat is
@@ -400,7 +370,6 @@ def plot_reconstructions(
         raise InputError("there is nothing to show: give at least one reconstruction and one lead")
     if unknown := [lead for lead in leads if lead not in STANDARD_LEADS]:
         raise InputError(f"there is no lead {unknown[0]!r}: the leads are {', '.join(STANDARD_LEADS)}")
-    duration = signal.shape[1] / sampling_rate
     figure = Figure(figsize=(2.2 + 4.2 * len(leads), 1.4 + 1.7 * len(reconstructions)), layout="constrained")
     grid = figure.subplots(
         len(reconstructions), len(leads), sharex=True, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.0}
@@ -414,17 +383,13 @@ def plot_reconstructions(
         if not rebuilt.hidden.any():
             raise InputError("no beat is hidden: there is no reconstruction to compare")
         for axes, lead in zip(panels, leads, strict=True):
-            row = STANDARD_LEADS.index(lead)
-            axes.set_xlim(-0.02, duration)
+            axes.set_xlim(-0.02, rebuilt.seconds)
             axes.set_ylim(-0.6 * _SPACING, 0.6 * _SPACING)
             axes.set_yticks([])
             axes.tick_params(axis="x", length=3 if is_last else 0)
-            for side in ("top", "left", "right", "bottom"):
-                axes.spines[side].set_visible(side == "bottom" and is_last)
-            if lead_mask[row]:
-                _draw_rebuilt_lead(axes, 0.0, row, signal, rebuilt, sampling_rate)
-            else:
-                axes.text(duration / 2, 0.0, "not recorded", ha="center", va="center", color="#888888")
+            axes.spines[["top", "left", "right"]].set_visible(False)
+            axes.spines["bottom"].set_visible(is_last)
+            _draw_rebuilt_lead(axes, 0.0, STANDARD_LEADS.index(lead), rebuilt)
         error_text = f"mean squared\nerror {rebuilt.error:.3f}"
         panels[0].set_ylabel(
             f"{_wrapped(name, 20)}\n{error_text}", rotation=0, ha="right", va="center", fontsize=11, labelpad=8
@@ -465,9 +430,6 @@ def plot_segmentation(
         unit (`str`, *optional*, defaults to `"mV"`): Named at the scale bar.
         title (`str`, *optional*): Above the picture.
 
-    Returns:
-        `matplotlib.figure.Figure`
-
     Raises:
         InputError: If shapes or names do not belong together, there is no lead, a sample is not finite, or the rate
             is not positive.
@@ -496,7 +458,7 @@ def plot_segmentation(
     axes = figure.add_subplot()
     for row, lead in enumerate(lead_names):
         offset = -_SPACING * row
-        axes.text(-0.1, offset, lead, fontsize=11, fontweight="bold", ha="right", va="center", color=_INK)
+        axes.text(-0.1, offset, lead, **_LEAD_NAME, ha="right")
         for wave, name in enumerate(WAVES[1:], start=1):
             found = {"facecolor": _WAVE_COLOURS[name], "edgecolor": "none", "zorder": 0}
             _draw_spans(axes, predicted[row], wave, sampling_rate, offset + _FOUND_SPAN, alpha=_FOUND_ALPHA, **found)
@@ -519,8 +481,7 @@ def plot_segmentation(
         handles += [Patch(facecolor=colour, label=f"{name} marked") for name, colour in _WAVE_COLOURS.items()]
         handles.append(Patch(**_UNMARKED, label="not marked"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=11)
-    if title:
-        axes.set_title(_wrapped(title, 120), loc="left", fontsize=12)
+    axes.set_title(_wrapped(title or "", 120), loc="left", fontsize=12)
     return figure
 
 
@@ -536,9 +497,6 @@ def plot_group_activations(
         label_names (`Sequence[str]`): Names of the rows.
         group_names (`Sequence[str]`): Names of the columns.
         title (`str`, *optional*): Above the picture.
-
-    Returns:
-        `matplotlib.figure.Figure`
 
     Raises:
         InputError: If the names do not fit the matrix.
@@ -563,8 +521,7 @@ def plot_group_activations(
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("added to the logit", fontsize=10)
     axes.set_xlabel("group of leads", fontsize=11)
-    if title:
-        axes.set_title(title, loc="left", fontsize=12)
+    axes.set_title(title or "", loc="left", fontsize=12)
     return figure
 
 
@@ -586,8 +543,7 @@ def plot_roc_sheet(
         labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
         probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions.
         label_names (`Sequence[str]`): Name of each column.
-        thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): From which probability on a label is found; 0.5
-            by default.
+        thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): As [`plot_prediction`] takes them.
         title (`str`, *optional*): Above the picture.
         columns (`int`, *optional*, defaults to 4): Panels side by side.
 
@@ -652,9 +608,6 @@ def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None, 
         history (`Sequence[Mapping]`): Rows with `epoch`, `train_loss` and, where there is one, `validation_loss`.
         title (`str`, *optional*): Above the picture.
         loss (`str`, *optional*, defaults to `"loss"`): What the loss is, at its axis.
-
-    Returns:
-        `matplotlib.figure.Figure`
     """
     figure = Figure(figsize=(8.0, 4.5))
     axes = figure.add_subplot()
@@ -667,8 +620,7 @@ def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None, 
     axes.set_ylabel(loss, fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=11)
-    if title:
-        axes.set_title(title, loc="left", fontsize=12)
+    axes.set_title(title or "", loc="left", fontsize=12)
     return figure
 
 
@@ -818,11 +770,11 @@ def _draw_page(
             if lead_mask[index]:
                 axes.plot(seconds[inside], baseline + paper.gain * signal[index, inside], color=_INK, linewidth=0.9)
             else:
-                axes.text((start + stop) / 2, baseline, "not recorded", ha="center", va="center", color="#888888")
+                axes.text((start + stop) / 2, baseline, **_NOT_RECORDED)
             x, y, side = (start + 0.05, baseline + 0.42 * spacing, "left")
             if names_outside:
                 x, y, side = (-0.08, baseline, "right")
-            axes.text(x, y, lead, ha=side, va="center", fontsize=11, fontweight="bold", color=_INK)
+            axes.text(x, y, lead, **_LEAD_NAME, ha=side)
             if start > 0:
                 axes.vlines(start, baseline - 3.0, baseline + 3.0, color=_INK, linewidth=1.2)
     box = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.5}
@@ -951,19 +903,14 @@ def _finish_bars(axes: Axes, num_bars: int) -> None:
     """Room for so many bars, so that those of two charts side by side are equally thick."""
     axes.set_ylim(num_bars - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _draw_roc(axes: Axes, name: str, truth: np.ndarray, scores: np.ndarray, threshold: float) -> None:
     false_rate, true_rate, _ = roc_curve(truth, scores)
     found = scores >= threshold
-    counts = {
-        "TP": int((found & truth).sum()),
-        "FP": int((found & ~truth).sum()),
-        "FN": int((~found & truth).sum()),
-        "TN": int((~found & ~truth).sum()),
-    }
+    cells = {"TP": found & truth, "FP": found & ~truth, "FN": ~found & truth, "TN": ~found & ~truth}
+    counts = {kind: int(cell.sum()) for kind, cell in cells.items()}
     axes.plot([0, 1], [0, 1], "--", color=_FAINT, linewidth=0.9)
     axes.plot(false_rate, true_rate, color=_INK, linewidth=1.3)
     x, y = counts["FP"] / (~truth).sum(), counts["TP"] / truth.sum()
@@ -993,17 +940,23 @@ def _draw_roc(axes: Axes, name: str, truth: np.ndarray, scores: np.ndarray, thre
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.tick_params(labelsize=8.5)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     area = float(auc(false_rate, true_rate))
     axes.set_title(f"{name}\nAUROC {area:.3f}, threshold {threshold:.2f}", fontsize=9.5)
 
 
 class _Rebuilt(NamedTuple):
+    signal: np.ndarray
+    lead_mask: np.ndarray
+    sampling_rate: float
     values: np.ndarray  # The model's beats with mean and variance of the true ones.
     samples: np.ndarray  # Of the recording, for each place of a beat's window; -1 outside the beat.
     hidden: np.ndarray  # Beats that exist and were hidden.
     error: float  # Mean squared error over them, NaN if there are none.
+
+    @property
+    def seconds(self) -> float:
+        return self.signal.shape[1] / self.sampling_rate
 
 
 def _rebuild(
@@ -1039,6 +992,9 @@ def _rebuild(
     hidden = masked & beat_mask[0] & lead_mask[:, None]
     errors = np.square(reconstruction - (beats - mean) / deviation).mean(axis=2)
     return _Rebuilt(
+        signal,
+        lead_mask,
+        sampling_rate,
         values=reconstruction * deviation + mean,
         samples=cut[0, -1].astype(np.int64) - 1,
         hidden=hidden,
@@ -1046,17 +1002,12 @@ def _rebuild(
     )
 
 
-def _draw_rebuilt_lead(
-    axes: Axes,
-    offset: float,
-    lead: int,
-    signal: np.ndarray,
-    rebuilt: _Rebuilt,
-    sampling_rate: float,
-    named: bool = False,
-) -> None:
+def _draw_rebuilt_lead(axes: Axes, offset: float, lead: int, rebuilt: _Rebuilt, named: bool = False) -> None:
     """One lead, scaled to its row, with its hidden beats shaded and rebuilt; `named` puts both lines into a legend."""
-    recorded = signal[lead]
+    if not rebuilt.lead_mask[lead]:
+        axes.text(rebuilt.seconds / 2, offset, **_NOT_RECORDED)
+        return
+    recorded, sampling_rate = rebuilt.signal[lead], rebuilt.sampling_rate
     scale = 0.8 * _SPACING / max(float(np.ptp(recorded)), 1e-6)
     centre = (recorded.max() + recorded.min()) / 2
     segments = []
@@ -1114,5 +1065,4 @@ def _finish_time_axis(axes: Axes, duration: float) -> None:
     axes.set_yticks([])
     axes.set_xticks(np.arange(0.0, duration + 1e-6, 1.0))
     axes.set_xlabel("time [s]", fontsize=11)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
