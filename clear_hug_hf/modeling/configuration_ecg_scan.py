@@ -182,7 +182,7 @@ class EcgScanConfig(EcgConfig):
         },
         "base": {"vision_config": _CLIP_BASE, "text_config": _TINY_TEXT, "image_size": [224, 224]},
         # The tower whose processor the released model names (CLIP ViT-L/14 at 336 px).
-        "large": {},
+        "large": {"image_size": [336, 336]},
     }
     # Of transformers: through these, how attention is computed reaches the towers.
     sub_configs: ClassVar[dict[str, Any]] = dict.fromkeys(

@@ -28,8 +28,6 @@ from .pretraining import PretrainingArguments
 from .teachers import add_signal_embeds, make_tokenizer
 
 
-# Fields of a config that the feature extractor has, too, and that act after signals and beats are stored.
-_OF_BOTH = ("lead_names", "patch_size", "beat_length", "num_beats", "use_beat_features")
 # Fields of a recipe that name pre-trained encoders.
 _TEACHERS = ("signal_encoder", "vision", "text")
 # What differs from the paper's recipe at tiny size: a few thousand recordings on two CPU cores.
@@ -116,8 +114,8 @@ class Recipe:
 
     def make_feature_extractor(self, prepared_with: Any = None) -> Any:
         """
-        The feature extractor of a new model: what `model` says of leads and lengths of patches and beats holds for it,
-        too.
+        The feature extractor of a new model: its `model_settings` follow the config where the preset or `model` names
+        them.
 
         Args:
             prepared_with (*optional*): The one that recordings were prepared with, which decides everything else; a
@@ -134,9 +132,8 @@ class Recipe:
                 f"`clear-hug prepare --system {self.system}`"
             )
         known = extractor_settings(extractor)
-        chosen = {name: getattr(config, name) for name in _OF_BOTH if name in self.model and name in known}
-        if "image_size" in known:
-            chosen["image_size"] = config.image_size
+        named = {**config.presets[self.size], **self.model}
+        chosen = {name: getattr(config, name) for name in extractor_class.model_settings if name in named}
         return extractor_class(**{**known, **chosen}) if chosen else extractor
 
     def make_model(self) -> Any:

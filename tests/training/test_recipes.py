@@ -160,6 +160,8 @@ def test_when_the_model_of_a_recipe_is_cut_otherwise_then_the_feature_extractor_
     assert described.make_feature_extractor(prepared_with).use_beat_features
     leads = read_recipe(None, {"system": "ecg_jepa", "model": {"lead_names": ["V2", "II"], "mask_type": "random"}})
     assert leads.make_feature_extractor().lead_names == ["V2", "II"]
+    pages = read_recipe(None, {"system": "ecg_scan", "size": "large"})
+    assert pages.make_feature_extractor().image_size == pages.make_config().image_size == [336, 336]
     with pytest.raises(InputError, match="were prepared for another system than ecg_jepa: prepare them with"):
         leads.make_feature_extractor(prepared_with)
 
