@@ -112,7 +112,7 @@ def make_cases() -> dict[tuple[str, str, str], tuple[Callable[[], Any], int]]:
             style = styles[next(turn) % len(styles)] if random else PaperStyle()
             page = draw_page(signals, RATE, layout=layout, image_size=size, style=style)
             if augment:
-                augment_page(page.image, generator, 1.0, page.positions, pixels_per_mm=page.pixels_per_mm)
+                augment_page(page.image, generator, 1.0, positions=page.positions, pixels_per_mm=page.pixels_per_mm)
 
         return run
 
@@ -121,7 +121,7 @@ def make_cases() -> dict[tuple[str, str, str], tuple[Callable[[], Any], int]]:
 
     def alone(size: tuple[int, int] | None, name: str) -> Callable[[], Any]:
         page = draw_page(signals, RATE, image_size=size)
-        return lambda: augment_page(page.image, generator, 1.0, page.positions, only=name)
+        return lambda: augment_page(page.image, generator, 1.0, positions=page.positions, only=name)
 
     for size in SIZES:
         pages = 3 if size is None else 20

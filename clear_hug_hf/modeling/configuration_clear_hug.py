@@ -113,7 +113,6 @@ class ClearHugConfig(EcgConfig):
     ```"""
 
     model_type: ClassVar[str] = "clear_hug"
-    # Of the outputs, what Trainer does not collect: predictions are the logits alone.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["group_states", "hidden_states", "attentions"]
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "ClearHugModel",

@@ -9,7 +9,7 @@ from .beats import cut_beats, pad_peaks
 from .ecg_paper import LAYOUTS, EcgPage, PaperStyle, draw_page, render_page
 from .errors import InputError
 from .feature_extraction_ecg import EcgFeatureExtractor
-from .leads import STANDARD_LEADS, arrange_leads, canonical_lead_name, lead_and_sign
+from .leads import STANDARD_LEADS, arrange_leads, lead_and_sign
 from .page_augmentation import augment_page
 from .page_finding import FoundPage, find_page
 from .page_loading import load_page
@@ -28,7 +28,6 @@ __all__ = [
     "SignalReport",
     "arrange_leads",
     "augment_page",
-    "canonical_lead_name",
     "cut_beats",
     "describe_signal",
     "detect_r_peaks",

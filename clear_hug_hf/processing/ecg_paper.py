@@ -15,15 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from transformers.utils import logging
 
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads
-from .signal_cleaning import MILLIVOLTS_PER_UNIT, check_waveform, repair_non_finite
+from .signal_cleaning import MILLIVOLTS_PER_UNIT, check_waveform, repair_non_finite, usable_leads
 from .signal_report import check_amplitude
 
-
-logger = logging.get_logger(__name__)
 
 LAYOUTS: tuple[str, ...] = ("3x4", "6x2", "12x1")
 """Rows x columns of leads. Beneath the 3x4 there is a strip of lead II over all 10 s."""
@@ -226,14 +223,12 @@ class EcgPage:
             x and y of each sample in its lead's own panel, float32 [px, centres of pixels at whole numbers]; NaN
             where the sample is not drawn. A sample beyond the page's upper or lower edge keeps its true place.
         strip_positions (`np.ndarray` of shape `(num_samples, 2)`, *optional*): The same of the lead II strip of 3x4.
-        layout (`str`): One of [`LAYOUTS`].
         pixels_per_mm (`tuple[float, float]`): Scale of the page in x and in y [px/mm].
     """
 
     image: np.ndarray
     positions: np.ndarray
     strip_positions: np.ndarray | None
-    layout: str
     pixels_per_mm: tuple[float, float]
 
     @property
@@ -333,7 +328,7 @@ def draw_page(
     share = ink.reshape(-1)[inked, None].astype(np.float32) / 255.0
     pixels = image.reshape(-1, 3)
     pixels[inked] = pixels[inked] * (1.0 - share) + np.array(style.trace_colour, dtype=np.float32) * share + 0.5
-    return EcgPage(image, positions, strip_positions, layout, (scale_x, scale_y))
+    return EcgPage(image, positions, strip_positions, (scale_x, scale_y))
 
 
 def render_page(
@@ -408,18 +403,7 @@ def render_page(
     if not finite.all():
         if not do_repair:
             raise InputError("the recording holds NaN or Inf samples: repair them, or set `do_repair=True`")
-        unusable = present & (1.0 - finite.mean(axis=1) > max_non_finite)
-        present = present & ~unusable
-        if not present.any():
-            raise InputError(
-                f"every lead is NaN or Inf for more than {100 * max_non_finite:g} % of the page: nothing can be drawn"
-            )
-        if unusable.any():
-            logger.warning(
-                "more than %g %% of lead(s) %s is NaN or Inf: not drawn",
-                100 * max_non_finite,
-                ", ".join(np.array(STANDARD_LEADS)[unusable]),
-            )
+        present = usable_leads(present, finite, max_non_finite)
         signals = repair_non_finite(np.where(present[:, None], signals, np.float32(0.0)))
     return draw_page(signals, rate, present, **as_draw_page)
 

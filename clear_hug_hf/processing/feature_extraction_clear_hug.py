@@ -67,9 +67,7 @@ class ClearHugFeatureExtractor(EcgFeatureExtractor):
         Cut windows of clean signal into beats at given peaks.
 
         Args:
-            signals (`Sequence[np.ndarray]`): Windows `(12, num_samples)` at the model's rate, of any lengths.
-            r_peaks (`Sequence[np.ndarray]`): Ascending peaks of each window [samples].
-            lead_masks (`Sequence[np.ndarray]`): Lead masks `(12,)`.
+            signals, r_peaks, lead_masks: As in [`EcgFeatureExtractor.cut`].
 
         Returns:
             `dict[str, np.ndarray]`: `input_values` `(num_windows, 12, num_beats, beat_length)` float32,

@@ -30,7 +30,15 @@ from .setting_checks import (
     check_choice,
     check_number,
 )
-from .signal_cleaning import MILLIVOLTS_PER_UNIT, bandpass, check_waveform, repair_non_finite, resample, rescale
+from .signal_cleaning import (
+    MILLIVOLTS_PER_UNIT,
+    bandpass,
+    check_waveform,
+    repair_non_finite,
+    resample,
+    rescale,
+    usable_leads,
+)
 from .signal_report import (
     SignalReport,
     Skipped,
@@ -458,20 +466,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
                 raise InputError("the recording holds NaN or Inf samples: repair them, or set `do_repair=True`")
             # Where nothing was recorded at all the lead is not to blame: windows of that are left out.
             recorded = finite[present].any(axis=0)
-            share = finite[:, recorded].mean(axis=1) if recorded.any() else np.zeros(len(finite))
-            unusable = present & (1.0 - share > self.max_non_finite)
-            present = present & ~unusable
-            if not present.any():
-                raise InputError(
-                    f"every lead is NaN or Inf for more than {100 * self.max_non_finite:g} % of its samples: "
-                    "the file holds no usable signal"
-                )
-            if unusable.any():
-                logger.warning(
-                    "more than %g %% of lead(s) %s is NaN or Inf: treated as missing",
-                    100 * self.max_non_finite,
-                    ", ".join(np.array(STANDARD_LEADS)[unusable]),
-                )
+            present = usable_leads(present, finite[:, recorded] if recorded.any() else finite, self.max_non_finite)
             signal = repair_non_finite(np.where(present[:, None], signal, 0.0))
 
         if self.do_mask_flat_leads:
@@ -573,15 +568,8 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
 
         Args:
             waveform, sampling_rate, lead_names, unit: The recording as it came, see [`clean`].
-            lead_mask (`np.ndarray` of shape `(12,)`): As [`clean`] gives it.
-            r_peaks (`np.ndarray`, *optional*): Ascending peaks of the cleaned recording [samples]; without them
-                nothing is said of the rhythm.
-            read (`Sequence[np.ndarray]`): Those that the model reads, an array for each row of its inputs [samples].
-            skipped (`Sequence[Skipped]`, *optional*): Windows that were left out, see [`find_windows`].
-            windows (`str`, *optional*, defaults to `"all"`): Which windows were taken, see [`split`].
-
-        Returns:
-            [`SignalReport`]: Its numbers and warnings.
+            lead_mask, r_peaks, read, skipped, windows: Of what was cleaned and cut of it, as [`describe_signal`] takes
+                them.
         """
         return describe_signal(
             measure_quality(waveform, sampling_rate, lead_names, unit),

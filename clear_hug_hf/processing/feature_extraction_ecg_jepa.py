@@ -90,10 +90,8 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
         Take the model's leads of windows of clean signal, and mark what is missing.
 
         Args:
-            signals (`Sequence[np.ndarray]`): Windows `(12, num_samples)` at the model's rate; what is longer than
-                `window_seconds` is left out.
-            r_peaks (`Sequence[np.ndarray]`): Not read.
-            lead_masks (`Sequence[np.ndarray]`): Lead masks `(12,)`.
+            signals, r_peaks, lead_masks: As in [`EcgFeatureExtractor.cut`]; signals are read up to `window_seconds`,
+                peaks not at all.
 
         Returns:
             `dict[str, np.ndarray]`: `input_values` `(num_windows, num_leads, num_samples)` float32 [mV], zero where

@@ -64,12 +64,8 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
     @property
     def image_processor(self) -> EcgScanImageProcessor:
         """[`EcgScanImageProcessor`]: What reads pictures for the same model."""
-        return EcgScanImageProcessor(
-            image_size=self.image_size,
-            image_mean=self.image_mean,
-            image_std=self.image_std,
-            do_find_page=self.do_find_page,
-        )
+        shared = ("image_size", "image_mean", "image_std", "do_find_page")
+        return EcgScanImageProcessor(**{name: getattr(self, name) for name in shared})
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is saved: also what makes the file one of [`EcgScanImageProcessor`]."""
@@ -120,10 +116,8 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
         Draw windows of clean signal as pages.
 
         Args:
-            signals (`Sequence[np.ndarray]`): Windows `(12, num_samples)` at the model's rate [mV]; what is longer than
-                `window_seconds` is left out.
-            r_peaks (`Sequence[np.ndarray]`): Not read.
-            lead_masks (`Sequence[np.ndarray]`): Lead masks `(12,)`.
+            signals, r_peaks, lead_masks: As in [`EcgFeatureExtractor.cut`]; signals are in mV and are read up to
+                `window_seconds`, peaks not at all.
             layouts (`Sequence[str]`, *optional*): Layout of each page; `layout` by default.
             generators (`Sequence[np.random.Generator]`, *optional*): Draw the style of each page and how it was
                 photographed; without them all are clean and of one style.

@@ -74,12 +74,6 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
             self.image_size, self.image_mean, self.image_std
         )
 
-    def __call__(  # type: ignore[override]
-        self, images: Any, return_tensors: str | TensorType | None = None, **kwargs: Any
-    ) -> BatchFeature:
-        """As [`preprocess`]."""
-        return self.preprocess(images, return_tensors=return_tensors, **kwargs)
-
     def preprocess(
         self,
         images: Any,

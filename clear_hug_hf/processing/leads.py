@@ -41,36 +41,18 @@ both as root mean squares."""
 _FROM_I_AND_II = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
 
 
-def canonical_lead_name(name: str) -> str | None:
-    """
-    Standard spelling of a lead's name.
-
-    Args:
-        name (`str`): The name as a file gives it, in any case, with or without a leading "lead" or "ecg".
-
-    Returns:
-        `str` or `None`: One of [`STANDARD_LEADS`], or `None` for a known lead that is not one of the 12 (Frank's,
-        posterior and right-sided leads).
-
-    Raises:
-        InputError: If the name is unknown, or names an inverted lead such as `-aVR` ([`lead_and_sign`] reads those).
-    """
-    lead, sign = lead_and_sign(name)
-    if sign < 0:
-        raise InputError(f"{name!r} is an inverted lead: invert its samples and name it {lead}")
-    return lead
-
-
 def lead_and_sign(name: str) -> tuple[str | None, int]:
     """
     Standard spelling of a lead's name, and whether the lead is inverted.
 
     Args:
-        name (`str`): As [`canonical_lead_name`] takes it, or with a minus in front: Cabrera's order has `-aVR`.
+        name (`str`): The name as a file gives it, in any case, with or without a leading "lead" or "ecg"; with a minus
+            in front for an inverted lead: Cabrera's order has `-aVR`.
 
     Returns:
-        `tuple[str | None, int]`: The lead, as [`canonical_lead_name`] gives it, and the sign that its samples are to
-        be multiplied by: -1 for an inverted lead, else 1.
+        `tuple[str | None, int]`: One of [`STANDARD_LEADS`], or `None` for a known lead that is not one of the 12
+        (Frank's, posterior and right-sided leads); and the sign that its samples are to be multiplied by: -1 for an
+        inverted lead, else 1.
 
     Raises:
         InputError: If the name is unknown.

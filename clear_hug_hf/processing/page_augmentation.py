@@ -34,16 +34,7 @@ _WORST_JPEG = 30  # quality
 
 OFTEN, SELDOM = 0.5, 0.2
 
-AUGMENTATIONS: tuple[str, ...] = (
-    "creases",
-    "geometry",
-    "shadow",
-    "brightness",
-    "hue",
-    "blur",
-    "noise",
-    "jpeg",
-)
+AUGMENTATIONS: tuple[str, ...] = ("creases", "geometry", "shadow", "brightness", "hue", "blur", "noise", "jpeg")
 """All kinds, in the order in which they are done; rotation and perspective are one movement, `"geometry"`."""
 
 
@@ -52,8 +43,8 @@ def augment_page(
     image: np.ndarray,
     generator: np.random.Generator,
     strength: float = ...,
-    positions: None = ...,
     *,
+    positions: None = ...,
     pixels_per_mm: tuple[float, float] | None = ...,
     only: str | None = ...,
 ) -> np.ndarray: ...
@@ -71,24 +62,12 @@ def augment_page(
 ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-@overload
-def augment_page(
-    image: np.ndarray,
-    generator: np.random.Generator,
-    strength: float,
-    positions: np.ndarray,
-    *,
-    pixels_per_mm: tuple[float, float] | None = ...,
-    only: str | None = ...,
-) -> tuple[np.ndarray, np.ndarray]: ...
-
-
 def augment_page(
     image: np.ndarray,
     generator: np.random.Generator,
     strength: float = 1.0,
-    positions: np.ndarray | None = None,
     *,
+    positions: np.ndarray | None = None,
     pixels_per_mm: tuple[float, float] | None = None,
     only: str | None = None,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -147,16 +126,10 @@ def augment_page(
                 moved = _move(moved, matrix)
         if chosen("shadow", SELDOM):
             changed = _lit(changed, _shadow(changed.shape[:2], generator, strength))
-        if chosen("brightness", OFTEN):
-            changed = _brightness(changed, generator, strength)
-        if chosen("hue", OFTEN):
-            changed = _hue(changed, generator, strength)
-        if chosen("blur", OFTEN):
-            changed = _blur(changed, generator, strength)
-        if chosen("noise", OFTEN):
-            changed = _noise(changed, generator, strength)
-        if chosen("jpeg", OFTEN):
-            changed = _jpeg(changed, generator, strength)
+        changes = {"brightness": _brightness, "hue": _hue, "blur": _blur, "noise": _noise, "jpeg": _jpeg}
+        for name, change in changes.items():
+            if chosen(name, OFTEN):
+                changed = change(changed, generator, strength)
     return changed if moved is None else (changed, moved)
 
 

@@ -59,9 +59,6 @@ def find_page(image: np.ndarray) -> FoundPage:
     Args:
         image (`np.ndarray` of shape `(height, width, 3)`): The picture, uint8 [RGB].
 
-    Returns:
-        [`FoundPage`]
-
     Raises:
         InputError: If there is nothing like an ECG page in it.
         ImportError: If OpenCV is not installed.
@@ -211,6 +208,3 @@ def _upwards(cv2: Any, page: np.ndarray) -> float:
         middles = (mask * rows).sum(axis=0)[counts > 0] / counts[counts > 0]
         total += float((np.median(middles) - middles).sum()) / WORKING_SIZE
     return total
-
-
-__all__ = ["FoundPage", "find_page"]

@@ -15,13 +15,18 @@ from typing import Any
 
 import numpy as np
 from scipy import signal as scipy_signal
+from transformers.utils import logging
 
 from .errors import InputError
+from .leads import STANDARD_LEADS
 
+
+logger = logging.get_logger(__name__)
 
 MILLIVOLTS_PER_UNIT: dict[str, float] = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "NU": 1.0}
 """Known units. `NU` (normalised unit) is a signal scaled lead by lead: it has no millivolts and keeps its numbers."""
 
+_NEIGHBOURS = 6  # How far to look on each side of a sample that is repaired.
 _UNIT_ALIASES = {
     "MV": "mV",
     "MILLIVOLT": "mV",
@@ -85,17 +90,43 @@ def check_waveform(
     return array.astype(np.float32, copy=False), names, [canonical_unit(one) for one in units]
 
 
-def repair_non_finite(signals: np.ndarray, num_neighbours: int = 6) -> np.ndarray:
+def usable_leads(present: np.ndarray, finite: np.ndarray, max_non_finite: float) -> np.ndarray:
+    """
+    Which leads can be repaired; of the others a warning tells.
+
+    Args:
+        present (`np.ndarray` of shape `(12,)`): True where a lead was recorded.
+        finite (`np.ndarray` of shape `(12, num_samples)`): Which samples are neither NaN nor Inf.
+        max_non_finite (`float`): Share of the others up to which a lead is usable.
+
+    Returns:
+        `np.ndarray` of shape `(12,)`: True where a lead was recorded and is usable.
+
+    Raises:
+        InputError: If none is.
+    """
+    unusable = present & (1.0 - finite.mean(axis=1) > max_non_finite)
+    present = present & ~unusable
+    percent = 100 * max_non_finite
+    if not present.any():
+        raise InputError(
+            f"every lead is NaN or Inf for more than {percent:g} % of its samples: the file holds no usable signal"
+        )
+    if unusable.any():
+        names = ", ".join(np.array(STANDARD_LEADS)[unusable])
+        logger.warning("more than %g %% of lead(s) %s is NaN or Inf: treated as missing", percent, names)
+    return present
+
+
+def repair_non_finite(signals: np.ndarray) -> np.ndarray:
     """
     Replace NaN and Inf by the mean of the finite samples near them (paper's released preprocessing, spec section 2).
 
-    Each such sample becomes the mean of the finite ones among the `num_neighbours` samples on either side; where
-    there are none, the straight line between the two nearest finite samples. A lead without one finite sample becomes
-    zeros.
+    Each such sample becomes the mean of the finite ones among the six samples on either side; where there are none,
+    the straight line between the two nearest finite samples. A lead without one finite sample becomes zeros.
 
     Args:
         signals (`np.ndarray` of shape `(..., num_samples)`): Signals, left as they are.
-        num_neighbours (`int`, *optional*, defaults to `6`): How far to look on each side [samples].
 
     Returns:
         `np.ndarray`: The same array if all is finite, else a repaired copy.
@@ -106,16 +137,16 @@ def repair_non_finite(signals: np.ndarray, num_neighbours: int = 6) -> np.ndarra
     repaired = np.array(signals)
     for index in np.argwhere(~finite.all(axis=-1)):
         lead = tuple(index)
-        repaired[lead] = _repair_lead(repaired[lead], finite[lead], num_neighbours)
+        repaired[lead] = _repair_lead(repaired[lead], finite[lead])
     return repaired
 
 
-def _repair_lead(lead: np.ndarray, finite: np.ndarray, num_neighbours: int) -> np.ndarray:
+def _repair_lead(lead: np.ndarray, finite: np.ndarray) -> np.ndarray:
     if not finite.any():
         return np.zeros_like(lead)
-    kernel = np.ones(2 * num_neighbours + 1)
-    count = np.convolve(finite, kernel)[num_neighbours:-num_neighbours]
-    total = np.convolve(np.where(finite, lead, 0.0), kernel)[num_neighbours:-num_neighbours]
+    kernel = np.ones(2 * _NEIGHBOURS + 1)
+    count = np.convolve(finite, kernel)[_NEIGHBOURS:-_NEIGHBOURS]
+    total = np.convolve(np.where(finite, lead, 0.0), kernel)[_NEIGHBOURS:-_NEIGHBOURS]
     samples = np.arange(lead.size)
     line = np.interp(samples, samples[finite], lead[finite])
     # `count` is a sum of ones by convolution: compare against a half, not zero, so that rounding cannot matter.

@@ -159,31 +159,21 @@ class SignalReport:
         A sentence where the heart rate contradicts a label of bradycardia or tachycardia, else `None`.
 
         Args:
-            label (`str`): Its name, see [`rate_contradiction`].
+            label (`str`): Its name: of PTB-XL, Chapman-Shaoxing-Ningbo, CODE-15% or the PhysioNet Challenges.
             window (`int`, *optional*): Which row of the model's inputs the label is of, if not of the recording.
         """
-        return rate_contradiction(label, self.heart_rate if window is None else self.window_rates[window])
+        rate = self.heart_rate if window is None else self.window_rates[window]
+        name = str(label).strip().lower()
+        if rate is None:
+            return None
+        if name in _BRADYCARDIA and rate > _HIGHEST_OF_BRADYCARDIA:
+            return f"the heart rate of {rate:.0f}/min contradicts {label}: bradycardia is below 60/min"
+        if name in _TACHYCARDIA and rate < _LOWEST_OF_TACHYCARDIA:
+            return f"the heart rate of {rate:.0f}/min contradicts {label}: tachycardia is above 100/min"
+        return None
 
 
 _DIGITS = {"seconds": 3, "heart_rate": 1, "sdnn_ms": 1, "rmssd_ms": 1, "irregularity": 3, "amplitude_mv": 3}
-
-
-def rate_contradiction(label: str, heart_rate: float | None) -> str | None:
-    """
-    A sentence where a heart rate contradicts a label, else `None`.
-
-    Args:
-        label (`str`): A label's name: of PTB-XL, Chapman-Shaoxing-Ningbo, CODE-15% or the PhysioNet Challenges.
-        heart_rate (`float`, *optional*): Mean rate [1/min].
-    """
-    name = str(label).strip().lower()
-    if heart_rate is None:
-        return None
-    if name in _BRADYCARDIA and heart_rate > _HIGHEST_OF_BRADYCARDIA:
-        return f"the heart rate of {heart_rate:.0f}/min contradicts {label}: bradycardia is below 60/min"
-    if name in _TACHYCARDIA and heart_rate < _LOWEST_OF_TACHYCARDIA:
-        return f"the heart rate of {heart_rate:.0f}/min contradicts {label}: tachycardia is above 100/min"
-    return None
 
 
 def measure_quality(
@@ -197,9 +187,6 @@ def measure_quality(
         sampling_rate (`float`): Its rate [Hz].
         lead_names (`Sequence[str]`): Name of each row, as [`lead_and_sign`] reads them.
         unit (`str` or `Sequence[str]`): Unit of all rows or of each.
-
-    Returns:
-        [`Quality`]: Its numbers.
     """
     names = [lead_and_sign(name)[0] for name in lead_names]
     units = [canonical_unit(one) for one in ([unit] * len(names) if isinstance(unit, str) else unit)]
@@ -209,13 +196,7 @@ def measure_quality(
         waveform = waveform[standard]
         units = [one for one, kept in zip(units, standard, strict=True) if kept]
     leads = [name for name in names if name is not None]
-    highest, lowest = waveform.max(axis=1), waveform.min(axis=1)
-    num_finite = waveform.size
-    if not np.isfinite([highest, lowest]).all():
-        finite = np.isfinite(waveform)
-        num_finite = int(np.count_nonzero(finite))
-        highest = np.where(finite, waveform, -np.inf).max(axis=1)
-        lowest = np.where(finite, waveform, np.inf).min(axis=1)
+    highest, lowest, num_finite = _extremes(waveform)
     flat = highest <= lowest  # also a lead without one finite sample
     shortest = max(3, math.ceil(CLIPPED_SECONDS * sampling_rate))
     limits = [np.where(flat, np.nan, limit) for limit in (highest, lowest)]
@@ -310,9 +291,6 @@ def describe_signal(
         skipped (`Sequence[Skipped]`, *optional*): Windows that were left out.
         windows (`str`, *optional*, defaults to `"all"`): Which windows the model reads, see
             [`EcgFeatureExtractor`].
-
-    Returns:
-        [`SignalReport`]: Its numbers and warnings.
     """
     found = dict(zip(STANDARD_LEADS, np.asarray(lead_mask, dtype=bool).tolist(), strict=True))
     missing = [name for name in lead_names if not found[name]]
@@ -384,13 +362,19 @@ def usual_ranges(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     block = min(round(_BLOCK_SECONDS * sampling_rate), signals.shape[1])
     num_blocks = signals.shape[1] // block
     blocks = signals[:, : num_blocks * block].reshape(len(signals), num_blocks, block)
-    highest, lowest = blocks.max(axis=2), blocks.min(axis=2)
-    if not np.isfinite([highest, lowest]).all():
-        finite = np.isfinite(blocks)
-        highest = np.where(finite, blocks, -np.inf).max(axis=2)
-        lowest = np.where(finite, blocks, np.inf).min(axis=2)
+    highest, lowest, _ = _extremes(blocks)
     spans = np.maximum(highest.astype(np.float64) - lowest, 0.0)
     return np.array([np.median(lead[lead > 0]) if (lead > 0).any() else 0.0 for lead in spans])
+
+
+def _extremes(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Highest and lowest finite sample along the last axis, infinite where there is none; and how many are finite."""
+    highest, lowest = signals.max(axis=-1), signals.min(axis=-1)
+    if np.isfinite([highest, lowest]).all():
+        return highest, lowest, signals.size
+    finite = np.isfinite(signals)
+    highest = np.where(finite, signals, -np.inf).max(axis=-1)
+    return highest, np.where(finite, signals, np.inf).min(axis=-1), int(np.count_nonzero(finite))
 
 
 def check_amplitude(signals: np.ndarray, sampling_rate: float, units: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ def _corners(height: int, width: int) -> np.ndarray:
 
 def test_when_the_strength_is_zero_then_nothing_changes() -> None:
     page = _page()
-    image, positions = augment_page(page.image, _seeded(0), 0.0, page.positions)
+    image, positions = augment_page(page.image, _seeded(0), 0.0, positions=page.positions)
     np.testing.assert_array_equal(image, page.image)
     np.testing.assert_array_equal(positions, page.positions)
     assert image is not page.image
@@ -46,7 +46,7 @@ def test_when_seeds_are_equal_then_pictures_are() -> None:
     kept = page.image.copy()
     pictures = [augment_page(page.image, _seeded(seed)) for seed in range(30)]
     for seed, picture in enumerate(pictures):
-        again, positions = augment_page(page.image, _seeded(seed), 1.0, page.positions)
+        again, positions = augment_page(page.image, _seeded(seed), 1.0, positions=page.positions)
         np.testing.assert_array_equal(again, picture)
         assert positions.shape == page.positions.shape
         assert picture.shape == page.image.shape
@@ -69,7 +69,7 @@ def test_when_one_kind_is_asked_for_then_it_is_done_and_grows_with_the_strength(
 def test_when_a_page_is_moved_then_the_trace_is_at_the_moved_positions(layout: str) -> None:
     page = _page(layout, (500, 600), PaperStyle(grid=False, lead_names=False, page_text=False))
     for seed in range(6):
-        image, positions = augment_page(page.image, _seeded(seed), 1.0, page.positions, only="geometry")
+        image, positions = augment_page(page.image, _seeded(seed), 1.0, positions=page.positions, only="geometry")
         there = np.isfinite(page.positions[..., 0])
         assert (np.isfinite(positions[..., 0]) == there).all()
         assert np.abs(positions[there] - page.positions[there]).max() > 2.0
@@ -87,7 +87,7 @@ def test_when_a_page_is_moved_then_all_of_it_stays_in_the_frame_and_nothing_is_f
     corners = _corners(*size)
     for seed in range(200):
         scale = (1.0, 1.6) if seed % 2 else None
-        _, moved = augment_page(image, _seeded(seed), 1.0 + seed % 3 / 2, corners, pixels_per_mm=scale)
+        _, moved = augment_page(image, _seeded(seed), 1.0 + seed % 3 / 2, positions=corners, pixels_per_mm=scale)
         assert (moved >= corners[0] - 0.01).all()
         assert (moved <= corners[2] + 0.01).all()
         along, down = moved[1] - moved[0], moved[3] - moved[0]
@@ -101,7 +101,7 @@ def test_when_a_page_is_rotated_then_by_at_most_five_degrees_and_without_stretch
     corners = _corners(150, 270)
     angles = []
     for seed in range(200):
-        moved = augment_page(image, _seeded(seed), 1.0, corners)[1]
+        moved = augment_page(image, _seeded(seed), 1.0, positions=corners)[1]
         along, down, beside = moved[1] - moved[0], moved[3] - moved[0], moved[2] - moved[3]
         if np.abs(along - beside).max() > 1e-2:
             continue  # perspective, too
@@ -117,15 +117,13 @@ def test_when_a_page_is_rotated_then_by_at_most_five_degrees_and_without_stretch
 def test_when_a_squashed_page_has_its_scales_then_it_is_rotated_as_paper() -> None:
     page = _page("12x1", (256, 256))
     scale = np.array(page.pixels_per_mm)
+    how: dict[str, Any] = {"positions": _corners(256, 256), "pixels_per_mm": page.pixels_per_mm}
     for seed in range(20):
-        moved = augment_page(
-            page.image, _seeded(seed), 1.0, _corners(256, 256), pixels_per_mm=page.pixels_per_mm, only="geometry"
-        )[1]
-        assert np.isfinite(moved).all()
+        assert np.isfinite(augment_page(page.image, _seeded(seed), only="geometry", **how)[1]).all()
     # Rotation alone: found where opposite sides stay parallel.
     seen = 0
     for seed in range(60):
-        moved = augment_page(page.image, _seeded(seed), 1.0, _corners(256, 256), pixels_per_mm=page.pixels_per_mm)[1]
+        moved = augment_page(page.image, _seeded(seed), **how)[1]
         along, down, beside = ((moved[a] - moved[b]) / scale for a, b in ((1, 0), (3, 0), (2, 3)))
         if np.abs(along - beside).max() < 1e-2 and abs(along[1]) > 1.0:
             seen += 1
@@ -137,7 +135,7 @@ def test_when_a_page_is_augmented_then_its_traces_can_still_be_read() -> None:
     page = _page(style=PaperStyle(lead_names=False, page_text=False))
     there = np.isfinite(page.positions[..., 0])
     for seed in range(40):
-        image, positions = augment_page(page.image, _seeded(seed), 1.0, page.positions)
+        image, positions = augment_page(page.image, _seeded(seed), 1.0, positions=page.positions)
         x, y = np.rint(positions[there]).astype(int).T
         grey = image.mean(axis=-1)
         on = np.min([grey[y + dy, x] for dy in (-1, 0, 1)], axis=0)

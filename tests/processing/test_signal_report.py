@@ -13,7 +13,7 @@ import pytest
 from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import STANDARD_LEADS, EcgFeatureExtractor, InputError, SignalReport
-from clear_hug_hf.processing.signal_report import Quality, describe_signal, measure_quality, rate_contradiction
+from clear_hug_hf.processing.signal_report import Quality, describe_signal, measure_quality
 
 
 EXTRACTORS = (ClearHugFeatureExtractor, EcgJepaFeatureExtractor, EcgScanFeatureExtractor)
@@ -299,9 +299,10 @@ def test_when_no_beat_is_found_then_a_warning_says_so(recording: Recording) -> N
     ],
 )
 def test_when_the_rate_contradicts_a_label_then_a_sentence_says_so(
-    label: str, rate: float | None, contradicts: bool
+    label: str, rate: float | None, contradicts: bool, recording: Recording
 ) -> None:
-    found = rate_contradiction(label, rate)
+    report = replace(describe_signal(_quality(recording), ALL_LEADS), heart_rate=rate)
+    found = report.contradiction(label)
     assert (found is not None) == contradicts
     if found:
         assert found.startswith(f"the heart rate of {rate:.0f}/min contradicts {label}: ")
