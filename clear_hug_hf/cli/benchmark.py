@@ -10,9 +10,9 @@ from typing import Any
 from .shared import (
     EXIT_OK,
     add_cache_options,
+    add_count_option,
     add_verb,
     cache_dir,
-    positive,
     quiet_libraries,
     say,
     say_unused_devices,
@@ -93,22 +93,11 @@ def add(verbs: Any) -> None:
     parser.add_argument("--no-control", action="store_true", help="leave out the encoder without its weights")
     parser.add_argument("--resnet", action="store_true", help="train a supervised 1-D ResNet beside")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="only these labels of each task (default: all)")
-    parser.add_argument(
-        "--min-positives",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="leave out, by name, labels with fewer training or test recordings of a class (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--probe-batch-size",
-        type=positive,
-        default=256,
-        metavar="N",
-        help="of a probe (default: %(default)s, the paper's)",
-    )
+    fewer = "leave out, by name, labels with fewer training or test recordings of a class"
+    add_count_option(parser, "--min-positives", 1, fewer)
+    add_count_option(parser, "--probe-batch-size", 256, "of a probe; the default is the paper's")
     for name, value in (("probe", 100), ("finetune", 20), ("reference", 10)):
-        parser.add_argument(f"--{name}-epochs", type=positive, default=value, metavar="N", help="default: %(default)s")
+        add_count_option(parser, f"--{name}-epochs", value)
     parser.add_argument(
         "--output", type=Path, default=Path("runs/benchmark"), metavar="DIR", help="default: %(default)s"
     )

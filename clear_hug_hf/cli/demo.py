@@ -13,9 +13,10 @@ from .shared import (
     EXIT_OK,
     EXIT_SOME_FAILED,
     Sources,
+    add_count_option,
     add_overwrite_option,
     add_verb,
-    draw_row_prediction,
+    draw_first_prediction,
     positive,
     prepare_splits,
     quiet_libraries,
@@ -66,9 +67,7 @@ def add(verbs: Any) -> None:
         default=80,
         help="simulated patients, three recordings each (default: %(default)s)",
     )
-    parser.add_argument(
-        "--epochs", type=positive, default=25, metavar="N", help="of pre-training (default: %(default)s)"
-    )
+    add_count_option(parser, "--epochs", 25, "of pre-training", dest="pretraining_epochs")
     parser.add_argument(
         "--system",
         choices=[name for name, one in SYSTEMS.items() if not one.objective.teachers],
@@ -94,7 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.provenance import count_sets
     from ..training.recipes import read_recipe
 
-    chosen = {"system": arguments.system, "epochs": arguments.epochs, "seed": arguments.seed, "trackers": []}
+    chosen = {
+        "system": arguments.system,
+        "epochs": arguments.pretraining_epochs,
+        "seed": arguments.seed,
+        "trackers": [],
+    }
     recipe = read_recipe(None, chosen)
     if arguments.data is None:
         # A few hundred recordings make too few steps per epoch for larger batches.
@@ -160,7 +164,7 @@ def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pic
         best = sorted(rows, key=lambda row: -row[1])[:3]
         told = ", ".join(f"{name} {share:.0%}{'*' if share >= least else ''}" for name, share, least in best)
         say(f"{folder.name} on {shown} recording {found.record_ids[0]}: {told}")
-        draw_row_prediction(model, one, found, 0, pictures / f"{folder.name}.png")
+        draw_first_prediction(model, one, found, pictures / f"{folder.name}.png")
     if folders and not asked:
         say(
             "the shipped weights read recordings that are prepared in another way: clear-hug predict RECORD "

@@ -9,10 +9,11 @@ from typing import Any
 from .shared import (
     EXIT_OK,
     EXIT_SOME_FAILED,
+    add_count_option,
+    add_model_option,
     add_overwrite_option,
     add_verb,
     is_main_process,
-    positive,
     quiet_libraries,
     report_rejected,
     say,
@@ -45,27 +46,15 @@ def add(verbs: Any) -> None:
         metavar="RECORD",
         help="records, folders of records, or CSV tables with a column `path`",
     )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="a model folder, the output of a run, or hf://ORG/NAME",
-    )
+    add_model_option(parser, "a model folder, the output of a run")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table, a .parquet file")
     parser.add_argument(
         "--per-lead",
         action="store_true",
         help="a vector for each of the model's leads instead of their mean; NaN for leads that are not there",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="windows of a recording at a time: more are faster on a GPU and change the last digits (default: "
-        "%(default)s)",
-    )
+    counted = "windows of a recording at a time: more are faster on a GPU and change the last digits"
+    add_count_option(parser, "--batch-size", 1, counted)
     add_overwrite_option(parser, "a table of other records, another model or other settings")
 
 

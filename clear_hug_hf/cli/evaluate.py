@@ -11,6 +11,7 @@ from .shared import (
     EXIT_OK,
     EXIT_SOME_FAILED,
     LABELLED_HELP,
+    add_model_option,
     add_overwrite_option,
     add_verb,
     choose_labels,
@@ -64,9 +65,7 @@ def add(verbs: Any) -> None:
         "  clear-hug evaluate --data cpsc2018 --model runs/ptb-xl --map ptbxl-cpsc9 --compare-with ptb-xl",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DATA", help=LABELLED_HELP)
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`, or hf://ORG/NAME"
-    )
+    add_model_option(parser, "output of `finetune`")
     parser.add_argument(
         "--split",
         choices=("train", "validation", "test", "all"),
@@ -137,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pictures is not None:
         title = f"{metrics['num_recordings']} {found.split} recordings of {arguments.data.name}"
         path = arguments.pictures / _PICTURE
-        if draw_roc_sheet(None, found, title, path):
+        if draw_roc_sheet(found, found.thresholds, title, path):
             say(f"\nwritten: {path}")
     if arguments.output is not None:
         write_json(arguments.output, metrics)

@@ -11,12 +11,14 @@ from .shared import (
     EXIT_SOME_FAILED,
     LABELLED_HELP,
     add_cache_options,
+    add_count_option,
+    add_model_option,
     add_verb,
     cache_dir,
     choose_labels,
+    draw_first_prediction,
     draw_recording,
     draw_roc_sheet,
-    draw_row_prediction,
     interval,
     is_main_process,
     positive,
@@ -62,13 +64,7 @@ def add(verbs: Any) -> None:
         "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/mi --labels NORM MI --head mean",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DATA", help=LABELLED_HELP)
-    parser.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="a model folder, the output of `pretrain`, or hf://ORG/NAME",
-    )
+    add_model_option(parser, "a model folder, the output of `pretrain`")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/finetuned"), metavar="DIR", help="default: %(default)s"
     )
@@ -106,44 +102,15 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         help="train the head alone, the whole model with lower rates for lower layers, or the head and low-rank "
         "updates of the encoder (default: %(default)s)",
     )
-    parser.add_argument(
-        "--epochs",
-        dest="finetune_epochs",
-        type=positive,
-        default=60,
-        metavar="N",
-        help="at most (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        dest="finetune_batch_size",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="default: %(default)s",
-    )
-    parser.add_argument(
-        "--patience",
-        type=positive,
-        default=10,
-        metavar="N",
-        help="stop after N epochs without a better one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--head-learning-rate",
-        type=float,
-        metavar="RATE",
-        help="default: 0.005, the paper's; 0.001 where the encoder is trained",
-    )
-    parser.add_argument(
-        "--encoder-learning-rate", type=float, metavar="RATE", help="default: 0.0005; 0.002 for LoRA's updates"
-    )
-    parser.add_argument(
-        "--min-learning-rate",
-        type=float,
-        metavar="RATE",
-        help="where the head's rate ends (default: 0; the paper: 1e-5)",
-    )
+    add_count_option(parser, "--epochs", 60, "at most")
+    add_count_option(parser, "--batch-size", 64)
+    add_count_option(parser, "--patience", 10, "stop after N epochs without a better one")
+    for name, shown in (
+        ("head", "default: 0.005, the paper's; 0.001 where the encoder is trained"),
+        ("encoder", "default: 0.0005; 0.002 for LoRA's updates"),
+        ("min", "where the head's rate ends (default: 0; the paper: 1e-5)"),
+    ):
+        parser.add_argument(f"--{name}-learning-rate", type=float, metavar="RATE", help=shown)
     parser.add_argument(
         "--layer-decay",
         type=float,
@@ -151,9 +118,7 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="with --method full: rate of a layer, as a share of that of the layer above it (default: %(default)s)",
     )
-    parser.add_argument(
-        "--lora-rank", type=positive, default=8, metavar="N", help="of LoRA's updates (default: %(default)s)"
-    )
+    add_count_option(parser, "--lora-rank", 8, "of LoRA's updates")
     parser.add_argument(
         "--augmentation",
         type=float,
@@ -168,13 +133,11 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="balanced weighs rare labels up; their probabilities are then too high (default: %(default)s)",
     )
-    parser.add_argument(
+    add_count_option(
+        parser,
         "--min-positives",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="without --labels: leave out labels with fewer training recordings that have them, or that do not "
-        "(default: %(default)s)",
+        1,
+        "without --labels: leave out labels with fewer training recordings that have them, or that do not",
     )
     parser.add_argument(
         "--bf16", action="store_true", help="compute in bfloat16 where that is safe: faster where the processor has it"
@@ -263,24 +226,14 @@ def leave_out_rare(
     return {split: keep_labels(dataset, kept) for split, dataset in sets.items()}, kept, rare
 
 
-def _finetuning_arguments(arguments: argparse.Namespace) -> Any:
+def _finetuning_arguments(options: argparse.Namespace) -> Any:
+    """How to train, from the options that bear the names of its fields."""
+    from dataclasses import fields
+
     from ..training.finetuning import FinetuningArguments
 
-    return FinetuningArguments(
-        method=arguments.method,
-        epochs=arguments.finetune_epochs,
-        batch_size=arguments.finetune_batch_size,
-        patience=arguments.patience,
-        head_learning_rate=arguments.head_learning_rate,
-        encoder_learning_rate=arguments.encoder_learning_rate,
-        min_learning_rate=arguments.min_learning_rate,
-        layer_decay=arguments.layer_decay,
-        lora_rank=arguments.lora_rank,
-        class_weights=arguments.class_weights,
-        augmentation=arguments.augmentation,
-        bf16=arguments.bf16,
-        seed=arguments.seed,
-    )
+    names = {one.name for one in fields(FinetuningArguments)}
+    return FinetuningArguments(**{name: value for name, value in vars(options).items() if name in names})
 
 
 def finetune_and_report(
@@ -366,8 +319,9 @@ def finetune_and_report(
     draw_recording(sets[shown], pictures / "recording.png")
     # Of its first window, as it is drawn, and not of the whole recording.
     first = sets[shown].select([0])
-    draw_row_prediction(model, first, predict(model, first, extractor), 0, pictures / "prediction.png")
-    draw_roc_sheet(model, found, f"{len(found.record_ids)} {shown} recordings", pictures / "roc.png")
+    draw_first_prediction(model, first, predict(model, first, extractor), pictures / "prediction.png")
+    limits = model_thresholds(model.config)
+    draw_roc_sheet(found, limits, f"{len(found.record_ids)} {shown} recordings", pictures / "roc.png")
     if found.contributions is not None:
         figure = plot_group_activations(
             contributions_by_label(found),

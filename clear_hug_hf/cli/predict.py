@@ -13,10 +13,10 @@ from .shared import (
     EXIT_BAD_INPUT,
     EXIT_OK,
     EXIT_SOME_FAILED,
+    add_model_option,
     add_overwrite_option,
     add_verb,
     choose_labels,
-    draw_page_prediction,
     draw_prediction,
     is_main_process,
     positive,
@@ -24,6 +24,7 @@ from .shared import (
     report_rejected,
     say,
     share,
+    short_name,
     to_device,
 )
 
@@ -80,9 +81,7 @@ def add(verbs: Any) -> None:
         metavar="RECORD",
         help="records, folders of records, CSV tables with a column `path`, pictures of pages, or folders of these",
     )
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="FOLDER", help="output of `finetune`, or hf://ORG/NAME"
-    )
+    add_model_option(parser, "output of `finetune`")
     parser.add_argument("--json", action="store_true", help="one JSON object per record and line")
     parser.add_argument(
         "--output",
@@ -167,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 _print_record(found.record_id, told, thresholds, arguments.json, found.report)
             if arguments.pictures is not None and isinstance(one, Path):
-                _draw_page(model, extractor, one, found, thresholds, arguments, drawn)
+                _draw_page(extractor, one, found, thresholds, arguments, drawn)
             elif arguments.pictures is not None:
                 _draw_record(model, extractor, one.read(), found, thresholds, arguments, drawn)
     except KeyboardInterrupt:
@@ -230,7 +229,6 @@ def _told(
 
 
 def _draw_page(
-    model: Any,
     extractor: Any,
     picture: Path,
     found: RecordPrediction,
@@ -238,14 +236,21 @@ def _draw_page(
     arguments: argparse.Namespace,
     drawn: set[Path],
 ) -> None:
-    """What the model sees of a picture, with its labels."""
-    from ..inference.classifier_outputs import model_label_names
+    """A picture with the page that was found in it, what the model sees of it, and its labels."""
+    from ..plotting import plot_page, save_figure
+    from ..processing import load_page
 
     assert found.page is not None
-    seen = extractor.image_processor.page_of(found.page.image, do_find_page=False)
-    path = _free_name(arguments.pictures / f"{_file_name(str(picture.with_suffix('')))}.png", drawn)
-    names, probabilities = model_label_names(model.config), found.windows[0].probabilities
-    draw_page_prediction(picture, found.page, seen, names, probabilities, thresholds, path)
+    figure = plot_page(
+        load_page(picture),
+        found.page.corners,
+        extractor.image_processor.page_of(found.page.image, do_find_page=False),
+        label_names=list(thresholds),
+        probabilities=found.windows[0].probabilities,
+        thresholds=list(thresholds.values()),
+        title=short_name(str(picture)),
+    )
+    save_figure(figure, _free_name(arguments.pictures / f"{_file_name(str(picture.with_suffix('')))}.png", drawn))
 
 
 def _draw_record(
@@ -283,16 +288,16 @@ def _draw_record(
         about = [*report.warnings, *(notes[name] for name in reached if name in notes)]
         draw_prediction(
             model,
-            scores,
-            np.mean(added, axis=0) if added else None,
-            window.signal,
-            window.r_peaks,
-            lead_mask,
-            extractor.sampling_rate,
-            "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV",
             recording.record_id,
             _free_name(arguments.pictures / f"{_file_name(recording.record_id)}{place}.png", drawn),
-            thresholds,
+            thresholds=list(thresholds.values()),
+            probabilities=scores,
+            contributions=np.mean(added, axis=0) if added else None,
+            signal=window.signal,
+            r_peaks=window.r_peaks,
+            lead_mask=lead_mask,
+            sampling_rate=extractor.sampling_rate,
+            unit="NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV",
             note=". ".join(
                 [
                     f" from {window.start / extractor.sampling_rate:g} s; the whole recording" * (len(windows) > 1)

@@ -7,7 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .shared import EXIT_OK, EXIT_SOME_FAILED, add_verb, positive, quiet_libraries, say, seed, share, system_options
+from .shared import (
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    add_count_option,
+    add_verb,
+    positive,
+    quiet_libraries,
+    say,
+    seed,
+    share,
+    system_options,
+)
 
 
 def add(verbs: Any) -> None:
@@ -88,15 +99,12 @@ def add(verbs: Any) -> None:
         help="draw splits by patient (default: the official ones; where there are none, 0.7 0.1 0.2)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="of drawn splits (default: %(default)s)")
-    parser.add_argument(
-        "--num-proc", type=positive, default=1, metavar="N", help="processes side by side (default: %(default)s)"
-    )
-    parser.add_argument(
+    add_count_option(parser, "--num-proc", 1, "processes side by side")
+    add_count_option(
+        parser,
         "--shard-size",
-        type=positive,
-        default=1000,
-        metavar="N",
-        help="recordings per file; at most this many per process are done again after a kill (default: %(default)s)",
+        1000,
+        "recordings per file; at most this many per process are done again after a kill",
     )
     parser.add_argument("--shard-index", type=int, metavar="I", help="in a job array: number of this job, from 0")
     parser.add_argument("--num-shards", type=positive, metavar="N", help="in a job array: number of jobs")

@@ -60,6 +60,19 @@ def share(text: str) -> float:
     return value
 
 
+def add_count_option(
+    parser: argparse.ArgumentParser, option: str, default: int, counted: str = "", dest: str | None = None
+) -> None:
+    """An option of a whole number from 1; its help says what is `counted`, and the default."""
+    shown = f"{counted} (default: {default})" if counted else f"default: {default}"
+    parser.add_argument(option, dest=dest, type=positive, default=default, metavar="N", help=shown)
+
+
+def add_model_option(parser: argparse.ArgumentParser, taken: str) -> None:
+    """The option that names a model; its help says what is `taken`, besides models on the Hub."""
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help=f"{taken}, or hf://ORG/NAME")
+
+
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
     """Options that `cache_dir` reads."""
     parser.add_argument(
@@ -268,100 +281,49 @@ def require(sets: Container[str | None], rejected: Sequence[Rejected], *splits: 
             raise InputError(f"there are no usable {split} recordings: check the data folder and its folds{why}")
 
 
-def draw_recording(dataset: datasets.Dataset, path: Path) -> None:
-    """The first recording of a dataset with its beats."""
-    from ..plotting import plot_recording, save_figure
+def _first_recording(dataset: datasets.Dataset) -> tuple[str, dict[str, Any]]:
+    """Id of the first recording of a prepared dataset, and its signal as the functions of `plotting` take it."""
     from ..processing.recording_inputs import read_row
 
     row = dataset.with_format("numpy")[0]
-    signal, r_peaks, lead_mask = read_row(row)
-    figure = plot_recording(
-        signal,
-        r_peaks,
-        lead_mask,
-        float(row["sampling_rate"]),
-        unit=str(row["unit"]),
-        title=f"Recording {_short(row['record_id'])}, cleaned, with its {len(r_peaks)} beats",
-    )
-    save_figure(figure, path)
+    about = {"sampling_rate": float(row["sampling_rate"]), "unit": str(row["unit"])}
+    return row["record_id"], read_row(row)._asdict() | about
+
+
+def draw_recording(dataset: datasets.Dataset, path: Path) -> None:
+    """The first recording of a dataset with its beats."""
+    from ..plotting import plot_recording, save_figure
+
+    record, shown = _first_recording(dataset)
+    title = f"Recording {short_name(record)}, cleaned, with its {len(shown['r_peaks'])} beats"
+    save_figure(plot_recording(**shown, title=title), path)
 
 
 def draw_prediction(
-    model: Any,
-    probabilities: Any,
-    contributions: Any | None,
-    signal: Any,
-    r_peaks: Any,
-    lead_mask: Any,
-    sampling_rate: float,
-    unit: str,
-    record: str,
-    path: Path,
-    thresholds: dict[str, float] | None = None,
-    note: str = "",
+    model: Any, record: str, path: Path, *, thresholds: Sequence[float] | None = None, note: str = "", **shown: Any
 ) -> None:
-    """A window of a recording with its probabilities, at `thresholds` or the model's, and the leads behind them."""
+    """
+    A window of a recording with its probabilities, at `thresholds` or the model's, and the leads behind them; `shown`
+    is what else `plot_prediction` takes.
+    """
     from ..inference.classifier_outputs import group_names, model_label_names, model_thresholds
     from ..plotting import plot_prediction, save_figure
 
-    names = model_label_names(model.config)
-    explained = contributions is not None
     figure = plot_prediction(
-        signal,
-        r_peaks,
-        names,
-        probabilities,
-        thresholds=model_thresholds(model.config) if thresholds is None else [thresholds[name] for name in names],
-        contributions=contributions,
-        group_names=group_names(model.config) if explained else None,
-        lead_mask=lead_mask,
-        sampling_rate=sampling_rate,
-        unit=unit,
-        title=f"Recording {_short(record)}{note}",
+        label_names=model_label_names(model.config),
+        thresholds=model_thresholds(model.config) if thresholds is None else thresholds,
+        group_names=None if shown["contributions"] is None else group_names(model.config),
+        title=f"Recording {short_name(record)}{note}",
+        **shown,
     )
     save_figure(figure, path)
 
 
-def draw_row_prediction(model: Any, dataset: datasets.Dataset, found: Any, index: int, path: Path) -> None:
-    """One row of a prepared dataset as [`draw_prediction`] draws it."""
-    from ..processing.recording_inputs import read_row
-
-    row = dataset.with_format("numpy")[index]
-    draw_prediction(
-        model,
-        found.probabilities[index],
-        None if found.contributions is None else found.contributions[index],
-        *read_row(row),
-        float(row["sampling_rate"]),
-        str(row["unit"]),
-        row["record_id"],
-        path,
-    )
-
-
-def draw_page_prediction(
-    picture: Path,
-    found: Any,
-    seen: Any,
-    label_names: Sequence[str],
-    probabilities: Any,
-    thresholds: dict[str, float],
-    path: Path,
-) -> None:
-    """A picture with the page that was found in it, what the model sees of it, and its labels."""
-    from ..plotting import plot_page, save_figure
-    from ..processing import load_page
-
-    figure = plot_page(
-        load_page(picture),
-        found.corners,
-        seen,
-        label_names=label_names,
-        probabilities=probabilities,
-        thresholds=[thresholds[name] for name in label_names],
-        title=_short(str(picture)),
-    )
-    save_figure(figure, path)
+def draw_first_prediction(model: Any, dataset: datasets.Dataset, found: Any, path: Path) -> None:
+    """The first row of a prepared dataset, predicted row by row, as [`draw_prediction`] draws it."""
+    record, shown = _first_recording(dataset)
+    added = None if found.contributions is None else found.contributions[0]
+    draw_prediction(model, record, path, probabilities=found.probabilities[0], contributions=added, **shown)
 
 
 def draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
@@ -371,40 +333,35 @@ def draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: A
 
     from ..plotting import plot_page, save_figure
     from ..processing import draw_page
-    from ..processing.recording_inputs import read_row
 
-    row = dataset.with_format("numpy")[0]
-    signal, _, lead_mask = read_row(row)
-    picture = draw_page(signal, extractor.sampling_rate, lead_mask, layout=extractor.layout, pixels_per_mm=4)
-    seen = draw_page(
-        signal, extractor.sampling_rate, lead_mask, layout=extractor.layout, image_size=extractor.image_size
-    ).image
+    record, shown = _first_recording(dataset)
+    page = (shown["signal"], extractor.sampling_rate, shown["lead_mask"])
+    picture = draw_page(*page, layout=extractor.layout, pixels_per_mm=4).image
+    seen = draw_page(*page, layout=extractor.layout, image_size=extractor.image_size).image
     pixels = torch.from_numpy(extractor.image_processor.normalize_pages(seen[None])).to(model.device)
     with torch.no_grad():
         rebuilt = model.reconstruct(pixels)[0].float().cpu().numpy()
-    height, width = picture.image.shape[:2]
+    height, width = picture.shape[:2]
     edges = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
     figure = plot_page(
-        picture.image,
+        picture,
         edges,
         seen,
         reconstruction=rebuilt,
         sampling_rate=float(model.config.sampling_rate),
         layout=extractor.layout,
-        title=f"Recording {_short(row['record_id'])}",
+        title=f"Recording {short_name(record)}",
     )
     save_figure(figure, path)
 
 
-def draw_roc_sheet(model: Any, found: Any, title: str, path: Path) -> bool:
-    """ROC curves of predictions with labels, at thresholds of the model or their own; whether there are any."""
-    from ..inference.classifier_outputs import model_thresholds
+def draw_roc_sheet(found: Any, thresholds: Sequence[float], title: str, path: Path) -> bool:
+    """ROC curves of predictions with labels, and what is found from the thresholds on; whether there are any."""
     from ..plotting import plot_roc_sheet, save_figure
 
     if not any({0.0, 1.0} <= {*column} for column in found.labels.T):
         say("\nno ROC curves: no label has both classes")
         return False
-    thresholds = found.thresholds if model is None else model_thresholds(model.config)
     figure = plot_roc_sheet(found.labels, found.probabilities, found.label_names, thresholds=thresholds, title=title)
     save_figure(figure, path)
     return True
@@ -416,29 +373,25 @@ def draw_beat_reconstruction(model: Any, dataset: datasets.Dataset, extractor: A
 
     from ..data.collator import EcgCollator
     from ..plotting import plot_reconstruction, save_figure
-    from ..processing.recording_inputs import read_row
 
-    row = dataset.with_format("numpy")[0]
-    batch = EcgCollator(extractor, label_names=())([row])
+    batch = EcgCollator(extractor, label_names=())([dataset.with_format("numpy")[0]])
     with torch.no_grad():
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
     hidden = output.bool_masked_pos[0].cpu().numpy()
-    signal, r_peaks, lead_mask = read_row(row)
+    record, shown = _first_recording(dataset)
+    del shown["unit"]  # Each lead is scaled to its row.
     figure = plot_reconstruction(
-        signal,
-        r_peaks,
-        output.reconstruction[0].float().cpu().numpy(),
-        hidden,
-        lead_mask,
-        float(row["sampling_rate"]),
-        model.config.beat_norm_eps,
-        f"Recording {_short(row['record_id'])}: {hidden.sum()} beats hidden, "
+        reconstruction=output.reconstruction[0].float().cpu().numpy(),
+        bool_masked_pos=hidden,
+        eps=model.config.beat_norm_eps,
+        title=f"Recording {short_name(record)}: {hidden.sum()} beats hidden, "
         f"mean squared error {output.loss.item():.2f}",
+        **shown,
     )
     save_figure(figure, path)
 
 
-def _short(record: str) -> str:
+def short_name(record: str) -> str:
     """The end of a record's id, which tells records apart when it is a long path."""
     return record if len(record) <= 40 else f"...{record[-37:]}"
 
