@@ -292,21 +292,9 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         Raises:
             InputError: If a recording cannot be used; the message says which, why, and what to do.
         """
-        if overrides:
-            return self.replace(**overrides)(
-                waveforms,
-                sampling_rate,
-                lead_names,
-                unit,
-                r_peaks,
-                return_r_peaks,
-                return_windows,
-                return_tensors,
-                return_reports=return_reports,
-                all_beats=all_beats,
-            )
+        extractor = self.replace(**overrides)
         if all_beats is None:
-            all_beats = self.windows == "all"
+            all_beats = extractor.windows == "all"
         recordings, single = _as_recordings(waveforms)
         count = len(recordings)
         rates = _one_each(
@@ -319,16 +307,17 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         signals, lead_masks = [], []
         for index in range(count):
             with _Naming(index, count):
-                signal, lead_mask = self.clean(
+                signal, lead_mask = extractor.clean(
                     recordings[index], sampling_rate=rates[index], lead_names=names[index], unit=units[index]
                 )
             signals.append(signal)
             lead_masks.append(lead_mask)
+        rates = [float(rate) for rate in rates]  # each was checked
 
-        if r_peaks is None and (self.reads_beats or return_r_peaks or return_reports or self.on_no_beats == "raise"):
-            peaks = self.detect(signals, lead_masks)
-        elif r_peaks is None:
-            peaks = [np.empty(0, dtype=np.int64)] * count
+        if r_peaks is None:
+            wanted = return_r_peaks or return_reports or extractor.reads_beats or extractor.on_no_beats == "raise"
+            none = [np.empty(0, dtype=np.int64)] * count
+            peaks = extractor.detect(signals, lead_masks) if wanted else none
         else:
             given: list[Any] = [r_peaks] if single else list(r_peaks)
             if len(given) != count:
@@ -338,18 +327,18 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             peaks = []
             for index in range(count):
                 with _Naming(index, count):
-                    peaks.append(self._known_peaks(given[index], recordings[index].shape[-1], float(rates[index])))
+                    peaks.append(extractor._known_peaks(given[index], recordings[index].shape[-1], rates[index]))
 
         found: list[Window] = []
         window_ids: list[int] = []
         recording_ids: list[int] = []
         skipped: list[list[Skipped]] = []
         for index, signal in enumerate(signals):
-            blank = find_no_signal(recordings[index], float(rates[index])) if self.do_mask_flat_leads else None
+            blank = find_no_signal(recordings[index], rates[index]) if extractor.do_mask_flat_leads else None
             if blank is not None and r_peaks is None:
-                peaks[index] = self.drop_peaks(peaks[index], find_gaps(blank, float(rates[index])))
+                peaks[index] = extractor.drop_peaks(peaks[index], find_gaps(blank, rates[index]))
             with _Naming(index, count) as naming:
-                usable, left_out = self.find_windows(signal, peaks[index], blank)
+                usable, left_out = extractor.find_windows(signal, peaks[index], blank)
                 for reason in [] if return_windows else describe_skipped(left_out):
                     logger.warning("%s%s", naming.prefix, reason)
             found += usable.values()
@@ -360,9 +349,9 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         windows_of = [window.signal for window in found], [window.r_peaks for window in found]
         masks = [lead_masks[index] for index in recording_ids]
         if all_beats:
-            features, parts = self.cut_all(*windows_of, masks)
+            features, parts = extractor.cut_all(*windows_of, masks)
         else:
-            features = self.cut(*windows_of, masks)
+            features = extractor.cut(*windows_of, masks)
             parts = [Part(row, 0, signal.shape[-1]) for row, signal in enumerate(windows_of[0])]
         inside = [
             peaks_of[(peaks_of >= part.start) & (peaks_of < part.stop)] - part.start
@@ -372,7 +361,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         if return_r_peaks:
             features["r_peaks"] = pad_peaks(inside)
         if return_windows:
-            ratios = [float(rates[index]) / self.sampling_rate for index in of]
+            ratios = [rates[index] / extractor.sampling_rate for index in of]
             starts = [found[part.window].start for part in parts]
             features["recording_ids"] = np.array(of, dtype=np.int64)
             features["window_ids"] = np.array([window_ids[part.window] for part in parts], dtype=np.int64)
@@ -393,19 +382,19 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         if return_reports:
             reads: list[list[np.ndarray]] = [[] for _ in range(count)]
             for index, part, beats in zip(of, parts, inside, strict=True):
-                seen = beats if all_beats else self.read_peaks(beats)
+                seen = beats if all_beats else extractor.read_peaks(beats)
                 reads[index].append(found[part.window].start + part.start + seen)
             batch["reports"] = [
-                self.describe(
+                extractor.describe(
                     recordings[index],
-                    float(rates[index]),
+                    rates[index],
                     names[index],
                     units[index],
                     lead_masks[index],
-                    peaks[index] if r_peaks is not None or self.detector != "regular" else None,
+                    peaks[index] if r_peaks is not None or extractor.detector != "regular" else None,
                     reads[index],
                     skipped[index],
-                    self.windows,
+                    extractor.windows,
                 )
                 for index in range(count)
             ]
