@@ -299,10 +299,10 @@ def draw_page(
         raise InputError("the signals hold NaN or Inf: repair them first, or draw them with `render_page`")
     if layout not in PAGE_LAYOUTS:
         raise InputError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
-    geometry = _Geometry.make(layout, style, _positive(paper_speed, "paper_speed"), _positive(gain, "gain"))
+    plan = PAGE_LAYOUTS[layout]
+    geometry = _Geometry(plan, style, _positive(paper_speed, "paper_speed"), _positive(gain, "gain"))
     height, width, scale_x, scale_y = _page_size(geometry, image_size, pixels_per_mm)
 
-    plan = PAGE_LAYOUTS[layout]
     seconds = np.arange(num_samples) / rate
     x = (geometry.left + seconds * geometry.paper_speed) * scale_x - 0.5
     positions = np.full((12, num_samples, 2), np.nan, dtype=np.float32)
@@ -320,7 +320,7 @@ def draw_page(
             target[part, 1] = y * scale_y - 0.5
             drawn.append(target[part])
 
-    paper, writing = _paper(style, geometry, height, width, scale_x, scale_y)
+    paper, writing = _paper(geometry, height, width, scale_x, scale_y)
     pen = _Pen.make(style.trace_width, scale_x, scale_y)
     ink = np.maximum(pen.cover(drawn, height, width), writing)
     image = paper.copy()
@@ -412,35 +412,28 @@ def render_page(
 class _Geometry:
     """Where things lie on a page [mm from its upper left corner]."""
 
-    layout: str
-    width: float
-    height: float
-    left: float  # where time 0 is
-    first: float  # the first baseline
-    spacing: float
+    plan: PageLayout
+    style: PaperStyle
     paper_speed: float
     gain: float
 
-    @classmethod
-    def make(cls, layout: str, style: PaperStyle, paper_speed: float, gain: float) -> _Geometry:
-        plan = PAGE_LAYOUTS[layout]
-        # The pulse, and as much again around it: 5 mm at 25 mm/s.
-        left = style.margin_left + (PULSE_SECONDS * paper_speed + 5.0 if style.calibration_pulse else 0.0)
-        first = style.margin_top + plan.edge
-        last = first + (plan.baselines - 1) * plan.spacing
-        return cls(
-            layout=layout,
-            width=left + PAGE_SECONDS * paper_speed + style.margin_right,
-            height=last + plan.edge + style.margin_bottom,
-            left=left,
-            first=first,
-            spacing=plan.spacing,
-            paper_speed=paper_speed,
-            gain=gain,
+    @property
+    def left(self) -> float:
+        """Where time 0 is: after the pulse, and as much again around it, 5 mm at 25 mm/s."""
+        return self.style.margin_left + (
+            PULSE_SECONDS * self.paper_speed + 5.0 if self.style.calibration_pulse else 0.0
         )
 
+    @property
+    def width(self) -> float:
+        return self.left + PAGE_SECONDS * self.paper_speed + self.style.margin_right
+
+    @property
+    def height(self) -> float:
+        return self.baseline(self.plan.baselines - 1) + self.plan.edge + self.style.margin_bottom
+
     def baseline(self, row: int) -> float:
-        return self.first + row * self.spacing
+        return self.style.margin_top + self.plan.edge + row * self.plan.spacing
 
 
 def scale_text(paper_speed: float, gain: float) -> str:
@@ -513,15 +506,15 @@ class _Pen:
 
 @lru_cache(maxsize=4)
 def _paper(
-    style: PaperStyle, geometry: _Geometry, height: int, width: int, scale_x: float, scale_y: float
+    geometry: _Geometry, height: int, width: int, scale_x: float, scale_y: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The paper with its grid `(height, width, 3)`, and how much writing and pulses cover it `(height, width)`."""
+    plan, style = geometry.plan, geometry.style
     paper = np.empty((height, width, 3), dtype=np.uint8)
     paper[:] = style.paper_colour
     if style.grid:
         paper = _grid(style, height, width, scale_x, scale_y)
     ink = np.zeros((height, width), dtype=np.uint8)
-    plan = PAGE_LAYOUTS[geometry.layout]
     if style.calibration_pulse:
         # Baseline, 1 mV, baseline.
         length = PULSE_SECONDS * geometry.paper_speed
@@ -534,7 +527,7 @@ def _paper(
         ink = _Pen.make(style.trace_width, scale_x, scale_y).cover(pulses, height, width)
     texts: list[tuple[str, float, float]] = []
     if style.lead_names:
-        above = 0.3 * geometry.spacing
+        above = 0.3 * plan.spacing
         for name, row, begin, _ in plan.panels():
             left = geometry.left + begin * PAGE_SECONDS * geometry.paper_speed
             texts.append((name, left + 1.0, geometry.baseline(row) - above))
