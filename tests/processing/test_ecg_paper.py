@@ -136,14 +136,6 @@ def test_when_nothing_but_a_trace_is_drawn_then_no_other_pixel_is_dark() -> None
     assert not _ink(page)[~allowed].any()
 
 
-def test_when_the_voltage_rises_then_the_trace_goes_up_and_time_goes_right() -> None:
-    signals = np.zeros((12, 2500))
-    signals[0, 100:] = 0.5
-    places = draw_page(signals, RATE, layout="12x1", image_size=(256, 256)).positions[0]
-    assert places[100, 1] < places[99, 1]
-    assert (np.diff(places[:, 0]) > 0).all()
-
-
 def test_when_a_trace_leaves_the_page_then_its_positions_stay_true() -> None:
     signals = np.zeros((12, 2500))
     signals[0, 300:400] = 50.0
@@ -198,25 +190,18 @@ def test_when_a_page_begins_with_a_pulse_then_it_is_one_millivolt_and_a_fifth_of
 def test_when_a_lead_is_missing_then_only_its_name_is_there(layout: str) -> None:
     present = np.ones(12, dtype=bool)
     present[[1, 8]] = False
-    signals = _sines()
-    page = draw_page(np.where(present[:, None], signals, np.nan), RATE, present, layout=layout, image_size=(336, 336))
-    whole = draw_page(signals, RATE, layout=layout, image_size=(336, 336))
+    signals, none, form = _sines(), np.zeros(12, dtype=bool), {"layout": layout, "image_size": (336, 336)}
+    page = draw_page(np.where(present[:, None], signals, np.nan), RATE, present, **form)
+    whole = draw_page(signals, RATE, **form)
     assert not page.drawn[~present].any()
     assert page.drawn[present].any(axis=1).all()
     if page.strip_positions is not None:
         assert np.isnan(page.strip_positions).all()
     gone = np.rint(whole.positions[8][np.isfinite(whole.positions[8, :, 0])]).astype(int)[20:-20]
     assert whole.image[gone[:, 1], gone[:, 0]].mean() < 128
-    named = draw_page(signals, RATE, np.zeros(12, dtype=bool), layout=layout, image_size=(336, 336))
+    named = draw_page(signals, RATE, none, **form)
     np.testing.assert_array_equal(page.image[gone[:, 1], gone[:, 0]], named.image[gone[:, 1], gone[:, 0]])
-    unnamed = draw_page(
-        signals,
-        RATE,
-        np.zeros(12, dtype=bool),
-        layout=layout,
-        image_size=(336, 336),
-        style=PaperStyle(lead_names=False),
-    )
+    unnamed = draw_page(signals, RATE, none, style=PaperStyle(lead_names=False), **form)
     assert (named.image != unnamed.image).any()
 
 

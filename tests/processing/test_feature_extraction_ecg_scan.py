@@ -22,6 +22,10 @@ def recording(make_recordings: Callable[..., list[Recording]]) -> Recording:
     return make_recordings(1)[0]
 
 
+def _clean(extractor: EcgScanFeatureExtractor, one: Recording) -> tuple[np.ndarray, np.ndarray]:
+    return extractor.clean(one.waveform, one.sampling_rate, one.lead_names, one.unit)
+
+
 def test_when_it_is_saved_then_one_file_serves_recordings_and_pictures(tmp_path: Path) -> None:
     extractor = EcgScanFeatureExtractor(image_size=(96, 128), layout="12x1", millivolts_per_unit=0.2)
     extractor.save_pretrained(tmp_path)
@@ -35,9 +39,7 @@ def test_when_it_is_saved_then_one_file_serves_recordings_and_pictures(tmp_path:
 
 def test_when_a_recording_is_drawn_then_targets_say_what_the_page_shows(recording: Recording) -> None:
     extractor = EcgScanFeatureExtractor()
-    signal, present = extractor.clean(
-        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
-    )
+    signal, present = _clean(extractor, recording)
     short = signal[:, :700]
     shares = {"3x4": (250, 1000), "6x2": (500, 500), "12x1": (1000, 1000)}
     for layout in LAYOUTS:
@@ -56,8 +58,7 @@ def test_when_a_recording_is_drawn_then_targets_say_what_the_page_shows(recordin
 def test_when_leads_obey_the_identities_then_it_is_measured_not_assumed(shared: Path) -> None:
     extractor = EcgScanFeatureExtractor()
     path = find_records(shared / "data" / "challenge")[0]
-    one = read_record(path)
-    signal, present = extractor.clean(one.waveform, one.sampling_rate, one.lead_names, one.unit)
+    signal, present = _clean(extractor, read_record(path))
     assert obeys_identities(signal)
     swapped = signal[[0, 1, 2, 3, 5, 4, *range(6, 12)]]
     apart = signal / signal.std(axis=1, keepdims=True)
@@ -70,15 +71,12 @@ def test_when_leads_obey_the_identities_then_it_is_measured_not_assumed(shared: 
 
 def test_when_a_generator_is_given_then_pages_differ_and_its_seed_repeats_them(recording: Recording) -> None:
     extractor = EcgScanFeatureExtractor()
-    signal, present = extractor.clean(
-        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
-    )
+    signal, present = _clean(extractor, recording)
 
     def drawn(seed: int, strength: float = 1.0) -> np.ndarray:
         generators = [np.random.default_rng(seed)]
-        return extractor.cut([signal[:, :1000]], [None], [present], generators=generators, strength=strength)[
-            "pixel_values"
-        ]
+        window = [signal[:, :1000]], [None], [present]
+        return extractor.cut(*window, generators=generators, strength=strength)["pixel_values"]
 
     assert np.array_equal(drawn(1), drawn(1))
     assert not np.array_equal(drawn(1), drawn(2))

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor
 
 from clear_hug_hf import EcgScanFeatureExtractor, EcgScanImageProcessor
 from clear_hug_hf.data.records import read_record
-from clear_hug_hf.processing import InputError, load_page, render_page
+from clear_hug_hf.processing import InputError, draw_page, load_page, render_page
 from clear_hug_hf.processing.page_loading import MAX_PIXELS
 
 
@@ -147,8 +147,6 @@ def test_when_a_recording_is_drawn_then_its_picture_reads_as_the_recording(share
         recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
     )
     drawn = extractor(**recording.as_inputs(), return_tensors="pt")["pixel_values"]
-    from clear_hug_hf.processing import draw_page
-
     picture = draw_page(signal[:, :1000], 100.0, present, image_size=extractor.image_size).image
     Image.fromarray(picture).save(tmp_path / "page.png")
     read = extractor.image_processor(tmp_path / "page.png", return_tensors="pt", do_find_page=False)["pixel_values"]
