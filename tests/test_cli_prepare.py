@@ -54,7 +54,7 @@ def test_when_a_source_is_prepared_then_counts_are_shown_and_the_second_time_not
     assert main(command) == 0
     assert "was prepared before with the same settings: no recording was read" in capsys.readouterr().out
     assert main([*command, "--windows", "center"]) == 2
-    assert "feature_extractor.windows is 'first' there and 'center' now" in capsys.readouterr().err
+    assert "feature_extractor: windows was 'first' and is 'center' now" in capsys.readouterr().err
 
 
 def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(
