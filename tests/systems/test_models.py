@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +78,14 @@ def training_loss(model: Any, case: Case) -> torch.Tensor:
     return sum(one.float().square().mean() for one in output.values() if torch.is_tensor(one) and one.requires_grad)
 
 
+def move_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Away from how they start, be it as zeros or as another part."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return model
+
+
 def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
 
@@ -120,10 +130,46 @@ def test_attention_outputs(case: Case) -> None:
     if not hasattr(model(**batch), "attentions"):
         pytest.skip("gives no weights of attention")
     assert model(**batch).attentions is None
-    attentions = model(**batch, output_attentions=True).attentions
-    assert attentions
-    for weights in attentions:
+    output = model(**batch, output_hidden_states=True, output_attentions=True)
+    for states, weights in zip(output.hidden_states[:-1], output.attentions, strict=True):
+        assert weights.shape[2:] == (states.shape[1], states.shape[1])
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+
+
+@each_form
+def test_when_a_batch_is_split_then_each_recording_gives_the_same_and_weighted_losses_add_up(case: Case) -> None:
+    model, batch = case.build().eval(), case.inputs()
+    together, alone = model(**batch), []
+    for row in range(2):
+        alone.append(model(**{name: one[row : row + 1] if len(one) == 2 else one for name, one in batch.items()}))
+        torch.testing.assert_close(main_output(alone[row])[0], main_output(together)[row], atol=2e-5, rtol=0)
+    if "loss_weight" in together:
+        assert together.loss_weight == sum(one.loss_weight for one in alone)
+        total = sum(one.loss * one.loss_weight for one in alone) / together.loss_weight
+        torch.testing.assert_close(total, together.loss)
+
+
+@each_model
+def test_when_an_input_has_another_shape_then_it_is_refused_by_its_name(case: Case) -> None:
+    model, batch = case.build(), case.inputs()
+    main = batch[model.main_input_name]
+    wrong = [(model.main_input_name, one) for one in (main[:, :0], main[:, :-1], main[0])]
+    for name, value in batch.items():
+        if value.ndim >= 3 or not case.system.has_towers:
+            wrong += [(name, value[..., :-1]), (name, value[..., None])]
+            wrong += [(name, value[:1])] if name != model.main_input_name else []
+    for name, value in wrong:
+        with pytest.raises(ValueError, match=f"{name} must have shape"):
+            model(**{**batch, name: value})
+
+
+@each_model
+def test_when_a_model_is_copied_then_the_copy_is_whole(case: Case) -> None:
+    model = case.build().train()
+    copied = copy.deepcopy(model)
+    assert [one.training for one in copied.modules()] == [one.training for one in model.modules()]
+    assert [one.requires_grad for one in copied.parameters()] == [one.requires_grad for one in model.parameters()]
+    assert main_output(copied.eval()(**case.inputs())).equal(main_output(model.eval()(**case.inputs())))
 
 
 @each_model
@@ -211,6 +257,15 @@ def test_when_autocast_to_bfloat16_then_training_works_and_numbers_are_near(case
     torch.testing.assert_close(near.float(), exact, atol=0.1, rtol=0.1)
 
 
+@each_form
+def test_when_weights_are_bfloat16_then_so_is_what_comes_out(case: Case) -> None:
+    if case.system.has_towers:
+        pytest.skip("towers leave it to the caller to lower what goes in")
+    output = main_output(case.build().bfloat16().eval()(**case.inputs()))
+    assert output.dtype == torch.bfloat16
+    assert output.isfinite().all()
+
+
 @each_model
 def test_when_a_folder_is_loaded_in_bfloat16_then_it_computes(case: Case, tmp_path: Path) -> None:
     """What is fixed is not in the folder, and keeps its type."""
@@ -229,10 +284,7 @@ def test_when_a_folder_is_loaded_in_bfloat16_then_it_computes(case: Case, tmp_pa
 
 @each_form
 def test_save_load(case: Case, tmp_path: Path) -> None:
-    model = case.build().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))  # also what starts as zeros or as another part
+    model = move_weights(case.build()).eval()
     model.save_pretrained(tmp_path)
     loaded, report = getattr(transformers, case.auto_class).from_pretrained(tmp_path, output_loading_info=True)
     assert type(loaded) is case.model_class
@@ -248,7 +300,13 @@ def test_save_load(case: Case, tmp_path: Path) -> None:
     auto_map = loaded.config.auto_map
     assert auto_map.keys() >= case.system.models.keys() | {"AutoConfig"}
     assert loaded.config.architectures == [case.model_class.__name__]
-    assert {f"{place.partition('.')[0]}.py" for place in auto_map.values()} < {one.name for one in tmp_path.iterdir()}
+    for name, place in auto_map.items():
+        if place.endswith(f".{case.model_class.__name__}"):
+            assert type(getattr(transformers, name).from_pretrained(tmp_path)) is case.model_class
+    code = [f"{place.partition('.')[0]}.py" for place in auto_map.values()]
+    for name in code:  # grows: what they import travels with them, and nothing else
+        code += [f"{one}.py" for one in re.findall(r"^from \.(\w+) import", (tmp_path / name).read_text(), re.M)]
+    assert {one.name for one in tmp_path.iterdir()} == {"config.json", "model.safetensors", *code}
 
 
 @each_model
@@ -261,7 +319,7 @@ def test_can_init_all_missing_weights(case: Case, tmp_path: Path) -> None:
         expected = scratch.get_parameter(name)
         spread, sure = expected.std(correction=0).item(), 6 / expected.numel() ** 0.5
         assert parameter.mean().item() == pytest.approx(expected.mean().item(), abs=sure * spread), name
-        assert parameter.std(correction=0).item() == pytest.approx(spread, abs=sure * spread), name
+        assert parameter.std(correction=0).item() == pytest.approx(spread, abs=min(sure, 0.5) * spread), name
 
 
 @each_form
@@ -289,7 +347,7 @@ def _to_head() -> Iterator[Any]:
 def test_when_an_encoder_becomes_a_classifier_then_only_the_head_is_new(
     system: SmallSystem, source: str, head: str, tmp_path: Path
 ) -> None:
-    encoder = Case(system, source, {}).build()
+    encoder = move_weights(Case(system, source, {}).build())
     encoder.save_pretrained(tmp_path)
     names = ["NORM", "MI", "STTC"]
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: place for place, name in enumerate(names)}}
@@ -304,10 +362,11 @@ def test_when_an_encoder_becomes_a_classifier_then_only_the_head_is_new(
         assert tensor.equal(expected[name]), name
     # And back.
     model.save_pretrained(tmp_path / "classifier")
-    again, report = system.encoder.from_pretrained(tmp_path / "classifier", output_loading_info=True)
-    assert not any(report.values())
-    for name, tensor in again.state_dict().items():
-        assert tensor.equal(expected[name]), name
+    for folder in (tmp_path, tmp_path / "classifier"):
+        again, report = system.encoder.from_pretrained(folder, output_loading_info=True)
+        assert not any(report.values())
+        for name, tensor in again.state_dict().items():
+            assert tensor.equal(expected[name]), name
     # With other labels, a classifier can be headed anew, if that is said.
     for more in ({}, {"ignore_mismatched_sizes": True}):
         load = {"num_labels": 4, "output_loading_info": True, **more}
@@ -318,6 +377,8 @@ def test_when_an_encoder_becomes_a_classifier_then_only_the_head_is_new(
             other, report = system.models[head].from_pretrained(tmp_path / "classifier", **load)
             assert {key for key, *_ in report["mismatched_keys"]} == {"classifier.weight", "classifier.bias"}
             assert other.num_labels == 4
+            for name, tensor in other.state_dict().items():
+                assert name.startswith("classifier.") or tensor.equal(model.state_dict()[name]), name
 
 
 STRANGER = """
