@@ -64,10 +64,23 @@ def sets(make_recordings: Callable[..., list[Recording]]) -> tuple[datasets.Data
 Sets = tuple[datasets.Dataset, datasets.Dataset]
 
 
+def _finetune(
+    sets: Sets,
+    folder: Path | None = None,
+    model: Any = None,
+    restart: bool = False,
+    cache_dir: Any = None,
+    **recipe: Any,
+) -> Any:
+    """Train a new model, or the given one; what else is given are fields of the recipe."""
+    extractor, arguments = ClearHugFeatureExtractor(), _recipe(**recipe)
+    return finetune(model or _model(), *sets, extractor, folder, arguments, restart=restart, cache_dir=cache_dir)
+
+
 def test_when_the_encoder_is_frozen_then_only_the_head_learns(sets: Sets, tmp_path: Path) -> None:
     model = _model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    result = finetune(model, *sets, ClearHugFeatureExtractor(), tmp_path, _recipe())
+    result = _finetune(sets, tmp_path, model)
     assert result.model is model
     for name, tensor in model.state_dict().items():
         assert torch.equal(before[name], tensor) == name.startswith("clear_hug."), name
@@ -105,25 +118,19 @@ def test_when_the_whole_model_is_trained_then_the_encoder_learns_too(sets: Sets)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     recipe = _recipe(method="full", epochs=3)
     assert recipe.head_learning_rate == 1e-3
-    finetune(model, *sets, ClearHugFeatureExtractor(), arguments=recipe)
+    _finetune(sets, model=model, method="full", epochs=3)
     moved = {name: not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()}
     assert all(moved.values()), [name for name, it_did in moved.items() if not it_did]
 
 
-def test_when_seeds_are_equal_then_runs_are(sets: Sets) -> None:
-    runs = [finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=3)) for _ in range(2)]
-    assert runs[0].history == runs[1].history
-    assert torch.equal(runs[0].model.classifier.weight, runs[1].model.classifier.weight)
-
-
 def test_when_nothing_gets_better_then_training_stops(sets: Sets) -> None:
-    result = finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=200, patience=2))
+    result = _finetune(sets, epochs=200, patience=2)
     assert len(result.history) == result.best_epoch + 2
 
 
 def test_when_patients_are_on_both_sides_then_it_is_refused(sets: Sets, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"24 patient.* split by patient"):
-        finetune(_model(), sets[0], sets[0], ClearHugFeatureExtractor(), tmp_path / "run", _recipe())
+        _finetune((sets[0], sets[0]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -133,10 +140,10 @@ def test_when_labels_do_not_fit_the_model_then_they_are_named(
     extractor = ClearHugFeatureExtractor()
     more = prepare(make_recordings(4), extractor, (*LABELS, "paced"), progress=False).dataset
     with pytest.raises(InputError, match="training recordings have the label 'paced' and the model does not"):
-        finetune(_model(), more, sets[1], extractor, arguments=_recipe())
+        _finetune((more, sets[1]))
     unlabelled = prepare(make_recordings(4), extractor, progress=False).dataset
     with pytest.raises(InputError, match="the model has the label 'fast' and the training recordings do not"):
-        finetune(_model(), unlabelled, sets[1], extractor, arguments=_recipe())
+        _finetune((unlabelled, sets[1]))
 
 
 def test_when_labels_are_numbers_to_be_predicted_then_they_are_refused(
@@ -147,18 +154,17 @@ def test_when_labels_are_numbers_to_be_predicted_then_they_are_refused(
         recording.labels = dict.fromkeys(LABELS, 63.5)
     numbers = prepare(recordings, ClearHugFeatureExtractor(), LABELS, progress=False).dataset
     with pytest.raises(InputError, match=r"value 63\.5 for the label .* labels that are 1 or 0"):
-        finetune(_model(), numbers, numbers, ClearHugFeatureExtractor(), tmp_path / "run", _recipe())
+        _finetune((numbers, numbers), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_when_there_is_nothing_to_learn_or_choose_by_then_it_is_refused(sets: Sets) -> None:
-    extractor = ClearHugFeatureExtractor()
     with pytest.raises(InputError, match="no validation recordings"):
-        finetune(_model(), sets[0], sets[1].select([]), extractor, arguments=_recipe())
+        _finetune((sets[0], sets[1].select([])))
     with pytest.raises(InputError, match="nothing to choose by"):
-        finetune(_model(), sets[0], sets[1].select([0]), extractor, arguments=_recipe())
+        _finetune((sets[0], sets[1].select([0])))
     with pytest.raises(InputError, match="multi-label"):
-        finetune(_model(problem_type="regression"), *sets, extractor, arguments=_recipe())
+        _finetune(sets, model=_model(problem_type="regression"))
     with pytest.raises(InputError, match="epochs is 0"):
         FinetuningArguments(epochs=0)
 
@@ -170,7 +176,7 @@ def test_when_features_are_kept_then_the_probe_is_that_of_an_encoder_that_runs_e
     sets: Sets, tmp_path: Path
 ) -> None:
     runs = [
-        finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(**how), cache_dir=cache)
+        _finetune(sets, cache_dir=cache, epochs=3, **how)
         for how, cache in (({"precompute": False}, None), ({}, None), ({}, tmp_path), ({}, tmp_path))
     ]
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
@@ -185,7 +191,7 @@ def test_when_lora_trains_then_the_merged_model_needs_no_peft(sets: Sets, tmp_pa
     pytest.importorskip("peft")
     model = _model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    finetune(model, *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(method="lora", epochs=2, lora_rank=2))
+    _finetune(sets, tmp_path, model, method="lora", epochs=2, lora_rank=2)
     assert model.state_dict().keys() == before.keys()
     assert all(parameter.requires_grad for parameter in model.parameters())
     for name, tensor in model.state_dict().items():
@@ -246,10 +252,8 @@ def test_when_classes_are_weighted_then_the_loss_is_that_of_repeated_recordings(
     # Afterwards the model has its own loss again.
     assert model.loss_function(labels, logits, model.config) != weighted
 
-    plain = finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1))
-    balanced = finetune(
-        _model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1, class_weights="balanced")
-    )
+    plain = _finetune(sets, epochs=1)
+    balanced = _finetune(sets, epochs=1, class_weights="balanced")
     assert not torch.equal(plain.model.classifier.weight, balanced.model.classifier.weight)
 
 
@@ -267,7 +271,7 @@ class _Kill(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch, sets: Sets, folder: Path, **recipe: Any) -> None:
     with monkeypatch.context() as patch:
         trainer = finetuning.FinetuningTrainer
         patch.setattr(
@@ -276,26 +280,25 @@ def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> N
             lambda callbacks, **kwargs: trainer(callbacks=[*callbacks, _Kill(step)], **kwargs),
         )
         with pytest.raises(KeyboardInterrupt):
-            finetune(*arguments)
+            _finetune(sets, folder, **recipe)
 
 
 @pytest.mark.parametrize("method", ["frozen", "full", "lora"])
 def test_when_a_run_is_killed_then_the_same_call_goes_on_to_the_same_weights(
     method: str, sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extractor, recipe = ClearHugFeatureExtractor(), _recipe(method=method, epochs=4)
+    recipe = {"method": method, "epochs": 4}
     if method == "lora":
         pytest.importorskip("peft")
-    whole = finetune(_model(), *sets, extractor, tmp_path / "whole", recipe)
-    for step in (8, 11):  # three steps an epoch
-        _killed_at(step, monkeypatch, _model(), *sets, extractor, tmp_path / "killed", recipe)
+    whole = _finetune(sets, tmp_path / "whole", **recipe)
+    _killed_at(8, monkeypatch, sets, tmp_path / "killed", **recipe)  # three steps an epoch
     assert not (tmp_path / "killed" / "model").exists()
     (tmp_path / "killed").rename(tmp_path / "moved")
-    _killed_at(11, monkeypatch, _model(), *sets, extractor, tmp_path / "moved", recipe)
+    _killed_at(11, monkeypatch, sets, tmp_path / "moved", **recipe)
     (tmp_path / "moved").rename(tmp_path / "killed")
     # What a kill in the middle of a checkpoint leaves.
     (tmp_path / "killed" / "checkpoints" / "checkpoint-12").mkdir()
-    resumed = finetune(_model(), *sets, extractor, tmp_path / "killed", recipe)
+    resumed = _finetune(sets, tmp_path / "killed", **recipe)
     assert resumed.history == whole.history
     assert resumed.best_epoch == whole.best_epoch
     for name, tensor in resumed.model.state_dict().items():
@@ -310,16 +313,18 @@ def test_when_a_run_is_killed_then_the_same_call_goes_on_to_the_same_weights(
 def test_when_a_run_is_finished_then_the_same_call_trains_nothing(
     sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extractor = ClearHugFeatureExtractor()
-    first = finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=2))
+    first = _finetune(sets, tmp_path, epochs=2)
     assert not first.finished_before
     with monkeypatch.context() as patch:
         patch.setattr(finetuning, "train_with_trainer", None)
-        again = finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=2))
+        again = _finetune(sets, tmp_path, epochs=2)
     assert again.finished_before
     assert again.history == first.history
     assert torch.equal(again.model.classifier.weight, first.model.classifier.weight)
-    anew = finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=3), restart=True)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="finished, but its model is gone or damaged: start anew with --restart"):
+        _finetune(sets, tmp_path, epochs=2)
+    anew = _finetune(sets, tmp_path, epochs=3, restart=True)
     assert len(anew.history) == 3
 
 
@@ -327,7 +332,7 @@ def test_when_a_model_is_trained_then_only_thresholds_and_problem_type_are_new_i
     for method in ("frozen", "full"):
         model = _model()
         before = model.config.to_dict()
-        finetune(model, *sets, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1, method=method))
+        _finetune(sets, model=model, epochs=1, method=method)
         after = model.config.to_dict()
         assert set(after.pop("label_thresholds")) == set(LABELS)
         assert after.pop("problem_type") == "multi_label_classification"
@@ -337,67 +342,40 @@ def test_when_a_model_is_trained_then_only_thresholds_and_problem_type_are_new_i
 
 
 def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, tmp_path: Path) -> None:
-    extractor = ClearHugFeatureExtractor()
-    finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=1))
+    _finetune(sets, tmp_path, epochs=1)
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     with pytest.raises(InputError, match=r"holds another fine-tuning run \(the recipe: epochs was 1 and is 2 now\)"):
-        finetune(_model(), *sets, extractor, tmp_path, _recipe(epochs=2))
+        _finetune(sets, tmp_path, epochs=2)
     with pytest.raises(InputError, match="not the same: the training recordings"):
-        finetune(_model(), sets[0].select(range(20)), sets[1], extractor, tmp_path, _recipe(epochs=1))
+        _finetune((sets[0].select(range(20)), sets[1]), tmp_path, epochs=1)
     other = _model()
     with torch.no_grad():
         other.clear_hug.norm.weight[0] += 1e-3
     with pytest.raises(InputError, match="not the same: the model: encoder"):
-        finetune(other, *sets, extractor, tmp_path, _recipe(epochs=1))
+        _finetune(sets, tmp_path, other, epochs=1)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
-def test_when_one_bit_of_a_checkpoint_flips_then_the_run_does_not_go_on_from_it(
+def test_when_one_bit_of_a_checkpoint_flips_then_the_run_does_not_go_on_from_it_but_from_it_as_it_was(
     sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extractor, recipe = ClearHugFeatureExtractor(), _recipe(method="frozen", epochs=4)
-    _killed_at(8, monkeypatch, _model(), *sets, extractor, tmp_path, recipe)
-    weights = next((tmp_path / "checkpoints").glob("checkpoint-6/model.safetensors"))
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(InputError, match=r"checkpoint-6/model\.safetensors is not what was written.*--restart"):
-        finetune(_model(), *sets, extractor, tmp_path, recipe)
-
-
-def test_when_an_older_checkpoint_is_half_deleted_then_the_run_goes_on(
-    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extractor, recipe = ClearHugFeatureExtractor(), _recipe(method="frozen", epochs=3)
-    _killed_at(8, monkeypatch, _model(), *sets, extractor, tmp_path, recipe)
+    _killed_at(8, monkeypatch, sets, tmp_path, epochs=3)
+    newest = tmp_path / "checkpoints" / "checkpoint-6"
     # What a kill leaves while Trainer removes an older checkpoint.
-    older = tmp_path / "checkpoints" / "checkpoint-1"
-    shutil.copytree(older.with_name("checkpoint-6"), older)
-    (older / "model.safetensors").unlink()
-    assert len(finetune(_model(), *sets, extractor, tmp_path, recipe).history) == 3
-
-
-def test_when_the_file_of_a_run_is_damaged_then_its_checkpoints_stay(sets: Sets, tmp_path: Path) -> None:
-    (tmp_path / "finetuning.json").write_text("{")
-    (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"finetuning.json is damaged"):
-        finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(epochs=1))
-    assert (tmp_path / "checkpoints" / "checkpoint-3").is_dir()
-
-
-def test_when_the_model_of_a_finished_run_is_gone_then_it_says_how_to_go_on(sets: Sets, tmp_path: Path) -> None:
-    finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(epochs=1))
-    (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="finished, but its model is gone or damaged: start anew with --restart"):
-        finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(epochs=1))
+    shutil.copytree(newest, newest.with_name("checkpoint-1"))
+    (newest.with_name("checkpoint-1") / "model.safetensors").unlink()
+    content = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"checkpoint-6/model\.safetensors is not what was written.*--restart"):
+        _finetune(sets, tmp_path, epochs=3)
+    (newest / "model.safetensors").write_bytes(content)
+    assert len(_finetune(sets, tmp_path, epochs=3).history) == 3
 
 
 def test_when_it_computes_in_bfloat16_then_weights_stay_in_float32_and_a_cpu_is_enough(sets: Sets) -> None:
-    found = finetune(
-        _model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=1, bf16=True)
-    )
+    found = _finetune(sets, method="full", epochs=1, bf16=True)
     assert {one.dtype for one in found.model.parameters()} == {torch.float32}
-    plain = finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=1))
+    plain = _finetune(sets, method="full", epochs=1)
     losses = [one.history[0]["validation_loss"] for one in (found, plain)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
@@ -410,7 +388,7 @@ def test_when_processes_are_not_connected_then_none_of_them_trains(
     # As on a machine with a GPU, where nothing needs to be said to Accelerate.
     monkeypatch.setattr(processes, "on_connected_cpus", lambda: False)
     with pytest.raises(InputError, match="2 processes were launched and Accelerate connects 1"):
-        finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path / "run", _recipe())
+        _finetune(sets, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -430,10 +408,9 @@ def test_when_a_process_sees_several_devices_then_it_trains_on_one_with_the_batc
 
     monkeypatch.setattr(finetuning, "TrainingArguments", OnFourDevices)
     monkeypatch.setattr(finetuning.FinetuningTrainer, "train", watched)
-    recipe = _recipe(epochs=1)
     with pytest.raises(KeyboardInterrupt):
-        finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=recipe)
-    assert seen == [(1, recipe.batch_size)]
+        _finetune(sets, epochs=1)
+    assert seen == [(1, _recipe().batch_size)]
 
 
 def test_when_devices_are_idle_then_it_is_said_how_to_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,18 +429,16 @@ def test_when_devices_are_idle_then_it_is_said_how_to_use_them(monkeypatch: pyte
 def test_when_a_label_is_absent_from_training_then_it_is_named(sets: Sets) -> None:
     rows = [index for index, row in enumerate(sets[0]["labels"]) if not row["inverted"]]
     with pytest.raises(InputError, match=r"about the label\(s\) inverted: .* `--labels fast`"):
-        finetune(_model(), sets[0].select(rows), sets[1], ClearHugFeatureExtractor(), arguments=_recipe())
-    recipe = _recipe(epochs=1, allow_absent_labels=True)
-    assert finetune(_model(), sets[0].select(rows), sets[1], ClearHugFeatureExtractor(), arguments=recipe).history
+        _finetune((sets[0].select(rows), sets[1]))
+    assert _finetune((sets[0].select(rows), sets[1]), epochs=1, allow_absent_labels=True).history
 
 
 def test_when_rate_or_leads_are_not_the_models_then_both_are_named(sets: Sets) -> None:
-    extractor = ClearHugFeatureExtractor()
     with pytest.raises(InputError, match="sampling_rate 100 Hz and the model 250 Hz"):
-        finetune(_model(sampling_rate=250), *sets, extractor, arguments=_recipe())
+        _finetune(sets, model=_model(sampling_rate=250))
     six = ["I", "II", "III", "V1", "V3", "V5"]
     with pytest.raises(InputError, match=r"gives 12 leads \(.*\) and the model reads 6 \(I, II"):
-        finetune(_model(lead_names=six), *sets, extractor, arguments=_recipe())
+        _finetune(sets, model=_model(lead_names=six))
     other = ClearHugFeatureExtractor(sampling_rate=250)
     with pytest.raises(InputError, match="prepared at 100 Hz and the model works at 250 Hz"):
         check_fits(_model(sampling_rate=250).config, other, sets[0])
@@ -474,7 +449,7 @@ def test_when_outputs_are_nan_then_training_stops_and_says_so(sets: Sets, tmp_pa
     with torch.no_grad():
         model.classifier.weight[0, 0] = np.nan
     with pytest.raises(InputError, match="outputs are NaN or infinite: lower the learning rate"):
-        finetune(model, *sets, ClearHugFeatureExtractor(), tmp_path / "run", _recipe())
+        _finetune(sets, tmp_path / "run", model)
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -490,7 +465,7 @@ def test_when_a_lowest_rate_is_set_then_the_cosine_ends_there(
         return optimizer
 
     monkeypatch.setattr(finetuning, "make_optimizer", watched)
-    finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(min_learning_rate=lowest, patience=8))
+    _finetune(sets, min_learning_rate=lowest, patience=8)
     steps, warmup = len(rates), int(0.1 * len(rates))
     by_hand = [
         end + (5e-3 - end) * (1 + np.cos(np.pi * step / (steps - warmup))) / 2 for step in range(steps - warmup)
@@ -526,14 +501,10 @@ def test_when_training_recordings_are_augmented_then_they_change_and_validation_
         return change(signal, *rest)
 
     monkeypatch.setattr(augmentation, "augment_recording", watch)
-    result = finetune(
-        _model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=2, augmentation=1.0)
-    )
+    result = _finetune(sets, method="full", epochs=2, augmentation=1.0)
     assert len(seen) == 2 * len(sets[0])
-    plain = finetune(_model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=2))
-    again = finetune(
-        _model(), *sets, ClearHugFeatureExtractor(), arguments=_recipe(method="full", epochs=2, augmentation=1.0)
-    )
+    plain = _finetune(sets, method="full", epochs=2)
+    again = _finetune(sets, method="full", epochs=2, augmentation=1.0)
     weights = [one.model.classifier.weight for one in (result, plain, again)]
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
