@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 from .finetune import finetune_and_report, finetuning_defaults, leave_out_rare
 from .pretrain import pretrain_and_draw
 from .shared import (
-    EXIT_OK,
-    EXIT_SOME_FAILED,
     Sources,
     add_count_option,
     add_overwrite_option,
@@ -134,9 +132,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"clear-hug publish {output} YOUR_NAME/ecg-demo --dry-run staged",
             f"clear-hug demo{option} --data FOLDER_OF_RECORDINGS --output runs/demo",
         ]
-    report_rejected(rejected)
+    status = report_rejected(rejected)
     say("\n".join(("\nNext:", *(f"  {step}" for step in steps))))
-    return EXIT_SOME_FAILED if rejected else EXIT_OK
+    return status
 
 
 def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pictures: Path) -> None:
@@ -178,6 +176,4 @@ def _simulate(patients: int, limit: int | None, seed: int) -> Sources:
 
     say(f"simulating recordings of {patients} patients")
     recordings = simulate_recordings(patients, seed=seed, num_workers=min(os.cpu_count() or 1, 8))
-    found = Sources.by_split(recordings, list(SIMULATED_LABELS), limit)
-    found.about = describe_source(None)
-    return found
+    return Sources.by_split(recordings, limit, list(SIMULATED_LABELS), describe_source(None))

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .shared import (
-    EXIT_OK,
-    EXIT_SOME_FAILED,
     add_count_option,
     add_model_option,
     add_overwrite_option,
@@ -92,5 +90,4 @@ def run(arguments: argparse.Namespace) -> int:
     size = model.config.hidden_size
     what = f"{len(model.config.lead_names)} x {size}" if arguments.per_lead else str(size)
     say(f"{len(references) - len(failed)} record(s), {num_rows} window(s) of {what} numbers: {arguments.output}")
-    report_rejected(rejected)
-    return EXIT_SOME_FAILED if rejected else EXIT_OK
+    return report_rejected(rejected)

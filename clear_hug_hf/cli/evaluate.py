@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .shared import (
-    EXIT_OK,
-    EXIT_SOME_FAILED,
     LABELLED_HELP,
     add_model_option,
     add_overwrite_option,
@@ -141,8 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         write_json(arguments.output, metrics)
         say(f"\nwritten: {arguments.output}")
-    report_rejected(rejected)
-    return EXIT_SOME_FAILED if rejected else EXIT_OK
+    return report_rejected(rejected)
 
 
 def _label_mapping(given: Sequence[str] | None, names: Sequence[str]) -> dict[str, tuple[str, ...]] | None:

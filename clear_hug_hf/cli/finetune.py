@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .shared import (
-    EXIT_OK,
-    EXIT_SOME_FAILED,
     LABELLED_HELP,
     add_cache_options,
     add_count_option,
@@ -189,14 +187,14 @@ def run(arguments: argparse.Namespace) -> int:
         command = "the same command without --restart" if arguments.restart else "the same command"
         say(f"\nstopped: {command} goes on from the last epoch")
         raise
-    report_rejected(rejected)
+    status = report_rejected(rejected)
     say(
         "\nnext:\n"
         f"  clear-hug predict RECORD... --model {output}\n"
         f"  clear-hug evaluate --data {arguments.data} --model {output} --pictures evaluation\n"
         f"  clear-hug publish {output} YOUR_NAME/{output.name} --dry-run staged"
     )
-    return EXIT_SOME_FAILED if rejected else EXIT_OK
+    return status
 
 
 def leave_out_rare(

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .shared import (
     EXIT_BAD_INPUT,
-    EXIT_OK,
-    EXIT_SOME_FAILED,
     add_model_option,
     add_overwrite_option,
     add_verb,
@@ -185,8 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{num_done} record(s), {len(table)} row(s): {arguments.output}")
     if arguments.pictures is not None:
         print(f"pictures: {arguments.pictures}", file=sys.stderr)
-    report_rejected(rejected)
-    return EXIT_SOME_FAILED if rejected else EXIT_OK
+    return report_rejected(rejected)
 
 
 def _told(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .shared import (
     EXIT_OK,
-    EXIT_SOME_FAILED,
     add_verb,
     draw_recording,
     is_main_process,
@@ -91,11 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
         command = "the same command without --restart" if arguments.restart else "the same command"
         say(f"\nstopped: {command} goes on from the last checkpoint")
         raise
-    report_rejected(rejected)
+    status = report_rejected(rejected)
     say(f"\nnext: clear-hug finetune --data {folders[0]} --model {recipe.output} --output runs/finetuned")
     # A launcher would stop the other processes of a run for the exit status of one.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return EXIT_SOME_FAILED if rejected and alone else EXIT_OK
+    return status if alone else EXIT_OK
 
 
 def _read_for_pretraining(

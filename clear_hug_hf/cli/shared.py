@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,36 +99,33 @@ def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what} if there; never what is read")
 
 
+@dataclass
 class Sources:
     """
     Recordings by split, and the labels that they may have; or prepared datasets, their folder, and the feature
     extractor that they were prepared with. `about` says where they are from, as `describe_source` does.
     """
 
-    def __init__(
-        self,
-        splits: dict[str, Any],
-        label_names: list[str] | None,
-        prepared: Path | None = None,
-        extractor: Any = None,
-    ):
-        self.splits = splits
-        self.label_names = label_names
-        self.prepared = prepared
-        self.extractor = extractor
-        self.is_table = False
-        self.about: dict[str, Any] = {}
+    splits: dict[str, Any]
+    label_names: list[str] | None
+    about: dict[str, Any]
+    prepared: Path | None = None
+    extractor: Any = None
+    is_table: bool = False
 
     @classmethod
     def by_split(
-        cls, recordings: Sequence[Recording | RecordReference], label_names: list[str] | None, limit: int | None
+        cls,
+        recordings: Sequence[Recording | RecordReference],
+        limit: int | None,
+        label_names: list[str] | None,
+        about: dict[str, Any],
+        is_table: bool = False,
     ) -> Sources:
-        splits: dict[str, list[Any]] = {}
-        for split in ("train", "validation", "test"):
-            members = [recording for recording in recordings if recording.split == split][:limit]
-            if members:
-                splits[split] = members
-        return cls(splits, label_names)
+        """The first recordings of each split, as many as the limit allows."""
+        of = {split: [one for one in recordings if one.split == split] for split in ("train", "validation", "test")}
+        splits = {split: members[:limit] for split, members in of.items() if members}
+        return cls(splits, label_names, about, is_table=is_table)
 
 
 def read_source(
@@ -143,8 +141,6 @@ def read_source(
     with `known_only` the table may lack some), or any WFDB records, without labels. These are all for training unless
     they are to be `divided` at random.
     """
-    from dataclasses import replace
-
     from ..data.prepared import is_prepared, load_prepared
     from ..data.readers import open_source
     from ..data.readers.ptbxl import TABLE
@@ -164,14 +160,10 @@ def read_source(
             split: rows if limit is None else rows.take(min(limit, len(rows)) if split not in streamed else limit)
             for split, rows in sets.items()
         }
-        found = Sources(limited, label_names, folder, extractor)
-        found.about = describe_source(folder)
-        return found
+        return Sources(limited, label_names, describe_source(folder), folder, extractor)
     if (folder / TABLE).is_file():
         source = open_source("ptbxl", folder, label_set="ptbxl_super", keep_unlabelled=True)
-        found = Sources.by_split(source, source.label_names, limit)
-        found.about = describe_source(folder, source, SOURCE_SPLITS)
-        return found
+        return Sources.by_split(source, limit, source.label_names, describe_source(folder, source, SOURCE_SPLITS))
     references = [
         RecordReference(path, str(path.relative_to(folder).with_suffix("")), split="train")
         for path in find_records(folder)
@@ -179,14 +171,11 @@ def read_source(
     if divided:
         splits = random_splits(references)
         references = [replace(one, split=splits[one.record_id]) for one in references]
-    found = Sources.by_split(references, None, limit)
-    found.about = describe_source(folder, splits=RANDOM_SPLITS if divided else None)
-    return found
+    about = describe_source(folder, splits=RANDOM_SPLITS if divided else None)
+    return Sources.by_split(references, limit, None, about)
 
 
 def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], known_only: bool) -> Sources:
-    from dataclasses import replace
-
     from ..data.readers import CsvSource
     from ..data.splits import assign_splits
     from ..processing import InputError
@@ -209,7 +198,7 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], kno
             f"the columns {', '.join(label_columns)} of {path} hold classes or numbers: make a column of 1 and 0 for "
             "each label"
         )
-    records: list[Any] = [source.reference(index) for index in range(len(source))]
+    records = list(source)
     splits = assign_splits(records)
     drawn = all(record.split is None for record in records)
     if drawn:
@@ -223,10 +212,8 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], kno
             "the numbers are too good"
         )
     records = [replace(record, split=splits[record.record_id]) for record in records]
-    found = Sources.by_split(records, source.label_names, limit)
-    found.is_table = True
-    found.about = describe_source(path, source, RANDOM_SPLITS if drawn else SOURCE_SPLITS)
-    return found
+    about = describe_source(path, source, RANDOM_SPLITS if drawn else SOURCE_SPLITS)
+    return Sources.by_split(records, limit, source.label_names, about, is_table=True)
 
 
 def choose_labels(asked: Sequence[str] | None, known: Sequence[str] | None, whose: str) -> list[str]:
@@ -248,8 +235,6 @@ def prepare_splits(
     sources: Sources, extractor: Any, label_names: list[str] | None
 ) -> tuple[dict[str, datasets.Dataset], list[Rejected]]:
     """Prepare each split that is not prepared; labels that were not chosen are left out of the recordings."""
-    from dataclasses import replace
-
     from ..data.preparation import prepare
     from ..data.prepared import check_prepared_for, keep_labels
 
@@ -427,15 +412,18 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         say(f"  {name:{width}s}  {entry['num_positive']:8d}  {values}  {at_threshold}")
 
 
-def report_rejected(rejected: Sequence[Rejected]) -> None:
-    """Name the recordings that could not be used, the first ones if they are many."""
-    if not rejected or not is_main_process():
-        return
+def report_rejected(rejected: Sequence[Rejected]) -> int:
+    """Name the recordings that could not be used, the first ones if they are many; returns the exit status."""
+    if not rejected:
+        return EXIT_OK
+    if not is_main_process():
+        return EXIT_SOME_FAILED
     print(f"clear-hug: {len(rejected)} recording(s) could not be used:", file=sys.stderr)
     for record, reason in rejected[:_MOST_NAMED]:
         print(f"  {record}: {reason}", file=sys.stderr)
     if len(rejected) > _MOST_NAMED:
         print(f"  and {len(rejected) - _MOST_NAMED} more", file=sys.stderr)
+    return EXIT_SOME_FAILED
 
 
 def quiet_libraries() -> None:

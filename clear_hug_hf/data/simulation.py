@@ -74,14 +74,11 @@ def simulate_recordings(
     """
     if num_patients < 1 or recordings_per_patient < 1:
         raise InputError("simulate at least one recording of at least one patient")
-    if num_workers > 1:
-        from joblib import Parallel, delayed
+    from joblib import Parallel, delayed
 
-        patients = Parallel(n_jobs=num_workers)(
-            delayed(_simulate_patient)(patient, recordings_per_patient, seed) for patient in range(num_patients)
-        )
-    else:
-        patients = [_simulate_patient(patient, recordings_per_patient, seed) for patient in range(num_patients)]
+    patients = Parallel(n_jobs=num_workers)(
+        delayed(_simulate_patient)(patient, recordings_per_patient, seed) for patient in range(num_patients)
+    )
     return [recording for recordings in patients for recording in recordings]
 
 

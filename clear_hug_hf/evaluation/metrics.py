@@ -140,11 +140,28 @@ def patient_weights(patient_ids: Sequence[str | None], num_samples: int, seed: i
     Returns:
         `np.ndarray` of shape `(num_samples, num_recordings)`, int64.
     """
-    names = [f"\0{index}" if patient is None else str(patient) for index, patient in enumerate(patient_ids)]
-    _, patient_of = np.unique(names, return_inverse=True)
+    patient_of = patient_index(patient_ids)
     num_patients = int(patient_of.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(num_patients, np.full(num_patients, 1 / num_patients), num_samples)
     return drawn[:, patient_of]
+
+
+def bootstrap_weights(
+    num_recordings: int, patient_ids: Sequence[str | None] | None, num_samples: int, seed: int | Sequence[int] = 0
+) -> np.ndarray:
+    """
+    The recordings as they are, a row of ones, and below it each bootstrap sample of their patients, as
+    [`patient_weights`] gives them; by default each recording is of a patient of its own.
+    """
+    once = np.ones((1, num_recordings), dtype=np.int64)
+    patients = [None] * num_recordings if patient_ids is None else patient_ids
+    return np.concatenate([once, patient_weights(patients, num_samples, seed)])
+
+
+def patient_index(patient_ids: Sequence[str | None]) -> np.ndarray:
+    """A number for the patient of each recording, from 0; one without a patient stands alone."""
+    names = [f"\0{index}" if patient is None else str(patient) for index, patient in enumerate(patient_ids)]
+    return np.unique(names, return_inverse=True)[1]
 
 
 def macro_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -220,8 +237,7 @@ def evaluate_predictions(
         raise InputError(f"there are {len(thresholds)} thresholds for {len(label_names)} labels: give one for each")
     if patient_ids is None:
         patient_ids = [None] * len(labels)
-    once = np.ones((1, len(labels)))
-    resampled = patient_weights(patient_ids, num_samples, seed) if num_samples else np.empty((0, len(labels)))
+    once, resampled = np.split(bootstrap_weights(len(labels), patient_ids, num_samples, seed), [1])
 
     left_out: list[str] = []
     per_label: dict[str, dict[str, Any]] = {}
@@ -259,8 +275,7 @@ def evaluate_predictions(
     result["per_label"] = per_label
     result["left_out"] = left_out
     result["num_recordings"] = len(labels)
-    patients = {index if patient is None else str(patient) for index, patient in enumerate(patient_ids)}
-    result["num_patients"] = len(patients)
+    result["num_patients"] = len(np.unique(patient_index(patient_ids)))
     result["num_samples"] = num_samples
     return result
 
@@ -384,11 +399,7 @@ def macro_auroc_samples(
     Returns:
         `np.ndarray` of shape `(1 + num_samples,)`: NaN in samples in which a label has only one class.
     """
-    if patient_ids is None:
-        patient_ids = [None] * len(labels)
-    weights = np.concatenate(
-        [np.ones((1, len(labels)), dtype=np.int64), patient_weights(patient_ids, num_samples, seed)]
-    )
+    weights = bootstrap_weights(len(labels), patient_ids, num_samples, seed)
     areas = []
     for column, known in enumerate(~np.isnan(labels).T):
         truth = labels[known, column]

@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from ..data.label_sets import LABEL_SETS
 from ..processing.errors import InputError
 from ..systems import SYSTEMS
-from .metrics import macro_auroc
+from .metrics import macro_auroc, patient_index
 
 
 def random_subset(record_ids: Sequence[str], fraction: float, seed: int = 0) -> np.ndarray:
@@ -79,8 +79,7 @@ def stratified_subset(
     has = np.nan_to_num(np.asarray(labels, dtype=np.float64)) > 0.5
     # A recording without any label belongs to a group of its own, which keeps its share, too.
     has = np.concatenate([has, ~has.any(axis=1, keepdims=True)], axis=1)
-    names = [f"\0{index}" if patient is None else str(patient) for index, patient in enumerate(patient_ids)]
-    _, patient_of = np.unique(names, return_inverse=True)
+    patient_of = patient_index(patient_ids)
     num_patients = int(patient_of.max()) + 1
     counts = np.zeros((num_patients, has.shape[1]))
     np.add.at(counts, patient_of, has)

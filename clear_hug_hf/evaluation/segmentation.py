@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ..processing.errors import InputError
-from .metrics import patient_weights
+from .metrics import bootstrap_weights
 
 
 WAVES = ("none", "P", "QRS", "T")
@@ -129,9 +129,7 @@ def segmentation_samples(
     """
     marked, predicted = np.asarray(marked), np.asarray(predicted)
     _check(marked, predicted, sampling_rate, patient_ids)
-    patients = [None] * len(marked) if patient_ids is None else patient_ids
-    once = np.ones((1, len(marked)), dtype=np.int64)
-    weights = np.concatenate([once, patient_weights(patients, num_samples, seed)]) if num_samples else once
+    weights = bootstrap_weights(len(marked), patient_ids, num_samples, seed)
 
     result: dict[tuple[str, str], np.ndarray] = {}
     known = marked != UNKNOWN
