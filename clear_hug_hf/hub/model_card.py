@@ -107,18 +107,18 @@ def make_card(
             cannot be: the message names it.
     """
     _check_licence(license, license_name)
-    metrics, conversion = facts.get(METRICS), facts.get(CONVERSION)
-    encoder = _encoder_facts(facts)
+    encoder, conversion = _encoder_facts(facts), facts.get(CONVERSION)
     # Of the model itself, or of the encoder that it was fine-tuned from.
-    converted = conversion or (metrics or {}).get("encoder", {}).get(CONVERSION)
+    converted = conversion or (facts.get(METRICS) or {}).get("encoder", {}).get(CONVERSION)
     is_classifier = auto_class in OF_RECORDINGS
-    labels = model_label_names(config) if is_classifier else []
+    metrics = facts.get(METRICS) if is_classifier else None
+    labels, thresholds = (model_label_names(config), model_thresholds(config)) if is_classifier else ([], [])
     missing = []
     if license is None:
         missing.append("the licence of the weights (--license)")
     if is_classifier and all(re.fullmatch(r"LABEL_\d+", name) for name in labels):
         missing.append("names of the labels (id2label in config.json)")
-    if is_classifier and metrics is not None and (named := _field(metrics, "labels", METRICS)) != labels:
+    if metrics is not None and (named := _field(metrics, "labels", METRICS)) != labels:
         raise InputError(
             f"{METRICS} is of the labels {', '.join(map(str, named))} and the model names {', '.join(labels)}: the "
             "file is of another model, take it away"
@@ -127,14 +127,14 @@ def make_card(
         missing.append(f"metrics ({METRICS}, which `clear-hug finetune` writes)")
     if not is_classifier and encoder is None and conversion is None:
         missing.append(f"how it was pre-trained ({PRETRAINING}, which `clear-hug pretrain` writes)")
-    tested = _tested(metrics) if metrics is not None and is_classifier else None
+    tested = _tested(metrics) if metrics is not None else None
     if tested is None and dataset_id is not None:
         raise InputError(f"nothing is recorded that was tested on {dataset_id}: leave out --dataset")
     if tested is not None and dataset_id is None:
         missing.append("the tested dataset's name on the Hub, for .eval_results (--dataset)")
 
     name = repo_id.split("/")[-1]
-    sources = _source_rows(metrics if is_classifier else None, encoder)
+    sources = _source_rows(metrics, encoder)
     text = ModelCard.from_template(
         ModelCardData(
             license=license,
@@ -164,21 +164,16 @@ def make_card(
         summary=_summary(config, auto_class, labels, num_parameters, conversion),
         labels=[
             {"name": _cell(label), "threshold": f"{threshold:.3g}"}
-            for label, threshold in zip(labels, model_thresholds(config), strict=True)
-        ]
-        if is_classifier
-        else [],
+            for label, threshold in zip(labels, thresholds, strict=True)
+        ],
         threshold_note=_threshold_note(config),
         results=_result_tables(metrics) if is_classifier else _pretraining_tables(encoder),
-        made=[
-            *_made(metrics if is_classifier else None, encoder, converted),
-            *_stored(dtype, ((metrics or {}).get("measured") or {}) if is_classifier else {}),
-        ],
+        made=[*_made(metrics, encoder, converted), *_stored(dtype, (metrics or {}).get("measured") or {})],
         sources=sources,
         patients_note=" (patients)" if any("(" in cell for row in sources for cell in row[5:]) else "",
-        recipes=_recipes(metrics if is_classifier else None, encoder),
+        recipes=_recipes(metrics, encoder),
         reads=_reads(config, feature_extractor),
-        limits=_limits(metrics if is_classifier else None, encoder, converted),
+        limits=_limits(metrics, encoder, converted),
         environment=_environment(metrics if is_classifier else encoder, conversion),
         licence=_licence(license_name or license, facts, converted),
         citations=_citations(config, facts),
@@ -303,8 +298,9 @@ def _check_metrics(found: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _macros(tested: _Tested) -> list[Mapping[str, Any] | None]:
-    return [tested.metrics[f"macro_{name}"] for name in _METRICS]
+def _macros(tested: _Tested) -> dict[str, Mapping[str, Any]]:
+    """Means over labels of the metrics that are defined, by name."""
+    return {name: value for name in _METRICS if (value := tested.metrics[f"macro_{name}"]) is not None}
 
 
 class _Tested(NamedTuple):
@@ -340,25 +336,21 @@ def _model_index(tested: _Tested, dataset_id: str | None) -> list[EvalResult]:
             dataset_name=_title(tested.data),
             dataset_split=tested.split,
             dataset_config=tested.data.get("label_set"),
-            metric_type=kind,
-            metric_name=f"macro {title}",
+            metric_type=_METRICS[name][1],
+            metric_name=f"macro {_METRICS[name][0]}",
             metric_value=round(value["value"], 4),
             metric_args={"interval_95": [round(value["low"], 4), round(value["high"], 4)]}
             if value["low"] is not None
             else None,
         )
-        for name, (title, kind) in _METRICS.items()
-        if (value := tested.metrics[f"macro_{name}"]) is not None
+        for name, value in _macros(tested).items()
     ]
 
 
 def _eval_results(tested: _Tested, dataset_id: str, repo_id: str) -> dict[str, str]:
     """Results as the Hub reads them from `.eval_results/`."""
     entries = []
-    for name, (title, _) in _METRICS.items():
-        value = tested.metrics[f"macro_{name}"]
-        if value is None:
-            continue
+    for name, value in _macros(tested).items():
         task = "_".join([tested.data.get("label_set") or "labels", "macro", name])
         entries.append(
             EvalResultEntry(
@@ -368,7 +360,7 @@ def _eval_results(tested: _Tested, dataset_id: str, repo_id: str) -> dict[str, s
                 date=tested.date,
                 source_url=f"https://huggingface.co/{repo_id}/blob/main/{METRICS}",
                 source_name=f"{METRICS} of the run",
-                notes=f"macro {title}{_interval_words(value)} on the {tested.split} split",
+                notes=f"macro {_METRICS[name][0]}{_interval_words(value)} on the {tested.split} split",
             )
         )
     content = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
@@ -378,36 +370,27 @@ def _eval_results(tested: _Tested, dataset_id: str, repo_id: str) -> dict[str, s
 def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if metrics is None:
         return []
+    columns = {"pretrained": "this model", "random_initialisation": "the same, its encoder never trained"}
+    runs = {name: _field(metrics, name, METRICS) for name in columns if name == "pretrained" or name in metrics}
     tables = []
-    results = _field(metrics, "pretrained", METRICS)
-    control = metrics.get("random_initialisation")
     for split in ("test", "validation"):
-        if split not in results:
+        if split not in runs["pretrained"]:
             continue
-        for name, of_run in (("pretrained", results), ("random_initialisation", control)):
-            if of_run is not None:
-                _check_metrics(_field(of_run, split, METRICS), f"{name}.{split}")
-        columns = [_first_column("metric", split), "this model"]
-        if control is not None:
-            columns += ["the same, its encoder never trained"]
-        rows = []
-        for name, (title, _) in _METRICS.items():
-            row = [f"macro {title}", _interval(_field(results, f"{split}/macro_{name}", METRICS))]
-            if control is not None:
-                row.append(_interval(_field(control, f"{split}/macro_{name}", METRICS)))
-            rows.append(row)
-        found = results[split]
-        notes = []
-        difference = metrics.get("difference_of_macro_auroc", {}).get(split)
-        if difference is not None:
-            notes.append(f"Difference of macro AUROC, paired over patients: {_interval(difference, sign=True)}.")
+        for name, run in runs.items():
+            _check_metrics(_field(run, split, METRICS), f"{name}.{split}")
+        found = runs["pretrained"][split]
         where = f"On {found['num_recordings']} {split} recordings of {found['num_patients']} patients"
+        difference = metrics.get("difference_of_macro_auroc", {}).get(split)
+        note = "Difference of macro AUROC, paired over patients: " + _interval(difference, sign=True) + "."
         tables.append(
             {
                 "title": f"{where}, with 95 % intervals over patients:",
-                "columns": columns,
-                "rows": rows,
-                "note": " ".join(notes),
+                "columns": [_first_column("metric", split), *(columns[name] for name in runs)],
+                "rows": [
+                    [f"macro {title}", *(_interval(run[split][f"macro_{name}"]) for run in runs.values())]
+                    for name, (title, _) in _METRICS.items()
+                ],
+                "note": "" if difference is None else note,
             }
         )
     tables.append(_label_table(_tested(metrics)))
@@ -507,27 +490,21 @@ def _made(
         )
     if encoder is not None:
         recipe, system = _field(encoder, "recipe", PRETRAINING), _pretrained(encoder)
-        result, chosen = _field(encoder, "result", PRETRAINING), encoder.get("chosen")
-        paragraphs.append(
-            f"**Pre-training** {system.objective.supervision}: "
-            f"{system.described}, {encoder.get('size') or 'own'} size, "
-            f"{recipe.get('epochs')} epochs, seed {recipe.get('seed')}."
-            + (
-                f" These are the weights after epoch {result['epoch']}, which had the lowest validation loss."
-                if chosen
-                else ""
-            )
-            + "".join(
-                f" It went on with the model of {_field(one, 'result/epoch', PRETRAINING)} epochs before."
-                for one in _earlier(encoder)
-            )
-            + (
-                f" The signal teacher: {_pretrained(teacher).described}, pre-trained without "
-                f"labels for {_field(teacher, 'result/epoch', PRETRAINING)} epochs."
-                if (teacher := encoder.get("signal_teacher")) is not None
-                else ""
-            )
+        result = _field(encoder, "result", PRETRAINING)
+        text = (
+            f"**Pre-training** {system.objective.supervision}: {system.described}, {encoder.get('size') or 'own'} "
+            f"size, {recipe.get('epochs')} epochs, seed {recipe.get('seed')}."
         )
+        if encoder.get("chosen"):
+            text += f" These are the weights after epoch {result['epoch']}, which had the lowest validation loss."
+        for one in _earlier(encoder):
+            text += f" It went on with the model of {_field(one, 'result/epoch', PRETRAINING)} epochs before."
+        if (teacher := encoder.get("signal_teacher")) is not None:
+            text += (
+                f" The signal teacher: {_pretrained(teacher).described}, pre-trained without labels for "
+                f"{_field(teacher, 'result/epoch', PRETRAINING)} epochs."
+            )
+        paragraphs.append(text)
     elif metrics is not None and conversion is None:
         paragraphs.append("**Pre-training**: nothing is recorded about the encoder that was fine-tuned.")
     if metrics is not None:
@@ -658,7 +635,7 @@ def _limits(
                 f"Fewer than {_FEW} {tested.split} recordings have these labels, so that their results are unsure: "
                 f"{', '.join(few)}."
             )
-        if any(value is not None and value["low"] == value["high"] for value in _macros(tested)):
+        if any(value["low"] == value["high"] for value in _macros(tested).values()):
             limits.append("An interval without width comes of few recordings without an error, not of certainty.")
     if conversion is not None:
         limits.append(
