@@ -103,7 +103,6 @@ def prepare(
     feature_extractor: EcgFeatureExtractor,
     label_names: Sequence[str] | None = None,
     *,
-    windows: str | None = None,
     progress: bool = True,
 ) -> Prepared:
     """
@@ -111,12 +110,10 @@ def prepare(
 
     Args:
         records (`Iterable[Recording | RecordReference]`): The recordings; references are read here, one at a time.
-        feature_extractor ([`EcgFeatureExtractor`]): Cleans and finds beats; the model must use the same one.
+        feature_extractor ([`EcgFeatureExtractor`]): Cleans and finds beats; the model must use the same one. Windows
+            that cannot be read are left out with a warning, see [`EcgFeatureExtractor.find_windows`].
         label_names (`Sequence[str]`, *optional*): Columns of the labels. A recording that nobody labelled gets NaN in
             each. Without names the dataset has no labels.
-        windows (`str`, *optional*): What a recording longer than the extractor's window gives: one row (`"first"`,
-            `"center"`) or one per window (`"all"`); the extractor's own choice by default. Windows that cannot be
-            read are left out with a warning, see [`EcgFeatureExtractor.find_windows`].
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
 
     Returns:
@@ -130,7 +127,7 @@ def prepare(
     features = dataset_features(label_names)
     rejected: list[Rejected] = []
     with tqdm(records, desc="prepare", unit="rec", disable=not progress) as counted:
-        tables = list(prepare_tables(counted, feature_extractor.replace(windows=windows), label_names, rejected))
+        tables = list(prepare_tables(counted, feature_extractor, label_names, rejected))
     table = pa.concat_tables(tables) if tables else features.arrow_schema.empty_table()
     return Prepared(datasets.Dataset(InMemoryTable(table), datasets.DatasetInfo(features=features)), rejected)
 

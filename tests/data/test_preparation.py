@@ -93,7 +93,7 @@ def test_when_a_recording_is_long_then_the_windows_asked_for_are_rows(make_recor
     extractor = ClearHugFeatureExtractor()
     first, _ = prepare([long], extractor, progress=False)
     assert first["window_start"] == [0.0]
-    windows, _ = prepare([long], extractor, windows="all", progress=False)
+    windows, _ = prepare([long], extractor.replace(windows="all"), progress=False)
     assert windows["window_start"] == [0.0, 10.0, 15.0]
     assert all(min(row["r_peaks"]) >= 0 and max(row["r_peaks"]) < 1000 for row in windows)
 

@@ -286,7 +286,7 @@ def test_when_a_long_recording_is_partly_fast_then_its_prepared_rows_together_sc
 ) -> None:
     fast, slow = make_recordings(2)
     both = replace(fast, waveform=np.concatenate([fast.waveform, slow.waveform], axis=1))
-    rows = prepare([slow, both], pipe.feature_extractor, windows="all", progress=False).dataset
+    rows = prepare([slow, both], pipe.feature_extractor.replace(windows="all"), progress=False).dataset
     found = predict(pipe.model, rows, pipe.feature_extractor)
     assert found.num_windows is not None
     assert found.num_windows.tolist() == [1, 2, 1]
