@@ -528,8 +528,8 @@ def _made(
 def _conversion_notes(conversion: Mapping[str, Any]) -> Iterator[str]:
     system = SYSTEMS.get(str(conversion.get("system")).replace("-", "_"))
     for name, by_value in (system.conversion_notes if system else {}).items():
-        if (value := conversion.get(name)) in by_value:
-            yield by_value[value]
+        if (note := by_value.get(conversion.get(name, ""))) is not None:
+            yield note
 
 
 def _stored(dtype: str, measured: Mapping[str, Any]) -> list[str]:
