@@ -657,32 +657,18 @@ def _shortened(text: str, length: int) -> str:
 
 
 class _Paper(NamedTuple):
-    """
-    A page of ECG paper: seconds to the right, and millimetres upwards from the first row's baseline.
+    """A page of ECG paper: seconds to the right, and millimetres upwards from the first row's baseline."""
 
-    Args:
-        rows (`list[list[tuple[str, float, float]]]`): For each row the leads from left to right, with the time that
-            each shows [s].
-        spacing (`float`): From a baseline to the next [mm].
-        low, high (`float`): The page's lower and upper edge [mm].
-        seconds (`float`): The page's length [s].
-        gain (`float`): Height of one unit of the signal [mm].
-        bar (`str`): What 10 mm are.
-        text (`str`): What is written at the bottom.
-        inches (`tuple[float, float]`): Width and height of the page.
-        left (`float`): Margin on its left [inches].
-    """
-
-    rows: list[list[tuple[str, float, float]]]
-    spacing: float
-    low: float
-    high: float
-    seconds: float
-    gain: float
-    bar: str
-    text: str
-    inches: tuple[float, float]
-    left: float
+    rows: list[list[tuple[str, float, float]]]  # Leads from left to right, with the time that each shows [s].
+    spacing: float  # From a baseline to the next [mm].
+    low: float  # The page's lower edge [mm].
+    high: float  # The page's upper edge [mm].
+    seconds: float  # The page's length [s].
+    gain: float  # Height of one unit of the signal [mm].
+    bar: str  # What 10 mm are.
+    text: str  # What is written at the bottom.
+    inches: tuple[float, float]  # Width and height of the page.
+    left: float  # Margin on its left [inches].
 
     @property
     def size(self) -> tuple[float, float]:

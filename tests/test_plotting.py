@@ -34,8 +34,9 @@ from clear_hug_hf.processing import STANDARD_LEADS, InputError, cut_beats
 
 
 PEAKS = np.array([40, 120, 205, 290])
-SINGLE_GROUPS = ["I/II/III", "aVR/aVL/aVF", "V1-V6"]
-GROUPS = [*SINGLE_GROUPS, "I/II/III + aVR/aVL/aVF", "aVR/aVL/aVF + V1-V6", "I/II/III + V1-V6", "all leads"]
+PAIRS = ["I/II/III + aVR/aVL/aVF", "aVR/aVL/aVF + V1-V6", "I/II/III + V1-V6"]
+GROUPS = ["I/II/III", "aVR/aVL/aVF", "V1-V6", *PAIRS, "all leads"]
+CHEST = np.array([lead.startswith("V") for lead in STANDARD_LEADS])
 LABELS = ["NORM", "MI", "HYP"]
 LEADS = ["II", "V1"]
 
@@ -269,44 +270,30 @@ def test_when_groups_contribute_then_those_of_the_label_found_are_shown_stronges
 
 
 @pytest.mark.parametrize(
-    ("most", "leads"),
+    ("added", "lead_mask", "leads"),
     [
-        (0, ["I", "II", "III", "II"]),
-        (1, ["aVR", "aVL", "aVF"]),
-        (2, ["V1", "V4", "V2", "V5", "V3", "V6"]),
+        # Pairs and all leads may add more; a group that spoke against it does not count.
+        ([0.5, -3.0, -3.0, 4.0, 4.0, 4.0, 4.0], None, ["I", "II", "III", "II"]),
+        ([-3.0, 0.5, -3.0, 4.0, 4.0, 4.0, 4.0], None, ["aVR", "aVL", "aVF"]),
+        ([-3.0, -3.0, 0.5, 4.0, 4.0, 4.0, 4.0], None, ["V1", "V4", "V2", "V5", "V3", "V6"]),
+        ([0.0, 1.0, 0.5], _without("aVL"), ["aVR", "aVF"]),
+        # Groups without a recorded lead do not count, nor what would be written as +0.00.
+        ([0.9, 0.9, 0.1], CHEST, ["V1", "V4", "V2", "V5", "V3", "V6", "V1"]),
+        ([0.9, 0.9, 0.004], CHEST, []),
     ],
 )
-def test_when_a_single_group_added_most_then_its_leads_are_tinted(
-    signal: np.ndarray, most: int, leads: list[str]
+def test_when_a_single_group_added_most_then_those_of_its_leads_that_were_recorded_are_tinted(
+    signal: np.ndarray, added: list[float], lead_mask: np.ndarray | None, leads: list[str]
 ) -> None:
-    contributions = np.full((7, 3), 4.0)  # pairs and all leads may add more
-    contributions[:3, 0] = [-3.0, -3.0, -3.0]  # a group that spoke against it does not count
-    contributions[:3, 1:] = 3.0
-    contributions[most, 0] = 0.5
-    figure = plot_prediction(signal, PEAKS, LABELS, np.array([0.9, 0.1, 0.1]), None, contributions, GROUPS)
+    contributions = np.column_stack([added, np.full((len(added), 2), 3.0)])
+    figure = plot_prediction(
+        signal, PEAKS, LABELS, np.array([0.9, 0.1, 0.1]), None, contributions, GROUPS[: len(added)], lead_mask
+    )
     assert _tinted(figure) == leads
     (text,) = figure.axes[0].get_legend().get_texts()
-    assert text.get_text() == "leads of the single group that added most to NORM"
-
-
-def test_when_a_lead_of_the_group_is_missing_then_it_is_not_tinted(signal: np.ndarray) -> None:
-    contributions = np.array([[0.0], [1.0], [0.5]])
-    figure = plot_prediction(
-        signal, PEAKS, ["MI"], np.array([0.9]), None, contributions, SINGLE_GROUPS, lead_mask=_without("aVL")
-    )
-    assert _tinted(figure) == ["aVR", "aVF"]
-
-
-def test_when_a_group_has_no_recorded_lead_or_adds_nothing_to_see_then_it_is_not_tinted(signal: np.ndarray) -> None:
-    chest = np.array([lead.startswith("V") for lead in STANDARD_LEADS])
-    for contributions, tinted in (([0.9, 0.9, 0.1], "V1-V6"), ([0.9, 0.9, 0.004], None)):
-        figure = plot_prediction(
-            signal, PEAKS, ["MI"], np.array([0.9]), None, np.array(contributions)[:, None], SINGLE_GROUPS, chest
-        )
-        assert bool(_tinted(figure)) == (tinted is not None)
-        said = figure.axes[0].get_legend().get_texts()[0].get_text()
-        assert said == ("leads of the single group that added most to MI" if tinted else "no single group added to MI")
-        assert len(figure.axes[2].patches) - len(contributions) == (tinted is not None)
+    who = "leads of the single group that added most" if leads else "no single group added"
+    assert text.get_text() == f"{who} to NORM"
+    assert len(figure.axes[2].patches) - len(added) == bool(leads)
 
 
 def test_when_no_label_is_found_and_no_group_added_then_the_page_says_so(signal: np.ndarray) -> None:

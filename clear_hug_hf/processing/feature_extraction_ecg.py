@@ -317,7 +317,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         if r_peaks is None:
             wanted = return_r_peaks or return_reports or extractor.reads_beats or extractor.on_no_beats == "raise"
             none = [np.empty(0, dtype=np.int64)] * count
-            peaks = extractor.detect(signals, lead_masks) if wanted else none
+            peaks: list[np.ndarray] = extractor.detect(signals, lead_masks) if wanted else none
         else:
             given: list[Any] = [r_peaks] if single else list(r_peaks)
             if len(given) != count:

@@ -334,27 +334,21 @@ def test_when_lead_ii_has_no_beat_then_a_library_detector_reads_the_next_lead(
     np.testing.assert_array_equal(found, expected)
 
 
-def test_when_the_detector_is_unknown_then_the_error_names_the_known_ones() -> None:
-    with pytest.raises(InputError) as refusal:
-        detect_r_peaks(np.zeros((12, 1000)), detector="hamilton")
-    assert "hamilton" in str(refusal.value)
-    assert all(name in str(refusal.value) for name in DETECTORS)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"signals": np.zeros(1000)}, "shape"),
         ({"signals": np.zeros((12, 0))}, "shape"),
-        ({"signals": np.zeros((12, 1000)), "sampling_rate": 40}, "50 Hz"),
-        ({"signals": np.zeros((12, 1000)), "sampling_rate": float("nan")}, "50 Hz"),
+        ({"sampling_rate": 40}, "50 Hz"),
+        ({"sampling_rate": float("nan")}, "50 Hz"),
         ({"signals": np.zeros((3, 1000))}, "lead names"),
-        ({"signals": np.zeros((12, 1000)), "lead_mask": np.ones(8, dtype=bool)}, "lead mask"),
+        ({"lead_mask": np.ones(8, dtype=bool)}, "lead mask"),
+        ({"detector": "hamilton"}, f"'hamilton': use one of {', '.join(map(repr, DETECTORS))}"),
     ],
 )
 def test_when_the_input_does_not_fit_then_it_is_refused(arguments: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        detect_r_peaks(**arguments)
+        detect_r_peaks(**{"signals": np.zeros((12, 1000)), **arguments})
 
 
 @pytest.mark.parametrize(("rate", "samples"), [(100.0, 1000), (500.0, 5000)])
