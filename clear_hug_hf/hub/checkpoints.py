@@ -6,10 +6,12 @@ import argparse
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -203,6 +205,60 @@ def num_heads(width: int, given: int | None, known: Mapping[int, int], argument:
     return known[width]
 
 
+def count_layers(state_dict: Mapping[str, torch.Tensor], prefix: str) -> int:
+    """How many layers there are whose keys begin with a prefix; at least one, so that what it lacks is told."""
+    return max(1, len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}))
+
+
+def name_size(config: Any, prefixes: Sequence[str] = ("",)) -> str | None:
+    """
+    The released size, `"base"` or `"large"`, that a model has, if any.
+
+    Args:
+        config ([`EcgConfig`]): The model's.
+        prefixes (`Sequence[str]`, *optional*): Of the fields that say how large each of its transformers is.
+    """
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    for size in [one for one in ("base", "large") if one in config.presets]:
+        preset = config.preset(size)
+        if all(getattr(config, part + name) == getattr(preset, part + name) for part in prefixes for name in names):
+            return size
+    return None
+
+
+def build_model(
+    model_class: Any,
+    fields: Mapping[str, Any],
+    state_dict: Mapping[str, torch.Tensor],
+    names: Mapping[str, Sequence[str]],
+) -> Any:
+    """
+    A model with released tensors, in evaluation mode.
+
+    Args:
+        model_class (`type`): Of the model.
+        fields (`Mapping[str, Any]`): Of its config.
+        state_dict (`Mapping[str, torch.Tensor]`): The tensors under their released names.
+        names (`Mapping[str, Sequence[str]]`): Where each goes in the model. One that goes to several places, as fused
+            queries, keys and values do, is cut into as many parts of the same size.
+
+    Raises:
+        InputError: If a field is not one of the config's, or as [`fill_model`].
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for old, targets in names.items():
+        tensor = state_dict[old]
+        if targets and (tensor.ndim == 0 or tensor.shape[0] % len(targets)):
+            raise InputError(f"{old} is {tuple(tensor.shape)}, which cannot be cut into queries, keys and values")
+        tensors |= zip(targets, tensor.chunk(len(targets)) if targets else (), strict=True)
+    try:
+        model = model_class(model_class.config_class(**fields))
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    fill_model(model, tensors)
+    return model.eval()
+
+
 def fill_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """
     Copy tensors into a model, every one of its own.
@@ -231,4 +287,14 @@ def fill_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> N
     model.load_state_dict(dict(tensors))
 
 
-__all__ = ["check_keys", "fill_model", "load_state_dict", "name_some", "num_heads", "shape_of"]
+__all__ = [
+    "build_model",
+    "check_keys",
+    "count_layers",
+    "fill_model",
+    "load_state_dict",
+    "name_size",
+    "name_some",
+    "num_heads",
+    "shape_of",
+]

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
-from ..modeling.configuration_clear_hug import ClearHugConfig
 from ..modeling.modeling_clear_hug import (
     ClearHugForPreTraining,
     ClearHugForSequenceClassification,
@@ -18,7 +16,15 @@ from ..modeling.modeling_clear_hug import (
 )
 from ..processing import InputError
 from ..processing.feature_extraction_clear_hug import ClearHugFeatureExtractor
-from .checkpoints import check_keys, fill_model, load_state_dict, num_heads, shape_of
+from .checkpoints import (
+    build_model,
+    check_keys,
+    count_layers,
+    load_state_dict,
+    name_size,
+    num_heads,
+    shape_of,
+)
 from .converted import check_replaceable, save_converted
 
 
@@ -86,14 +92,9 @@ def _refuse_heartlang(state_dict: Mapping[str, torch.Tensor]) -> None:
     )
 
 
-def _count_layers(state_dict: Mapping[str, torch.Tensor], prefix: str) -> int:
-    # At least one, so that a file without any is told what it lacks.
-    return max(1, len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}))
-
-
 def _map_layers(state_dict: Mapping[str, torch.Tensor], prefix: str, target: str) -> dict[str, tuple[str, ...]]:
     names: dict[str, tuple[str, ...]] = {}
-    for index in range(_count_layers(state_dict, prefix)):
+    for index in range(count_layers(state_dict, prefix)):
         for suffix in ("weight", "bias"):
             names[f"{prefix}{index}.self_attn.in_proj_{suffix}"] = tuple(
                 f"{target}.{index}.attention.{name}_proj.{suffix}" for name in "qkv"
@@ -167,7 +168,7 @@ def convert_clear_hug_state_dict(
         "num_beats": num_beats,
         "beat_length": shape_of(state_dict, f"{prefix}token_embed.tokenConv.weight", 3)[1],
         "hidden_size": width,
-        "num_hidden_layers": _count_layers(state_dict, layers),
+        "num_hidden_layers": count_layers(state_dict, layers),
         "num_attention_heads": num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
         "intermediate_size": shape_of(state_dict, f"{layers}0.ff.0.weight", 2)[0],
         "num_lead_embeddings": shape_of(state_dict, f"{prefix}spa_embed.embed.weight", 2)[0],
@@ -181,7 +182,7 @@ def convert_clear_hug_state_dict(
     if kind == PRETRAINED:
         decoder_width = shape_of(state_dict, "decoder_embed.weight", 2)[0]
         sizes["decoder_hidden_size"] = decoder_width
-        sizes["decoder_num_hidden_layers"] = _count_layers(state_dict, decoder_layers)
+        sizes["decoder_num_hidden_layers"] = count_layers(state_dict, decoder_layers)
         sizes["decoder_num_attention_heads"] = num_heads(
             decoder_width, decoder_num_attention_heads, DECODER_HEADS, "decoder_num_attention_heads"
         )
@@ -197,21 +198,8 @@ def convert_clear_hug_state_dict(
         if not config_overrides.get("id2label"):
             sizes["num_labels"] = num_labels
 
-    tensors: dict[str, torch.Tensor] = {}
-    for old, targets in names.items():
-        tensor = state_dict[old]
-        if tensor.ndim == 0 or tensor.shape[0] % len(targets):
-            raise InputError(f"{old} is {tuple(tensor.shape)}, which cannot be cut into queries, keys and values")
-        tensors |= zip(targets, tensor.chunk(len(targets)), strict=True)
-
     model_class = ClearHugForPreTraining if kind == PRETRAINED else ClearHugForSequenceClassification
-    try:
-        config = ClearHugConfig(**{**sizes, **config_overrides})
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise InputError(" ".join(str(error).split())) from error
-    model = model_class(config)
-    fill_model(model, tensors)
-    return model.eval()
+    return build_model(model_class, {**sizes, **config_overrides}, state_dict, names)
 
 
 def convert_clear_hug_checkpoint(path: str | Path, **kwargs: Any) -> ClearHugPreTrainedModel:
@@ -285,18 +273,6 @@ def released_feature_extractor(num_beats: int = 15, beat_length: int = 96) -> Cl
     )
 
 
-def _name_size(config: ClearHugConfig, kind: str) -> str | None:
-    """The released size that a model has, if any."""
-    fields = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
-    if kind == PRETRAINED:
-        fields += [f"decoder_{name}" for name in fields]
-    for size in ("base", "large"):
-        preset = ClearHugConfig.preset(size)
-        if all(getattr(config, name) == getattr(preset, name) for name in fields):
-            return size
-    return None
-
-
 def convert_to_folder(
     path: str | Path,
     folder: str | Path,
@@ -362,7 +338,7 @@ def convert_to_folder(
         "system": "clear-hug",
         "kind": kind,
         "num_tensors": len(state_dict),
-        "size": _name_size(config, kind),
+        "size": name_size(config, ("", "decoder_") if kind == PRETRAINED else ("",)),
         "cls_attention": config.cls_attention,
         "beat_embedding": config.beat_embedding,
         "labels_known": None if kind == PRETRAINED else label_names is not None,

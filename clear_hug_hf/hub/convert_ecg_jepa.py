@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from ..modeling.configuration_ecg_jepa import ECG_JEPA_LEAD_NAMES, EcgJepaConfig
 from ..modeling.modeling_ecg_jepa import EcgJepaForPreTraining, EcgJepaModel, grid_positions
 from ..processing import InputError
 from ..processing.feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
 from ..utils.files import file_digest
-from .checkpoints import check_keys, fill_model, load_state_dict, num_heads, shape_of
+from .checkpoints import (
+    build_model,
+    check_keys,
+    count_layers,
+    load_state_dict,
+    name_size,
+    num_heads,
+    shape_of,
+)
 from .converted import check_replaceable, save_converted
 
 
@@ -58,18 +65,13 @@ def _refuse_rope(state_dict: Mapping[str, torch.Tensor], prefix: str) -> None:
         )
 
 
-def _count_layers(state_dict: Mapping[str, torch.Tensor], prefix: str) -> int:
-    # At least one, so that a file without any is told what it lacks.
-    return max(1, len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}))
-
-
 def _map_part(
     state_dict: Mapping[str, torch.Tensor], keys: Mapping[str, str], layers: str, prefix: str, target: str
 ) -> dict[str, tuple[str, ...]]:
     """Where each tensor of one of the networks goes; the fused queries, keys and values go to three places."""
     named = dict(keys)
     names: dict[str, tuple[str, ...]] = {}
-    for index in range(_count_layers(state_dict, f"{prefix}{layers}")):
+    for index in range(count_layers(state_dict, f"{prefix}{layers}")):
         named |= {f"{layers}{index}.{old}": f"layers.{index}.{new}" for old, new in LAYER_KEYS.items()}
         names[f"{prefix}{layers}{index}.attn.qkv.weight"] = tuple(
             f"{target}layers.{index}.attention.{name}_proj.weight" for name in "qkv"
@@ -153,7 +155,7 @@ def convert_ecg_jepa_state_dict(
         "num_samples": num_patches * patch_size,
         "patch_size": patch_size,
         "hidden_size": width,
-        "num_hidden_layers": _count_layers(state_dict, f"{prefix}{ENCODER_LAYERS}"),
+        "num_hidden_layers": count_layers(state_dict, f"{prefix}{ENCODER_LAYERS}"),
         "num_attention_heads": num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
         "intermediate_size": shape_of(state_dict, f"{prefix}{ENCODER_LAYERS}0.mlp.fc1.weight", 2)[0],
     }
@@ -162,7 +164,7 @@ def convert_ecg_jepa_state_dict(
         layers = f"{PREDICTOR_PREFIX}{PREDICTOR_LAYERS}"
         sizes |= {
             "predictor_hidden_size": predictor_width,
-            "predictor_num_hidden_layers": _count_layers(state_dict, layers),
+            "predictor_num_hidden_layers": count_layers(state_dict, layers),
             "predictor_num_attention_heads": num_heads(
                 predictor_width, predictor_num_attention_heads, PREDICTOR_HEADS, "predictor_num_attention_heads"
             ),
@@ -173,22 +175,8 @@ def convert_ecg_jepa_state_dict(
             shape_of(state_dict, key, 2)
             _check_positions(state_dict[key], key, 1 if key.startswith(PREDICTOR_PREFIX) else num_leads, num_patches)
 
-    tensors: dict[str, torch.Tensor] = {}
-    for old, targets in names.items():
-        if not targets:
-            continue
-        tensor = state_dict[old]
-        if tensor.ndim == 0 or tensor.shape[0] % len(targets):
-            raise InputError(f"{old} is {tuple(tensor.shape)}, which cannot be cut into queries, keys and values")
-        tensors |= zip(targets, tensor.chunk(len(targets)), strict=True)
-
-    try:
-        config = EcgJepaConfig(**{**sizes, **config_overrides})
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise InputError(" ".join(str(error).split())) from error
-    model = EcgJepaModel(config) if kind == ENCODER else EcgJepaForPreTraining(config)
-    fill_model(model, tensors)
-    return model.eval()
+    model_class = EcgJepaModel if kind == ENCODER else EcgJepaForPreTraining
+    return build_model(model_class, {**sizes, **config_overrides}, state_dict, names)
 
 
 def convert_ecg_jepa_checkpoint(path: str | Path, **kwargs: Any) -> EcgJepaModel | EcgJepaForPreTraining:
@@ -274,13 +262,11 @@ def convert_ecg_jepa_to_folder(
         predictor_num_attention_heads=predictor_num_attention_heads,
     )
     whole = isinstance(model, EcgJepaForPreTraining)
-    base = EcgJepaConfig.preset("base")
-    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     facts = {
         "system": "ecg-jepa",
         "kind": PRETRAINED if whole else ENCODER,
         "num_tensors": len(state_dict),
-        "size": "base" if all(getattr(model.config, one) == getattr(base, one) for one in sizes) else None,
+        "size": name_size(model.config),
         "mask_type": "multi_block" if file_digest(path) == MULTI_BLOCK_SHA256 else None,
         "labels_known": None,
         "license_note": "Their repository is under the MIT licence and says nothing of the weights",

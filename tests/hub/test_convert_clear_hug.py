@@ -16,10 +16,8 @@ from transformers import AutoFeatureExtractor, AutoModelForPreTraining, AutoMode
 
 from clear_hug_hf import STANDARD_LEADS, ClearHugConfig, ClearHugForPreTraining, ClearHugForSequenceClassification
 from clear_hug_hf.cli import main
+from clear_hug_hf.hub.checkpoints import name_size
 from clear_hug_hf.hub.convert_clear_hug import (
-    HUG,
-    PRETRAINED,
-    _name_size,
     convert_clear_hug_state_dict,
     convert_to_folder,
     released_feature_extractor,
@@ -369,10 +367,10 @@ def test_when_a_file_is_converted_then_the_folder_says_what_it_was_made_of(relea
 
 def test_when_a_model_has_a_released_size_then_it_is_named():
     for size in ("base", "large"):
-        assert _name_size(ClearHugConfig.preset(size), PRETRAINED) == size
+        assert name_size(ClearHugConfig.preset(size), ("", "decoder_")) == size
     other = ClearHugConfig.preset("base", decoder_num_hidden_layers=2)
-    assert _name_size(other, PRETRAINED) is None
-    assert _name_size(other, HUG) == "base"  # a classifier has no decoder
+    assert name_size(other, ("", "decoder_")) is None
+    assert name_size(other) == "base"  # a classifier has no decoder
 
 
 def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_path):
