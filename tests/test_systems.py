@@ -21,6 +21,8 @@ def system(request: pytest.FixtureRequest) -> System:
 
 def test_when_a_system_is_declared_then_its_classes_are_those_of_the_auto_classes(system: System) -> None:
     assert system.config.model_type == system.name
+    models = {name: one.split(":")[1] for name, one in system.auto_classes.items() if name.startswith("AutoModel")}
+    assert models.items() >= system.config.auto_classes.items(), "saved folders name the same"
     for auto_class, reference in system.auto_classes.items():
         found = load(reference)
         if auto_class.startswith("AutoModel"):

@@ -183,8 +183,8 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.num_found == outcome.num_planned:
         say(f"{arguments.output} was prepared before with the same settings: no recording was read")
     _print_prepared(outcome.manifest)
-    options = system_options(system_of(extractor).name)
-    say(f"\nnext: clear-hug pretrain{options} --data {arguments.output} --output runs/pretrained")
+    of_system = system_options(system_of(extractor).name)
+    say(f"\nnext: clear-hug pretrain{of_system} --data {arguments.output} --output runs/pretrained")
     return EXIT_SOME_FAILED if any(split["rejected"] for split in outcome.manifest["splits"].values()) else EXIT_OK
 
 

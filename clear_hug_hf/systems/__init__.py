@@ -60,7 +60,8 @@ def system_of(one: Any) -> System:
     Raises:
         KeyError: If it is of none.
     """
-    if (name := getattr(getattr(one, "config", one), "model_type", None)) in SYSTEMS:
+    name = str(getattr(getattr(one, "config", one), "model_type", ""))
+    if name in SYSTEMS:
         return SYSTEMS[name]
     for system in SYSTEMS.values():
         if any(base.__name__ in system.public_names for base in type(one).__mro__):
