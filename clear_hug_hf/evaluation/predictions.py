@@ -172,8 +172,8 @@ def predict_recordings(
         records (`Sequence[Recording | RecordReference]`): The recordings; references are read here, one at a time.
 
     Returns:
-        `tuple`: [`Predictions`] without labels, one row per recording; the recordings of its rows; and those that
-        could not be used, with reasons.
+        `tuple`: [`Predictions`] without labels and contributions, one row per recording; the recordings of its rows;
+        and those that could not be used, with reasons.
     """
     used, found, rejected = [], [], []
     each = predict_records(model, feature_extractor, records, windows=feature_extractor.windows)
@@ -186,14 +186,11 @@ def predict_recordings(
             used.append(record)
             found.append(one)
     names = model_label_names(model.config)
-    contributions = [[window.contributions for window in one.windows] for one in found]
-    explained = bool(found) and contributions[0][0] is not None
     predictions = Predictions(
         label_names=names,
         record_ids=[record.record_id for record in used],
         patient_ids=[record.patient_id for record in used],
         probabilities=np.stack([one.probabilities for one in found]) if found else np.empty((0, len(names))),
-        contributions=np.stack([np.mean(one, axis=0) for one in contributions]) if explained else None,
         num_windows=np.array([len(one.windows) for one in found]),
     )
     return predictions, used, rejected
