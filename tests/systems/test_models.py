@@ -17,6 +17,8 @@ from small_systems import SMALL_SYSTEMS, Batch, SmallSystem
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
+from clear_hug_hf.systems import SYSTEMS
+
 
 MAIN_OUTPUTS = ("reconstruction", "prediction", "logits", "image_embeds", "last_hidden_state")
 
@@ -300,8 +302,8 @@ def test_save_load(case: Case, tmp_path: Path) -> None:
     auto_map = loaded.config.auto_map
     assert auto_map.keys() >= case.system.models.keys() | {"AutoConfig"}
     assert loaded.config.architectures == [case.model_class.__name__]
-    for name, place in auto_map.items():
-        if place.endswith(f".{case.model_class.__name__}"):
+    for name, place in SYSTEMS[case.system.name].auto_classes.items():
+        if place.endswith(f":{case.model_class.__name__}"):
             assert type(getattr(transformers, name).from_pretrained(tmp_path)) is case.model_class
     code = [f"{place.partition('.')[0]}.py" for place in auto_map.values()]
     for name in code:  # grows: what they import travels with them, and nothing else
