@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import dataclasses
 import importlib.util
 import inspect
 import math
@@ -60,9 +59,29 @@ SMALL = {
 }
 
 
-def _model() -> ClearHugForPreTraining:
-    set_seed(0)
-    return ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
+def _model(model_class: type[ClearHugForPreTraining] = ClearHugForPreTraining, seed: int = 0, **fields: Any) -> Any:
+    set_seed(seed)
+    return model_class(ClearHugConfig.preset("tiny", **{**SMALL, **fields}))
+
+
+def _changing(change: Callable[[Any, bool, int], Any]) -> Any:
+    """A model that gives what a function makes of its output, whether it trains, and the number of that call."""
+
+    class Changing(ClearHugForPreTraining):
+        def forward(self, **kwargs: Any) -> Any:
+            calls[self.training] += 1
+            return change(super().forward(**kwargs), self.training, calls[self.training])
+
+        forward.__signature__ = inspect.signature(ClearHugForPreTraining.forward)  # type: ignore[attr-defined]
+
+    calls = {True: 0, False: 0}
+    Changing.__name__ = "ClearHugForPreTraining"
+    return _model(Changing)
+
+
+def _scaled(output: Any, factor: float) -> Any:
+    output.loss = output.loss * factor
+    return output
 
 
 def _recipe(**overrides: Any) -> PretrainingArguments:
@@ -71,16 +90,35 @@ def _recipe(**overrides: Any) -> PretrainingArguments:
     )
 
 
+def _pretrain(
+    dataset: Any, folder: Path | None = None, validation: Any = None, *, model: Any = None, **recipe: Any
+) -> Any:
+    """Train a new model, or the given one; what else is given are fields of the recipe, or `restart`."""
+    options = {name: recipe.pop(name) for name in ("restart", "collator") if name in recipe}
+    extractor = ClearHugFeatureExtractor()
+    return pretrain(model or _model(), dataset, extractor, folder, validation, _recipe(**recipe), **options)
+
+
 @pytest.fixture(scope="module")
 def dataset(make_recordings: Callable[..., list[Recording]]) -> datasets.Dataset:
     return prepare(make_recordings(18), ClearHugFeatureExtractor(), progress=False).dataset
+
+
+@pytest.fixture(scope="module")
+def finished(dataset: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Folder and result of a run by the recipe of these tests; no test changes it."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, _pretrain(dataset, folder)
+
+
+Finished = tuple[Path, Any]
 
 
 def test_when_a_model_is_pretrained_then_the_loss_falls_and_the_folder_loads(
     dataset: datasets.Dataset, tmp_path: Path
 ) -> None:
     train, validation = dataset.select(range(14)), dataset.select(range(14, 18))
-    result = pretrain(_model(), train, ClearHugFeatureExtractor(), tmp_path / "run", validation, _recipe(epochs=15))
+    result = _pretrain(train, tmp_path / "run", validation, epochs=15)
     losses = [row["validation_loss"] for row in result.history]
     assert losses[-1] < 0.8 * losses[0]
     assert not result.model.training
@@ -112,20 +150,8 @@ def test_when_a_model_is_pretrained_then_the_loss_falls_and_the_folder_loads(
 
 
 def test_when_an_epoch_was_best_then_its_model_is_kept(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    class Moody(ClearHugForPreTraining):
-        seen = 0
-
-        def forward(self, **kwargs: Any) -> Any:
-            output = super().forward(**kwargs)
-            if not self.training:
-                self.seen += 1
-                output.loss = output.loss * (1.0, 0.1, 1.0)[self.seen - 1]
-            return output
-
-    set_seed(0)
-    model = Moody(ClearHugConfig.preset("tiny", **SMALL))
-    recipe = _recipe(epochs=3, keep_checkpoints=3)
-    pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, dataset.select(range(4)), recipe)
+    model = _changing(lambda output, training, call: output if training else _scaled(output, (1, 0.1, 1)[call - 1]))
+    _pretrain(dataset, tmp_path, dataset.select(range(4)), model=model, epochs=3, keep_checkpoints=3)
     kept = {
         name: load_file(tmp_path / name / "model.safetensors")
         for name in ("best", "model", "checkpoints/step-00000008", "checkpoints/step-00000012")
@@ -136,19 +162,10 @@ def test_when_an_epoch_was_best_then_its_model_is_kept(dataset: datasets.Dataset
     AutoModelForPreTraining.from_pretrained(tmp_path / "best")
 
 
-def test_when_seeds_are_equal_then_runs_are_and_else_they_differ(dataset: datasets.Dataset) -> None:
-    runs = [
-        pretrain(_model(), dataset, ClearHugFeatureExtractor(), arguments=_recipe(seed=seed)) for seed in (1, 1, 2)
-    ]
-    assert runs[0].history[-1]["train_loss"] == runs[1].history[-1]["train_loss"]
-    assert runs[0].history[-1]["train_loss"] != runs[2].history[-1]["train_loss"]
-    for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
-        assert torch.equal(first, second)
-
-
-def test_when_bf16_is_asked_for_then_the_weights_stay_in_full_precision(dataset: datasets.Dataset) -> None:
-    full = pretrain(_model(), dataset, ClearHugFeatureExtractor(), arguments=_recipe())
-    half = pretrain(_model(), dataset, ClearHugFeatureExtractor(), arguments=_recipe(mixed_precision="bf16"))
+def test_when_bf16_is_asked_for_then_the_weights_stay_in_full_precision(
+    dataset: datasets.Dataset, finished: Finished
+) -> None:
+    full, half = finished[1], _pretrain(dataset, mixed_precision="bf16")
     assert all(parameter.dtype == torch.float32 for parameter in half.model.parameters())
     assert half.history[-1]["train_loss"] == pytest.approx(full.history[-1]["train_loss"], rel=0.05)
     assert half.history[-1]["train_loss"] != full.history[-1]["train_loss"]
@@ -160,30 +177,18 @@ def test_when_a_model_follows_its_training_then_it_is_told_the_progress(dataset:
             told.append(progress)
 
     told: list[float] = []
-    set_seed(0)
-    pretrain(
-        Following(ClearHugConfig.preset("tiny", **SMALL)), dataset, ClearHugFeatureExtractor(), arguments=_recipe()
-    )
+    _pretrain(dataset, model=_model(Following))
     assert told == [step / 8 for step in range(1, 9)]
 
 
 def test_when_the_loss_is_not_finite_then_the_last_good_folder_stays(
     dataset: datasets.Dataset, tmp_path: Path
 ) -> None:
-    class Breaking(ClearHugForPreTraining):
-        calls = 0
-
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            output = super().forward(*args, **kwargs)
-            self.calls += 1
-            return output if self.calls <= 4 else SimpleNamespace(loss=output.loss * math.nan)
-
-    set_seed(0)
-    model = Breaking(ClearHugConfig.preset("tiny", **SMALL))
+    model = _changing(lambda output, _, call: _scaled(output, 1 if call <= 4 else math.nan))
     plan = StepPlan(18, 4, 2, seed=0)
     batch = sorted(dataset["record_id"][index] for _, index in list(plan.places(0))[4])
     with pytest.raises(InputError, match=rf"loss is nan at step 5 with learning rate \S+, .* {', '.join(batch)}: "):
-        pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
+        _pretrain(dataset, tmp_path, model=model)
     saved = AutoModelForPreTraining.from_pretrained(tmp_path / "model")
     assert all(torch.isfinite(parameter).all() for parameter in saved.parameters())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
@@ -191,28 +196,16 @@ def test_when_the_loss_is_not_finite_then_the_last_good_folder_stays(
 
 
 def test_when_one_part_of_a_step_is_not_finite_then_only_its_recordings_are_named(dataset: datasets.Dataset) -> None:
-    class Breaking(ClearHugForPreTraining):
-        calls = 0
-
-        def forward(self, **kwargs: Any) -> Any:
-            output = super().forward(**kwargs)
-            self.calls += 1
-            if self.calls == 6:
-                output.loss = output.loss * math.inf
-            return output
-
-    set_seed(0)
-    model = Breaking(ClearHugConfig.preset("tiny", **SMALL))
+    model = _changing(lambda output, _, call: _scaled(output, math.inf if call == 6 else 1))
     with pytest.raises(InputError, match=r"loss is (inf|nan) at step 3 .* recordings \d+-0, \d+-0: "):
-        pretrain(model, dataset, ClearHugFeatureExtractor(), arguments=_recipe(micro_batch_size=2))
+        _pretrain(dataset, model=model, micro_batch_size=2)
 
 
 def test_when_a_gradient_is_not_finite_then_the_run_stops_before_the_next_loss(dataset: datasets.Dataset) -> None:
-    set_seed(0)
-    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
+    model = _model()
     model.decoder.prediction.bias.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(InputError, match="gradient's norm is nan at step 1"):
-        pretrain(model, dataset, ClearHugFeatureExtractor(), arguments=_recipe(log_every=1))
+        _pretrain(dataset, model=model, log_every=1)
 
 
 def test_when_parameters_are_grouped_then_only_weights_of_maps_decay() -> None:
@@ -262,25 +255,23 @@ def test_when_a_setting_is_out_of_range_then_it_is_named(field: str, value: Any)
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def _steady_model() -> ClearHugForPreTraining:
-    set_seed(0)
-    return ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL, **NO_DROPOUT))
+@pytest.fixture(scope="module")
+def steady(dataset: datasets.Dataset) -> Any:
+    """What a run in steps of nine recordings gives."""
+    return _pretrain(dataset, model=_model(**NO_DROPOUT), batch_size=9)
 
 
 @pytest.mark.parametrize(
     "changed", [{"micro_batch_size": 3}, {"micro_batch_size": 1}, {"gradient_checkpointing": True}]
 )
 def test_when_a_step_is_computed_otherwise_then_it_is_the_same_step(
-    dataset: datasets.Dataset, changed: dict[str, Any]
+    dataset: datasets.Dataset, steady: Any, changed: dict[str, Any]
 ) -> None:
-    runs = [
-        pretrain(_steady_model(), dataset, ClearHugFeatureExtractor(), arguments=_recipe(batch_size=9, **fields))
-        for fields in ({}, changed)
-    ]
-    for first, second in zip(runs[0].steps, runs[1].steps, strict=True):
+    found = _pretrain(dataset, model=_model(**NO_DROPOUT), batch_size=9, **changed)
+    for first, second in zip(steady.steps, found.steps, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
         assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], abs=1e-5)
-    for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+    for first, second in zip(steady.model.parameters(), found.model.parameters(), strict=True):
         torch.testing.assert_close(second, first, atol=1e-4, rtol=1e-3)
 
 
@@ -288,7 +279,7 @@ def test_when_a_step_is_computed_otherwise_then_it_is_the_same_step(
 def test_when_gradients_are_scaled_and_clipped_then_they_are_as_torch_does_it(
     dataset: datasets.Dataset, largest: float
 ) -> None:
-    model = _steady_model().eval()
+    model = _model(**NO_DROPOUT).eval()
     batch = EcgCollator(ClearHugFeatureExtractor(), ())(list(dataset.with_format("numpy")))
     output = model(**batch)
     (output.loss * output.loss_weight).backward()
@@ -302,26 +293,16 @@ def test_when_gradients_are_scaled_and_clipped_then_they_are_as_torch_does_it(
         torch.testing.assert_close(first.grad, second.grad, atol=1e-7, rtol=1e-4)
 
 
-def _clear_batch(size: int, length: int, missing: bool) -> dict[str, torch.Tensor]:
+def _batch(system: str, size: int, length: int, missing: bool) -> dict[str, Any]:
     lead_mask = torch.ones(size, 12, dtype=torch.bool)
     lead_mask[0, 3] = not missing
     attention_mask = torch.ones(size, length, dtype=torch.bool)
     attention_mask[0, -1] = not missing
-    return {
-        "input_values": torch.randn(size, 12, length, 96),
-        "attention_mask": attention_mask,
-        "lead_mask": lead_mask,
-        "seeds": torch.arange(size),
-    }
-
-
-def _jepa_batch(size: int, length: int, missing: bool) -> dict[str, Any]:
-    lead_mask = torch.ones(size, 12, dtype=torch.bool)
-    lead_mask[0, 3] = not missing
-    attention_mask = torch.ones(size, length, dtype=torch.bool)
-    attention_mask[0, -1] = not missing
-    values = torch.randn(size, 12, length * 50)
-    return {"input_values": values, "lead_mask": lead_mask, "attention_mask": attention_mask, "seed": length}
+    shape, seeds = ((12, length * 50), {"seed": length})
+    if system == "clear_hug":
+        shape, seeds = ((12, length, 96), {"seeds": torch.arange(size)})
+    values = torch.randn(size, *shape)
+    return {"input_values": values, "lead_mask": lead_mask, "attention_mask": attention_mask, **seeds}
 
 
 @pytest.mark.parametrize("system", ["clear_hug", "ecg_jepa"])
@@ -330,18 +311,14 @@ def test_when_layers_are_compiled_then_other_shapes_and_masks_compile_nothing_mo
 ) -> None:
     counter = CompileCounter()
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=counter))
-    if system == "clear_hug":
-        model, make_batch = _model(), _clear_batch
-    else:
+    model = _model()
+    if system == "ecg_jepa":
         jepa = {name.replace("decoder", "predictor"): value for name, value in SMALL.items()}
-        model, make_batch = (
-            EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", lead_names=list(STANDARD_LEADS), **jepa)),
-            _jepa_batch,
-        )
+        model = EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", lead_names=list(STANDARD_LEADS), **jepa))
     compile_layers(model)
 
     def run(size: int, length: int, missing: bool) -> None:
-        batch = make_batch(size, length, missing)
+        batch = _batch(system, size, length, missing)
         model.train()
         model(**batch).loss.backward()
         model.eval()
@@ -368,7 +345,7 @@ def test_when_a_compiled_run_ends_then_torch_compiles_other_models_as_before(
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
-    pretrain(_steady_model(), dataset, ClearHugFeatureExtractor(), arguments=_recipe(epochs=1, compile=True))
+    _pretrain(dataset, model=_model(**NO_DROPOUT), epochs=1, compile=True)
     assert set(during) == {False}
     assert symbolic_shapes.use_duck_shape == before
 
@@ -376,12 +353,7 @@ def test_when_a_compiled_run_ends_then_torch_compiles_other_models_as_before(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_when_layers_are_compiled_then_the_losses_are_the_same(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    runs = [
-        pretrain(
-            _steady_model(), dataset, ClearHugFeatureExtractor(), tmp_path / str(on), arguments=_recipe(compile=on)
-        )
-        for on in (False, True)
-    ]
+    runs = [_pretrain(dataset, tmp_path / str(on), model=_model(**NO_DROPOUT), compile=on) for on in (False, True)]
     for first, second in zip(runs[0].steps, runs[1].steps, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-4)
     AutoModelForPreTraining.from_pretrained(tmp_path / "True" / "model")
@@ -403,8 +375,7 @@ def test_when_on_a_gpu_then_a_step_does_not_wait_for_the_device(
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(pretraining._Loop, "_train_step", watched)
-    recipe = _recipe(epochs=4, mixed_precision=precision, log_every=100)
-    result = pretrain(_model(), dataset, ClearHugFeatureExtractor(), arguments=recipe)
+    result = _pretrain(dataset, epochs=4, mixed_precision=precision, log_every=100)
     assert next(result.model.parameters()).is_cuda
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
 
@@ -415,132 +386,115 @@ def test_when_on_a_gpu_then_a_step_does_not_wait_for_the_device(
 def _stopping(stop_at: int) -> ClearHugForPreTraining:
     """A model that is interrupted in a step, as a run is that is killed."""
 
-    class Stopping(ClearHugForPreTraining):
-        calls = 0
+    def stop(output: Any, training: bool, call: int) -> Any:
+        if training and call == stop_at:
+            raise KeyboardInterrupt
+        return output
 
-        def forward(self, **kwargs: Any) -> Any:
-            if self.training:
-                self.calls += 1
-                if self.calls == stop_at:
-                    raise KeyboardInterrupt
-            return super().forward(**kwargs)
-
-        forward.__signature__ = inspect.signature(ClearHugForPreTraining.forward)  # type: ignore[attr-defined]
-
-    Stopping.__name__ = "ClearHugForPreTraining"
-    set_seed(0)
-    return Stopping(ClearHugConfig.preset("tiny", **SMALL))
+    return _changing(stop)
 
 
 def _same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("streamed", [False, True])
+LONG = {"epochs": 3, "checkpoint_every": 3, "recordings_per_epoch": 16, "shuffle_buffer": 8}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["rows", "streamed"])
+def whole(request: pytest.FixtureRequest, dataset: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a run is given, and what it gives where it was not interrupted."""
+    rows: Any = dataset.select(range(16))
+    if request.param:
+        rows = rows.to_iterable_dataset(num_shards=2)
+    given = rows, dataset.select(range(14, 18))
+    return given, _pretrain(given[0], tmp_path_factory.mktemp("whole"), given[1], **LONG)
+
+
 @pytest.mark.parametrize("stop_at", [3, 7, 9, 11])
 def test_when_a_run_is_interrupted_then_the_same_call_ends_with_the_same_weights(
-    dataset: datasets.Dataset, tmp_path: Path, stop_at: int, streamed: bool
+    whole: Any, tmp_path: Path, stop_at: int
 ) -> None:
-    rows: Any = dataset.select(range(16))
-    recipe = _recipe(epochs=3, checkpoint_every=3, recordings_per_epoch=16, shuffle_buffer=8)
-    if streamed:
-        rows = rows.to_iterable_dataset(num_shards=2)
-    validation, extractor = dataset.select(range(14, 18)), ClearHugFeatureExtractor()
-    whole = pretrain(_model(), rows, extractor, tmp_path / "whole", validation, recipe)
-    assert whole.resumed_from is None
+    (rows, validation), expected = whole
+    assert expected.resumed_from is None
     with pytest.raises(KeyboardInterrupt):
-        pretrain(_stopping(stop_at), rows, extractor, tmp_path / "cut", validation, recipe)
-    set_seed(99)  # the new process starts from anywhere
-    resumed = pretrain(
-        ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL)),
-        rows,
-        extractor,
-        tmp_path / "cut",
-        validation,
-        dataclasses.replace(recipe, num_workers=1),
-    )
+        _pretrain(rows, tmp_path, validation, model=_stopping(stop_at), **LONG)
+    # The new process starts from anywhere, and reads by others.
+    resumed = _pretrain(rows, tmp_path, validation, model=_model(seed=99), **LONG, num_workers=int(stop_at == 7))
     done = [step for step in (3, 4, 6, 8, 9, 12) if step < stop_at]
     assert resumed.resumed_from == (done[-1] if done else None)
     if done:
-        assert _same_weights(resumed.model, whole.model)
-        assert resumed.steps == whole.steps
-        timeless = [{k: v for k, v in row.items() if "second" not in k} for row in resumed.history]
-        assert timeless == [{k: v for k, v in row.items() if "second" not in k} for row in whole.history]
+        assert _same_weights(resumed.model, expected.model)
+        assert resumed.steps == expected.steps
+        timeless = [
+            [{k: v for k, v in row.items() if "second" not in k} for row in run.history] for run in (resumed, expected)
+        ]
+        assert timeless[0] == timeless[1]
     for name in ("model", "best"):
-        AutoModelForPreTraining.from_pretrained(tmp_path / "cut" / name)
+        AutoModelForPreTraining.from_pretrained(tmp_path / name)
 
 
 def test_when_a_run_is_finished_then_the_same_call_trains_nothing_and_restart_trains_anew(
-    dataset: datasets.Dataset, tmp_path: Path
+    dataset: datasets.Dataset, finished: Finished, tmp_path: Path
 ) -> None:
-    first = pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
-    log = (tmp_path / "pretraining_log.csv").read_text()
-    set_seed(99)
+    folder, first = shutil.copytree(finished[0], tmp_path / "copied"), finished[1]
+    log = (folder / "pretraining_log.csv").read_text()
     # How the attention is computed does not make it another run.
-    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL, attention_form="dense"))
-    again = pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
+    again = _pretrain(dataset, folder, model=_model(seed=99, attention_form="dense"))
     assert again.resumed_from == 8
     assert again.history == first.history
     assert again.steps == first.steps
     assert _same_weights(again.model, first.model)
-    assert (tmp_path / "pretraining_log.csv").read_text() == log
-    anew = pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe(), restart=True)
+    assert (folder / "pretraining_log.csv").read_text() == log
+    anew = _pretrain(dataset, folder, restart=True)
     assert anew.resumed_from is None
+    assert anew.steps == first.steps
     assert _same_weights(anew.model, first.model)
+    assert _pretrain(dataset, seed=2).steps != first.steps
 
 
 @pytest.mark.parametrize(
-    ("model", "records", "recipe", "message"),
+    ("model", "extractor", "order", "recipe", "message"),
     [
-        ({"mask_ratio": 0.5}, 18, {}, r"the model: mask_ratio was 0\.8 and is 0\.5 now"),
-        ({"hidden_size": 64}, 18, {}, "the model: hidden_size was 32 and is 64 now"),
-        ({}, 17, {}, "the dataset: recordings was 18 and is 17 now"),
-        ({}, 18, {"learning_rate": 1e-4}, r"the recipe: learning_rate was 0\.002 and is 0\.0001 now"),
-        ({}, 18, {"epochs": 5}, "the recipe: epochs was 2 and is 5 now"),
-        ({}, 18, {"batch_size": 6}, "the recipe: batch_size was 4 and is 6 now"),
-        ({}, 18, {"mixed_precision": "bf16"}, "the recipe: mixed_precision was 'no' and is 'bf16' now"),
+        ({"mask_ratio": 0.5}, {}, range(18), {}, r"the model: mask_ratio was 0\.8 and is 0\.5 now"),
+        ({"hidden_size": 64}, {}, range(18), {}, "the model: hidden_size was 32 and is 64 now"),
+        ({}, {"num_beats": 12}, range(18), {}, "the feature extractor: num_beats was 15 and is 12 now"),
+        ({}, {}, range(17), {}, "the dataset: recordings was 18 and is 17 now"),
+        ({}, {}, range(17, -1, -1), {}, r"not the same: the dataset: record ids \(sha256\)"),
+        ({}, {}, range(18), {"learning_rate": 1e-4}, r"the recipe: learning_rate was 0\.002 and is 0\.0001 now"),
+        ({}, {}, range(18), {"epochs": 5}, "the recipe: epochs was 2 and is 5 now"),
+        ({}, {}, range(18), {"batch_size": 6}, "the recipe: batch_size was 4 and is 6 now"),
+        ({}, {}, range(18), {"mixed_precision": "bf16"}, "the recipe: mixed_precision was 'no' and is 'bf16' now"),
     ],
 )
 def test_when_the_folder_holds_another_run_then_what_differs_is_named_and_nothing_changes(
     dataset: datasets.Dataset,
-    tmp_path: Path,
+    finished: Finished,
     model: dict[str, Any],
-    records: int,
+    extractor: dict[str, Any],
+    order: range,
     recipe: dict[str, Any],
     message: str,
 ) -> None:
-    pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    other = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **{**SMALL, **model}))
+    folder = finished[0]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    given = _model(**model), dataset.select(order), ClearHugFeatureExtractor(**extractor)
     with pytest.raises(InputError, match=rf"holds another run \({message}\)"):
-        pretrain(
-            other, dataset.select(range(records)), ClearHugFeatureExtractor(), tmp_path, arguments=_recipe(**recipe)
-        )
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        pretrain(*given, folder, arguments=_recipe(**recipe))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_when_recordings_are_others_then_the_run_does_not_go_on(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    pretrain(_model(), dataset.select(range(16)), ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
-    with pytest.raises(InputError, match="the feature extractor: num_beats was 15 and is 12 now"):
-        pretrain(
-            _model(), dataset.select(range(16)), ClearHugFeatureExtractor(num_beats=12), tmp_path, arguments=_recipe()
-        )
-    with pytest.raises(InputError, match="the dataset: record ids"):
-        pretrain(_model(), dataset.select(range(2, 18)), ClearHugFeatureExtractor(), tmp_path, arguments=_recipe())
-
-
-def test_when_a_tracker_is_named_then_losses_go_there(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    pretrain(
-        _model(),
-        dataset,
-        ClearHugFeatureExtractor(),
-        tmp_path,
-        dataset,
-        arguments=_recipe(trackers=("tensorboard",)),
-    )
+def test_when_a_tracker_is_named_then_losses_go_there_and_a_new_start_leaves_nothing_of_it(
+    dataset: datasets.Dataset, tmp_path: Path
+) -> None:
+    _pretrain(dataset, tmp_path, dataset, trackers=("tensorboard",))
     events = EventAccumulator(str(tmp_path / "tracking" / "pretraining")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
     assert [event.step for event in events.Scalars("validation/loss")] == [4, 8]
+    assert (tmp_path / "best").is_dir()
+    _pretrain(dataset, tmp_path, restart=True)
+    names = ["checkpoints", "model", "pretraining_log.csv", "pretraining_steps.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 # What cannot be trained
@@ -558,7 +512,7 @@ def test_when_a_recipe_does_not_fit_then_it_says_what_would(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=message):
-        pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe(**recipe))
+        _pretrain(dataset, tmp_path / "run", **recipe)
     assert not (tmp_path / "run").exists()
 
 
@@ -572,47 +526,20 @@ def test_when_a_row_cannot_be_used_then_its_error_is_one_sentence_from_any_proce
 
     collator = Refusing(ClearHugFeatureExtractor(), ())
     with pytest.raises(InputError, match=r"^this row is broken: mend it$"):
-        pretrain(
-            _model(),
-            dataset,
-            ClearHugFeatureExtractor(),
-            arguments=_recipe(num_workers=num_workers),
-            collator=collator,
-        )
+        _pretrain(dataset, num_workers=num_workers, collator=collator)
 
 
 def test_when_the_validation_loss_is_not_finite_then_the_run_stops(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    class Blind(ClearHugForPreTraining):
-        def forward(self, **kwargs: Any) -> Any:
-            output = super().forward(**kwargs)
-            if not self.training:
-                output.loss = output.loss * math.nan
-            return output
-
-    set_seed(0)
-    model = Blind(ClearHugConfig.preset("tiny", **SMALL))
+    model = _changing(lambda output, training, _: output if training else _scaled(output, math.nan))
     with pytest.raises(InputError, match="validation loss is nan after epoch 1"):
-        pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path, dataset, _recipe())
+        _pretrain(dataset, tmp_path, dataset, model=model)
     assert not (tmp_path / "best").exists()
 
 
-def test_when_a_run_starts_anew_then_nothing_of_the_former_stays(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, dataset, _recipe(trackers=("tensorboard",)))
-    assert (tmp_path / "best").is_dir()
-    pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path, arguments=_recipe(), restart=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoints",
-        "model",
-        "pretraining_log.csv",
-        "pretraining_steps.csv",
-    ]
-
-
 def test_when_the_rate_is_not_the_models_then_it_is_refused(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    set_seed(0)
-    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", sampling_rate=200, **SMALL))
+    model = _model(sampling_rate=200)
     with pytest.raises(InputError, match=r"works at 100 Hz and the model at 200 Hz"):
-        pretrain(model, dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe())
+        _pretrain(dataset, tmp_path / "run", model=model)
     with pytest.raises(InputError, match=r"dataset was prepared at 100 Hz and the model at 200 Hz"):
         pretrain(model, dataset, ClearHugFeatureExtractor(sampling_rate=200), tmp_path / "run", arguments=_recipe())
     assert not (tmp_path / "run").exists()
@@ -624,16 +551,16 @@ def test_when_launched_processes_are_not_connected_then_the_run_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(pretraining, "Accelerator", lambda **_: SimpleNamespace(num_processes=1))
     with pytest.raises(InputError, match="2 processes were launched and Accelerate connects 1"):
-        pretrain(_model(), dataset, ClearHugFeatureExtractor(), tmp_path / "run", arguments=_recipe())
+        _pretrain(dataset, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_when_a_stream_has_no_length_then_it_is_asked_for(dataset: datasets.Dataset) -> None:
     with pytest.raises(InputError, match="recordings_per_epoch"):
-        pretrain(_model(), dataset.to_iterable_dataset(), ClearHugFeatureExtractor(), arguments=_recipe())
+        _pretrain(dataset.to_iterable_dataset())
 
 
 def test_when_there_is_nothing_to_train_on_then_nothing_is_written(dataset: datasets.Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no recordings"):
-        pretrain(_model(), dataset.select([]), ClearHugFeatureExtractor(), tmp_path / "run")
+        _pretrain(dataset.select([]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from unittest.mock import patch
 import datasets
 import numpy as np
 import pytest
+import several_processes
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -32,52 +32,19 @@ from clear_hug_hf.data.texts import with_texts
 from clear_hug_hf.training import pretraining
 
 
-SMALL = {
-    "clear_hug": [
-        "hidden_size=32",
-        "num_hidden_layers=1",
-        "num_attention_heads=2",
-        "intermediate_size=32",
-        "decoder_hidden_size=32",
-        "decoder_num_hidden_layers=1",
-        "decoder_num_attention_heads=2",
-        "decoder_intermediate_size=32",
-    ],
-    "ecg_jepa": [
-        "hidden_size=32",
-        "num_hidden_layers=1",
-        "num_attention_heads=2",
-        "intermediate_size=32",
-        "predictor_hidden_size=16",
-        "predictor_num_hidden_layers=1",
-        "predictor_num_attention_heads=2",
-        "predictor_intermediate_size=16",
-    ],
-}
-STEADY = ["hidden_dropout_prob=0.0", "attention_probs_dropout_prob=0.0"]
+SIZES = ("hidden_size=32", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=32")
+STEADY = ("hidden_dropout_prob=0.0", "attention_probs_dropout_prob=0.0")
+FIELDS = (*SIZES, *(f"decoder_{size}" for size in SIZES), *STEADY)
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-SCRIPT = str(SCRIPTS / "pretrain.py")
 
 
-def _command(
-    data: Path, output: Path, epochs: int, *fields: str, processes: int = 1, system: str = "clear_hug"
-) -> list[str]:
+def _command(data: Path, output: Path, processes: int = 1) -> list[str]:
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    options = [word for field in (*SMALL[system], *fields) for word in ("--model-option", field)]
-    recipe = [
-        "--system",
-        system,
-        "--epochs",
-        str(epochs),
-        "--batch-size",
-        "8",
-        "--checkpoint-every",
-        "10",
-        "--trackers",
-    ]
-    return [*launcher, SCRIPT, "--data", str(data), "--output", str(output), *recipe, *options]
+    recipe = ["--epochs", "20", "--batch-size", "8", "--checkpoint-every", "10", "--trackers"]
+    options = [word for field in FIELDS for word in ("--model-option", field)]
+    return [*launcher, str(SCRIPTS / "pretrain.py"), "--data", str(data), "--output", str(output), *recipe, *options]
 
 
 ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -121,74 +88,53 @@ def _steps(output: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
+@pytest.fixture(scope="module")
+def data(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "ptbxl"
+    assert main(["prepare", str(ptbxl_folder), "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a process trained that nobody killed."""
+    output = tmp_path_factory.mktemp("run") / "whole"
+    _run(_command(data, output))
+    assert len(_steps(output)) == 120
+    return output
+
+
 def test_when_a_run_is_killed_twice_then_it_ends_with_the_weights_of_one_that_was_not(
-    ptbxl_folder: Path, tmp_path: Path
+    data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    _run(_command(ptbxl_folder, whole, 40))
-    command = _command(ptbxl_folder, cut, 40)
-    for step in (10, 100):
-        _kill_after(command, cut, step)
-        assert step <= _newest(cut) < 240
+    command = _command(data, tmp_path)
+    for step in (10, 50):
+        _kill_after(command, tmp_path, step)
+        assert step <= _newest(tmp_path) < 120
     _run(command)
     for name in ("model", "best"):
-        first, second = (load_file(run / name / "model.safetensors") for run in (whole, cut))
+        first, second = (load_file(run / name / "model.safetensors") for run in (whole, tmp_path))
         assert list(first) == list(second)
         assert all(first[key].equal(second[key]) for key in first)
-    assert (whole / "pretraining_steps.csv").read_text() == (cut / "pretraining_steps.csv").read_text()
-    assert len(_steps(cut)) == 240
+    assert (whole / "pretraining_steps.csv").read_text() == (tmp_path / "pretraining_steps.csv").read_text()
 
 
-def test_when_two_processes_train_then_the_loss_curve_is_that_of_one_also_after_a_kill(
-    ptbxl_folder: Path, tmp_path: Path
+def test_when_two_processes_are_killed_and_one_goes_on_then_the_loss_curve_is_that_of_one(
+    data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    one, two, cut = tmp_path / "one", tmp_path / "two", tmp_path / "cut"
-    _run(_command(ptbxl_folder, one, 20, *STEADY))
-    _run(_command(ptbxl_folder, two, 20, *STEADY, processes=2))
-    # Two processes are killed, and one goes on.
-    _kill_after(_command(ptbxl_folder, cut, 20, *STEADY, processes=2), cut, 20)
-    assert _newest(cut) < 120
-    _run(_command(ptbxl_folder, cut, 20, *STEADY))
-    expected = _steps(one)
+    _kill_after(_command(data, tmp_path, processes=2), tmp_path, 60)
+    assert _newest(tmp_path) < 120
+    _run(_command(data, tmp_path))
+    expected, found = _steps(whole), _steps(tmp_path)
     assert expected[-1]["loss"] < 0.8 * expected[0]["loss"]
-    for output in (two, cut):
-        found = _steps(output)
-        assert len(found) == len(expected) == 120
-        for name in ("loss", "gradient_norm"):
-            assert [row[name] for row in found] == pytest.approx([row[name] for row in expected], abs=1e-5)
-    with (one / "pretraining_log.csv").open() as first, (two / "pretraining_log.csv").open() as second:
+    assert len(found) == len(expected)
+    for name in ("loss", "gradient_norm"):
+        assert [row[name] for row in found] == pytest.approx([row[name] for row in expected], abs=1e-5)
+    with (whole / "pretraining_log.csv").open() as first, (tmp_path / "pretraining_log.csv").open() as second:
         for row, other in zip(csv.DictReader(first), csv.DictReader(second), strict=True):
             assert float(other["validation_loss"]) == pytest.approx(float(row["validation_loss"]), abs=1e-5)
 
 
-def test_when_two_processes_train_ecg_jepa_then_one_mask_holds_for_all_of_a_step(
-    ptbxl_folder: Path, tmp_path: Path
-) -> None:
-    assert main(["prepare", str(ptbxl_folder), "--system", "ecg_jepa", "--output", str(tmp_path / "data")]) == 0
-    found = []
-    for processes in (1, 2):
-        output = tmp_path / str(processes)
-        _run(_command(tmp_path / "data", output, 2, processes=processes, system="ecg_jepa"))
-        found.append((_steps(output), load_file(output / "model" / "model.safetensors")))
-    (expected, of_one), (steps, of_two) = found
-    assert len(steps) == len(expected) == 12
-    for name in ("loss", "gradient_norm"):
-        assert [row[name] for row in steps] == pytest.approx([row[name] for row in expected], abs=1e-5)
-    for name, tensor in of_one.items():
-        torch.testing.assert_close(of_two[name], tensor, atol=1e-4, rtol=1e-3)
-
-
-def _load_beside(name: str) -> Any:
-    """A file beside this one: tests are imported alone."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-several_processes = _load_beside("several_processes")
 # Two processes train all of these one after the other: starting them takes longer.
 RUNS = (
     "ecg_scan-clip-no-ddp",
