@@ -23,28 +23,16 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
-from clear_hug_hf import (
-    ClearHugConfig,
-    ClearHugFeatureExtractor,
-    EcgJepaConfig,
-    EcgJepaFeatureExtractor,
-    EcgScanConfig,
-    EcgScanFeatureExtractor,
-    Recording,
-)
+from clear_hug_hf import ClearHugFeatureExtractor, EcgScanConfig, Recording
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.model_files import load_config, load_feature_extractor
 from clear_hug_hf.data.prepared import check_prepared_for, load_prepared, read_manifest
 from clear_hug_hf.data.readers import WfdbFolderSource
 from clear_hug_hf.data.sharding import prepare_shards
 from clear_hug_hf.processing import InputError
+from clear_hug_hf.systems import SYSTEMS
 
 
-SYSTEMS = {
-    "clear_hug": (ClearHugConfig, ClearHugFeatureExtractor),
-    "ecg_jepa": (EcgJepaConfig, EcgJepaFeatureExtractor),
-    "ecg_scan": (EcgScanConfig, EcgScanFeatureExtractor),
-}
 NUM_MUTATIONS = 120
 # More than any of these files needs, and far less than the values that are put into them ask for.
 _MEMORY, _SECONDS = 2 * 2**30, 10
@@ -127,10 +115,10 @@ def _says_one_sentence(error: InputError, path: Path | None = None) -> None:
 @pytest.fixture(params=SYSTEMS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """`config.json` and `preprocessor_config.json` of a system."""
-    config_class, extractor_class = SYSTEMS[request.param]
-    config = config_class.preset("tiny", num_labels=2, architectures=["x"], label_thresholds={"LABEL_0": 0.5})
+    system = SYSTEMS[request.param]
+    config = system.config.preset("tiny", num_labels=2, architectures=["x"], label_thresholds={"LABEL_0": 0.5})
     config.save_pretrained(tmp_path)
-    extractor_class().save_pretrained(tmp_path)
+    system.feature_extractor().save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -194,7 +182,7 @@ def test_when_a_setting_cannot_be_then_the_feature_extractor_says_what_can(
     system: str, settings: dict, message: str
 ) -> None:
     with _bounds(), pytest.raises(InputError, match=message):
-        SYSTEMS[system][1](**settings)
+        SYSTEMS[system].feature_extractor(**settings)
 
 
 @pytest.mark.parametrize(
@@ -206,37 +194,37 @@ def test_when_a_setting_cannot_be_then_the_feature_extractor_says_what_can(
         ("ecg_scan", {"vision_config": {"model_type": "vit", "hidden_size": 2**31}}, "vision_config.hidden_size must"),
         ("ecg_scan", {"vision_config": {"model_type": "vit", "hidden_size": 2**20}}, "weights, and a model may have"),
         ("ecg_scan", {"vision_config": [1]}, "vision_config must be a config or a dictionary with a model_type"),
-        *((system, {"num_labels": 2**31}, "num_labels must be a whole number from 0 to 100000") for system in SYSTEMS),
-        *((system, {"sampling_rate": 10**8}, "sampling_rate must be at most 10000") for system in SYSTEMS),
-        *((system, {"dtype": "load"}, "dtype must be one of float16, bfloat16") for system in SYSTEMS),
-        *((system, {"id2label": {"0": "a", "5": "b"}}, "id2label must name labels by") for system in SYSTEMS),
-        *((system, {"id2label": {"0": "a", "1": "a"}}, "id2label must name each label diff") for system in SYSTEMS),
-        *((system, {"label2id": 5}, "label2id must give the numbers that id2label") for system in SYSTEMS),
         *(
-            (system, {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id must give the numbers")
+            (system, fields, message)
             for system in SYSTEMS
+            for fields, message in (
+                ({"num_labels": 2**31}, "num_labels must be a whole number from 0 to 100000"),
+                ({"sampling_rate": 10**8}, "sampling_rate must be at most 10000"),
+                ({"dtype": "load"}, "dtype must be one of float16, bfloat16"),
+                ({"id2label": {"0": "a", "5": "b"}}, "id2label must name labels by"),
+                ({"id2label": {"0": "a", "1": "a"}}, "id2label must name each label diff"),
+                ({"label2id": 5}, "label2id must give the numbers that id2label"),
+                ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id must give the numbers"),
+                ({"architectures": 7}, "architectures must be a list"),
+                ({"architectures": [7]}, "architectures must be a list"),
+                ({"initializer_range": float("inf")}, "must be positive and finite"),
+                ({"to_dict": 1}, "to_dict is no field of"),
+            )
         ),
-        *(
-            (system, {"architectures": value}, "architectures must be a list")
-            for system in SYSTEMS
-            for value in (7, [7])
-        ),
-        *((system, {"initializer_range": float("inf")}, "must be positive and finite") for system in SYSTEMS),
-        *((system, {"to_dict": 1}, "to_dict is no field of") for system in SYSTEMS),
     ],
 )
 def test_when_a_config_asks_for_what_cannot_be_then_it_is_refused_before_it_takes_memory(
     system: str, fields: dict, message: str
 ) -> None:
     with _bounds(), pytest.raises(ValueError, match=message):
-        SYSTEMS[system][0](**fields)
+        SYSTEMS[system].config(**fields)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_when_only_the_names_of_labels_are_set_then_a_saved_config_has_their_numbers(
     system: str, tmp_path: Path
 ) -> None:
-    config_class = SYSTEMS[system][0]
+    config_class = SYSTEMS[system].config
     config = config_class.preset("tiny", id2label={0: "NORM", 1: "MI"})
     assert config.label2id == {"NORM": 0, "MI": 1}
     config.id2label = {0: "AFIB", 1: "SR", 2: "PVC"}
