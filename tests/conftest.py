@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -12,11 +14,14 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from small_systems import FINETUNING, PRETRAINING, SMALL_SYSTEMS
 from strangers import ABSENT
 
-from clear_hug_hf import STANDARD_LEADS, Recording
+from clear_hug_hf import STANDARD_LEADS, ClearHugConfig, ClearHugFeatureExtractor, ClearHugForPreTraining, Recording
 from clear_hug_hf.cli import main
 from clear_hug_hf.training import features
+from clear_hug_hf.training.folders import save_model_folder
+from clear_hug_hf.training.provenance import describe_pretraining
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -118,14 +123,70 @@ def ptbxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def make_house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """
+    Everything that the command line makes for a system, by its name, once for all tests: `data` (PTB-XL prepared),
+    `pretrained`, `finetuned`, and for a system that learns from another encoder, `teacher`.
+    """
+
+    @functools.cache
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        small = SMALL_SYSTEMS[name]
+        if small.system.objective.teachers:
+            _save_teacher(folder / "teacher")
+        _run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", name, "--output", folder / "data")
+        command = ["pretrain", "--data", folder / "data", *small.words(folder), *PRETRAINING]
+        _run(*command, "--output", folder / "pretrained")
+        command = ["finetune", "--data", folder / "data", "--model", folder / "pretrained", *FINETUNING]
+        _run(*command, "--output", folder / "finetuned")
+        return folder
+
+    return make
+
+
+def _save_teacher(folder: Path) -> None:
+    """An encoder of signals that was not trained, with a record of recordings that it would have learnt from."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "decoder_num_hidden_layers": 1}
+    teacher = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **small))
+    save_model_folder(folder, teacher, ClearHugFeatureExtractor())
+    source = {"title": "CinC 2011", "license": "ODC-By 1.0", "citation": "Silva et al.", "sets": {}}
+    facts = describe_pretraining(teacher, [{"epoch": 7, "validation_loss": None}], {"epochs": 7}, [source])
+    (folder / "pretraining.json").write_text(json.dumps(facts))
+
+
+def _status(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
 def _run(*words: object) -> None:
-    assert main([str(word) for word in words]) == 0
+    assert _status(*words) == 0
+
+
+@pytest.fixture(scope="session")
+def status() -> Callable[..., int]:
+    """Runs a command and gives its exit status: `status("predict", record, "--model", folder)`."""
+    return _status
 
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., None]:
-    """Runs a command that must succeed: `run("predict", record, "--model", folder)`."""
+    """Runs a command that must succeed."""
     return _run
+
+
+@pytest.fixture
+def printed_by(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must succeed, and gives what it printed: `printed_by("predict", record, "--json", ...)`."""
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        _run(*words)
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture
@@ -134,7 +195,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def refuse(*words: object) -> str:
         capsys.readouterr()
-        assert main([str(word) for word in words]) == 2
+        assert _status(*words) == 2
         *before, last = capsys.readouterr().err.splitlines()
         assert last.startswith("clear-hug: error: ")
         # Nothing but progress bars may come before.

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, pipeline
+from transformers import pipeline
 
 from clear_hug_hf import (
     ClearHugConfig,
@@ -29,7 +29,7 @@ from clear_hug_hf import (
 )
 from clear_hug_hf.cli import demo, main
 from clear_hug_hf.cli.predict import REPORTED
-from clear_hug_hf.data.records import Recording, RecordReference, read_record
+from clear_hug_hf.data.records import Recording, RecordReference
 from clear_hug_hf.training.folders import save_model_folder
 
 
@@ -40,47 +40,28 @@ LABELS = ["NORM", "MI", "STTC"]
 """Those of the five superclasses that the synthetic recordings have."""
 
 
+Run = Callable[..., None]
+Refused = Callable[..., str]
+Printed = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def runs(make_house: Callable[[str], Path]) -> Path:
+    """Output folders `pretrained` and `finetuned` of the two verbs."""
+    return make_house("clear_hug")
+
+
 def _auroc(positive: Iterable[float], negative: Iterable[float]) -> float:
     """Share of pairs that are in the right order."""
     negative = list(negative)
     return float(np.mean([(high > low) + 0.5 * (high == low) for high in positive for low in negative]))
 
 
-@pytest.fixture(scope="module")
-def runs(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output folders `pretrained` and `finetuned` of the two verbs."""
-    folder = tmp_path_factory.mktemp("runs")
-    data = str(ptbxl_folder)
-    pretrained, finetuned = str(folder / "pretrained"), str(folder / "finetuned")
-    assert main(["pretrain", "--data", data, "--output", pretrained, "--epochs", "2", "--batch-size", "16"]) == 0
-    assert main(["finetune", "--data", data, "--model", pretrained, "--output", finetuned, *RECIPE]) == 0
-    return folder
-
-
-def test_when_a_model_is_pretrained_then_the_folder_holds_model_log_and_pictures(runs: Path) -> None:
-    log = pd.read_csv(runs / "pretrained" / "pretraining_log.csv")
-    assert log["epoch"].tolist() == [1, 2]
-    assert log["validation_loss"].notna().all()
-    for name in ("recording", "reconstruction", "pretraining_loss"):
-        with Image.open(runs / "pretrained" / "pictures" / f"{name}.png") as image:
-            assert image.width > 400
-
-
-def test_when_a_model_is_finetuned_then_metrics_stand_beside_the_control(runs: Path) -> None:
+def test_when_a_model_is_finetuned_then_it_learns_and_its_groups_of_leads_are_drawn(runs: Path) -> None:
     metrics = json.loads((runs / "finetuned" / "metrics.json").read_text())
-    assert {split: one["recordings"] for split, one in metrics["data"]["sets"].items()} == {
-        "train": 48,
-        "validation": 12,
-        "test": 12,
-    }
     for split in ("validation", "test"):
-        of_model, of_control = metrics["pretrained"][split], metrics["random_initialisation"][split]
-        assert of_model["left_out"] == of_control["left_out"] == []
-        assert list(of_model["per_label"]) == metrics["labels"] == LABELS
-        difference = metrics["difference_of_macro_auroc"][split]["value"]
-        assert difference == pytest.approx(of_model["macro_auroc"]["value"] - of_control["macro_auroc"]["value"])
         # Fast hearts and inverted T waves are easy to tell.
-        assert of_model["macro_auroc"]["value"] > 0.8
+        assert metrics["pretrained"][split]["macro_auroc"]["value"] > 0.8
     pictures = sorted(path.name for path in (runs / "finetuned" / "pictures").iterdir())
     assert pictures == ["group_activations.png", "prediction.png", "reconstruction.png", "recording.png", "roc.png"]
 
@@ -91,6 +72,8 @@ def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_says_s
     capsys: pytest.CaptureFixture[str],
     make_recordings: MakeRecordings,
     write_record: WriteRecord,
+    run: Run,
+    status: Callable[..., int],
 ) -> None:
     table = ["path,patient_id,split,fast,rare"]
     for number, recording in enumerate(make_recordings(48)):
@@ -98,35 +81,25 @@ def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_says_s
         fast = (recording.labels or {})["fast"]
         table.append(f"ward/{number:02d},{recording.patient_id},{recording.split},{fast:g},{number in (0, 1, 2):d}")
     (tmp_path / "ward.csv").write_text("\n".join(table) + "\n")
-    prepared, output = str(tmp_path / "prepared"), tmp_path / "finetuned"
-    assert main(["prepare", str(tmp_path / "ward.csv"), "--labels", "fast", "rare", "--output", prepared]) == 0
-    command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output", str(output), *RECIPE]
-    assert main([*command, "--min-positives", "40"]) == 2
+    prepared, output = tmp_path / "prepared", tmp_path / "finetuned"
+    run("prepare", tmp_path / "ward.csv", "--labels", "fast", "rare", "--output", prepared)
+    command = ["finetune", "--data", prepared, "--model", runs / "pretrained", "--output", output, *RECIPE]
+    assert status(*command, "--min-positives", "40") == 2
     assert "no label has 40 training recordings" in capsys.readouterr().err
-    assert main([*command, "--no-control", "--min-positives", "5"]) == 0
+    run(*command, "--no-control", "--min-positives", "5")
     assert "fewer than 5 training recordings have them, or have not: rare" in capsys.readouterr().out
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["labels"] == ["fast"]
     assert metrics["data"]["left_out"] == {"labels": ["rare"], "fewer_than": 5}
-    assert main(["publish", str(output), "you/ward", "--dry-run", str(tmp_path / "staged")]) == 0
+    run("publish", output, "you/ward", "--dry-run", tmp_path / "staged")
     assert "5 training recordings have are not among its outputs: rare." in (tmp_path / "staged/README.md").read_text()
 
 
-def test_when_the_model_folder_is_loaded_then_it_reads_a_record_in_five_lines(runs: Path, ptbxl_folder: Path) -> None:
-    folder = runs / "finetuned" / "model"
-    extractor = AutoFeatureExtractor.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    inputs = extractor(**read_record(ptbxl_folder / "records100/00000/00001_lr").as_inputs(), return_tensors="pt")
-    with torch.no_grad():
-        assert model(**inputs).logits.shape == (1, 3)
-    assert list(model.config.id2label.values()) == LABELS
-
-
 def test_when_a_model_is_evaluated_then_the_numbers_are_those_of_finetuning(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
-    arguments = ["evaluate", "--data", str(ptbxl_folder), "--model", str(runs / "finetuned")]
-    assert main([*arguments, "--output", str(tmp_path / "metrics.json")]) == 0
+    arguments = ["evaluate", "--data", ptbxl_folder, "--model", runs / "finetuned"]
+    run(*arguments, "--output", tmp_path / "metrics.json")
     evaluated = json.loads((tmp_path / "metrics.json").read_text())
     trained = json.loads((runs / "finetuned" / "metrics.json").read_text())["pretrained"]["test"]
     assert evaluated["split"] == "test"
@@ -136,36 +109,18 @@ def test_when_a_model_is_evaluated_then_the_numbers_are_those_of_finetuning(
     assert "since the model does not know them: HYP, CD" in printed
     for metric in ("AUROC", "average precision", "F1", "calibration error"):
         assert f"macro {metric} " in printed
-    assert main([*arguments, "--labels", "MI", "--split", "validation", "--pictures", str(tmp_path / "p")]) == 0
+    run(*arguments, "--labels", "MI", "--split", "validation", "--pictures", tmp_path / "p")
     assert "STTC" not in capsys.readouterr().out
     with Image.open(tmp_path / "p" / "roc.png") as image:
         assert image.width > 200
 
 
-def test_when_seeds_are_equal_then_two_finetunings_are(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["finetune", "--data", str(ptbxl_folder), "--model", str(runs / "pretrained"), *RECIPE]
-    assert main([*arguments, "--output", str(tmp_path / "again")]) == 0
-    first, again = (folder / "metrics.json" for folder in (runs / "finetuned", tmp_path / "again"))
-    assert first.read_text() == again.read_text()
-    # Given again, both runs are found finished, with the control's model and thresholds of its own.
-    assert main([*arguments, "--output", str(tmp_path / "again")]) == 0
-    assert capsys.readouterr().out.count("finished: nothing was trained") == 2
-    assert first.read_text() == again.read_text()
-    of_model, of_control = (
-        json.loads((tmp_path / "again" / name / "config.json").read_text())["label_thresholds"]
-        for name in ("model", "control/model")
-    )
-    assert of_model != of_control
-
-
 def test_when_records_are_predicted_then_each_has_its_labels(
-    runs: Path, ptbxl_folder: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     capsys.readouterr()
     folder = str(ptbxl_folder / "records100")
-    assert main(["predict", folder, "--model", str(runs / "finetuned"), "--json"]) == 0
+    run("predict", folder, "--model", runs / "finetuned", "--json")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     thresholds = json.loads((runs / "finetuned" / "model" / "config.json").read_text())["label_thresholds"]
     assert [line["record"] for line in lines] == [f"{folder}/00000/{index:05d}_lr" for index in range(72)]
@@ -183,16 +138,16 @@ def test_when_records_are_predicted_then_each_has_its_labels(
 
 
 def test_when_fewer_labels_are_asked_for_then_only_they_are_shown(
-    runs: Path, ptbxl_folder: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     record = str(ptbxl_folder / "records100/00000/00002_lr.dat")
-    base = ["predict", record, "--model", str(runs / "finetuned" / "model")]
+    base = ["predict", record, "--model", runs / "finetuned" / "model"]
     capsys.readouterr()
-    assert main([*base, "--top-k", "2", "--threshold", "0"]) == 0
+    run(*base, "--top-k", "2", "--threshold", "0")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert all(line.startswith("  * ") for line in lines[2:])
-    assert main([*base, "--labels", "MI", "NORM"]) == 0
+    run(*base, "--labels", "MI", "NORM")
     assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()[2:]} == {"MI", "NORM"}
 
 
@@ -202,30 +157,31 @@ def test_when_a_recording_is_long_then_its_windows_are_predicted_and_that_is_sai
     write_record: WriteRecord,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    run: Run,
 ) -> None:
     recording = make_recordings(2)[1]
     write_record(tmp_path / "long", replace(recording, waveform=np.tile(recording.waveform, (1, 3))[:, :2500]))
-    base = ["predict", str(tmp_path / "long"), "--model", str(runs / "finetuned")]
+    base = ["predict", tmp_path / "long", "--model", runs / "finetuned"]
     capsys.readouterr()
-    assert main(base) == 0
+    run(*base)
     printed = capsys.readouterr().out
     assert "(25 s, read in 3 windows: their mean)" in printed
     assert "15-25 s" not in printed
-    assert main([*base, "--aggregate", "none"]) == 0
+    run(*base, "--aggregate", "none")
     printed = capsys.readouterr().out
     assert "(25 s, read in 3 windows)" in printed
     assert "15-25 s" in printed
-    assert main([*base, "--json"]) == 0
+    run(*base, "--json")
     windows = json.loads(capsys.readouterr().out)["windows"]
     assert [(window["start"], window["end"]) for window in windows] == [(0, 10), (10, 20), (15, 25)]
 
 
 @pytest.mark.parametrize("name", ["ptb/s0010_re", "formats/muse-sinus", "challenge/A0001.mat", "cinc2011/1002867"])
 def test_when_real_records_of_any_source_are_predicted_then_they_are(
-    runs: Path, shared: Path, name: str, capsys: pytest.CaptureFixture[str]
+    runs: Path, shared: Path, name: str, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     capsys.readouterr()
-    assert main(["predict", str(shared / "data" / name), "--model", str(runs / "finetuned"), "--json"]) == 0
+    run("predict", shared / "data" / name, "--model", runs / "finetuned", "--json")
     assert json.loads(capsys.readouterr().out)["windows"]
 
 
@@ -258,22 +214,23 @@ def test_when_a_recording_is_predicted_by_any_way_then_the_numbers_are_equal(
     write_record: WriteRecord,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    run: Run,
 ) -> None:
     one = make_recordings(2, sampling_rate=250.0)[patient]
     record = write_record(
         tmp_path / name, replace(one, waveform=np.tile(one.waveform, (1, 3))[:, : 250 * seconds])
     ).with_suffix("")
     pipe = pipeline("ecg-classification", model=str(classifier), device="cpu")
-    base = ["predict", str(record), "--model", str(classifier)]
+    base = ["predict", record, "--model", classifier]
     table = tmp_path / "table.csv"
     expected_windows = {"short": 1, "long": 3, "fast": 2 if "clear_hug" in classifier.name else 1}[name]
     for aggregate in ("mean", "max", "none"):
         result = pipe(record, aggregate=aggregate)
         capsys.readouterr()
-        assert main([*base, "--aggregate", aggregate, "--json"]) == 0
+        run(*base, "--aggregate", aggregate, "--json")
         told = json.loads(capsys.readouterr().out)
         assert len(told["windows"]) == expected_windows
-        assert main([*base, "--aggregate", aggregate, "--output", str(table), "--overwrite"]) == 0
+        run(*base, "--aggregate", aggregate, "--output", table, "--overwrite")
         rows = pd.read_csv(table, float_precision="round_trip").to_dict("records")
         if aggregate == "none":
             expected = [{entry["label"]: entry["score"] for entry in window["labels"]} for window in result]
@@ -288,7 +245,7 @@ def test_when_a_recording_is_predicted_by_any_way_then_the_numbers_are_equal(
         assert [{label: row[label] for label in LABELS} for row in rows] == expected
     # The mean is what one gets who does not choose.
     capsys.readouterr()
-    assert main([*base, "--json"]) == 0
+    run(*base, "--json")
     assert json.loads(capsys.readouterr().out)["probabilities"] == {one["label"]: one["score"] for one in pipe(record)}
 
 
@@ -299,6 +256,7 @@ def test_when_a_window_has_no_signal_then_it_is_skipped_by_name_and_the_rest_is_
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
+    run: Run,
 ) -> None:
     one = make_recordings(2)[1]
     off = np.full_like(one.waveform, 5.0)
@@ -307,7 +265,7 @@ def test_when_a_window_has_no_signal_then_it_is_skipped_by_name_and_the_rest_is_
     )
     capsys.readouterr()
     with caplog.at_level("WARNING"):
-        assert main(["predict", str(record), "--model", str(classifier), "--json"]) == 0
+        run("predict", record, "--model", classifier, "--json")
     told = json.loads(capsys.readouterr().out)
     assert [(window["start"], window["end"]) for window in told["windows"]] == [(0, 10), (20, 30)]
     assert told["skipped"] == [{"start": 10, "end": 20}]
@@ -365,13 +323,13 @@ def bad_folder(tmp_path: Path, make_recordings: MakeRecordings, write_record: Wr
 
 @pytest.mark.parametrize("kind", BAD_RECORDS)
 def test_when_a_record_is_bad_then_one_sentence_says_why(
-    kind: str, bad_folder: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, bad_folder: Path, runs: Path, capsys: pytest.CaptureFixture[str], status: Callable[..., int]
 ) -> None:
     spoil, message = BAD_RECORDS[kind]
     spoil(bad_folder)
     before = sorted(bad_folder.rglob("*"))
     capsys.readouterr()
-    assert main(["predict", str(bad_folder / "bad"), "--model", str(runs / "finetuned")]) == 2
+    assert status("predict", bad_folder / "bad", "--model", runs / "finetuned") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("clear-hug: error: ")
@@ -388,13 +346,14 @@ def test_when_one_record_of_a_folder_is_bad_then_the_others_are_done_and_it_is_n
     make_recordings: MakeRecordings,
     write_record: WriteRecord,
     capsys: pytest.CaptureFixture[str],
+    status: Callable[..., int],
 ) -> None:
     spoil, message = BAD_RECORDS[kind]
     spoil(bad_folder)
     for name in ("a", "z"):
         write_record(bad_folder / name, make_recordings(1)[0])
     capsys.readouterr()
-    assert main(["predict", str(bad_folder), "--model", str(runs / "finetuned"), "--json"]) == 1
+    assert status("predict", bad_folder, "--model", runs / "finetuned", "--json") == 1
     captured = capsys.readouterr()
     assert [Path(json.loads(line)["record"]).name for line in captured.out.splitlines()] == ["a", "z"]
     lines = captured.err.splitlines()
@@ -404,13 +363,13 @@ def test_when_one_record_of_a_folder_is_bad_then_the_others_are_done_and_it_is_n
 
 
 def test_when_a_table_names_records_that_cannot_be_read_then_the_others_are_done_and_they_are_named_at_the_end(
-    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], status: Callable[..., int]
 ) -> None:
     (tmp_path / "ecg.xml").write_text("<ecg/>")
     table = ward.parent / "some.csv"
     table.write_text(f"path\nrecords/0-0\nrecords/absent\n{tmp_path / 'ecg.xml'}\nrecords/1-0\n")
     capsys.readouterr()
-    assert main(["predict", str(table), "--model", str(runs / "finetuned"), "--json"]) == 1
+    assert status("predict", table, "--model", runs / "finetuned", "--json") == 1
     captured = capsys.readouterr()
     assert [json.loads(line)["record"] for line in captured.out.splitlines()] == ["records/0-0", "records/1-0"]
     lines = captured.err.splitlines()
@@ -427,24 +386,9 @@ def test_when_a_training_record_is_bad_then_the_run_goes_on_and_names_it(
     (data / "records100/00000/00003_lr.dat").write_bytes(b"short")
     output = tmp_path / "run"
     capsys.readouterr()
-    assert (
-        main(
-            [
-                "pretrain",
-                "--data",
-                str(data),
-                "--output",
-                str(output),
-                "--epochs",
-                "1",
-                "--batch-size",
-                "4",
-                "--limit",
-                "8",
-            ]
-        )
-        == 1
-    )
+    words = ["pretrain", "--data", str(data), "--output", str(output), "--epochs", "1"]
+    words += ["--batch-size", "4", "--limit", "8"]
+    assert main(words) == 1
     assert "  3: " in capsys.readouterr().err
     assert (output / "model" / "config.json").is_file()
 
@@ -452,54 +396,43 @@ def test_when_a_training_record_is_bad_then_the_run_goes_on_and_names_it(
 # -------------------------------------------------------------------------------------------------- other bad inputs
 
 
-def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    *before, last = captured.err.splitlines()
-    assert last.startswith("clear-hug: error: ")
-    # Nothing but progress bars may come before.
-    assert all("it/s" in line or "rec/s" in line or "batch/s" in line for line in before if line)
-    return last
-
-
 def test_when_the_model_folder_is_bad_then_it_says_what_is_missing(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
     record = str(ptbxl_folder / "records100/00000/00001_lr")
     shutil.copytree(runs / "finetuned" / "model", tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
-    assert "holds no weights" in _refused(["predict", record, "--model", str(tmp_path / "model")], capsys)
-    assert "does not exist" in _refused(["predict", record, "--model", str(tmp_path / "none")], capsys)
-    message = _refused(["predict", record, "--model", str(runs / "pretrained")], capsys)
+    assert "holds no weights" in refused("predict", record, "--model", tmp_path / "model")
+    assert "does not exist" in refused("predict", record, "--model", tmp_path / "none")
+    message = refused("predict", record, "--model", runs / "pretrained")
     assert "no fine-tuned classifier" in message
     output = tmp_path / "run"
     for verb in ("finetune", "evaluate"):
-        arguments = [verb, "--data", str(ptbxl_folder), "--model", str(tmp_path / "model"), "--output", str(output)]
-        assert "holds no weights" in _refused(arguments, capsys)
+        arguments = [verb, "--data", ptbxl_folder, "--model", tmp_path / "model", "--output", output]
+        assert "holds no weights" in refused(*arguments)
         assert not output.exists()
 
 
 def test_when_labels_are_not_the_models_then_they_are_named(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run, refused: Refused
 ) -> None:
-    record, data = str(ptbxl_folder / "records100/00000/00001_lr"), str(ptbxl_folder)
-    message = _refused(["predict", record, "--model", str(runs / "finetuned"), "--labels", "AFIB"], capsys)
+    record, data = ptbxl_folder / "records100/00000/00001_lr", str(ptbxl_folder)
+    message = refused("predict", record, "--model", runs / "finetuned", "--labels", "AFIB")
     assert "there is no label 'AFIB' in" in message
     two = tmp_path / "two"
-    arguments = ["--model", str(runs / "pretrained"), "--output", str(two), "--labels", "MI", "NORM", "--no-control"]
-    assert main(["finetune", "--data", data, *arguments, "--epochs", "1", "--head", "mean"]) == 0
+    arguments = ["--model", runs / "pretrained", "--output", two, "--labels", "MI", "NORM", "--no-control"]
+    run("finetune", "--data", data, *arguments, "--epochs", "1", "--head", "mean")
     metrics = json.loads((two / "metrics.json").read_text())
     assert metrics["labels"] == ["MI", "NORM"]
     assert "random_initialisation" not in metrics
-    message = _refused(["evaluate", "--data", data, "--model", str(two), "--labels", "HYP"], capsys)
+    message = refused("evaluate", "--data", data, "--model", two, "--labels", "HYP")
     assert "there is no label 'HYP'" in message
-    message = _refused(["finetune", "--data", data, *arguments[:2], "--labels", "MI", "HYP", "CD"], capsys)
+    message = refused("finetune", "--data", data, *arguments[:2], "--labels", "MI", "HYP", "CD")
     assert "nothing can be learnt about the label(s) HYP, CD" in message
     assert "`--labels MI`" in message
     output = tmp_path / "run"
-    arguments = ["--model", str(runs / "pretrained"), "--output", str(output), "--labels", "AFIB"]
-    assert "'AFIB'" in _refused(["finetune", "--data", data, *arguments], capsys)
+    arguments = ["--model", runs / "pretrained", "--output", output, "--labels", "AFIB"]
+    assert "'AFIB'" in refused("finetune", "--data", data, *arguments)
     assert not output.exists()
 
 
@@ -509,17 +442,18 @@ def test_when_the_data_folder_is_bad_then_nothing_is_written(
     make_recordings: MakeRecordings,
     write_record: WriteRecord,
     capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     output, empty, unlabelled = tmp_path / "run", tmp_path / "empty", tmp_path / "unlabelled"
     empty.mkdir()
     write_record(unlabelled / "one", make_recordings(1)[0])
     for data, message in ((tmp_path / "none", "does not exist"), (empty, "holds no WFDB records")):
         for verb in ("pretrain", "demo"):
-            assert message in _refused([verb, "--data", str(data), "--output", str(output)], capsys)
-    arguments = ["finetune", "--model", str(runs / "pretrained"), "--output", str(output), "--data", str(unlabelled)]
-    assert "there are no labels in" in _refused(arguments, capsys)
+            assert message in refused(verb, "--data", data, "--output", output)
+    arguments = ["finetune", "--model", runs / "pretrained", "--output", output, "--data", unlabelled]
+    assert "there are no labels in" in refused(*arguments)
     (unlabelled / "one.dat").write_bytes(b"")
-    message = _refused(["pretrain", "--data", str(unlabelled), "--output", str(output)], capsys)
+    message = refused("pretrain", "--data", unlabelled, "--output", output)
     assert "no usable train recordings" in message
     assert "recording one: " in message
     assert "holds 0 samples" in message
@@ -527,11 +461,11 @@ def test_when_the_data_folder_is_bad_then_nothing_is_written(
 
 
 def test_when_the_output_is_a_file_then_it_is_refused(
-    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
     (tmp_path / "file").write_text("")
-    arguments = ["pretrain", "--data", str(ptbxl_folder), "--output", str(tmp_path / "file" / "run")]
-    assert "is a file" in _refused(arguments, capsys)
+    arguments = ["pretrain", "--data", ptbxl_folder, "--output", tmp_path / "file" / "run"]
+    assert "is a file" in refused(*arguments)
 
 
 def test_when_help_is_asked_for_then_every_verb_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -543,11 +477,11 @@ def test_when_help_is_asked_for_then_every_verb_shows_an_example(capsys: pytest.
 
 
 @pytest.fixture(scope="module")
-def simulated_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def simulated_demo(tmp_path_factory: pytest.TempPathFactory, run: Run) -> tuple[Path, str]:
     """The output folder of a small demo without data, and what was printed."""
     output, printed = tmp_path_factory.mktemp("demo") / "demo", io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert main(["demo", "--output", str(output), "--patients", "16", "--epochs", "1"]) == 0
+        run("demo", "--output", output, "--patients", "16", "--epochs", "1")
     return output, printed.getvalue()
 
 
@@ -586,6 +520,7 @@ def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_
     write_record: WriteRecord,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    run: Run,
 ) -> None:
     name = "clear-hug-small-ptbxl-super"
     (tmp_path / "shipped").mkdir()
@@ -594,7 +529,7 @@ def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_
     ward, output = tmp_path / "ward", tmp_path / "run"
     for recording in make_recordings(10):
         write_record(ward / recording.record_id, recording)
-    assert main(["demo", "--data", str(ward), "--output", str(output), "--epochs", "1"]) == 0
+    run("demo", "--data", ward, "--output", output, "--epochs", "1")
     printed = capsys.readouterr().out
     assert f"{name} on test recording " in printed
     assert (output / "pictures" / f"{name}.png").is_file()
@@ -627,13 +562,13 @@ def ward(tmp_path_factory: pytest.TempPathFactory, make_recordings: MakeRecordin
 
 
 def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions_and_metrics(
-    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run, refused: Refused
 ) -> None:
     output = tmp_path / "run"
-    base = ["finetune", "--data", str(ward), "--model", str(runs / "pretrained"), "--output", str(output)]
-    assert "which columns" in _refused(base, capsys)
+    base = ["finetune", "--data", ward, "--model", runs / "pretrained", "--output", output]
+    assert "which columns" in refused(*base)
     assert not output.exists()
-    assert main([*base, "--labels", "tachy", "inv", "--no-control", *RECIPE]) == 0
+    run(*base, "--labels", "tachy", "inv", "--no-control", *RECIPE)
     assert "has no column `split`: 70 % of the patients" in capsys.readouterr().out
     data = json.loads((output / "metrics.json").read_text())["data"]
     assert (data["name"], data["splits"]) == ("ward.csv", "random by patient")
@@ -644,7 +579,7 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     }
 
     table = tmp_path / "predictions.csv"
-    assert main(["predict", str(ward), "--model", str(output), "--output", str(table)]) == 0
+    run("predict", ward, "--model", output, "--output", table)
     predicted = pd.read_csv(table)
     about = ["record_id", "start", "end", "found", "notes", *REPORTED]
     assert list(predicted.columns) == [*about, "tachy", "inv"]
@@ -653,14 +588,14 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     assert area > 0.8
 
     metrics = tmp_path / "metrics.json"
-    evaluate = ["evaluate", "--data", str(ward), "--model", str(output), "--output", str(metrics)]
-    assert main(evaluate) == 0
+    evaluate = ["evaluate", "--data", ward, "--model", output, "--output", metrics]
+    run(*evaluate)
     # By default those that fine-tuning kept apart, so that nobody takes training patients for a test.
     tested = json.loads(metrics.read_text())
     trained = json.loads((output / "metrics.json").read_text())["pretrained"]["test"]
     assert (tested["split"], tested["num_recordings"]) == ("test", 12)
     assert tested["macro_auroc"] == pytest.approx(trained["macro_auroc"])
-    assert main([*evaluate, "--split", "all", "--overwrite"]) == 0
+    run(*evaluate, "--split", "all", "--overwrite")
     evaluated = json.loads(metrics.read_text())
     assert (evaluated["split"], evaluated["num_recordings"]) == ("all", 60)
     # Probabilities in the table are rounded.
@@ -669,7 +604,7 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
 
 
 def test_when_all_windows_are_prepared_then_recordings_and_patients_are_counted_and_not_windows(
-    runs: Path, tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+    runs: Path, tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord, run: Run
 ) -> None:
     table = ["path,split,fast"]
     for recording in make_recordings(36):
@@ -677,26 +612,26 @@ def test_when_all_windows_are_prepared_then_recordings_and_patients_are_counted_
         write_record(tmp_path / "ward" / recording.record_id, twice)
         table.append(f"ward/{recording.record_id},{recording.split},{(recording.labels or {})['fast']:g}")
     (tmp_path / "ward.csv").write_text("\n".join(table) + "\n")
-    prepared, output, found = str(tmp_path / "prepared"), str(tmp_path / "run"), tmp_path / "found.json"
-    command = ["prepare", str(tmp_path / "ward.csv"), "--labels", "fast", "--windows", "all", "--output", prepared]
-    assert main(command) == 0
-    command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output", output, "--no-control"]
-    assert main([*command, "--epochs", "2"]) == 0
+    prepared, output, found = tmp_path / "prepared", tmp_path / "run", tmp_path / "found.json"
+    command = ["prepare", tmp_path / "ward.csv", "--labels", "fast", "--windows", "all", "--output", prepared]
+    run(*command)
+    command = ["finetune", "--data", prepared, "--model", runs / "pretrained", "--output", output, "--no-control"]
+    run(*command, "--epochs", "2")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["data"]["sets"]["test"] == {"recordings": 6, "patients": 6}
-    assert main(["evaluate", "--data", prepared, "--model", output, "--output", str(found)]) == 0
+    run("evaluate", "--data", prepared, "--model", output, "--output", found)
     for one in (metrics["pretrained"]["test"], json.loads(found.read_text())):
         assert (one["num_recordings"], one["num_patients"]) == (6, 6)
         assert one["per_label"]["fast"]["num_known"] == 6
 
 
 def test_when_records_are_drawn_then_each_window_has_a_picture(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     record = str(ptbxl_folder / "records100/00000/00002_lr")
-    arguments = ["predict", record, "--model", str(runs / "finetuned"), "--pictures", str(tmp_path / "p"), "--json"]
+    arguments = ["predict", record, "--model", runs / "finetuned", "--pictures", tmp_path / "p", "--json"]
     capsys.readouterr()
-    assert main(arguments) == 0
+    run(*arguments)
     # What is printed stays one object per line.
     json.loads(capsys.readouterr().out)
     (picture,) = (tmp_path / "p").iterdir()
@@ -712,12 +647,12 @@ def _page_title(figure: Any) -> str:
 
 
 def test_when_a_fast_heart_is_drawn_then_one_picture_says_that_all_its_beats_were_read(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     figures: list[Any] = []
     monkeypatch.setattr("clear_hug_hf.plotting.save_figure", lambda figure, path: figures.append(figure))
     record = str(ptbxl_folder / "records100/00000/00000_lr")
-    assert main(["predict", record, "--model", str(runs / "finetuned"), "--pictures", str(tmp_path)]) == 0
+    run("predict", record, "--model", runs / "finetuned", "--pictures", tmp_path)
     (figure,) = figures
     title = _page_title(figure)
     read, found = re.search(r": 1\d\d/min, .* (\d\d) of (\d\d) beats read$", title).groups()  # type: ignore[union-attr]
@@ -726,17 +661,23 @@ def test_when_a_fast_heart_is_drawn_then_one_picture_says_that_all_its_beats_wer
 
 
 def test_when_another_source_names_labels_otherwise_then_a_mapping_evaluates_them(
-    runs: Path, ward: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path,
+    ward: Path,
+    ptbxl_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    run: Run,
+    refused: Refused,
 ) -> None:
     metrics = tmp_path / "metrics.json"
-    base = ["evaluate", "--data", str(ward), "--model", str(runs / "finetuned")]
-    assert "has no column 'NORM' or 'MI' or 'STTC': it has tachy, inv" in _refused(base, capsys)
-    assert "no label 'AFIB'" in _refused([*base, "--map", "tachy=AFIB"], capsys)
-    assert "is no mapping" in _refused([*base, "--map", "tachy"], capsys)
-    assert "names no label of the data" in _refused([*base, "--map", "=MI"], capsys)
-    assert "have no label 'slow'" in _refused([*base, "--map", "tachy=MI", "slow=NORM"], capsys)
-    mapped = [*base, "--map", "tachy=MI", "inv=STTC+NORM", "--compare-with", str(ptbxl_folder), "--split", "all"]
-    assert main([*mapped, "--output", str(metrics)]) == 0
+    base = ["evaluate", "--data", ward, "--model", runs / "finetuned"]
+    assert "has no column 'NORM' or 'MI' or 'STTC': it has tachy, inv" in refused(*base)
+    assert "no label 'AFIB'" in refused(*base, "--map", "tachy=AFIB")
+    assert "is no mapping" in refused(*base, "--map", "tachy")
+    assert "names no label of the data" in refused(*base, "--map", "=MI")
+    assert "have no label 'slow'" in refused(*base, "--map", "tachy=MI", "slow=NORM")
+    mapped = [*base, "--map", "tachy=MI", "inv=STTC+NORM", "--compare-with", ptbxl_folder, "--split", "all"]
+    run(*mapped, "--output", metrics)
     printed = capsys.readouterr().out
     # The split is that of the data: of the model's own source never patients that it was trained on.
     assert "on 60 all recordings of" in printed
@@ -753,14 +694,14 @@ def test_when_another_source_names_labels_otherwise_then_a_mapping_evaluates_the
 
 
 def test_when_a_benchmark_is_asked_for_then_table_and_csv_are_written(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run, refused: Refused
 ) -> None:
     prepared, output = tmp_path / "super", tmp_path / "benchmark"
-    assert main(["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", str(prepared)]) == 0
-    arguments = ["benchmark", "--tasks", str(prepared), "--models", f"clear={runs / 'pretrained'}"]
-    arguments += ["--fractions", "25", "100", "--seeds", "0", "--probe-epochs", "2", "--output", str(output)]
+    run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--output", prepared)
+    arguments = ["benchmark", "--tasks", prepared, "--models", f"clear={runs / 'pretrained'}"]
+    arguments += ["--fractions", "25", "100", "--seeds", "0", "--probe-epochs", "2", "--output", output]
     capsys.readouterr()
-    assert main(arguments) == 0
+    run(*arguments)
     printed = capsys.readouterr().out
     assert "| method | super 25% | super 100% |" in printed
     assert "super: left out, with fewer than 1 training or test recordings of a class: HYP, CD" in printed
@@ -768,9 +709,9 @@ def test_when_a_benchmark_is_asked_for_then_table_and_csv_are_written(
     assert set(zip(rows["model"], rows["head"], rows["fraction"], strict=True)) == {
         (model, head, fraction) for model in ("clear", "random") for head in ("mean", "hug") for fraction in (0.25, 1)
     }
-    assert "two folders are called" in _refused([*arguments, "--models", "a=x", "a=y"], capsys)
-    assert "'random' is taken" in _refused([*arguments, "--models", f"random={runs / 'pretrained'}"], capsys)
-    assert "percentages above 0" in _refused([*arguments, "--fractions", "0"], capsys)
+    assert "two folders are called" in refused(*arguments, "--models", "a=x", "a=y")
+    assert "'random' is taken" in refused(*arguments, "--models", f"random={runs / 'pretrained'}")
+    assert "percentages above 0" in refused(*arguments, "--fractions", "0")
 
 
 _WRITING = {
@@ -795,7 +736,13 @@ _WRITING = {
 
 @pytest.mark.parametrize("case", _WRITING)
 def test_when_an_output_exists_that_another_run_made_then_nothing_is_lost(
-    case: str, runs: Path, ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    case: str,
+    runs: Path,
+    ward: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    refused: Refused,
 ) -> None:
     if case == "export":
         pytest.importorskip("onnxscript")
@@ -805,63 +752,61 @@ def test_when_an_output_exists_that_another_run_made_then_nothing_is_lost(
     command, name = _WRITING[case]
     mine = tmp_path / "out" / name
     mine.write_text("mine")
-    known = {"model": str(runs / "finetuned" / "model"), "FILE": str(mine), "FOLDER": str(mine.parent)}
+    known = {"model": runs / "finetuned" / "model", "FILE": mine, "FOLDER": str(mine.parent)}
     words = [known.get(word, word) for word in command.split()]
-    message = _refused(words, capsys)
+    message = refused(*words)
     assert "is there already" in message or "holds" in message
     assert [path.name for path in mine.parent.iterdir()] == [name]
     assert mine.read_text() == "mine"
 
 
-def test_when_an_output_is_an_input_then_it_is_refused(
-    runs: Path, ward: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_when_an_output_is_an_input_then_it_is_refused(runs: Path, ward: Path, refused: Refused) -> None:
     records, model = ward.parent / "records", str(runs / "finetuned")
     before = {path: path.read_bytes() for path in ward.parent.rglob("*") if path.is_file()}
     for read, output in ((ward, ward), (ward, records / "1-0.dat"), (records / "0-0", records / "0-0.dat")):
         words = ["predict", str(read), "--model", model, "--overwrite", "--output", str(output)]
-        assert "what is read" in _refused(words, capsys)
+        assert "what is read" in refused(*words)
     evaluate = ["evaluate", "--data", str(ward), "--model", model, "--overwrite", "--output"]
-    assert "what is read" in _refused([*evaluate, str(runs / "finetuned" / "metrics.json")], capsys)
+    assert "what is read" in refused(*evaluate, runs / "finetuned" / "metrics.json")
     assert {path: path.read_bytes() for path in ward.parent.rglob("*") if path.is_file()} == before
 
 
 def test_when_a_table_is_to_be_overwritten_then_it_is(
-    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run, refused: Refused
 ) -> None:
     output = tmp_path / "table.csv"
-    words = ["predict", str(ward.parent / "records" / "0-0"), "--model", str(runs / "finetuned")]
-    words += ["--output", str(output), "--pictures", str(tmp_path / "pictures")]
-    assert main(words) == 0
+    words = ["predict", ward.parent / "records" / "0-0", "--model", runs / "finetuned"]
+    words += ["--output", output, "--pictures", tmp_path / "pictures"]
+    run(*words)
     first = output.read_bytes()
-    assert "is there already" in _refused(words, capsys)
+    assert "is there already" in refused(*words)
     output.unlink()
-    assert "holds" in _refused(words, capsys)
+    assert "holds" in refused(*words)
     output.write_text("old")
-    assert main([*words, "--overwrite"]) == 0
+    run(*words, "--overwrite")
     assert output.read_bytes() == first
 
 
 def test_when_the_output_would_replace_another_model_then_nothing_is_lost(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:
     shutil.copytree(runs / "pretrained", tmp_path / "pretrained")
     before = {path: path.stat().st_size for path in tmp_path.rglob("*")}
     for output in (tmp_path / "pretrained", tmp_path / "pretrained" / "model"):
-        arguments = ["finetune", "--data", str(ptbxl_folder), "--model", str(tmp_path / "pretrained")]
+        arguments = ["finetune", "--data", ptbxl_folder, "--model", tmp_path / "pretrained"]
         for more in ([], ["--restart"]):
-            message = _refused([*arguments, "--output", str(output), *more], capsys)
+            message = refused(*arguments, "--output", output, *more)
             assert "which no earlier run of this kind wrote" in message or "is, or holds, what is read" in message
     assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before
     weights = (runs / "finetuned" / "model" / "model.safetensors").read_bytes()
-    arguments = ["pretrain", "--data", str(ptbxl_folder), "--output", str(runs / "finetuned"), "--epochs", "1"]
+    arguments = ["pretrain", "--data", ptbxl_folder, "--output", runs / "finetuned", "--epochs", "1"]
     for more in ([], ["--restart"]):
-        assert "which no earlier run of this kind wrote" in _refused([*arguments, *more], capsys)
+        assert "which no earlier run of this kind wrote" in refused(*arguments, *more)
     assert (runs / "finetuned" / "model" / "model.safetensors").read_bytes() == weights
 
 
 def test_when_a_label_has_one_class_among_the_tested_then_there_are_metrics_and_no_curves(
-    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     table = pd.read_csv(ward)
     table["path"] = str(ward.parent) + "/" + table["path"]
@@ -869,20 +814,20 @@ def test_when_a_label_has_one_class_among_the_tested_then_there_are_metrics_and_
     slow = table.index[(table["tachy"] == 0) & (table.index >= 50)]
     table.loc[slow, "split"] = "test"
     table.to_csv(tmp_path / "table.csv", index=False)
-    base = ["--data", str(tmp_path / "table.csv"), "--labels", "tachy"]
-    train = ["finetune", *base, "--model", str(runs / "pretrained"), "--output", str(tmp_path / "run")]
-    assert main([*train, "--epochs", "1"]) == 0
+    base = ["--data", tmp_path / "table.csv", "--labels", "tachy"]
+    train = ["finetune", *base, "--model", runs / "pretrained", "--output", tmp_path / "run"]
+    run(*train, "--epochs", "1")
     assert "no ROC curves: no label has both classes" in capsys.readouterr().out
     text = (tmp_path / "run" / "metrics.json").read_text()
     assert json.loads(text)["difference_of_macro_auroc"]["test"] is None
     assert "NaN" not in text
-    evaluate = ["evaluate", *base, "--model", str(tmp_path / "run"), "--pictures", str(tmp_path / "pictures")]
-    assert main(evaluate) == 0
+    evaluate = ["evaluate", *base, "--model", tmp_path / "run", "--pictures", tmp_path / "pictures"]
+    run(*evaluate)
     assert "not defined: no label has both classes" in capsys.readouterr().out
 
 
 def test_when_columns_are_classes_then_it_says_what_to_make_of_them(
-    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run, refused: Refused
 ) -> None:
     table = pd.read_csv(ward)
     table["path"] = str(ward.parent) + "/" + table["path"]
@@ -890,10 +835,10 @@ def test_when_columns_are_classes_then_it_says_what_to_make_of_them(
     # Splits are drawn by id, which would else be a path that differs from run to run.
     table["record_id"] = [f"r{row}" for row in range(len(table))]
     table.drop(columns="patient_id").to_csv(tmp_path / "classes.csv", index=False)
-    base = ["finetune", "--data", str(tmp_path / "classes.csv"), "--model", str(runs / "pretrained")]
-    base += ["--output", str(tmp_path / "run"), "--no-control", "--epochs", "1"]
-    assert "make a column of 1 and 0 for each label" in _refused([*base, "--labels", "rhythm"], capsys)
-    assert main([*base, "--labels", "tachy"]) == 0
+    base = ["finetune", "--data", tmp_path / "classes.csv", "--model", runs / "pretrained"]
+    base += ["--output", tmp_path / "run", "--no-control", "--epochs", "1"]
+    assert "make a column of 1 and 0 for each label" in refused(*base, "--labels", "rhythm")
+    run(*base, "--labels", "tachy")
     printed = capsys.readouterr().out
     assert "has no column `patient_id`: each recording counts as a patient of its own" in printed
     assert "fewer than 10 validation recordings with the label, so that its threshold is unsure: tachy" in printed
@@ -901,32 +846,38 @@ def test_when_columns_are_classes_then_it_says_what_to_make_of_them(
 
 @pytest.mark.parametrize("classes", [("fast", "slow"), ("0", "2")], ids=["names", "numbers"])
 def test_when_a_prepared_column_holds_classes_then_training_refuses_it(
-    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: tuple[str, str]
+    runs: Path,
+    ward: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    classes: tuple[str, str],
+    run: Run,
+    refused: Refused,
 ) -> None:
     table = pd.read_csv(ward)
     table["path"] = str(ward.parent) + "/" + table["path"]
     table["rhythm"] = np.where(table["tachy"] == 1, *classes)
     table.to_csv(tmp_path / "classes.csv", index=False)
     output = tmp_path / "prepared"
-    command = ["prepare", str(tmp_path / "classes.csv"), "--labels", "rhythm", "--output", str(output)]
-    said = _refused(command, capsys)
+    command = ["prepare", tmp_path / "classes.csv", "--labels", "rhythm", "--output", output]
+    said = refused(*command)
     assert "'rhythm'" in said
     assert "make a column of 1 and 0 for each class" in said
     assert not output.exists()
-    assert main([*command, "--option", "problem_type=single_label_classification"]) == 0
-    to = ["--output", str(tmp_path / "run")]
+    run(*command, "--option", "problem_type=single_label_classification")
+    to = ["--output", tmp_path / "run"]
     for verb in (
-        ["finetune", "--data", str(output), "--model", str(runs / "pretrained"), *to],
-        ["benchmark", "--tasks", str(output), "--models", str(runs / "pretrained"), *to],
+        ["finetune", "--data", output, "--model", runs / "pretrained", *to],
+        ["benchmark", "--tasks", output, "--models", runs / "pretrained", *to],
     ):
-        said = _refused(verb, capsys)
+        said = refused(*verb)
         assert f"the labels of {output} are the classes of one column, 'rhythm'" in said
         assert "make a column of 1 and 0 for each class" in said
         assert not (tmp_path / "run").exists()
 
 
 def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
-    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run, refused: Refused
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(runs / "finetuned" / "model", model)
@@ -934,10 +885,8 @@ def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
     config["id2label"]["1"], config["label2id"] = "found", {"NORM": 0, "found": 1, "STTC": 2}
     (model / "config.json").write_text(json.dumps(config))
     table = tmp_path / "predictions.csv"
-    assert "is a folder: name a file" in _refused(
-        ["predict", str(ward), "--model", str(model), "--output", str(tmp_path)], capsys
-    )
-    assert main(["predict", str(ward), "--model", str(model), "--output", str(table), "--threshold", "0"]) == 0
+    assert "is a folder: name a file" in refused("predict", ward, "--model", model, "--output", tmp_path)
+    run("predict", ward, "--model", model, "--output", table, "--threshold", "0")
     found = pd.read_csv(table)
     about = ["record_id", "start", "end", "found", "notes", *REPORTED]
     assert list(found.columns) == [*about, "NORM", "found (label)", "STTC"]
@@ -945,10 +894,16 @@ def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
 
 
 def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
-    runs: Path, ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: Path,
+    ward: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run: Run,
+    status: Callable[..., int],
 ) -> None:
     rows = tmp_path / "predictions.csv"
-    arguments = ["predict", str(ward), "--model", str(runs / "finetuned"), "--output", str(rows)]
+    arguments = ["predict", ward, "--model", runs / "finetuned", "--output", rows]
     read, calls = RecordReference.read, []
 
     def interrupted(reference: RecordReference) -> Recording:
@@ -958,11 +913,11 @@ def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
         return read(reference)
 
     monkeypatch.setattr(RecordReference, "read", interrupted)
-    assert main(arguments) == 130
+    assert status(*arguments) == 130
     assert f"{rows} has the first 16 record(s) of 60" in capsys.readouterr().out
     assert pd.read_csv(rows)["record_id"].tolist() == [f"records/{patient}-0" for patient in range(16)]
     monkeypatch.undo()
-    assert main([*arguments, "--overwrite"]) == 0
+    run(*arguments, "--overwrite")
     assert len(pd.read_csv(rows)) == 60
 
 
@@ -991,6 +946,7 @@ def test_when_a_record_is_predicted_then_rate_beats_leads_and_what_is_implausibl
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    run: Run,
 ) -> None:
     fast = make_recordings(1)[0]
     waveform, names = fast.waveform[1:].copy(), fast.lead_names[1:]
@@ -1000,8 +956,8 @@ def test_when_a_record_is_predicted_then_rate_beats_leads_and_what_is_implausibl
     figures: list[Any] = []
     monkeypatch.setattr("clear_hug_hf.plotting.save_figure", lambda figure, path: figures.append(figure))
     capsys.readouterr()
-    base = ["predict", str(record), "--model", str(model)]
-    assert main([*base, "--pictures", str(tmp_path / "pictures")]) == 0
+    base = ["predict", record, "--model", model]
+    run(*base, "--pictures", tmp_path / "pictures")
     _, summary, warning, *labels = capsys.readouterr().out.splitlines()
     rate, read, found, about = re.fullmatch(  # type: ignore[union-attr]
         r"  (\d+)/min, SDNN \d+ ms, RMSSD \d+ ms \(\d+% of the RR interval\), (\d+) of (\d+) beats read; (.*)", summary
@@ -1020,14 +976,14 @@ def test_when_a_record_is_predicted_then_rate_beats_leads_and_what_is_implausibl
     assert "leads are missing" in title
     assert f"The heart rate of {rate}/min contradicts SBRAD" in title
 
-    assert main([*base, "--json"]) == 0
+    run(*base, "--json")
     told = json.loads(capsys.readouterr().out)
     assert told["notes"] == {"SBRAD": sentence}
     assert round(told["report"]["heart_rate"]) == int(rate)
     assert told["report"]["beats_read"] == told["report"]["beats_found"] == int(found)
     assert told["report"]["flat_leads"] == ["aVL"]
     assert told["report"]["warnings"] == [warning.removeprefix("  ! ")]
-    assert main([*base, "--output", str(tmp_path / "table.csv")]) == 0
+    run(*base, "--output", tmp_path / "table.csv")
     (row,) = pd.read_csv(tmp_path / "table.csv").to_dict("records")
     assert {name: row[name] for name in ("heart_rate", "beats_found", "beats_read", "notes")} == {
         "heart_rate": told["report"]["heart_rate"],
@@ -1047,10 +1003,11 @@ def test_when_the_unit_of_a_record_is_wrong_then_it_is_refused_with_the_one_that
     write_record: WriteRecord,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     one = make_recordings(1)[0]
     factor = 1000 if unit == "mV" else 1
     header = write_record(tmp_path / "odd", replace(one, waveform=one.waveform, unit=unit))
     header.write_text(header.read_text().replace(f"1000/{unit}", f"{1000 / factor:g}/{unit}"))
-    error = _refused(["predict", str(header), "--model", str(classifier)], capsys)
+    error = refused("predict", header, "--model", classifier)
     assert f"the samples look like {looks_like} and were given as {unit}, so correct the unit" in error

@@ -12,12 +12,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-import clear_hug_hf
+from clear_hug_hf.systems import SYSTEMS, System
 
 
 Batch = dict[str, torch.Tensor]
+# How the fixtures' models are trained.
+PRETRAINING = ["--epochs", 2, "--batch-size", 16, "--no-progress", "--trackers"]
+FINETUNING = ["--epochs", 30, "--batch-size", 8, "--seed", 0, "--no-feature-cache"]
 # Larger than the default, so that what must differ differs visibly.
 WIDE = {"initializer_range": 0.2}
 
@@ -26,7 +29,7 @@ WIDE = {"initializer_range": 0.2}
 class SmallSystem:
     """A system small enough to compute everything in moments."""
 
-    config_class: type[PreTrainedConfig]
+    name: str
     fields: dict[str, Any]
     """Settings of the small config."""
     make_batch: Callable[[], Batch]
@@ -44,25 +47,24 @@ class SmallSystem:
     """Forms in which `torch.compile` captures every model whole, since none knows a value of a tensor."""
     has_towers: bool = False
     """Whether encoders are models of transformers, and texts are read once each, so that the device is waited for."""
-    options: dict[str, str] = field(default_factory=dict)
-    """Model options by which the command line builds it small."""
-    needs_signal_encoder: bool = False
-
-    def config(self, **overrides: Any) -> Any:
-        return self.config_class(**{**self.fields, **overrides})
+    options: dict[str, Any] = field(default_factory=dict)
+    """Model options by which `clear-hug pretrain` builds it small."""
+    logged: tuple[str, ...] = ()
+    """What its pre-training logs of every step beside what all do."""
 
     @property
-    def name(self) -> str:
-        return self.config_class.model_type
+    def system(self) -> System:
+        return SYSTEMS[self.name]
+
+    def config(self, **overrides: Any) -> Any:
+        return self.system.config(**{**self.fields, **overrides})
 
     @cached_property
     def models(self) -> dict[str, type[PreTrainedModel]]:
         """Classes by the Auto class that loads them, each once."""
-        found: dict[type[PreTrainedModel], str] = {}
-        for name, place in self.config().auto_map.items():
-            if name != "AutoConfig":
-                found.setdefault(getattr(clear_hug_hf, place.partition(".")[2]), name)
-        return {name: model_class for model_class, name in found.items()}
+        names = [name for name in self.system.auto_classes if name.startswith("AutoModel")]
+        auto_classes = {self.system.model(name): name for name in reversed(names)}
+        return {auto_class: model_class for model_class, auto_class in auto_classes.items()}
 
     @property
     def encoder(self) -> type[PreTrainedModel]:
@@ -71,8 +73,15 @@ class SmallSystem:
     @property
     def classifier(self) -> type[PreTrainedModel]:
         """Of recordings or of pages."""
-        found = [name for name in self.models if name.endswith(("SequenceClassification", "ForImageClassification"))]
-        return self.models[min(found, key=len)]
+        kind = "Image" if self.system.reads_pages else "Sequence"
+        return self.models[f"AutoModelFor{kind}Classification"]
+
+    def words(self, folder: Any) -> list[Any]:
+        """What `clear-hug pretrain` needs to build it small, besides the recordings; `folder` holds a `teacher`."""
+        words = [word for name, value in self.options.items() for word in ("--model-option", f"{name}={value}")]
+        if "signal_encoder" in self.system.objective.teachers:
+            words += ["--signal-encoder", folder / "teacher"]
+        return ["--system", self.name, *words]
 
     def inputs(self, model_class: type[PreTrainedModel]) -> Batch:
         """What of the batch the model takes."""
@@ -86,32 +95,30 @@ class SmallSystem:
         return {name: torch.randn(rows, *shape, generator=torch.Generator().manual_seed(3))}
 
 
-def make_beats(num_beats: int = 15, real_beats: tuple[int, ...] = (15, 9)) -> Batch:
-    """Recordings of so many real beats, cut to the first `num_beats`; all but the first are without V5 and V6."""
+def _missing(num_leads: int, last_leads: int, steps: int, real: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A lead mask and an attention mask: the second recording is without the last leads and steps."""
+    lead_mask = torch.ones(2, num_leads, dtype=torch.bool)
+    lead_mask[1, -last_leads:] = False
+    return lead_mask, torch.arange(steps) < torch.tensor([[steps], [real]])
+
+
+def _beats() -> Batch:
     generator = torch.Generator().manual_seed(1)
-    count = len(real_beats)
-    lead_mask = torch.ones(count, 12, dtype=torch.bool)
-    lead_mask[1:, 10:] = False
-    attention_mask = torch.arange(num_beats) < torch.tensor(real_beats)[:, None]
-    input_values = torch.randn((count, 12, 15, 96), generator=generator)[:, :, :num_beats]
-    time_ids = torch.randint(1, 11, (count, 15), generator=generator).sort(dim=1).values[:, :num_beats]
+    lead_mask, attention_mask = _missing(12, 2, 15, 9)
+    input_values = torch.randn((2, 12, 15, 96), generator=generator)
+    time_ids = torch.randint(1, 11, (2, 15), generator=generator).sort(dim=1).values
     return {
         "input_values": input_values * (attention_mask[:, None, :, None] & lead_mask[:, :, None, None]),
         "attention_mask": attention_mask,
         "time_ids": time_ids * attention_mask,
         "lead_mask": lead_mask,
+        "noise": torch.linspace(0, 1, 360).reshape(2, 12, 15),
     }
-
-
-def _beats() -> Batch:
-    return {**make_beats(), "noise": torch.linspace(0, 1, 360).reshape(2, 12, 15)}
 
 
 def _patches() -> Batch:
     generator = torch.Generator().manual_seed(1)
-    lead_mask = torch.ones(2, 8, dtype=torch.bool)
-    lead_mask[1, 6:] = False
-    attention_mask = torch.arange(12) < torch.tensor([[12], [9]])
+    lead_mask, attention_mask = _missing(8, 2, 12, 9)
     input_values = torch.randn((2, 8, 240), generator=generator)
     return {
         "input_values": input_values * (attention_mask.repeat_interleave(20, dim=1)[:, None] & lead_mask[..., None]),
@@ -121,22 +128,19 @@ def _patches() -> Batch:
     }
 
 
-def make_pages(count: int = 2, width: int = 96) -> Batch:
-    """Pages with their recordings, and texts of 9, 5, 7, 3, 9, ... tokens; every other one obeys the identities."""
+def _pages() -> Batch:
     generator = torch.Generator().manual_seed(1)
-    places = torch.arange(count)
-    num_tokens = torch.tensor([9, 5, 7, 3])[places % 4]
     return {
-        "pixel_values": torch.randn(count, 3, 64, width, generator=generator),
-        "waveforms": 0.2 * torch.randn(count, 12, 200, generator=generator),
-        "drawn_mask": torch.rand(count, 12, 200, generator=generator) < 0.5,
-        "signal_mask": torch.rand(count, 12, 200, generator=generator) < 0.9,
-        "identity_mask": places % 2 == 0,
-        "signal_embeds": torch.randn(count, 32, generator=generator),
-        "input_ids": torch.randint(3, 64, (count, 9), generator=generator),
-        "attention_mask": (torch.arange(9) < num_tokens[:, None]).long(),
-        "text_mask": torch.ones(count, dtype=torch.bool),
-        "text_ids": places,
+        "pixel_values": torch.randn(2, 3, 64, 96, generator=generator),
+        "waveforms": 0.2 * torch.randn(2, 12, 200, generator=generator),
+        "drawn_mask": torch.rand(2, 12, 200, generator=generator) < 0.5,
+        "signal_mask": torch.rand(2, 12, 200, generator=generator) < 0.9,
+        "identity_mask": torch.tensor([True, False]),
+        "signal_embeds": torch.randn(2, 32, generator=generator),
+        "input_ids": torch.randint(3, 64, (2, 9), generator=generator),
+        "attention_mask": (torch.arange(9) < torch.tensor([[9], [5]])).long(),
+        "text_mask": torch.ones(2, dtype=torch.bool),
+        "text_ids": torch.arange(2),
     }
 
 
@@ -144,7 +148,6 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 BEATS = {
     **SIZES,
     **{f"decoder_{name}": value for name, value in SIZES.items()},
-    "decoder_hidden_size": 24,
     "decoder_num_attention_heads": 2,
 }
 PATCHES = {
@@ -171,43 +174,54 @@ PAGES: dict[str, Any] = {
 }
 
 
-def _option(value: Any) -> str:
-    return str(value).replace("'", "")
-
-
 SMALL_SYSTEMS = {
     system.name: system
     for system in (
         SmallSystem(
-            clear_hug_hf.ClearHugConfig,
+            "clear_hug",
             {**BEATS, **WIDE},
             _beats,
             forms={
-                "full attention": {"full_attention": True, "head_type": "weighted"},
-                "full cls": {"cls_attention": "full", "head_type": "single_level"},
+                "full attention": {"full_attention": True},
+                "full cls": {"cls_attention": "full"},
                 "released": {"cls_attention": "reference_bias", "beat_embedding": "conv"},
             },
             captured=("", "released"),
-            options={**dict.fromkeys(["hidden_size", "intermediate_size"], "32"), "num_hidden_layers": "1"},
         ),
         SmallSystem(
-            clear_hug_hf.EcgJepaConfig,
+            "ecg_jepa",
             {**PATCHES, **WIDE},
             _patches,
             forms={"full attention": {"attention_pattern": "full"}, "dropped": {"drop_path_rate": 0.1}},
             frozen=("teacher.",),
-            options={**dict.fromkeys(["hidden_size", "intermediate_size"], "32"), "num_hidden_layers": "2"},
+            logged=("pooled_std",),
+            options={
+                **dict.fromkeys(("hidden_size", "intermediate_size"), 32),
+                **{f"predictor_{name}": 16 for name in ("hidden_size", "intermediate_size")},
+                **dict.fromkeys(("num_attention_heads", "predictor_num_attention_heads"), 2),
+                "num_hidden_layers": 2,
+                "predictor_num_hidden_layers": 1,
+                "drop_path_rate": 0.2,
+            },
         ),
         SmallSystem(
-            clear_hug_hf.EcgScanConfig,
+            "ecg_scan",
             PAGES,
-            make_pages,
+            _pages,
             forms={"clip": {"vision_config": CLIP}},
             frozen=("signal_model.",),
             num_states=2,
             has_towers=True,
-            options={name: _option(value) for name, value in PAGES.items() if name.startswith(("decoder_", "image"))},
-            needs_signal_encoder=True,
+            logged=("loss_volume", "loss_pairwise", "loss_reconstruction", "loss_lead", "top1", "duplicate_texts"),
+            options={
+                "vision_config": "{model_type: resnet, embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], "
+                "layer_type: basic}",
+                "image_size": "[64, 96]",
+                "projection_dim": 16,
+                **{f"decoder_{name}": 16 for name in ("hidden_size", "intermediate_size")},
+                "decoder_num_hidden_layers": 1,
+                "decoder_num_attention_heads": 2,
+            },
         ),
     )
 }

@@ -20,6 +20,10 @@ from transformers import PreTrainedModel
 from clear_hug_hf.systems import SYSTEMS
 
 
+def test_when_a_system_is_registered_then_it_is_tested_here() -> None:
+    assert SMALL_SYSTEMS.keys() == SYSTEMS.keys(), "add a record to tests/support/small_systems.py"
+
+
 MAIN_OUTPUTS = ("reconstruction", "prediction", "logits", "image_embeds", "last_hidden_state")
 
 
@@ -41,7 +45,7 @@ class Case(NamedTuple):
     def build(self, **overrides: Any) -> PreTrainedModel:
         """A new model; settings that the system does not have are left out."""
         torch.manual_seed(0)
-        fields = {"attn_implementation", *dir(self.system.config_class)}
+        fields = {"attn_implementation", *dir(self.system.system.config)}
         known = {name: value for name, value in overrides.items() if name in fields}
         return self.model_class(self.system.config(**{"num_labels": 5, **self.form, **known}))
 

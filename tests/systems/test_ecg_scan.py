@@ -1,16 +1,12 @@
-"""ECG-Scan lives in the same house: every verb takes it, and a trained model reads recordings and pictures alike."""
+"""What the verbs do for ECG-Scan alone; what they do for every system stands in `test_command_line.py`."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoTokenizer, pipeline, set_seed
+from small_systems import SMALL_SYSTEMS
+from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoTokenizer, pipeline
 
 from clear_hug_hf import (
-    ClearHugConfig,
     ClearHugFeatureExtractor,
-    ClearHugForPreTraining,
     EcgScanFeatureExtractor,
     EcgScanForPreTraining,
     Recording,
@@ -31,71 +26,26 @@ from clear_hug_hf import (
     read_record,
     render_page,
 )
-from clear_hug_hf.cli import main
 from clear_hug_hf.data.pages import LAYOUT_SHARES, PageCollator
 from clear_hug_hf.data.texts import text_of, with_texts
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.processing.recording_inputs import read_row
 from clear_hug_hf.training import teachers
 from clear_hug_hf.training.batches import StepCollator
-from clear_hug_hf.training.folders import load_classifier, save_model_folder
-from clear_hug_hf.training.provenance import describe_pretraining
+from clear_hug_hf.training.folders import load_classifier
 from clear_hug_hf.training.recipes import read_recipe
 from clear_hug_hf.training.teachers import add_signal_embeds, make_tokenizer
 
 
 Capture = pytest.CaptureFixture[str]
-SMALL: dict[str, Any] = {
-    "vision_config": "{model_type: resnet, embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1], "
-    "layer_type: basic}",
-    "image_size": "[64, 96]",
-    "projection_dim": 16,
-    "decoder_hidden_size": 16,
-    "decoder_num_hidden_layers": 1,
-    "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 16,
-}
-OPTIONS = [word for name, value in SMALL.items() for word in ("--model-option", f"{name}={value}")]
-QUIET = ["--no-progress", "--trackers"]
-
-
-def _run(*words: object) -> None:
-    assert main([str(word) for word in words]) == 0
-
-
-def _refused(capsys: Capture, *words: object) -> str:
-    capsys.readouterr()
-    assert main([str(word) for word in words]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("clear-hug: error: ")
-    return last.removeprefix("clear-hug: error: ")
+Run = Callable[..., None]
+Refused = Callable[..., str]
+Printed = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PTB-XL prepared for pages, a signal teacher, a pre-trained ECG-Scan and a classifier of pages."""
-    folder = tmp_path_factory.mktemp("house")
-    _run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", "ecg_scan", "--output", folder / "pages")
-    set_seed(0)
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "decoder_num_hidden_layers": 1}
-    teacher = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **small))
-    save_model_folder(folder / "teacher", teacher, ClearHugFeatureExtractor())
-    of_teacher = describe_pretraining(
-        teacher,
-        [{"epoch": 7, "validation_loss": None}],
-        {"epochs": 7},
-        [{"title": "CinC 2011", "license": "ODC-By 1.0", "citation": "Silva et al.", "sets": {}}],
-    )
-    (folder / "teacher" / "pretraining.json").write_text(json.dumps(of_teacher))
-    _run(*_pretrain(folder), "--output", folder / "pretrained")
-    command = ["finetune", "--data", folder / "pages", "--model", folder / "pretrained", "--output"]
-    _run(*command, folder / "finetuned", "--epochs", 3, "--no-feature-cache")
-    return folder
-
-
-def _pretrain(folder: Path) -> list[Any]:
-    command = ["pretrain", "--system", "ecg_scan", "--data", folder / "pages", "--signal-encoder", folder / "teacher"]
-    return [*command, "--epochs", 2, "--batch-size", 8, *QUIET, *OPTIONS]
+def house(make_house: Callable[[str], Path]) -> Path:
+    return make_house("ecg_scan")
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +62,9 @@ def page(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def test_when_pages_are_pretrained_then_every_term_is_logged_and_the_teacher_stayed(house: Path) -> None:
+def test_when_pages_are_pretrained_then_terms_count_and_the_teacher_stayed(house: Path) -> None:
     steps = pd.read_csv(house / "pretrained" / "pretraining_steps.csv")
-    terms = ["loss_volume", "loss_pairwise", "loss_reconstruction", "loss_lead", "top1", "duplicate_texts"]
-    assert list(steps.columns[-6:]) == terms
     assert (steps[["loss_volume", "loss_pairwise", "loss_reconstruction"]] > 0).all().all()
-    assert {path.name for path in (house / "pretrained" / "pictures").iterdir()} >= {"reconstruction.png"}
     kept = load_file(house / "pretrained" / "model" / "model.safetensors")
     before = load_file(house / "teacher" / "model.safetensors")
     for name, tensor in before.items():
@@ -125,32 +72,8 @@ def test_when_pages_are_pretrained_then_every_term_is_logged_and_the_teacher_sta
             assert kept[name.replace("clear_hug.", "ecg_scan.signal_model.")].equal(tensor), name
 
 
-def test_when_a_run_was_stopped_then_it_goes_on_to_the_same_weights(
-    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Layouts, styles and photographs follow from the seeds of the recordings."""
-    usual, count = PageCollator.__call__, 0
-
-    def stopping(self: PageCollator, rows: Any, seeds: Any = None) -> Any:
-        nonlocal count
-        count += seeds is not None
-        if count > 5:
-            raise KeyboardInterrupt
-        return usual(self, rows, seeds)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PageCollator, "__call__", stopping)
-        command = [*_pretrain(house), "--output", tmp_path / "run", "--checkpoint-every", 2]
-        assert main([str(word) for word in command]) == 130
-    assert list((tmp_path / "run" / "checkpoints").iterdir())
-    _run(*_pretrain(house), "--output", tmp_path / "run", "--checkpoint-every", 2)
-    found = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    for name, tensor in load_file(house / "pretrained" / "model" / "model.safetensors").items():
-        torch.testing.assert_close(found[name], tensor, msg=name)
-
-
 def test_when_the_teacher_is_asked_beforehand_then_it_says_what_the_model_would(house: Path) -> None:
-    rows = load_prepared(house / "pages")[0]["train"].select(range(3))
+    rows = load_prepared(house / "data")[0]["train"].select(range(3))
     model = EcgScanForPreTraining.from_pretrained(house / "pretrained" / "model").eval()
     found = torch.tensor(
         add_signal_embeds(rows, model.base_model, house / "teacher", 2, progress=False)["signal_embeds"]
@@ -171,7 +94,7 @@ def test_when_the_teacher_is_asked_beforehand_then_it_says_what_the_model_would(
 def test_when_the_teacher_is_asked_then_it_computes_on_the_device_of_the_process_and_goes_back(
     house: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = load_prepared(house / "pages")[0]["train"].select(range(3))
+    rows = load_prepared(house / "data")[0]["train"].select(range(3))
     base = EcgScanForPreTraining.from_pretrained(house / "pretrained" / "model").base_model
     seen = []
 
@@ -195,7 +118,7 @@ def test_when_the_teacher_is_asked_then_it_computes_on_the_device_of_the_process
 
 
 def test_when_pages_are_collated_then_seeds_decide_and_validation_pages_are_always_the_same(house: Path) -> None:
-    sets, extractor = load_prepared(house / "pages")
+    sets, extractor = load_prepared(house / "data")
     rows = with_texts(sets["train"]).with_format("numpy")
     batch = [rows[index] for index in range(6)]
     config = read_recipe(None, {"system": "ecg_scan"}).make_config()
@@ -221,9 +144,11 @@ def test_when_pages_are_collated_then_seeds_decide_and_validation_pages_are_alwa
         PageCollator(extractor, augmentation=9)
 
 
-def test_when_the_whole_model_is_finetuned_then_training_pages_are_drawn_anew(house: Path, tmp_path: Path) -> None:
-    command = ["finetune", "--data", house / "pages", "--model", house / "pretrained", "--method", "full"]
-    _run(*command, "--output", tmp_path / "run", "--epochs", 2, "--no-control")
+def test_when_the_whole_model_is_finetuned_then_training_pages_are_drawn_anew(
+    house: Path, tmp_path: Path, run: Run
+) -> None:
+    command = ["finetune", "--data", house / "data", "--model", house / "pretrained", "--method", "full"]
+    run(*command, "--output", tmp_path / "run", "--epochs", 2, "--no-control")
     model, extractor = load_classifier(tmp_path / "run")
     assert type(extractor) is EcgScanFeatureExtractor
     before = load_file(house / "pretrained" / "model" / "model.safetensors")
@@ -253,19 +178,18 @@ def test_when_labels_are_said_in_words_then_the_pipeline_of_transformers_scores_
 
 
 def test_when_a_recording_and_its_page_are_predicted_then_both_have_one_format(
-    house: Path, page: Path, shared: Path, capsys: Capture, tmp_path: Path
+    house: Path, page: Path, shared: Path, tmp_path: Path, run: Run, printed_by: Printed
 ) -> None:
     record = shared / "data" / "ludb"
     record = next(iter(sorted(record.rglob("*.hea"))))
-    capsys.readouterr()
-    _run("predict", page, record, "--model", house / "finetuned", "--json", "--pictures", tmp_path / "pictures")
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    command = ["predict", page, record, "--model", house / "finetuned", "--json", "--pictures", tmp_path / "pictures"]
+    lines = [json.loads(line) for line in printed_by(*command).splitlines()]
     assert len(lines) == 2
     assert lines[0]["record"] == str(page)
     assert lines[0]["windows"][0].keys() == lines[1]["windows"][0].keys()
     assert lines[0]["windows"][0]["probabilities"].keys() == lines[1]["windows"][0]["probabilities"].keys()
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
-    _run("predict", page, "--model", house / "finetuned", "--output", tmp_path / "table.csv")
+    run("predict", page, "--model", house / "finetuned", "--output", tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     assert table["record_id"].tolist() == [str(page)]
 
@@ -287,13 +211,12 @@ def test_when_pipelines_read_a_page_then_ours_and_that_of_transformers_agree(hou
 
 
 def test_when_real_scans_are_predicted_then_each_has_labels_and_a_picture(
-    house: Path, shared: Path, capsys: Capture, tmp_path: Path
+    house: Path, shared: Path, tmp_path: Path, printed_by: Printed
 ) -> None:
     """They are no test set: what is tested is that they can be read."""
     scans = sorted((shared / "data" / "ecg_images").iterdir())
-    capsys.readouterr()
-    _run("predict", *scans[:3], scans[-1], "--model", house / "finetuned", "--json", "--pictures", tmp_path)
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    command = ["predict", *scans[:3], scans[-1], "--model", house / "finetuned", "--json", "--pictures", tmp_path]
+    lines = [json.loads(line) for line in printed_by(*command).splitlines()]
     assert [line["record"] for line in lines] == [str(scans[place]) for place in (0, 1, 2, -1)]
     assert len(list(tmp_path.glob("*.png"))) == 4
 
@@ -311,7 +234,13 @@ def bad_pictures(page: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def test_when_pictures_are_bad_then_they_are_named_and_the_others_predicted(
-    house: Path, page: Path, bad_pictures: dict[str, Path], capsys: Capture
+    house: Path,
+    page: Path,
+    bad_pictures: dict[str, Path],
+    capsys: Capture,
+    refused: Refused,
+    printed_by: Printed,
+    status: Callable[..., int],
 ) -> None:
     for name, said in (
         ("report", "is a PDF: save its page as PNG first"),
@@ -320,26 +249,23 @@ def test_when_pictures_are_bad_then_they_are_named_and_the_others_predicted(
         ("cut", "is damaged or cut short"),
         ("gone", "does not exist"),
     ):
-        assert said in _refused(capsys, "predict", bad_pictures[name], "--model", house / "finetuned")
+        assert said in refused("predict", bad_pictures[name], "--model", house / "finetuned")
     scans = bad_pictures["white"].parent / "scans" / "today"
     scans.mkdir(parents=True)
     shutil.copy(page, scans / "page.png")
-    _run("predict", scans.parent, "--model", house / "finetuned")
-    assert str(scans / "page.png") in capsys.readouterr().out
+    assert str(scans / "page.png") in printed_by("predict", scans.parent, "--model", house / "finetuned")
     command = ["predict", bad_pictures["white"], page, "--model", house / "finetuned"]
-    assert main([str(word) for word in command]) == 1
+    assert status(*command) == 1
     printed = capsys.readouterr()
     assert str(page) in printed.out
     assert "white.png" in printed.err
 
 
 def test_when_a_model_reads_recordings_then_pictures_are_refused(
-    house: Path, page: Path, ptbxl_folder: Path, capsys: Capture, tmp_path: Path
+    page: Path, refused: Refused, make_house: Callable[[str], Path]
 ) -> None:
-    clear = tmp_path / "clear"
-    command = ["finetune", "--data", ptbxl_folder, "--model", house / "teacher", "--output", clear]
-    _run(*command, "--epochs", 1, "--no-feature-cache", "--no-control")
-    said = _refused(capsys, "predict", page, "--model", clear)
+    clear = make_house("clear_hug") / "finetuned"
+    said = refused("predict", page, "--model", clear)
     assert "is a picture, and ClearHugFeatureExtractor reads recordings" in said
     with pytest.raises(ValueError, match="is a picture, and ClearHugFeatureExtractor reads recordings"):
         pipeline("ecg-classification", model=str(clear / "model"))(page)
@@ -349,45 +275,38 @@ def test_when_a_model_reads_recordings_then_pictures_are_refused(
 
 
 def test_when_something_is_missing_then_one_sentence_says_what(
-    house: Path, ptbxl_folder: Path, make_recordings: Callable[..., list[Recording]], capsys: Capture, tmp_path: Path
+    house: Path, ptbxl_folder: Path, make_recordings: Callable[..., list[Recording]], tmp_path: Path, refused: Refused
 ) -> None:
     to = ["--output", tmp_path / "out"]
-    pages = ["--data", house / "pages"]
-    assert "name the folder of a pre-trained encoder of signals" in _refused(
-        capsys, "pretrain", "--system", "ecg_scan", *pages, *to
-    )
-    assert "signal_encoder is for systems that align pages" in _refused(
-        capsys, "pretrain", *pages, *to, "--signal-encoder", house / "teacher"
-    )
-    assert "cannot be trained from a stream" in _refused(capsys, *_pretrain(house), *to, "--streaming")
-    assert "has none: train the head or the whole model" in _refused(
-        capsys, "finetune", *pages, "--model", house / "pretrained", "--method", "lora", "--output", tmp_path / "lora"
-    )
-    assert "has no setting 'millivolt'" in _refused(
-        capsys, "prepare", ptbxl_folder, "--system", "ecg_scan", "--setting", "millivolt=1", *to
-    )
-    assert "one vector for all leads" in _refused(
-        capsys,
-        "embed",
-        ptbxl_folder,
-        "--model",
-        house / "pretrained",
-        "--per-lead",
-        "--output",
-        tmp_path / "e.parquet",
-    )
+    pages = ["--data", house / "data"]
+    pretrain = ["pretrain", *SMALL_SYSTEMS["ecg_scan"].words(house), *pages, *to]
+    finetune = ["finetune", *pages, "--model", house / "pretrained", "--method", "lora", "--output", tmp_path / "lora"]
+    prepare = ["prepare", ptbxl_folder, "--system", "ecg_scan", "--setting", "millivolt=1", *to]
+    embed = ["embed", ptbxl_folder, "--model", house / "pretrained", "--per-lead", "--output", tmp_path / "e.parquet"]
+    for command, said in (
+        (["pretrain", "--system", "ecg_scan", *pages, *to], "name the folder of a pre-trained encoder of signals"),
+        (
+            ["pretrain", *pages, *to, "--signal-encoder", house / "teacher"],
+            "signal_encoder is for systems that align pages",
+        ),
+        ([*pretrain, "--streaming"], "cannot be trained from a stream"),
+        (finetune, "has none: train the head or the whole model"),
+        (prepare, "has no setting 'millivolt'"),
+        (embed, "one vector for all leads"),
+    ):
+        assert said in refused(*command)
     assert not (tmp_path / "out").exists()
 
 
 def test_when_normalised_recordings_are_prepared_with_a_scale_then_rows_are_in_millivolts(
-    shared: Path, capsys: Capture, tmp_path: Path
+    shared: Path, capsys: Capture, tmp_path: Path, run: Run, status: Callable[..., int]
 ) -> None:
     record = shared / "data" / "ptbxl" / "records100"
     record = next(iter(sorted(record.rglob("*.hea"))))
     command = ["prepare", record, "--system", "ecg_scan", "--output"]
-    assert main([str(word) for word in (*command, tmp_path / "refused")]) != 0
+    assert status(*command, tmp_path / "refused") != 0
     assert "set `millivolts_per_unit`" in "".join(capsys.readouterr())
-    _run(*command, tmp_path / "pages", "--setting", "millivolts_per_unit=0.11")
+    run(*command, tmp_path / "pages", "--setting", "millivolts_per_unit=0.11")
     sets, extractor = load_prepared(tmp_path / "pages")
     row = next(iter(sets.values())).with_format("numpy")[0]
     signal, _, _ = read_row(row)
@@ -395,8 +314,10 @@ def test_when_normalised_recordings_are_prepared_with_a_scale_then_rows_are_in_m
     assert extractor.millivolts_per_unit == 0.11
 
 
-def test_when_a_pretrained_model_is_published_then_it_keeps_its_tokenizer(house: Path, tmp_path: Path) -> None:
-    _run("publish", house / "pretrained", "your-name/scan", "--license", "cc-by-4.0", "--dry-run", tmp_path / "staged")
+def test_when_a_pretrained_model_is_published_then_it_keeps_its_tokenizer(
+    house: Path, tmp_path: Path, run: Run
+) -> None:
+    run("publish", house / "pretrained", "your-name/scan", "--license", "cc-by-4.0", "--dry-run", tmp_path / "staged")
     kept = AutoTokenizer.from_pretrained(tmp_path / "staged")("sinus rhythm")["input_ids"]
     assert kept == AutoTokenizer.from_pretrained(house / "pretrained" / "model")("sinus rhythm")["input_ids"]
     card = (tmp_path / "staged" / "README.md").read_text()
@@ -411,9 +332,11 @@ def test_when_a_pretrained_model_is_published_then_it_keeps_its_tokenizer(house:
     assert all(str(house) not in path.read_text() for path in (tmp_path / "staged").glob("*.json"))
 
 
-def test_when_a_model_of_pages_is_published_then_its_card_says_what_it_is(house: Path, tmp_path: Path) -> None:
+def test_when_a_model_of_pages_is_published_then_its_card_says_what_it_is(
+    house: Path, tmp_path: Path, run: Run
+) -> None:
     command = ["publish", house / "finetuned", "your-name/pages", "--license", "cc-by-4.0"]
-    _run(*command, "--dry-run", tmp_path / "staged")
+    run(*command, "--dry-run", tmp_path / "staged")
     card = (tmp_path / "staged" / "README.md").read_text()
     for said in (
         "pipeline_tag: image-classification",
@@ -426,46 +349,3 @@ def test_when_a_model_of_pages_is_published_then_its_card_says_what_it_is(house:
     assert (tmp_path / "staged" / "page_finding.py").is_file()
     loaded = pipeline("ecg-classification", model=str(tmp_path / "staged"))
     assert type(loaded.model).__name__ == "EcgScanForImageClassification"
-
-
-STRANGER = """
-import sys
-
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "clear_hug_hf":
-            raise ImportError("clear_hug_hf is not installed here")
-
-
-sys.meta_path.insert(0, Refuse())
-
-import json
-import transformers
-
-ecg = transformers.pipeline("ecg-classification", model=sys.argv[1], trust_remote_code=True)
-processor = transformers.AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-shape = list(processor(sys.argv[2], return_tensors="pt")["pixel_values"].shape)
-assert "clear_hug_hf" not in sys.modules
-print(json.dumps([ecg(sys.argv[2]), shape]))
-"""
-
-
-def test_when_the_package_is_not_installed_then_a_published_folder_reads_pages(
-    house: Path, page: Path, tmp_path: Path
-) -> None:
-    _run("publish", house / "finetuned", "your-name/pages", "--license", "cc-by-4.0", "--dry-run", tmp_path / "staged")
-    (tmp_path / "stranger.py").write_text(STRANGER)
-    done = subprocess.run(
-        [sys.executable, tmp_path / "stranger.py", tmp_path / "staged", page],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    found, shape = json.loads(done.stdout.splitlines()[-1])
-    expected = pipeline("ecg-classification", model=str(house / "finetuned" / "model"))(page)
-    assert [one["label"] for one in found] == [one["label"] for one in expected]
-    assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-5)
-    assert shape == [1, 3, 64, 96]

@@ -1,0 +1,398 @@
+"""Every system takes every verb, from recordings to a published folder that is read without the package."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+from small_systems import FINETUNING, PRETRAINING, SMALL_SYSTEMS, SmallSystem
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel, pipeline
+
+from clear_hug_hf import load_prepared, read_record
+from clear_hug_hf.training.folders import load_classifier
+
+
+LABELS = ["NORM", "MI", "STTC"]
+Run = Callable[..., None]
+Refused = Callable[..., str]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(params=SMALL_SYSTEMS)
+def small(request: pytest.FixtureRequest) -> SmallSystem:
+    return SMALL_SYSTEMS[request.param]
+
+
+@pytest.fixture
+def house(small: SmallSystem, make_house: Callable[[str], Path]) -> Path:
+    return make_house(small.name)
+
+
+@pytest.fixture
+def record(ptbxl_folder: Path) -> Path:
+    """A slow heart, whose beats fit into one window."""
+    return ptbxl_folder / "records100/00000/00003_lr"
+
+
+# Preparation and pre-training
+
+
+def test_when_recordings_are_prepared_then_rows_are_as_the_system_reads_them_and_the_next_step_is_named(
+    small: SmallSystem, house: Path, ptbxl_folder: Path, run: Run, capsys: Capture
+) -> None:
+    sets, extractor = load_prepared(house / "data")
+    assert {name: len(rows) for name, rows in sets.items()} == {"train": 48, "validation": 12, "test": 12}
+    assert type(extractor) is small.system.feature_extractor
+    row = sets["train"].with_format("numpy")[0]
+    assert row["signal"].shape[0] == 12
+    assert float(row["sampling_rate"]) == extractor.sampling_rate
+    run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", small.name, "--output", house / "data")
+    printed = capsys.readouterr().out
+    assert "no recording was read" in printed
+    option = "" if small.system.is_default else f" --system {small.name}"
+    assert re.search(
+        rf"next: clear-hug pretrain{option}( --\w+-encoder \w+)? --data {house / 'data'} --output", printed
+    )
+
+
+def test_when_a_model_is_pretrained_then_the_folder_holds_model_logs_and_pictures(
+    small: SmallSystem, house: Path
+) -> None:
+    steps = pd.read_csv(house / "pretrained" / "pretraining_steps.csv")
+    assert list(steps) == ["step", "epoch", "loss", "gradient_norm", "learning_rate", *small.logged]
+    assert steps["step"].tolist() == list(range(1, 7))
+    assert np.isfinite(steps).all(axis=None)
+    epochs = pd.read_csv(house / "pretrained" / "pretraining_log.csv")
+    assert epochs["epoch"].tolist() == [1, 2]
+    assert epochs["validation_loss"].notna().all()
+    for name in small.logged:
+        assert epochs[name].tolist() == pytest.approx(steps.groupby("epoch")[name].mean().tolist())
+    facts = json.loads((house / "pretrained" / "pretraining.json").read_text())
+    assert (facts["system"], set(facts["model"])) == (small.name, set(small.options))
+    pictures = {"recording", "pretraining_loss"} | ({"reconstruction"} if small.system.objective.picture else set())
+    found = list((house / "pretrained" / "pictures").iterdir())
+    assert {path.stem for path in found} == pictures
+    for path in found:
+        with Image.open(path) as image:
+            assert image.width > 400
+
+
+@pytest.mark.parametrize("stop_at", [3, 6])
+def test_when_a_run_is_killed_then_the_same_command_ends_with_the_same_weights(
+    small: SmallSystem,
+    house: Path,
+    stop_at: int,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: Callable[..., int],
+) -> None:
+    """Also of parts that no gradient moves; and what is drawn at random is drawn again."""
+    model_class = small.models["AutoModelForPreTraining"]
+    forward, steps = model_class.forward, itertools.count(1)
+
+    @functools.wraps(forward)
+    def stopping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.training and next(steps) == stop_at:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    command = ["pretrain", "--data", house / "data", *small.words(house), *PRETRAINING, "--checkpoint-every", 4]
+    command += ["--output", tmp_path / "run"]
+    with monkeypatch.context() as patched:
+        patched.setattr(model_class, "forward", stopping)
+        assert status(*command) == 130
+    kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoints/step-*"))
+    assert (kept[-1:] or [None])[0] == {3: None, 6: "step-00000004"}[stop_at]
+    assert not (tmp_path / "run" / "model").exists() or stop_at == 6
+    run(*command)
+    for name in ("pretraining_steps.csv", "model/model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (house / "pretrained" / name).read_bytes(), name
+
+
+OTHERS = list(itertools.permutations(SMALL_SYSTEMS, 2))
+
+
+@pytest.mark.parametrize(("name", "other"), OTHERS)
+def test_when_recordings_were_prepared_for_another_system_then_one_sentence_says_so(
+    name: str, other: str, make_house: Callable[[str], Path], refused: Refused, tmp_path: Path
+) -> None:
+    small, house, data = SMALL_SYSTEMS[name], make_house(name), make_house(other) / "data"
+    to = ["--output", tmp_path / "out"]
+    start = f"the recordings were prepared for another system than {name}: prepare them with"
+    assert (
+        refused("pretrain", "--data", data, *small.words(house), *to) == f"{start} `clear-hug prepare --system {name}`"
+    )
+    extractors = [SMALL_SYSTEMS[one].system.feature_extractor.__name__ for one in (other, name)]
+    said = f"{data} was prepared for another system, by {extractors[0]}, and the model needs {extractors[1]}"
+    assert refused("finetune", "--data", data, "--model", house / "pretrained", *to).startswith(said)
+    assert refused("evaluate", "--data", data, "--model", house / "finetuned").startswith(said)
+    command = ["benchmark", "--tasks", data, "--models", f"one={house / 'pretrained'}", *to]
+    assert refused(*command).startswith(f"model one: {said}")
+    if not small.system.objective.teachers:
+        assert refused("demo", "--system", name, "--data", data, *to).startswith(start)
+    command = ["prepare", data, "--model", house / "pretrained", "--system", name]
+    assert "give one of them" in refused(*command, *to)
+    assert not (tmp_path / "out").exists()
+
+
+# Fine-tuning and evaluation
+
+
+def test_when_a_model_is_finetuned_then_metrics_stand_beside_the_control_and_evaluation_finds_them_again(
+    small: SmallSystem, house: Path, run: Run, tmp_path: Path, capsys: Capture
+) -> None:
+    metrics = json.loads((house / "finetuned" / "metrics.json").read_text())
+    sets = {split: one["recordings"] for split, one in metrics["data"]["sets"].items()}
+    assert sets == {"train": 48, "validation": 12, "test": 12}
+    assert metrics["labels"] == LABELS
+    assert metrics["head"] == next(iter(small.system.heads))
+    assert metrics["encoder"]["pretraining.json"]["system"] == small.name
+    for split in ("validation", "test"):
+        of_model, of_control = metrics["pretrained"][split], metrics["random_initialisation"][split]
+        assert of_model["left_out"] == of_control["left_out"] == []
+        assert list(of_model["per_label"]) == LABELS
+        difference = metrics["difference_of_macro_auroc"][split]["value"]
+        assert difference == pytest.approx(of_model["macro_auroc"]["value"] - of_control["macro_auroc"]["value"])
+    assert {path.stem for path in (house / "finetuned" / "pictures").iterdir()} >= {"prediction", "recording", "roc"}
+
+    command = ["evaluate", "--data", house / "data", "--model", house / "finetuned", "--output", tmp_path / "m.json"]
+    run(*command)
+    evaluated = json.loads((tmp_path / "m.json").read_text())
+    assert evaluated["split"] == "test"
+    assert evaluated["macro_auroc"] == pytest.approx(metrics["pretrained"]["test"]["macro_auroc"])
+    printed = capsys.readouterr().out
+    assert "12 test recordings of 12 patients" in printed
+    for metric in ("AUROC", "average precision", "F1", "calibration error"):
+        assert f"macro {metric} " in printed
+
+
+def test_when_seeds_are_equal_then_two_finetunings_are_and_a_finished_one_trains_nothing(
+    house: Path, run: Run, tmp_path: Path, capsys: Capture
+) -> None:
+    command = ["finetune", "--data", house / "data", "--model", house / "pretrained", *FINETUNING]
+    first, again = house / "finetuned" / "metrics.json", tmp_path / "again" / "metrics.json"
+    run(*command, "--output", tmp_path / "again")
+    assert again.read_text() == first.read_text()
+    capsys.readouterr()
+    run(*command, "--output", tmp_path / "again")
+    assert capsys.readouterr().out.count("finished: nothing was trained") == 2
+    assert again.read_text() == first.read_text()
+    # The control has thresholds of its own.
+    thresholds = [
+        json.loads((tmp_path / "again" / name / "config.json").read_text())["label_thresholds"]
+        for name in ("model", "control/model")
+    ]
+    assert thresholds[0] != thresholds[1]
+
+
+def test_when_a_head_of_another_system_is_asked_for_then_one_sentence_names_those_there_are(
+    small: SmallSystem, house: Path, refused: Refused, tmp_path: Path
+) -> None:
+    heads, all_heads = small.system.heads, [head for one in SMALL_SYSTEMS.values() for head in one.system.heads]
+    foreign = next((head for head in all_heads if head not in heads), None)
+    if foreign is None:
+        pytest.skip("has the heads of all systems")
+    said = f"{small.name} has no head '{foreign}': head_type must be one of {', '.join(heads)}, got '{foreign}'."
+    to = ["--output", tmp_path / "out"]
+    command = ["finetune", "--data", tmp_path / "not looked at", "--model", house / "pretrained", *to]
+    assert refused(*command, "--head", foreign) == said
+    command = ["benchmark", "--tasks", house / "data", "--models", f"one={house / 'pretrained'}", *to]
+    assert refused(*command, "--heads", "mean", foreign) == f"model one: {said}"
+    assert not (tmp_path / "out").exists()
+
+
+# Recordings
+
+
+def test_when_records_are_predicted_then_each_has_its_labels(
+    house: Path, ptbxl_folder: Path, run: Run, tmp_path: Path, capsys: Capture
+) -> None:
+    records = sorted((ptbxl_folder / "records100/00000").glob("0000*_lr.hea"))
+    capsys.readouterr()
+    run("predict", *records, "--model", house / "finetuned", "--json")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    thresholds = json.loads((house / "finetuned" / "model" / "config.json").read_text())["label_thresholds"]
+    assert [line["record"] for line in lines] == [str(one.with_suffix("")) for one in records]
+    for line in lines:
+        for one in (line, *line["windows"]):
+            assert sorted(one["probabilities"]) == sorted(LABELS)
+            found = {name for name, share in one["probabilities"].items() if share >= thresholds[name]}
+            assert set(one["found"]) == found
+        assert (line["start"], line["end"]) == (line["windows"][0]["start"], line["windows"][-1]["end"]) == (0, 10)
+    run("predict", *records, "--model", house / "finetuned", "--output", tmp_path / "table.csv")
+    table = pd.read_csv(tmp_path / "table.csv", float_precision="round_trip")
+    assert table[LABELS].to_dict("records") == [line["probabilities"] for line in lines]
+
+
+def test_when_records_are_embedded_then_vectors_are_the_means_of_the_leads_that_are_there(
+    house: Path, record: Path, run: Run, tmp_path: Path
+) -> None:
+    run("embed", f"{record}.hea", "--model", house / "pretrained", "--output", tmp_path / "vectors.parquet")
+    ((vector, end),) = pq.read_table(tmp_path / "vectors.parquet").select(["embedding", "end"]).to_pandas().to_numpy()
+    assert end == 10
+    model = AutoModel.from_pretrained(house / "pretrained" / "model").eval()
+    extractor = AutoFeatureExtractor.from_pretrained(house / "pretrained" / "model")
+    with torch.no_grad():
+        output = model(**extractor(**read_record(record).as_inputs(), return_tensors="pt"))
+    torch.testing.assert_close(torch.tensor(vector), output.lead_states[0].mean(dim=0), atol=1e-4, rtol=0)
+
+
+# Publication
+
+
+def _numbers(content: Any) -> Iterator[float]:
+    """All numbers of a JSON content, also those in its texts."""
+    if isinstance(content, dict):
+        yield from _numbers([*content, *content.values()])
+    elif isinstance(content, list):
+        for value in content:
+            yield from _numbers(value)
+    elif isinstance(content, str):
+        yield from map(float, re.findall(r"\d+(?:\.\d+)?", content))
+    elif isinstance(content, int | float):
+        yield float(content)
+
+
+@pytest.fixture(scope="module")
+def staged(make_house: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """What publication of every system's encoder and classifier would send."""
+    folder = tmp_path_factory.mktemp("staged")
+    for name in SMALL_SYSTEMS:
+        for kind, source in (("encoder", "pretrained"), ("classifier", "finetuned")):
+            command = ["publish", make_house(name) / source, "your-name/ecg-demo", "--license", "cc-by-4.0"]
+            run(*command, "--dry-run", folder / name / kind)
+    return folder
+
+
+def test_when_published_then_the_card_names_the_system_and_its_numbers_are_in_its_files(
+    small: SmallSystem, staged: Path, house: Path
+) -> None:
+    folder = staged / small.name / "classifier"
+    card, content = ModelCard.load(folder / "README.md"), (folder / "README.md").read_text()
+    assert {"ecg", small.name.replace("_", "-"), "custom_code", "ecg-classification"} <= set(card.data.tags)
+    assert small.system.description in card.text
+    assert small.system.paper in card.text
+    known = {abs(number) for path in folder.glob("*.json") for number in _numbers(json.loads(path.read_text()))}
+    results = card.text.split("## Results")[1].split("## What it reads")[0]
+    results += content.split("model-index:")[1].split("---")[0]
+    # Not results: the level of the intervals.
+    stated = re.findall(r"(?<![\w.])\d+(?:\.\d+)?", results.replace("95 %", "").replace("interval_95", ""))
+    assert len(stated) > 40
+    for text in stated:
+        step = 10.0 ** -len(text.partition(".")[2])
+        assert any(abs(number - float(text)) <= 0.5001 * step for number in known), text
+    # No path of this machine is told.
+    for path in (staged / small.name).rglob("*"):
+        if path.suffix in {".json", ".md", ".py"}:
+            assert str(house) not in path.read_text(), path
+
+    card = ModelCard.load(staged / small.name / "encoder" / "README.md")
+    log = json.loads((staged / small.name / "encoder" / "pretraining.json").read_text())["result"]
+    for words in (
+        small.system.objective.parts,
+        small.system.objective.loss_title,
+        f"| validation recordings | {log['validation_loss']:.4f} |",
+    ):
+        assert words in card.text, words
+
+
+STRANGER = """
+import json
+from pathlib import Path
+
+import torch
+import transformers
+import wfdb
+from safetensors.torch import save_file
+
+torch.set_num_threads(1)
+record, page, results = sys.argv[2:]
+read = wfdb.rdrecord(record)
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    classifier = str(folder / "classifier")
+    pipe = transformers.pipeline("ecg-classification", model=classifier, trust_remote_code=True, device="cpu")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(classifier, trust_remote_code=True)
+    model = transformers.AutoModel.from_pretrained(folder / "encoder", trust_remote_code=True).eval()
+    parts, scores = [pipe, pipe.model, pipe.feature_extractor, extractor, model], {"record": pipe(record + ".hea")}
+    inputs = extractor(
+        read.p_signal.T, sampling_rate=read.fs, lead_names=read.sig_name, unit=read.units, return_tensors="pt"
+    )
+    with torch.no_grad():
+        outputs = {**inputs, "lead_states": model(**inputs).lead_states, "logits": pipe.model(**inputs).logits}
+    if "pixel_values" in inputs:
+        processor = transformers.AutoImageProcessor.from_pretrained(classifier, trust_remote_code=True)
+        outputs["page"], scores["page"] = processor(page, return_tensors="pt")["pixel_values"], pipe(page)
+        parts.append(processor)
+    for part in parts:
+        assert type(part).__module__.startswith("transformers_modules."), type(part)
+    save_file({name: one.contiguous() for name, one in outputs.items()}, f"{results}/{folder.name}.safetensors")
+    Path(results, f"{folder.name}.json").write_text(json.dumps(scores))
+assert "clear_hug_hf" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def among_strangers(
+    staged: Path,
+    ptbxl_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    run: Run,
+    stranger: Callable[..., str],
+) -> Path:
+    """What the published folders of all systems give without the package, for a record and for `page.png` of it."""
+    folder, record = tmp_path_factory.mktemp("strangers"), ptbxl_folder / "records100/00000/00003_lr"
+    run("render", record, folder / "page.png")
+    stranger(STRANGER, staged, record, folder / "page.png", folder)
+    return folder
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_when_the_package_is_absent_then_a_published_folder_gives_the_same_numbers(
+    small: SmallSystem, staged: Path, record: Path, among_strangers: Path
+) -> None:
+    folder = staged / small.name
+    pipe = pipeline("ecg-classification", model=str(folder / "classifier"), device="cpu")
+    inputs = AutoFeatureExtractor.from_pretrained(folder / "classifier")(
+        **read_record(record).as_inputs(), return_tensors="pt"
+    )
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(folder / "encoder").eval()(**inputs).lead_states
+        ours = {**inputs, "lead_states": states, "logits": pipe.model(**inputs).logits}
+    scores, page = {"record": pipe(f"{record}.hea")}, among_strangers / "page.png"
+    if small.system.reads_pages:
+        processor = AutoImageProcessor.from_pretrained(folder / "classifier")
+        ours["page"], scores["page"] = processor(page, return_tensors="pt")["pixel_values"], pipe(page)
+    theirs = load_file(among_strangers / f"{small.name}.safetensors")
+    assert theirs.keys() == ours.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, atol=1e-6 if small.has_towers else 0, rtol=0, msg=name)
+    found = json.loads((among_strangers / f"{small.name}.json").read_text())
+    for kind, expected in scores.items():
+        assert [one["label"] for one in found[kind]] == [one["label"] for one in expected]
+        tolerance = 1e-6 if small.has_towers else 0
+        assert [one["score"] for one in found[kind]] == pytest.approx(
+            [one["score"] for one in expected], abs=tolerance, rel=0
+        )
+
+
+def test_when_the_package_is_there_then_a_run_loads_as_the_systems_own_classes(
+    small: SmallSystem, house: Path
+) -> None:
+    model, extractor = load_classifier(house / "finetuned")
+    assert type(model) is small.classifier
+    assert type(extractor) is small.system.feature_extractor
+    assert list(model.config.id2label.values()) == LABELS

@@ -1,0 +1,490 @@
+"""What the verbs do for ECG-JEPA alone; what they do for every system stands in `test_command_line.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+from safetensors.torch import save_file
+from small_systems import SMALL_SYSTEMS
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    set_seed,
+)
+
+from clear_hug_hf import (
+    STANDARD_LEADS,
+    ClearHugFeatureExtractor,
+    EcgJepaConfig,
+    EcgJepaFeatureExtractor,
+    EcgJepaForPreTraining,
+    EcgJepaForSequenceClassification,
+    EcgJepaForTokenClassification,
+    Recording,
+    load_prepared,
+    prepare,
+    read_record,
+)
+from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.inference.records import embed_records
+from clear_hug_hf.processing import InputError
+from clear_hug_hf.training.features import encode
+from clear_hug_hf.training.finetuning import FinetuningArguments, HeadOnly, check_fits, finetune
+from clear_hug_hf.training.folders import save_model_folder
+from clear_hug_hf.training.pretraining import PretrainingArguments, pretrain
+
+
+Capture = pytest.CaptureFixture[str]
+Printed = Callable[..., str]
+MakeRecordings = Callable[..., list[Recording]]
+WriteRecord = Callable[[Path, Recording], Path]
+SMALL = SMALL_SYSTEMS["ecg_jepa"].options
+CLASSES = {0: "none", 1: "P", 2: "QRS", 3: "T"}
+LEADS = ["I", "II", "V1", "V2", "V3", "V4", "V5", "V6"]
+REPO = "your-name/ecg-jepa-demo"
+
+
+Run = Callable[..., None]
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def house(make_house: Callable[[str], Path]) -> Path:
+    return make_house("ecg_jepa")
+
+
+@pytest.fixture(scope="module")
+def clear(make_house: Callable[[str], Path]) -> Path:
+    return make_house("clear_hug")
+
+
+@pytest.fixture(scope="module")
+def sets(house: Path) -> dict[str, datasets.Dataset]:
+    return load_prepared(house / "data")[0]
+
+
+@pytest.fixture(scope="module")
+def odd_recordings(make_recordings: MakeRecordings) -> list[Recording]:
+    """Nine recordings: whole ones, one of 4 s, one without V2, one without any precordial lead."""
+    recordings = make_recordings(9)
+    recordings[1] = dataclasses.replace(recordings[1], waveform=recordings[1].waveform[:, :400])
+    recordings[4] = _with_leads(recordings[4], [name for name in STANDARD_LEADS if name != "V2"])
+    recordings[6] = _with_leads(recordings[6], ["II", "I"])
+    return recordings
+
+
+def _with_leads(recording: Recording, names: list[str]) -> Recording:
+    rows = [list(recording.lead_names).index(name) for name in names]
+    return dataclasses.replace(recording, waveform=recording.waveform[rows], lead_names=names)
+
+
+@pytest.fixture(scope="module")
+def odd(odd_recordings: list[Recording]) -> datasets.Dataset:
+    return prepare(odd_recordings, EcgJepaFeatureExtractor(), ("fast", "inverted"), progress=False).dataset
+
+
+# -------------------------------------------------------------------------------------------------------- preparation
+
+
+def test_when_prepared_for_ecg_jepa_then_signals_are_as_it_reads_them(
+    house: Path, ptbxl_folder: Path, sets: dict[str, datasets.Dataset]
+) -> None:
+    row = sets["train"].with_format("numpy")[0]
+    assert (row["signal"].shape, float(row["sampling_rate"])) == ((12, 2500), 250.0)
+    recording = read_record(ptbxl_folder / f"records100/00000/{int(row['record_id']):05d}_lr")
+    found = EcgCollator(load_prepared(house / "data")[1])([row])["input_values"]
+    expected = EcgJepaFeatureExtractor()(**recording.as_inputs(), return_tensors="pt")["input_values"]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------------- pre-training
+
+
+def test_when_pretrained_then_nothing_collapsed_and_the_teacher_came_along(house: Path) -> None:
+    steps = pd.read_csv(house / "pretrained" / "pretraining_steps.csv")
+    assert (steps["pooled_std"] > 1e-3).all()
+    model = AutoModelForPreTraining.from_pretrained(house / "pretrained" / "model")
+    student, teacher = model.ecg_jepa.state_dict(), model.teacher.state_dict()
+    moved = {name: (teacher[name] - student[name]).abs().max().item() for name in student}
+    assert 0 < max(moved.values()) < 0.1
+
+
+def _new_model(**overrides: Any) -> EcgJepaForPreTraining:
+    set_seed(0)
+    return EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", **{**SMALL, "drop_path_rate": 0.0, **overrides}))
+
+
+def _recipe(**overrides: Any) -> PretrainingArguments:
+    return PretrainingArguments(
+        **{"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "progress": False, **overrides}
+    )
+
+
+def test_when_trained_then_the_teacher_is_the_moving_average_of_all_steps(sets: dict[str, datasets.Dataset]) -> None:
+    students: list[dict[str, torch.Tensor]] = []
+
+    class Watched(EcgJepaForPreTraining):
+        def after_optimizer_step(self, progress: float) -> None:
+            students.append({name: tensor.clone() for name, tensor in self.ecg_jepa.state_dict().items()})
+            super().after_optimizer_step(progress)
+
+    set_seed(0)
+    model = Watched(EcgJepaConfig.preset("tiny", **SMALL, ema_start=0.5, ema_end=0.9))
+    expected = {name: tensor.clone() for name, tensor in model.teacher.state_dict().items()}
+    result = pretrain(model, sets["train"].select(range(8)), EcgJepaFeatureExtractor(), arguments=_recipe())
+    assert len(students) == 4
+    for step, student in enumerate(students, start=1):
+        kept = 0.5 + 0.4 * step / 4
+        expected = {name: kept * old + (1 - kept) * student[name] for name, old in expected.items()}
+    for name, tensor in result.model.teacher.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
+
+
+def test_when_a_step_is_computed_in_parts_then_it_is_the_same_step(odd: datasets.Dataset) -> None:
+    runs = [
+        pretrain(
+            _new_model(),
+            odd,
+            EcgJepaFeatureExtractor(),
+            arguments=_recipe(batch_size=9, epochs=3, **fields),
+        )
+        for fields in ({}, {"micro_batch_size": 4}, {"micro_batch_size": 1}, {"gradient_checkpointing": True})
+    ]
+    for one in runs[1:]:
+        for first, second in zip(runs[0].steps, one.steps, strict=True):
+            assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
+            assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], abs=1e-5)
+        for first, second in zip(runs[0].model.parameters(), one.model.parameters(), strict=True):
+            torch.testing.assert_close(second, first, atol=1e-4, rtol=1e-3)
+    other = pretrain(_new_model(), odd, EcgJepaFeatureExtractor(), arguments=_recipe(batch_size=9, seed=1))
+    assert other.steps[0]["loss"] != pytest.approx(runs[0].steps[0]["loss"], abs=1e-5)
+
+
+def test_when_the_model_reads_other_leads_and_patches_then_the_recordings_are_cut_so(
+    house: Path, tmp_path: Path, run: Run, refused: Refused
+) -> None:
+    command = ["pretrain", "--data", house / "data", *SMALL_SYSTEMS["ecg_jepa"].words(house), "--epochs", 1]
+    command += ["--batch-size", 16, "--no-progress", "--trackers"]
+    change = ["--model-option", "patch_size=25", "--model-option", "lead_names=[V5, II]"]
+    run(*command, "--output", tmp_path / "run", *change)
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "run" / "model")
+    assert (extractor.patch_size, extractor.lead_names, extractor.num_patches) == (25, ["V5", "II"], 100)
+    arguments = ["--output", tmp_path / "tuned", "--epochs", 1, "--no-control", "--no-feature-cache"]
+    run("finetune", "--data", house / "data", "--model", tmp_path / "run", *arguments)
+
+    said = refused(*command, "--output", tmp_path / "half", "--model-option", "num_samples=1250")
+    assert "the feature extractor has num_samples 2500 and the model 1250" in said
+    with pytest.raises(InputError, match="has patch_size 50 and the model 25"):
+        check_fits(EcgJepaConfig(patch_size=25), EcgJepaFeatureExtractor())
+    # Also where nothing says how recordings were prepared.
+    with pytest.raises(InputError, match="has sampling_rate 100 Hz and the model 250 Hz"):
+        check_fits(EcgJepaConfig(), ClearHugFeatureExtractor())
+    assert not (tmp_path / "half").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- classifier
+
+
+def _classifier(**overrides: Any) -> EcgJepaForSequenceClassification:
+    set_seed(0)
+    labels = {"id2label": {0: "fast", 1: "inverted"}, "label2id": {"fast": 0, "inverted": 1}}
+    return EcgJepaForSequenceClassification(
+        EcgJepaConfig.preset("tiny", **{**SMALL, "drop_path_rate": 0.0, **labels, **overrides})
+    )
+
+
+@pytest.fixture(scope="module")
+def labelled(make_recordings: MakeRecordings, odd: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Training recordings, odd ones among them, and validation recordings."""
+    recordings = make_recordings(24)[9:]
+    others = prepare(recordings, EcgJepaFeatureExtractor(), ("fast", "inverted"), progress=False).dataset
+    train = datasets.concatenate_datasets([odd, others.select(range(3))])
+    return train, others.select(range(3, 15))
+
+
+def _tuning(**overrides: Any) -> FinetuningArguments:
+    return FinetuningArguments(**{"epochs": 3, "batch_size": 4, "progress": False, **overrides})
+
+
+@pytest.mark.parametrize("method", ["frozen", "full", "lora"])
+def test_when_finetuned_then_the_right_parts_learn_and_the_folder_gives_the_same_numbers(
+    labelled: tuple[datasets.Dataset, datasets.Dataset], tmp_path: Path, method: str
+) -> None:
+    if method == "lora":
+        pytest.importorskip("peft")
+    model = _classifier()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    finetune(model, *labelled, EcgJepaFeatureExtractor(), tmp_path, _tuning(method=method, lora_rank=2))
+    assert model.state_dict().keys() == before.keys()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    head = {"classifier.weight", "classifier.bias"}
+    if method == "lora":
+        projections = {f"{name}_proj.weight" for name in "qkvo"}
+        assert moved - head == {name for name in before if any(name.endswith(one) for one in projections)}
+        for name in moved - head:
+            assert torch.linalg.matrix_rank(model.state_dict()[name] - before[name], rtol=1e-3) == 2
+    else:
+        assert moved == (head if method == "frozen" else set(before))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    inputs = EcgCollator(EcgJepaFeatureExtractor(), label_names=())(list(labelled[0].select(range(9))))
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert set(loaded.config.label_thresholds) == {"fast", "inverted"}
+
+
+def test_when_features_are_kept_then_the_probe_is_that_of_an_encoder_that_runs_every_epoch(
+    labelled: tuple[datasets.Dataset, datasets.Dataset], tmp_path: Path
+) -> None:
+    extractor = EcgJepaFeatureExtractor()
+    runs = [
+        finetune(_classifier(), *labelled, extractor, arguments=_tuning(precompute=precompute), cache_dir=cache)
+        for precompute, cache in ((False, None), (True, tmp_path), (True, tmp_path))
+    ]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    for one in runs[1:]:
+        assert one.best_epoch == runs[0].best_epoch
+        for first, second in zip(runs[0].history, one.history, strict=True):
+            assert second == pytest.approx(first, abs=1e-5)
+        for name, tensor in one.model.state_dict().items():
+            torch.testing.assert_close(tensor, runs[0].model.state_dict()[name], atol=1e-5, rtol=0)
+
+    model, collator = _classifier().eval(), EcgCollator(extractor, label_names=("fast", "inverted"))
+    encoded = encode(model, labelled[0], collator, batch_size=4)
+    assert encoded.columns["present"].sum(dim=1)[[4, 6]].tolist() == [7, 2]
+    with torch.no_grad():
+        expected = model(**collator(list(labelled[0])))
+        output = HeadOnly(model)(**encoded.columns)
+    torch.testing.assert_close(output["logits"], expected.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output["loss"], expected.loss)
+
+
+def test_when_benchmarked_then_the_heads_are_those_that_every_model_has_and_all_share_the_control(
+    house: Path, tmp_path: Path, run: Run
+) -> None:
+    other = _new_model(mask_type="random", loss_type="l1", predictor_hidden_size=32)
+    save_model_folder(tmp_path / "random", other, EcgJepaFeatureExtractor())
+    models = [f"blocks={house / 'pretrained'}", f"times={tmp_path / 'random'}"]
+    command = ["benchmark", "--tasks", f"ptb-xl={house / 'data'}", "--models", *models, "--protocols", "probe", "knn"]
+    command += ["--fractions", 100, "--seeds", 0, "--probe-epochs", 2, "--no-feature-cache"]
+    run(*command, "--output", tmp_path / "benchmark")
+    rows = pd.read_csv(tmp_path / "benchmark" / "results.csv", dtype={"head": str})
+    found = set(zip(rows["model"], rows["protocol"], rows["head"].fillna(""), strict=True))
+    assert found == {
+        (model, *how) for model in ("blocks", "times", "random") for how in (("probe", "mean"), ("knn", ""))
+    }
+    table = (tmp_path / "benchmark" / "table.md").read_text()
+    ahead = table.split("Ahead of the same encoder without its weights")[1]
+    for model in ("blocks", "times"):
+        assert f"| {model}, probe, mean |" in ahead
+    assert "of another form" not in table
+
+
+def test_when_systems_are_mixed_in_a_benchmark_then_each_reads_its_own_preparation_of_the_same_rows(
+    house: Path, tmp_path: Path, run: Run, refused: Refused, clear: Path
+) -> None:
+    models = [f"jepa={house / 'pretrained'}", f"clear={clear / 'pretrained'}"]
+    how = ["--fractions", 50, "--seeds", 0, "--protocols", "knn", "probe", "--probe-epochs", 2, "--no-feature-cache"]
+    command = ["benchmark", *how, "--heads", "mean"]
+    both = ["--tasks", f"super={house / 'data'}", f"super={clear / 'data'}"]
+    run(*command, *both, "--models", *models, "--output", tmp_path / "mixed")
+    mixed = pd.read_csv(tmp_path / "mixed" / "results.csv").set_index(["model", "protocol"])
+    assert len({*mixed["num_test"]}) == len({*mixed["num_train"]}) == 1
+    # Each model gets the numbers that it gets alone.
+    for model, folder in zip(models, (house, clear), strict=True):
+        name = model.partition("=")[0]
+        alone = ["--tasks", f"super={folder / 'data'}", "--models", model, "--no-control"]
+        run(*command, *alone, "--output", tmp_path / name)
+        expected = pd.read_csv(tmp_path / name / "results.csv").set_index(["model", "protocol"])
+        for cell in ((name, "knn"), (name, "probe")):
+            assert mixed.loc[cell, "macro_auroc"] == expected.loc[cell, "macro_auroc"]
+    assert "clear: no control, since its encoder is of another form" in (tmp_path / "mixed" / "table.md").read_text()
+    said = refused(*command, *both[:2], "--models", *models, "--output", tmp_path / "refused")
+    assert said.startswith(f"model clear: {house / 'data'} was prepared for another system")
+    assert said.endswith("a task for models of several systems names a folder for each, super=DIR super=DIR")
+    assert not (tmp_path / "refused").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- recordings
+
+
+def test_when_leads_or_seconds_are_missing_then_what_is_there_is_read_as_if_it_were_all(
+    house: Path, odd_recordings: list[Recording], write_record: WriteRecord, tmp_path: Path, printed_by: Printed
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(house / "finetuned" / "model")
+    extractor = AutoFeatureExtractor.from_pretrained(house / "finetuned" / "model")
+    short, without_v2, limbs = (odd_recordings[index] for index in (1, 4, 6))
+    for recording, leads, samples in (
+        (short, LEADS, 1000),
+        (without_v2, [name for name in LEADS if name != "V2"], 2500),
+        (limbs, ["I", "II"], 2500),
+    ):
+        header = write_record(tmp_path / recording.record_id, recording)
+        told = json.loads(printed_by("predict", header, "--model", house / "finetuned", "--json"))
+        inputs = extractor(**read_record(header).as_inputs(), return_tensors="pt")["input_values"]
+        rows = torch.tensor(model.config.lead_indices(leads))
+        with torch.no_grad():
+            logits = model(inputs[:, rows, :samples], lead_indices=rows).logits[0]
+        expected = dict(zip(model.config.id2label.values(), logits.sigmoid().tolist(), strict=True))
+        assert told["probabilities"] == pytest.approx(expected, abs=2e-5), recording.record_id
+
+    (found,) = embed_records(model, extractor, [without_v2], per_lead=True)
+    assert np.isnan(found.vectors[0]).all(axis=1).tolist() == [name == "V2" for name in LEADS]
+
+
+def test_when_no_lead_of_the_model_is_there_then_one_sentence_says_so(
+    house: Path, odd_recordings: list[Recording], write_record: WriteRecord, tmp_path: Path, refused: Refused
+) -> None:
+    header = write_record(tmp_path / "augmented", _with_leads(odd_recordings[0], ["aVR", "aVL"]))
+    said = refused("predict", header, "--model", house / "finetuned")
+    assert said.endswith(
+        "the recording has lead(s) aVR, aVL and the model reads I, II, V1, V2, V3, V4, V5, V6: at least one of these "
+        "is needed"
+    )
+
+
+def test_when_the_rate_differs_then_the_representation_does_not(house: Path) -> None:
+    model = AutoModel.from_pretrained(house / "pretrained" / "model").eval()
+    vectors = {}
+    for heart in (0.62, 0.93):
+        for rate in (500.0, 250.0, 100.0):
+            seconds = np.arange(round(10 * rate)) / rate
+            since = (seconds - 0.4 + heart / 2) % heart - heart / 2
+            wave = np.exp(-0.5 * (since / 0.02) ** 2) + 0.3 * np.exp(-0.5 * ((since - 0.22) / 0.04) ** 2)
+            waveform = np.linspace(-1.0, 1.5, 12)[:, None] * wave
+            known = {"sampling_rate": rate, "lead_names": STANDARD_LEADS, "unit": "mV"}
+            inputs = EcgJepaFeatureExtractor()(waveform, **known, return_tensors="pt")
+            with torch.no_grad():
+                vectors[heart, rate] = model(**inputs).pooler_output[0]
+    between = (vectors[0.62, 250.0] - vectors[0.93, 250.0]).norm()
+    for heart in (0.62, 0.93):
+        for rate in (500.0, 100.0):
+            assert (vectors[heart, rate] - vectors[heart, 250.0]).norm() < 0.05 * between, (heart, rate)
+
+
+# ------------------------------------------------------------------------------------------------------------ the Hub
+
+
+def test_when_published_then_the_card_tells_of_this_system_alone(house: Path, tmp_path: Path, run: Run) -> None:
+    for source in ("finetuned", "pretrained"):
+        run("publish", house / source, REPO, "--dry-run", tmp_path / source, "--license", "cc-by-4.0")
+    card = ModelCard.load(tmp_path / "finetuned" / "README.md")
+    for words in (
+        "that names 3 labels of a 12-lead ECG, by a linear head on the mean of all leads.",
+        "PTB-XL, a large publicly available electrocardiography dataset",
+        "**Pre-training** without labels: ECG-JEPA",
+        "becomes 8 leads (I, II, V1, V2, V3, V4, V5, V6) at 250 Hz, read in windows of 10 s, in patches of 50 samples",
+    ):
+        assert words in card.text, words
+    for words in ("CLEAR", "HUG head", "beats", "R peaks", "band-pass", "2410.13867"):
+        assert words not in card.text, words
+    card = ModelCard.load(tmp_path / "pretrained" / "README.md")
+    for words in (
+        "An ECG-JEPA (Kim, with cross-pattern attention) encoder of 12-lead ECGs, with the teacher and the predictor",
+        "`AutoModelForPreTraining` loads the teacher and the predictor, too.",
+    ):
+        assert words in card.text, words
+    assert "decoder" not in card.text
+
+
+def test_when_a_classifier_of_samples_is_published_then_its_card_does_not_take_it_for_another_model(
+    tmp_path: Path, ptbxl_folder: Path, run: Run, refused: Refused
+) -> None:
+    names = {"id2label": CLASSES, "label2id": {name: place for place, name in CLASSES.items()}}
+    model = EcgJepaForTokenClassification(EcgJepaConfig.preset("tiny", **SMALL, **names))
+    save_model_folder(tmp_path / "waves", model, EcgJepaFeatureExtractor())
+    run("publish", tmp_path / "waves", REPO, "--dry-run", tmp_path / "staged", "--license", "mit")
+    card = ModelCard.load(tmp_path / "staged" / "README.md")
+    assert "that names every sample of every lead of a 12-lead ECG as one of: none, P, QRS, T." in card.text
+    assert "model = AutoModelForTokenClassification.from_pretrained" in card.text
+    assert card.data.pipeline_tag is None
+    record = ptbxl_folder / "records100/00000/00001_lr"
+    said = refused("predict", record, "--model", tmp_path / "waves")
+    assert "holds a classifier of samples (EcgJepaForTokenClassification), not of recordings" in said
+
+
+# --------------------------------------------------------------------------------------------------------- conversion
+
+
+@pytest.fixture(scope="module")
+def released(shared: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors of the released layers at a small size, their inputs and outputs; and what is said of them."""
+    with safe_open(shared / "parity" / "official_ecg_jepa_small.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def test_when_released_weights_are_converted_then_the_folder_gives_the_released_numbers_and_says_what_it_is(
+    released: tuple[dict[str, torch.Tensor], dict[str, str]],
+    house: Path,
+    tmp_path: Path,
+    run: Run,
+    refused: Refused,
+    printed_by: Printed,
+) -> None:
+    tensors, metadata = released
+    encoder = {key.removeprefix("encoder."): one for key, one in tensors.items() if key.startswith("encoder.")}
+    torch.save({"encoder": encoder, "epoch": 1}, tmp_path / "multiblock_epoch1.pth")
+    command = ["convert", "ecg-jepa", tmp_path / "multiblock_epoch1.pth", tmp_path / "converted"]
+    assert "is not a released size: give --num-attention-heads" in refused(*command)
+    heads = ["--num-attention-heads", metadata["encoder_heads"]]
+    assert f"pre-trained ECG-JEPA encoder: {len(encoder)} tensors" in printed_by(*command, *heads)
+    model = AutoModel.from_pretrained(tmp_path / "converted").eval()
+    with torch.no_grad():
+        found = model(tensors["input.signals"]).pooler_output
+    torch.testing.assert_close(found, tensors["expected.representation"], atol=1e-5, rtol=0)
+
+    facts = json.loads((tmp_path / "converted" / "conversion.json").read_text())
+    assert (facts["system"], facts["file"]) == ("ecg-jepa", "multiblock_epoch1.pth")
+    card = ModelCard.load(tmp_path / "converted" / "README.md")
+    for words in (
+        "The released pre-trained ECG-JEPA encoder `multiblock_epoch1.pth`",
+        f"(SHA-256 `{facts['sha256']}`)",
+        f"{len(encoder)} tensors, all of them used. The number of attention heads, {facts['num_attention_heads']}, is",
+        "arXiv 2410.08559",
+        "Their repository is under the MIT licence and says nothing of the weights",
+        "their results have not been measured again",
+    ):
+        assert words in card.text, words
+    # Recordings that were resampled otherwise than its weights' are not taken for its own.
+    data = ["finetune", "--data", house / "data", "--model", tmp_path / "converted", "--output", tmp_path / "out"]
+    assert "--model`" in refused(*data)
+
+    whole = {key: one for key, one in tensors.items() if not key.startswith(("input.", "expected."))}
+    save_file(whole, tmp_path / "whole.safetensors")
+    command = ["convert", "ecg-jepa", tmp_path / "whole.safetensors", tmp_path / "whole", *heads]
+    assert "give --predictor-num-attention-heads" in refused(*command)
+    run(*command, "--predictor-num-attention-heads", metadata["predictor_heads"])
+    pretraining = AutoModelForPreTraining.from_pretrained(tmp_path / "whole").eval()
+    with torch.no_grad():
+        loss = pretraining(tensors["input.signals"], bool_masked_pos=tensors["input.time_mask"]).loss
+    torch.testing.assert_close(loss, tensors["expected.loss"].reshape(()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("system", "option"),
+    [
+        ("ecg-jepa", ["--labels", "MI", "NORM"]),
+        ("ecg-jepa", ["--cls-attention", "lead"]),
+        ("ecg-jepa", ["--decoder-num-attention-heads", "4"]),
+        ("clear-hug", ["--predictor-num-attention-heads", "4"]),
+    ],
+)
+def test_when_an_option_of_the_other_system_is_given_then_it_is_refused(
+    system: str, option: list[str], tmp_path: Path, refused: Refused
+) -> None:
+    said = refused("convert", system, tmp_path / "not looked at.pth", tmp_path / "out", *option)
+    assert said == f"{system} takes no {option[0]}: leave it out"
