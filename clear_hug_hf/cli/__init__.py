@@ -18,6 +18,22 @@ from . import benchmark, convert, demo, embed, evaluate, export, finetune, predi
 from .shared import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 
 
+_VERBS: dict[str, Any] = {
+    "prepare": prepare,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "predict": predict,
+    "embed": embed,
+    "benchmark": benchmark,
+    "publish": publish,
+    "convert": convert,
+    "export": export,
+    "render": render,
+    "demo": demo,
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """
     Run the command line.
@@ -28,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         `int`: Exit status: 0 all done, 1 some recordings could not be used, 2 bad input, 130 interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser(words[:1]).parse_args(words)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -64,7 +81,7 @@ def _user_message(error: Exception) -> str | None:
     return None
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clear-hug",
         description="ECG foundation models: from a recording to beats, representations and diagnoses.",
@@ -84,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    first = (prepare, pretrain, finetune, evaluate, predict, embed)
-    for verb in (*first, benchmark, publish, convert, export, render, demo):
+    # Of a verb that is named, the others need not be built.
+    for verb in [_VERBS[name] for name in asked if name in _VERBS] or _VERBS.values():
         verb.add(verbs)
     return parser

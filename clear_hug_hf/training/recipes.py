@@ -299,7 +299,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
             if name == "model":
                 group.add_argument(
                     "--model-option",
-                    dest="recipe_model",
+                    dest="model",
                     action="append",
                     type=_option,
                     default=argparse.SUPPRESS,
@@ -319,7 +319,6 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
                 settings["type"] = str if "str" in kind else _value
             group.add_argument(
                 "--" + name.replace("_", "-"),
-                dest=f"recipe_{name}",
                 default=argparse.SUPPRESS,
                 help=(help_of[name].rstrip(".") + shown).replace("%", "%%"),
                 **settings,
@@ -328,7 +327,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 def recipe_from_options(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the options of [`add_recipe_options`] give."""
-    given = {name[len("recipe_") :]: value for name, value in vars(arguments).items() if name.startswith("recipe_")}
+    given = {name: value for name, value in vars(arguments).items() if name in (*_OWN, *_TRAINING)}
     if "model" in given:
         given["model"] = dict(given["model"])
     return read_recipe(arguments.config, given)

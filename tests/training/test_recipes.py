@@ -185,7 +185,7 @@ def test_when_help_is_asked_for_then_every_field_is_explained() -> None:
     for owner in (Recipe, PretrainingArguments):
         for one in fields(owner):
             if one.name != "training":
-                assert len(options[f"recipe_{one.name}"].help or "") > 10
+                assert len(options[one.name].help or "") > 10
     parser.format_help()
 
 
