@@ -95,30 +95,32 @@ class SmallSystem:
         return {name: torch.randn(rows, *shape, generator=torch.Generator().manual_seed(3))}
 
 
-def _missing(num_leads: int, last_leads: int, steps: int, real: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A lead mask and an attention mask: the second recording is without the last leads and steps."""
-    lead_mask = torch.ones(2, num_leads, dtype=torch.bool)
-    lead_mask[1, -last_leads:] = False
-    return lead_mask, torch.arange(steps) < torch.tensor([[steps], [real]])
-
-
-def _beats() -> Batch:
+def make_beats(num_beats: int = 15, real_beats: tuple[int, ...] = (15, 9)) -> Batch:
+    """Recordings of so many real beats, cut to the first `num_beats`; all but the first are without V5 and V6."""
     generator = torch.Generator().manual_seed(1)
-    lead_mask, attention_mask = _missing(12, 2, 15, 9)
-    input_values = torch.randn((2, 12, 15, 96), generator=generator)
-    time_ids = torch.randint(1, 11, (2, 15), generator=generator).sort(dim=1).values
+    count = len(real_beats)
+    lead_mask = torch.ones(count, 12, dtype=torch.bool)
+    lead_mask[1:, 10:] = False
+    attention_mask = torch.arange(num_beats) < torch.tensor(real_beats)[:, None]
+    input_values = torch.randn((count, 12, 15, 96), generator=generator)[:, :, :num_beats]
+    time_ids = torch.randint(1, 11, (count, 15), generator=generator).sort(dim=1).values[:, :num_beats]
     return {
         "input_values": input_values * (attention_mask[:, None, :, None] & lead_mask[:, :, None, None]),
         "attention_mask": attention_mask,
         "time_ids": time_ids * attention_mask,
         "lead_mask": lead_mask,
-        "noise": torch.linspace(0, 1, 360).reshape(2, 12, 15),
     }
+
+
+def _beats() -> Batch:
+    return {**make_beats(), "noise": torch.linspace(0, 1, 360).reshape(2, 12, 15)}
 
 
 def _patches() -> Batch:
     generator = torch.Generator().manual_seed(1)
-    lead_mask, attention_mask = _missing(8, 2, 12, 9)
+    lead_mask = torch.ones(2, 8, dtype=torch.bool)
+    lead_mask[1, 6:] = False
+    attention_mask = torch.arange(12) < torch.tensor([[12], [9]])
     input_values = torch.randn((2, 8, 240), generator=generator)
     return {
         "input_values": input_values * (attention_mask.repeat_interleave(20, dim=1)[:, None] & lead_mask[..., None]),
@@ -128,19 +130,22 @@ def _patches() -> Batch:
     }
 
 
-def _pages() -> Batch:
+def make_pages(count: int = 2, width: int = 96) -> Batch:
+    """Pages with their recordings, and texts of 9, 5, 7, 3, 9, ... tokens; every other one obeys the identities."""
     generator = torch.Generator().manual_seed(1)
+    places = torch.arange(count)
+    num_tokens = torch.tensor([9, 5, 7, 3])[places % 4]
     return {
-        "pixel_values": torch.randn(2, 3, 64, 96, generator=generator),
-        "waveforms": 0.2 * torch.randn(2, 12, 200, generator=generator),
-        "drawn_mask": torch.rand(2, 12, 200, generator=generator) < 0.5,
-        "signal_mask": torch.rand(2, 12, 200, generator=generator) < 0.9,
-        "identity_mask": torch.tensor([True, False]),
-        "signal_embeds": torch.randn(2, 32, generator=generator),
-        "input_ids": torch.randint(3, 64, (2, 9), generator=generator),
-        "attention_mask": (torch.arange(9) < torch.tensor([[9], [5]])).long(),
-        "text_mask": torch.ones(2, dtype=torch.bool),
-        "text_ids": torch.arange(2),
+        "pixel_values": torch.randn(count, 3, 64, width, generator=generator),
+        "waveforms": 0.2 * torch.randn(count, 12, 200, generator=generator),
+        "drawn_mask": torch.rand(count, 12, 200, generator=generator) < 0.5,
+        "signal_mask": torch.rand(count, 12, 200, generator=generator) < 0.9,
+        "identity_mask": places % 2 == 0,
+        "signal_embeds": torch.randn(count, 32, generator=generator),
+        "input_ids": torch.randint(3, 64, (count, 9), generator=generator),
+        "attention_mask": (torch.arange(9) < num_tokens[:, None]).long(),
+        "text_mask": torch.ones(count, dtype=torch.bool),
+        "text_ids": places,
     }
 
 
@@ -148,6 +153,7 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 BEATS = {
     **SIZES,
     **{f"decoder_{name}": value for name, value in SIZES.items()},
+    "decoder_hidden_size": 24,
     "decoder_num_attention_heads": 2,
 }
 PATCHES = {
@@ -182,8 +188,8 @@ SMALL_SYSTEMS = {
             {**BEATS, **WIDE},
             _beats,
             forms={
-                "full attention": {"full_attention": True},
-                "full cls": {"cls_attention": "full"},
+                "full attention": {"full_attention": True, "head_type": "weighted"},
+                "full cls": {"cls_attention": "full", "head_type": "single_level"},
                 "released": {"cls_attention": "reference_bias", "beat_embedding": "conv"},
             },
             captured=("", "released"),
@@ -207,7 +213,7 @@ SMALL_SYSTEMS = {
         SmallSystem(
             "ecg_scan",
             PAGES,
-            _pages,
+            make_pages,
             forms={"clip": {"vision_config": CLIP}},
             frozen=("signal_model.",),
             num_states=2,
