@@ -1,1 +1,1 @@
-"""What brings weights in and takes models out: converters from released checkpoints, publishing, the pipeline."""
+"""What brings weights in and takes models out: converters from released checkpoints, export, publishing."""

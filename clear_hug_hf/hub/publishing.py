@@ -194,7 +194,7 @@ def _check_free(folder: Path, repo_id: str) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     staged = read_mark(_record(folder), "choose another folder")
-    if staged is None:
+    if staged is None or not {"repository", "files"} <= staged.keys():
         raise InputError(f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder")
     if staged["repository"] != repo_id:
         raise InputError(f"{folder} was staged for {staged['repository']}: choose another folder, or delete it")

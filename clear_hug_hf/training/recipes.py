@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
+from ..data.augmentation import AugmentingCollator
 from ..data.model_files import load_config
 from ..data.sharding import extractor_settings
 from ..processing.errors import InputError
@@ -165,7 +166,9 @@ class Recipe:
         assert self.augmentation is not None
         collator = load(self.objective.collator)
         if not self.objective.teachers:
-            return collator(feature_extractor, augmentation=self.augmentation) if self.augmentation else None
+            if collator is AugmentingCollator and not self.augmentation:
+                return None
+            return collator(feature_extractor, augmentation=self.augmentation)
         return collator(
             feature_extractor,
             tokenizer=make_tokenizer(model.config, self.text),

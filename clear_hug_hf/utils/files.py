@@ -102,7 +102,7 @@ def remove_leftovers(folder: str | Path) -> None:
         if (match := _LEFTOVER.fullmatch(left.name)) is None:
             continue
         whole = left.with_name(match["name"])
-        if match["kind"] == "replaced" and not whole.exists():
+        if match["kind"] == "replaced" and left.exists() and not whole.exists():
             left.rename(whole)
         elif left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

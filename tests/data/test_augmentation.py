@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -16,7 +17,7 @@ from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import InputError
-from clear_hug_hf.training.recipes import read_recipe
+from clear_hug_hf.training.recipes import Recipe, read_recipe
 
 
 PEAKS = np.arange(60, 1000, 90)
@@ -106,3 +107,13 @@ def test_when_a_recipe_augments_then_its_batches_do_and_by_default_only_those_of
     assert isinstance(collator, AugmentingCollator)
     assert collator.augmentation == 0.5
     assert make(system="ecg_scan").augmentation == 1.0
+
+
+def test_when_an_objective_has_a_collator_of_its_own_then_it_is_asked_without_augmentation_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = read_recipe(None, {"trackers": []})
+    monkeypatch.setattr(Recipe, "objective", replace(recipe.objective, collator="functools:partial"))
+    extractor = ClearHugFeatureExtractor()
+    collator = recipe.make_collator(None, extractor)
+    assert (collator.func, collator.keywords) == (extractor, {"augmentation": 0.0})

@@ -157,6 +157,9 @@ def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
     (other / "thesis.txt").write_text("all my work")
     with pytest.raises(InputError, match="not staged by"):
         stage(made / "finetuned", other, REPO)
+    (tmp_path / ".other.staged.json").write_text("{}")
+    with pytest.raises(InputError, match="not staged by"):
+        stage(made / "finetuned", other, REPO)
     assert (other / "thesis.txt").read_text() == "all my work"
     for mine in (made / "finetuned" / "model", made / "finetuned"):
         with pytest.raises(InputError, match="is, or holds, what is read"):

@@ -149,6 +149,8 @@ def test_when_a_kill_left_things_then_they_go_and_what_was_being_replaced_gets_i
 def test_when_a_replaced_folder_was_not_removed_yet_then_the_new_one_stays(tmp_path: Path) -> None:
     _write_folder(tmp_path / "model", "new")
     (tmp_path / ".model.0123abcd.replaced").mkdir()
+    # What lies in a leftover goes with it.
+    (tmp_path / ".best.0123abcd.partial" / ".inner.0123abcd.replaced").mkdir(parents=True)
     files.remove_leftovers(tmp_path)
     assert _content(tmp_path) == {"model/weights.bin": "new"}
 
