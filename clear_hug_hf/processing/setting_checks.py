@@ -120,7 +120,8 @@ class Configurable:
             TypeError: If there is no such setting.
         """
         if unknown := [name for name in changes if name not in type(self)._checks]:
-            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}")
+            known = ", ".join(sorted(type(self)._checks))
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}: choose from {known}")
         changes = {name: value for name, value in changes.items() if value is not None}
         if not changes:
             return self
