@@ -69,6 +69,12 @@ def test_when_an_entry_point_is_no_system_then_the_error_names_it(monkeypatch: p
         type(SYSTEMS)()["odd"]
 
 
+def test_when_a_plugin_cannot_be_imported_then_the_error_names_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems, "entry_points", lambda group: [EntryPoint("odd", "no_such_module:SYSTEM", group)])
+    with pytest.raises(ImportError, match=r"'odd' cannot be imported from no_such_module:SYSTEM .*uninstall"):
+        type(SYSTEMS)()["odd"]
+
+
 def test_when_declarations_are_read_then_torch_is_not_imported() -> None:
     code = (
         "import sys, types\n"

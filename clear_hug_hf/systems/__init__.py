@@ -35,9 +35,16 @@ class _Systems(Mapping[str, System]):
         return places
 
     def __getitem__(self, name: str) -> System:
-        system = self._places[name].load()
+        place = self._places[name]
+        try:
+            system = place.load()
+        except Exception as error:  # whatever a module of another package raises when it is imported
+            raise ImportError(
+                f"the system {name!r} cannot be imported from {place.value} ({type(error).__name__}: {error}): "
+                "mend or uninstall the package that brings it"
+            ) from error
         if not isinstance(system, System) or system.name != name:
-            raise ImportError(f"the entry point {name!r} is no System of that name: mend {self._places[name].value}")
+            raise ImportError(f"the entry point {name!r} is no System of that name: mend {place.value}")
         return system
 
     def __iter__(self) -> Iterator[str]:
