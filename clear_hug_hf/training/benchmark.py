@@ -547,7 +547,8 @@ class _Runner:
                 for name in (name for name in named if name in there):
                     folder.compare(there[name], named[name], f"the {kind[:-1]} {name!r}")
                 identity[kind] = {**there, **named}
-        folder.take(identity)
+        # Other processes may fill other cells of the same folder: nothing is removed.
+        write_json(folder.mark, identity)
 
     @staticmethod
     def _task_identity(task: Task) -> dict[str, Any]:

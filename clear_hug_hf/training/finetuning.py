@@ -42,7 +42,6 @@ from ..inference.classifier_outputs import model_label_names
 from ..inference.digests import dataset_digest, weights_digest
 from ..modeling.modeling_ecg import known_binary_cross_entropy
 from ..processing.errors import InputError
-from ..systems import system_of
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .checkpoints import check_sums, write_sums
 from .features import as_it_is, dataset_labels, encode
@@ -250,7 +249,7 @@ def finetune(
         sets = [encode(model, one, collator, progress=arguments.progress, cache_dir=cache_dir) for one in sets]
         collate = train_collate = as_it_is
     else:
-        if system_of(feature_extractor).reads_pages and arguments.method != "frozen":
+        if hasattr(feature_extractor, "image_processor") and arguments.method != "frozen":
             train_collate = PageCollator(
                 feature_extractor,
                 label_names,

@@ -96,9 +96,10 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 def remove_leftovers(folder: str | Path) -> None:
     """
-    Remove what kills left half written, anywhere in a folder; one that was just being replaced gets its name back.
+    Remove what kills left half written in a folder, but not below: others may be writing there. What was just being
+    replaced gets its name back.
     """
-    for left in [*Path(folder).rglob(".*")]:
+    for left in [*Path(folder).glob(".*")]:
         if (match := _LEFTOVER.fullmatch(left.name)) is None:
             continue
         whole = left.with_name(match["name"])
