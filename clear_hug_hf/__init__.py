@@ -64,6 +64,11 @@ def _register(system: System) -> None:
             register(config, slow_image_processor_class=one, exist_ok=True)
         else:
             register(config, one, exist_ok=True)
+    # The rooms show the classes of their systems, too: `from clear_hug_hf.modeling import ...`.
+    for name, module in system.public_names.items():
+        if module.startswith("."):
+            room = import_module(module.rpartition(".")[0], __name__)
+            setattr(room, name, getattr(import_module(module, __name__), name))
 
 
 for _system in SYSTEMS.values():

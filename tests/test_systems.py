@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from clear_hug_hf import systems
+import clear_hug_hf
+from clear_hug_hf import hub, systems
 from clear_hug_hf.systems import DEFAULT_SYSTEM, SYSTEMS, System, load, system_of
 
 
@@ -85,3 +87,14 @@ def test_when_declarations_are_read_then_torch_is_not_imported() -> None:
         "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys(), 'a heavy import'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_when_a_room_is_asked_for_a_class_or_converter_of_a_system_then_it_has_it() -> None:
+    for system in SYSTEMS.values():
+        for name, module in system.public_names.items():
+            room = importlib.import_module(f"clear_hug_hf{module.rpartition('.')[0]}")
+            assert getattr(room, name) is getattr(clear_hug_hf, name)
+        if system.converter is not None:
+            assert getattr(hub, system.converter.function.split(":")[1]) is load(system.converter.function)
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from clear_hug_hf.hub import nothing  # noqa: F401

@@ -1,1 +1,14 @@
 """What brings weights in and takes models out: converters from released checkpoints, export, publishing."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """A function of a converter, from its own module on first use."""
+    for module in (one.name for one in iter_modules(__path__) if one.name.startswith(("convert_", "checkpoints"))):
+        found = import_module(f".{module}", __name__)
+        if name in found.__all__:
+            return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
