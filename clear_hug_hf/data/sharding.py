@@ -449,7 +449,8 @@ def _finish(
     write_text(folder / EXTRACTOR, extractor.to_json_string())
     write_text(folder / _CARD, _card(manifest))
     write_json(folder / MANIFEST, manifest)
-    remove_leftovers(folder)
+    for written in (folder, folder / "data"):
+        remove_leftovers(written)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return manifest
 
