@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import wfdb
 from transformers import AutoConfig, AutoFeatureExtractor, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines import base as pipelines_base
@@ -49,17 +48,16 @@ SMALL = {
 }
 LABELS = ("a", "b", "c")
 PIPELINE_FILE = "pipeline_ecg_classification.py"
+Pipe = EcgClassificationPipeline
+Recordings = list[Recording]
+MakeRecordings = Callable[..., Recordings]
+WriteRecord = Callable[[Path, Recording], Path]
 
 
 @pytest.fixture(scope="module")
 def model() -> ClearHugForSequenceClassification:
     torch.manual_seed(0)
-    config = ClearHugConfig.preset(
-        "tiny",
-        **SMALL,
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: index for index, label in enumerate(LABELS)},
-    )
+    config = ClearHugConfig.preset("tiny", **SMALL, id2label=dict(enumerate(LABELS)))
     return ClearHugForSequenceClassification(config).eval()
 
 
@@ -69,14 +67,14 @@ def pipe(model: ClearHugForSequenceClassification) -> EcgClassificationPipeline:
 
 
 @pytest.fixture(scope="module")
-def published(pipe: EcgClassificationPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(pipe: Pipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     pipe.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def recordings(make_recordings: Callable[..., list[Recording]]) -> list[Recording]:
+def recordings(make_recordings: MakeRecordings) -> list[Recording]:
     """Of 10, 25 and 10 seconds at 100 Hz, and of 10 s at 250 Hz; of few beats, so that windows last ten seconds."""
     first, second, third, fourth = make_recordings(8)[1::2]
     long = replace(
@@ -85,12 +83,23 @@ def recordings(make_recordings: Callable[..., list[Recording]]) -> list[Recordin
     return [first, long, fourth, make_recordings(2, sampling_rate=250.0)[1]]
 
 
+@pytest.fixture
+def paths(recordings: Recordings, write_record: WriteRecord, tmp_path: Path) -> list[str]:
+    """The recordings as records, which round samples to 16 bits."""
+    return [str(write_record(tmp_path / f"{index}", one)) for index, one in enumerate(recordings)]
+
+
+def _about(recording: Recording) -> dict[str, Any]:
+    """What must be known about its samples."""
+    return {"sampling_rate": recording.sampling_rate, "lead_names": recording.lead_names, "unit": recording.unit}
+
+
 @pytest.fixture(scope="module")
-def dataset(make_recordings: Callable[..., list[Recording]]) -> datasets.Dataset:
+def dataset(make_recordings: MakeRecordings) -> datasets.Dataset:
     return prepare(make_recordings(5), ClearHugFeatureExtractor(), progress=False).dataset
 
 
-def _by_hand(pipe: EcgClassificationPipeline, recording: Recording, **parameters: Any) -> np.ndarray:
+def _by_hand(pipe: Pipe, recording: Recording, **parameters: Any) -> np.ndarray:
     """Probabilities of the windows of a recording `(num_windows, num_labels)`."""
     inputs = pipe.feature_extractor(**{**recording.as_inputs(), "windows": "all", **parameters}, return_tensors="pt")
     with torch.no_grad():
@@ -105,7 +114,7 @@ def _scores(result: list[dict[str, Any]]) -> np.ndarray:
 
 
 def test_when_a_recording_is_of_one_window_then_its_labels_are_sorted_by_the_scores_of_the_model(
-    pipe: EcgClassificationPipeline, recordings: list[Recording]
+    pipe: Pipe, recordings: Recordings
 ) -> None:
     result = pipe(recordings[0])
     np.testing.assert_allclose(_scores(result), _by_hand(pipe, recordings[0])[0], atol=1e-6)
@@ -115,9 +124,7 @@ def test_when_a_recording_is_of_one_window_then_its_labels_are_sorted_by_the_sco
     assert len(set(scores)) == 3
 
 
-def test_when_a_recording_is_long_then_its_windows_are_put_together(
-    pipe: EcgClassificationPipeline, recordings: list[Recording]
-) -> None:
+def test_when_a_recording_is_long_then_its_windows_are_put_together(pipe: Pipe, recordings: Recordings) -> None:
     windows = _by_hand(pipe, recordings[1])
     assert windows.shape == (3, 3)
     assert np.ptp(windows, axis=0).min() > 1e-4
@@ -136,17 +143,12 @@ def test_when_a_recording_is_long_then_its_windows_are_put_together(
     np.testing.assert_allclose(_scores(pipe(recordings[1], windows="center")), center, atol=1e-6)
 
 
-def test_when_a_recording_comes_in_any_form_then_the_scores_are_the_same(
-    pipe: EcgClassificationPipeline,
-    recordings: list[Recording],
-    write_record: Callable[[Path, Recording], Path],
-    tmp_path: Path,
-) -> None:
-    header = write_record(tmp_path / "one", recordings[3])
+def test_when_a_recording_comes_in_any_form_then_the_scores_are_the_same(pipe: Pipe, paths: list[str]) -> None:
+    header = Path(paths[3])
     recording = read_record(header)
     expected = pipe(recording)
     np.testing.assert_allclose(_scores(expected), _by_hand(pipe, recording)[0], atol=1e-6)
-    for path in (header, str(header), tmp_path / "one", str(tmp_path / "one.dat")):
+    for path in (header, str(header), header.with_suffix(""), str(header.with_suffix(".dat"))):
         assert pipe(path) == expected
     fields = {"sampling_rate": 250, "lead_names": tuple(recording.lead_names), "unit": ["mV"] * 12}
     assert pipe({"waveform": recording.waveform, **fields, "age": 60}) == expected
@@ -163,14 +165,14 @@ def test_when_a_recording_comes_in_any_form_then_the_scores_are_the_same(
 
 
 def test_when_there_are_many_recordings_then_there_are_as_many_results_in_order(
-    pipe: EcgClassificationPipeline, recordings: list[Recording]
+    pipe: Pipe, recordings: Recordings
 ) -> None:
     expected = [pipe(recording) for recording in recordings]
     assert len({result[0]["score"] for result in expected}) == 4
     assert pipe(recordings) == expected
     assert pipe(tuple(recordings)) == expected
     arrays = [recording.waveform for recording in recordings[:3]]
-    stated = {"sampling_rate": 100, "lead_names": recordings[0].lead_names, "unit": "mV"}
+    stated = _about(recordings[0])
     assert pipe(arrays, **stated) == expected[:3]
     assert pipe([arrays[0], recordings[3]], **stated) == [expected[0], expected[3]]
     assert pipe([]) == []
@@ -189,39 +191,22 @@ def test_when_there_are_many_recordings_then_there_are_as_many_results_in_order(
     assert list(pipe(map(recordings.__getitem__, range(4)))) == expected
 
 
-def test_when_recordings_come_as_a_dataset_then_they_are_told_from_one_recording(
-    pipe: EcgClassificationPipeline,
-    recordings: list[Recording],
-    write_record: Callable[[Path, Recording], Path],
-    tmp_path: Path,
-) -> None:
-    paths = [str(write_record(tmp_path / f"{index}", one)) for index, one in enumerate(recordings)]
+def test_when_recordings_come_as_a_dataset_then_they_are_told_from_one_recording(pipe: Pipe, paths: list[str]) -> None:
     expected = [pipe(path) for path in paths]
     assert pipe(paths) == expected
     table = datasets.Dataset.from_dict({"path": paths})
     assert list(pipe(KeyDataset(table, "path"))) == expected
     assert list(pipe(table["path"])) == expected
-    waveforms = [
-        {"waveform": one.waveform, "sampling_rate": one.sampling_rate, "lead_names": one.lead_names, "unit": one.unit}
-        for one in map(read_record, paths[:2])
-    ]
-    for rows in (
-        datasets.Dataset.from_list(waveforms),
-        datasets.Dataset.from_list(waveforms).with_format("numpy"),
-        datasets.Dataset.from_list(waveforms).with_format("torch"),
-        datasets.Dataset.from_list(waveforms).to_iterable_dataset(),
-    ):
+    waveforms = datasets.Dataset.from_list(
+        [{"waveform": one.waveform, **_about(one)} for one in map(read_record, paths[:2])]
+    )
+    formats = [waveforms.with_format("numpy"), waveforms.with_format("torch"), waveforms.to_iterable_dataset()]
+    for rows in (waveforms, *formats):
         assert list(pipe(rows)) == expected[:2]
 
 
-def test_when_a_record_of_wfdb_is_given_then_its_samples_and_header_are_read(
-    pipe: EcgClassificationPipeline,
-    recordings: list[Recording],
-    write_record: Callable[[Path, Recording], Path],
-    tmp_path: Path,
-) -> None:
-    wfdb = pytest.importorskip("wfdb")
-    path = str(write_record(tmp_path / "one", recordings[3]).with_suffix(""))
+def test_when_a_record_of_wfdb_is_given_then_its_samples_and_header_are_read(pipe: Pipe, paths: list[str]) -> None:
+    path = paths[3].removesuffix(".hea")
     expected = pipe(path)
     physical, digital = wfdb.rdrecord(path), wfdb.rdrecord(path, physical=False)
     assert pipe(physical) == expected
@@ -239,13 +224,7 @@ def test_when_a_record_of_wfdb_is_given_then_its_samples_and_header_are_read(
     assert pipe(bare, unit="mV") == expected
 
 
-def test_when_a_table_names_recordings_then_there_is_a_list_of_results(
-    pipe: EcgClassificationPipeline,
-    recordings: list[Recording],
-    write_record: Callable[[Path, Recording], Path],
-    tmp_path: Path,
-) -> None:
-    paths = [str(write_record(tmp_path / f"{index}", one)) for index, one in enumerate(recordings)]
+def test_when_a_table_names_recordings_then_there_is_a_list_of_results(pipe: Pipe, paths: list[str]) -> None:
     table = pd.DataFrame({"patient_id": list("abcd"), "path": paths}, index=[7, 7, 8, 9])
     assert pipe(table) == [pipe(path) for path in paths]
     assert pipe(table[:0]) == []
@@ -254,9 +233,7 @@ def test_when_a_table_names_recordings_then_there_is_a_list_of_results(
         pipe(table)
 
 
-def test_when_a_table_holds_samples_then_it_is_one_recording(
-    pipe: EcgClassificationPipeline, recordings: list[Recording]
-) -> None:
+def test_when_a_table_holds_samples_then_it_is_one_recording(pipe: Pipe, recordings: Recordings) -> None:
     one = recordings[3]
     expected = pipe(one)
     stated = {"sampling_rate": one.sampling_rate, "unit": "mV"}
@@ -270,9 +247,7 @@ def test_when_a_table_holds_samples_then_it_is_one_recording(
         pipe(pd.DataFrame({"I": [0.0, 1.0], "who": ["a", "b"]}), **stated)
 
 
-def test_when_rows_are_prepared_then_the_scores_are_those_of_predict(
-    pipe: EcgClassificationPipeline, dataset: datasets.Dataset
-) -> None:
+def test_when_rows_are_prepared_then_the_scores_are_those_of_predict(pipe: Pipe, dataset: datasets.Dataset) -> None:
     expected = predict(pipe.model, dataset, pipe.feature_extractor).probabilities
     assert np.ptp(expected, axis=0).min() > 1e-4
     for rows in (dataset, dataset.with_format("numpy"), dataset.with_format("torch"), list(dataset)):
@@ -282,7 +257,7 @@ def test_when_rows_are_prepared_then_the_scores_are_those_of_predict(
 
 
 def test_when_a_long_recording_is_partly_fast_then_its_prepared_rows_together_score_as_the_pipeline(
-    pipe: EcgClassificationPipeline, make_recordings: Callable[..., list[Recording]]
+    pipe: Pipe, make_recordings: MakeRecordings
 ) -> None:
     fast, slow = make_recordings(2)
     both = replace(fast, waveform=np.concatenate([fast.waveform, slow.waveform], axis=1))
@@ -297,9 +272,7 @@ def test_when_a_long_recording_is_partly_fast_then_its_prepared_rows_together_sc
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 16])
-def test_when_windows_are_batched_then_nothing_changes(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], batch_size: int
-) -> None:
+def test_when_windows_are_batched_then_nothing_changes(pipe: Pipe, recordings: Recordings, batch_size: int) -> None:
     recordings = [*recordings, recordings[1]]
     alone = pipe(recordings)
     batched = pipe(recordings, batch_size=batch_size)
@@ -312,7 +285,7 @@ def test_when_windows_are_batched_then_nothing_changes(
 
 
 def test_when_labels_are_chosen_then_only_those_come(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+    pipe: Pipe, recordings: Recordings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = pipe(recordings[0])
     scores = [entry["score"] for entry in everything]
@@ -334,7 +307,7 @@ def test_when_labels_are_chosen_then_only_those_come(
 
 
 def test_when_the_problem_type_differs_then_so_does_the_function(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+    pipe: Pipe, recordings: Recordings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits = _scores(pipe(recordings[0], function_to_apply="none")).astype(np.float32)
     softmax = torch.from_numpy(logits).softmax(dim=0).numpy()
@@ -351,7 +324,7 @@ def test_when_the_problem_type_differs_then_so_does_the_function(
 
 
 def test_when_logits_are_huge_then_scores_are_finite(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+    pipe: Pipe, recordings: Recordings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipe.model.classifier.bias, "data", torch.tensor([-500.0, 0.0, 500.0]))
     with np.errstate(all="raise", under="ignore"):
@@ -362,26 +335,19 @@ def test_when_logits_are_huge_then_scores_are_finite(
 
 
 def test_when_parameters_are_given_early_then_a_call_can_override_them(
-    model: ClearHugForSequenceClassification, recordings: list[Recording]
+    model: ClearHugForSequenceClassification, pipe: Pipe, recordings: Recordings
 ) -> None:
-    extractor = ClearHugFeatureExtractor()
-    stated = {"sampling_rate": 100, "lead_names": recordings[0].lead_names, "unit": "mV"}
-    early = EcgClassificationPipeline(
-        model, feature_extractor=extractor, device="cpu", top_k=1, windows="first", batch_size=2, **stated
-    )
-    everything = EcgClassificationPipeline(model, feature_extractor=extractor, device="cpu")(recordings[1])
+    given = {"top_k": 1, "windows": "first", "batch_size": 2, **_about(recordings[0])}
+    early = Pipe(model, feature_extractor=ClearHugFeatureExtractor(), device="cpu", **given)
+    everything = pipe(recordings[1])
     assert len(early(recordings[1].waveform)) == 1
     assert "windows" not in early(recordings[1])[0]
-    found = early(recordings[1].waveform, top_k=None, windows="all", batch_size=1)
-    assert found == everything
+    assert early(recordings[1].waveform, top_k=None, windows="all", batch_size=1) == everything
     assert len(early(recordings[1])) == 1
 
 
 def test_when_a_window_holds_no_beat_then_the_extractors_choice_holds(
-    pipe: EcgClassificationPipeline,
-    recordings: list[Recording],
-    dataset: datasets.Dataset,
-    caplog: pytest.LogCaptureFixture,
+    pipe: Pipe, recordings: Recordings, dataset: datasets.Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     waveform = np.concatenate([recordings[0].waveform, np.zeros((12, 1000), dtype=np.float32)], axis=1)
     half = replace(recordings[0], waveform=waveform, record_id="half")
@@ -400,10 +366,9 @@ def test_when_a_window_holds_no_beat_then_the_extractors_choice_holds(
 
 
 def test_when_the_model_is_in_training_or_of_half_precision_then_scores_are_still_those(
-    model: ClearHugForSequenceClassification, recordings: list[Recording]
+    model: ClearHugForSequenceClassification, recordings: Recordings
 ) -> None:
-    other = ClearHugForSequenceClassification(model.config)
-    other.load_state_dict(model.state_dict())
+    other = copy.deepcopy(model)
     half = EcgClassificationPipeline(other, feature_extractor=ClearHugFeatureExtractor(), device="cpu")
     other.train()
     expected = _by_hand(EcgClassificationPipeline(model, feature_extractor=half.feature_extractor), recordings[0])[0]
@@ -431,9 +396,7 @@ def test_when_the_model_is_in_training_or_of_half_precision_then_scores_are_stil
         (np.full((12, 1000), "a"), "pass real numbers"),
     ],
 )
-def test_when_an_input_is_no_recording_then_one_sentence_says_so(
-    pipe: EcgClassificationPipeline, inputs: Any, message: str
-) -> None:
+def test_when_an_input_is_no_recording_then_one_sentence_says_so(pipe: Pipe, inputs: Any, message: str) -> None:
     stated = {"sampling_rate": 100} if getattr(inputs, "dtype", None) == np.dtype("<U1") else {}
     with pytest.raises(ValueError, match=message) as caught:
         pipe(inputs, **stated)
@@ -460,15 +423,9 @@ def test_when_an_input_is_no_recording_then_one_sentence_says_so(
     ],
 )
 def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], wrong: dict[str, Any], message: str
+    pipe: Pipe, recordings: Recordings, wrong: dict[str, Any], message: str
 ) -> None:
-    fields = {
-        "waveform": recordings[0].waveform,
-        "sampling_rate": 100,
-        "lead_names": recordings[0].lead_names,
-        "unit": "mV",
-        **wrong,
-    }
+    fields = {"waveform": recordings[0].waveform, **_about(recordings[0]), **wrong}
     with pytest.raises(ValueError, match=message) as caught:
         pipe(fields)
     assert "\n" not in str(caught.value)
@@ -489,7 +446,7 @@ def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
     ],
 )
 def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(
-    pipe: EcgClassificationPipeline, dataset: datasets.Dataset, wrong: dict[str, Any], message: str
+    pipe: Pipe, dataset: datasets.Dataset, wrong: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pipe({**dataset[0], **wrong})
@@ -516,7 +473,7 @@ def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(
     ],
 )
 def test_when_a_parameter_makes_no_sense_then_it_is_refused(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], parameters: dict[str, Any], message: str
+    pipe: Pipe, recordings: Recordings, parameters: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pipe(recordings[0], **parameters)
@@ -525,9 +482,9 @@ def test_when_a_parameter_makes_no_sense_then_it_is_refused(
 
 
 def test_when_a_record_cannot_be_read_then_the_file_is_named(
-    pipe: EcgClassificationPipeline,
-    recordings: list[Recording],
-    write_record: Callable[[Path, Recording], Path],
+    pipe: Pipe,
+    recordings: Recordings,
+    write_record: WriteRecord,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -538,65 +495,29 @@ def test_when_a_record_cannot_be_read_then_the_file_is_named(
         with pytest.raises(ValueError, match="is a folder: name one record in it"):
             pipe(folder)
     header = write_record(tmp_path / "one", recordings[0])
-    text = header.read_text()
-    header.write_text(text.replace("one 1000 100 12", "one 1000").replace("one 12 100 1000", "one 12"))
-    with pytest.raises(ValueError, match=r"one\.hea states no sampling rate"):
-        pipe(header)
-    header.write_text("")
-    with pytest.raises(ValueError, match=r"one\.hea is not a WFDB header"):
-        pipe(header)
-    header.write_text(text)
     samples = header.with_suffix(".dat").read_bytes()
     header.with_suffix(".dat").write_bytes(samples[:1000])
     with pytest.raises(ValueError, match=r"one\.dat holds \d+ samples per lead where the header promises 1000"):
         pipe(header)
-    header.with_suffix(".dat").unlink()
-    with pytest.raises(ValueError, match=r"one\.hea refers to one\.dat, which is not beside it"):
-        pipe(header)
     header.with_suffix(".dat").write_bytes(samples)
-    header.write_text(text.replace(" 0 0 0 0 V6", " 0 0 12345 0 V6"))
-    with pytest.raises(ValueError, match="states another checksum for lead I than its samples have"):
-        pipe(header)
-    header.write_text(text)
     silent = replace(recordings[0], waveform=np.zeros((12, 1000), dtype=np.float32))
     with pytest.raises(InputError, match=r"two\.hea: all leads are flat"):
         pipe(write_record(tmp_path / "two", silent))
     monkeypatch.setitem(sys.modules, "wfdb", None)
     assert len(pipe(header)) == 3, "samples of 16 bits need no other package"
-    header.write_text(text.replace(" 16 ", " 212 "))
+    header.write_text(header.read_text().replace(" 16 ", " 212 "))
     with pytest.raises(ImportError, match="needs the package wfdb: install it with `pip install wfdb`"):
         pipe(header)
 
 
 def test_when_there_is_nothing_to_classify_with_then_it_is_said(
-    model: ClearHugForSequenceClassification, recordings: list[Recording]
+    model: ClearHugForSequenceClassification, recordings: Recordings
 ) -> None:
     with pytest.raises(ValueError, match="the feature extractor is missing"):
         EcgClassificationPipeline(model)
     encoder = EcgClassificationPipeline(model.clear_hug, feature_extractor=ClearHugFeatureExtractor(), device="cpu")
     with pytest.raises(ValueError, match="ClearHugModel gives no logits"):
         encoder(recordings[0])
-
-
-@pytest.mark.parametrize(
-    "path", ["ptbxl/records100/00000/00024_lr", "challenge/A0001.mat", "challenge/E07938", "ptb/s0010_re.hea"]
-)
-def test_when_the_record_is_real_then_scores_are_those_of_model_and_extractor(
-    pipe: EcgClassificationPipeline, shared: Path, path: str
-) -> None:
-    recording = read_record(shared / "data" / path)
-    expected = _by_hand(pipe, recording)
-    result = pipe(str(shared / "data" / path), batch_size=3)
-    np.testing.assert_allclose(_scores(result), expected.mean(axis=0), atol=1e-6)
-    seconds = recording.waveform.shape[1] / recording.sampling_rate
-    if len(expected) > 1:
-        for entry in result:
-            assert len(entry["windows"]) == len(expected)
-            assert entry["windows"][0]["start"] == 0.0
-            assert entry["windows"][-1]["end"] == pytest.approx(seconds)
-            lengths = [one["end"] - one["start"] for one in entry["windows"]]
-            # A0001 has so many beats that each of its ten seconds are two windows.
-            assert sum(lengths) == pytest.approx(10.0 * np.ceil(seconds / 10))
 
 
 def test_when_the_package_is_imported_then_the_task_is_known_and_importing_again_is_silent(
@@ -610,7 +531,7 @@ def test_when_the_package_is_imported_then_the_task_is_known_and_importing_again
 
 
 def test_when_a_pipeline_is_saved_then_only_its_own_folder_names_it(
-    pipe: EcgClassificationPipeline, published: Path, tmp_path: Path
+    pipe: Pipe, published: Path, tmp_path: Path
 ) -> None:
     saved = json.loads((published / "config.json").read_text())["custom_pipelines"]
     assert saved["ecg-classification"]["impl"] == "pipeline_ecg_classification.EcgClassificationPipeline"
@@ -628,7 +549,7 @@ def test_when_a_pipeline_is_saved_then_only_its_own_folder_names_it(
 
 @pytest.mark.parametrize("trust", [None, True])
 def test_when_the_package_is_installed_then_a_published_folder_needs_no_trust(
-    pipe: EcgClassificationPipeline, published: Path, recordings: list[Recording], trust: bool | None
+    pipe: Pipe, published: Path, recordings: Recordings, trust: bool | None
 ) -> None:
     loaded = pipeline("ecg-classification", model=str(published), trust_remote_code=trust, device="cpu", top_k=2)
     assert type(loaded) is EcgClassificationPipeline
@@ -642,22 +563,12 @@ def test_when_the_package_is_installed_then_a_published_folder_needs_no_trust(
 
 STRANGER = """
 import json
-import sys
-
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "clear_hug_hf":
-            raise ImportError("clear_hug_hf is not installed here")
-
-
-sys.meta_path.insert(0, Refuse())
 
 import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
 torch.set_num_threads(1)
-folder, record, again, plain, results = sys.argv[1:]
+folder, record, again, plain = sys.argv[1:]
 
 
 def classify(*task, folder):
@@ -687,41 +598,19 @@ before = set(sys.modules)
 import clear_hug_hf
 
 heavy = sorted({"datasets", "matplotlib", "pandas", "accelerate"}.intersection(set(sys.modules) - before))
-with open(results, "w") as file:
-    json.dump({"scores": scores, "samples": samples, "heavy": heavy}, file)
+print(json.dumps({"scores": scores, "samples": samples, "heavy": heavy}))
 """
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_when_the_package_is_absent_then_a_published_folder_gives_the_same_scores(
-    published: Path,
-    recordings: list[Recording],
-    write_record: Callable[[Path, Recording], Path],
-    tmp_path: Path,
+    published: Path, recordings: Recordings, write_record: WriteRecord, tmp_path: Path, stranger: Callable[..., str]
 ) -> None:
     header = write_record(tmp_path / "record", recordings[1])
     # As the Georgia records of the PhysioNet Challenge are headed, which wfdb refuses.
     header.write_text(header.read_text().replace("record 12", "record.mat 12", 1))
-    (tmp_path / "stranger.py").write_text(STRANGER)
-    arguments = [published, header, tmp_path / "again", tmp_path / "plain", tmp_path / "results.json"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment |= {"HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "stranger.py", *map(str, arguments)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "results.json").read_text())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        expected = pipeline("ecg-classification", model=str(published), device="cpu")(header, batch_size=2)
-    finally:
-        torch.set_num_threads(threads)
+    found = json.loads(stranger(STRANGER, published, header, tmp_path / "again", tmp_path / "plain"))
+    expected = pipeline("ecg-classification", model=str(published), device="cpu")(header, batch_size=2)
     assert found["samples"] == read_record(header).waveform.tobytes().hex()
     assert found["scores"] == dict.fromkeys(("alone", "task", "again", "plain"), expected)
     assert found["heavy"] == []
@@ -738,7 +627,7 @@ def test_when_a_folder_holds_no_classifier_then_no_label_is_made_up(tmp_path: Pa
 
 
 def test_when_a_slice_of_a_dataset_is_given_then_it_is_told_from_recordings(
-    pipe: EcgClassificationPipeline, recordings: list[Recording]
+    pipe: Pipe, recordings: Recordings
 ) -> None:
     dataset = prepare(recordings, pipe.feature_extractor, progress=False).dataset
     with pytest.raises(ValueError, match=r"a slice of a dataset is a dict of columns"):
@@ -746,17 +635,16 @@ def test_when_a_slice_of_a_dataset_is_given_then_it_is_told_from_recordings(
     assert len(list(pipe(dataset.select(range(2))))) == 2
 
 
-def _with_labels(pipe: EcgClassificationPipeline, *names: str) -> EcgClassificationPipeline:
+def _with_labels(pipe: Pipe, *names: str) -> EcgClassificationPipeline:
     """The pipeline under other names of labels, all of them found."""
     model = copy.deepcopy(pipe.model)
     model.config.id2label = dict(enumerate(names))
-    model.config.label2id = {name: index for index, name in enumerate(names)}
     model.config.label_thresholds = dict.fromkeys(names, 0.0)
     return EcgClassificationPipeline(model, feature_extractor=pipe.feature_extractor, device="cpu")
 
 
 def test_when_a_report_is_asked_for_then_it_stands_beside_the_labels(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], dataset: datasets.Dataset
+    pipe: Pipe, recordings: Recordings, dataset: datasets.Dataset
 ) -> None:
     for inputs, batch_size in ((recordings[0], 1), (recordings[1], 2), (dataset[0], 1)):
         result = pipe(inputs, return_report=True, batch_size=batch_size)
@@ -769,7 +657,7 @@ def test_when_a_report_is_asked_for_then_it_stands_beside_the_labels(
 
 
 def test_when_the_input_is_implausible_then_a_warning_says_so_by_default(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], caplog: pytest.LogCaptureFixture
+    pipe: Pipe, recordings: Recordings, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipe(recordings[0])
     assert not caplog.messages
@@ -781,7 +669,7 @@ def test_when_the_input_is_implausible_then_a_warning_says_so_by_default(
 
 
 def test_when_the_rate_contradicts_a_label_then_it_has_a_note(
-    pipe: EcgClassificationPipeline, recordings: list[Recording], make_recordings: Callable[..., list[Recording]]
+    pipe: Pipe, recordings: Recordings, make_recordings: MakeRecordings
 ) -> None:
     rhythm = _with_labels(pipe, "SBRAD", "SR", "STACH")
 

@@ -79,6 +79,11 @@ def test_when_one_file_is_read_through_every_entry_then_the_bits_are_the_same(
     for one in found:
         np.testing.assert_array_equal(one.probabilities, list(expected[0].values()))
         assert [window.place for window in one.windows] == [window.place for window in found[0].windows]
+    places = [window.place for window in found[0].windows]
+    seconds = recording.waveform.shape[1] / recording.sampling_rate
+    assert (places[0].start, places[-1].end) == (0.0, pytest.approx(seconds))
+    # A0001 has so many beats that each of its ten seconds are two windows of a model of beats.
+    assert sum(place.end - place.start for place in places) == pytest.approx(10.0 * np.ceil(seconds / 10))
 
     # The window that is evaluated, and the vectors, are made of the same inputs.
     first = [window.probabilities for window in found[0].windows if window.place.window == 0]
@@ -86,6 +91,9 @@ def test_when_one_file_is_read_through_every_entry_then_the_bits_are_the_same(
     assert (used, rejected, evaluated.record_ids) == ([reference], [], ["mine"])
     np.testing.assert_array_equal(evaluated.probabilities[0], np.mean(first, axis=0))
     features = extractor(**recording.as_inputs(), windows="all", return_tensors="pt")
+    with torch.no_grad():
+        by_hand = model(**features).logits.sigmoid().mean(dim=0)
+    np.testing.assert_allclose(list(expected[0].values()), by_hand.numpy(), atol=1e-6)
     (embedded,) = embed_records(model, extractor, [path])
     for window, vector in zip(embedded.places, embedded.vectors, strict=True):
         rows = [row for row, one in enumerate(found[0].windows) if one.place.window == window.window]
