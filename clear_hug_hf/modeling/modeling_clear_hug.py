@@ -36,12 +36,12 @@ from .modeling_ecg import (
     PostNormLayer,
     expect_shape,
     find_present,
+    further_arguments,
     masked_mean,
     register_constants,
     seeded_bits,
     seeded_counters,
     to_autocast_dtype,
-    without_text_inputs,
 )
 
 
@@ -567,7 +567,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
-        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
+        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
         num_leads, num_beats = input_values.shape[1:3]
         real_beats = find_present(input_values.shape[:3], attention_mask, lead_mask, input_values.device)
@@ -701,7 +701,7 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
-        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
+        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
         real_beats = find_present(input_values.shape[:3], attention_mask, lead_mask, input_values.device)
         order, num_visible, num_slots = self._choose_visible(real_beats, noise, bool_masked_pos, seeds, generator)

@@ -28,6 +28,7 @@ IGNORED_LABEL = -100
 """Class of a recording or a sample that is unknown."""
 TEXT_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "token_type_ids")
 """Inputs of language models, which wrappers such as peft pass to every model."""
+_FLAGS = frozenset((*TransformersKwargs.__annotations__, "return_dict", "use_cache"))
 
 
 # ----------------------------------------------------------------------------------------------------------- outputs
@@ -129,17 +130,21 @@ def find_present(
     return present
 
 
-def without_text_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def further_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Further arguments of a model that reads recordings or pages, without those of texts: peft passes these, as `None`,
-    to models of the tasks `SEQ_CLS` and `FEATURE_EXTRACTION`.
+    What a model's `forward` was given beside its own inputs, without the inputs of texts: peft passes these, as
+    `None`, to models of the tasks `SEQ_CLS` and `FEATURE_EXTRACTION`.
 
     Raises:
         `ValueError`: if one of texts is not `None`.
+        `TypeError`: if one is neither, such as a misspelled mask, which would be left out in silence.
     """
-    for name in TEXT_INPUTS:
-        if arguments.get(name) is not None:
-            raise ValueError(f"{name} belongs to texts, which are not read here: leave it out.")
+    for name in arguments:
+        if name in TEXT_INPUTS:
+            if arguments[name] is not None:
+                raise ValueError(f"{name} belongs to texts, which are not read here: leave it out.")
+        elif name not in _FLAGS:
+            raise TypeError(f"the model has no input {name!r}: its `forward` names those that it reads.")
     return {name: value for name, value in arguments.items() if name not in TEXT_INPUTS}
 
 

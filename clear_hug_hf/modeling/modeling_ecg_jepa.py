@@ -36,12 +36,12 @@ from .modeling_ecg import (
     PreNormLayer,
     expect_shape,
     find_present,
+    further_arguments,
     register_constants,
     sample_classification_loss,
     seeded_bits,
     seeded_counters,
     sincos_positions,
-    without_text_inputs,
 )
 
 
@@ -474,7 +474,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
-        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
+        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         shape = (len(input_values), num_leads, num_times)
         real = find_real_patches(shape, lead_mask, attention_mask, input_values.device, not are_compiled(self.layers))
@@ -641,7 +641,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model, or the mask hides nothing or everything.
         """
-        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
+        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         batch_size, device = input_values.shape[0], input_values.device
         may_look = not are_compiled(self.ecg_jepa.layers)

@@ -44,9 +44,9 @@ from .modeling_ecg import (
     EcgForSequenceClassification,
     EcgPreTrainedModel,
     expect_shape,
+    further_arguments,
     masked_mean,
     sincos_positions,
-    without_text_inputs,
 )
 from .modeling_ecg_jepa import EcgJepaModel
 
@@ -441,7 +441,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int] | None, Any]:
         """Pooled feature, tokens, their rows and columns, and all that the tower gives."""
         config = self.config
-        kwargs = without_text_inputs(kwargs)  # type: ignore[assignment]
+        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
         expect_shape("pixel_values", pixel_values, (None, 3, *config.image_size))
         vision: Any = config.vision_config
         of_tower = getattr(vision, "image_size", None)

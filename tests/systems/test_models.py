@@ -170,6 +170,12 @@ def test_when_an_input_has_another_shape_then_it_is_refused_by_its_name(case: Ca
 
 
 @each_model
+def test_when_an_input_is_misspelled_then_it_is_refused_by_its_name(case: Case) -> None:
+    with pytest.raises(TypeError, match="the model has no input 'leads_mask'"):
+        case.build()(**case.inputs(), leads_mask=None)
+
+
+@each_model
 def test_when_a_model_is_copied_then_the_copy_is_whole(case: Case) -> None:
     model = case.build().train()
     copied = copy.deepcopy(model)
