@@ -210,6 +210,17 @@ def test_when_a_batch_is_larger_then_the_device_is_not_waited_for_more_often() -
     assert len(found[0]) <= 2
 
 
+def test_when_tokens_change_places_then_the_leads_are_others_where_places_are_known() -> None:
+    torch.manual_seed(0)
+    decoder, tokens = pretraining().decoder, torch.randn(2, 7, 16)
+    moved = tokens[:, [0, 2, 1, 3, 4, 5, 6]]
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.normal_(std=0.3)
+        torch.testing.assert_close(decoder(moved, None), decoder(tokens, None))
+        assert (decoder(moved, (2, 3)) - decoder(tokens, (2, 3))).abs().mean() > 1e-3
+
+
 def test_when_the_terms_are_weighed_then_errors_are_in_units_of_the_huber_delta() -> None:
     model, batch = pretraining(huber_delta=0.2, lead_weight=0.3), make_batch()
     output = model(**batch)

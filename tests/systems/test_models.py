@@ -333,6 +333,8 @@ def test_can_init_all_missing_weights(case: Case, tmp_path: Path) -> None:
     for name, parameter in loaded.named_parameters():
         expected = scratch.get_parameter(name)
         spread, sure = expected.std(correction=0).item(), 6 / expected.numel() ** 0.5
+        # Equal numbers would stay equal.
+        assert spread or not name.endswith(("_token", "_queries")), name
         assert parameter.mean().item() == pytest.approx(expected.mean().item(), abs=sure * spread), name
         assert parameter.std(correction=0).item() == pytest.approx(spread, abs=min(sure, 0.5) * spread), name
 
