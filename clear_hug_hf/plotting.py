@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import auc, roc_curve
@@ -323,14 +324,13 @@ def plot_reconstruction(
     for row, lead in enumerate(STANDARD_LEADS):
         offset = -_SPACING * row
         axes.text(-0.12, offset, lead, **_LEAD_NAME, ha="right")
-        _draw_rebuilt_lead(axes, offset, row, rebuilt, named=row == 0)
-    axes.fill_between([], [], color=_HIDDEN, label="hidden from the model")
+        _draw_rebuilt_lead(axes, offset, row, rebuilt)
     axes.set_xlim(-0.02, rebuilt.seconds)
     axes.set_ylim(-_SPACING * (len(STANDARD_LEADS) - 0.4), 0.6 * _SPACING)
     axes.set_yticks([])
     axes.set_xlabel("time [s]  (each lead scaled to its row)", fontsize=11)
     axes.spines[["top", "left", "right"]].set_visible(False)
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=11)
+    axes.legend(handles=_legend(), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=11)
     axes.set_title(title or "", loc="left", fontsize=12)
     return figure
 
@@ -398,10 +398,7 @@ def plot_reconstructions(
         axes.set_title(lead, fontsize=12, fontweight="bold")
     for axes in grid[-1]:
         axes.set_xlabel("time [s]", fontsize=11)
-    (recorded,) = grid[0, 0].plot([], [], color=_INK, linewidth=0.9, label="recorded")
-    (again,) = grid[0, 0].plot([], [], color=_REBUILT, linewidth=1.1, label="rebuilt")
-    handles = [recorded, again, Patch(color=_HIDDEN, label="hidden from the models")]
-    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=11)
+    figure.legend(handles=_legend(), loc="outside lower right", ncols=3, frameon=False, fontsize=11)
     if title:
         figure.suptitle(_wrapped(title, int(10 * figure.get_figwidth())), x=0.01, ha="left", fontsize=12)
     return figure
@@ -988,8 +985,17 @@ def _rebuild(
     )
 
 
-def _draw_rebuilt_lead(axes: Axes, offset: float, lead: int, rebuilt: _Rebuilt, named: bool = False) -> None:
-    """One lead, scaled to its row, with its hidden beats shaded and rebuilt; `named` puts both lines into a legend."""
+def _legend() -> list[Any]:
+    """What [`_draw_rebuilt_lead`] draws, also where the first lead was not recorded."""
+    return [
+        Line2D([], [], color=_INK, linewidth=0.9, label="recorded"),
+        Line2D([], [], color=_REBUILT, linewidth=1.1, label="rebuilt"),
+        Patch(color=_HIDDEN, label="hidden from the model"),
+    ]
+
+
+def _draw_rebuilt_lead(axes: Axes, offset: float, lead: int, rebuilt: _Rebuilt) -> None:
+    """One lead, scaled to its row, with its hidden beats shaded and rebuilt."""
     if not rebuilt.lead_mask[lead]:
         axes.text(rebuilt.seconds / 2, offset, **_NOT_RECORDED)
         return
@@ -1015,9 +1021,8 @@ def _draw_rebuilt_lead(axes: Axes, offset: float, lead: int, rebuilt: _Rebuilt, 
         offset + scale * (recorded - centre),
         color=_INK,
         linewidth=0.9,
-        label="recorded" if named else None,
     )
-    axes.add_collection(LineCollection(segments, colors=_REBUILT, linewidths=1.1, label="rebuilt" if named else None))
+    axes.add_collection(LineCollection(segments, colors=_REBUILT, linewidths=1.1))
 
 
 def _page_scale(signal: np.ndarray) -> tuple[float, float]:

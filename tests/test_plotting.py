@@ -198,6 +198,9 @@ def test_when_the_reconstruction_is_perfect_then_it_lies_on_the_recording(signal
         assert at[0] == (PEAKS[beat - 1] + PEAKS[beat]) // 2
         assert PEAKS[beat] in at
         np.testing.assert_allclose(segment[:, 1], recorded[lead].get_ydata()[at], atol=5e-4)
+    for drawn in (figure, plot_reconstruction(signal, PEAKS, normalised, hidden, _without("I"))):
+        named = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
+        assert named == ["recorded", "rebuilt", "hidden from the model"]
 
 
 def test_when_several_models_are_compared_then_each_row_shows_the_models_loss(signal: np.ndarray) -> None:
