@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +19,7 @@ import pytest
 import several_processes
 import torch
 import yaml
+from forked import Forked
 from safetensors.torch import load_file
 
 from clear_hug_hf import EcgScanForPreTraining, Recording
@@ -36,51 +34,38 @@ SIZES = ("hidden_size=32", "num_hidden_layers=1", "num_attention_heads=2", "inte
 STEADY = ("hidden_dropout_prob=0.0", "attention_probs_dropout_prob=0.0")
 FIELDS = (*SIZES, *(f"decoder_{size}" for size in SIZES), *STEADY)
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def _command(data: Path, output: Path, processes: int = 1) -> list[str]:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    recipe = ["--epochs", "20", "--batch-size", "8", "--checkpoint-every", "10", "--trackers"]
-    options = [word for field in FIELDS for word in ("--model-option", field)]
-    return [*launcher, str(SCRIPTS / "pretrain.py"), "--data", str(data), "--output", str(output), *recipe, *options]
-
-
 ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+# Its processes are forked as well, and are killed with it.
+TORCHRUN = (Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", "2")
+TORCHRUN += ("--run-path", "--start-method", "fork")
+NUM_STEPS = 60
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+def _start(data: Path, output: Path, launcher: tuple[object, ...] = ()) -> Forked:
+    recipe = ["--epochs", "10", "--batch-size", "8", "--checkpoint-every", "5", "--trackers"]
+    options = [word for field in FIELDS for word in ("--model-option", field)]
+    words = [*launcher, SCRIPTS / "pretrain.py", "--data", data, "--output", output, *recipe, *options]
+    return Forked(*words, printed=output.with_suffix(".txt"), environment=ENVIRONMENT)
 
 
-@contextlib.contextmanager
-def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _wait(script: Forked) -> None:
+    with script:
+        assert script.wait() == 0, script.printed.read_text()[-3000:]
 
 
-def _kill_after(command: list[str], output: Path, step: int) -> None:
-    """Start a run, and kill it without a warning once it has a checkpoint of this step or a later one."""
-    with _running(command) as process:
-        while not any(int(path.name[5:]) >= step for path in (output / "checkpoints").glob("step-*")):
-            assert process.poll() is None, "the run ended before it could be killed"
+def _saved(output: Path) -> int:
+    return max((int(path.name[5:]) for path in (output / "checkpoints").glob("step-*")), default=0)
+
+
+def _kill_after(script: Forked, output: Path, step: int) -> None:
+    """Kill a run without a warning once it has a checkpoint of this step or a later one."""
+    with script:
+        while _saved(output) < step:
+            assert script.poll() is None, script.printed.read_text()[-3000:]
             time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL
-
-
-def _newest(output: Path) -> int:
-    return max(int(path.name[5:]) for path in (output / "checkpoints").glob("step-*"))
+        script.kill()
+        assert script.wait() == -signal.SIGKILL
+    assert step <= _saved(output) < NUM_STEPS
 
 
 def _steps(output: Path) -> list[dict[str, float]]:
@@ -99,38 +84,37 @@ def data(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a process trained that nobody killed."""
     output = tmp_path_factory.mktemp("run") / "whole"
-    _run(_command(data, output))
-    assert len(_steps(output)) == 120
+    _wait(_start(data, output))
+    assert len(_steps(output)) == NUM_STEPS
     return output
 
 
 def test_when_a_run_is_killed_twice_then_it_ends_with_the_weights_of_one_that_was_not(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    command = _command(data, tmp_path)
-    for step in (10, 50):
-        _kill_after(command, tmp_path, step)
-        assert step <= _newest(tmp_path) < 120
-    _run(command)
+    output = tmp_path / "killed"
+    for step in (5, 25):
+        _kill_after(_start(data, output), output, step)
+    _wait(_start(data, output))
     for name in ("model", "best"):
-        first, second = (load_file(run / name / "model.safetensors") for run in (whole, tmp_path))
+        first, second = (load_file(run / name / "model.safetensors") for run in (whole, output))
         assert list(first) == list(second)
         assert all(first[key].equal(second[key]) for key in first)
-    assert (whole / "pretraining_steps.csv").read_text() == (tmp_path / "pretraining_steps.csv").read_text()
+    assert (whole / "pretraining_steps.csv").read_text() == (output / "pretraining_steps.csv").read_text()
 
 
 def test_when_two_processes_are_killed_and_one_goes_on_then_the_loss_curve_is_that_of_one(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    _kill_after(_command(data, tmp_path, processes=2), tmp_path, 60)
-    assert _newest(tmp_path) < 120
-    _run(_command(data, tmp_path))
-    expected, found = _steps(whole), _steps(tmp_path)
+    output = tmp_path / "killed"
+    _kill_after(_start(data, output, launcher=TORCHRUN), output, 30)
+    _wait(_start(data, output))
+    expected, found = _steps(whole), _steps(output)
     assert expected[-1]["loss"] < 0.8 * expected[0]["loss"]
     assert len(found) == len(expected)
     for name in ("loss", "gradient_norm"):
         assert [row[name] for row in found] == pytest.approx([row[name] for row in expected], abs=1e-5)
-    with (whole / "pretraining_log.csv").open() as first, (tmp_path / "pretraining_log.csv").open() as second:
+    with (whole / "pretraining_log.csv").open() as first, (output / "pretraining_log.csv").open() as second:
         for row, other in zip(csv.DictReader(first), csv.DictReader(second), strict=True):
             assert float(other["validation_loss"]) == pytest.approx(float(row["validation_loss"]), abs=1e-5)
 
@@ -166,25 +150,10 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """Where two processes saved their runs, and what each of them says about them."""
     output = tmp_path_factory.mktemp("trained")
     launch = yaml.safe_load((SCRIPTS / "launch" / "fsdp.yaml").read_text())["fsdp_config"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     # As launchers set them.
-    shared = {**ENVIRONMENT, **{name.upper(): str(value) for name, value in launch.items()}}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    command = [sys.executable, several_processes.__file__, str(prepared), str(output), *RUNS]
-    processes = [
-        subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    environment = {**ENVIRONMENT, **{name.upper(): str(value) for name, value in launch.items()}}
+    words = (*TORCHRUN, several_processes.__file__, prepared, output, *RUNS)
+    _wait(Forked(*words, printed=output / "printed.txt", environment=environment))
     return output, [json.loads((output / f"rank{rank}.json").read_text()) for rank in "01"]
 
 
