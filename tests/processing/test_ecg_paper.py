@@ -16,7 +16,7 @@ from clear_hug_hf.processing.ecg_paper import LAYOUTS, EcgPage, PaperStyle, draw
 RATE = 250.0
 BARE = PaperStyle(grid=False, lead_names=False, page_text=False, calibration_pulse=False)
 COLUMNS = {"3x4": 4, "6x2": 2, "12x1": 1}
-SIZES = [(224, 224), (256, 256), (336, 336), None]
+SIZES = [(224, 224), (336, 336), None]
 
 
 def _sines(num_samples: int = 2500, rate: float = RATE) -> np.ndarray:
@@ -45,14 +45,14 @@ def _around(ink: np.ndarray, position: np.ndarray) -> float:
 def test_when_a_page_is_drawn_then_a_second_is_25_mm_and_a_millivolt_10_mm(layout: str) -> None:
     signals = np.zeros((12, 2500))
     signals[:, 1::2] = 1.0
-    for size in ((256, 300), None):
-        page = draw_page(signals, RATE, layout=layout, image_size=size)
+    for size in ({"image_size": (256, 300)}, {"pixels_per_mm": 2.0}):
+        page = draw_page(signals, RATE, layout=layout, **size)
         scale_x, scale_y = page.pixels_per_mm
         for lead in range(12):
             places = page.positions[lead][page.drawn[lead] & np.isfinite(page.positions[lead, :, 0])]
             np.testing.assert_allclose(np.diff(places[:, 0]), 25.0 * scale_x / RATE, atol=1e-3)
             np.testing.assert_allclose(np.abs(np.diff(places[:, 1])), 10.0 * scale_y, atol=1e-3)
-    fast = draw_page(signals, RATE, layout=layout, paper_speed=50.0, gain=5.0)
+    fast = draw_page(signals, RATE, layout=layout, pixels_per_mm=2.0, paper_speed=50.0, gain=5.0)
     first = fast.positions[0, :2]
     np.testing.assert_allclose(first[1] - first[0], np.array([50.0 / RATE, -5.0]) * fast.pixels_per_mm, atol=1e-3)
 
@@ -88,25 +88,26 @@ def test_when_a_lead_has_a_spike_of_one_sample_then_it_is_at_its_position(
     layout: str, size: tuple[int, int] | None
 ) -> None:
     part = 2500 // COLUMNS[layout]
-    for at in (0, part // 3, part - 1):
-        for height in (1.0, -1.0):
-            signals = np.zeros((12, 2500))
-            for column in range(COLUMNS[layout]):
-                signals[:, column * part + at] = height
-            page = draw_page(signals, RATE, layout=layout, image_size=size, style=BARE)
-            ink = _ink(page)
-            for lead in range(12):
-                (sample,) = np.flatnonzero(
-                    page.drawn[lead] & (signals[lead] != 0) & ~np.isnan(page.positions[lead, :, 0])
-                )
-                assert _around(ink, page.positions[lead, sample]) > 0.3
-                # Halfway up too, and nothing beyond its tip but the pen's width.
-                assert _around(ink, page.positions[lead, sample] + [0.0, 5.0 * height * page.pixels_per_mm[1]]) > 0.3
-    if page.strip_positions is not None:
-        assert _around(ink, page.strip_positions[at]) > 0.3
+    for height in (1.0, -1.0):
+        signals = np.zeros((12, 2500))
+        for column in range(COLUMNS[layout]):
+            # The other way than in the column beside it, whose first spike is one sample from the last here.
+            signals[:, column * part + np.array([0, part // 3, part - 1])] = height * (-1) ** column
+        page = draw_page(signals, RATE, layout=layout, image_size=size, style=BARE)
+        ink = _ink(page)
+        for lead in range(12):
+            samples = np.flatnonzero((signals[lead] != 0) & np.isfinite(page.positions[lead, :, 0]))
+            assert len(samples) == 3
+            for sample in samples:
+                tip = page.positions[lead, sample]
+                assert _around(ink, tip) > 0.3
+                halfway = tip + np.array([0.0, 5.0 * signals[lead, sample] * page.pixels_per_mm[1]])
+                assert _around(ink, halfway) > 0.3
+        if page.strip_positions is not None:
+            assert min(_around(ink, tip) for tip in page.strip_positions[signals[1] != 0]) > 0.3
 
 
-@pytest.mark.parametrize("size", [*SIZES, (400, 300)])
+@pytest.mark.parametrize("size", [(224, 224), (400, 300), None])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_when_a_sine_is_drawn_then_the_middle_of_its_trace_is_at_the_positions(
     layout: str, size: tuple[int, int] | None
@@ -218,7 +219,7 @@ def test_when_a_recording_is_short_then_the_rest_is_blank() -> None:
 
 
 def test_when_a_page_is_squashed_then_all_of_it_is_there() -> None:
-    styles = [PaperStyle(), *(PaperStyle.draw(np.random.default_rng(seed)) for seed in range(20))]
+    styles = [PaperStyle(), *(PaperStyle.draw(np.random.default_rng(seed)) for seed in range(8))]
     for style in styles:
         for layout in LAYOUTS:
             page = draw_page(_sines(), RATE, layout=layout, image_size=(224, 300), style=style)
@@ -317,41 +318,15 @@ def test_when_leads_and_unit_differ_then_the_page_is_the_same() -> None:
         assert np.abs(page.image.astype(int) - expected.image).mean() < 0.05
 
 
-@pytest.mark.parametrize(
-    ("names", "height", "unit"),
-    [
-        (["I", "II", "V1"], 1.0, "mV"),
-        (["I", "II", "V1"], 1.0, "NU"),
-        (["I", "II", "V1"], 0.0, "mV"),
-        (["-aVR" if name == "aVR" else name for name in STANDARD_LEADS], 1.0, "mV"),
-    ],
-    ids=["limb leads absent", "absent and normalised", "absent and lead I flat", "lead inverted"],
-)
-def test_when_leads_are_absent_or_inverted_then_the_page_shows_what_leads_are_arranged_to(
-    names: list[str], height: float, unit: str
-) -> None:
-    signals = _sines()[[STANDARD_LEADS.index(name.strip("-")) for name in names]].astype(np.float32)
-    signals[0] *= height
-    arranged, present = arrange_leads(signals, names, derive=unit != "NU")
+@pytest.mark.parametrize("unit", [{"unit": "mV"}, {"unit": "NU", "millivolts_per_unit": 1.0}], ids=["mV", "NU"])
+def test_when_leads_are_absent_or_inverted_then_the_page_shows_what_leads_are_arranged_to(unit: dict) -> None:
+    names = ["I", "-II", "V1"]
+    signals = _sines()[[0, 1, 6]].astype(np.float32)
+    arranged, present = arrange_leads(signals, names, derive=unit["unit"] != "NU")
     expected = draw_page(arranged, RATE, present, image_size=(256, 256))
-    page = render_page(
-        signals, **_known(lead_names=names, unit=unit, millivolts_per_unit=1.0 if unit == "NU" else None)
-    )
+    page = render_page(signals, **_known(lead_names=names, **unit))
     np.testing.assert_array_equal(page.positions, expected.positions)
     np.testing.assert_array_equal(page.image, expected.image)
-
-
-@pytest.mark.parametrize(("unit", "fitting"), [("V", "mV"), ("uV", "mV")])
-def test_when_the_unit_of_a_page_is_wrong_then_it_is_refused_with_the_one_that_fits(unit: str, fitting: str) -> None:
-    with pytest.raises(InputError, match=f"look like {fitting} and were given as {unit}"):
-        render_page(_sines(), **_known(unit=unit))
-
-
-def test_when_a_recording_is_normalised_then_its_height_must_be_said() -> None:
-    with pytest.raises(InputError, match="millivolts_per_unit"):
-        render_page(_sines(), **_known(unit="NU"))
-    with pytest.raises(InputError, match="leave it out"):
-        render_page(_sines(), **_known(millivolts_per_unit=0.2))
 
 
 def test_when_samples_are_nan_then_they_are_repaired_or_their_lead_is_missing() -> None:
@@ -361,10 +336,6 @@ def test_when_samples_are_nan_then_they_are_repaired_or_their_lead_is_missing() 
     page = render_page(signals, **_known())
     assert np.isfinite(page.positions[0, :625]).all()
     assert np.flatnonzero(~page.drawn.any(axis=1)).tolist() == [9]
-    with pytest.raises(InputError, match="do_repair"):
-        render_page(signals, **_known(do_repair=False))
-    with pytest.raises(InputError, match="every lead"):
-        render_page(np.full((12, 2500), np.nan), **_known())
 
 
 def test_when_a_recording_is_long_then_ten_seconds_from_the_start_are_drawn() -> None:
@@ -374,9 +345,6 @@ def test_when_a_recording_is_long_then_ten_seconds_from_the_start_are_drawn() ->
     np.testing.assert_array_equal(page.positions, expected.positions)
     end = render_page(signals, **_known(start_seconds=22.0))
     assert end.positions.shape == (12, 500, 2)
-    for start in (24.0, -1.0, float("nan")):
-        with pytest.raises(InputError, match="lasts 24 s"):
-            render_page(signals, **_known(start_seconds=start))
 
 
 @pytest.mark.parametrize(
@@ -388,6 +356,13 @@ def test_when_a_recording_is_long_then_ten_seconds_from_the_start_are_drawn() ->
         ({"unit": ["mV"]}, "one each"),
         ({"unit": "furlong"}, "unknown unit"),
         ({"sampling_rate": None}, "sampling rate"),
+        ({"unit": "V"}, "look like mV and were given as V"),
+        ({"unit": "uV"}, "look like mV and were given as uV"),
+        ({"unit": "NU"}, "with `millivolts_per_unit`"),
+        ({"millivolts_per_unit": 0.2}, "leave it out"),
+        ({"waveform": np.full((12, 2500), np.nan)}, "every lead"),
+        ({"waveform": np.where(np.arange(2500) == 5, np.nan, _sines()), "do_repair": False}, "do_repair"),
+        *[({"start_seconds": start}, "lasts 10 s") for start in (10.0, -1.0, float("nan"))],
     ],
 )
 def test_when_a_recording_cannot_be_read_then_the_error_says_why(change: dict[str, Any], said: str) -> None:

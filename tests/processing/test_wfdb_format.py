@@ -21,7 +21,9 @@ _FOLDERS = ("ptbxl", "cinc2011", "challenge", "ludb", "ptb", "formats")
 @pytest.mark.parametrize("folder", _FOLDERS)
 def test_when_wfdb_can_read_a_record_then_the_samples_are_identical(shared: Path, folder: str) -> None:
     compared = 0
-    for path in sorted((shared / "data" / folder).rglob("*.hea")):
+    headers = sorted((shared / "data" / folder).rglob("*.hea"))
+    # The headers of a set are much alike, and `wfdb` is slow.
+    for path in headers[:: len(headers) // 100 + 1]:
         header = read_header(path)
         samples = read_samples(header)
         try:
@@ -35,26 +37,6 @@ def test_when_wfdb_can_read_a_record_then_the_samples_are_identical(shared: Path
         assert [signal.unit for signal in header.signals] == expected.units
         compared += 1
     assert compared > 0
-
-
-@pytest.mark.parametrize("format_", ["16", "212", "80", "24", "32"])
-def test_when_a_record_is_written_by_wfdb_then_it_comes_back(tmp_path: Path, format_: str) -> None:
-    signal = np.random.default_rng(0).normal(0.0, 0.3, (500, 3)).clip(-0.6, 0.6)
-    wfdb.wrsamp(
-        "one",
-        fs=250,
-        units=["mV", "uV", "mV"],
-        sig_name=["I", "II", "V1"],
-        p_signal=signal,
-        fmt=[format_] * 3,
-        adc_gain=[200.0, 150.5, 100.0],
-        baseline=[0, 5, -3],
-        write_dir=str(tmp_path),
-    )
-    header = read_header(tmp_path / "one.hea")
-    expected = wfdb.rdrecord(str(tmp_path / "one")).p_signal.T.astype(np.float32)
-    np.testing.assert_array_equal(read_samples(header), expected)
-    assert [signal.unit for signal in header.signals] == ["mV", "uV", "mV"]
 
 
 def test_when_a_sample_is_marked_invalid_then_it_is_nan(tmp_path: Path) -> None:
@@ -125,35 +107,41 @@ def test_when_no_file_can_have_the_name_then_that_is_said(tmp_path: Path, name: 
         read_header(tmp_path / f"{name}.hea")
 
 
-def _write(folder: Path, format_: str = "16") -> Path:
+def _write(folder: Path, format_: str) -> Path:
+    """Three leads in a format, as `wfdb` writes them; the header's path."""
+    limit = 120 if format_ == "80" else 2000
     wfdb.wrsamp(
         "one",
         fs=100,
-        units=["mV", "mV"],
-        sig_name=["I", "II"],
-        d_signal=np.random.default_rng(1).integers(-90, 90, (60, 2)),
-        fmt=[format_] * 2,
-        adc_gain=[100.0, 100.0],
-        baseline=[0, 0],
+        units=["mV", "uV", "mV"],
+        sig_name=["I", "II", "V1"],
+        d_signal=np.random.default_rng(1).integers(-limit, limit, (60, 3)),
+        fmt=[format_] * 3,
+        adc_gain=[200.0, 150.5, 100.0],
+        baseline=[0, 5, -3],
         write_dir=str(folder),
     )
     return folder / "one.hea"
 
 
 @pytest.mark.parametrize("format_", ["16", "212", "80", "24", "32"])
-def test_when_a_byte_of_the_samples_changes_then_the_checksum_says_so(tmp_path: Path, format_: str) -> None:
+def test_when_wfdb_writes_a_record_then_it_comes_back_unless_a_byte_of_it_changes(
+    tmp_path: Path, format_: str
+) -> None:
     header = _write(tmp_path, format_)
-    read_samples(read_header(header))
+    expected = wfdb.rdrecord(str(tmp_path / "one")).p_signal.T.astype(np.float32)
+    np.testing.assert_array_equal(read_samples(read_header(header)), expected)
+    assert [signal.unit for signal in read_header(header).signals] == ["mV", "uV", "mV"]
     data = bytearray((tmp_path / "one.dat").read_bytes())
     data[45] ^= 2
     (tmp_path / "one.dat").write_bytes(data)
-    with pytest.raises(InputError, match=r"another checksum for lead II? than its samples have"):
+    with pytest.raises(InputError, match=r"another checksum for lead \w+ than its samples have"):
         read_samples(read_header(header))
     # A writer that computes no checksums writes zeros.
     lines = header.read_text().splitlines()
     fields = [line.split() for line in lines[1:]]
     header.write_text("\n".join([lines[0], *(" ".join([*one[:6], "0", *one[7:]]) for one in fields)]))
-    assert read_samples(read_header(header)).shape == (2, 60)
+    assert read_samples(read_header(header)).shape == (3, 60)
 
 
 def test_when_a_baseline_is_large_then_the_samples_are_as_exact_as_those_of_wfdb(tmp_path: Path) -> None:
@@ -175,7 +163,7 @@ def test_when_headers_are_mutated_then_they_are_refused_or_read_as_wfdb_reads_th
     original = path.read_text()
     draw = random.Random(int(format_))
     accepted = refused = 0
-    for _ in range(250):
+    for _ in range(350):
         text = original
         for _ in range(draw.randint(1, 2)):
             place = draw.randrange(len(text))
