@@ -51,16 +51,49 @@ def case() -> tuple[np.ndarray, np.ndarray]:
     return labels, np.round(0.7 * rng.random((300, 4)) + 0.2 * labels, 2)
 
 
-def test_when_scores_are_tied_then_metrics_equal_sklearn(case: tuple[np.ndarray, np.ndarray]) -> None:
-    labels, probabilities = case
-    result = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=0)
-    assert result["macro_auroc"]["value"] == pytest.approx(roc_auc_score(labels, probabilities))
-    assert result["macro_average_precision"]["value"] == pytest.approx(average_precision_score(labels, probabilities))
+def test_when_predictions_are_evaluated_then_metrics_are_those_of_known_labels_with_both_classes(
+    case: tuple[np.ndarray, np.ndarray],
+) -> None:
+    labels, probabilities = np.concatenate([case[0], np.zeros((300, 1)), np.ones((300, 1))], axis=1), case[1]
+    labels[::5, 0] = np.nan
+    probabilities = np.concatenate([probabilities, probabilities[:, :2]], axis=1)
+    thresholds = [0.3, 0.4, 0.5, 0.6, 0.5, 0.5]
+    result = evaluate_predictions(labels, probabilities, list("abcdef"), num_samples=100, thresholds=thresholds)
+    counted = evaluate_predictions(labels, probabilities, list("abcdef"), num_samples=0, thresholds=thresholds)
+    expected: dict[str, list[float]] = {name: [] for name in METRICS}
     for column, name in enumerate("abcd"):
-        entry = result["per_label"][name]
-        assert entry["auroc"]["value"] == pytest.approx(roc_auc_score(labels[:, column], probabilities[:, column]))
-        assert entry["num_positive"] == labels[:, column].sum()
-    assert result["macro_auroc"]["low"] is None
+        entry, known = counted["per_label"][name], ~np.isnan(labels[:, column])
+        truth, scores = labels[known, column], probabilities[known, column]
+        expected["auroc"].append(roc_auc_score(truth, scores))
+        expected["average_precision"].append(average_precision_score(truth, scores))
+        expected["f1"].append(f1_score(truth, scores >= thresholds[column]))
+        expected["calibration_error"].append(_calibration_error(truth, scores))
+        assert (entry["threshold"], entry["num_positive"]) == (thresholds[column], truth.sum())
+        for metric, values in expected.items():
+            assert entry[metric] == {"value": pytest.approx(values[-1]), "low": None, "high": None}
+            assert result["per_label"][name][metric]["low"] < result["per_label"][name][metric]["high"]
+    for metric, values in expected.items():
+        assert counted[f"macro_{metric}"] == {"value": pytest.approx(np.mean(values)), "low": None, "high": None}
+    assert macro_auroc(labels, probabilities) == pytest.approx(np.mean(expected["auroc"]))
+    assert counted["left_out"] == ["e", "f"]
+    assert [counted["per_label"][name]["auroc"] for name in "ef"] == [None, None]
+    json.dumps(result, allow_nan=False)
+    by_default = evaluate_predictions(labels, probabilities, list("abcdef"), num_samples=0)
+    assert {entry["threshold"] for entry in by_default["per_label"].values()} == {0.5}
+
+
+def test_when_classes_are_missing_then_no_metric_or_interval_is_made_up() -> None:
+    zeros, halves = np.zeros((5, 2)), np.full((5, 2), 0.5)
+    result = evaluate_predictions(zeros, halves, ["a", "b"])
+    assert (result["macro_auroc"], result["left_out"]) == (None, ["a", "b"])
+    assert np.isnan(macro_auroc(zeros, halves))
+    none = macro_auroc_interval(zeros, [halves])
+    assert np.isnan(none.pop("value"))
+    assert none == {"low": None, "high": None}
+    # Most samples of four patients lack a class.
+    few = {"value": 1.0, "low": None, "high": None}
+    assert evaluate_predictions(np.eye(4), np.eye(4), list("abcd"), list("wxyz"))["macro_auroc"] == few
+    assert macro_auroc_interval(np.eye(4), [np.eye(4)], patient_ids=list("wxyz")) == few
 
 
 @pytest.mark.parametrize(
@@ -120,55 +153,6 @@ def test_when_the_normal_theory_is_known_then_the_interval_agrees() -> None:
     assert result["low"] < area < result["high"]
 
 
-def test_when_a_label_has_one_class_then_it_is_named_and_left_out(case: tuple[np.ndarray, np.ndarray]) -> None:
-    labels, probabilities = case
-    labels = labels.copy()
-    labels[:, 1], labels[:, 2] = 0.0, 1.0
-    result = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=50)
-    assert result["left_out"] == ["b", "c"]
-    assert result["per_label"]["b"]["auroc"] is None
-    kept = [0, 3]
-    assert result["macro_auroc"]["value"] == pytest.approx(roc_auc_score(labels[:, kept], probabilities[:, kept]))
-    assert macro_auroc(labels, probabilities) == pytest.approx(result["macro_auroc"]["value"])
-    json.dumps(result, allow_nan=False)
-
-
-def test_when_no_label_has_both_classes_then_there_is_no_metric() -> None:
-    result = evaluate_predictions(np.zeros((5, 2)), np.full((5, 2), 0.5), ["a", "b"])
-    assert result["macro_auroc"] is None
-    assert result["left_out"] == ["a", "b"]
-    assert np.isnan(macro_auroc(np.zeros((5, 2)), np.full((5, 2), 0.5)))
-
-
-def test_when_most_samples_lack_a_class_then_no_interval_is_made_up() -> None:
-    labels = np.eye(4)
-    result = evaluate_predictions(labels, labels, list("abcd"), list("wxyz"))
-    assert result["macro_auroc"] == {"value": 1.0, "low": None, "high": None}
-
-
-def test_when_labels_are_unknown_then_they_count_for_nothing(case: tuple[np.ndarray, np.ndarray]) -> None:
-    labels, probabilities = case[0].copy(), case[1]
-    labels[::3, 0] = np.nan
-    known = ~np.isnan(labels[:, 0])
-    result = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=20)
-    expected = roc_auc_score(labels[known, 0], probabilities[known, 0])
-    assert result["per_label"]["a"]["auroc"]["value"] == pytest.approx(expected)
-
-
-def test_when_a_probability_is_not_finite_then_it_is_refused(case: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities = case[1].copy()
-    probabilities[7, 2] = np.nan
-    with pytest.raises(InputError, match=r"1 recording.* row 7"):
-        evaluate_predictions(case[0], probabilities, list("abcd"))
-
-
-def test_when_shapes_differ_then_they_are_refused(case: tuple[np.ndarray, np.ndarray]) -> None:
-    with pytest.raises(InputError, match="do not belong together"):
-        evaluate_predictions(case[0], case[1][:, :3], list("abcd"))
-    with pytest.raises(InputError, match="no recordings"):
-        evaluate_predictions(np.empty((0, 1)), np.empty((0, 1)), ["a"])
-
-
 def test_when_two_models_are_compared_then_the_interval_is_paired(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
     same = macro_auroc_interval(labels, [probabilities], [probabilities])
@@ -209,44 +193,6 @@ def test_when_one_run_is_given_then_its_interval_is_the_evaluations(case: tuple[
     labels, probabilities = case
     alone = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=300, seed=2)["macro_auroc"]
     assert macro_auroc_interval(labels, [probabilities], num_samples=300, seed=2) == pytest.approx(alone)
-
-
-def test_when_runs_cannot_be_told_apart_from_missing_classes_then_there_is_no_interval() -> None:
-    result = macro_auroc_interval(np.zeros((5, 2)), [np.full((5, 2), 0.5)])
-    assert np.isnan(result["value"])
-    assert result["low"] is None
-    assert result["high"] is None
-    few = macro_auroc_interval(np.eye(4), [np.eye(4)], patient_ids=list("wxyz"))
-    assert few == {"value": 1.0, "low": None, "high": None}
-
-
-def test_when_predictions_are_evaluated_then_f1_and_calibration_are_those_of_the_thresholds(
-    case: tuple[np.ndarray, np.ndarray],
-) -> None:
-    labels, probabilities = case[0].copy(), case[1]
-    labels[::5, 0] = np.nan
-    thresholds = [0.3, 0.4, 0.5, 0.6]
-    result = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=100, thresholds=thresholds)
-    counted = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=0, thresholds=thresholds)
-    expected: dict[str, list[float]] = {"f1": [], "calibration_error": []}
-    for column, name in enumerate("abcd"):
-        entry, known = result["per_label"][name], ~np.isnan(labels[:, column])
-        truth, scores = labels[known, column], probabilities[known, column]
-        expected["f1"].append(f1_score(truth, scores >= thresholds[column]))
-        expected["calibration_error"].append(_calibration_error(truth, scores))
-        assert entry["threshold"] == thresholds[column]
-        for metric, values in expected.items():
-            assert counted["per_label"][name][metric]["value"] == pytest.approx(values[-1])
-            assert entry[metric]["low"] < entry[metric]["high"]
-    for metric, values in expected.items():
-        assert counted[f"macro_{metric}"]["value"] == pytest.approx(np.mean(values))
-    by_default = evaluate_predictions(labels, probabilities, list("abcd"), num_samples=0)
-    assert by_default["per_label"]["c"] == counted["per_label"]["c"]
-    assert counted["per_label"]["c"] == result["per_label"]["c"] | {
-        metric: {"value": counted["per_label"]["c"][metric]["value"], "low": None, "high": None}
-        for metric in ("auroc", "average_precision", "f1", "calibration_error")
-    }
-    assert {entry["threshold"] for entry in by_default["per_label"].values()} == {0.5}
 
 
 def test_when_nothing_is_found_then_f1_is_zero_and_with_one_class_there_is_none() -> None:
@@ -333,18 +279,23 @@ def test_when_probabilities_differ_in_the_last_digit_then_the_same_recordings_ar
         np.testing.assert_array_equal(found, nearly[:, column] >= threshold)
 
 
-def test_when_thresholds_or_probabilities_make_no_sense_then_they_are_refused(
-    case: tuple[np.ndarray, np.ndarray],
-) -> None:
-    labels, probabilities = case
-    with pytest.raises(InputError, match="2 thresholds for 4 labels"):
-        evaluate_predictions(labels, probabilities, list("abcd"), thresholds=[0.5, 0.5])
-    for logits in (probabilities * 3, probabilities - 0.5):
-        with pytest.raises(InputError, match="probabilities from 0 to 1, not logits"):
-            evaluate_predictions(labels, logits, list("abcd"))
-
-
-def test_when_a_label_is_a_number_to_be_predicted_then_it_is_refused_by_name() -> None:
-    labels = np.array([[1.0, 61.5], [0.0, 72.0]])
-    with pytest.raises(InputError, match="the label 'rate' has values other than 1 and 0"):
-        evaluate_predictions(labels, np.full((2, 2), 0.5), ["af", "rate"])
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "thresholds", "message"),
+    [
+        (np.eye(4), np.eye(4), [0.5, 0.5], "2 thresholds for 4 labels"),
+        (np.eye(4), np.eye(4)[:, :3], None, "do not belong together"),
+        (np.empty((0, 4)), np.empty((0, 4)), None, "no recordings"),
+        (np.eye(4), 3 * np.eye(4), None, "probabilities from 0 to 1, not logits"),
+        (np.eye(4), np.eye(4) - 0.5, None, "probabilities from 0 to 1, not logits"),
+        (np.eye(4), np.where(np.arange(16).reshape(4, 4) == 9, np.nan, 0.5), None, r"1 recording.* row 2"),
+        (
+            np.where(np.arange(16).reshape(4, 4) == 9, 61.5, 0),
+            np.eye(4),
+            None,
+            "the label 'b' has values other than 1",
+        ),
+    ],
+)
+def test_when_predictions_make_no_sense_then_they_are_refused(labels, probabilities, thresholds, message) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate_predictions(labels, probabilities, list("abcd"), thresholds=thresholds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,8 +100,6 @@ def test_when_the_problem_type_is_given_then_it_decides(make_table: MakeTable) -
     assert source.problem_type == source.settings["problem_type"] == "regression"
     table = make_table("path,x", "records/a,0", "records/b,1", "records/c,1", "records/d,")
     assert list(_values(table, label_columns=["x"], problem_type="single_label_classification")) == ["0", "1"]
-    with pytest.raises(InputError, match="no problem type 'ranking': choose from multi_label"):
-        open_source("csv", table, problem_type="ranking")
 
 
 def test_when_there_are_no_label_columns_then_the_rest_is_metadata(make_table: MakeTable) -> None:
@@ -139,56 +138,6 @@ def test_when_recordings_do_not_exist_then_all_are_counted_and_ten_are_named(mak
         open_source("csv", table)
 
 
-def test_when_columns_are_missing_then_those_there_are_named(make_table: MakeTable) -> None:
-    table = make_table("file,afib", "records/a,1")
-    with pytest.raises(InputError, match=r"no column 'path' for the path: it has file, afib$"):
-        open_source("csv", table)
-    with pytest.raises(InputError, match="no column 'who' for the patient"):
-        open_source("csv", table, path_column="file", patient_column="who")
-    with pytest.raises(InputError, match="no label column 'lvh', 'mi': its other columns are afib"):
-        open_source("csv", table, path_column="file", label_columns=["lvh", "afib", "mi"])
-    with pytest.raises(InputError, match=r"'file' of .* cannot be a label"):
-        open_source("csv", table, path_column="file", label_columns=["file"])
-    table = make_table("path;afib", "records/a;1")
-    with pytest.raises(InputError, match="separated by semicolons"):
-        open_source("csv", table)
-
-
-def test_when_ids_are_not_unique_then_they_are_named(make_table: MakeTable) -> None:
-    with pytest.raises(InputError, match=r"1 record id \(records/a\) more than once"):
-        open_source("csv", make_table("path", "records/a", "records/b", "records/a.hea"))
-    with pytest.raises(InputError, match=r"has no record_id in line 3"):
-        open_source("csv", make_table("path,record_id", "records/a,1", "records/b,"))
-
-
-@pytest.mark.parametrize(
-    ("header", "rows", "labels", "message"),
-    [
-        ("path,x", ["0", "1", "maybe"], ["x"], "has 'maybe' in the label column 'x', line 4: use 1, 0 or nothing"),
-        ("path,x", ["0.5", "1", "NaN"], ["x"], "has 'NaN' in the label column 'x', line 4"),
-        ("path,x,y", ["0,1", "1,2", "0,0"], ["x", "y"], "has '2' in the label column 'y', line 3"),
-        ("path,x,y", ["0,0.5", "1,0.1", "0,0"], ["x", "y"], "in the label column 'x', line 2"),
-        ("path,x", ["a", "a", ""], ["x"], r"has 1 class\(es\): there must be at least two"),
-    ],
-)
-def test_when_values_make_no_sense_then_the_line_is_named(
-    make_table: MakeTable, header: str, rows: list[str], labels: list[str], message: str
-) -> None:
-    table = make_table(header, *(f"records/{name},{row}" for name, row in zip("abc", rows, strict=True)))
-    with pytest.raises(InputError, match=message):
-        open_source("csv", table, label_columns=labels)
-
-
-def test_when_the_stated_problem_does_not_fit_then_the_line_is_named(make_table: MakeTable) -> None:
-    table = make_table("path,x,y", "records/a,1,inf", "records/b,2,1")
-    with pytest.raises(InputError, match="has '2' in the label column 'x', line 3: use 1, 0 or nothing"):
-        open_source("csv", table, label_columns=["x"], problem_type="multi_label_classification")
-    with pytest.raises(InputError, match="has 'inf' in the label column 'y', line 2: use a finite number"):
-        open_source("csv", table, label_columns=["y"], problem_type="regression")
-    with pytest.raises(InputError, match="classes stand in one column"):
-        open_source("csv", table, label_columns=["x", "y"], problem_type="single_label_classification")
-
-
 def test_when_a_column_of_whole_numbers_is_no_class_then_it_must_be_said(make_table: MakeTable) -> None:
     rows = [f"records/a,{index},{index}" for index in range(51)]
     table = make_table("path,record_id,age", *rows)
@@ -211,20 +160,81 @@ def test_when_a_label_never_changes_then_a_warning_names_it(make_table: MakeTabl
     assert source.label_names == ["x", "y", "z"]
 
 
-def test_when_splits_are_odd_then_the_line_is_named(make_table: MakeTable) -> None:
-    with pytest.raises(InputError, match="has the split 'holdout' in line 3: use train, validation or test"):
-        open_source("csv", make_table("path,split", "records/a,train", "records/b,holdout"))
-    with pytest.raises(InputError, match="has no split in line 3: fill it in every row or in none"):
-        open_source("csv", make_table("path,split", "records/a,train", "records/b,"))
-    assert open_source("csv", make_table("path,split", "records/a,", "records/b,"))[0].split is None
+FILE, LABEL, LABELS = {"path_column": "file"}, {"label_columns": ["x"]}, {"label_columns": ["x", "y"]}
 
 
-def test_when_a_table_is_empty_or_no_table_then_that_is_said(make_table: MakeTable, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no recordings for csv"):
-        open_source("csv", make_table("path"))
-    (tmp_path / "empty.csv").touch()
-    with pytest.raises(InputError, match="cannot be read as a CSV table"):
-        open_source("csv", tmp_path / "empty.csv")
-    (tmp_path / "latin.csv").write_bytes("path,läge\nrecords/a,1\n".encode("latin-1"))
-    with pytest.raises(InputError, match="cannot be read as a CSV table"):
-        open_source("csv", tmp_path / "latin.csv")
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        # Columns.
+        (["file,afib", "a,1"], {}, r"no column 'path' for the path: it has file, afib$"),
+        (["file,afib", "a,1"], {**FILE, "patient_column": "who"}, "no column 'who' for the patient"),
+        (
+            ["file,afib", "a,1"],
+            {**FILE, "label_columns": ["lvh", "afib", "mi"]},
+            "no label column 'lvh', 'mi': its other columns are afib",
+        ),
+        (["file,afib", "a,1"], {**FILE, "label_columns": ["file"]}, r"'file' of .* cannot be a label"),
+        (["path;afib", "a;1"], {}, "separated by semicolons"),
+        (["path,x,x", "a,1,0"], {}, "has the column 'x' twice"),
+        # Rows.
+        (["path"], {}, "has no recordings for csv"),
+        (["path", "a", "b", "a.hea"], {}, r"1 record id \(records/a\) more than once"),
+        (["path,record_id", "a,1", "b,"], {}, "has no record_id in line 3"),
+        (
+            ["path,split", "a,train", "b,holdout"],
+            {},
+            "has the split 'holdout' in line 3: use train, validation or test",
+        ),
+        (["path,split", "a,train", "b,"], {}, "has no split in line 3: fill it in every row or in none"),
+        (["path,x", "a,1,extra"], {}, "3 fields in line 2 and 2 columns"),
+        (["path,x", "a,1", "b"], {}, "1 fields in line 3 and 2 columns"),
+        (["path,x", "a\0,1"], {}, "has a NUL in line 2"),
+        # Values.
+        (
+            ["path,x", "a,0", "b,1", "c,maybe"],
+            LABEL,
+            "has 'maybe' in the label column 'x', line 4: use 1, 0 or nothing",
+        ),
+        (["path,x", "a,0.5", "b,1", "c,NaN"], LABEL, "has 'NaN' in the label column 'x', line 4"),
+        (["path,x,y", "a,0,1", "b,1,2", "c,0,0"], LABELS, "has '2' in the label column 'y', line 3"),
+        (["path,x,y", "a,0,0.5", "b,1,0.1", "c,0,0"], LABELS, "in the label column 'x', line 2"),
+        (["path,x", "a,a", "b,a", "c,"], LABEL, r"has 1 class\(es\): there must be at least two"),
+        (["path,x", "a,\u0661", "b,0"], LABEL, "in the label column 'x'"),
+        (["path,x", "a,1_0", "b,0.5"], LABEL, "has '1_0' in the label column 'x'"),
+        (["path,x", "a,--5", "b,0.5"], LABEL, "has '--5' in the label column 'x'"),
+        # Problems.
+        (
+            ["path,x", "a,1", "b,2"],
+            {**LABEL, "problem_type": "multi_label_classification"},
+            "has '2' .* line 3: use 1, 0",
+        ),
+        (
+            ["path,x", "a,inf", "b,1"],
+            {**LABEL, "problem_type": "regression"},
+            "has 'inf' .* line 2: use a finite number",
+        ),
+        (
+            ["path,x,y", "a,1,1"],
+            {**LABELS, "problem_type": "single_label_classification"},
+            "classes stand in one column",
+        ),
+        (["path,x", "a,1"], {"problem_type": "ranking"}, "no problem type 'ranking': choose from multi_label"),
+    ],
+)
+def test_when_a_table_is_damaged_or_makes_no_sense_then_the_message_says_where(
+    make_table: MakeTable, rows: list[str], options: dict[str, Any], message: str
+) -> None:
+    table = make_table(rows[0], *(f"records/{row}" for row in rows[1:]))
+    with pytest.raises(InputError, match=message):
+        open_source("csv", table, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "cannot be read as a CSV table"), ("path,x\nrecords/a,\u00e4\n".encode("latin-1"), "save it as UTF-8")],
+)
+def test_when_a_file_is_no_table_then_that_is_said(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_source("csv", tmp_path / "labels.csv")

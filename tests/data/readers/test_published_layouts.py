@@ -324,27 +324,3 @@ def test_when_tables_are_mutated_then_they_are_read_or_refused_in_one_sentence(
             refused += 1
         table.write_bytes(original)
     assert 10 < refused < 60
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,afib\nrecords100/1,1,extra\n", "3 fields in line 2 and 2 columns"),
-        ("path,afib\nrecords100/1,1\nrecords100/2\n", "1 fields in line 3 and 2 columns"),
-        ("path,afib,afib\nrecords100/1,1,0\n", "has the column 'afib' twice"),
-        ("path,afib\nrecords100/1\0,1\n", "has a NUL in line 2"),
-        ("path,afib\nrecords100/1,\u0661\nrecords100/2,0\n", "in the label column 'afib'"),
-        ("path,afib\nrecords100/1,1_0\nrecords100/2,0.5\n", "has '1_0' in the label column 'afib'"),
-        ("path,afib\nrecords100/1,--5\nrecords100/2,0.5\n", "has '--5' in the label column 'afib'"),
-    ],
-)
-def test_when_a_table_of_ones_own_is_damaged_then_the_message_says_where(
-    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord, text: str, message: str
-) -> None:
-    _write_layout("csv", tmp_path, make_recordings(4), write_record)
-    (tmp_path / "mine.csv").write_text(text)
-    with pytest.raises(InputError, match=message):
-        open_source("csv", tmp_path / "mine.csv", label_columns=["afib"])
-    (tmp_path / "mine.csv").write_text("path,afib\nrecords100/1,\u00e4\n", encoding="latin-1")
-    with pytest.raises(InputError, match="save it as UTF-8"):
-        open_source("csv", tmp_path / "mine.csv", label_columns=["afib"])
