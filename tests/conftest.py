@@ -25,6 +25,31 @@ from clear_hug_hf.training.provenance import describe_pretraining
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+LONGEST_FIRST = (
+    "test_pretraining_processes.py",
+    "test_command_line.py",
+    "test_notebooks.py",
+    "test_cli.py",
+    "test_models.py",
+    "test_shipped_weights.py",
+    "test_benchmark.py",
+    "test_finetuning.py",
+    "test_pretraining.py",
+    "test_readme.py",
+    "test_ecg_jepa.py",
+    "test_sharding.py",
+    "test_hub_connection.py",
+    "test_walks.py",
+    "test_export.py",
+    "test_simulation.py",
+    "test_add_a_system.py",
+)
+"""Files of more than ten seconds. They start first, so that no process is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.fixture(scope="session", autouse=True)
