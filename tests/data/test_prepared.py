@@ -116,23 +116,53 @@ def test_when_a_preparation_is_not_finished_then_it_says_how_to_go_on(
         load_prepared(tmp_path)
 
 
-def test_when_a_shard_is_damaged_or_missing_then_it_is_named(copied: Path) -> None:
-    shard = copied / "data" / "train-00001-of-00002.parquet"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"train-00001-of-00002\.parquet is missing or damaged"):
-        load_prepared(copied)
-    shard.unlink()
-    with pytest.raises(InputError, match=r"train-00001-of-00002\.parquet is missing or damaged"):
-        load_prepared(copied)
+SHARD, SHARDS = "data/train-00001-of-00002.parquet", r"train-00001-of-00002\.parquet"
+
+
+def _with_entry(field: str, value: Any) -> Callable[[bytes], bytes]:
+    """Changes what a manifest says of its first shard."""
+
+    def changed(content: bytes) -> bytes:
+        manifest = json.loads(content)
+        manifest["shards"][0][field] = value
+        return json.dumps(manifest).encode()
+
+    return changed
 
 
 @pytest.mark.parametrize("streamed", [(), ("train",)])
-def test_when_one_bit_of_a_shard_flips_then_it_is_named(copied: Path, streamed: tuple[str, ...]) -> None:
-    shard = copied / "data" / "train-00001-of-00002.parquet"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 3] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(InputError, match=r"train-00001-of-00002\.parquet is damaged: its SHA-256 is not that"):
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (SHARD, lambda content: content[:-1], f"{SHARDS} is missing or damaged"),
+        (SHARD, lambda content: None, f"{SHARDS} is missing or damaged"),
+        (
+            SHARD,
+            lambda content: content[:999] + bytes([content[999] ^ 1]) + content[1000:],
+            f"{SHARDS} is damaged: its SHA-256 is not that",
+        ),
+        (
+            "preprocessor_config.json",
+            lambda content: content.replace(b'"bandpass_low": 0.5', b'"bandpass_low": 0.4'),
+            r"is damaged: its bandpass_low is 0.4, and the signals were prepared with 0.5",
+        ),
+        ("manifest.json", lambda content: b"{", "is damaged"),
+        ("manifest.json", lambda content: b"{}", "is not a manifest of"),
+        ("manifest.json", _with_entry("file", "../elsewhere.parquet"), r"manifest\.json is damaged"),
+        ("manifest.json", _with_entry("file", 3), r"manifest\.json is damaged"),
+        ("manifest.json", _with_entry("rows", -1), r"manifest\.json is damaged"),
+        ("manifest.json", _with_entry("size", None), r"manifest\.json is damaged"),
+        ("manifest.json", _with_entry("sha256", []), r"manifest\.json is damaged"),
+    ],
+)
+def test_when_a_file_is_missing_or_damaged_then_it_is_named(
+    copied: Path, streamed: tuple[str, ...], file: str, change: Callable[[bytes], bytes | None], message: str
+) -> None:
+    changed = change((copied / file).read_bytes())
+    (copied / file).unlink()
+    if changed is not None:
+        (copied / file).write_bytes(changed)
+    with pytest.raises(InputError, match=message):
         load_prepared(copied, streamed)
 
 
@@ -218,32 +248,3 @@ def test_when_a_label_is_neither_1_nor_0_then_it_is_refused_unless_it_is_to_be_r
     else:
         with pytest.raises(InputError, match=message):
             load_prepared(copied)
-
-
-def test_when_the_saved_feature_extractor_is_not_the_one_of_the_manifest_then_it_is_said(copied: Path) -> None:
-    path = copied / "preprocessor_config.json"
-    path.write_text(path.read_text().replace('"bandpass_low": 0.5', '"bandpass_low": 0.4'))
-    with pytest.raises(
-        InputError, match=r"is damaged: its bandpass_low is 0.4, and the signals were prepared with 0.5"
-    ):
-        load_prepared(copied)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("file", "../elsewhere.parquet"), ("file", 3), ("rows", -1), ("size", None), ("sha256", [])]
-)
-def test_when_the_manifest_names_no_shards_of_the_folder_then_it_is_damaged(
-    copied: Path, field: str, value: Any
-) -> None:
-    manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["shards"][0][field] = value
-    (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
-        load_prepared(copied)
-
-
-@pytest.mark.parametrize(("text", "message"), [("{", "is damaged"), ("{}", "is not a manifest of")])
-def test_when_the_manifest_cannot_be_used_then_it_says_so(copied: Path, text: str, message: str) -> None:
-    (copied / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match=message):
-        load_prepared(copied)

@@ -76,15 +76,9 @@ def test_when_contributions_are_summed_then_they_are_the_logits() -> None:
 
 
 def test_when_groups_are_named_then_they_follow_the_heads_order() -> None:
-    assert group_names(ClearHugConfig.preset("tiny")) == [
-        "I/II/III",
-        "aVR/aVL/aVF",
-        "V1-V6",
-        "I/II/III + aVR/aVL/aVF",
-        "aVR/aVL/aVF + V1-V6",
-        "I/II/III + V1-V6",
-        "all leads",
-    ]
+    limb, augmented, chest = "I/II/III", "aVR/aVL/aVF", "V1-V6"
+    pairs = [f"{limb} + {augmented}", f"{augmented} + {chest}", f"{limb} + {chest}"]
+    assert group_names(ClearHugConfig.preset("tiny")) == [limb, augmented, chest, *pairs, "all leads"]
 
 
 def test_when_recordings_have_several_windows_then_each_counts_once_with_their_mean() -> None:
@@ -117,12 +111,9 @@ def test_when_contributions_are_compared_by_label_then_it_is_with_minus_without(
         contributions_by_label(found)
 
 
-def test_when_the_model_lacks_a_label_then_it_is_refused(dataset: datasets.Dataset) -> None:
+def test_when_a_dataset_cannot_be_predicted_then_it_is_refused(dataset: datasets.Dataset) -> None:
     with pytest.raises(InputError, match="label 'inverted' and the model does not: it knows fast"):
         predict(_model(("fast", "slow")), dataset, ClearHugFeatureExtractor())
-
-
-def test_when_there_is_nothing_to_predict_then_it_is_refused(dataset: datasets.Dataset) -> None:
     with pytest.raises(InputError, match="no recordings"):
         predict(_model(("fast", "inverted")), dataset.select([]), ClearHugFeatureExtractor())
 
@@ -174,19 +165,15 @@ def test_when_the_truth_is_the_models_then_any_member_is_enough_and_unknown_stay
     np.testing.assert_array_equal(mapped.labels, [[0, 0], [1, 1], [1, 0], [np.nan, np.nan]])
 
 
-@pytest.mark.parametrize(("name", "data_set"), [("ptbxl-cpsc9", "cpsc9"), ("ptbxl-csn", "csn")])
-def test_when_a_map_is_given_by_name_then_all_its_labels_exist(name: str, data_set: str) -> None:
+@pytest.mark.parametrize("name", LABEL_MAPS)
+def test_when_a_map_is_given_by_name_then_all_its_labels_exist(name: str) -> None:
     mapping = LABEL_MAPS[name]
-    assert set(mapping) <= set(LABEL_SETS[data_set].names)
+    assert set(mapping) <= set(LABEL_SETS[name.removeprefix("ptbxl-")].names)
     members = [member for several in mapping.values() for member in several]
     assert set(members) <= set(LABEL_SETS["ptbxl_all"].names)
     # No statement means two labels of a source.
     assert len(members) == len(set(members))
     assert all(mapping.values())
-
-
-def test_when_maps_are_listed_then_each_is_tested() -> None:
-    assert set(LABEL_MAPS) == {"ptbxl-cpsc9", "ptbxl-csn"}
 
 
 def _evaluated(labels: np.ndarray, names: str, seed: int, strength: float = 0.3) -> Evaluated:
