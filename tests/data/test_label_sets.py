@@ -14,17 +14,8 @@ from clear_hug_hf.processing import InputError
 
 def test_when_label_sets_are_counted_then_they_have_the_sizes_of_the_protocol() -> None:
     sizes = {name: len(one.names) for name, one in LABEL_SETS.items()}
-    assert sizes == {
-        "ptbxl_super": 5,
-        "ptbxl_sub": 23,
-        "ptbxl_form": 19,
-        "ptbxl_rhythm": 12,
-        "ptbxl_all": 71,
-        "cpsc9": 9,
-        "csn": 38,
-        "csn_published": 38,
-        "code15": 6,
-    }
+    ptbxl = {"ptbxl_super": 5, "ptbxl_sub": 23, "ptbxl_form": 19, "ptbxl_rhythm": 12, "ptbxl_all": 71}
+    assert sizes == {**ptbxl, "cpsc9": 9, "csn": 38, "csn_published": 38, "code15": 6}
 
 
 @pytest.mark.parametrize("name", list(LABEL_SETS))
@@ -53,9 +44,7 @@ def test_when_ptbxl_labels_are_read_then_they_equal_the_published_rows_and_colum
         read.loc[published.index, columns].astype(int), published[columns], check_names=False
     )
     splits = {one.record_id: one.split for one in source}
-    assert [splits[record] for record in published.index] == [
-        {"val": "validation"}.get(split, split) for split in published["split"]
-    ]
+    assert splits == published["split"].replace("val", "validation").to_dict()
 
 
 def test_when_ptbxl_statements_are_compared_with_its_own_table_then_they_are_the_same(shared: Path) -> None:

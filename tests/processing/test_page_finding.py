@@ -12,20 +12,12 @@ from clear_hug_hf.processing import LAYOUTS, InputError, PaperStyle, augment_pag
 from clear_hug_hf.processing.ecg_paper import import_cv2
 
 
-SCANS = ("HB1", "HB2", "MI1", "MI2", "Normal1", "Normal2", "PMI1", "PMI2")
+SCANS = ("HB1", "MI1", "Normal1", "PMI1")
 
 
 def _page(shared: Path, layout: str = "3x4", style: PaperStyle | None = None) -> np.ndarray:
-    recording = read_record(shared / "data" / "ptb" / "s0010_re")
-    page = render_page(
-        recording.waveform,
-        recording.sampling_rate,
-        recording.lead_names,
-        recording.unit,
-        layout=layout,
-        pixels_per_mm=4,
-        style=PaperStyle() if style is None else style,
-    )
+    inputs = read_record(shared / "data" / "ptb" / "s0010_re").as_inputs()
+    page = render_page(inputs.pop("waveforms"), **inputs, layout=layout, pixels_per_mm=4, style=style or PaperStyle())
     return page.image
 
 

@@ -71,9 +71,6 @@ def test_when_the_table_is_missing_or_another_then_it_is_named(tmp_path: Path) -
     (tmp_path / "records100").mkdir()
     with pytest.raises(InputError, match="the scp_codes of record 5 cannot be read"):
         open_source("ptbxl", tmp_path)
-    table.write_text("ecg_id,patient_id,scp_codes,strat_fold,filename_lr\n" + "5,1,{},1,records100/00000/a\n" * 2)
-    with pytest.raises(InputError, match=r"1 record id \(5\) more than once"):
-        open_source("ptbxl", tmp_path)
 
 
 def test_when_a_fold_is_not_one_to_ten_then_it_is_refused() -> None:

@@ -134,9 +134,6 @@ def test_when_mimic_is_partly_there_then_tables_and_records_are_named(
     (tmp_path / "record_list.csv").write_text("subject_id,study_id\n1,2\n")
     with pytest.raises(InputError, match="has no column ecg_time, path: it is not the table of MIMIC-IV-ECG"):
         open_source("mimic_iv_ecg", tmp_path)
-    (tmp_path / "record_list.csv").write_text("subject_id,study_id,file_name,ecg_time,path\n")
-    with pytest.raises(InputError, match="has no recordings for mimic_iv_ecg"):
-        open_source("mimic_iv_ecg", tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------- CODE-15%
@@ -183,16 +180,12 @@ def test_when_code15_is_read_then_zeros_on_both_sides_go_and_labels_come(tmp_pat
         np.testing.assert_array_equal(recording.waveform, waveforms[recording.record_id])
         assert (recording.sampling_rate, recording.unit) == (400.0, "NU")
         assert arrange_leads(recording.waveform, recording.lead_names)[1].all()
-    assert [list((recording.labels or {}).values()) for recording in recordings] == [
-        [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-        [0.0] * 6,
-        [0.0, 1.0, 0.0, 0.0, 1.0, 0.0],
-    ]
+    present = [{name for name, value in (recording.labels or {}).items() if value} for recording in recordings]
+    assert present == [{"1dAVb"}, set(), {"RBBB", "AF"}]
     assert [recording.patient_id for recording in recordings] == ["51421", "1724173", "523632"]
     assert [recording.metadata["sex"] for recording in recordings] == ["male", "female", "male"]
-    assert [tuple(one) for one in source.left_out] == [
-        ("271011", "it is in none of the shards here, but in exams_part13.hdf5")
-    ]
+    ((record_id, reason),) = source.left_out
+    assert (record_id, reason) == ("271011", "it is in none of the shards here, but in exams_part13.hdf5")
 
 
 def test_when_the_unit_of_code15_is_given_then_recordings_are_in_millivolts(tmp_path: Path) -> None:
@@ -207,10 +200,6 @@ def test_when_the_unit_of_code15_is_given_then_recordings_are_in_millivolts(tmp_
 def test_when_code15_is_damaged_then_it_is_said_where(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     _write_code15(tmp_path)
-    (tmp_path / "exams.csv").write_text(_EXAMS + _EXAMS.splitlines()[1] + "\n")
-    with pytest.raises(InputError, match=r"1 record id \(1169160\) more than once"):
-        open_source("code15", tmp_path)
-    (tmp_path / "exams.csv").write_text(_EXAMS)
     with h5py.File(tmp_path / "exams_part1.hdf5", "a") as file:
         file["tracings"][0] = 0.0
     with pytest.raises(InputError, match=r"exam 1169160 .* is nothing but zeros"):
@@ -243,12 +232,6 @@ def test_when_ludb_is_read_then_its_table_comes_as_metadata(shared: Path) -> Non
     assert (recording.patient_id, recording.metadata["sex"], recording.metadata["age"]) == ("1", "F", "51")
     assert recording.metadata["rhythms"] == "Sinus bradycardia"
     assert recording.metadata["hypertrophies"] == "Left ventricular overload; Left ventricular hypertrophy"
-
-
-def test_when_ludb_has_no_records_then_that_is_said(tmp_path: Path) -> None:
-    (tmp_path / "ludb.csv").write_text("ID,Sex\n1,F\n")
-    with pytest.raises(InputError, match="has no recordings for ludb"):
-        open_source("ludb", tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------- damaged tables
