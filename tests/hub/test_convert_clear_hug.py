@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from released import Released
 from scipy import signal as scipy_signal
 from transformers import AutoFeatureExtractor, AutoModelForPreTraining, AutoModelForSequenceClassification
 
@@ -28,42 +28,21 @@ from clear_hug_hf.training.provenance import find_facts
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 
 
-class Released:
-    """The released layers at a small size with random weights: state dicts, inputs, and what they compute."""
+HEADS = {"num_attention_heads": 4, "decoder_num_attention_heads": 4}
 
-    def __init__(self, path):
-        with safe_open(path, "pt") as file:
-            self.metadata = file.metadata()
-            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        self.heads = {
-            "num_attention_heads": int(self.metadata["heads"]),
-            "decoder_num_attention_heads": int(self.metadata["decoder_heads"]),
-        }
-        self.inputs = {
-            "input_values": self.tensors["input.signals"].unflatten(1, (12, 15)),
-            "time_ids": self.tensors["input.time_ids"].unflatten(1, (12, 15)),
-        }
-        self.masked = self.tensors["input.masked"].view(1, 12, 15).expand(3, -1, -1)
 
-    def state_dict(self, name: str) -> dict[str, torch.Tensor]:
-        return {
-            key.removeprefix(f"{name}."): tensor for key, tensor in self.tensors.items() if key.startswith(f"{name}.")
-        }
+def _inputs(released: Released) -> dict[str, torch.Tensor]:
+    return {
+        "input_values": released.tensors["input.signals"].unflatten(1, (12, 15)),
+        "time_ids": released.tensors["input.time_ids"].unflatten(1, (12, 15)),
+    }
 
-    def convert(self, name: str, implementation: str = "sdpa", **options):
-        model = convert_clear_hug_state_dict(self.state_dict(name), **{**self.heads, **options})
-        model.set_attn_implementation(implementation)
-        return model
 
-    def save(self, name: str, path: Path) -> Path:
-        """A file as training scripts write it."""
-        options = argparse.Namespace(model="clear", batch_size=256, lr=5e-4, opt_betas=[0.9, 0.98])
-        torch.save({"model": self.state_dict(name), "epoch": 99, "args": options}, path)
-        return path
-
-    def check(self, name: str, actual: torch.Tensor) -> None:
-        expected = self.tensors[f"expected.{name}"]
-        torch.testing.assert_close(actual.reshape(expected.shape), expected, atol=1e-5, rtol=0)
+def _save(released: Released, name: str, path: Path) -> Path:
+    """A file as training scripts write it."""
+    options = argparse.Namespace(model="clear", batch_size=256, lr=5e-4, opt_betas=[0.9, 0.98])
+    torch.save({"model": released.part(name), "epoch": 99, "args": options}, path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +51,7 @@ def released(shared) -> Released:
 
 
 def test_when_weights_are_converted_then_sizes_come_from_the_shapes(released):
-    model = released.convert("pretrain")
+    model = convert_clear_hug_state_dict(released.part("pretrain"), **HEADS)
     config, metadata = model.config, released.metadata
     assert config.hidden_size == int(metadata["embed_dim"])
     assert config.num_hidden_layers == int(metadata["depth"])
@@ -83,96 +62,9 @@ def test_when_weights_are_converted_then_sizes_come_from_the_shapes(released):
     assert not model.training
 
 
-@pytest.mark.parametrize(
-    ("width", "decoder_width", "heads", "decoder_heads"), [(768, 512, 8, 16), (1024, 1024, 16, 16)]
-)
-def test_when_sizes_are_released_ones_then_heads_are_known(width, decoder_width, heads, decoder_heads):
-    model = convert_clear_hug_state_dict(released_tensors(width, decoder_width))
-    assert model.config.num_attention_heads == heads
-    assert model.config.decoder_num_attention_heads == decoder_heads
-
-
-def released_tensors(width: int = 768, decoder_width: int = 512) -> dict[str, torch.Tensor]:
-    """A pre-trained state dict with one narrow layer each in encoder and decoder."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (12, width),
-        "pos_embed": (1, 192, width),
-        "mask_token": (1, 1, decoder_width),
-        "decoder_pos_embed": (1, 192, decoder_width),
-        "token_embed.tokenConv.weight": (width, 96, 3),
-        "spa_embed.embed.weight": (16, width),
-        "tem_embed.embed.weight": (16, width),
-        "decoder_embed.weight": (decoder_width, width),
-        "decoder_embed.bias": (decoder_width,),
-        "decoder_pred.weight": (96, decoder_width),
-        "decoder_pred.bias": (96,),
-    }
-    for norm, size in (("norm_layer", width), ("decoder_norm", decoder_width)):
-        shapes |= {f"{norm}.weight": (size,), f"{norm}.bias": (size,)}
-    for stack, size in (("encoder_transformer", width), ("decoder_transformer", decoder_width)):
-        layer = f"{stack}.layers.0"
-        shapes |= {
-            f"{layer}.self_attn.in_proj_weight": (3 * size, size),
-            f"{layer}.self_attn.in_proj_bias": (3 * size,),
-        }
-        shapes |= {f"{layer}.self_attn.out_proj.weight": (size, size), f"{layer}.self_attn.out_proj.bias": (size,)}
-        shapes |= {f"{layer}.ff.0.weight": (8, size), f"{layer}.ff.0.bias": (8,)}
-        shapes |= {f"{layer}.ff.3.weight": (size, 8), f"{layer}.ff.3.bias": (size,)}
-        for norm in ("norm1", "norm2"):
-            shapes |= {f"{layer}.{norm}.weight": (size,), f"{layer}.{norm}.bias": (size,)}
-    return {key: torch.zeros(shape) for key, shape in shapes.items()}
-
-
-# Other files
-
-
-@pytest.mark.parametrize(
-    "key", ["mask_token", "norm_layer.bias", "decoder_transformer.layers.0.self_attn.in_proj_bias"]
-)
-def test_when_a_key_is_missing_then_it_is_named(key):
-    tensors = released_tensors()
-    del tensors[key]
-    with pytest.raises(InputError, match=f"not that of a CLEAR pre-trained model: it lacks {key};"):
-        convert_clear_hug_state_dict(tensors)
-
-
-def test_when_keys_are_left_over_then_they_are_named():
-    tensors = released_tensors()
-    tensors["moe.level9.weight"] = torch.zeros(1)
-    tensors["encoder_transformer.layers.0.norm3.weight"] = torch.zeros(1)
-    with pytest.raises(
-        InputError, match=r"it holds moe\.level9\.weight, encoder_transformer\.layers\.0\.norm3\.weight, which no such"
-    ):
-        convert_clear_hug_state_dict(tensors)
-
-
-def test_when_a_layer_is_missing_in_the_middle_then_it_is_noticed():
-    tensors = released_tensors()
-    tensors |= {
-        key.replace("layers.0", "layers.2"): tensor
-        for key, tensor in tensors.items()
-        if key.startswith("encoder_transformer")
-    }
-    with pytest.raises(InputError, match=r"it lacks encoder_transformer\.layers\.1\.self_attn\.in_proj_weight"):
-        convert_clear_hug_state_dict(tensors)
-
-
-def test_when_it_is_another_network_then_the_first_keys_of_both_sides_are_named():
-    other = {f"features.{index}.weight": torch.zeros(3) for index in range(8)}
-    with pytest.raises(InputError) as caught:
-        convert_clear_hug_state_dict(other)
-    others = len(released_tensors()) - 5
-    assert str(caught.value) == (
-        "the state dict is not that of a CLEAR pre-trained model: it lacks cls_token, pos_embed, "
-        f"token_embed.tokenConv.weight, spa_embed.embed.weight, tem_embed.embed.weight and {others} more, and it "
-        "holds features.0.weight, features.1.weight, features.2.weight, features.3.weight, features.4.weight and 3 "
-        "more, which no such model has; check that the file is the right one and complete"
-    )
-
-
 def test_when_a_fine_tuned_file_is_incomplete_then_it_is_named_for_what_it_is(released):
     for name, kind in (("linear", "CLEAR-linear"), ("hug", "CLEAR-HUG")):
-        tensors = released.state_dict(name)
+        tensors = released.part(name)
         del tensors["mlp_head.bias"]
         with pytest.raises(InputError, match=rf"not that of a {kind} classifier: it lacks mlp_head\.bias;"):
             convert_clear_hug_state_dict(tensors, num_attention_heads=4)
@@ -196,47 +88,6 @@ def test_when_a_transformer_has_layers_like_heartlang_then_it_is_not_taken_for_i
         convert_clear_hug_state_dict({"transformer.layers.0.0.to_qkv.weight": torch.zeros(6, 2)})
 
 
-def test_when_heads_cannot_be_known_then_they_are_asked_for():
-    with pytest.raises(InputError, match="width 64 is not a released size: pass num_attention_heads"):
-        convert_clear_hug_state_dict(released_tensors(64, 512))
-    with pytest.raises(InputError, match="width 48 is not a released size: pass decoder_num_attention_heads"):
-        convert_clear_hug_state_dict(released_tensors(768, 48))
-
-
-def test_when_heads_do_not_fit_then_it_is_bad_input():
-    with pytest.raises(InputError, match="hidden_size=768 is not a multiple of num_attention_heads=7"):
-        convert_clear_hug_state_dict(released_tensors(), num_attention_heads=7)
-    with pytest.raises(InputError, match="'num_attention_heads' expected int") as caught:
-        convert_clear_hug_state_dict(released_tensors(), num_attention_heads="many")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "shape", "message"),
-    [
-        (
-            "decoder_pred.weight",
-            (50, 512),
-            r"do not fit together: decoder\.prediction\.weight is \(50, 512\) and not \(96, 512\)",
-        ),
-        ("pos_embed", (1, 190, 768), "whole number of beats"),
-        ("pos_embed", (1, 12, 768), "whole number of beats"),
-        ("cls_token", (768,), r"cls_token is \(768,\) and not of 2 dimension"),
-        ("cls_token", (0, 768), r"cls_token is \(0, 768\)"),
-        ("cls_token", (8, 768), "8 leads instead of the twelve"),
-        ("encoder_transformer.layers.0.self_attn.in_proj_bias", (2300,), "cannot be cut into queries, keys"),
-        ("mask_token", (), r"mask_token is \(\)"),
-    ],
-)
-def test_when_shapes_contradict_each_other_then_it_is_refused(key, shape, message):
-    tensors = released_tensors()
-    tensors[key] = torch.zeros(shape)
-    if shape == (8, 768):
-        tensors["pos_embed"] = torch.zeros(1, 128, 768)
-    with pytest.raises(InputError, match=message):
-        convert_clear_hug_state_dict(tensors)
-
-
 # Folders
 
 
@@ -244,22 +95,23 @@ def test_when_shapes_contradict_each_other_then_it_is_refused(key, shape, messag
 def test_when_a_pretrained_file_becomes_a_folder_then_the_folder_gives_the_released_numbers(
     released, tmp_path, implementation
 ):
-    path = released.save("pretrain", tmp_path / "checkpoint.pth")
-    convert_to_folder(path, tmp_path / "lead", cls_attention="lead", **released.heads)
+    path = _save(released, "pretrain", tmp_path / "checkpoint.pth")
+    convert_to_folder(path, tmp_path / "lead", cls_attention="lead", **HEADS)
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "lead", attn_implementation=implementation)
     with torch.no_grad():
-        released.check("last_hidden_state", model.clear_hug(**released.inputs).last_hidden_state)
-        for hidden in ({"bool_masked_pos": released.masked}, {"noise": released.masked.float()}):
-            output = model(**released.inputs, **hidden)
-            assert output.bool_masked_pos.equal(released.masked)
+        released.check("last_hidden_state", model.clear_hug(**_inputs(released)).last_hidden_state)
+        masked = released.tensors["input.masked"].view(1, 12, 15).expand(3, -1, -1)
+        for hidden in ({"bool_masked_pos": masked}, {"noise": masked.float()}):
+            output = model(**_inputs(released), **hidden)
+            assert output.bool_masked_pos.equal(masked)
             released.check("reconstruction", output.reconstruction)
             released.check("loss", output.loss)
 
-    facts = convert_to_folder(path, tmp_path / "released", **released.heads)
+    facts = convert_to_folder(path, tmp_path / "released", **HEADS)
     assert facts["cls_attention"] == "reference_bias"
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "released", attn_implementation=implementation)
     with torch.no_grad():
-        released.check("released_bias_hidden_state", model.clear_hug(**released.inputs).last_hidden_state)
+        released.check("released_bias_hidden_state", model.clear_hug(**_inputs(released)).last_hidden_state)
 
 
 @IMPLEMENTATIONS
@@ -267,7 +119,7 @@ def test_when_a_pretrained_file_becomes_a_folder_then_the_folder_gives_the_relea
 def test_when_a_classifier_becomes_a_folder_then_the_folder_gives_the_released_numbers(
     released, tmp_path, implementation, name, head
 ):
-    path = released.save(name, tmp_path / "checkpoint-best.pth")
+    path = _save(released, name, tmp_path / "checkpoint-best.pth")
     facts = convert_to_folder(
         path, tmp_path / "model", num_attention_heads=4, label_names=list("VWXYZ"), cls_attention="lead"
     )
@@ -278,26 +130,26 @@ def test_when_a_classifier_becomes_a_folder_then_the_folder_gives_the_released_n
     assert [model.config.id2label[index] for index in range(5)] == list("VWXYZ")
     assert model.config.label2id["Z"] == 4
     with torch.no_grad():
-        output = model(**released.inputs)
-        released.check("last_hidden_state", model.clear_hug(**released.inputs).last_hidden_state)
+        output = model(**_inputs(released))
+        released.check("last_hidden_state", model.clear_hug(**_inputs(released)).last_hidden_state)
     released.check(f"{name}_logits", output.logits)
     if name == "hug":
         released.check("hug_groups", output.group_states)
 
 
 def test_when_a_file_is_converted_then_the_folder_says_what_it_was_made_of(released, tmp_path):
-    path = released.save("hug", tmp_path / "checkpoint-best.pth")
+    path = _save(released, "hug", tmp_path / "checkpoint-best.pth")
     facts = convert_to_folder(path, tmp_path / "model", num_attention_heads=4)
     # The file that cards are made from.
     assert find_facts(tmp_path / "model") == {"conversion.json": facts}
     assert facts.pop("versions").keys() >= {"clear-hug-hf", "torch", "transformers"}
-    model = released.convert("hug")
+    model = convert_clear_hug_state_dict(released.part("hug"), num_attention_heads=4)
     assert facts == {
         "system": "clear-hug",
         "kind": "CLEAR-HUG classifier",
         "file": "checkpoint-best.pth",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "num_tensors": len(released.state_dict("hug")),
+        "num_tensors": len(released.part("hug")),
         "size": None,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_attention_heads": 4,
@@ -320,7 +172,7 @@ def test_when_a_model_has_a_released_size_then_it_is_named():
 
 
 def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_path):
-    path = released.save("linear", tmp_path / "checkpoint.pth")
+    path = _save(released, "linear", tmp_path / "checkpoint.pth")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"results holds notes\.txt, which no earlier run of this kind wrote"):
@@ -333,7 +185,7 @@ def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_p
     convert_to_folder(path, tmp_path / "model", num_attention_heads=4)
     again = convert_to_folder(path, tmp_path / "model", num_attention_heads=4, label_names=list("ABCDE"))
     assert find_facts(tmp_path / "model")["conversion.json"] == again
-    other = released.save("hug", tmp_path / "other.pth")
+    other = _save(released, "hug", tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"holds another conversion \(not the same: sha256\)"):
         convert_to_folder(other, tmp_path / "model", num_attention_heads=4)
     assert find_facts(tmp_path / "model")["conversion.json"] == again
@@ -343,7 +195,7 @@ def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_p
 
 
 def test_when_a_conversion_fails_then_nothing_is_left_and_the_earlier_one_stays(released, tmp_path):
-    path = released.save("linear", tmp_path / "checkpoint.pth")
+    path = _save(released, "linear", tmp_path / "checkpoint.pth")
     with pytest.raises(InputError, match="has 5 labels and 2 were named"):
         convert_to_folder(path, tmp_path / "model", num_attention_heads=4, label_names=("a", "b"))
     assert not (tmp_path / "model").exists()
@@ -355,13 +207,13 @@ def test_when_a_conversion_fails_then_nothing_is_left_and_the_earlier_one_stays(
 
 
 def test_when_label_names_make_no_sense_then_it_is_said(released, tmp_path):
-    linear = released.save("linear", tmp_path / "linear.pth")
+    linear = _save(released, "linear", tmp_path / "linear.pth")
     for names in (("a", "b", "c", "d", "a"), ("a", "b", "c", "d", "")):
         with pytest.raises(InputError, match="empty or occurs twice"):
             convert_to_folder(linear, tmp_path / "model", num_attention_heads=4, label_names=names)
-    pretrained = released.save("pretrain", tmp_path / "pretrain.pth")
+    pretrained = _save(released, "pretrain", tmp_path / "pretrain.pth")
     with pytest.raises(InputError, match="pre-trained model, which has no labels"):
-        convert_to_folder(pretrained, tmp_path / "model", label_names=("a",), **released.heads)
+        convert_to_folder(pretrained, tmp_path / "model", label_names=("a",), **HEADS)
 
 
 # Preparation
@@ -414,7 +266,7 @@ def test_when_a_lead_is_flat_or_lost_then_it_stays_a_lead_as_released(shared):
 
 
 def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_path, capsys, run):
-    path = released.save("hug", tmp_path / "hug_super.pth")
+    path = _save(released, "hug", tmp_path / "hug_super.pth")
     heads = ["--num-attention-heads", "4"]
     labels = ["--labels", "NORM", "MI", "STTC", "CD", "HYP"]
     run("convert", "clear-hug", path, tmp_path / "hug", *heads, *labels)
@@ -445,17 +297,11 @@ def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_pa
     assert json.loads((tmp_path / "staged" / "conversion.json").read_text())["kind"] == "CLEAR-HUG classifier"
 
 
-def test_when_a_file_is_no_checkpoint_then_the_command_says_so_in_one_sentence(tmp_path, refused):
-    (tmp_path / "checkpoint.pth").write_bytes(b"not a checkpoint")
-    assert "is not a checkpoint" in refused("convert", "clear-hug", tmp_path / "checkpoint.pth", tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
 def test_when_a_converted_encoder_is_finetuned_then_the_card_of_the_result_says_where_it_came_from(
     released, tmp_path, ptbxl_folder, run
 ):
-    path = released.save("pretrain", tmp_path / "checkpoint-99.pth")
-    convert_to_folder(path, tmp_path / "encoder", **released.heads)
+    path = _save(released, "pretrain", tmp_path / "checkpoint-99.pth")
+    convert_to_folder(path, tmp_path / "encoder", **HEADS)
     recipe = ["--data", ptbxl_folder, "--labels", "MI", "--epochs", "1", "--no-control", "--no-feature-cache"]
     run("finetune", *recipe, "--model", tmp_path / "encoder", "--output", tmp_path / "run")
     run("publish", tmp_path / "run", "you/fast", "--dry-run", tmp_path / "staged", "--license", "mit")

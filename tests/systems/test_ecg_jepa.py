@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors import safe_open
+from released import Released
 from safetensors.torch import save_file
 from small_systems import SMALL_SYSTEMS
 from transformers import (
@@ -421,31 +421,27 @@ def test_when_a_classifier_of_samples_is_published_then_its_card_does_not_take_i
 
 
 @pytest.fixture(scope="module")
-def released(shared: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors of the released layers at a small size, their inputs and outputs; and what is said of them."""
-    with safe_open(shared / "parity" / "official_ecg_jepa_small.safetensors", "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+def released(shared: Path) -> Released:
+    return Released(shared / "parity" / "official_ecg_jepa_small.safetensors")
 
 
 def test_when_released_weights_are_converted_then_the_folder_gives_the_released_numbers_and_says_what_it_is(
-    released: tuple[dict[str, torch.Tensor], dict[str, str]],
+    released: Released,
     house: Path,
     tmp_path: Path,
     run: Run,
     refused: Refused,
     printed_by: Printed,
 ) -> None:
-    tensors, metadata = released
-    encoder = {key.removeprefix("encoder."): one for key, one in tensors.items() if key.startswith("encoder.")}
+    tensors, encoder = released.tensors, released.part("encoder")
     torch.save({"encoder": encoder, "epoch": 1}, tmp_path / "multiblock_epoch1.pth")
     command = ["convert", "ecg-jepa", tmp_path / "multiblock_epoch1.pth", tmp_path / "converted"]
     assert "is not a released size: give --num-attention-heads" in refused(*command)
-    heads = ["--num-attention-heads", metadata["encoder_heads"]]
+    heads = ["--num-attention-heads", 4]
     assert f"pre-trained ECG-JEPA encoder: {len(encoder)} tensors" in printed_by(*command, *heads)
     model = AutoModel.from_pretrained(tmp_path / "converted").eval()
     with torch.no_grad():
-        found = model(tensors["input.signals"]).pooler_output
-    torch.testing.assert_close(found, tensors["expected.representation"], atol=1e-5, rtol=0)
+        released.check("representation", model(tensors["input.signals"]).pooler_output)
 
     facts = json.loads((tmp_path / "converted" / "conversion.json").read_text())
     assert (facts["system"], facts["file"]) == ("ecg-jepa", "multiblock_epoch1.pth")
@@ -467,11 +463,11 @@ def test_when_released_weights_are_converted_then_the_folder_gives_the_released_
     save_file(whole, tmp_path / "whole.safetensors")
     command = ["convert", "ecg-jepa", tmp_path / "whole.safetensors", tmp_path / "whole", *heads]
     assert "give --predictor-num-attention-heads" in refused(*command)
-    run(*command, "--predictor-num-attention-heads", metadata["predictor_heads"])
+    run(*command, "--predictor-num-attention-heads", 4)
     pretraining = AutoModelForPreTraining.from_pretrained(tmp_path / "whole").eval()
     with torch.no_grad():
-        loss = pretraining(tensors["input.signals"], bool_masked_pos=tensors["input.time_mask"]).loss
-    torch.testing.assert_close(loss, tensors["expected.loss"].reshape(()), atol=1e-5, rtol=0)
+        output = pretraining(tensors["input.signals"], bool_masked_pos=tensors["input.time_mask"])
+        released.check("loss", output.loss)
 
 
 @pytest.mark.parametrize(
