@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from small_systems import FINETUNING, PRETRAINING, SMALL_SYSTEMS
-from strangers import ABSENT
+from strangers import ABSENT, run_script
 
 from clear_hug_hf import STANDARD_LEADS, ClearHugConfig, ClearHugFeatureExtractor, ClearHugForPreTraining, Recording
 from clear_hug_hf.cli import main
@@ -231,24 +229,13 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Runs a script where the package is not installed: `stranger(script, *arguments)` gives what it prints."""
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Runs a script where the package is not installed: `stranger(script, *arguments)`."""
 
-    def run(script: str, *arguments: object) -> str:
+    def run(script: str, *arguments: object) -> None:
         folder = tmp_path_factory.mktemp("stranger")
-        (folder / "stranger.py").write_text(ABSENT + script)
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment |= {"HF_HOME": str(folder / "home"), "HF_MODULES_CACHE": str(folder / "modules")}
-        done = subprocess.run(
-            [sys.executable, "stranger.py", *map(str, arguments)],
-            env=environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        own = {"HF_HOME": str(folder / "home"), "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
+        run_script(folder, ABSENT + script, *arguments, environment={**os.environ, **own})
 
     return run
 

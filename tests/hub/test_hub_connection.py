@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ import torch
 from hub_server import HubServer, running_hub
 from huggingface_hub import HfApi
 from published import published_files
-from strangers import ABSENT
+from strangers import ABSENT, run_script
 
 from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification, Recording
 from clear_hug_hf.hub import publishing
@@ -32,7 +30,6 @@ MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 # Steps of a script run on where one fails, and what each gave or raised comes back.
 PRELUDE = """
 import json
-import sys
 
 results = {}
 
@@ -266,16 +263,13 @@ def run(
 
     def run(home: Path, script: str, **environment: str) -> Results:
         folder = tmp_path_factory.mktemp("client")
-        (folder / "client.py").write_text(script + EPILOGUE)
-        finished = subprocess.run(
-            [sys.executable, "client.py", "results.json", *map(str, arguments)],
-            env={**kept, "HF_HOME": str(home), **environment},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
+        run_script(
+            folder,
+            script + EPILOGUE,
+            "results.json",
+            *arguments,
+            environment={**kept, "HF_HOME": str(home), **environment},
         )
-        assert finished.returncode == 0, finished.stderr
         return json.loads((folder / "results.json").read_text())
 
     return run

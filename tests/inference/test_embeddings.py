@@ -129,11 +129,7 @@ def test_when_records_are_embedded_then_the_table_has_a_row_per_window_and_names
 
 
 def test_when_embedding_is_stopped_then_the_same_call_goes_on_and_another_is_refused(
-    model: Any,
-    extractor: Any,
-    references: list[RecordReference],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Any, extractor: Any, references: list[RecordReference], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embeddings, "RECORDS_PER_PART", 2)
     whole, output = tmp_path / "whole.parquet", tmp_path / "embeddings.parquet"

@@ -465,21 +465,6 @@ def test_when_in_training_mode_then_the_teacher_is_not_unless_released():
     assert all(target.equal(targets[0]) for target in targets)
 
 
-@pytest.mark.parametrize(("progress", "kept"), [(0.0, 0.996), (0.5, 0.998), (1.0, 1.0)])
-def test_when_a_step_is_done_then_the_teacher_follows(progress, kept):
-    model = EcgJepaForPreTraining(small_config())
-    with torch.no_grad():
-        for parameter in model.ecg_jepa.parameters():
-            parameter.add_(torch.randn_like(parameter))
-    before = [parameter.clone() for parameter in model.teacher.parameters()]
-    buffers = [buffer.clone() for buffer in model.teacher.buffers()]
-    model.after_optimizer_step(progress)
-    for old, new, student in zip(before, model.teacher.parameters(), model.ecg_jepa.parameters(), strict=True):
-        torch.testing.assert_close(new.data, kept * old + (1 - kept) * student.data)
-        assert not new.requires_grad
-    assert all(old.equal(new) for old, new in zip(buffers, model.teacher.buffers(), strict=True))
-
-
 def test_when_trained_then_the_loss_falls_and_the_teacher_comes_along():
     model = EcgJepaForPreTraining(small_config(initializer_range=0.02, ema_start=0.9)).train()
     phases = torch.rand(16, 1, 1) * 6
@@ -525,9 +510,8 @@ def test_when_depth_is_stochastic_then_it_grows_and_keeps_the_mean():
     assert drop_path(dropped, 0.2, training=False) is dropped
 
 
-@pytest.mark.parametrize("form", ["dense", "sparse"])
-def test_when_weights_are_bfloat16_then_every_form_works(form):
-    model = EcgJepaForPreTraining(small_config(attention_form=form)).bfloat16().eval()
+def test_when_weights_are_bfloat16_then_the_sparse_form_works_too():
+    model = EcgJepaForPreTraining(small_config(attention_form="sparse")).bfloat16().eval()
     output = model(**make_batch()).prediction
     assert output.dtype == torch.bfloat16
     assert output.isfinite().all()
@@ -604,22 +588,10 @@ def test_when_samples_have_labels_then_unknown_and_missing_ones_do_not_count():
 # Bad input
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("input_values", (2, 8, 260)),
-        ("input_values", (2, 8, 0)),
-        ("input_values", (2, 8, 12, 20)),
-        ("lead_mask", (8,)),
-        ("attention_mask", (2, 8, 12)),
-        ("bool_masked_pos", (11,)),
-        ("bool_masked_pos", (3, 12)),
-    ],
-)
-def test_when_an_input_has_another_shape_then_it_is_refused(name, shape):
-    message = r" \(batch_size, 8 leads, a multiple of 20" if name == "input_values" else ""
-    with pytest.raises(ValueError, match=f"{name} must have shape{message}"):
-        EcgJepaForPreTraining(small_config())(**{"input_values": make_recordings(), name: torch.ones(shape)})
+@pytest.mark.parametrize("num_samples", [0, 260])
+def test_when_samples_are_no_whole_number_of_patches_then_they_are_refused(num_samples):
+    with pytest.raises(ValueError, match=r"input_values must have shape \(batch_size, 8 leads, a multiple of 20"):
+        EcgJepaForPreTraining(small_config())(torch.ones(2, LEADS, num_samples))
 
 
 @pytest.mark.parametrize(

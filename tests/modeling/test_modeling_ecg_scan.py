@@ -273,7 +273,7 @@ save_file({name: tensor.clone() for name, tensor in model.state_dict().items()},
 
 
 def test_when_temperatures_were_saved_as_scalars_then_they_load_bit_for_bit(
-    stranger: Callable[..., str], tmp_path: Path
+    stranger: Callable[..., None], tmp_path: Path
 ) -> None:
     """As folders were saved before; also where the package is absent."""
     model = pretraining()

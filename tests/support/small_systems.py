@@ -20,7 +20,7 @@ from clear_hug_hf.systems import SYSTEMS, System
 Batch = dict[str, torch.Tensor]
 # How the fixtures' models are trained.
 PRETRAINING = ["--epochs", 2, "--batch-size", 16, "--no-progress", "--trackers"]
-FINETUNING = ["--epochs", 30, "--batch-size", 8, "--seed", 0, "--no-feature-cache"]
+FINETUNING = ["--epochs", 10, "--batch-size", 8, "--seed", 0, "--no-feature-cache"]
 # Larger than the default, so that what must differ differs visibly.
 WIDE = {"initializer_range": 0.2}
 
@@ -193,6 +193,9 @@ SMALL_SYSTEMS = {
                 "released": {"cls_attention": "reference_bias", "beat_embedding": "conv"},
             },
             captured=("", "released"),
+            options=dict.fromkeys(
+                ("hidden_size", "intermediate_size", "decoder_hidden_size", "decoder_intermediate_size"), 64
+            ),
         ),
         SmallSystem(
             "ecg_jepa",

@@ -90,19 +90,9 @@ def test_when_a_model_is_pretrained_then_the_folder_holds_model_logs_and_picture
             assert image.width > 400
 
 
-@pytest.mark.parametrize("stop_at", [3, 6])
-def test_when_a_run_is_killed_then_the_same_command_ends_with_the_same_weights(
-    small: SmallSystem,
-    house: Path,
-    stop_at: int,
-    run: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    status: Callable[..., int],
-) -> None:
-    """Also of parts that no gradient moves; and what is drawn at random is drawn again."""
-    model_class = small.models["AutoModelForPreTraining"]
-    forward, steps = model_class.forward, itertools.count(1)
+def _stopping(forward: Callable[..., Any], stop_at: int) -> Callable[..., Any]:
+    """The forward pass of a model, until it is interrupted in this step of training."""
+    steps = itertools.count(1)
 
     @functools.wraps(forward)
     def stopping(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -110,14 +100,28 @@ def test_when_a_run_is_killed_then_the_same_command_ends_with_the_same_weights(
             raise KeyboardInterrupt
         return forward(self, *args, **kwargs)
 
+    return stopping
+
+
+def test_when_a_run_is_killed_twice_then_the_same_command_ends_with_the_same_weights(
+    small: SmallSystem,
+    house: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: Callable[..., int],
+) -> None:
+    """Also of parts that no gradient moves; and what is drawn at random is drawn again."""
+    model_class = small.models["AutoModelForPreTraining"]
     command = ["pretrain", "--data", house / "data", *small.words(house), *PRETRAINING, "--checkpoint-every", 4]
     command += ["--output", tmp_path / "run"]
-    with monkeypatch.context() as patched:
-        patched.setattr(model_class, "forward", stopping)
-        assert status(*command) == 130
-    kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoints/step-*"))
-    assert (kept[-1:] or [None])[0] == {3: None, 6: "step-00000004"}[stop_at]
-    assert not (tmp_path / "run" / "model").exists() or stop_at == 6
+    # Before there is a checkpoint, and after it.
+    for stop_at, kept in ((3, []), (6, ["step-00000004"])):
+        with monkeypatch.context() as patched:
+            patched.setattr(model_class, "forward", _stopping(model_class.forward, stop_at))
+            assert status(*command) == 130
+        assert sorted(path.name for path in (tmp_path / "run").glob("checkpoints/step-*"))[-1:] == kept
+        assert not (tmp_path / "run" / "model").exists() or kept
     run(*command)
     for name in ("pretraining_steps.csv", "model/model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (house / "pretrained" / name).read_bytes(), name
@@ -184,16 +188,20 @@ def test_when_seeds_are_equal_then_two_finetunings_are_and_a_finished_one_trains
     house: Path, run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     command = ["finetune", "--data", house / "data", "--model", house / "pretrained", *FINETUNING]
-    first, again = house / "finetuned" / "metrics.json", tmp_path / "again" / "metrics.json"
-    run(*command, "--output", tmp_path / "again")
-    assert again.read_text() == first.read_text()
+    run(*command, "--no-control", "--output", tmp_path / "again")
+    ours, again = house / "finetuned", tmp_path / "again"
+    first = (ours / "metrics.json").read_text()
+    assert json.loads((again / "metrics.json").read_text())["pretrained"] == json.loads(first)["pretrained"]
+    weights = "model/model.safetensors"
+    assert (again / weights).read_bytes() == (ours / weights).read_bytes()
+    # A run is known by the weights that it starts from: those of the control are the same, too.
     capsys.readouterr()
-    run(*command, "--output", tmp_path / "again")
+    run(*command, "--output", ours)
     assert capsys.readouterr().out.count("finished: nothing was trained") == 2
-    assert again.read_text() == first.read_text()
+    assert (ours / "metrics.json").read_text() == first
     # The control has thresholds of its own.
     thresholds = [
-        json.loads((tmp_path / "again" / name / "config.json").read_text())["label_thresholds"]
+        json.loads((ours / name / "config.json").read_text())["label_thresholds"]
         for name in ("model", "control/model")
     ]
     assert thresholds[0] != thresholds[1]
@@ -351,7 +359,7 @@ def among_strangers(
     ptbxl_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     run: Run,
-    stranger: Callable[..., str],
+    stranger: Callable[..., None],
 ) -> Path:
     """What the published folders of all systems give without the package, for a record and for `page.png` of it."""
     folder, record = tmp_path_factory.mktemp("strangers"), ptbxl_folder / "records100/00000/00003_lr"

@@ -426,7 +426,7 @@ assert "clear_hug_hf" not in sys.modules
 
 
 @pytest.fixture(scope="module")
-def among_strangers(tmp_path_factory: pytest.TempPathFactory, stranger: Callable[..., str]) -> Path:
+def among_strangers(tmp_path_factory: pytest.TempPathFactory, stranger: Callable[..., None]) -> Path:
     """Folders of all models, by the tests' names, with what each gave in a process without the package."""
     folder = tmp_path_factory.mktemp("models")
     for name, case in FORMS.items():
