@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from small_models import DECODER, ENCODER, NO_DROPOUT
 from transformers import ByT5Tokenizer, set_seed
 
 from clear_hug_hf import (
@@ -39,15 +40,8 @@ EXTRACTORS = {
     "ecg_jepa": EcgJepaFeatureExtractor(),
     "ecg_scan": EcgScanFeatureExtractor(image_size=IMAGE_SIZE),
 }
-_ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-_DECODER = {
-    "decoder_hidden_size": 32,
-    "decoder_num_hidden_layers": 1,
-    "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 32,
-}
-_STEADY = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-_TEXT = {**_ENCODER, **_STEADY, "model_type": "bert", "vocab_size": 384, "max_position_embeddings": 256}
+_ENCODER = {**ENCODER, "num_hidden_layers": 2}
+_TEXT = {**_ENCODER, **NO_DROPOUT, "model_type": "bert", "vocab_size": 384, "max_position_embeddings": 256}
 _TOWERS: dict[str, dict[str, Any]] = {
     # Its last norm is of the class token alone, which nothing reads here.
     "clip": {**_ENCODER, "model_type": "clip_vision_model", "image_size": 96, "patch_size": 16},
@@ -66,9 +60,9 @@ def make_model(system: str, tower: str = "clip") -> Any:
     """A small model without dropout, the same every time."""
     set_seed(0)
     if system == "clear_hug":
-        return ClearHugForPreTraining(ClearHugConfig.preset("tiny", **_ENCODER, **_DECODER, **_STEADY))
+        return ClearHugForPreTraining(ClearHugConfig.preset("tiny", **_ENCODER, **DECODER, **NO_DROPOUT))
     if system == "ecg_jepa":
-        predictor = {name.replace("decoder", "predictor"): value for name, value in _DECODER.items()}
+        predictor = {name.replace("decoder", "predictor"): value for name, value in DECODER.items()}
         return EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", **_ENCODER, **predictor))
     return EcgScanForPreTraining(
         EcgScanConfig(
@@ -78,7 +72,7 @@ def make_model(system: str, tower: str = "clip") -> Any:
             image_size=IMAGE_SIZE,
             image_pooling="mean",
             projection_dim=16,
-            **{**_DECODER, "decoder_query_samples": 200},
+            **{**DECODER, "decoder_query_samples": 200},
         )
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -12,8 +12,6 @@ import torch
 
 from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.data.collator import EcgCollator
-from clear_hug_hf.data.preparation import prepare
-from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.batches import (
     StepBatches,
@@ -26,9 +24,8 @@ from clear_hug_hf.training.batches import (
 
 
 @pytest.fixture(scope="module")
-def dataset(make_recordings: Callable[..., list[Recording]]) -> datasets.Dataset:
-    rows = prepare(make_recordings(18), ClearHugFeatureExtractor(), progress=False).dataset
-    return rows.select_columns([*EcgCollator(ClearHugFeatureExtractor(), ()).columns, "record_id"])
+def dataset(dataset: datasets.Dataset) -> datasets.Dataset:
+    return dataset.select_columns([*EcgCollator(ClearHugFeatureExtractor(), ()).columns, "record_id"])
 
 
 def _collator(micro_batch_size: int = 100, with_seeds: bool = True) -> StepCollator:

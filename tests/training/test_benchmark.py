@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import set_seed
+from small_models import LABELS, make_model
 
-from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForPreTraining, EcgJepaFeatureExtractor
+from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import Recording
@@ -41,17 +41,6 @@ from clear_hug_hf.training.features import dataset_labels, encode
 from clear_hug_hf.training.folders import load_for_finetuning, save_model_folder
 
 
-LABELS = ["fast", "inverted"]
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "decoder_hidden_size": 32,
-    "decoder_num_hidden_layers": 1,
-    "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 32,
-}
 RECIPES = recipes(probe_epochs=2, finetune_epochs=1, reference_epochs=1)
 
 
@@ -61,9 +50,7 @@ def _arguments(**overrides: Any) -> BenchmarkArguments:
 
 
 def _save_model(folder: Path, seed: int, **overrides: Any) -> Path:
-    set_seed(seed)
-    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **{**SMALL, **overrides}))
-    save_model_folder(folder, model, ClearHugFeatureExtractor())
+    save_model_folder(folder, make_model(seed=seed, **overrides), ClearHugFeatureExtractor())
     return folder
 
 
@@ -284,13 +271,13 @@ def test_when_there_is_no_test_split_then_validation_is_tested_and_other_trainin
 
 
 def test_when_there_is_no_validation_split_then_training_patients_choose(make_folder: Callable[..., Path]) -> None:
-    folder = make_folder(20, lambda patient: "test" if patient % 5 == 0 else "train", [*LABELS, "rare"])
+    folder = make_folder(20, lambda patient: "test" if patient % 5 == 0 else "train", (*LABELS, "rare"))
     task = load_task("own", folder)
     patients = {split: {*dataset["patient_id"]} for split, dataset in task.sets.items()}
     assert patients["test"] == {f"p{patient}" for patient in range(0, 20, 5)}
     assert not patients["train"] & patients["validation"]
     assert not (patients["train"] | patients["validation"]) & patients["test"]
-    assert task.label_names == LABELS
+    assert task.label_names == list(LABELS)
     assert task.notes == [
         "the epoch is chosen on 4 training recordings of other patients",
         "left out, with fewer than 1 training or test recordings of a class: rare",
@@ -732,10 +719,8 @@ def test_when_a_launcher_starts_several_then_it_is_refused(
 def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_work(task: Task, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'random' is the first model without its weights: name a model folder"):
         run_benchmark([task], {"random": None}, tmp_path / "out", _arguments(), progress=False)
-    set_seed(0)
     folder = tmp_path / "filtered"
-    filtered = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
-    save_model_folder(folder, filtered, ClearHugFeatureExtractor(bandpass_low=0.5))
+    save_model_folder(folder, make_model(), ClearHugFeatureExtractor(bandpass_low=0.5))
     with pytest.raises(InputError, match=r"bandpass_low=.* and the model needs bandpass_low=0\.5"):
         run_benchmark([task], {"tiny": folder}, tmp_path / "out", _arguments(), progress=False)
     with pytest.raises(InputError, match="no protocol 'linear': choose from knn, probe, finetune, lora"):
@@ -791,7 +776,7 @@ def test_when_a_task_is_prepared_for_two_systems_then_the_rows_of_both_are_used(
 
     def prepare_again(name: str, rows: list[str], **options: Any) -> Path:
         (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
-        source = open_source("csv", tmp_path / f"{name}.csv", label_columns=LABELS)
+        source = open_source("csv", tmp_path / f"{name}.csv", label_columns=list(LABELS))
         prepare_shards(source, tmp_path / name, EcgJepaFeatureExtractor(), progress=False)
         return tmp_path / name
 

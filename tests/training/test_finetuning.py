@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForSequenceClassification, TrainerCallback, set_seed
+from small_models import LABELS, make_model
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification
+from clear_hug_hf import ClearHugFeatureExtractor, ClearHugForSequenceClassification
 from clear_hug_hf.data import augmentation
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.preparation import prepare
@@ -36,14 +37,9 @@ from clear_hug_hf.training.finetuning import (
 from clear_hug_hf.training.folders import load_classifier
 
 
-LABELS = ("fast", "inverted")
-SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-
-
 def _model(**overrides: Any) -> ClearHugForSequenceClassification:
-    set_seed(0)
     labels = {"id2label": dict(enumerate(LABELS)), "label2id": {name: index for index, name in enumerate(LABELS)}}
-    return ClearHugForSequenceClassification(ClearHugConfig.preset("tiny", **{**SMALL, **labels, **overrides}))
+    return make_model(ClearHugForSequenceClassification, **{**labels, **overrides})
 
 
 def _recipe(**overrides: Any) -> FinetuningArguments:
@@ -51,14 +47,11 @@ def _recipe(**overrides: Any) -> FinetuningArguments:
 
 
 @pytest.fixture(scope="module")
-def sets(make_recordings: Callable[..., list[Recording]]) -> tuple[datasets.Dataset, datasets.Dataset]:
-    extractor, recordings = ClearHugFeatureExtractor(), make_recordings(36)
-    train = [recording for recording in recordings if recording.split == "train"]
-    validation = [recording for recording in recordings if recording.split == "validation"]
-    return (
-        prepare(train, extractor, LABELS, progress=False).dataset,
-        prepare(validation, extractor, LABELS, progress=False).dataset,
-    )
+def sets(make_rows: Callable[[int], datasets.Dataset]) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Recordings of 24 patients for training and of 6 for validation."""
+    rows = make_rows(36)
+    train, validation = (np.flatnonzero(np.array(rows["split"]) == split) for split in ("train", "validation"))
+    return rows.select(train), rows.select(validation)
 
 
 Sets = tuple[datasets.Dataset, datasets.Dataset]

@@ -8,30 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import make_model
 
-from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForPreTraining
+from clear_hug_hf import ClearHugFeatureExtractor
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import folders
 
 
 LABELS = ("a", "b", "c")
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "decoder_hidden_size": 32,
-    "decoder_num_hidden_layers": 1,
-    "decoder_num_attention_heads": 2,
-}
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    model = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
-    folders.save_model_folder(folder / "model", model, ClearHugFeatureExtractor(detector="xqrs"))
+    folders.save_model_folder(folder / "model", make_model(), ClearHugFeatureExtractor(detector="xqrs"))
     return folder
 
 

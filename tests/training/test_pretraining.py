@@ -18,21 +18,19 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import NO_DROPOUT, SMALL, make_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental import _config as symbolic_shapes
-from transformers import AutoFeatureExtractor, AutoModelForPreTraining, set_seed
+from transformers import AutoFeatureExtractor, AutoModelForPreTraining
 
 from clear_hug_hf import (
-    ClearHugConfig,
     ClearHugFeatureExtractor,
     ClearHugForPreTraining,
     EcgJepaConfig,
     EcgJepaForPreTraining,
 )
 from clear_hug_hf.data.collator import EcgCollator
-from clear_hug_hf.data.preparation import prepare
-from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import STANDARD_LEADS, InputError
 from clear_hug_hf.training import pretraining
 from clear_hug_hf.training.batches import StepPlan
@@ -47,23 +45,6 @@ from clear_hug_hf.training.pretraining import (
 )
 
 
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "decoder_hidden_size": 32,
-    "decoder_num_hidden_layers": 1,
-    "decoder_num_attention_heads": 2,
-    "decoder_intermediate_size": 32,
-}
-
-
-def _model(model_class: type[ClearHugForPreTraining] = ClearHugForPreTraining, seed: int = 0, **fields: Any) -> Any:
-    set_seed(seed)
-    return model_class(ClearHugConfig.preset("tiny", **{**SMALL, **fields}))
-
-
 def _changing(change: Callable[[Any, bool, int], Any]) -> Any:
     """A model that gives what a function makes of its output, whether it trains, and the number of that call."""
 
@@ -76,7 +57,7 @@ def _changing(change: Callable[[Any, bool, int], Any]) -> Any:
 
     calls = {True: 0, False: 0}
     Changing.__name__ = "ClearHugForPreTraining"
-    return _model(Changing)
+    return make_model(Changing)
 
 
 def _scaled(output: Any, factor: float) -> Any:
@@ -96,12 +77,7 @@ def _pretrain(
     """Train a new model, or the given one; what else is given are fields of the recipe, or `restart`."""
     options = {name: recipe.pop(name) for name in ("restart", "collator") if name in recipe}
     extractor = ClearHugFeatureExtractor()
-    return pretrain(model or _model(), dataset, extractor, folder, validation, _recipe(**recipe), **options)
-
-
-@pytest.fixture(scope="module")
-def dataset(make_recordings: Callable[..., list[Recording]]) -> datasets.Dataset:
-    return prepare(make_recordings(18), ClearHugFeatureExtractor(), progress=False).dataset
+    return pretrain(model or make_model(), dataset, extractor, folder, validation, _recipe(**recipe), **options)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +153,7 @@ def test_when_a_model_follows_its_training_then_it_is_told_the_progress(dataset:
             told.append(progress)
 
     told: list[float] = []
-    _pretrain(dataset, model=_model(Following))
+    _pretrain(dataset, model=make_model(Following))
     assert told == [step / 8 for step in range(1, 9)]
 
 
@@ -202,14 +178,14 @@ def test_when_one_part_of_a_step_is_not_finite_then_only_its_recordings_are_name
 
 
 def test_when_a_gradient_is_not_finite_then_the_run_stops_before_the_next_loss(dataset: datasets.Dataset) -> None:
-    model = _model()
+    model = make_model()
     model.decoder.prediction.bias.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(InputError, match="gradient's norm is nan at step 1"):
         _pretrain(dataset, model=model, log_every=1)
 
 
 def test_when_parameters_are_grouped_then_only_weights_of_maps_decay() -> None:
-    model = _model()
+    model = make_model()
     decaying, free = decay_groups(model, 0.05)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert (decaying["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
@@ -252,13 +228,10 @@ def test_when_a_setting_is_out_of_range_then_it_is_named(field: str, value: Any)
 # Parts of a step
 
 
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
 @pytest.fixture(scope="module")
 def steady(dataset: datasets.Dataset) -> Any:
     """What a run in steps of nine recordings gives."""
-    return _pretrain(dataset, model=_model(**NO_DROPOUT), batch_size=9)
+    return _pretrain(dataset, model=make_model(**NO_DROPOUT), batch_size=9)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +240,7 @@ def steady(dataset: datasets.Dataset) -> Any:
 def test_when_a_step_is_computed_otherwise_then_it_is_the_same_step(
     dataset: datasets.Dataset, steady: Any, changed: dict[str, Any]
 ) -> None:
-    found = _pretrain(dataset, model=_model(**NO_DROPOUT), batch_size=9, **changed)
+    found = _pretrain(dataset, model=make_model(**NO_DROPOUT), batch_size=9, **changed)
     for first, second in zip(steady.steps, found.steps, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
         assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], abs=1e-5)
@@ -279,7 +252,7 @@ def test_when_a_step_is_computed_otherwise_then_it_is_the_same_step(
 def test_when_gradients_are_scaled_and_clipped_then_they_are_as_torch_does_it(
     dataset: datasets.Dataset, largest: float
 ) -> None:
-    model = _model(**NO_DROPOUT).eval()
+    model = make_model(**NO_DROPOUT).eval()
     batch = EcgCollator(ClearHugFeatureExtractor(), ())(list(dataset.with_format("numpy")))
     output = model(**batch)
     (output.loss * output.loss_weight).backward()
@@ -311,7 +284,7 @@ def test_when_layers_are_compiled_then_other_shapes_and_masks_compile_nothing_mo
 ) -> None:
     counter = CompileCounter()
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=counter))
-    model = _model()
+    model = make_model()
     if system == "ecg_jepa":
         jepa = {name.replace("decoder", "predictor"): value for name, value in SMALL.items()}
         model = EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", lead_names=list(STANDARD_LEADS), **jepa))
@@ -345,7 +318,7 @@ def test_when_a_compiled_run_ends_then_torch_compiles_other_models_as_before(
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
-    _pretrain(dataset, model=_model(**NO_DROPOUT), epochs=1, compile=True)
+    _pretrain(dataset, model=make_model(**NO_DROPOUT), epochs=1, compile=True)
     assert set(during) == {False}
     assert symbolic_shapes.use_duck_shape == before
 
@@ -353,7 +326,7 @@ def test_when_a_compiled_run_ends_then_torch_compiles_other_models_as_before(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_when_layers_are_compiled_then_the_losses_are_the_same(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    runs = [_pretrain(dataset, tmp_path / str(on), model=_model(**NO_DROPOUT), compile=on) for on in (False, True)]
+    runs = [_pretrain(dataset, tmp_path / str(on), model=make_model(**NO_DROPOUT), compile=on) for on in (False, True)]
     for first, second in zip(runs[0].steps, runs[1].steps, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-4)
     AutoModelForPreTraining.from_pretrained(tmp_path / "True" / "model")
@@ -420,7 +393,7 @@ def test_when_a_run_is_interrupted_then_the_same_call_ends_with_the_same_weights
     with pytest.raises(KeyboardInterrupt):
         _pretrain(rows, tmp_path, validation, model=_stopping(stop_at), **LONG)
     # The new process starts from anywhere, and reads by others.
-    resumed = _pretrain(rows, tmp_path, validation, model=_model(seed=99), **LONG, num_workers=int(stop_at == 7))
+    resumed = _pretrain(rows, tmp_path, validation, model=make_model(seed=99), **LONG, num_workers=int(stop_at == 7))
     done = [step for step in (3, 4, 6, 8, 9, 12) if step < stop_at]
     assert resumed.resumed_from == (done[-1] if done else None)
     if done:
@@ -440,7 +413,7 @@ def test_when_a_run_is_finished_then_the_same_call_trains_nothing_and_restart_tr
     folder, first = shutil.copytree(finished[0], tmp_path / "copied"), finished[1]
     log = (folder / "pretraining_log.csv").read_text()
     # How the attention is computed does not make it another run.
-    again = _pretrain(dataset, folder, model=_model(seed=99, attention_form="dense"))
+    again = _pretrain(dataset, folder, model=make_model(seed=99, attention_form="dense"))
     assert again.resumed_from == 8
     assert again.history == first.history
     assert again.steps == first.steps
@@ -478,7 +451,7 @@ def test_when_the_folder_holds_another_run_then_what_differs_is_named_and_nothin
 ) -> None:
     folder = finished[0]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    given = _model(**model), dataset.select(order), ClearHugFeatureExtractor(**extractor)
+    given = make_model(**model), dataset.select(order), ClearHugFeatureExtractor(**extractor)
     with pytest.raises(InputError, match=rf"holds another run \({message}\)"):
         pretrain(*given, folder, arguments=_recipe(**recipe))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -537,7 +510,7 @@ def test_when_the_validation_loss_is_not_finite_then_the_run_stops(dataset: data
 
 
 def test_when_the_rate_is_not_the_models_then_it_is_refused(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    model = _model(sampling_rate=200)
+    model = make_model(sampling_rate=200)
     with pytest.raises(InputError, match=r"works at 100 Hz and the model at 200 Hz"):
         _pretrain(dataset, tmp_path / "run", model=model)
     with pytest.raises(InputError, match=r"dataset was prepared at 100 Hz and the model at 200 Hz"):

@@ -8,11 +8,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from small_models import LABELS
 from transformers import set_seed
 
-from clear_hug_hf import ClearHugFeatureExtractor
-from clear_hug_hf.data.preparation import prepare
-from clear_hug_hf.data.records import Recording
 from clear_hug_hf.evaluation.metrics import macro_auroc
 from clear_hug_hf.training.features import EncodedDataset
 from clear_hug_hf.training.finetuning import FinetuningArguments
@@ -25,12 +23,9 @@ from clear_hug_hf.training.reference import (
 )
 
 
-LABELS = ("fast", "inverted")
-
-
 @pytest.fixture(scope="module")
-def dataset(make_recordings: Callable[..., list[Recording]]) -> datasets.Dataset:
-    return prepare(make_recordings(48), ClearHugFeatureExtractor(), LABELS, progress=False).dataset
+def dataset(make_rows: Callable[[int], datasets.Dataset]) -> datasets.Dataset:
+    return make_rows(48)
 
 
 @pytest.fixture(scope="module")
