@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -122,6 +123,19 @@ def _write_record(path: Path, recording: Recording) -> Path:
 def write_record() -> Callable[[Path, Recording], Path]:
     """Writer of WFDB records: `write_record(path_without_extension, recording)` gives the header's path."""
     return _write_record
+
+
+@pytest.fixture(scope="session")
+def write_records() -> Callable[..., list[Recording]]:
+    """Writes synthetic recordings as WFDB records: `write_records(folder, "a", "b/c", sampling_rate=100.0)`."""
+
+    def write(folder: Path, *names: str, **how: Any) -> list[Recording]:
+        recordings = _make_recordings(len(names), **how)
+        for recording, name in zip(recordings, names, strict=True):
+            _write_record(folder / name, recording)
+        return recordings
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,10 @@ SETTINGS = {"do_rescale": True, "bandpass_low": 0.5}
 
 @pytest.fixture(scope="module")
 def source(
-    make_recordings: Callable[..., list[Recording]],
-    write_record: Callable[[Path, Recording], Path],
-    tmp_path_factory: pytest.TempPathFactory,
+    write_records: Callable[..., list[Recording]], tmp_path_factory: pytest.TempPathFactory
 ) -> WfdbFolderSource:
     folder = tmp_path_factory.mktemp("source")
-    for recording in make_recordings(6):
-        write_record(folder / recording.record_id, replace(recording, labels=None))
+    write_records(folder, "a", "b", "c", "d", "e", "f")
     return WfdbFolderSource(folder)
 
 

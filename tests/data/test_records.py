@@ -13,17 +13,15 @@ from clear_hug_hf.data.records import Recording, RecordReference, find_records, 
 from clear_hug_hf.processing import InputError
 
 
-MakeRecordings = Callable[..., list[Recording]]
-WriteRecord = Callable[[Path, Recording], Path]
+WriteRecords = Callable[..., list[Recording]]
 
 
 @pytest.mark.parametrize("name", ["one", "one.hea", "one.dat", "patient.1"])
 def test_when_a_record_is_named_in_any_way_then_it_is_read(
-    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord, name: str
+    tmp_path: Path, write_records: WriteRecords, name: str
 ) -> None:
-    written = make_recordings(1, sampling_rate=250.0)[0]
     record_id = name.removesuffix(".hea").removesuffix(".dat")
-    write_record(tmp_path / record_id, written)
+    (written,) = write_records(tmp_path, record_id, sampling_rate=250.0)
     recording = read_record(tmp_path / name)
     np.testing.assert_allclose(recording.waveform, written.waveform, atol=5.1e-4)
     assert recording.waveform.dtype == np.float32
@@ -54,10 +52,9 @@ def test_when_the_shared_records_are_read_then_all_fit_the_extractor(shared: Pat
 
 
 def test_when_a_folder_is_searched_then_records_come_sorted_from_all_depths(
-    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+    tmp_path: Path, write_records: WriteRecords
 ) -> None:
-    for name in ("b", "a/c", "a/b/d"):
-        write_record(tmp_path / name, make_recordings(1)[0])
+    write_records(tmp_path, "b", "a/c", "a/b/d")
     found = [str(path.relative_to(tmp_path)) for path in find_records(tmp_path)]
     assert found == ["a/b/d.hea", "a/c.hea", "b.hea"]
     assert find_records(tmp_path / "b.dat") == [tmp_path / "b.hea"]
@@ -83,9 +80,9 @@ def test_when_a_file_is_in_another_format_then_the_formats_that_are_read_are_sai
 
 
 def test_when_a_reference_is_read_then_it_carries_what_the_table_said(
-    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+    tmp_path: Path, write_records: WriteRecords
 ) -> None:
-    write_record(tmp_path / "one", make_recordings(1)[0])
+    write_records(tmp_path, "one")
     recording = RecordReference(tmp_path / "one", "17", "p3", ("MI",), "train", {"age": 60}).read()
     assert (recording.record_id, recording.patient_id, recording.labels) == ("17", "p3", ("MI",))
     assert (recording.split, recording.metadata["age"]) == ("train", 60)

@@ -15,16 +15,14 @@ from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import InputError
 
 
-MakeRecordings = Callable[..., list[Recording]]
-WriteRecord = Callable[[Path, Recording], Path]
+WriteRecords = Callable[..., list[Recording]]
 MakeTable = Callable[..., Path]
 
 
 @pytest.fixture
-def make_table(tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord) -> MakeTable:
+def make_table(tmp_path: Path, write_records: WriteRecords) -> MakeTable:
     """Writes a table beside the records `a`, `b`, `c` and `d`, one line of text per row."""
-    for recording, name in zip(make_recordings(4), "abcd", strict=True):
-        write_record(tmp_path / "records" / name, recording)
+    write_records(tmp_path / "records", "a", "b", "c", "d")
 
     def write(header: str, *rows: str, encoding: str = "utf-8") -> Path:
         table = tmp_path / "labels.csv"
@@ -53,12 +51,11 @@ def test_when_a_real_table_is_given_then_its_three_classes_come(shared: Path) ->
 
 
 def test_when_the_example_of_the_contract_is_written_then_it_is_read_as_it_says(
-    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+    tmp_path: Path, write_records: WriteRecords
 ) -> None:
     lines = [line.strip() for line in CSV_CONTRACT.split("example")[1].splitlines()[1:] if line.strip()]
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
-    for name in ("ward3/0001", "ward3/0002", "ward5/0001"):
-        write_record(tmp_path / name, make_recordings(1)[0])
+    write_records(tmp_path, "ward3/0001", "ward3/0002", "ward5/0001")
     source = open_source(None, tmp_path / "labels.csv", label_columns=["afib", "lvh"])
     assert (source.problem_type, source.label_names) == ("multi_label_classification", ["afib", "lvh"])
     assert [reference.record_id for reference in source] == ["ward3/0001", "ward3/0002", "ward5/0001"]

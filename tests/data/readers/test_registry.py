@@ -16,8 +16,7 @@ from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.provenance import describe_source
 
 
-MakeRecordings = Callable[..., list[Recording]]
-WriteRecord = Callable[[Path, Recording], Path]
+WriteRecords = Callable[..., list[Recording]]
 
 
 @pytest.mark.parametrize(
@@ -56,10 +55,9 @@ def test_when_a_source_is_sliced_then_it_gives_those_references(shared: Path) ->
         source[len(source)]
 
 
-def test_when_a_file_is_given_then_it_is_a_table_or_a_record(
-    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
-) -> None:
-    header = write_record(tmp_path / "one", make_recordings(1)[0])
+def test_when_a_file_is_given_then_it_is_a_table_or_a_record(tmp_path: Path, write_records: WriteRecords) -> None:
+    write_records(tmp_path, "one")
+    header = tmp_path / "one.hea"
     (tmp_path / "labels.csv").write_text("path\none\n")
     assert guess_kind(tmp_path / "labels.csv") == "csv"
     assert guess_kind(header) == guess_kind(tmp_path / "one") == guess_kind(tmp_path) == "wfdb"
@@ -93,11 +91,8 @@ def test_when_kind_option_or_label_set_are_unknown_then_the_choices_are_named(tm
     assert "sampling_rate" in reader_options("ptbxl")
 
 
-def test_when_folders_are_patients_then_the_wfdb_reader_says_so(
-    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
-) -> None:
-    for name in ("patient001/b", "patient001/a", "patient002/a"):
-        write_record(tmp_path / name, make_recordings(1)[0])
+def test_when_folders_are_patients_then_the_wfdb_reader_says_so(tmp_path: Path, write_records: WriteRecords) -> None:
+    write_records(tmp_path, "patient001/b", "patient001/a", "patient002/a")
     references = list(open_source("wfdb", tmp_path, patient_folders=True))
     assert [reference.record_id for reference in references] == ["patient001/a", "patient001/b", "patient002/a"]
     assert [reference.patient_id for reference in references] == ["patient001", "patient001", "patient002"]
@@ -105,10 +100,9 @@ def test_when_folders_are_patients_then_the_wfdb_reader_says_so(
 
 
 def test_when_title_and_licence_of_a_folder_are_given_then_cards_have_them(
-    tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord
+    tmp_path: Path, write_records: WriteRecords
 ) -> None:
-    for recording in make_recordings(3):
-        write_record(tmp_path / "ward" / recording.record_id, recording)
+    write_records(tmp_path / "ward", "a", "b", "c")
     stated = ["--option", "title=Ward 3", "--option", "license=ODC-By 1.0", "--option", "citation=Us (2026)"]
     folder = tmp_path / "prepared"
     command = ["prepare", str(tmp_path / "ward"), "--split-fractions", "1", "0", "0", "--output", str(folder)]
