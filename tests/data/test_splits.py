@@ -86,12 +86,6 @@ def test_when_a_source_has_official_splits_then_they_are_used(shared: Path) -> N
     assert set(random.values()) == {"train", "validation"}
 
 
-def test_when_a_source_has_none_then_they_are_random(shared: Path) -> None:
-    source = open_source("challenge", shared / "data" / "challenge")
-    counts = Counter(assign_splits(source).values())
-    assert counts == {"train": 137, "validation": 20, "test": 39}
-
-
 def test_when_a_patient_is_on_two_sides_then_both_recordings_are_named() -> None:
     records = [
         RecordReference(Path("x"), "r1", patient_id="p", split="train"),

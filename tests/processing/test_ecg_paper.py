@@ -375,11 +375,10 @@ def test_when_a_recording_cannot_be_read_then_the_error_says_why(change: dict[st
 def test_when_a_real_recording_is_drawn_then_its_trace_is_dark_all_along(shared: Path, record: str) -> None:
     if not (path := shared / "data" / record).with_suffix(".hea").is_file():
         pytest.skip(f"{record} is not among the shared recordings")
-    recording = read_record(path)
+    inputs = read_record(path).as_inputs()
+    waveform = inputs.pop("waveforms")
     for layout in LAYOUTS:
-        page = render_page(
-            recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit, layout=layout
-        )
+        page = render_page(waveform, **inputs, layout=layout)
         places = np.rint(page.positions[np.isfinite(page.positions[..., 0])]).astype(int)
         height, width = page.image.shape[:2]
         inside = (places >= 0).all(axis=1) & (places < [width, height]).all(axis=1)

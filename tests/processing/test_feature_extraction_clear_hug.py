@@ -26,22 +26,10 @@ def test_when_one_recording_is_given_then_the_outputs_have_the_documented_shapes
     described = ClearHugFeatureExtractor(use_beat_features=True)
     assert set(described(make_pulses(), **known())) == set(described.model_input_names)
     assert features["attention_mask"].sum() == 12
+    assert extractor.on_no_beats == "raise"
     # Each beat has its R peak in the middle of its window.
     beats = features["input_values"][0, 4, :12]
     assert (beats.argmax(dim=-1) - 48).abs().max() <= 1
-
-
-def test_when_peaks_are_known_then_they_are_the_beats(extractor) -> None:
-    features = extractor(make_pulses(), **known(), r_peaks=np.array([1000, 2000, 4000]))
-    assert features["attention_mask"].sum() == 3
-    assert features["time_ids"][0, :3].tolist() == [3, 5, 9]
-
-
-def test_when_there_is_no_beat_then_none_is_invented(extractor) -> None:
-    assert extractor.on_no_beats == "raise"
-    features = extractor(make_pulses(), **known(), r_peaks=np.empty(0, dtype=np.int64), on_no_beats="mask")
-    assert not features["attention_mask"].any()
-    assert not features["input_values"].any()
 
 
 @pytest.mark.parametrize("heart_rate", [60.0, 96.0, 140.0, 210.0])

@@ -21,10 +21,8 @@ from clear_hug_hf.processing.page_loading import MAX_PIXELS
 
 @pytest.fixture(scope="module")
 def page(shared: Path) -> np.ndarray:
-    recording = read_record(shared / "data" / "ptb" / "s0010_re")
-    return render_page(
-        recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit, pixels_per_mm=3
-    ).image
+    inputs = read_record(shared / "data" / "ptb" / "s0010_re").as_inputs()
+    return render_page(inputs.pop("waveforms"), **inputs, pixels_per_mm=3).image
 
 
 def _saved(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
