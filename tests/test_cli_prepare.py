@@ -185,20 +185,26 @@ def test_when_recordings_are_scaled_and_short_as_the_papers_cpsc_then_the_classi
 ) -> None:
     prepared, output = str(tmp_path / "prepared"), tmp_path / "run"
     command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", prepared]
-    assert main([*command, "--setting", "do_rescale=true", "--setting", "window_seconds=5"]) == 0
+    command += ["--setting", "do_rescale=true", "--setting", "window_seconds=5", "--windows", "all"]
+    assert main(command) == 0
+    assert len(load_prepared(prepared)[0]["test"]) == 24, "two windows of each recording"
     command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output", str(output)]
     assert main([*command, "--epochs", "1", "--no-control"]) == 0
     said = capsys.readouterr().out.split("was prepared: with ")[1].splitlines()[0]
     assert {*said.split(", ")} == {"window_seconds=5", "do_rescale=True"}
     settings = json.loads((output / "model" / "preprocessor_config.json").read_text())
     assert (settings["do_rescale"], settings["rescale_limit"], settings["window_seconds"]) == (True, 3.0, 5)
-    stated = json.loads((output / "metrics.json").read_text())["pretrained"]["test"]["macro_auroc"]
-    found = []
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["data"]["sets"]["test"] == {"recordings": 12, "patients": 12}
+    found = [metrics["pretrained"]["test"]]
     for name, data in (("prepared", prepared), ("raw", str(ptbxl_folder))):
         command = ["evaluate", "--data", data, "--model", str(output), "--output", str(tmp_path / f"{name}.json")]
         assert main(command) == 0
-        found.append(json.loads((tmp_path / f"{name}.json").read_text())["macro_auroc"])
-    assert found == [stated, stated]
+        found.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    for one in found:
+        assert one["macro_auroc"] == found[0]["macro_auroc"]
+        # Windows are not counted.
+        assert (one["num_recordings"], one["num_patients"], one["per_label"]["MI"]["num_known"]) == (12, 12, 12)
 
 
 def test_when_a_prepared_folder_has_no_labels_then_finetuning_says_so(
@@ -206,16 +212,8 @@ def test_when_a_prepared_folder_has_no_labels_then_finetuning_says_so(
 ) -> None:
     prepared = tmp_path / "prepared"
     assert main(["prepare", str(ptbxl_folder), "--output", str(prepared)]) == 0
-    command = [
-        "finetune",
-        "--data",
-        str(prepared),
-        "--model",
-        str(runs / "pretrained"),
-        "--output",
-        str(tmp_path / "x"),
-    ]
-    assert main(command) == 2
+    command = ["finetune", "--data", str(prepared), "--model", str(runs / "pretrained")]
+    assert main([*command, "--output", str(tmp_path / "x")]) == 2
     assert "there are no labels in the recordings of" in capsys.readouterr().err
 
 

@@ -1,20 +1,23 @@
-"""The notebooks run on what `make demo` writes or on real recordings, and what is committed is fit to be read."""
+"""The demo; the notebooks, which run on what it writes or on real recordings; and what is committed of them."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import create_autospec
 
 import datasets
 import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import CapturingDisplayPublisher
@@ -24,7 +27,8 @@ from traitlets import Type
 from traitlets.config import Config
 from transformers.utils import logging
 
-from clear_hug_hf.cli import main
+from clear_hug_hf import STANDARD_LEADS
+from clear_hug_hf.cli import demo, main
 from clear_hug_hf.data import simulation
 from clear_hug_hf.data.records import Recording
 
@@ -38,36 +42,93 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 
 @pytest.fixture(scope="module")
-def simulator(make_recordings: Callable[..., list[Recording]]) -> Callable[..., list[Recording]]:
-    """
-    Stands for `simulate_recordings`, which would take most of the time and which the kernel's notebook runs: pulses
-    with labels and splits as the simulator gives them. Four patients make one split.
-    """
+def quick_simulation() -> Iterator[None]:
+    """Pulses in place of the dynamical model, which has tests of its own and would take most of the time."""
 
-    def simulate(num_patients: int, recordings_per_patient: int = 1, **_: Any) -> list[Recording]:
-        recordings = make_recordings(num_patients, recordings_per_patient, 250.0)
-        return [_as_simulated(one, row // recordings_per_patient) for row, one in enumerate(recordings)]
+    def simulate_leads(heart_rate: float, ai: np.ndarray, **_: Any) -> pd.DataFrame:
+        seconds = np.arange(15 * simulation.SAMPLING_RATE) / simulation.SAMPLING_RATE
+        since = seconds % (60 / heart_rate) - 0.3
+        shape = np.exp(-0.5 * (since / 0.012) ** 2) + np.sign(ai[4]) * 0.3 * np.exp(-0.5 * ((since - 0.2) / 0.04) ** 2)
+        return pd.DataFrame(dict.fromkeys(STANDARD_LEADS, shape))
 
-    return create_autospec(simulation.simulate_recordings, side_effect=simulate)
-
-
-def _as_simulated(recording: Recording, patient: int) -> Recording:
-    known = recording.labels or {}
-    labels = dict.fromkeys(simulation.SIMULATED_LABELS, 0.0)
-    labels["sinus tachycardia" if known["fast"] else "sinus rhythm"] = 1.0
-    labels["T wave inversion"] = known["inverted"]
-    return replace(recording, labels=labels, split=("train", "train", "validation", "test")[patient // 4])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulation, "_simulate_leads", simulate_leads)
+        patch.setattr(os, "cpu_count", lambda: 1)  # other processes would not know
+        yield
 
 
 @pytest.fixture(scope="module")
-def clone(simulator: Callable[..., list[Recording]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def simulated_demo(quick_simulation: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The output folder of a small demo without data, and what was printed."""
+    output, printed = tmp_path_factory.mktemp("clone") / "demo", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["demo", "--output", str(output), "--patients", "16", "--epochs", "1"]) == 0
+    return output, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def clone(simulated_demo: tuple[Path, str]) -> Path:
     """A folder with the notebooks and a small `demo` beside them, as `make demo` leaves a clone."""
-    folder = tmp_path_factory.mktemp("clone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulation, "simulate_recordings", simulator)
-        assert main(["demo", "--output", str(folder / "demo"), "--patients", "16", "--epochs", "1"]) == 0
+    folder = simulated_demo[0].parent
     shutil.copytree(NOTEBOOKS[0].parent, folder / "notebooks")
     return folder
+
+
+def test_when_the_demo_runs_then_everything_is_there(simulated_demo: tuple[Path, str]) -> None:
+    output, printed = simulated_demo
+    assert "untrained encoder" in printed
+    assert f"clear-hug predict YOUR_RECORD.hea --model {output}" in printed
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["data"]["title"] == "Simulated recordings of clear_hug_hf"
+    assert metrics["data"]["sets"] == {
+        "train": {"recordings": 24, "patients": 8},
+        "validation": {"recordings": 12, "patients": 4},
+        "test": {"recordings": 12, "patients": 4},
+    }
+    pretraining = json.loads((output / "pretrained" / "pretraining.json").read_text())
+    assert metrics["encoder"]["pretraining.json"] == pretraining
+    assert (output / "model" / "model.safetensors").is_file()
+    assert (output / "pretrained" / "model" / "model.safetensors").is_file()
+    assert (output / "pictures" / "group_activations.png").is_file()
+
+
+def test_when_recordings_are_simulated_then_the_shipped_classifiers_do_not_see_them(
+    simulated_demo: tuple[Path, str],
+) -> None:
+    output, printed = simulated_demo
+    shipped = {path.name for path in demo.SHIPPED.iterdir() if path.is_dir()}
+    assert shipped
+    assert not shipped & {path.stem for path in (output / "pictures").iterdir()}
+    assert not [name for name in shipped if name in printed]
+    assert "shown of real recordings only: clear-hug demo --data FOLDER" in printed
+
+
+def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_the_shipped_weights(
+    tmp_path: Path,
+    make_recordings: Callable[..., list[Recording]],
+    write_record: Callable[[Path, Recording], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    printed_by: Callable[..., str],
+) -> None:
+    name = "clear-hug-small-ptbxl-super"
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / name).symlink_to(demo.SHIPPED / name)
+    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "shipped")
+    ward, output = tmp_path / "ward", tmp_path / "run"
+    for recording in make_recordings(10):
+        write_record(ward / recording.record_id, recording)
+    printed = printed_by("demo", "--data", ward, "--output", output, "--epochs", "1")
+    assert f"{name} on test recording " in printed
+    assert (output / "pictures" / f"{name}.png").is_file()
+    data = json.loads((output / "pretrained" / "pretraining.json").read_text())["data"][0]
+    assert {split: one["recordings"] for split, one in data["sets"].items()} == {
+        "train": 7,
+        "validation": 1,
+        "test": 2,
+    }
+    assert f"{ward} has no labels, so that nothing was fine-tuned" in printed
+    assert f"clear-hug prepare {ward} --labels" in printed
+    assert not (output / "metrics.json").exists()
 
 
 def _outputs(notebook: Any) -> list[Any]:
@@ -150,16 +211,10 @@ def _run_in_a_kernel(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @each_notebook
 def test_when_a_notebook_runs_beside_a_demo_then_no_cell_fails_and_it_draws(
-    path: Path,
-    clone: Path,
-    simulator: Callable[..., list[Recording]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    path: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FOLDER, raising=False)
-    monkeypatch.setattr(simulation, "simulate_recordings", simulator)
-    run = _run_in_a_kernel if path == NOTEBOOKS[0] else _run_here
-    assert _has_picture(run(clone / "notebooks" / path.name, tmp_path, monkeypatch))
+    assert _has_picture(_run_here(clone / "notebooks" / path.name, tmp_path, monkeypatch))
 
 
 @each_notebook
@@ -171,9 +226,10 @@ def test_when_a_folder_of_recordings_is_named_then_a_notebook_reads_it_with_ship
     shutil.copy(path, tmp_path / "notebooks")
     (tmp_path / "model_cards").symlink_to(path.parents[1] / "model_cards")
     monkeypatch.setenv(FOLDER, str(ptbxl_folder))
-    outputs = _run_here(tmp_path / "notebooks" / path.name, tmp_path, monkeypatch)
+    run = _run_in_a_kernel if path == NOTEBOOKS[0] else _run_here
+    outputs = run(tmp_path / "notebooks" / path.name, tmp_path, monkeypatch)
     assert _has_picture(outputs)
-    assert "simulated" not in json.dumps([output["data"].get("text/plain") for output in outputs])
+    assert "simulated" not in json.dumps([output.get("data", {}).get("text/plain") for output in outputs])
 
 
 @each_notebook
