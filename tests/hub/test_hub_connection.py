@@ -31,7 +31,7 @@ MODEL = {"config.json", "model.safetensors", "preprocessor_config.json"}
 PRELUDE = """
 import json
 
-results = {}
+results = {"folder": {"value": os.getcwd()}}
 
 
 def step(function):
@@ -68,19 +68,11 @@ OWNER = """
 import contextlib
 import io
 import os
-from pathlib import Path
 
 from clear_hug_hf.cli import main
 
 model = AutoModelForSequenceClassification.from_pretrained(old)
 extractor = AutoFeatureExtractor.from_pretrained(old)
-
-
-def call(*words):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(list(words))
-    return [status, out.getvalue(), err.getvalue().strip()]
 
 
 @step
@@ -97,63 +89,26 @@ def shards():
     return all(tensor.equal(model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
-@step
-def published():
-    return call("publish", old, "org/new", "--license", "cc-by-4.0", "--private")
-
-
-@step
-def dry():
-    call("publish", old, "org/new", "--license", "cc-by-4.0", "--dry-run", "dry")
-    return {
-        str(path.relative_to("dry")): path.read_bytes().hex() for path in Path("dry").rglob("*") if path.is_file()
-    }
-
-
-@step
-def to_branch():
-    return call("publish", new, "org/new", "--license", "mit", "--revision", "second", "--message", "Another")
-
-
-@step
-def as_pull_request():
-    return call("publish", old, "org/new", "--license", "other", "--license-name", "mine", "--create-pr")
-
-
-@step
-def predicted():
-    return call("predict", record, "--model", "hf://org/new", "--json")
-
-
-@step
-def predicted_locally():
-    return call("predict", record, "--model", old, "--json")
-
-
-@step
-def of_a_branch():
-    return call("predict", record, "--model", "hf://org/new@second", "--json")
-
-
-@step
-def of_a_branch_locally():
-    return call("predict", record, "--model", new, "--json")
-
-
-@step
-def of_no_repository():
-    return call("predict", record, "--model", "hf://org/none")
-
-
-@step
-def of_no_name():
-    return call("predict", record, "--model", "hf://no/such/name")
-
-
-@step
-def without_rights():
-    os.environ["HF_TOKEN"] = reader_token
-    return call("publish", old, "org/new", "--license", "cc-by-4.0")
+commands = {
+    "published": ["publish", old, "org/new", "--license", "cc-by-4.0", "--private"],
+    "dry": ["publish", old, "org/new", "--license", "cc-by-4.0", "--dry-run", "dry"],
+    "to_branch": ["publish", new, "org/new", "--license", "mit", "--revision", "second", "--message", "Another"],
+    "as_pull_request": ["publish", old, "org/new", "--license", "other", "--license-name", "mine", "--create-pr"],
+    "predicted": ["predict", record, "--model", "hf://org/new", "--json"],
+    "predicted_locally": ["predict", record, "--model", old, "--json"],
+    "of_a_branch": ["predict", record, "--model", "hf://org/new@second", "--json"],
+    "of_a_branch_locally": ["predict", record, "--model", new, "--json"],
+    "of_no_repository": ["predict", record, "--model", "hf://org/none"],
+    "of_no_name": ["predict", record, "--model", "hf://no/such/name"],
+    "without_rights": ["publish", old, "org/new", "--license", "cc-by-4.0"],
+}
+for name, words in commands.items():
+    if name == "without_rights":
+        os.environ["HF_TOKEN"] = reader_token
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(words)
+    results[name] = {"value": [status, out.getvalue(), err.getvalue().strip()]}
 """
 READING = """
 trust = {"trust_remote_code": True}
@@ -352,7 +307,8 @@ def test_when_a_model_is_published_then_the_repository_holds_what_was_staged_in_
     hub: HubServer, owner: Results
 ) -> None:
     assert f"published: {hub.url}/org/new" in _done(owner, "published")
-    staged = {name: bytes.fromhex(content) for name, content in _value(owner, "dry").items()}
+    dry = Path(_value(owner, "folder")) / "dry"
+    staged = {str(path.relative_to(dry)): path.read_bytes() for path in dry.rglob("*") if path.is_file()}
     assert hub.files("org/new") == {".gitattributes": b"", **staged}
     assert b"license: cc-by-4.0" in staged["README.md"]
     assert "org/new" in hub.private

@@ -19,7 +19,6 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForSequenceC
 
 from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForPreTraining
 from clear_hug_hf.cli import main
-from clear_hug_hf.data.records import Recording
 from clear_hug_hf.hub.publishing import check_repo_id, stage
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import folders
@@ -37,28 +36,9 @@ AUTO_MAP = {
 
 
 @pytest.fixture(scope="module")
-def made(
-    tmp_path_factory: pytest.TempPathFactory,
-    make_recordings: Callable[..., list[Recording]],
-    write_record: Callable[[Path, Recording], Path],
-    run: Callable[..., None],
-) -> Path:
-    """A pre-training and a fine-tuning run on a table of records, as a user would make them."""
-    folder = tmp_path_factory.mktemp("run")
-    table = ["path,patient_id,split,fast,inverted"]
-    for recording in make_recordings(72):
-        write_record(folder / "ward" / recording.record_id, recording)
-        labels = recording.labels or {}
-        about = [recording.record_id, recording.patient_id, recording.split]
-        table.append(",".join(map(str, [f"ward/{about[0]}", *about[1:], labels["fast"], labels["inverted"]])))
-    (folder / "ward.csv").write_text("\n".join(table) + "\n")
-    data, pretrained = folder / "prepared", folder / "pretrained"
-    run("prepare", folder / "ward.csv", "--labels", "fast", "inverted", "--output", data)
-    options = [f"--model-option={name}" for name in ("hidden_size=32", "intermediate_size=32", "num_hidden_layers=1")]
-    run("pretrain", "--data", data, "--output", pretrained, "--epochs", "2", *options)
-    last = "--output", folder / "finetuned", "--epochs", "2", "--no-feature-cache"
-    run("finetune", "--data", data, "--model", pretrained, *last)
-    return folder
+def made(make_house: Callable[[str], Path]) -> Path:
+    """A pre-training and a fine-tuning run, as a user would make them."""
+    return make_house("clear_hug")
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +66,8 @@ def test_when_a_classifier_is_staged_then_the_repository_is_whole(staged: Any) -
     assert staged.missing == []
     config = json.loads((staged.folder / "config.json").read_text())
     assert config["auto_map"] == AUTO_MAP
-    assert config["id2label"] == {"0": "fast", "1": "inverted"}
-    assert config["label_thresholds"].keys() == {"fast", "inverted"}
+    assert config["id2label"] == {"0": "NORM", "1": "MI", "2": "STTC"}
+    assert config["label_thresholds"].keys() == {"NORM", "MI", "STTC"}
     assert config["custom_pipelines"]["ecg-classification"]["pt"] == [
         "AutoModelForSequenceClassification",
         "AutoModelForImageClassification",
@@ -170,7 +150,7 @@ def test_when_a_card_is_made_then_data_splits_protocol_and_limits_stand_in_it(st
     assert f"| macro AUROC | {interval} |" in card.text
     assert "its encoder never trained" in card.text
     assert "Difference of macro AUROC, paired over patients" in card.text
-    assert f"| fast | {test['per_label']['fast']['num_positive']} |" in card.text
+    assert f"| MI | {test['per_label']['MI']['num_positive']} |" in card.text
     for words in (
         "Not a medical device",
         "pre-training",
@@ -204,9 +184,9 @@ def test_when_results_are_stated_for_the_hub_then_both_forms_agree_with_the_run(
     assert stated["macro F1"].dataset_type == "your-name/ward"
     entries = yaml.safe_load((staged.folder / ".eval_results" / "ward.yaml").read_text())
     by_task = {entry["dataset"]["task_id"]: entry for entry in entries}
-    assert by_task["labels_macro_auroc"]["value"] == round(test["macro_auroc"]["value"], 4)
-    assert by_task["labels_macro_auroc"]["dataset"]["id"] == "your-name/ward"
-    assert "on the test split" in by_task["labels_macro_auroc"]["notes"]
+    assert by_task["ptbxl_super_macro_auroc"]["value"] == round(test["macro_auroc"]["value"], 4)
+    assert by_task["ptbxl_super_macro_auroc"]["dataset"]["id"] == "your-name/ward"
+    assert "on the test split" in by_task["ptbxl_super_macro_auroc"]["notes"]
 
 
 def test_when_nothing_is_known_then_it_is_named_and_no_number_is_made_up(tmp_path: Path) -> None:
@@ -232,10 +212,14 @@ def test_when_a_label_is_full_of_markup_then_the_card_stays_a_card(made: Path, t
     shutil.copytree(made / "finetuned", tmp_path / "finetuned", ignore=shutil.ignore_patterns("control", "pictures"))
     for name in ("metrics.json", "model/config.json"):
         path = tmp_path / "finetuned" / name
-        path.write_text(path.read_text().replace('"fast"', '"fast | <b>*very*_"'))
-    found = stage(tmp_path / "finetuned", tmp_path / "staged", REPO, license="cc-by-4.0")
+        text = path.read_text().replace('"MI"', '"MI | <b>*very*_"')
+        path.write_text(text.replace('"label_set": "ptbxl_super"', '"label_set": null'))
+    about = {"license": "cc-by-4.0", "dataset_id": "your-name/ward"}
+    found = stage(tmp_path / "finetuned", tmp_path / "staged", REPO, **about)
+    # A set of labels without a name.
+    assert "task_id: labels_macro_auroc" in (found.folder / ".eval_results" / "ward.yaml").read_text()
     text = (found.folder / "README.md").read_text()
-    assert r"| fast \| \<b\>\*very\*\_ |" in text
+    assert r"| MI \| \<b\>\*very\*\_ |" in text
     assert ModelCard(text).data.license == "cc-by-4.0"
 
 
@@ -249,8 +233,8 @@ def test_when_a_label_is_full_of_markup_then_the_card_stays_a_card(made: Path, t
         ("pretrained/test/macro_auroc/value", 7.3, NO_METRIC),
         ("pretrained/test/macro_f1/value", float("nan"), NO_METRIC),
         ("pretrained/validation/macro_auroc", "good", NO_METRIC),
-        ("pretrained/test/per_label/fast/f1", None, NO_METRIC),
-        ("labels", ["fast", "upright"], "is of the labels fast, upright and the model names fast, inverted"),
+        ("pretrained/test/per_label/MI/f1", None, NO_METRIC),
+        ("labels", ["NORM", "CD"], "is of the labels NORM, CD and the model names NORM, MI, STTC"),
         ("", '{"pretrained": ', r"metrics\.json is damaged"),
     ],
 )
@@ -398,7 +382,7 @@ def test_when_there_is_no_token_or_licence_then_one_sentence_says_so_and_the_fol
     error = refused("publish", made / "finetuned", REPO, "--license", "cc-by-4.0")
     assert "no token of the Hub: log in with `hf auth login`" in error
     assert f"staged in published/{REPO}" in error
-    assert AutoConfig.from_pretrained(tmp_path / "published" / REPO).id2label == {0: "fast", 1: "inverted"}
+    assert AutoConfig.from_pretrained(tmp_path / "published" / REPO).id2label == {0: "NORM", 1: "MI", 2: "STTC"}
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "published" / REPO).num_beats == 15
 
     monkeypatch.setattr("clear_hug_hf.hub.publishing.get_token", lambda: "hf_something")
@@ -410,7 +394,7 @@ def test_when_there_is_no_token_or_licence_then_one_sentence_says_so_and_the_fol
     [
         (["publish", "{run}/finetuned", "no id at all"], "is no repository id"),
         (["publish", "{run}/nothing", REPO], "does not exist"),
-        (["publish", "{run}/prepared", REPO], "holds no model"),
+        (["publish", "{run}/data", REPO], "holds no model"),
         (["publish", "{run}/finetuned", REPO, "--dataset", "ward"], "does not say whose repository"),
         (["publish", "{run}/finetuned", REPO, "--card", "none.md"], "card none.md does not exist"),
         (["publish", "{run}/finetuned", REPO, "--revision", "two words"], "is no name of a branch"),
