@@ -1,7 +1,11 @@
 """What depends on what, found out by changing inputs."""
 
+from functools import partial
+
 import pytest
 import torch
+from small_systems import SMALL_SYSTEMS
+from small_systems import make_beats as make_batch
 
 from clear_hug_hf import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
 from clear_hug_hf.modeling.fast_forms import drop
@@ -15,6 +19,7 @@ from clear_hug_hf.modeling.modeling_clear_hug import (
 from clear_hug_hf.modeling.modeling_ecg import seeded_counters
 
 
+small_config = partial(SMALL_SYSTEMS["clear_hug"].config, num_labels=5)
 TOLERANCE = 2e-5
 NO_GUIDANCE = {"view_guidance": False, "conduction_guidance": False}
 GUIDANCE = [{}, {"view_guidance": False}, {"conduction_guidance": False}, NO_GUIDANCE]
@@ -64,7 +69,7 @@ def allowed_by_the_paper(config, real, visible, *, decoder: bool) -> torch.Tenso
     "fields",
     [*GUIDANCE, {"cls_attention": "full"}, {"decoder_visible_attention": "all"}],
 )
-def test_when_masks_are_built_then_they_are_the_papers(small_config, fields):
+def test_when_masks_are_built_then_they_are_the_papers(fields):
     config = small_config(lead_names=["I", "aVR", "V1"], num_beats=4, **fields)
     real = torch.rand(3, 3, 3) < 0.8
     real[1, 2] = False  # a missing lead
@@ -78,7 +83,7 @@ def test_when_masks_are_built_then_they_are_the_papers(small_config, fields):
     assert mask[:, 0].equal(allowed_by_the_paper(config, real, visible, decoder=False))
 
 
-def test_when_attention_is_full_then_only_missing_tokens_are_hidden(small_config):
+def test_when_attention_is_full_then_only_missing_tokens_are_hidden():
     config = small_config(full_attention=True)
     real = torch.ones(1, 12, 15, dtype=torch.bool)
     visible = torch.rand(1, 12, 15) < 0.2
@@ -101,9 +106,7 @@ def test_when_attention_is_full_then_only_missing_tokens_are_hidden(small_config
         ({"num_hidden_layers": 1, "cls_attention": "full"}, True),
     ],
 )
-def test_when_another_lead_changes_then_a_lead_state_changes_by_the_rules(
-    small_config, make_batch, fields, sees_others
-):
+def test_when_another_lead_changes_then_a_lead_state_changes_by_the_rules(fields, sees_others):
     batch = make_batch()
     model = ClearHugModel(small_config(**fields)).eval()
     before = model(**batch).lead_states
@@ -116,7 +119,7 @@ def test_when_another_lead_changes_then_a_lead_state_changes_by_the_rules(
     assert sees_others or not lead_changed[1, 10:].any()
 
 
-def test_when_amplitude_and_offset_of_beats_change_then_nothing_changes(small_config, make_batch):
+def test_when_amplitude_and_offset_of_beats_change_then_nothing_changes():
     batch = make_batch()
     model = ClearHugModel(small_config()).eval()
     before = model(**batch).lead_states
@@ -178,7 +181,7 @@ class Rebuilt:
     ],
 )
 def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
-    small_config, form, fields, sees_same_beat, sees_own_summary, sees_rest
+    form, fields, sees_same_beat, sees_own_summary, sees_rest
 ):
     config = small_config(decoder_num_hidden_layers=1, attention_form=form, **fields)
     visible = [(lead, 3) for lead in range(12) if lead != 2]
@@ -196,7 +199,7 @@ def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
     ("rule", "sees_other_visible", "sees_own_lead"), [("lead", False, True), ("all", True, False)]
 )
 def test_when_decoder_memory_changes_then_a_visible_beat_changes_by_the_rule(
-    small_config, form, rule, sees_other_visible, sees_own_lead
+    form, rule, sees_other_visible, sees_own_lead
 ):
     config = small_config(decoder_num_hidden_layers=1, attention_form=form, decoder_visible_attention=rule)
     beat = Rebuilt(config, (2, 3), (2, 8), (5, 9))
@@ -220,9 +223,7 @@ def test_when_decoder_memory_changes_then_a_visible_beat_changes_by_the_rule(
         {"cls_attention": "reference_bias", "beat_embedding": "conv", "decoder_visible_attention": "all"},
     ],
 )
-def test_when_the_decoder_attends_in_pieces_then_it_rebuilds_what_one_mask_does(
-    small_config, make_batch, fields, implementation
-):
+def test_when_the_decoder_attends_in_pieces_then_it_rebuilds_what_one_mask_does(fields, implementation):
     batch = make_batch(num_beats=13, real_beats=(13, 7, 1))
     batch["lead_mask"][2, :6] = False
     model = ClearHugForPreTraining(small_config(**fields)).eval()
@@ -248,7 +249,7 @@ def test_when_the_decoder_attends_in_pieces_then_it_rebuilds_what_one_mask_does(
 
 
 @pytest.mark.parametrize("fields", [{"full_attention": True}, {"cls_attention": "full"}])
-def test_when_more_may_be_attended_to_than_the_pieces_hold_then_one_mask_is_used(small_config, make_batch, fields):
+def test_when_more_may_be_attended_to_than_the_pieces_hold_then_one_mask_is_used(fields):
     batch = make_batch()
     model = ClearHugForPreTraining(small_config(attention_form="sparse", **fields)).eval()
     pieces = model(**batch).reconstruction
@@ -265,9 +266,7 @@ def test_when_more_may_be_attended_to_than_the_pieces_hold_then_one_mask_is_used
         ({"beat_embedding": "conv"}, True),  # the released convolution reads hidden neighbours
     ],
 )
-def test_when_beats_change_then_hidden_ones_change_no_reconstruction_and_visible_ones_all(
-    small_config, make_batch, fields, leaks
-):
+def test_when_beats_change_then_hidden_ones_change_no_reconstruction_and_visible_ones_all(fields, leaks):
     batch, noise = make_batch(), torch.rand(2, 12, 15)
     model = ClearHugForPreTraining(small_config(**fields)).eval()
     before = model(**batch, noise=noise)
@@ -294,7 +293,7 @@ ALL_FORMS = [
 
 
 @pytest.mark.parametrize("fields", ALL_FORMS)
-def test_when_missing_beats_and_leads_hold_anything_then_nothing_changes(small_config, make_batch, fields):
+def test_when_missing_beats_and_leads_hold_anything_then_nothing_changes(fields):
     batch = make_batch()
     noise = torch.rand(2, 12, 15)
     real = real_of(batch)
@@ -316,7 +315,7 @@ def test_when_missing_beats_and_leads_hold_anything_then_nothing_changes(small_c
 
 
 @pytest.mark.parametrize("fields", ALL_FORMS)
-def test_when_a_batch_is_trimmed_to_its_longest_then_numbers_stay(small_config, make_batch, fields):
+def test_when_a_batch_is_trimmed_to_its_longest_then_numbers_stay(fields):
     full, trimmed = make_batch(15, (11, 9)), make_batch(11, (11, 9))
     noise = torch.rand(2, 12, 15)
     config = small_config(**fields)
@@ -333,7 +332,7 @@ def test_when_a_batch_is_trimmed_to_its_longest_then_numbers_stay(small_config, 
 
 
 @pytest.mark.parametrize("fields", ALL_FORMS)
-def test_when_recordings_come_one_by_one_then_numbers_are_those_of_the_batch(small_config, make_batch, fields):
+def test_when_recordings_come_one_by_one_then_numbers_are_those_of_the_batch(fields):
     """Also with the masks that evaluation draws, and beside recordings of one beat."""
     batch = make_batch(15, (15, 9, 1))
     model = ClearHugForPreTraining(small_config(**fields)).eval()
@@ -349,7 +348,7 @@ def test_when_recordings_come_one_by_one_then_numbers_are_those_of_the_batch(sma
     torch.testing.assert_close(total, together.loss)
 
 
-def test_when_beats_are_missing_in_one_lead_only_then_a_mask_per_lead_says_so(small_config, make_batch):
+def test_when_beats_are_missing_in_one_lead_only_then_a_mask_per_lead_says_so():
     batch = make_batch(15, (15, 15))
     attention_mask = torch.ones(2, 12, 15, dtype=torch.bool)
     attention_mask[0, 3, 4:] = False
@@ -363,7 +362,7 @@ def test_when_beats_are_missing_in_one_lead_only_then_a_mask_per_lead_says_so(sm
     torch.testing.assert_close(by_lead, before[1:])
 
 
-def test_when_nothing_was_recorded_then_nothing_is_hidden_and_gradients_are_finite(small_config, make_batch):
+def test_when_nothing_was_recorded_then_nothing_is_hidden_and_gradients_are_finite():
     model = ClearHugForPreTraining(small_config())
     output = model(**make_batch(15, (0,)))
     output.loss.backward()
@@ -376,7 +375,7 @@ def test_when_nothing_was_recorded_then_nothing_is_hidden_and_gradients_are_fini
 
 
 @pytest.mark.parametrize("mask_ratio", [0.5, 0.75, 0.8, 0.9, 1 / 3])
-def test_when_beats_are_hidden_then_each_recording_hides_its_share(small_config, mask_ratio):
+def test_when_beats_are_hidden_then_each_recording_hides_its_share(mask_ratio):
     model = ClearHugForPreTraining(small_config(mask_ratio=mask_ratio)).eval()
     counts = torch.arange(0, 16)
     attention_mask = torch.arange(15) < counts[:, None]
@@ -397,7 +396,7 @@ def test_when_visible_beats_are_counted_then_slots_always_suffice(mask_ratio):
     assert (counts.diff() >= 0).all()
 
 
-def test_when_noise_is_given_then_the_lowest_stays_visible(small_config, make_batch):
+def test_when_noise_is_given_then_the_lowest_stays_visible():
     batch = make_batch()
     model = ClearHugForPreTraining(small_config())
     noise = torch.rand(2, 12, 15)
@@ -410,7 +409,7 @@ def test_when_noise_is_given_then_the_lowest_stays_visible(small_config, make_ba
     assert not first[0].equal(first[1])
 
 
-def test_when_seeds_are_given_then_a_recording_hides_the_same_beats_in_any_batch(small_config, make_batch):
+def test_when_seeds_are_given_then_a_recording_hides_the_same_beats_in_any_batch():
     model = ClearHugForPreTraining(small_config()).train()
     batch = make_batch(real_beats=(12, 12))
     seeds = torch.tensor([3, -(2**62)])
@@ -459,7 +458,7 @@ def test_when_values_are_dropped_then_share_scale_and_gradient_are_those_of_drop
     assert drop(states, 0.0, True) is states
 
 
-def test_when_training_then_every_step_and_recording_hides_other_beats_unless_seeded(small_config, make_batch):
+def test_when_training_then_every_step_and_recording_hides_other_beats_unless_seeded():
     batch = make_batch(15, (15, 15))
     batch.pop("lead_mask")
     model = ClearHugForPreTraining(small_config()).train()
@@ -471,7 +470,7 @@ def test_when_training_then_every_step_and_recording_hides_other_beats_unless_se
     assert not seeded[0].equal(seeded[2])
 
 
-def test_when_evaluating_then_results_are_deterministic(small_config, make_batch):
+def test_when_evaluating_then_results_are_deterministic():
     batch = make_batch()
     config = small_config()
     model = ClearHugForPreTraining(config).eval()
@@ -484,7 +483,7 @@ def test_when_evaluating_then_results_are_deterministic(small_config, make_batch
     assert ClearHugForPreTraining(config).eval().bfloat16()(**batch).bool_masked_pos.equal(first.bool_masked_pos)
 
 
-def test_when_hidden_beats_are_named_then_exactly_they_are_hidden_as_with_noise(small_config, make_batch):
+def test_when_hidden_beats_are_named_then_exactly_they_are_hidden_as_with_noise():
     batch = make_batch()
     model = ClearHugForPreTraining(small_config()).eval()
     by_noise = model(**batch, noise=torch.rand(2, 12, 15))
@@ -495,7 +494,7 @@ def test_when_hidden_beats_are_named_then_exactly_they_are_hidden_as_with_noise(
     torch.testing.assert_close(by_name.loss, by_noise.loss)
 
 
-def test_when_the_loss_is_computed_then_it_is_the_mean_over_hidden_beats(small_config, make_batch):
+def test_when_the_loss_is_computed_then_it_is_the_mean_over_hidden_beats():
     output = ClearHugForPreTraining(small_config()).eval()(**make_batch())
     errors = (output.reconstruction - output.target).square().mean(dim=-1)
     torch.testing.assert_close(output.loss, errors[output.bool_masked_pos].mean())
@@ -504,7 +503,7 @@ def test_when_the_loss_is_computed_then_it_is_the_mean_over_hidden_beats(small_c
 # Heads
 
 
-def test_when_leads_are_missing_then_hug_means_run_over_those_present(small_config):
+def test_when_leads_are_missing_then_hug_means_run_over_those_present():
     model = ClearHugForSequenceClassification(small_config()).eval()
     states = torch.randn(1, 12, 32)
     present = torch.ones(1, 12, dtype=torch.bool)
@@ -521,7 +520,7 @@ def test_when_leads_are_missing_then_hug_means_run_over_those_present(small_conf
     torch.testing.assert_close(feature, (g1 + g3 + p12 + p23 + p13 + top) / 6, atol=1e-5, rtol=1e-5)
 
 
-def test_when_the_head_is_simpler_then_it_averages_as_the_paper_says(small_config):
+def test_when_the_head_is_simpler_then_it_averages_as_the_paper_says():
     states = torch.randn(2, 12, 32)
     present = torch.ones(2, 12, dtype=torch.bool)
     present[1, 6:] = False
@@ -544,21 +543,21 @@ def test_when_the_head_is_simpler_then_it_averages_as_the_paper_says(small_confi
     torch.testing.assert_close(single(states, present)[0][0], torch.stack(vectors).mean(0), atol=1e-5, rtol=1e-5)
 
 
-def test_when_leads_make_one_group_then_hug_is_refused(small_config):
+def test_when_leads_make_one_group_then_hug_is_refused():
     with pytest.raises(ValueError, match="head_type='hug' pairs groups"):
         ClearHugForSequenceClassification(small_config(lead_names=["I", "II", "III"]))
     model = ClearHugForSequenceClassification(small_config(lead_names=["I", "II", "III"], head_type="mean")).eval()
     assert model(torch.randn(1, 3, 4, 96)).logits.shape == (1, 5)
 
 
-def test_when_leads_and_groups_are_others_then_shapes_follow(small_config):
+def test_when_leads_and_groups_are_others_then_shapes_follow():
     config = small_config(lead_names=["X", "Y", "Z", "II"], lead_groups=[["X"], ["Y"], ["Z"], ["II"]])
     output = ClearHugForSequenceClassification(config).eval()(torch.randn(2, 4, 7, 96))
     assert output.group_states.shape == (2, 4 + 6 + 1, 32)
     assert ClearHugForPreTraining(config).eval()(torch.randn(2, 4, 7, 96)).reconstruction.shape == (2, 4, 7, 96)
 
 
-def test_when_beat_features_are_used_then_those_of_visible_beats_matter_and_no_others(small_config, make_batch):
+def test_when_beat_features_are_used_then_those_of_visible_beats_matter_and_no_others():
     batch = make_batch()
     batch["beat_features"] = torch.randn(2, 12, 15, 3)
     model = ClearHugForPreTraining(small_config(use_beat_features=True)).eval()

@@ -1,17 +1,21 @@
 """CLEAR-HUG: what its outputs are, and what it reads and refuses. `tests/systems` asks it what all models owe."""
 
 import inspect
+from functools import partial
 
 import pytest
 import torch
+from small_systems import SMALL_SYSTEMS
+from small_systems import make_beats as make_batch
 
 from clear_hug_hf import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
 
 
+small_config = partial(SMALL_SYSTEMS["clear_hug"].config, num_labels=5)
 MODELS = [ClearHugModel, ClearHugForPreTraining, ClearHugForSequenceClassification]
 
 
-def test_when_forward_is_called_then_shapes_are_those_documented(small_config, make_batch):
+def test_when_forward_is_called_then_shapes_are_those_documented():
     batch, config = make_batch(11, (11, 4)), small_config()
     encoder = ClearHugModel(config).eval()(**batch)
     assert encoder.last_hidden_state.shape == (2, 12 + 12 * 11, 32)
@@ -27,9 +31,7 @@ def test_when_forward_is_called_then_shapes_are_those_documented(small_config, m
 
 
 @pytest.mark.parametrize("head_type", ["hug", "mean", "weighted", "single_level"])
-def test_when_a_head_is_chosen_then_only_hug_gives_group_states_and_its_gradients_are_always_finite(
-    small_config, make_batch, head_type
-):
+def test_when_a_head_is_chosen_then_only_hug_gives_group_states_and_its_gradients_are_always_finite(head_type):
     model = ClearHugForSequenceClassification(small_config(head_type=head_type)).eval()
     output = model(**make_batch())
     assert output.logits.shape == (2, 5)
@@ -42,7 +44,7 @@ def test_when_a_head_is_chosen_then_only_hug_gives_group_states_and_its_gradient
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_when_the_head_type_changes_at_loading_then_the_encoder_stays(small_config, tmp_path):
+def test_when_the_head_type_changes_at_loading_then_the_encoder_stays(tmp_path):
     model = ClearHugForSequenceClassification(small_config())
     model.save_pretrained(tmp_path)
     loaded = ClearHugForSequenceClassification.from_pretrained(tmp_path, head_type="mean")
@@ -56,7 +58,7 @@ def test_forward_signature(model_class):
     assert names[:5] == ["self", "input_values", "attention_mask", "time_ids", "lead_mask"]
 
 
-def test_when_masks_are_left_out_then_everything_exists_and_times_are_unknown(small_config):
+def test_when_masks_are_left_out_then_everything_exists_and_times_are_unknown():
     beats = torch.randn(2, 12, 6, 96)
     model = ClearHugModel(small_config()).eval()
     expected = model(beats).last_hidden_state
@@ -65,14 +67,14 @@ def test_when_masks_are_left_out_then_everything_exists_and_times_are_unknown(sm
         assert model(beats, **masks, time_ids=torch.zeros(shape)).last_hidden_state.equal(expected)
 
 
-def test_when_a_beat_comes_later_than_the_table_then_the_last_row_stands_for_it(small_config):
+def test_when_a_beat_comes_later_than_the_table_then_the_last_row_stands_for_it():
     beats = torch.randn(1, 12, 3, 96)
     model = ClearHugModel(small_config()).eval()
     late = model(beats, time_ids=torch.tensor([[1, 15, 99]])).last_hidden_state
     assert late.equal(model(beats, time_ids=torch.tensor([[1, 15, 15]])).last_hidden_state)
 
 
-def test_when_leads_and_beats_are_missing_then_no_attention_goes_to_them(small_config, make_batch):
+def test_when_leads_and_beats_are_missing_then_no_attention_goes_to_them():
     batch = make_batch()
     model = ClearHugModel(small_config(attn_implementation="eager")).eval()
     real = batch["attention_mask"][:, None, :] & batch["lead_mask"][:, :, None]
@@ -93,22 +95,18 @@ def test_when_leads_and_beats_are_missing_then_no_attention_goes_to_them(small_c
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("input_values", (2, 12, 16, 96)),
+        ("input_values", (2, 12, 16, 96)),  # more beats than it holds
         ("input_values", (2, 12, 0, 96)),
-        ("input_values", (96,)),
         ("attention_mask", (2, 11, 15)),
-        ("lead_mask", (2, 12, 15)),
-        ("noise", (2, 180)),
         ("bool_masked_pos", (2, 15)),
     ],
 )
-def test_when_an_input_has_another_shape_then_it_is_refused(name, shape, small_config):
-    model = ClearHugForPreTraining(small_config())
+def test_when_an_input_has_another_shape_then_it_is_refused(name, shape):
     with pytest.raises(ValueError, match=f"{name} must have shape"):
-        model(**{"input_values": torch.randn(2, 12, 15, 96), name: torch.ones(shape)})
+        ClearHugForPreTraining(small_config())(**{"input_values": torch.randn(2, 12, 15, 96), name: torch.ones(shape)})
 
 
-def test_when_beat_features_and_model_do_not_belong_together_then_it_is_said(small_config, make_batch):
+def test_when_beat_features_and_model_do_not_belong_together_then_it_is_said():
     batch = make_batch()
     plain, reader = ClearHugModel(small_config()), ClearHugModel(small_config(use_beat_features=True))
     for model, features, message in (
@@ -120,7 +118,7 @@ def test_when_beat_features_and_model_do_not_belong_together_then_it_is_said(sma
             model(**batch, beat_features=features)
 
 
-def test_when_trained_on_a_few_beats_then_the_reconstruction_gets_better(small_config):
+def test_when_trained_on_a_few_beats_then_the_reconstruction_gets_better():
     config = small_config(initializer_range=0.02, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     model = ClearHugForPreTraining(config).train()
     # Beats that look alike in all leads, as conduction makes them.

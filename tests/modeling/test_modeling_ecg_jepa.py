@@ -1,6 +1,7 @@
 """ECG-JEPA: the formulas of its description. `tests/systems` asks it what all models owe."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -29,8 +30,7 @@ with_each_form = pytest.mark.parametrize(("implementation", "form"), FORMS)
 HIDDEN = torch.arange(TIMES) % 3 == 1
 
 
-def small_config(**overrides) -> EcgJepaConfig:
-    return SMALL_SYSTEMS["ecg_jepa"].config(**{"num_labels": 5, **overrides})
+small_config = partial(SMALL_SYSTEMS["ecg_jepa"].config, num_labels=5)
 
 
 def make_batch() -> dict[str, torch.Tensor]:
