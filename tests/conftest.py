@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -58,6 +59,13 @@ def _own_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         patch.setattr(features, "HF_HOME", tmp_path_factory.mktemp("features-cache"))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets-cache"))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_libraries() -> None:
+    """Every training run collects garbage, and need not look through all that libraries have made before."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
