@@ -52,6 +52,9 @@ def test_when_a_page_is_drawn_then_a_second_is_25_mm_and_a_millivolt_10_mm(layou
             places = page.positions[lead][page.drawn[lead] & np.isfinite(page.positions[lead, :, 0])]
             np.testing.assert_allclose(np.diff(places[:, 0]), 25.0 * scale_x / RATE, atol=1e-3)
             np.testing.assert_allclose(np.abs(np.diff(places[:, 1])), 10.0 * scale_y, atol=1e-3)
+            # 0 mV lies on a line of the grid, and the border of a pixel at -0.5.
+            millimetres = (places[0, 1] + 0.5) / scale_y
+            assert millimetres == pytest.approx(round(millimetres), abs=1e-3)
     fast = draw_page(signals, RATE, layout=layout, pixels_per_mm=2.0, paper_speed=50.0, gain=5.0)
     first = fast.positions[0, :2]
     np.testing.assert_allclose(first[1] - first[0], np.array([50.0 / RATE, -5.0]) * fast.pixels_per_mm, atol=1e-3)

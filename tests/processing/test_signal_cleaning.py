@@ -43,7 +43,7 @@ def test_when_a_slow_sine_is_resampled_then_it_stays_the_same_sine(rate: float) 
 
 
 @pytest.mark.parametrize("rate", [50.0, 99.0, 128.0, 200.0, 250.0, 257.0, 360.0, 400.0, 499.9, 500.0, 977.77, 1000.0])
-@pytest.mark.parametrize("seconds", [0.6, 1.0, 10.013, 430.0])
+@pytest.mark.parametrize("seconds", [0.6, 10.013, 430.0])
 def test_when_a_signal_is_resampled_then_it_equals_scipys_polyphase_filter(rate: float, seconds: float) -> None:
     signals = np.random.default_rng(0).standard_normal((2, 1, round(rate * seconds))).cumsum(axis=-1) + 40.0
     ratio = (Fraction(100) / Fraction(rate).limit_denominator(10_000)).limit_denominator(10_000)

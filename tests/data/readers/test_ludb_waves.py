@@ -32,7 +32,7 @@ def _read(path: Path, sampling_rate: float = 500.0, num_samples: int = 5000) -> 
 @pytest.mark.parametrize("record", ["1", "9", "101"])
 def test_when_a_real_record_is_read_then_its_waves_are_the_marks(shared: Path, record: str) -> None:
     path = shared / "data" / "ludb" / "data" / record
-    classes = read_waves(path, STANDARD_LEADS, 500.0, 5000)
+    classes = read_waves(path.with_suffix(".hea"), STANDARD_LEADS, 500.0, 5000)
     for row, lead in zip(classes, STANDARD_LEADS, strict=True):
         annotation = wfdb.rdann(str(path), lead.lower())
         samples = annotation.sample.tolist()
@@ -46,28 +46,6 @@ def test_when_a_real_record_is_read_then_its_waves_are_the_marks(shared: Path, r
             assert wave_intervals(row, WAVES.index(wave)).tolist() == expected, (lead, wave)
         known = np.flatnonzero(row != UNKNOWN)
         assert (known[0], known[-1], len(known)) == (samples[0], samples[-1], samples[-1] - samples[0] + 1)
-
-
-def test_when_the_first_record_is_read_then_its_first_beat_lies_where_it_was_seen(shared: Path) -> None:
-    classes = read_waves(shared / "data" / "ludb" / "data" / "1.hea", ["II", "V1"], 500.0, 5000)
-    # Read off the marks once: the QRS complex of the second beat of the recording, the first one marked.
-    assert wave_intervals(classes[0], 2)[0].tolist() == [644, 682]
-    assert wave_intervals(classes[1], 2)[0].tolist() == [641, 686]
-    assert (classes[:, :641] == UNKNOWN).all()
-
-
-def test_when_onsets_fall_on_peaks_then_no_wave_of_the_real_records_is_lost(shared: Path) -> None:
-    for record, lead in (("7", "v1"), ("95", "ii"), ("111", "v5")):
-        path = shared / "data" / "ludb" / "data" / record
-        annotation = wfdb.rdann(str(path), lead)
-        row = read_waves(path, [lead], 500.0, 5000)[0]
-        intervals = wave_intervals(row, 2)
-        assert len(intervals) == annotation.symbol.count("N"), (record, lead)
-        peaks = annotation.sample[np.array(annotation.symbol) == "N"]
-        # An onset that is written after its peak follows within two samples.
-        assert ((intervals[:, 0] - 2 <= peaks) & (peaks <= intervals[:, 1])).all()
-        known = np.flatnonzero(row != UNKNOWN)
-        assert len(known) == known[-1] - known[0] + 1
 
 
 @pytest.mark.parametrize("rate", [100.0, 250.0, 360.0, 500.0, 1000.0])
@@ -84,7 +62,7 @@ def test_when_the_rate_is_another_then_samples_have_the_class_of_their_time(shar
 
 
 def test_when_an_onset_is_missing_or_late_then_the_wave_begins_at_its_first_mark(write_marks) -> None:
-    # `N)`: the onset is the peak; `N()`: it follows the peak.
+    # `N)`: the onset is the peak; `N()`: it follows the peak. Records 7, 95 and 111 have both.
     path = write_marks("N)(t)N()", [100, 140, 200, 240, 280, 700, 702, 750])
     row = _read(path)
     assert wave_intervals(row, 2).tolist() == [[100, 140], [702, 750]]
