@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from clear_hug_hf import (
     EcgScanFeatureExtractor,
     EcgScanForImageClassification,
 )
-from clear_hug_hf.cli import main
 from clear_hug_hf.hub.export import export_onnx, run_onnx
 from clear_hug_hf.processing import STANDARD_LEADS, InputError
 from clear_hug_hf.training.folders import save_model_folder
@@ -86,24 +85,20 @@ def test_when_a_classifier_is_exported_then_its_logits_are_those_of_the_model(sy
         assert 0 < small["largest_difference"] < 1
 
 
-def test_when_an_export_cannot_be_then_one_sentence_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_model_folder(
-        tmp_path / "encoder", ClearHugForPreTraining(ClearHugConfig(**SMALL)), ClearHugFeatureExtractor()
-    )
+def test_when_an_export_cannot_be_then_one_sentence_says_why(tmp_path: Path, refused: Callable[..., str]) -> None:
+    encoder = ClearHugForPreTraining(ClearHugConfig(**SMALL))
+    save_model_folder(tmp_path / "encoder", encoder, ClearHugFeatureExtractor())
     with pytest.raises(InputError, match="holds no classifier of recordings: fine-tune it first"):
         export_onnx(tmp_path / "encoder", tmp_path / "exported")
     _saved("clear_hug", tmp_path / "model")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "mine")]) == 2
-    assert "holds thesis.txt, which no earlier run of this kind wrote" in capsys.readouterr().err
-    (tmp_path / "exported").mkdir()
-    (tmp_path / "exported" / "export.json").write_text('{"model": "of another"}')
-    assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "exported")]) == 2
-    assert "holds another export (model was" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "exported")
-    assert main(["export", str(tmp_path / "absent"), "--output", str(tmp_path / "exported")]) == 2
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
-    assert not (tmp_path / "exported").exists()
+    mine, exported = tmp_path / "mine", tmp_path / "exported"
+    for folder, name, content, message in (
+        (mine, "thesis.txt", "mine", "holds thesis.txt, which no earlier run of this kind wrote"),
+        (exported, "export.json", '{"model": "of another"}', "holds another export (model was"),
+    ):
+        folder.mkdir()
+        (folder / name).write_text(content)
+        assert message in refused("export", tmp_path / "model", "--output", folder)
+        assert (folder / name).read_text() == content
+    assert "does not exist" in refused("export", tmp_path / "absent", "--output", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

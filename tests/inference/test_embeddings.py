@@ -21,7 +21,6 @@ from clear_hug_hf import (
     prepare,
     read_record,
 )
-from clear_hug_hf.cli import main
 from clear_hug_hf.data.records import Recording, RecordReference
 from clear_hug_hf.inference import embeddings
 from clear_hug_hf.inference.embeddings import write_embeddings
@@ -168,43 +167,44 @@ def test_when_no_record_can_be_used_then_there_is_no_table(
 
 
 def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and_mistakes_are_said(
-    folder: Path, references: list[RecordReference], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    references: list[RecordReference],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: Callable[..., int],
+    refused: Callable[..., str],
 ) -> None:
-    output = tmp_path / "embeddings.parquet"
-    records = str(tmp_path / "records")
-    assert main(["embed", records, "--model", str(folder), "--output", str(output)]) == 1
+    output, records = tmp_path / "embeddings.parquet", tmp_path / "records"
+    model = ["--model", folder]
+    assert status("embed", records, *model, "--output", output) == 1
     printed = capsys.readouterr()
     assert "4 record(s), 6 window(s) of 32 numbers" in printed.out
     assert "r2" in printed.err
     assert len(pd.read_parquet(output)) == 6
-    twice = [records, str(tmp_path / "records" / "r0.hea"), str(tmp_path / "records" / "r0")]
-    words = ["embed", *twice, "--model", str(folder), "--output", str(output)]
-    assert main(words) == 1
+    assert status("embed", records, records / "r0.hea", records / "r0", *model, "--output", output) == 1
     assert len(pd.read_parquet(output)) == 6
     capsys.readouterr()
 
     table = tmp_path / "ward.csv"
     table.write_text("path\nrecords/r0\nrecords/absent\nward.csv\nrecords/r1.hea\n")
-    output = tmp_path / "ward.parquet"
-    assert main(["embed", str(table), "--model", str(folder), "--output", str(output)]) == 1
-    assert set(pd.read_parquet(output)["record_id"]) == {"records/r0", "records/r1"}
+    assert status("embed", table, *model, "--output", tmp_path / "ward.parquet") == 1
+    assert set(pd.read_parquet(tmp_path / "ward.parquet")["record_id"]) == {"records/r0", "records/r1"}
     said = capsys.readouterr().err
     assert "clear-hug: 2 recording(s) could not be used:\n  records/absent: " in said
     assert "ward.csv is not in a format that can be read" in said
 
-    foreign = tmp_path / "foreign.parquet"
+    foreign, text = tmp_path / "foreign.parquet", tmp_path / "text.parquet"
     pd.DataFrame({"a": [1]}).to_parquet(foreign)
-    (tmp_path / "text.parquet").write_text("mine")
-    for path in (foreign, tmp_path / "text.parquet"):
+    text.write_text("mine")
+    for path in (foreign, text):
         before = path.read_bytes()
-        assert main(["embed", records, "--model", str(folder), "--output", str(path)]) == 2
-        assert "holds something that `embed` did not write" in capsys.readouterr().err
+        assert "holds something that `embed` did not write" in refused("embed", records, *model, "--output", path)
         assert path.read_bytes() == before
+    none = tmp_path / "none"
     for words, message in (
-        (["embed", records, "--model", str(folder), "--output", str(tmp_path / "table.csv")], "call it .parquet"),
-        (["embed", records, "--model", str(folder), "--output", str(tmp_path)], "is a folder: name a file"),
-        (["embed", records, "--model", str(tmp_path / "none"), "--output", str(output)], "does not exist"),
-        (["embed", str(tmp_path / "none"), "--model", str(folder), "--output", str(output)], "does not exist"),
+        ([records, *model, "--output", tmp_path / "table.csv"], "call it .parquet"),
+        ([records, *model, "--output", tmp_path], "is a folder: name a file"),
+        ([records, "--model", none, "--output", output], "does not exist"),
+        ([none, *model, "--output", output], "does not exist"),
     ):
-        assert main(words) == 2
-        assert message in capsys.readouterr().err
+        assert message in refused("embed", *words)
