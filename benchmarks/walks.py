@@ -58,11 +58,11 @@ def walk(call: Callable[[], Any]) -> list[str]:
     return list(dict.fromkeys(path.relative_to(PACKAGE).as_posix() for path in paths if path.is_relative_to(PACKAGE)))
 
 
-def write_records(folder: Path, count: int) -> list[Path]:
-    """Simulated recordings as WFDB records of 16 bits; their headers."""
+def write_records(folder: Path, num_patients: int) -> list[Path]:
+    """Simulated recordings, three of each patient, as WFDB records of 16 bits; their headers."""
     folder.mkdir()
     headers = []
-    for recording in simulate_recordings(count, seed=0)[:count]:
+    for recording in simulate_recordings(num_patients, recordings_per_patient=3, seed=0):
         digital = np.rint(recording.waveform.T * 1000).astype("<i2")
         name = recording.record_id.replace("/", "_")
         digital.tofile(folder / f"{name}.dat")
@@ -82,7 +82,7 @@ def walks() -> dict[str, list[str]]:
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        headers = write_records(folder / "records", 12)
+        headers = write_records(folder / "records", 2)
         prepared = ["--output", str(folder / "prepared"), "--split-fractions", "1", "0", "0"]
         trained = [
             "--output",

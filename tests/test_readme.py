@@ -54,7 +54,7 @@ def workplace(
     folder = tmp_path_factory.mktemp("readme")
     (folder / "model_cards").symlink_to(REPOSITORY / "model_cards")
     set_seed(0)
-    config = ClearHugConfig.preset("tiny", id2label={0: "NORM", 1: "MI"}, label2id={"NORM": 0, "MI": 1})
+    config = ClearHugConfig.preset("tiny", num_hidden_layers=1, id2label={0: "NORM", 1: "MI"})
     for path, model_class in (
         ("demo/model", ClearHugForSequenceClassification),
         ("demo/pretrained/model", ClearHugForPreTraining),
