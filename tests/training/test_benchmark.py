@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,11 @@ RECIPES = recipes(probe_epochs=2, finetune_epochs=1, reference_epochs=1)
 def _arguments(**overrides: Any) -> BenchmarkArguments:
     small = {"protocols": ("knn", "probe"), "fractions": (0.25, 1.0), "seeds": (0, 1), "num_samples": 50}
     return BenchmarkArguments(**{**small, "recipes": RECIPES, **overrides})
+
+
+def _run(tasks: list[Task], models: Mapping[str, Path | None], folder: Path, **arguments: Any) -> list[dict[str, Any]]:
+    """Rows of a benchmark; what else is given are its arguments."""
+    return run_benchmark(tasks, dict(models), folder, _arguments(**arguments), progress=False)
 
 
 def _save_model(folder: Path, seed: int, **overrides: Any) -> Path:
@@ -142,7 +147,7 @@ def finished(
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Folder and rows of a benchmark that was not interrupted."""
     folder = tmp_path_factory.mktemp("finished")
-    return folder, run_benchmark([task], models, folder, _arguments(), progress=False)
+    return folder, _run([task], models, folder)
 
 
 Finished = tuple[Path, list[dict[str, Any]]]
@@ -355,7 +360,7 @@ def test_when_a_cell_is_run_then_its_seed_draws_the_recordings_and_validation_ch
         return 7, on_validation, on_test
 
     monkeypatch.setattr(benchmark._Runner, "_train", train)
-    run_benchmark([task], {"tiny": model}, tmp_path, _arguments(protocols=("knn",), draw=draw), progress=False)
+    _run([task], {"tiny": model}, tmp_path, protocols=("knn",), draw=draw)
     labels, train = dataset_labels(task.sets["train"], task.label_names).numpy(), task.sets["train"]
     patients = patient_keys(train["record_id"], train["patient_id"])
     by_hand = {
@@ -373,50 +378,30 @@ def test_when_a_cell_is_run_then_its_seed_draws_the_recordings_and_validation_ch
 def test_when_the_table_is_written_then_it_has_the_papers_layout_and_the_controls(finished: Finished) -> None:
     folder, rows = finished
     text = (folder / "table.md").read_text()
-    heads = [index for index, line in enumerate(_table(text)) if line[0] == "method"]
     lines = _table(text)
+    heads = [index for index, line in enumerate(lines) if line[0] == "method"]
     assert all(lines[index] == ["method", "super 25%", "super 100%"] for index in heads)
     parts = [
-        {line[0]: line[1:] for line in lines[first + 2 : last]}
+        {line[0]: [float(cell.split()[0]) for cell in line[1:]] for line in lines[first + 2 : last]}
         for first, last in zip(heads, [*heads[1:], None], strict=True)
     ]
-    encoders = {f"{model}, {how}" for model in ("tiny", "random") for how in ("knn", "probe, mean", "probe, hug")}
-    own = {method for method in encoders if method.startswith("tiny")}
-    assert [set(part) for part in parts] == [encoders | {"resnet, supervised"}, own, encoders]
     assert "Ahead of the same encoder without its weights" in text
     assert "Ahead of the supervised ResNet" in text
 
-    mean: dict[tuple[str, str], float] = {}
-    for method in parts[0]:
-        for fraction in ("0.25", "1"):
-            values = [
-                float(row["macro_auroc"])
-                for row in rows
-                if ", ".join(filter(None, (row["model"], row["protocol"], row["head"]))) == method
-                and row["fraction"] == fraction
-            ]
-            assert len(values) == 2
-            mean[method, fraction] = 100 * sum(values) / 2
-
-    def first_numbers(part: dict[str, list[str]]) -> dict[tuple[str, str], float]:
-        return {
-            (method, fraction): float(cell.split()[0])
-            for method, cells in part.items()
-            for fraction, cell in zip(("0.25", "1"), cells, strict=True)
-        }
-
-    assert first_numbers(parts[0]) == pytest.approx(mean, abs=0.06)
-    assert first_numbers(parts[1]) == pytest.approx(
-        {
-            (method, fraction): mean[method, fraction] - mean[method.replace("tiny", "random"), fraction]
-            for method in parts[1]
-            for fraction in ("0.25", "1")
-        },
-        abs=0.06,
-    )
-    assert first_numbers(parts[2]) == pytest.approx(
-        {key: mean[key] - mean["resnet, supervised", key[1]] for key in mean if key[0] in encoders}, abs=0.06
-    )
+    scores: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        method = ", ".join(filter(None, (row["model"], row["protocol"], row["head"])))
+        scores.setdefault(method, {}).setdefault(row["fraction"], []).append(100 * float(row["macro_auroc"]))
+    mean = {method: np.array([np.mean(values[one]) for one in ("0.25", "1")]) for method, values in scores.items()}
+    expected = [
+        mean,
+        {method: mean[method] - mean[method.replace("tiny", "random")] for method in mean if "tiny" in method},
+        {method: mean[method] - mean["resnet, supervised"] for method in mean if "resnet" not in method},
+    ]
+    for part, numbers in zip(parts, expected, strict=True):
+        assert part.keys() == numbers.keys()
+        for method in part:
+            assert part[method] == pytest.approx(numbers[method], abs=0.06), method
     assert "- super: left out, with fewer than 1 training or test recordings of a class: HYP, CD." in text
     assert "- super: the paper's numbers are not beside ours, since these are not its recordings." in text
     assert "(paper)" not in text
@@ -443,8 +428,7 @@ def test_when_encoders_are_random_then_each_seed_has_its_own(
         return encode(encoder, *rest, **options)
 
     monkeypatch.setattr(benchmark, "encode", noted)
-    arguments = _arguments(protocols=("knn",), num_samples=0)
-    run_benchmark([task], {"tiny": models["tiny"], "random": None}, tmp_path, arguments, progress=False)
+    _run([task], {"tiny": models["tiny"], "random": None}, tmp_path, protocols=("knn",), num_samples=0)
     # One encoder of the model and one of each seed; each reads three splits once, for all fractions.
     assert sorted(Counter(used).values()) == [3, 3, 3]
     known = load_for_finetuning(str(models["tiny"]), task.label_names)[0]
@@ -464,11 +448,11 @@ def test_when_a_finished_benchmark_is_started_again_then_nothing_is_run(
         raise AssertionError("a finished cell was run")
 
     monkeypatch.setattr(benchmark._Runner, "run", refuse)
-    assert run_benchmark([task], models, copied, _arguments(), progress=False) == finished[1]
+    assert _run([task], models, copied) == finished[1]
     assert {path.name: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
     # Fewer cells are asked for: only those are shown, the others stay.
-    few = _arguments(seeds=(1,), protocols=("probe",), heads=("hug",))
-    rows = run_benchmark([task], {"tiny": models["tiny"]}, copied, few, progress=False)
+    few: dict[str, Any] = {"seeds": (1,), "protocols": ("probe",), "heads": ("hug",)}
+    rows = _run([task], {"tiny": models["tiny"]}, copied, **few)
     assert [_key(row) for row in rows] == [("super", one, "1", "tiny", "probe", "hug") for one in ("0.25", "1")]
     assert len(list((copied / "cells").iterdir())) == 2 * len(finished[1])
 
@@ -480,14 +464,14 @@ def test_when_a_benchmark_is_interrupted_then_it_goes_on_and_ends_with_the_same_
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arguments = _arguments(fractions=(0.25,), heads=("mean",))
+    few: dict[str, Any] = {"fractions": (0.25,), "heads": ("mean",)}
     with monkeypatch.context() as patch:
         before = _count_runs(patch, stop_after=3)
         with pytest.raises(KeyboardInterrupt):
-            run_benchmark([task], models, tmp_path, arguments, progress=False)
+            _run([task], models, tmp_path, **few)
     assert len(before) == 3
     after = _count_runs(monkeypatch)
-    rows = run_benchmark([task], models, tmp_path, arguments, progress=False)
+    rows = _run([task], models, tmp_path, **few)
     assert len({*before, *after}) == len(before) + len(after) == len(rows) == 10
     expected = {key: row for key, row in _numbers(finished[1]).items() if key[1] == "0.25" and key[5] != "hug"}
     assert _numbers(rows) == expected
@@ -517,7 +501,7 @@ def test_when_cells_are_damaged_then_only_those_are_run_again(
     path(cut_npy, ".npy").write_bytes(path(cut_npy, ".npy").read_bytes()[:-8])
     path(other_json, ".json").write_text("{}\n")
     cells = _count_runs(monkeypatch)
-    rows = run_benchmark([task], models, copied, _arguments(), progress=False)
+    rows = _run([task], models, copied)
     assert {*cells} == {*broken}
     assert len(cells) == 6
     assert _numbers(rows) == _numbers(finished[1])
@@ -530,23 +514,21 @@ def test_when_weights_recordings_or_recipe_differ_then_the_folder_is_refused_by_
 ) -> None:
     before = (copied / "benchmark.json").read_text()
     cells = _count_runs(monkeypatch)
-    few = _arguments(seeds=(0,))
-    with pytest.raises(InputError, match=r"not the same: the model 'tiny'\): choose another output folder"):
-        run_benchmark([task], {"tiny": other_model}, copied, few, progress=False)
-    with pytest.raises(InputError, match=r"holds another benchmark .*the task 'super': labels"):
-        run_benchmark([load_task("super", ptbxl, ["MI"])], {"tiny": model}, copied, few, progress=False)
     fewer = replace(task, sets={**task.sets, "test": task.sets["test"].select(range(11))})
-    with pytest.raises(InputError, match="the task 'super': recordings: test was"):
-        run_benchmark([fewer], {"tiny": model}, copied, few, progress=False)
-    longer = _arguments(seeds=(0,), recipes=recipes(probe_epochs=3, finetune_epochs=1, reference_epochs=1))
-    with pytest.raises(InputError, match="the recipe 'probe': epochs was"):
-        run_benchmark([task], {"tiny": model}, copied, longer, progress=False)
-    with pytest.raises(InputError, match="the draw 'of shares' was"):
-        run_benchmark([task], {"tiny": model}, copied, replace(few, draw="stratified"), progress=False)
+    longer = recipes(probe_epochs=3, finetune_epochs=1, reference_epochs=1)
+    for given, weights, changed, message in (
+        (task, other_model, {}, r"not the same: the model 'tiny'\): choose another output folder"),
+        (load_task("super", ptbxl, ["MI"]), model, {}, r"holds another benchmark .*the task 'super': labels"),
+        (fewer, model, {}, "the task 'super': recordings: test was"),
+        (task, model, {"recipes": longer}, "the recipe 'probe': epochs was"),
+        (task, model, {"draw": "stratified"}, "the draw 'of shares' was"),
+    ):
+        with pytest.raises(InputError, match=message):
+            _run([given], {"tiny": weights}, copied, seeds=(0,), **changed)
     assert cells == []
     assert (copied / "benchmark.json").read_text() == before
     # Another name is no contradiction, and what was there stays known.
-    run_benchmark([task], {"other": other_model}, copied, _arguments(seeds=(0,), protocols=("knn",)), progress=False)
+    _run([task], {"other": other_model}, copied, seeds=(0,), protocols=("knn",))
     assert {cell.model for cell in cells} == {"other"}
     assert set(json.loads((copied / "benchmark.json").read_text())["models"]) == {"tiny", "random", "other"}
 
@@ -583,8 +565,8 @@ def test_when_recordings_have_several_windows_and_no_patients_then_each_is_drawn
         # No recording is on two sides, or has lost a window.
         assert {*Counter(rows["record_id"]).values()} == {2}
     for draw in ("plain", "stratified"):
-        arguments = _arguments(protocols=("knn",), fractions=(0.5,), seeds=(0,), draw=draw)
-        (row,) = run_benchmark([task], {"tiny": model}, tmp_path / draw, arguments, progress=False)
+        few: dict[str, Any] = {"protocols": ("knn",), "fractions": (0.5,), "seeds": (0,)}
+        (row,) = _run([task], {"tiny": model}, tmp_path / draw, **few, draw=draw)
         assert (row["num_validation"], row["num_test"]) == (3, 12)
         assert row["num_train"] in (10, 11)
         (path,) = (tmp_path / draw / "cells").glob("*.json")
@@ -599,10 +581,10 @@ def test_when_a_folder_is_older_than_the_choice_of_a_draw_then_its_shares_are_st
     run = json.loads((copied / "benchmark.json").read_text())
     del run["draws"]
     (copied / "benchmark.json").write_text(json.dumps(run))
-    arguments = _arguments(protocols=("knn",), seeds=(0,))
+    few: dict[str, Any] = {"protocols": ("knn",), "seeds": (0,)}
     with pytest.raises(InputError, match="the draw 'of shares' was"):
-        run_benchmark([task], {"tiny": model}, copied, arguments, progress=False)
-    run_benchmark([task], {"tiny": model}, copied, replace(arguments, draw="stratified"), progress=False)
+        _run([task], {"tiny": model}, copied, **few)
+    _run([task], {"tiny": model}, copied, **few, draw="stratified")
     assert "drawn by patient such that each label keeps its share" in (copied / "table.md").read_text()
 
 
@@ -626,7 +608,7 @@ def test_when_seeds_fractions_heads_or_tasks_are_added_then_only_the_new_cells_a
     few = {name: models[name] for name in ("tiny", "random")}
     more: dict[str, Any] = {"fractions": (0.25, 0.5, 1.0), "seeds": (0, 1, 2), "protocols": ("knn",)}
     cells = _count_runs(monkeypatch)
-    rows = run_benchmark([task], few, copied, _arguments(**more), progress=False)
+    rows = _run([task], few, copied, **more)
     old = {(fraction, seed) for fraction in (0.25, 1.0) for seed in (0, 1)}
     everything = {(fraction, seed) for fraction in more["fractions"] for seed in more["seeds"]}
     for name in few:
@@ -638,8 +620,7 @@ def test_when_seeds_fractions_heads_or_tasks_are_added_then_only_the_new_cells_a
     # Another task first, with another number of labels: the encoder without weights is still the same one.
     cells.clear()
     infarction = load_task("infarction", ptbxl, ["MI"])
-    few_cells = _arguments(protocols=("knn",), fractions=(1.0,), seeds=(0,))
-    run_benchmark([infarction, task], few, copied, few_cells, progress=False)
+    _run([infarction, task], few, copied, protocols=("knn",), fractions=(1.0,), seeds=(0,))
     assert {(cell.task, cell.model) for cell in cells} == {("infarction", "tiny"), ("infarction", "random")}
     head = _table((copied / "table.md").read_text())[0]
     assert head == ["method", "infarction 100%", "super 100%"]
@@ -685,10 +666,10 @@ def test_when_patients_are_tested_that_were_trained_on_then_it_is_refused(
     for split in ("train", "validation"):
         leaking = replace(task, sets={**task.sets, "test": task.sets[split].select([0, 1])})
         with pytest.raises(InputError, match=rf"super: 2 patient\(s\) are in the {split} and in the test recordings"):
-            run_benchmark([leaking], {"tiny": model}, tmp_path / "out", _arguments(), progress=False)
+            _run([leaking], {"tiny": model}, tmp_path / "out")
     shared = replace(task, sets={**task.sets, "validation": task.sets["train"].select([0])})
     with pytest.raises(InputError, match=rf"in the training and in the validation recordings, such as {patient}"):
-        run_benchmark([shared], {"tiny": model}, tmp_path / "out", _arguments(), progress=False)
+        _run([shared], {"tiny": model}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -703,7 +684,7 @@ def test_when_features_are_computed_then_the_encoder_is_on_the_device_of_the_pro
     monkeypatch.setattr(benchmark, "PartialState", lambda: SimpleNamespace(device=torch.device("meta")))
     monkeypatch.setattr(benchmark, "encode", watched)
     with pytest.raises(KeyboardInterrupt):
-        run_benchmark([task], models, tmp_path, _arguments(), progress=False)
+        _run([task], models, tmp_path)
     assert seen == [torch.device("meta")]
 
 
@@ -712,17 +693,17 @@ def test_when_a_launcher_starts_several_then_it_is_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes were launched and a benchmark runs in one"):
-        run_benchmark([task], models, tmp_path / "run", _arguments())
+        _run([task], models, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_work(task: Task, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'random' is the first model without its weights: name a model folder"):
-        run_benchmark([task], {"random": None}, tmp_path / "out", _arguments(), progress=False)
+        _run([task], {"random": None}, tmp_path / "out")
     folder = tmp_path / "filtered"
     save_model_folder(folder, make_model(), ClearHugFeatureExtractor(bandpass_low=0.5))
     with pytest.raises(InputError, match=r"bandpass_low=.* and the model needs bandpass_low=0\.5"):
-        run_benchmark([task], {"tiny": folder}, tmp_path / "out", _arguments(), progress=False)
+        _run([task], {"tiny": folder}, tmp_path / "out")
     with pytest.raises(InputError, match="no protocol 'linear': choose from knn, probe, finetune, lora"):
         _arguments(protocols=("linear",))
     for fraction in (0.0, 1.5, float("nan")):
@@ -747,7 +728,7 @@ def test_when_the_whole_model_is_trained_then_cells_of_each_way_differ_and_featu
     assert len(list(cache.iterdir())) == 3
     # The folder of the model is as it was.
     again = tmp_path / "again"
-    run_benchmark([task], {"tiny": model}, again, _arguments(protocols=("finetune",), **few), progress=False)
+    _run([task], {"tiny": model}, again, protocols=("finetune",), **few)
     name = "super__25pc__seed0__tiny__finetune__mean.npy"
     np.testing.assert_array_equal(np.load(again / "cells" / name), found[1])
 

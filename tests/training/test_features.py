@@ -255,10 +255,13 @@ def test_when_the_same_rows_lie_elsewhere_then_the_name_stays(dataset: datasets.
     assert len(set(keys.values())) == 1, keys
 
 
-def test_when_recordings_have_different_beats_then_features_keep_the_order_and_need_no_batch_size(
+def test_when_recordings_have_different_beats_or_leads_then_features_keep_the_order_and_need_no_batch_size(
     dataset: datasets.Dataset,
 ) -> None:
-    model, collator = _model().eval(), _collator()
+    def without(row: dict[str, Any]) -> None:
+        row["signal"][5], row["lead_mask"][5] = [0] * len(row["signal"][5]), False
+
+    dataset, model, collator = _changed(dataset, 2, without), _model().eval(), _collator()
     assert len({len(peaks) for peaks in dataset["r_peaks"]}) > 2
     expected, present = [], []
     for row in range(len(dataset)):
@@ -267,24 +270,13 @@ def test_when_recordings_have_different_beats_then_features_keep_the_order_and_n
         with torch.no_grad():
             expected.append(model.base_model(**batch).lead_states)
         present.append(batch["lead_mask"])
+    assert [tuple(place) for place in (~torch.cat(present)).nonzero()] == [(2, 5)]
     for batch_size in (1, 2, 64):
         encoded = encode(model, dataset, collator, batch_size=batch_size)
         torch.testing.assert_close(encoded.columns["lead_states"], torch.cat(expected), atol=1e-5, rtol=0)
         torch.testing.assert_close(encoded.columns["present"], torch.cat(present))
         truth = [[row["fast"], row["inverted"]] for row in dataset["labels"]]
         torch.testing.assert_close(encoded.columns["labels"], torch.tensor(truth))
-
-
-def test_when_a_lead_is_missing_then_it_is_not_present(
-    dataset: datasets.Dataset,
-) -> None:
-    def without(row: dict[str, Any]) -> None:
-        row["signal"][5], row["lead_mask"][5] = [0] * len(row["signal"][5]), False
-
-    encoded = encode(_model(), _changed(dataset, 2, without), _collator())
-    expected = torch.ones(len(dataset), 12, dtype=torch.bool)
-    expected[2, 5] = False
-    torch.testing.assert_close(encoded.columns["present"], expected)
 
 
 def test_when_the_model_is_in_training_then_features_have_no_dropout(dataset: datasets.Dataset) -> None:
