@@ -37,15 +37,6 @@ def test_when_a_real_folder_is_opened_then_its_layout_is_recognised_and_read(
     assert recording.record_id == reference.record_id == source[len(source) // 2].record_id
 
 
-@pytest.mark.parametrize("folder", ["ptbxl", "challenge", "ludb", "cinc2011"])
-def test_when_a_source_is_opened_twice_then_the_order_is_the_same(shared: Path, folder: str) -> None:
-    first, second = (
-        [reference.record_id for reference in open_source(None, shared / "data" / folder)] for _ in range(2)
-    )
-    assert first == second
-    assert len(set(first)) == len(first)
-
-
 def test_when_a_source_is_sliced_then_it_gives_those_references(shared: Path) -> None:
     source = open_source("ludb", shared / "data" / "ludb")
     ids = [reference.record_id for reference in source]
