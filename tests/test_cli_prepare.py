@@ -17,6 +17,8 @@ from clear_hug_hf.data.records import Recording
 from clear_hug_hf.training.folders import load_feature_extractor
 
 
+Printed = Callable[..., str]
+Refused = Callable[..., str]
 RECIPE = ["--epochs", "3", "--batch-size", "8", "--no-control"]
 
 
@@ -43,18 +45,13 @@ def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_when_a_source_is_prepared_then_counts_are_shown_and_the_second_time_nothing_is_done(
-    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ptbxl_folder: Path, tmp_path: Path, printed_by: Printed, refused: Refused
 ) -> None:
-    output = tmp_path / "prepared"
-    command = ["prepare", str(ptbxl_folder), "--output", str(output)]
-    assert main(command) == 0
-    shown = capsys.readouterr().out
-    assert "train               48        48         0        48" in shown
-    assert f"next: clear-hug pretrain --data {output}" in shown
-    assert main(command) == 0
-    assert "was prepared before with the same settings: no recording was read" in capsys.readouterr().out
-    assert main([*command, "--windows", "center"]) == 2
-    assert "feature_extractor: windows was 'first' and is 'center' now" in capsys.readouterr().err
+    command = ["prepare", ptbxl_folder, "--output", tmp_path / "prepared"]
+    assert "train               48        48         0        48" in printed_by(*command)
+    assert "was prepared before with the same settings: no recording was read" in printed_by(*command)
+    said = refused(*command, "--windows", "center")
+    assert "feature_extractor: windows was 'first' and is 'center' now" in said
 
 
 def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(
@@ -117,21 +114,15 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_when_an_option_cannot_be_used_then_one_sentence_says_so_and_nothing_is_written(
-    ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    ptbxl_folder: Path, tmp_path: Path, refused: Refused, arguments: list[str], message: str
 ) -> None:
-    assert main(["prepare", str(ptbxl_folder), "--output", str(tmp_path / "prepared"), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.splitlines()) == 1
+    assert message in refused("prepare", ptbxl_folder, "--output", tmp_path / "prepared", *arguments)
     assert not (tmp_path / "prepared").exists()
 
 
-def test_when_there_are_no_records_then_one_sentence_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_when_there_are_no_records_then_one_sentence_says_so(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "source").mkdir()
-    assert main(["prepare", str(tmp_path / "source"), "--output", str(tmp_path / "prepared")]) == 2
-    assert "has no recordings" in capsys.readouterr().err
+    assert "has no recordings" in refused("prepare", tmp_path / "source", "--output", tmp_path / "prepared")
     assert not (tmp_path / "prepared").exists()
 
 
@@ -208,13 +199,12 @@ def test_when_recordings_are_scaled_and_short_as_the_papers_cpsc_then_the_classi
 
 
 def test_when_a_prepared_folder_has_no_labels_then_finetuning_says_so(
-    runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, ptbxl_folder: Path, tmp_path: Path, run: Callable[..., None], refused: Refused
 ) -> None:
-    prepared = tmp_path / "prepared"
-    assert main(["prepare", str(ptbxl_folder), "--output", str(prepared)]) == 0
-    command = ["finetune", "--data", str(prepared), "--model", str(runs / "pretrained")]
-    assert main([*command, "--output", str(tmp_path / "x")]) == 2
-    assert "there are no labels in the recordings of" in capsys.readouterr().err
+    prepared, output = tmp_path / "prepared", tmp_path / "run"
+    run("prepare", ptbxl_folder, "--output", prepared)
+    said = refused("finetune", "--data", prepared, "--model", runs / "pretrained", "--output", output)
+    assert "there are no labels in the recordings of" in said
 
 
 def test_when_a_label_has_one_value_then_a_warning_of_one_line_says_so(

@@ -83,21 +83,19 @@ def test_when_looks_are_chosen_then_the_picture_has_them(record: Path, tmp_path:
 
 
 def test_when_a_record_is_long_or_lacks_leads_then_it_says_what_is_drawn(
-    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    record: Path, tmp_path: Path, printed_by: Callable[..., str]
 ) -> None:
-    assert main(["render", str(record.with_name("long")), str(tmp_path / "a.png"), "--start", "20"]) == 0
-    printed = capsys.readouterr().out
+    printed = printed_by("render", record.with_name("long"), tmp_path / "a.png", "--start", "20")
     assert "20 to 25 s of 25 s" in printed
     assert "blank, since there is nothing of them in that time: V1, V2, V3, V4, V5, V6" in printed
 
 
 def test_when_a_record_is_normalised_then_its_height_is_asked_for(
-    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    record: Path, tmp_path: Path, run: Callable[..., None], refused: Callable[..., str]
 ) -> None:
-    arguments = ["render", str(record.with_name("normalised")), str(tmp_path / "a.png")]
-    assert main(arguments) == 2
-    assert "normalised" in capsys.readouterr().err
-    assert main([*arguments, "--millivolts-per-unit", "0.2"]) == 0
+    command = ["render", record.with_name("normalised"), tmp_path / "a.png"]
+    assert "normalised" in refused(*command)
+    run(*command, "--millivolts-per-unit", "0.2")
 
 
 @pytest.mark.parametrize(
@@ -113,16 +111,12 @@ def test_when_a_record_is_normalised_then_its_height_is_asked_for(
     ],
 )
 def test_when_a_page_cannot_be_rendered_then_one_sentence_says_why_and_nothing_is_written(
-    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+    record: Path, tmp_path: Path, refused: Callable[..., str], options: list[str], said: str
 ) -> None:
     (tmp_path / "there.png").write_text("kept")
     (tmp_path / "ten.hea").write_text("")
     name, page, *rest = options
-    assert main(["render", str(record.with_name(name)), str(tmp_path / page), *rest]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("clear-hug: error: ")
-    assert said in error
-    assert error.count("\n") == 1
+    assert said in refused("render", record.with_name(name), tmp_path / page, *rest)
     assert (tmp_path / "there.png").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ten.hea", "there.png"]
 
