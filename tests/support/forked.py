@@ -87,7 +87,9 @@ def _become(words: list[str], printed: str, environment: dict[str, str]) -> None
             os.dup2(opened.fileno(), number)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
+    # Before this folder: what a launcher starts may import its modules, too.
+    sys.path.insert(0, str(Path(words[0]).parent))
+    sys.argv = words
     runpy.run_path(words[0], run_name="__main__")
 
 

@@ -384,7 +384,7 @@ def whole(request: pytest.FixtureRequest, dataset: datasets.Dataset, tmp_path_fa
     return given, _pretrain(given[0], tmp_path_factory.mktemp("whole"), given[1], **LONG)
 
 
-@pytest.mark.parametrize("stop_at", [3, 7, 9, 11])
+@pytest.mark.parametrize("stop_at", [3, 7, 9])
 def test_when_a_run_is_interrupted_then_the_same_call_ends_with_the_same_weights(
     whole: Any, tmp_path: Path, stop_at: int
 ) -> None:
@@ -394,7 +394,7 @@ def test_when_a_run_is_interrupted_then_the_same_call_ends_with_the_same_weights
         _pretrain(rows, tmp_path, validation, model=_stopping(stop_at), **LONG)
     # The new process starts from anywhere, and reads by others.
     resumed = _pretrain(rows, tmp_path, validation, model=make_model(seed=99), **LONG, num_workers=int(stop_at == 7))
-    done = [step for step in (3, 4, 6, 8, 9, 12) if step < stop_at]
+    done = [step for step in (3, 4, 6, 8) if step < stop_at]
     assert resumed.resumed_from == (done[-1] if done else None)
     if done:
         assert _same_weights(resumed.model, expected.model)

@@ -21,6 +21,7 @@ import torch
 import yaml
 from forked import Forked
 from safetensors.torch import load_file
+from small_models import NO_DROPOUT, SMALL
 
 from clear_hug_hf import EcgScanForPreTraining, Recording
 from clear_hug_hf.cli import main
@@ -30,9 +31,6 @@ from clear_hug_hf.data.texts import with_texts
 from clear_hug_hf.training import pretraining
 
 
-SIZES = ("hidden_size=32", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=32")
-STEADY = ("hidden_dropout_prob=0.0", "attention_probs_dropout_prob=0.0")
-FIELDS = (*SIZES, *(f"decoder_{size}" for size in SIZES), *STEADY)
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 # Its processes are forked as well, and are killed with it.
@@ -43,7 +41,8 @@ NUM_STEPS = 60
 
 def _start(data: Path, output: Path, launcher: tuple[object, ...] = ()) -> Forked:
     recipe = ["--epochs", "10", "--batch-size", "8", "--checkpoint-every", "5", "--trackers"]
-    options = [word for field in FIELDS for word in ("--model-option", field)]
+    fields = {**SMALL, **NO_DROPOUT}.items()
+    options = [word for name, value in fields for word in ("--model-option", f"{name}={value}")]
     words = [*launcher, SCRIPTS / "pretrain.py", "--data", data, "--output", output, *recipe, *options]
     return Forked(*words, printed=output.with_suffix(".txt"), environment=ENVIRONMENT)
 
