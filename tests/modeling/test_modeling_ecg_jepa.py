@@ -520,20 +520,6 @@ def test_when_weights_are_bfloat16_then_the_sparse_form_works_too():
 # Outputs
 
 
-def test_when_forward_is_called_then_shapes_are_those_documented():
-    batch, config = make_batch(), small_config()
-    encoder = EcgJepaModel(config).eval()(**batch)
-    assert encoder.last_hidden_state.shape == (2, LEADS * TIMES, 32)
-    assert encoder.pooler_output.shape == (2, 32)
-    assert encoder.lead_states.shape == (2, LEADS, 32)
-    pretraining = EcgJepaForPreTraining(config).eval()(**batch, bool_masked_pos=HIDDEN)
-    assert pretraining.prediction.shape == pretraining.target.shape == (2, LEADS, 4, 32)
-    assert pretraining.bool_masked_pos.shape == (2, LEADS, TIMES)
-    assert pretraining.loss.shape == pretraining.pooled_std.shape == pretraining.loss_weight.shape == ()
-    assert EcgJepaForSequenceClassification(config).eval()(**batch).logits.shape == (2, 5)
-    assert EcgJepaForTokenClassification(config).eval()(**batch).logits.shape == (2, LEADS, TIMES * PATCH, 5)
-
-
 def test_when_an_encoder_is_pretrained_further_then_its_teacher_starts_as_it(tmp_path):
     encoder = EcgJepaModel(small_config())
     encoder.save_pretrained(tmp_path)

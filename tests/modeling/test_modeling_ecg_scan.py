@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ def pretraining(**overrides: Any) -> EcgScanForPreTraining:
     return EcgScanForPreTraining(make_config(**overrides)).eval()
 
 
-def make_batch(count: int = 6, width: int = 96) -> dict[str, torch.Tensor]:
-    return make_pages(count, width)
+make_batch = partial(make_pages, count=6)
 
 
 # ------------------------------------------------------------------------------------------------------------- towers
@@ -104,7 +104,7 @@ def test_when_the_teacher_is_ecg_jepa_then_it_serves_too() -> None:
 
 
 def test_when_a_batch_is_learnt_by_heart_then_cosine_and_volume_both_find_each_page() -> None:
-    model, batch = pretraining(label_smoothing=0.0).train(), make_batch(8)
+    model, batch = pretraining(label_smoothing=0.0).train(), make_batch(count=8)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=5e-3)
     first = None
     for _ in range(60):
@@ -200,7 +200,7 @@ def test_when_a_batch_is_larger_then_the_device_is_not_waited_for_more_often() -
     model, found = pretraining().train(), []
     for count in (4, 12):
         waits: list[str] = []
-        batch = make_batch(count)
+        batch = make_batch(count=count)
         batch["text_mask"] = torch.arange(count) != 1
         with Waits():
             model(**batch)
