@@ -193,9 +193,12 @@ SMALL_SYSTEMS = {
                 "released": {"cls_attention": "reference_bias", "beat_embedding": "conv"},
             },
             captured=("", "released"),
-            options=dict.fromkeys(
-                ("hidden_size", "intermediate_size", "decoder_hidden_size", "decoder_intermediate_size"), 64
-            ),
+            options={
+                **dict.fromkeys(("hidden_size", "intermediate_size"), 64),
+                **dict.fromkeys(("decoder_hidden_size", "decoder_intermediate_size"), 64),
+                # With two, no recording would be mistaken, and wrong numbers would look like right ones.
+                **dict.fromkeys(("num_hidden_layers", "decoder_num_hidden_layers"), 1),
+            },
         ),
         SmallSystem(
             "ecg_jepa",
