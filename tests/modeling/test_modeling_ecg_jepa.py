@@ -574,7 +574,7 @@ def test_when_samples_have_labels_then_unknown_and_missing_ones_do_not_count():
 # Bad input
 
 
-@pytest.mark.parametrize("num_samples", [0, 260])
+@pytest.mark.parametrize("num_samples", [0, 230])
 def test_when_samples_are_no_whole_number_of_patches_then_they_are_refused(num_samples):
     with pytest.raises(ValueError, match=r"input_values must have shape \(batch_size, 8 leads, a multiple of 20"):
         EcgJepaForPreTraining(small_config())(torch.ones(2, LEADS, num_samples))
