@@ -106,7 +106,7 @@ def test_when_two_processes_are_killed_and_one_goes_on_then_the_loss_curve_is_th
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "killed"
-    _kill_after(_start(data, output, launcher=TORCHRUN), output, 30)
+    _kill_after(_start(data, output, launcher=TORCHRUN), output, 20)
     _wait(_start(data, output))
     expected, found = _steps(whole), _steps(output)
     assert expected[-1]["loss"] < 0.8 * expected[0]["loss"]
