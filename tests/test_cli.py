@@ -447,13 +447,13 @@ def test_when_a_benchmark_is_asked_for_then_table_and_csv_are_written(
     prepared, output = tmp_path / "super", tmp_path / "benchmark"
     run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--output", prepared)
     arguments = ["benchmark", "--tasks", prepared, "--models", f"clear={runs / 'pretrained'}"]
-    arguments += ["--fractions", "25", "--seeds", "0", "--probe-epochs", "2", "--output", output]
+    arguments += ["--fractions", "25", "100", "--seeds", "0", "--probe-epochs", "2", "--output", output]
     printed = printed_by(*arguments)
-    assert "| method | super 25% |" in printed
+    assert "| method | super 25% | super 100% |" in printed
     assert "super: left out, with fewer than 1 training or test recordings of a class: HYP, CD" in printed
     rows = pd.read_csv(output / "results.csv")
     assert set(zip(rows["model"], rows["head"], rows["fraction"], strict=True)) == {
-        (model, head, 0.25) for model in ("clear", "random") for head in ("mean", "hug")
+        (model, head, fraction) for model in ("clear", "random") for head in ("mean", "hug") for fraction in (0.25, 1)
     }
     assert "two folders are called" in refused(*arguments, "--models", "a=x", "a=y")
     assert "'random' is taken" in refused(*arguments, "--models", f"random={runs / 'pretrained'}")

@@ -37,7 +37,7 @@ def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, data = tmp_path_factory.mktemp("runs"), ["--data", str(prepared)]
     pretrained = str(folder / "pretrained")
     assert main(["pretrain", *data, "--output", pretrained, "--epochs", "1", "--batch-size", "16"]) == 0
-    labels = ["--labels", "MI", "STTC"]
+    labels = ["--labels", "STTC", "MI"]
     assert (
         main(["finetune", *data, "--model", pretrained, "--output", str(folder / "finetuned"), *labels, *RECIPE]) == 0
     )
@@ -137,7 +137,7 @@ def test_when_help_is_asked_for_then_it_teaches_the_table_of_ones_own(capsys: py
 def test_when_models_are_trained_on_a_prepared_folder_then_they_keep_its_extractor(runs: Path) -> None:
     assert load_feature_extractor(runs / "pretrained" / "model").windows == "all"
     metrics = json.loads((runs / "finetuned" / "metrics.json").read_text())
-    assert metrics["labels"] == ["MI", "STTC"]
+    assert metrics["labels"] == ["STTC", "MI"]
     counts = {split: one["recordings"] for split, one in metrics["data"]["sets"].items()}
     assert counts == {"train": 48, "validation": 12, "test": 12}
     assert metrics["data"]["title"].startswith("PTB-XL")
@@ -149,7 +149,7 @@ def test_when_a_model_is_evaluated_then_prepared_and_raw_recordings_agree(
 ) -> None:
     found = []
     for name, data in (("prepared", prepared), ("raw", ptbxl_folder)):
-        command = ["evaluate", "--data", str(data), "--model", str(runs / "finetuned"), "--labels", "STTC", "MI"]
+        command = ["evaluate", "--data", str(data), "--model", str(runs / "finetuned"), "--labels", "MI", "STTC"]
         assert main([*command, "--output", str(tmp_path / f"{name}.json")]) == 0
         found.append(json.loads((tmp_path / f"{name}.json").read_text()))
     assert found[0]["macro_auroc"] == found[1]["macro_auroc"]

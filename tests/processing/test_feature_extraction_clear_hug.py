@@ -32,6 +32,12 @@ def test_when_one_recording_is_given_then_the_outputs_have_the_documented_shapes
     assert (beats.argmax(dim=-1) - 48).abs().max() <= 1
 
 
+def test_when_there_is_no_beat_then_none_is_invented(extractor) -> None:
+    features = extractor(make_pulses(), **known(), r_peaks=np.empty(0, dtype=np.int64), on_no_beats="mask")
+    assert not features["attention_mask"].any()
+    assert not features["input_values"].any()
+
+
 @pytest.mark.parametrize("heart_rate", [60.0, 96.0, 140.0, 210.0])
 def test_when_the_heart_is_fast_then_windows_by_beats_hold_every_beat_once_and_in_its_true_place(
     heart_rate: float,

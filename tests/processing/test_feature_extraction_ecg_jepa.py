@@ -72,6 +72,11 @@ def test_when_a_recording_is_short_then_what_it_lacks_is_marked(extractor) -> No
     assert np.abs(short[:, : 22 * 50]).max() > 0.5
 
 
+def test_when_leads_are_missing_then_they_are_marked(extractor) -> None:
+    two = extractor(make_pulses()[[1, 7]], **known(lead_names=["II", "V2"]))
+    assert np.flatnonzero(two["lead_mask"][0]).tolist() == [1, 3]
+
+
 def test_when_none_of_the_models_leads_is_there_then_it_is_refused(extractor) -> None:
     with pytest.raises(InputError, match=r"has lead\(s\) aVR, aVF and the model reads I, II, V1"):
         extractor(make_pulses()[[3, 5]], **known(lead_names=["aVR", "aVF"]))

@@ -125,6 +125,10 @@ def test_when_paths_are_below_a_root_then_it_is_used(make_table: MakeTable, tmp_
     assert [one.read().waveform.shape for one in source] == [(12, 1000)] * 2
 
 
+def test_when_a_column_of_splits_is_empty_then_there_are_none(make_table: MakeTable) -> None:
+    assert open_source("csv", make_table("path,split", "records/a,", "records/b,"))[0].split is None
+
+
 def test_when_recordings_do_not_exist_then_all_are_counted_and_ten_are_named(make_table: MakeTable) -> None:
     table = make_table("path", "records/a", *(f"lost/{index}" for index in range(13)), "records/b")
     with pytest.raises(InputError, match=r"names 13 recordings \(lost/0, .*lost/9, and 3 more\).*of 15") as caught:

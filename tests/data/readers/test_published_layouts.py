@@ -182,6 +182,7 @@ def test_when_code15_is_read_then_zeros_on_both_sides_go_and_labels_come(tmp_pat
         assert arrange_leads(recording.waveform, recording.lead_names)[1].all()
     present = [{name for name, value in (recording.labels or {}).items() if value} for recording in recordings]
     assert present == [{"1dAVb"}, set(), {"RBBB", "AF"}]
+    assert all(list(recording.labels or {}) == source.label_names for recording in recordings)
     assert [recording.patient_id for recording in recordings] == ["51421", "1724173", "523632"]
     assert [recording.metadata["sex"] for recording in recordings] == ["male", "female", "male"]
     ((record_id, reason),) = source.left_out
