@@ -11,7 +11,11 @@ from released import Released, jepa_tensors
 from scipy import signal as scipy_signal
 
 from clear_hug_hf import STANDARD_LEADS
-from clear_hug_hf.hub.convert_ecg_jepa import convert_ecg_jepa_state_dict, released_ecg_jepa_feature_extractor
+from clear_hug_hf.hub.convert_ecg_jepa import (
+    convert_ecg_jepa_checkpoint,
+    convert_ecg_jepa_state_dict,
+    released_ecg_jepa_feature_extractor,
+)
 from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
 from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaForPreTraining, EcgJepaModel, grid_positions
 from clear_hug_hf.processing import InputError
@@ -33,8 +37,9 @@ def _convert_whole(released: Released) -> EcgJepaForPreTraining:
 
 
 @FORMS
-def test_when_the_encoder_is_converted_then_states_agree(released, implementation, form):
-    model = convert_ecg_jepa_state_dict(released.part("encoder"), num_attention_heads=4)
+def test_when_the_encoder_is_converted_then_states_agree(released, tmp_path, implementation, form):
+    torch.save({"encoder": released.part("encoder"), "epoch": 99}, tmp_path / "multiblock_epoch100.pth")
+    model = convert_ecg_jepa_checkpoint(tmp_path / "multiblock_epoch100.pth", num_attention_heads=4)
     assert isinstance(model, EcgJepaModel)
     assert not model.training
     model.set_attn_implementation(implementation)

@@ -183,7 +183,7 @@ def run(
         for key, value in os.environ.items()
         if not key.upper().startswith(foreign) and not key.upper().endswith("_PROXY")
     }
-    kept |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    kept |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def run(home: Path, script: str, **environment: str) -> Results:
         folder = tmp_path_factory.mktemp("client")

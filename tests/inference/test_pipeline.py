@@ -408,6 +408,7 @@ def test_when_an_input_is_no_recording_then_one_sentence_says_so(pipe: Pipe, inp
     [
         ({"sampling_rate": "fast"}, "the sampling rate 'fast' is not a number"),
         ({"sampling_rate": [100, 100]}, "sampling_rate must be one number"),
+        ({"lead_names": None}, "the lead names are missing"),
         ({"lead_names": "II"}, "lead_names must be a list of names"),
         ({"lead_names": 12}, "lead_names must be a list of names"),
         ({"lead_names": ["I", "II"]}, "12 rows but 2 lead names"),

@@ -441,6 +441,7 @@ def test_when_recordings_look_alike_then_the_alarm_tells():
 def test_when_the_model_is_new_then_the_teacher_is_the_student_and_not_trained():
     model = EcgJepaForPreTraining(small_config())
     student = dict(model.ecg_jepa.named_parameters())
+    assert (model.config.ema_start, model.config.ema_end) == (0.996, 1.0)
     for name, parameter in model.teacher.named_parameters():
         assert parameter.equal(student[name]), name
         assert not parameter.requires_grad
@@ -574,10 +575,20 @@ def test_when_samples_have_labels_then_unknown_and_missing_ones_do_not_count():
 # Bad input
 
 
-@pytest.mark.parametrize("num_samples", [0, 230])
-def test_when_samples_are_no_whole_number_of_patches_then_they_are_refused(num_samples):
-    with pytest.raises(ValueError, match=r"input_values must have shape \(batch_size, 8 leads, a multiple of 20"):
-        EcgJepaForPreTraining(small_config())(torch.ones(2, LEADS, num_samples))
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("input_values", (2, 8, 0)),
+        ("input_values", (2, 8, 230)),
+        ("input_values", (2, 8, 260)),  # more patches than it holds
+        ("attention_mask", (2, 8, 12)),
+        ("bool_masked_pos", (3, 12)),
+    ],
+)
+def test_when_an_input_has_another_shape_then_it_is_refused(name, shape):
+    message = r" \(batch_size, 8 leads, a multiple of 20" if name == "input_values" else ""
+    with pytest.raises(ValueError, match=f"{name} must have shape{message}"):
+        EcgJepaForPreTraining(small_config())(**{"input_values": make_recordings(), name: torch.ones(shape)})
 
 
 @pytest.mark.parametrize(

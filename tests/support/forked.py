@@ -40,8 +40,11 @@ class Forked:
             self.status = _ask(pid=self.pid)
         return self.status
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = 600) -> int:
+        """The exit status; processes that wait for each other forever are an error."""
+        last = time.monotonic() + seconds
         while (status := self.poll()) is None:
+            assert time.monotonic() < last, self.printed.read_text()[-3000:]
             time.sleep(0.01)
         return status
 
@@ -59,7 +62,9 @@ class Forked:
 
 @functools.cache
 def _server() -> Any:
-    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # Threads are counted at imports: what a script's environment says of them comes too late.
+    environment, pipe = {**os.environ, "OMP_NUM_THREADS": "1"}, subprocess.PIPE
+    return subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, env=environment)
 
 
 def _ask(**request: Any) -> Any:

@@ -32,7 +32,7 @@ from clear_hug_hf.training import pretraining
 
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 # Its processes are forked as well, and are killed with it.
 TORCHRUN = (Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", "2")
 TORCHRUN += ("--run-path", "--start-method", "fork")
