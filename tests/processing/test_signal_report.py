@@ -185,6 +185,8 @@ def test_when_the_unit_is_wrong_by_a_thousand_then_it_is_refused_with_the_right_
     with pytest.raises(InputError, match=f"the samples look like {looks_like} and were given as mV"):
         kind()(**wrong.as_inputs())
     kind()(**replace(wrong, unit=looks_like).as_inputs())
+    with pytest.raises(InputError, match="the samples look like mV and were given as uV"):
+        kind()(**replace(recording, unit="uV").as_inputs())
 
 
 def test_when_a_recording_is_normalized_then_it_has_no_amplitude(recording: Recording) -> None:
