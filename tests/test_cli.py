@@ -346,7 +346,7 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     base = ["finetune", "--data", ward, "--model", runs / "pretrained", "--output", output]
     assert "which columns" in refused(*base)
     assert not output.exists()
-    learning = ["--head", "mean", "--no-control", "--epochs", "30", "--batch-size", "8"]
+    learning = ["--head", "mean", "--method", "full", "--no-control", "--epochs", "10", "--batch-size", "8"]
     printed = printed_by(*base, "--labels", "tachy", "inv", *learning)
     assert "has no column `split`: 70 % of the patients" in printed
     data = json.loads((output / "metrics.json").read_text())["data"]
