@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import datasets
 import numpy as np
@@ -291,12 +292,18 @@ def test_when_a_run_is_killed_then_the_same_call_goes_on_to_the_same_weights(
     (tmp_path / "moved").rename(tmp_path / "killed")
     # What a kill in the middle of a checkpoint leaves.
     (tmp_path / "killed" / "checkpoints" / "checkpoint-12").mkdir()
-    resumed = _finetune(sets, tmp_path / "killed", **recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning.FinetuningTrainer, "_load_best_model", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            _finetune(sets, tmp_path / "killed", **recipe)
+    # No checkpoint follows that would tell where the best one is now.
+    killed = (tmp_path / "killed").rename(tmp_path / "moved again")
+    resumed = _finetune(sets, killed, **recipe)
     assert resumed.history == whole.history
     assert resumed.best_epoch == whole.best_epoch
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, whole.model.state_dict()[name]), name
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
+    assert sorted(path.name for path in killed.iterdir()) == [
         "finetuning.json",
         "finetuning_log.csv",
         "model",
