@@ -23,8 +23,10 @@ LIBRARIES = (
     "datasets",
     "matplotlib.pyplot",
     "peft",
+    "scipy.signal",
+    "scipy.ndimage",
+    "sklearn.metrics",
 )
-LIBRARIES += ("scipy.signal", "scipy.ndimage", "sklearn.metrics")
 
 
 class Forked:
