@@ -118,16 +118,6 @@ METRICS = ("auroc", "average_precision", "f1", "calibration_error")
 """What [`evaluate_predictions`] gives, for each label and as a mean over labels."""
 
 
-def _metric(name: str, threshold: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    if name == "f1":
-        return partial(weighted_f1, threshold=threshold)
-    return {
-        "auroc": weighted_auroc,
-        "average_precision": weighted_average_precision,
-        "calibration_error": weighted_calibration_error,
-    }[name]
-
-
 def patient_weights(patient_ids: Sequence[str | None], num_samples: int, seed: int | Sequence[int] = 0) -> np.ndarray:
     """
     How often each recording is in each bootstrap sample of patients.
@@ -256,28 +246,34 @@ def evaluate_predictions(
             left_out.append(label)
             entry.update(dict.fromkeys(METRICS))
             continue
-        for name in METRICS:
-            metric = _metric(name, thresholds[column])
+        metrics: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+            "auroc": weighted_auroc,
+            "average_precision": weighted_average_precision,
+            "f1": partial(weighted_f1, threshold=thresholds[column]),
+            "calibration_error": weighted_calibration_error,
+        }
+        for name, metric in metrics.items():
             value = float(metric(truth, scores, once[:, known])[0])
             sampled = _calibration_error_and_noise if name == "calibration_error" else metric
             of_samples = _in_chunks(sampled, truth, scores, resampled, known)
-            entry[name] = _interval_of(name, value, of_samples, confidence)
+            entry[name] = _with_interval(value, of_samples, confidence)
             values[name].append(value)
             samples[name].append(of_samples)
 
-    result: dict[str, Any] = {}
-    for name in METRICS:
-        result[f"macro_{name}"] = (
-            _interval_of(name, float(np.mean(values[name])), np.mean(samples[name], axis=0), confidence)
-            if values[name]
-            else None
-        )
-    result["per_label"] = per_label
-    result["left_out"] = left_out
-    result["num_recordings"] = len(labels)
-    result["num_patients"] = len(np.unique(patient_index(patient_ids)))
-    result["num_samples"] = num_samples
-    return result
+    macro = {
+        f"macro_{name}": _with_interval(float(np.mean(values[name])), np.mean(samples[name], axis=0), confidence)
+        if values[name]
+        else None
+        for name in METRICS
+    }
+    return {
+        **macro,
+        "per_label": per_label,
+        "left_out": left_out,
+        "num_recordings": len(labels),
+        "num_patients": len(np.unique(patient_index(patient_ids))),
+        "num_samples": num_samples,
+    }
 
 
 def _in_chunks(
@@ -417,29 +413,19 @@ def interval_of_samples(samples: np.ndarray, confidence: float = 0.95) -> dict[s
     return _with_interval(float(samples[0]), samples[1:], confidence)
 
 
-def _interval_of(name: str, value: float, samples: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """A metric with its interval; of the calibration error `samples` are as in [`_calibration_error_and_noise`]."""
-    if name != "calibration_error":
-        return _with_interval(value, samples, confidence)
-    usable = samples[~np.isnan(samples).any(axis=-1)] if len(samples) else samples
-    if 2 * len(usable) <= len(samples):
-        return {"value": value, "low": None, "high": None}
-    errors, noise = usable.T
-    corrected = 2 * value - errors.mean()
-    low = value - np.quantile(noise, (1 + confidence) / 2)
-    high = 2 * value - np.quantile(errors, (1 - confidence) / 2)
-    return _around(*(max(0.0, float(one)) for one in (corrected, low, high)))
-
-
 def _with_interval(value: float, samples: np.ndarray, confidence: float) -> dict[str, float | None]:
-    usable = samples[~np.isnan(samples)]
+    """A metric with its interval; of the calibration error `samples` are as in [`_calibration_error_and_noise`]."""
+    known = ~np.isnan(samples)
+    usable = samples[known if samples.ndim == 1 else known.all(axis=1)]
     # With most samples left out, those that are left are not what other patients would give.
     if 2 * len(usable) <= len(samples):
         return {"value": value, "low": None, "high": None}
-    low, high = np.quantile(usable, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return _around(value, float(low), float(high))
-
-
-def _around(value: float, low: float, high: float) -> dict[str, float | None]:
-    """An interval that holds its value, also where the samples are so skewed that their quantiles do not."""
-    return {"value": value, "low": min(low, value), "high": max(high, value)}
+    if samples.ndim == 1:
+        low, high = np.quantile(usable, [(1 - confidence) / 2, (1 + confidence) / 2])
+    else:
+        errors, noise = usable.T
+        low = max(0.0, value - np.quantile(noise, (1 + confidence) / 2))
+        high = max(0.0, 2 * value - np.quantile(errors, (1 - confidence) / 2))
+        value = max(0.0, float(2 * value - errors.mean()))
+    # It holds its value, also where the samples are so skewed that their quantiles do not.
+    return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}

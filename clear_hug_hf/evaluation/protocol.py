@@ -58,7 +58,7 @@ def stratified_subset(
     A share of the recordings in which each label is about as frequent as in all of them; whole patients only.
 
     Patients are drawn one by one, each time one with the label that is furthest behind its share. A smaller fraction
-    with the same seed is part of a larger one.
+    with the same seed is part of a larger one. Result and errors are as in [`random_subset`].
 
     Args:
         labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown, which counts as 0.
@@ -66,12 +66,6 @@ def stratified_subset(
         fraction (`float`): Share of the recordings, above 0 up to 1. At least one recording is taken; the last
             patient may exceed the share.
         seed (`int`, *optional*, defaults to 0): Another seed draws other patients.
-
-    Returns:
-        `np.ndarray` of shape `(num_chosen,)`, int64: Positions, ascending.
-
-    Raises:
-        InputError: If the fraction is not a share, or there are no recordings.
     """
     _check_fraction(fraction, len(labels))
     if fraction == 1:

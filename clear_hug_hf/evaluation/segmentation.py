@@ -74,8 +74,8 @@ def match_waves(marked: np.ndarray, predicted: np.ndarray, wave: int, shortest: 
     right.
 
     Args:
-        marked (`np.ndarray` of shape `(num_samples,)`): Class of every sample, [`UNKNOWN`] where nobody knows.
-        predicted (`np.ndarray` of shape `(num_samples,)`): Class of every sample.
+        marked, predicted (`np.ndarray` of shape `(num_samples,)`): Class of every sample; of marked ones [`UNKNOWN`]
+            where nobody knows.
         wave (`int`): The kind, a place in [`WAVES`].
         shortest (`float`, *optional*, defaults to 0): As in [`wave_intervals`], for predicted waves [samples].
     """
@@ -108,13 +108,9 @@ def segmentation_samples(
     [`~evaluation.metrics.interval_of_samples`] makes intervals of the samples and of their differences.
 
     Args:
-        marked (`np.ndarray` of shape `(num_recordings, num_leads, num_samples)`): Class of every sample, [`UNKNOWN`]
-            where nobody knows.
-        predicted (`np.ndarray` of shape `(num_recordings, num_leads, num_samples)`): Class of every sample.
+        marked, predicted (`np.ndarray` of shape `(num_recordings, num_leads, num_samples)`): As in [`match_waves`].
         sampling_rate (`float`): Their rate [Hz].
-        patient_ids (`Sequence[str | None]`, *optional*): Patient of each recording; by default each its own.
-        num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples.
-        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+        patient_ids, num_samples, seed: As in [`~evaluation.metrics.evaluate_predictions`].
 
     Returns:
         `dict[tuple[str, str], np.ndarray]`: Under score and wave, arrays of shape `(1 + num_samples,)`, NaN where a
