@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,10 @@ def write_embeddings(
         raise InputError(f"none of the {len(references)} record(s) can be used{first}")
     # No more than one part is in memory.
     with whole_file(output) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for table in _tables(paths, schema):
-            writer.write_table(table)
+        for path in paths:
+            table = pq.read_table(path)
+            if table.num_rows:
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
     shutil.rmtree(parts)
     return num_rows, rejected
 
@@ -158,10 +160,3 @@ def _table(found: Sequence[tuple[RecordReference, RecordEmbedding]], schema: pa.
         values.cast(schema.field("embedding").type),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _tables(paths: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    for path in paths:
-        table = pq.read_table(path)
-        if table.num_rows:
-            yield table.replace_schema_metadata(schema.metadata)
