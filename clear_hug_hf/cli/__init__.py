@@ -18,20 +18,9 @@ from . import benchmark, convert, demo, embed, evaluate, export, finetune, predi
 from .shared import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 
 
-_VERBS: dict[str, Any] = {
-    "prepare": prepare,
-    "pretrain": pretrain,
-    "finetune": finetune,
-    "evaluate": evaluate,
-    "predict": predict,
-    "embed": embed,
-    "benchmark": benchmark,
-    "publish": publish,
-    "convert": convert,
-    "export": export,
-    "render": render,
-    "demo": demo,
-}
+_IN_ORDER = (prepare, pretrain, finetune, evaluate, predict, embed, benchmark, publish, convert, export, render, demo)
+# A verb is called as its module.
+_VERBS: dict[str, Any] = {module.__name__.rpartition(".")[2]: module for module in _IN_ORDER}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from .shared import (
     add_verb,
     cache_dir,
     quiet_libraries,
+    resumable,
     say,
     say_unused_devices,
     seed,
@@ -26,7 +27,6 @@ def add(verbs: Any) -> None:
 
     parser = add_verb(
         verbs,
-        "benchmark",
         run,
         "the paper's protocol: tasks x shares of the labels x models x heads",
         "Train and test models on 1, 10 and 100 % of the training recordings of each task, with several seeds,\n"
@@ -138,11 +138,8 @@ def run(arguments: argparse.Namespace) -> int:
     for task in tasks:
         for note in task.notes:
             say(f"{task.name}: {note}")
-    try:
+    with resumable("with the cells that are missing"):
         run_benchmark(tasks, models, output, chosen, cache_dir(arguments), say=say)
-    except KeyboardInterrupt:
-        say("\nstopped: the same command goes on with the cells that are missing")
-        raise
     table = output / "table.md"
     say(f"\n{table.read_text(encoding='utf-8')}\nwritten: {output / 'results.csv'}, {table}")
     return EXIT_OK

@@ -20,7 +20,6 @@ def add(verbs: Any) -> None:
     examples = "".join(f"  clear-hug convert {name} {one.example}\n" for name, one in converters.items())
     parser = add_verb(
         verbs,
-        "convert",
         run,
         "a released checkpoint to a model folder",
         "Convert a checkpoint that a paper's authors released into a folder that from_pretrained, finetune, predict\n"

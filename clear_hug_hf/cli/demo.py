@@ -45,7 +45,6 @@ def add(verbs: Any) -> None:
 
     parser = add_verb(
         verbs,
-        "demo",
         run,
         "everything once, on simulated recordings or your own",
         "Simulate recordings with several rhythms (or read --data), pre-train a tiny encoder and fine-tune its usual\n"

@@ -10,12 +10,13 @@ from .shared import (
     add_count_option,
     add_model_option,
     add_overwrite_option,
+    add_records_option,
     add_verb,
     is_main_process,
-    quiet_libraries,
+    load_on_device,
     report_rejected,
+    resumable,
     say,
-    to_device,
 )
 
 
@@ -23,7 +24,6 @@ def add(verbs: Any) -> None:
     """Add `embed` to the verbs of the command line."""
     parser = add_verb(
         verbs,
-        "embed",
         run,
         "recordings to vectors, for search or another library's classifier",
         "Read recordings with the encoder of any model and write a Parquet table: record_id, patient_id, start and\n"
@@ -37,13 +37,7 @@ def add(verbs: Any) -> None:
         "  table = pyarrow.parquet.read_table('embeddings.parquet')\n"
         "  matrix = numpy.array(table['embedding'].to_pylist())   # windows x numbers, or windows x leads x numbers",
     )
-    parser.add_argument(
-        "records",
-        nargs="+",
-        type=Path,
-        metavar="RECORD",
-        help="records, folders of records, or CSV tables with a column `path`",
-    )
+    add_records_option(parser, "records, folders of records, or CSV tables with a column `path`")
     add_model_option(parser, "a model folder, the output of a run")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table, a .parquet file")
     parser.add_argument(
@@ -66,13 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     # A table of the same records, model and settings is made anew; `write_embeddings` looks for that.
     check_file(arguments.output, True, [*arguments.records, arguments.model], [".parquet"])
-    quiet_libraries()
-    model, extractor = load_encoder(arguments.model)
-    to_device(model)
+    model, extractor = load_on_device(load_encoder, arguments.model)
     references, rejected = list_records(arguments.records)
     if not references:
         raise InputError(rejected[0].reason)
-    try:
+    with resumable("with the records that are missing"):
         num_rows, failed = write_embeddings(
             model,
             extractor,
@@ -83,9 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             progress=is_main_process(),
         )
-    except KeyboardInterrupt:
-        say("\nstopped: the same command goes on with the records that are missing")
-        raise
     rejected += failed
     size = model.config.hidden_size
     what = f"{len(model.config.lead_names)} x {size}" if arguments.per_lead else str(size)

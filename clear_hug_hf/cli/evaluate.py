@@ -15,16 +15,15 @@ from .shared import (
     choose_labels,
     draw_roc_sheet,
     interval,
+    load_on_device,
     positive,
     prepare_splits,
     print_metrics,
-    quiet_libraries,
     read_source,
     report_rejected,
     require,
     say,
     seed,
-    to_device,
 )
 
 
@@ -47,7 +46,6 @@ def add(verbs: Any) -> None:
 
     parser = add_verb(
         verbs,
-        "evaluate",
         run,
         "metrics of a fine-tuned model on labelled recordings",
         "Macro and per-label AUROC, average precision, F1 at the model's thresholds and calibration error, with 95 %\n"
@@ -96,9 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     read = (arguments.data, arguments.compare_with, arguments.model)
     check_file(arguments.output, arguments.overwrite, read)
     check_pictures(arguments.pictures, [_PICTURE], arguments.overwrite)
-    quiet_libraries()
-    model, extractor = load_classifier(arguments.model)
-    to_device(model)
+    model, extractor = load_on_device(load_classifier, arguments.model)
 
     from ..evaluation.metrics import evaluate_predictions
     from ..inference.classifier_outputs import model_label_names
@@ -196,19 +192,15 @@ def _evaluated(
         mapping = {name: mapping[name] for name in arguments.labels}
     wanted = list(dict.fromkeys(name for of_model in mapping.values() for name in of_model)) if own else list(mapping)
     sources = read_source(data, arguments.limit, label_columns=wanted, known_only=True)
-    if sources.label_names is None:
-        choose_labels(None, None, f"the recordings of {data}")
-    known = [name for name in wanted if name in (sources.label_names or ())]
-    if arguments.labels is not None and not own:
-        choose_labels(arguments.labels, sources.label_names, f"the recordings of {data}")
-    if unknown := [name for name in sources.label_names or () if name not in wanted and arguments.labels is None]:
+    choose_labels(None if own else arguments.labels, sources.label_names, f"the recordings of {data}")
+    there = sources.label_names or []
+    known = [name for name in wanted if name in there]
+    if unknown := [name for name in there if name not in wanted and arguments.labels is None]:
         listed = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         say(f"labels of {data} that are not evaluated, since the model does not know them: {listed}")
     typed = [] if own else [text.partition("=")[0] for text in arguments.map or () if "=" in text]
     if absent := [name for name in typed if name not in known and name in wanted]:
-        raise InputError(
-            f"the recordings of {data} have no label {absent[0]!r}: they have {', '.join(sources.label_names or ())}"
-        )
+        raise InputError(f"the recordings of {data} have no label {absent[0]!r}: they have {', '.join(there)}")
     if not known:
         raise InputError(f"the recordings of {data} have none of the labels {', '.join(wanted)}")
     # Of the model's own source never recordings that it was trained on.

@@ -13,7 +13,6 @@ def add(verbs: Any) -> None:
     """Add `export` to the verbs of the command line."""
     parser = add_verb(
         verbs,
-        "export",
         run,
         "a fine-tuned model to ONNX, for where torch is not installed",
         "Write a classifier as ONNX, with its config and preprocessing beside it, and say how far its logits are\n"

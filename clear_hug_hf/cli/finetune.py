@@ -26,6 +26,7 @@ from .shared import (
     read_source,
     report_rejected,
     require,
+    resumable,
     say,
     say_unused_devices,
     seed,
@@ -43,7 +44,6 @@ def add(verbs: Any) -> None:
     """Add `finetune` to the verbs of the command line."""
     parser = add_verb(
         verbs,
-        "finetune",
         run,
         "train a classifier on labelled recordings",
         "Put a new head on a pre-trained encoder and train it. The epoch with the best macro AUROC on the validation\n"
@@ -178,15 +178,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.labels is None:
         sets, label_names, left_out = leave_out_rare(sets, label_names, arguments.min_positives)
     check_datasets(sets["train"], sets["validation"], label_names)
-    try:
+    with resumable("from the last epoch", arguments.restart):
         about = {**sources.about, "sets": count_sets(sets)}
         if left_out:
             about["left_out"] = {"labels": left_out, "fewer_than": arguments.min_positives}
         finetune_and_report(arguments, folder, extractor, sets, label_names, about, output)
-    except KeyboardInterrupt:
-        command = "the same command without --restart" if arguments.restart else "the same command"
-        say(f"\nstopped: {command} goes on from the last epoch")
-        raise
     status = report_rejected(rejected)
     say(
         "\nnext:\n"

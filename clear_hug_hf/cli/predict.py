@@ -13,17 +13,17 @@ from .shared import (
     EXIT_BAD_INPUT,
     add_model_option,
     add_overwrite_option,
+    add_records_option,
     add_verb,
     choose_labels,
     draw_prediction,
     is_main_process,
+    load_on_device,
     positive,
-    quiet_libraries,
     report_rejected,
     say,
     share,
     short_name,
-    to_device,
 )
 
 
@@ -56,7 +56,6 @@ def add(verbs: Any) -> None:
     """Add `predict` to the verbs of the command line."""
     parser = add_verb(
         verbs,
-        "predict",
         run,
         "labels of recordings or of pictures of them, with probabilities",
         "Predict WFDB records (.hea with .dat or .mat; any rate from 50 Hz, any order of leads). A recording that is\n"
@@ -72,12 +71,9 @@ def add(verbs: Any) -> None:
         "  clear-hug predict page.jpg --model runs/pages --pictures pictures\n"
         "  clear-hug predict ward3/ --model runs/superclasses --json > ward3.jsonl",
     )
-    parser.add_argument(
-        "records",
-        nargs="+",
-        type=Path,
-        metavar="RECORD",
-        help="records, folders of records, CSV tables with a column `path`, pictures of pages, or folders of these",
+    add_records_option(
+        parser,
+        "records, folders of records, CSV tables with a column `path`, pictures of pages, or folders of these",
     )
     add_model_option(parser, "output of `finetune`")
     parser.add_argument("--json", action="store_true", help="one JSON object per record and line")
@@ -118,9 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_file(arguments.output, arguments.overwrite, [*arguments.records, arguments.model])
     check_pictures(arguments.pictures, overwrite=arguments.overwrite)
-    quiet_libraries()
-    model, extractor = load_classifier(arguments.model)
-    to_device(model)
+    model, extractor = load_on_device(load_classifier, arguments.model)
 
     from tqdm.auto import tqdm
 
@@ -247,7 +241,7 @@ def _draw_page(
         thresholds=list(thresholds.values()),
         title=short_name(str(picture)),
     )
-    save_figure(figure, _free_name(arguments.pictures / f"{_file_name(str(picture.with_suffix('')))}.png", drawn))
+    save_figure(figure, _free_path(arguments.pictures, str(picture.with_suffix("")), "", drawn))
 
 
 def _draw_record(
@@ -286,7 +280,7 @@ def _draw_record(
         draw_prediction(
             model,
             recording.record_id,
-            _free_name(arguments.pictures / f"{_file_name(recording.record_id)}{place}.png", drawn),
+            _free_path(arguments.pictures, recording.record_id, place, drawn),
             thresholds=list(thresholds.values()),
             probabilities=scores,
             contributions=np.mean(added, axis=0) if added else None,
@@ -305,7 +299,10 @@ def _draw_record(
         )
 
 
-def _free_name(path: Path, taken: set[Path]) -> Path:
+def _free_path(folder: Path, record: str, place: str, taken: set[Path]) -> Path:
+    """Where a picture goes that no other has `taken`: named as the parts of a record's id, and a place in it."""
+    name = "_".join(part for part in Path(record).parts if part not in ("/", "..", "."))
+    path = folder / f"{name}{place}.png"
     while path in taken:
         path = path.with_name(f"{path.stem}+.png")
     taken.add(path)
@@ -362,8 +359,3 @@ def _print_record(
             mark = "*" if probability >= thresholds[name] else " "
             note = f"  ! {one['notes'][name]}" if name in one["notes"] else ""
             say(f"  {mark} {probability:6.1%}  {name}{note}")
-
-
-def _file_name(record: str) -> str:
-    """A record's id as the name of a file: the path's parts joined."""
-    return "_".join(part for part in Path(record).parts if part not in ("/", "..", "."))

@@ -29,7 +29,6 @@ def add(verbs: Any) -> None:
 
     parser = add_verb(
         verbs,
-        "prepare",
         run,
         "recordings in, a dataset for training out",
         "Read, clean and search recordings once, and store them as Parquet shards that `datasets.load_dataset` reads\n"

@@ -19,6 +19,7 @@ from .shared import (
     read_source,
     report_rejected,
     require,
+    resumable,
     say,
     say_unused_devices,
     system_options,
@@ -45,7 +46,6 @@ def add(verbs: Any) -> None:
     )
     parser = add_verb(
         verbs,
-        "pretrain",
         run,
         "pre-train an encoder on recordings without labels",
         "Pre-train an encoder as --system says; without --config, by the recipe for tiny size on a CPU.\n\n"
@@ -84,12 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     folders = [Path(folder) for folder in recipe.data]
     extractor, sets, data, rejected = _read_for_pretraining(recipe, folders)
     require(sets, rejected, "train")
-    try:
+    with resumable("from the last checkpoint", arguments.restart):
         pretrain_and_draw(recipe, extractor, sets, data, Path(recipe.output), arguments.restart)
-    except KeyboardInterrupt:
-        command = "the same command without --restart" if arguments.restart else "the same command"
-        say(f"\nstopped: {command} goes on from the last checkpoint")
-        raise
     status = report_rejected(rejected)
     say(f"\nnext: clear-hug finetune --data {folders[0]} --model {recipe.output} --output runs/finetuned")
     # A launcher would stop the other processes of a run for the exit status of one.

@@ -14,7 +14,6 @@ def add(verbs: Any) -> None:
     """Add `publish` to the verbs of the command line."""
     parser = add_verb(
         verbs,
-        "publish",
         run,
         "a model to the Hub, with its card",
         "Stage a repository on disk and upload it in one commit: weights as safetensors, the config with all Auto\n"

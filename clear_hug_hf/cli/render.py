@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .shared import EXIT_OK, add_overwrite_option, add_verb, say, seed
+from .shared import EXIT_OK, add_overwrite_option, add_verb, say, seed, share
 
 
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_ENDINGS = (".png", ".jpg", ".jpeg")
 _MM_PER_INCH = 25.4
 
 
@@ -18,7 +18,6 @@ def add(verbs: Any) -> None:
     """Add `render` to the verbs of the command line."""
     parser = add_verb(
         verbs,
-        "render",
         run,
         "a recording as a page of ECG paper",
         "Draw 10 s of a WFDB record (.hea with .dat or .mat; any rate, any order of leads) as a page of ECG paper,\n"
@@ -95,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..utils.files import check_file
 
     output: Path = arguments.output
-    check_file(output, arguments.overwrite, [arguments.record], tuple(_FORMATS))
+    check_file(output, arguments.overwrite, [arguments.record], _ENDINGS)
 
     scale = arguments.pixels_per_mm
     if arguments.dpi is not None:
@@ -151,11 +150,9 @@ def _save(image: Any, path: Path, pixels_per_mm: float | None) -> None:
 
     from ..utils.files import whole_file
 
-    options: dict[str, Any] = {"quality": 95} if _FORMATS[path.suffix.lower()] == "JPEG" else {}
-    if pixels_per_mm is not None:
-        options["dpi"] = (pixels_per_mm * _MM_PER_INCH,) * 2
+    options: dict[str, Any] = {} if pixels_per_mm is None else {"dpi": (pixels_per_mm * _MM_PER_INCH,) * 2}
     with whole_file(path) as partial:
-        Image.fromarray(image).save(partial, format=_FORMATS[path.suffix.lower()], **options)
+        Image.fromarray(image).save(partial, quality=95, **options)  # of JPEG; PNG has none
 
 
 def _above_zero(text: str) -> float:
@@ -166,7 +163,4 @@ def _above_zero(text: str) -> float:
 
 
 def _strength(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 2.0:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2")
-    return value
+    return share(text, most=2.0)

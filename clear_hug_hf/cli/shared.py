@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +29,13 @@ LABELLED_HELP = (
 )
 
 
-def add_verb(verbs: Any, name: str, run: Any, summary: str, description: str) -> argparse.ArgumentParser:
-    """A parser of a new verb; `run` takes the arguments and returns the exit status."""
+def add_verb(verbs: Any, run: Any, summary: str, description: str) -> argparse.ArgumentParser:
+    """A parser of a new verb, called as the module of `run`, which takes the arguments and returns the exit status."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        run.__module__.rpartition(".")[2],
+        help=summary,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     return parser
@@ -53,11 +57,11 @@ def seed(text: str) -> int:
     return value
 
 
-def share(text: str) -> float:
-    """A number from 0 to 1, of an option."""
+def share(text: str, most: float = 1.0) -> float:
+    """A number from 0 to 1, or to another `most`, of an option."""
     value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    if not 0.0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {most:g}")
     return value
 
 
@@ -72,6 +76,11 @@ def add_count_option(
 def add_model_option(parser: argparse.ArgumentParser, taken: str) -> None:
     """The option that names a model; its help says what is `taken`, besides models on the Hub."""
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help=f"{taken}, or hf://ORG/NAME")
+
+
+def add_records_option(parser: argparse.ArgumentParser, taken: str) -> None:
+    """The paths of recordings; the help says which are `taken`."""
+    parser.add_argument("records", nargs="+", type=Path, metavar="RECORD", help=taken)
 
 
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
@@ -441,11 +450,24 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def to_device(model: Any) -> None:
-    """Move a model to the device of this process."""
+def load_on_device(load: Callable[[Path], tuple[Any, Any]], folder: Path) -> tuple[Any, Any]:
+    """A model on the device of this process, and its feature extractor, by a function of [`training.folders`]."""
     from accelerate import PartialState
 
-    model.to(PartialState().device)
+    quiet_libraries()
+    model, extractor = load(folder)
+    return model.to(PartialState().device), extractor
+
+
+@contextmanager
+def resumable(where: str, restarted: bool = False) -> Iterator[None]:
+    """Where the user stops the block, say how it goes on: `where`, and without the option of a start anew."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        option = " without --restart" if restarted else ""
+        say(f"\nstopped: the same command{option} goes on {where}")
+        raise
 
 
 def say_unused_devices(how: str) -> None:
