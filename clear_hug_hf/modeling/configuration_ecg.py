@@ -170,9 +170,7 @@ class EcgConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
 
     sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES | SAMPLING_RATE)
-    lead_names: list[str] | tuple[str, ...] = field(
-        default_factory=lambda: list(STANDARD_LEAD_NAMES), metadata=ENCODER
-    )
+    lead_names: list[str] | tuple[str, ...] = field(default=STANDARD_LEAD_NAMES, metadata=ENCODER)
     layer_norm_eps: float = field(default=1e-5, metadata=ENCODER | POSITIVE)
     head_type: Literal["mean"] = field(default="mean", metadata=CLASSIFIER)
     classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER | RATE)
@@ -311,14 +309,8 @@ class EcgConfig(PreTrainedConfig):
 
     def _check_pieces(self, num_samples: int, name: str) -> int:
         """
-        Refuse a window that is no whole number of pieces, or has too many.
-
-        Args:
-            num_samples (`int`): Length of the window.
-            name (`str`): Of the field that holds the length of a piece, which becomes a token of each lead.
-
-        Returns:
-            `int`: Tokens of all leads.
+        Tokens of all leads in a window that is cut into pieces, whose length the field `name` holds: one of each lead.
+        Refuses a window that is no whole number of pieces, or has too many.
         """
         piece = getattr(self, name)
         if num_samples % piece:

@@ -133,9 +133,7 @@ class EcgJepaConfig(EcgConfig):
     }
 
     sampling_rate: int = field(default=250, metadata=ENCODER_SAME_FEATURES | SAMPLING_RATE)
-    lead_names: list[str] | tuple[str, ...] = field(
-        default_factory=lambda: list(ECG_JEPA_LEAD_NAMES), metadata=ENCODER
-    )
+    lead_names: list[str] | tuple[str, ...] = field(default=ECG_JEPA_LEAD_NAMES, metadata=ENCODER)
     num_samples: int = field(default=2500, metadata=ENCODER | COUNT | at_most(MAX_SAMPLES))
     patch_size: int = field(default=50, metadata=ENCODER | COUNT)
 

@@ -196,9 +196,7 @@ class EcgScanConfig(EcgConfig):
     signal_embed_dim: int | None = field(default=None, metadata=PRETRAINING | COUNT)
     text_embed_dim: int | None = field(default=None, metadata=PRETRAINING | COUNT)
 
-    lead_names: list[str] | tuple[str, ...] = field(
-        default_factory=lambda: list(STANDARD_LEAD_NAMES), metadata=PRETRAINING
-    )
+    lead_names: list[str] | tuple[str, ...] = field(default=STANDARD_LEAD_NAMES, metadata=PRETRAINING)
     sampling_rate: int = field(default=100, metadata=PRETRAINING | SAMPLING_RATE)
     num_samples: int = field(default=1000, metadata=PRETRAINING | COUNT | at_most(MAX_SAMPLES))
     image_size: list[int] | tuple[int, ...] = field(default=(336, 336), metadata=ENCODER)
@@ -321,15 +319,8 @@ def _signal_config(given: Any) -> PreTrainedConfig | None:
 
 def _check_tower(name: str, settings: Mapping[str, Any], config_class: type) -> None:
     """
-    Refuse a config of transformers that asks for what no memory holds, as far as usual names of fields tell.
-
-    Args:
-        name (`str`): Of the field that holds the config.
-        settings (`Mapping[str, Any]`): The config as a dictionary.
-        config_class (`type`): Its class, which tells whether positions are rotary.
-
-    Raises:
-        `ValueError`: if it does.
+    Refuse a config of transformers, of the field `name`, that asks for what no memory holds, as far as usual names of
+    fields tell. Its class tells whether positions are rotary.
     """
     for key, value in settings.items():
         if any(abs(number) > _LARGEST_NUMBER for number in _whole_numbers(value)):
@@ -347,11 +338,8 @@ def _check_tower(name: str, settings: Mapping[str, Any], config_class: type) -> 
 
 def _whole_numbers(value: Any) -> Iterator[int]:
     """The whole numbers in a value, however deep."""
-    if isinstance(value, Mapping):
-        for one in value.values():
-            yield from _whole_numbers(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
+    if isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
             yield from _whole_numbers(one)
     elif isinstance(value, int) and not isinstance(value, bool):
         yield value

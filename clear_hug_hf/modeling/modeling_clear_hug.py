@@ -608,7 +608,6 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
     that two evaluations can be compared and a recording does not depend on those beside it.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\."]  # noqa: RUF012
     evaluation_order: torch.Tensor
     noise_counters: torch.Tensor
 
@@ -771,7 +770,6 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceC
         "single_level": ClearHugSingleLevelHead,
     }
     dropout_class = Dropout
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # noqa: RUF012
 
     @can_return_tuple
     def forward(

@@ -570,7 +570,8 @@ class EcgPreTrainedModel(PreTrainedModel):
 class EcgForSequenceClassification(EcgPreTrainedModel):
     """
     An encoder with a head that makes one feature of the states of its leads, then a linear classifier. A subclass
-    inherits from its system's pre-trained model, too, and states its inputs in `forward`.
+    inherits from its system's pre-trained model, too, and states its inputs in `forward`. Of what it was saved with,
+    it ignores what its encoder names in `_keys_to_ignore_on_load_unexpected`.
 
     Args:
         config (`PreTrainedConfig`):

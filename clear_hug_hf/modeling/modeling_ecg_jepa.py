@@ -517,8 +517,6 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     needs no gradients, and is not trained otherwise.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
-
     # The training loop logs it beside the loss.
     monitors = ("pooled_std",)
 
@@ -528,7 +526,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         self.teacher = EcgJepaModel(config)
         self.predictor = EcgJepaPredictor(config)
         self.post_init()
-        self._keep_teacher()
+        self.train(self.training)
 
     def initialize_weights(self) -> None:
         """Initialise what was not loaded; a teacher that was not is the student."""
@@ -537,15 +535,12 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             for old, new in zip(self.teacher.parameters(), self.ecg_jepa.parameters(), strict=True):
                 init.copy_(old, new)
 
-    def _keep_teacher(self) -> None:
-        self.teacher.requires_grad_(False)
-        if not self.config.teacher_drop_path:
-            self.teacher.eval()
-
     def train(self, mode: bool = True) -> "EcgJepaForPreTraining":
         """As for any module, but the teacher stays in evaluation mode unless `config.teacher_drop_path`."""
         super().train(mode)
-        self._keep_teacher()  # also after loading, which makes every parameter one that is trained
+        self.teacher.requires_grad_(False)  # also after loading, which makes every parameter one that is trained
+        if not self.config.teacher_drop_path:
+            self.teacher.eval()
         return self
 
     @torch.no_grad()
@@ -703,7 +698,6 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceCla
 
     ecg_jepa: EcgJepaModel
     encoder_class = EcgJepaModel
-    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]  # noqa: RUF012
 
     @can_return_tuple
     def forward(
@@ -738,8 +732,6 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
     >>> model(torch.randn(2, 8, 2500)).logits.argmax(dim=-1).shape
     torch.Size([2, 8, 2500])
     ```"""
-
-    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]  # noqa: RUF012
 
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)

@@ -138,12 +138,12 @@ class EcgScanForPreTrainingOutput(ModelOutput):
 # ----------------------------------------------------------------------------------------------------------- decoder
 
 
-def plane_positions(height: int, width: int, size: int, device: torch.device | None = None) -> torch.Tensor:
+def plane_positions(height: int, width: int, size: int, device: torch.device) -> torch.Tensor:
     """
     Sines and cosines of the rows and columns of a map, `(height * width, size)`: half of the features for each.
     """
     # A GPU computes them itself: it would be waited for to copy them there. Others may lack double precision.
-    device = device if device is not None and device.type == "cuda" else torch.device("cpu")
+    device = device if device.type == "cuda" else torch.device("cpu")
     rows = torch.arange(height, device=device).repeat_interleave(width)
     columns = torch.arange(width, device=device).repeat(height)
     return torch.cat((sincos_positions(rows, size // 2), sincos_positions(columns, size // 2)), dim=1).float()
@@ -380,20 +380,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
             self.pairwise_log_scale = nn.Parameter(torch.full((1,), -math.log(config.temperature_init)))
         self.post_init()
         self._unread_parameters = [] if config.freeze_vision else self._find_unread()
-        self._freeze()
-
-    def _freeze(self) -> None:
-        config = self.config
-        towers = (
-            (self.vision_model, config.freeze_vision),
-            (self.signal_model, config.freeze_signal),
-            (self.text_model, config.freeze_text),
-        )
-        for tower, frozen in towers:
-            if frozen and tower is not None:
-                tower.requires_grad_(False).eval()
-        for name in self._unread_parameters:
-            self.vision_model.get_parameter(name).requires_grad_(False)
+        self.train(self.training)
 
     def _find_unread(self) -> list[str]:
         """
@@ -427,7 +414,13 @@ class EcgScanModel(EcgScanPreTrainedModel):
         parameters that nothing depends on.
         """
         super().train(mode)
-        self._freeze()  # also after loading, which makes every parameter one that is trained
+        # Also after loading, which makes every parameter one that is trained.
+        for name in ("vision", "signal", "text"):
+            tower = getattr(self, f"{name}_model")
+            if tower is not None and getattr(self.config, f"freeze_{name}"):
+                tower.requires_grad_(False).eval()
+        for name in self._unread_parameters:
+            self.vision_model.get_parameter(name).requires_grad_(False)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -588,8 +581,6 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
     text take part in the pairwise contrast with signals and in the reconstruction. The config names a signal teacher,
     texts, or their widths.
     """
-
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
 
     # The training loop logs them beside the loss.
     monitors = ("loss_volume", "loss_pairwise", "loss_reconstruction", "loss_lead", "top1", "duplicate_texts")
@@ -787,13 +778,6 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
         return terms
 
 
-def image_only(config: EcgScanConfig) -> EcgScanConfig:
-    """A copy of a config without teachers: what classifiers of pages need."""
-    config = copy.deepcopy(config)
-    config.signal_config = config.text_config = config.signal_embed_dim = config.text_embed_dim = None
-    return config
-
-
 class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassification):
     """
     The vision tower with a linear classifier of the page, which reads its pooled feature. It holds no teachers.
@@ -810,19 +794,13 @@ class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassi
     torch.Size([2, 2])
     ```"""
 
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
-        r"^decoder\.",
-        r"^volume_log_scale$",
-        r"(signal|text)_model\.",
-        r"(image|signal|text)_projection\.",
-        r"pairwise_log_scale$",
-    ]
-
     ecg_scan: EcgScanModel
     encoder_class = EcgScanModel
 
     def __init__(self, config: EcgScanConfig):
-        super().__init__(image_only(config))
+        config = copy.deepcopy(config)
+        config.signal_config = config.text_config = config.signal_embed_dim = config.text_embed_dim = None
+        super().__init__(config)
 
     @can_return_tuple
     def forward(
