@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..processing.errors import InputError
+from ..processing.errors import InputError, import_library
 from .records import Recording
 
 
@@ -123,10 +123,7 @@ def _simulate_patient(patient: int, count: int, seed: int) -> list[Recording]:
 
 
 def _simulate_leads(**settings: Any) -> Any:
-    try:
-        import neurokit2
-    except ImportError as error:
-        raise ImportError("simulated recordings need neurokit2: pip install neurokit2") from error
+    neurokit2 = import_library("neurokit2", "simulated recordings need neurokit2: pip install neurokit2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return neurokit2.ecg_simulate(

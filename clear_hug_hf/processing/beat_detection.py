@@ -33,7 +33,7 @@ import numpy as np
 from scipy import fft
 from scipy.ndimage import correlate1d, maximum_filter1d
 
-from .errors import InputError
+from .errors import InputError, import_library
 from .leads import STANDARD_LEADS
 
 
@@ -200,18 +200,12 @@ def _pick_beats(average: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _find_xqrs(lead: np.ndarray, sampling_rate: float) -> np.ndarray:
-    try:
-        from wfdb.processing import xqrs_detect
-    except ImportError as error:
-        raise ImportError("the detector 'xqrs' needs wfdb: pip install wfdb") from error
-    return np.asarray(xqrs_detect(sig=lead, fs=sampling_rate, verbose=False))
+    wfdb = import_library("wfdb.processing", "the detector 'xqrs' needs wfdb: pip install wfdb")
+    return np.asarray(wfdb.xqrs_detect(sig=lead, fs=sampling_rate, verbose=False))
 
 
 def _find_neurokit(lead: np.ndarray, sampling_rate: float) -> np.ndarray:
-    try:
-        import neurokit2
-    except ImportError as error:
-        raise ImportError("the detector 'neurokit' needs neurokit2: pip install neurokit2") from error
+    neurokit2 = import_library("neurokit2", "the detector 'neurokit' needs neurokit2: pip install neurokit2")
     cleaned = neurokit2.ecg_clean(lead, sampling_rate=round(sampling_rate))
     return np.asarray(neurokit2.ecg_peaks(cleaned, sampling_rate=round(sampling_rate))[1]["ECG_R_Peaks"])
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, import_library
 from .leads import STANDARD_LEADS, arrange_leads
 from .signal_cleaning import MILLIVOLTS_PER_UNIT, check_waveform, repair_non_finite, usable_leads
 from .signal_report import check_amplitude
@@ -627,8 +627,4 @@ def _positive(value: Any, name: str) -> float:
 
 def import_cv2() -> Any:
     """OpenCV, where something is drawn or warped."""
-    try:
-        import cv2
-    except ImportError:
-        raise ImportError("pages are drawn with OpenCV: pip install opencv-python-headless") from None
-    return cv2
+    return import_library("cv2", "pages are drawn with OpenCV: pip install opencv-python-headless")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, import_library
 
 
 MIN_PIXELS = 64
@@ -123,8 +123,5 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def import_pillow() -> tuple[Any, Any]:
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError("reading pictures needs Pillow: `pip install pillow`") from error
-    return Image, ImageOps
+    remedy = "reading pictures needs Pillow: `pip install pillow`"
+    return import_library("PIL.Image", remedy), import_library("PIL.ImageOps", remedy)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, import_library
 
 
 # What a record may be called by, beside its bare name: its header, its signals, its annotations' usual neighbours.
@@ -289,13 +289,11 @@ def _read_16_bit(header: Header) -> np.ndarray:
 
 
 def _read_with_wfdb(header: Header) -> np.ndarray:
-    try:
-        import wfdb
-    except ImportError as error:
-        raise ImportError(
-            f"{header.path} is in a format that needs the package wfdb: install it with `pip install wfdb`, or pass "
-            "the samples as an array"
-        ) from error
+    wfdb = import_library(
+        "wfdb",
+        f"{header.path} is in a format that needs the package wfdb: install it with `pip install wfdb`, or pass "
+        "the samples as an array",
+    )
     _check_size(header)
     try:
         record = wfdb.rdrecord(str(header.path.with_suffix("")), physical=False)

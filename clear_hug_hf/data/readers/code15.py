@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...processing.errors import InputError
+from ...processing.errors import InputError, import_library
 from ..records import Recording, RecordReference
 from .base import LeftOut, RecordSource, known, natural_key, read_table, whole_numbers
 
@@ -22,11 +22,7 @@ _COLUMNS = ("exam_id", "patient_id", "trace_file", "1dAVb", "RBBB", "LBBB", "SB"
 
 
 def _import_h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("CODE-15% is stored as HDF5, which needs h5py: pip install h5py") from error
-    return h5py
+    return import_library("h5py", "CODE-15% is stored as HDF5, which needs h5py: pip install h5py")
 
 
 @lru_cache(maxsize=4)
