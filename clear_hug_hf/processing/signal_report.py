@@ -9,7 +9,7 @@ given.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -293,7 +293,7 @@ def describe_signal(
             [`EcgFeatureExtractor`].
     """
     found = dict(zip(STANDARD_LEADS, np.asarray(lead_mask, dtype=bool).tolist(), strict=True))
-    missing = [name for name in lead_names if not found[name]]
+    missing, present = ([name for name in lead_names if found[name] == there] for there in (False, True))
     peaks = np.empty(0) if r_peaks is None else np.asarray(r_peaks)
     count = None if r_peaks is None else len(peaks)
     rows = [peaks] if read is None else read
@@ -322,11 +322,7 @@ def describe_signal(
         amplitude_mv=max(quality.ranges.values(), default=None),
         warnings=[
             *describe_skipped(skipped),
-            *_warn_of_beats(num_read, count, windows),
-            *_warn_of_length(quality.seconds, count),
-            *_warn_of_rate(rate),
-            *_warn_of_leads(missing, [name for name in lead_names if found[name]], quality),
-            *_warn_of_amplitude(quality),
+            *_warnings(quality, rate, num_read, count, windows, missing, present),
         ],
         window_rates=[_mean_rate(_rr_intervals(one, sampling_rate, gaps)) if count else None for one in rows],
     )
@@ -417,57 +413,47 @@ def _describe_amplitude(largest: float, units: Sequence[str], leads: Sequence[st
     return f"{what} {largest:.3g} mV within 2 s, and a QRS complex {lowest:g} to {highest:g} mV: {remedy}"
 
 
-def _warn_of_amplitude(quality: Quality) -> list[str]:
-    largest = max(quality.ranges.values(), default=None)
-    if not largest or PLAUSIBLE_MILLIVOLTS[0] <= largest <= PLAUSIBLE_MILLIVOLTS[1]:
-        return []
-    beyond = _in_order(name for name, span in quality.ranges.items() if span > PLAUSIBLE_MILLIVOLTS[1])
-    return [_describe_amplitude(largest, quality.units, beyond)]
-
-
-def _warn_of_length(seconds: float, num_beats: int | None) -> list[str]:
+def _warnings(
+    quality: Quality,
+    rate: float | None,
+    num_read: int | None,
+    num_beats: int | None,
+    windows: str,
+    missing: Sequence[str],
+    present: Sequence[str],
+) -> Iterator[str]:
+    """A sentence for each thing that is implausible; of the leads that the model reads, those missing and present."""
+    if windows != "all" and num_read is not None and num_beats is not None and num_read < num_beats:
+        yield f"{num_read} of {num_beats} beats are read: use windows='all'"
     if num_beats == 0:
-        return [f"no beat was found in {seconds:.3g} s: check the leads and the electrodes"]
-    few = num_beats is not None and num_beats < _FEW_BEATS
-    if not few and seconds >= _SHORT_SECONDS:
-        return []
-    holds = "" if num_beats is None else f" and holds {num_beats} beat(s)"
-    return [
-        f"the recording lasts {seconds:.3g} s{holds}: labels of less than {_SHORT_SECONDS:g} s or {_FEW_BEATS} beats "
-        "cannot be relied on, so record 10 s"
-    ]
-
-
-def _warn_of_beats(num_read: int | None, num_beats: int | None, windows: str) -> list[str]:
-    if windows == "all" or num_read is None or num_beats is None or num_read >= num_beats:
-        return []
-    return [f"{num_read} of {num_beats} beats are read: use windows='all'"]
-
-
-def _warn_of_rate(rate: float | None) -> list[str]:
-    if rate is None or _PLAUSIBLE_RATE[0] <= rate <= _PLAUSIBLE_RATE[1]:
-        return []
-    return [f"a heart rate of {rate:.0f}/min is implausible: check the sampling rate, and the beats on a picture"]
-
-
-def _warn_of_leads(missing: Sequence[str], present: Sequence[str], quality: Quality) -> list[str]:
-    found = []
+        yield f"no beat was found in {quality.seconds:.3g} s: check the leads and the electrodes"
+    elif quality.seconds < _SHORT_SECONDS or (num_beats is not None and num_beats < _FEW_BEATS):
+        holds = "" if num_beats is None else f" and holds {num_beats} beat(s)"
+        yield (
+            f"the recording lasts {quality.seconds:.3g} s{holds}: labels of less than {_SHORT_SECONDS:g} s or "
+            f"{_FEW_BEATS} beats cannot be relied on, so record 10 s"
+        )
+    if rate is not None and not _PLAUSIBLE_RATE[0] <= rate <= _PLAUSIBLE_RATE[1]:
+        yield f"a heart rate of {rate:.0f}/min is implausible: check the sampling rate, and the beats on a picture"
     if missing:
         # Of few leads the names are told, of many those that are left.
         rest = ", ".join(present) if len(present) < len(missing) else "the others"
         named = [f"{name} (flat)" if name in quality.flat_leads else name for name in missing]
-        found.append(
+        yield (
             f"{len(missing)} of {len(missing) + len(present)} leads are missing and masked: {', '.join(named)}; "
             f"the labels rest on {rest} alone"
         )
     if quality.clipped_leads:
-        found.append(
+        yield (
             f"lead(s) {', '.join(quality.clipped_leads)} are clipped: they rest at their highest or lowest value for "
             f"more than {_CLIPPED_SHARE:.0%} of the time, so check the range of the recorder"
         )
     if quality.nan_share > _NAN_SHARE:
-        found.append(f"{quality.nan_share:.1%} of the samples are NaN or Inf: they were filled or left out")
-    return found
+        yield f"{quality.nan_share:.1%} of the samples are NaN or Inf: they were filled or left out"
+    largest = max(quality.ranges.values(), default=None)
+    if largest and not PLAUSIBLE_MILLIVOLTS[0] <= largest <= PLAUSIBLE_MILLIVOLTS[1]:
+        beyond = _in_order(name for name, span in quality.ranges.items() if span > PLAUSIBLE_MILLIVOLTS[1])
+        yield _describe_amplitude(largest, quality.units, beyond)
 
 
 def _in_order(names: Any) -> list[str]:
