@@ -165,30 +165,17 @@ _SUPERCLASSES = {
     "CD": "conduction disturbance",
     "STTC": "ST/T change",
 }
-_SUBCLASSES = {
-    "AMI": "anterior myocardial infarction",
+_SUBCLASSES = (
+    "AMI LAFB/LPFB LVH STTC IMI SEHYP CRBBB WPW LAO/LAE NORM AVB RAO/RAE ISC LMI ISCI ISCA NST CLBBB ILBBB IRBBB PMI "
+    "RVH IVCD"
+)
+# Of subclasses that are not called as one of their statements is.
+_OF_SEVERAL = {
     "LAFB/LPFB": "left anterior or posterior fascicular block",
-    "LVH": "left ventricular hypertrophy",
     "STTC": "ST/T change",
-    "IMI": "inferior myocardial infarction",
-    "SEHYP": "septal hypertrophy",
-    "CRBBB": "complete right bundle branch block",
-    "WPW": "Wolff-Parkinson-White syndrome",
-    "LAO/LAE": "left atrial overload or enlargement",
-    "NORM": "normal ECG",
     "AVB": "AV block",
-    "RAO/RAE": "right atrial overload or enlargement",
-    "ISC": "non-specific ischemic changes",
-    "LMI": "lateral myocardial infarction",
     "ISCI": "ischemic changes in inferior leads",
     "ISCA": "ischemic changes in anterior or lateral leads",
-    "NST": "non-specific ST changes",
-    "CLBBB": "complete left bundle branch block",
-    "ILBBB": "incomplete left bundle branch block",
-    "IRBBB": "incomplete right bundle branch block",
-    "PMI": "posterior myocardial infarction",
-    "RVH": "right ventricular hypertrophy",
-    "IVCD": "non-specific intraventricular conduction disturbance",
 }
 _FORM = "PAC DIG HVOLT STD LPR QWAVE VCLVH NDT TAB LOWT ABQRS LNGQT PRC(S) NT STE NST PVC INVT LVOLT"
 _RHYTHM = "SVARR BIGU STACH SARRH SBRAD TRIGU AFIB SR SVTAC PSVT AFLT PACE"
@@ -212,9 +199,10 @@ def _ptbxl_label_sets() -> list[LabelSet]:
     diagnostic = [row for row in statements if "d" in row[3]]
     superclass = {code: (one,) for code, one, _, _, _ in diagnostic}
     subclass = {code: (one,) for code, _, one, _, _ in diagnostic}
+    subclasses = {one: (meaning | _OF_SEVERAL)[one] for one in _SUBCLASSES.split()}
     return [
         LabelSet("ptbxl_super", tuple(_SUPERCLASSES), _SUPERCLASSES, superclass, ("ptbxl",)),
-        LabelSet("ptbxl_sub", tuple(_SUBCLASSES), _SUBCLASSES, subclass, ("ptbxl",)),
+        LabelSet("ptbxl_sub", tuple(subclasses), subclasses, subclass, ("ptbxl",)),
         plain("ptbxl_form", _FORM.split(), "f"),
         plain("ptbxl_rhythm", _RHYTHM.split(), "r"),
         plain("ptbxl_all", meaning, ""),
