@@ -182,22 +182,13 @@ def _cleaned_batches(
             )
         try:
             recording = record.read()
-            signal, lead_mask = extractor.clean(
-                recording.waveform,
-                sampling_rate=recording.sampling_rate,
-                lead_names=recording.lead_names,
-                unit=recording.unit,
-            )
+            stated = recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
+            signal, lead_mask = extractor.clean(*stated)
             units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
             # The extractor turns every other unit into mV, unless it scales recordings to a range of their own.
             unit = "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
-            blank = None
-            if extractor.do_mask_flat_leads:
-                blank = find_no_signal(recording.waveform, recording.sampling_rate)
-            quality = measure_quality(
-                recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
-            )
-            batch.append(_Cleaned(record, unit, signal, lead_mask, blank, quality))
+            blank = find_no_signal(*stated[:2]) if extractor.do_mask_flat_leads else None
+            batch.append(_Cleaned(record, unit, signal, lead_mask, blank, measure_quality(*stated)))
         except Exception as error:  # whatever is wrong with one file, the others are prepared
             rejected.append(Rejected(record.record_id, describe_error(error)))
             continue

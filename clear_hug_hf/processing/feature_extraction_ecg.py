@@ -305,14 +305,13 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         units = _one_each(unit, count, "unit", scalar=unit is None or isinstance(unit, str) or per_row)
 
         signals, lead_masks = [], []
-        for index in range(count):
+        for index, one in enumerate(zip(recordings, rates, names, units, strict=True)):
             with _Naming(index, count):
-                signal, lead_mask = extractor.clean(
-                    recordings[index], sampling_rate=rates[index], lead_names=names[index], unit=units[index]
-                )
+                signal, lead_mask = extractor.clean(*one)
             signals.append(signal)
             lead_masks.append(lead_mask)
         rates = [float(rate) for rate in rates]  # each was checked
+        stated = list(zip(recordings, rates, names, units, strict=True))
 
         if r_peaks is None:
             wanted = return_r_peaks or return_reports or extractor.reads_beats or extractor.on_no_beats == "raise"
@@ -361,19 +360,16 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         if return_r_peaks:
             features["r_peaks"] = pad_peaks(inside)
         if return_windows:
-            ratios = [rates[index] / extractor.sampling_rate for index in of]
-            starts = [found[part.window].start for part in parts]
+            ratios = np.array([rates[index] / extractor.sampling_rate for index in of])
+            lengths = np.array([recordings[index].shape[-1] for index in of])
+            starts = np.array([found[part.window].start for part in parts])
             features["recording_ids"] = np.array(of, dtype=np.int64)
             features["window_ids"] = np.array([window_ids[part.window] for part in parts], dtype=np.int64)
-            for name, places in (
-                ("window_starts", [start + part.start for start, part in zip(starts, parts, strict=True)]),
-                ("window_ends", [start + part.stop for start, part in zip(starts, parts, strict=True)]),
+            for name, edges in (
+                ("window_starts", [part.start for part in parts]),
+                ("window_ends", [part.stop for part in parts]),
             ):
-                own = [
-                    min(round(place * ratio), recordings[index].shape[-1])
-                    for place, ratio, index in zip(places, ratios, of, strict=True)
-                ]
-                features[name] = np.array(own, dtype=np.int64)
+                features[name] = np.minimum(np.rint((starts + edges) * ratios).astype(np.int64), lengths)
             features["skipped_windows"] = np.array(
                 [(index, one.start, one.stop) for index, left_out in enumerate(skipped) for one in left_out],
                 dtype=np.float64,
@@ -386,15 +382,12 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
                 reads[index].append(found[part.window].start + part.start + seen)
             batch["reports"] = [
                 extractor.describe(
-                    recordings[index],
-                    rates[index],
-                    names[index],
-                    units[index],
+                    *stated[index],
                     lead_masks[index],
                     peaks[index] if r_peaks is not None or extractor.detector != "regular" else None,
                     reads[index],
-                    skipped[index],
-                    extractor.windows,
+                    skipped=skipped[index],
+                    windows=extractor.windows,
                 )
                 for index in range(count)
             ]
@@ -549,27 +542,19 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         lead_mask: np.ndarray,
         r_peaks: np.ndarray | None,
         read: Sequence[np.ndarray],
-        skipped: Sequence[Skipped] = (),
-        windows: str = "all",
+        **as_describe_signal: Any,
     ) -> SignalReport:
         """
         What is known about a recording beside the model's inputs.
 
         Args:
             waveform, sampling_rate, lead_names, unit: The recording as it came, see [`clean`].
-            lead_mask, r_peaks, read, skipped, windows: Of what was cleaned and cut of it, as [`describe_signal`] takes
-                them.
+            lead_mask, r_peaks, read, as_describe_signal: Of what was cleaned and cut of it, as [`describe_signal`]
+                takes them.
         """
-        return describe_signal(
-            measure_quality(waveform, sampling_rate, lead_names, unit),
-            lead_mask,
-            r_peaks,
-            self.sampling_rate,
-            read,
-            lead_names=self.lead_names,
-            skipped=skipped,
-            windows=windows,
-        )
+        quality = measure_quality(waveform, sampling_rate, lead_names, unit)
+        model = self.sampling_rate, read, self.lead_names
+        return describe_signal(quality, lead_mask, r_peaks, *model, **as_describe_signal)
 
     def drop_peaks(self, r_peaks: np.ndarray, gaps: Sequence[tuple[float, float]]) -> np.ndarray:
         """Peaks [samples] that do not lie in stretches without signal [s]: detectors find some in noise of filters."""

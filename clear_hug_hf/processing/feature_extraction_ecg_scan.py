@@ -11,7 +11,7 @@ import numpy as np
 from .ecg_paper import LAYOUTS, PaperStyle, draw_page
 from .errors import InputError
 from .feature_extraction_ecg import EcgFeatureExtractor
-from .image_processing_ecg_scan import EcgScanImageProcessor, checked_image_settings
+from .image_processing_ecg_scan import EcgScanImageProcessor, check_image_settings
 from .leads import obeys_identities
 from .page_augmentation import augment_page
 from .setting_checks import Flag, check_choice, check_number
@@ -55,9 +55,7 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
     def check_settings(self) -> None:
         """Refuse settings that do not fit together, and sizes and colours that cannot be."""
         super().check_settings()
-        self.image_size, self.image_mean, self.image_std = checked_image_settings(
-            self.image_size, self.image_mean, self.image_std
-        )
+        check_image_settings(self)
         if self.window_seconds > 10:
             raise InputError(f"window_seconds is {self.window_seconds:g}: a page shows 10 s at most")
 
@@ -73,10 +71,7 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
         fields["image_processor_type"] = EcgScanImageProcessor.__name__
         if fields.get("auto_map"):
             module = EcgScanImageProcessor.__module__.split(".")[-1]
-            fields["auto_map"] = {
-                **fields["auto_map"],
-                "AutoImageProcessor": f"{module}.{EcgScanImageProcessor.__name__}",
-            }
+            fields["auto_map"]["AutoImageProcessor"] = f"{module}.{EcgScanImageProcessor.__name__}"
         return fields
 
     def _clean(

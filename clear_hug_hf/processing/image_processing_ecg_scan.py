@@ -20,30 +20,28 @@ MIN_SIDE, MAX_SIDE = 32, 4096
 """Least and greatest height and width that a model may read [px]."""
 
 
-def checked_image_settings(
-    image_size: Any, image_mean: Any, image_std: Any
-) -> tuple[list[int], list[float], list[float]]:
+def check_image_settings(pages: Any) -> None:
     """
-    Size and normalisation of a model's pages as lists of plain numbers.
+    Refuse a size and a normalisation of a model's pages that cannot be, and make them lists of plain numbers.
 
     Args:
-        image_size (`Sequence[int]`): Height and width [px].
-        image_mean, image_std (`Sequence[float]`): Of the three colours.
+        pages: What has the settings `image_size`, `image_mean` and `image_std` of [`EcgScanImageProcessor`].
 
     Raises:
         InputError: If one of them has other values than it can have.
     """
-    check_list("image_size", image_size, int)
-    if len(image_size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in image_size):
+    check_list("image_size", pages.image_size, int)
+    if len(pages.image_size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in pages.image_size):
         raise InputError(
-            f"image_size is {list(image_size)}: give height and width of at least {MIN_SIDE} px and at most "
+            f"image_size is {list(pages.image_size)}: give height and width of at least {MIN_SIDE} px and at most "
             f"{MAX_SIDE} px"
         )
-    check_list("image_mean", image_mean, float, 3)
-    check_list("image_std", image_std, float, 3)
-    if min(image_std) <= 0:
-        raise InputError(f"image_std is {list(image_std)}: give 3 positive numbers")
-    return [int(side) for side in image_size], [float(one) for one in image_mean], [float(one) for one in image_std]
+    check_list("image_mean", pages.image_mean, float, 3)
+    check_list("image_std", pages.image_std, float, 3)
+    if min(pages.image_std) <= 0:
+        raise InputError(f"image_std is {list(pages.image_std)}: give 3 positive numbers")
+    pages.image_size = [int(side) for side in pages.image_size]
+    pages.image_mean, pages.image_std = ([float(one) for one in of] for of in (pages.image_mean, pages.image_std))
 
 
 class EcgScanImageProcessor(Configurable, BaseImageProcessor):
@@ -70,9 +68,7 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
 
     def check_settings(self) -> None:
         """Refuse sizes and colours that cannot be."""
-        self.image_size, self.image_mean, self.image_std = checked_image_settings(
-            self.image_size, self.image_mean, self.image_std
-        )
+        check_image_settings(self)
 
     def preprocess(
         self,

@@ -171,14 +171,7 @@ def _warp(image: np.ndarray, matrix: np.ndarray, generator: np.random.Generator)
     cv2 = import_cv2()
     table = generator.uniform(40.0, 230.0) * generator.uniform(0.85, 1.0, 3)
     height, width = image.shape[:2]
-    return cv2.warpPerspective(
-        image,
-        matrix,
-        (width, height),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=tuple(table),
-    )
+    return cv2.warpPerspective(image, matrix, (width, height), borderValue=tuple(table))
 
 
 def _move(positions: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -271,7 +270,7 @@ def _as_recording(extractor: Any, inputs: Any) -> tuple[dict[str, Any], str]:
     if _is_table(inputs):
         return _samples_of(inputs), ""
     if hasattr(inputs, "record_name") and hasattr(inputs, "sig_name"):  # of wfdb
-        inputs = _of_wfdb(inputs)
+        return _of_wfdb(inputs), str(inputs.record_name or "")
     if all(hasattr(inputs, field) for field in _FIELDS):
         return {field: getattr(inputs, field) for field in _FIELDS}, str(getattr(inputs, "record_id", None) or "")
     raise InputError(f"{type(inputs).__name__} is no recording: give {ACCEPTED}")
@@ -294,7 +293,7 @@ def _samples_of(table: Any) -> dict[str, Any]:
     return {"waveform": waveform, "lead_names": names if _are_strings(names) else None}
 
 
-def _of_wfdb(record: Any) -> SimpleNamespace:
+def _of_wfdb(record: Any) -> dict[str, Any]:
     """What a `wfdb.Record` holds: its physical samples, or the digital ones in the header's units."""
     samples = getattr(record, "p_signal", None)
     needed = ("d_signal", "adc_gain", "baseline", "fmt")
@@ -305,13 +304,12 @@ def _of_wfdb(record: Any) -> SimpleNamespace:
             f"the wfdb record {record.record_name or ''} holds no samples of one rate for all leads: read it with "
             "`wfdb.rdrecord(path)`, whose defaults give them"
         )
-    return SimpleNamespace(
-        waveform=np.ascontiguousarray(samples.T, dtype=np.float32),
-        sampling_rate=record.fs,
-        lead_names=record.sig_name,
-        unit=record.units,
-        record_id=record.record_name,
-    )
+    return {
+        "waveform": np.ascontiguousarray(samples.T, dtype=np.float32),
+        "sampling_rate": record.fs,
+        "lead_names": record.sig_name,
+        "unit": record.units,
+    }
 
 
 def _checked_waveform(recording: Mapping[str, Any]) -> np.ndarray:
