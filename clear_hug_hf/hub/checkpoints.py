@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from ..processing import InputError
 
 
-# How files of torch.save begin: those of today are zip archives, those of torch before 1.6 bare pickles.
 _PARALLEL = "module."
+# How files of torch.save begin: those of today are zip archives, those of torch before 1.6 bare pickles.
 _MAGIC = (b"PK\x03\x04", b"\x80")
 _NAMED = 5
 
@@ -93,19 +93,15 @@ def _load_plain(path: Path) -> object:
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle may fail with anything
+        fault = "is damaged or incomplete, or torch.save did not write it: download it again"
+        not_opened = (
+            "it is not opened because it could run code, so ask its authors for a file of the state dict alone"
+        )
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise InputError(
-                f"{path} holds more than tensors and plain values ({asked[1]}): it is not opened because it could run "
-                "code, so ask its authors for a file of the state dict alone"
-            ) from error
-        if "TorchScript" in str(error):
-            raise InputError(
-                f"{path} is a TorchScript program: it is not opened because it could run code, so ask its authors for "
-                "a file of the state dict alone"
-            ) from error
-        raise InputError(
-            f"{path} is damaged or incomplete, or torch.save did not write it: download it again"
-        ) from error
+            fault = f"holds more than tensors and plain values ({asked[1]}): {not_opened}"
+        elif "TorchScript" in str(error):
+            fault = f"is a TorchScript program: {not_opened}"
+        raise InputError(f"{path} {fault}") from error
 
 
 def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, torch.Tensor]:
@@ -114,7 +110,8 @@ def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, to
             f"{path} holds no state dict but {_a_kind(checkpoint)}: name a file with the weights of a model"
         )
     state_dict = next((checkpoint[name] for name in (entry, "state_dict") if name in checkpoint), checkpoint)
-    is_tensor = [isinstance(value, torch.Tensor) for value in state_dict.values()] if _is_dict(state_dict) else []
+    values = state_dict.values() if isinstance(state_dict, Mapping) else ()
+    is_tensor = [isinstance(value, torch.Tensor) for value in values]
     if not any(is_tensor):
         raise InputError(
             f"{path} holds no state dict, neither by itself nor under {entry!r}: its entries are "
@@ -135,10 +132,6 @@ def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, to
         # Saved from within DistributedDataParallel.
         named = {key.removeprefix(_PARALLEL): value for key, value in named.items()}
     return named
-
-
-def _is_dict(value: object) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _a_kind(value: object) -> str:

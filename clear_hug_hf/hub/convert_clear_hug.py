@@ -325,7 +325,6 @@ def convert_to_folder(
         if len(set(label_names)) != len(label_names) or not all(label_names):
             raise InputError("a label's name is empty or occurs twice: name each output of the classifier once")
         labels["id2label"] = dict(enumerate(label_names))
-        labels["label2id"] = {name: index for index, name in enumerate(label_names)}
     model = convert_clear_hug_state_dict(
         state_dict,
         num_attention_heads=num_attention_heads,

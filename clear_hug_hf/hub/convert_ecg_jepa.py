@@ -237,10 +237,8 @@ def convert_ecg_jepa_to_folder(
     a card that says the same to people.
 
     Args:
-        path (`str` or `Path`):
-            See [`convert_ecg_jepa_checkpoint`].
-        folder (`str` or `Path`):
-            Where to. An earlier conversion is replaced, anything else is not.
+        path, folder:
+            As in [`convert_ecg_jepa_checkpoint`] and [`~hub.convert_clear_hug.convert_to_folder`].
         num_attention_heads, predictor_num_attention_heads:
             See [`convert_ecg_jepa_state_dict`].
 

@@ -107,9 +107,8 @@ def make_card(
             cannot be: the message names it.
     """
     _check_licence(license, license_name)
-    encoder, conversion = _encoder_facts(facts), facts.get(CONVERSION)
-    # Of the model itself, or of the encoder that it was fine-tuned from.
-    converted = conversion or (facts.get(METRICS) or {}).get("encoder", {}).get(CONVERSION)
+    encoder, converted = _of_encoder(facts, PRETRAINING), _of_encoder(facts, CONVERSION)
+    conversion = facts.get(CONVERSION)
     is_classifier = auto_class in OF_RECORDINGS
     metrics = facts.get(METRICS) if is_classifier else None
     labels, thresholds = (model_label_names(config), model_thresholds(config)) if is_classifier else ([], [])
@@ -251,11 +250,9 @@ def _field(facts: Mapping[str, Any], path: str, where: str) -> Any:
     return found
 
 
-def _encoder_facts(facts: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """How the encoder was pre-trained: beside the model, or as the fine-tuning run wrote it down."""
-    if PRETRAINING in facts:
-        return facts[PRETRAINING]
-    return (facts.get(METRICS) or {}).get("encoder", {}).get(PRETRAINING)
+def _of_encoder(facts: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
+    """How the encoder came about: a file beside the model, or what the fine-tuning run wrote down of it."""
+    return facts.get(name, facts.get(METRICS, {}).get("encoder", {}).get(name))
 
 
 def _pretrained(encoder: Mapping[str, Any]) -> System:
@@ -288,9 +285,9 @@ def _check_metrics(found: Mapping[str, Any], where: str) -> None:
     for name, metric in entries.items():
         if metric is None and name.startswith("macro_"):
             continue
-        values = [metric.get(part) for part in ("value", "low", "high")] if isinstance(metric, Mapping) else [None]
-        numbers = [one for one in values if one is not None or not isinstance(metric, Mapping)]
-        complete = isinstance(metric, Mapping) and {"value", "low", "high"} <= metric.keys() and values[0] is not None
+        known = metric if isinstance(metric, Mapping) else {}
+        complete = {"value", "low", "high"} <= known.keys() and known["value"] is not None
+        numbers = [one for part in ("value", "low", "high") if (one := known.get(part)) is not None]
         if not complete or not all(isinstance(one, int | float) and 0 <= one <= 1 for one in numbers):
             raise InputError(
                 f"{METRICS} holds {metric!r} as {where}.{name}, which is no metric with its interval: make the run "
@@ -675,13 +672,13 @@ def _licence(license: str | None, facts: Mapping[str, Mapping[str, Any]], conver
 
 
 def _citations(config: Any, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    systems = [SYSTEMS[config.model_type], *map(_pretrained, _teachers(_encoder_facts(facts)))]
+    systems = [SYSTEMS[config.model_type], *map(_pretrained, _teachers(_of_encoder(facts, PRETRAINING)))]
     found = [*(system.paper for system in systems), *(one.get("citation") for one in _all_sources(facts))]
     return [f"- {one}" for one in dict.fromkeys(filter(None, found))]
 
 
 def _all_sources(facts: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    encoder, metrics = _encoder_facts(facts) or {}, facts.get(METRICS) or {}
+    encoder, metrics = _of_encoder(facts, PRETRAINING) or {}, facts.get(METRICS, {})
     labelled = [metrics.get("encoder", {}).get("finetuned_on"), metrics.get("data")]
     runs = (encoder, *_earlier(encoder), *_teachers(encoder))
     pretrained = [source for run in runs for source in run.get("data", [])]

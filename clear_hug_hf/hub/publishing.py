@@ -97,9 +97,7 @@ def stage(
         path (`str` or `Path`): A model folder, or the output folder of a run.
         folder (`str` or `Path`): New or empty, or staged before and not changed since, which is then replaced.
         repo_id (`str`): `ORG/NAME`, as the card names it.
-        license (`str`, *optional*): Of the weights, as the Hub spells it.
-        license_name (`str`, *optional*): What the licence is called where the Hub has no name for it (`"other"`).
-        dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested.
+        license, license_name, dataset_id: As in [`~hub.model_card.make_card`].
         card (`str` or `Path`, *optional*): A card of your own in place of the one that is made.
         dtype (`str`, *optional*, defaults to `"float32"`): How weights are stored: one of [`STORED_AS`]. The model
             computes in float32 whichever it is.
@@ -120,9 +118,8 @@ def stage(
     source = find_model_folder(path)
     folder = check_writable(folder, inputs=[source])
     _check_free(folder, repo_id)
-    own_card = None if card is None else read_card(card)
-    if own_card is not None:
-        stated = own_card.data.to_dict()["license"]
+    if card is not None:
+        stated = read_card(card).data.to_dict()["license"]
         if license not in (None, stated):
             raise InputError(
                 f"the card {card} says that the licence is {stated}, and --license {license}: which is it?"
@@ -158,8 +155,8 @@ def stage(
             _store_as(partial, dtype)
         if (source / "tokenizer_config.json").is_file():
             AutoTokenizer.from_pretrained(source).save_pretrained(partial)
-        own_text = None if card is None else Path(card).read_text(encoding="utf-8")
-        texts = {CARD: own_text or str(made.card), **made.eval_results}
+        text_of_card = str(made.card) if card is None else Path(card).read_text(encoding="utf-8")
+        texts = {CARD: text_of_card, **made.eval_results}
         texts |= {name: json.dumps(content, indent=2) + "\n" for name, content in facts.items()}
         for name, text in texts.items():
             (partial / name).parent.mkdir(exist_ok=True)
