@@ -154,9 +154,7 @@ def plot_page(
     what = f"what the model sees ({seen.shape[1]} x {seen.shape[0]} px)"
     if reconstruction is not None:
         page = draw_page(reconstruction, sampling_rate, layout=layout, image_size=seen.shape[:2])
-        lines = [page.positions[lead] for lead in range(len(STANDARD_LEADS))]
-        lines += [] if page.strip_positions is None else [page.strip_positions]
-        for line in lines:
+        for line in (*page.positions, *([] if page.strip_positions is None else [page.strip_positions])):
             axes[1].plot(line[:, 0], line[:, 1], color=_REBUILT, linewidth=0.7, alpha=0.9)
         axes[1].set_xlim(-0.5, seen.shape[1] - 0.5)
         axes[1].set_ylim(seen.shape[0] - 0.5, -0.5)
@@ -491,8 +489,7 @@ def plot_group_activations(
     Args:
         activations (`np.ndarray` of shape `(num_labels, num_groups)`): For example from `contributions_by_label`
             [logits].
-        label_names (`Sequence[str]`): Names of the rows.
-        group_names (`Sequence[str]`): Names of the columns.
+        label_names, group_names (`Sequence[str]`): Names of the rows, and of the columns.
         title (`str`, *optional*): Above the picture.
 
     Raises:

@@ -82,12 +82,18 @@ def run(arguments: argparse.Namespace) -> int:
     from ..utils.files import check_writable
 
     output = check_writable(arguments.output, ["pretrained"] if arguments.overwrite else (), [arguments.data])
+
+    from ..data.simulation import SIMULATED_LABELS, simulate_recordings
+    from ..training.provenance import count_sets, describe_source
+
     if arguments.data is not None:
         sources = read_source(arguments.data, arguments.limit, divided=True)
     else:
-        sources = _simulate(arguments.patients, arguments.limit, arguments.seed)
+        say(f"simulating recordings of {arguments.patients} patients")
+        num_workers = min(os.cpu_count() or 1, 8)
+        recordings = simulate_recordings(arguments.patients, seed=arguments.seed, num_workers=num_workers)
+        sources = Sources.by_split(recordings, arguments.limit, list(SIMULATED_LABELS), describe_source(None))
     quiet_libraries()
-    from ..training.provenance import count_sets
     from ..training.recipes import read_recipe
 
     chosen = {
@@ -167,12 +173,3 @@ def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pic
             "the shipped weights read recordings that are prepared in another way: clear-hug predict RECORD "
             f"--model {SHIPPED.name}/NAME"
         )
-
-
-def _simulate(patients: int, limit: int | None, seed: int) -> Sources:
-    from ..data.simulation import SIMULATED_LABELS, simulate_recordings
-    from ..training.provenance import describe_source
-
-    say(f"simulating recordings of {patients} patients")
-    recordings = simulate_recordings(patients, seed=seed, num_workers=min(os.cpu_count() or 1, 8))
-    return Sources.by_split(recordings, limit, list(SIMULATED_LABELS), describe_source(None))

@@ -55,12 +55,10 @@ def add(verbs: Any) -> None:
         metavar="NAME",
         help=f"a label set ({', '.join(LABEL_SETS)}), or the label columns of a CSV table (default: no labels)",
     )
+    named: dict[str, Any] = {"action": "append", "default": [], "type": _option, "metavar": "NAME=VALUE"}
     parser.add_argument(
         "--option",
-        action="append",
-        default=[],
-        type=_option,
-        metavar="NAME=VALUE",
+        **named,
         help="option of the reader, such as sampling_rate=500 for ptbxl; an unknown one names all",
     )
     parser.add_argument(
@@ -73,10 +71,7 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument(
         "--setting",
-        action="append",
-        default=[],
-        type=_option,
-        metavar="NAME=VALUE",
+        **named,
         help="setting of the feature extractor, such as millivolts_per_unit=0.1 for pages of normalised recordings",
     )
     parser.add_argument(
