@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..processing.errors import InputError
 
@@ -159,23 +159,6 @@ class _PlacedRows(Dataset):
         rows = self.dataset.__getitems__([index for _, index in places])
         return list(zip(places, rows, strict=True))
 
-    def __getitem__(self, place: _Place) -> tuple[_Place, Row]:
-        return self.__getitems__([place])[0]
-
-
-class _PlaceSampler(Sampler):
-    """The places of every step, from one step on."""
-
-    def __init__(self, plan: StepPlan, first_step: int):
-        self.plan = plan
-        self.first_step = first_step
-
-    def __iter__(self) -> Iterator[list[_Place]]:
-        return self.plan.places(self.first_step)
-
-    def __len__(self) -> int:
-        return self.plan.num_steps - self.first_step
-
 
 class _StreamedSteps(IterableDataset):
     """
@@ -238,7 +221,8 @@ def step_loader(
     shuffle_buffer: int = 10_000,
 ) -> DataLoader:
     """
-    The batches of every step from one on, over all epochs, so that no epoch waits for its first batch.
+    The batches of every step from one on, over all epochs, so that no epoch waits for its first batch. They can be
+    read once.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`): Rows as `prepare` makes them.
@@ -255,7 +239,7 @@ def step_loader(
         return DataLoader(steps, batch_size=None, num_workers=min(num_workers, 1), pin_memory=pinned)
     return DataLoader(
         _PlacedRows(dataset.with_format("numpy")),
-        batch_sampler=_PlaceSampler(plan, first_step),
+        batch_sampler=plan.places(first_step),
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pinned,

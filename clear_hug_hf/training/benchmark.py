@@ -61,6 +61,7 @@ from .finetuning import (
     FinetuningArguments,
     HeadOnly,
     absent_labels,
+    check_apart,
     check_datasets,
     check_fits,
     finetune,
@@ -273,20 +274,17 @@ def load_task(
             )
         count = len({*sets["validation"]["record_id"]})
         notes.append(f"the epoch is chosen on {count} training recordings of other patients")
+    least = max(1, min_positives)
     chosen: list[str] = []
     left_out: list[str] = []
     for one in label_names or known:
         fewest = min(_fewest(sets[split], one) for split in ("train", "test"))
-        (chosen if fewest >= max(1, min_positives) else left_out).append(one)
+        (chosen if fewest >= least else left_out).append(one)
     if left_out:
-        notes.append(
-            f"left out, with fewer than {max(1, min_positives)} training or test recordings of a class: "
-            f"{', '.join(left_out)}"
-        )
+        named = ", ".join(left_out)
+        notes.append(f"left out, with fewer than {least} training or test recordings of a class: {named}")
     if not chosen:
-        raise InputError(
-            f"no label of {folder} has {max(1, min_positives)} recordings of each class to train and test"
-        )
+        raise InputError(f"no label of {folder} has {least} recordings of each class to train and test")
     if not any(patient is not None for dataset in sets.values() for patient in dataset["patient_id"]):
         notes.append(
             "no patients are known, so that each recording counts as one: if patients repeat, the numbers are too good"
@@ -409,7 +407,9 @@ def run_benchmark(
         raise InputError(f"the name {taken[0]!r} is taken by a control: give the model another")
     for task in tasks:
         check_datasets(task.sets["train"], task.sets["validation"], task.label_names, allow_absent_labels=True)
-        _check_test_patients(task)
+        for split in ("train", "validation"):
+            where = f"in the {split} and in the test recordings"
+            check_apart(task.sets[split], task.sets["test"], where, of=f"{task.name}: ")
     runner = _Runner(tasks, models, arguments, cache_dir, output_dir)
     runner.check_identity()
     cells = list(_cells(tasks, models, arguments))
@@ -445,15 +445,6 @@ def _cells(tasks: Sequence[Task], models: Mapping[str, Path | None], arguments: 
                     for protocol in arguments.protocols:
                         for head in ("",) if protocol == "knn" else arguments.heads:
                             yield Cell(task.name, fraction, seed, model, protocol, head)
-
-
-def _check_test_patients(task: Task) -> None:
-    for split in ("train", "validation"):
-        if shared := {*task.patient_keys("test")} & {*task.patient_keys(split)}:
-            raise InputError(
-                f"{task.name}: {len(shared)} patient(s) are in the {split} and in the test recordings, such as "
-                f"{min(shared).removeprefix('patient ')}: split by patient"
-            )
 
 
 def draw(how: str, task: Task, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -51,10 +51,6 @@ class EncodedDataset(Dataset):
         """The recordings at some positions."""
         return EncodedDataset(self.__getitems__(list(indices)))
 
-    def with_labels(self, labels: torch.Tensor) -> EncodedDataset:
-        """The same features with other labels `(num_recordings, num_labels)`."""
-        return EncodedDataset({**self.columns, "labels": labels})
-
 
 def as_it_is(batch: Any) -> Any:
     """A collator for datasets that make whole batches."""

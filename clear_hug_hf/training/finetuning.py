@@ -398,13 +398,13 @@ class FinetuningTrainer(Trainer):
 @contextmanager
 def _config_kept(config: Any) -> Iterator[None]:
     """Trainer writes settings of its own, such as `use_cache`, into the config of what it trains."""
-    before = dict(vars(config)) if config is not None else {}
+    fields = {} if config is None else vars(config)
+    before = dict(fields)
     try:
         yield
     finally:
-        if config is not None:
-            vars(config).clear()
-            vars(config).update(before)
+        fields.clear()
+        fields.update(before)
 
 
 @contextmanager
@@ -668,13 +668,7 @@ def check_datasets(
                         "trains labels that are 1 or 0; numbers to be predicted need a Trainer of your own with "
                         'problem_type="regression"'
                     )
-    of_sets = [patient_keys(one["record_id"], one["patient_id"]) for one in (train_dataset, validation_dataset)]
-    if shared := {*of_sets[0]} & {*of_sets[1]}:
-        first = min(shared).removeprefix("patient ")
-        raise InputError(
-            f"{len(shared)} patient(s) are in the training and in the validation recordings, such as {first}: "
-            "split by patient"
-        )
+    check_apart(train_dataset, validation_dataset, "in the training and in the validation recordings")
     if (absent := absent_labels(dataset_labels(train_dataset, label_names), label_names)) and not allow_absent_labels:
         kept = [name for name in label_names if name not in absent]
         raise InputError(
@@ -685,6 +679,16 @@ def check_datasets(
     if not any(0 < np.nansum(column) < np.isfinite(column).sum() for column in truth.T):
         raise InputError(
             "no label is both present and absent among the validation recordings: there is nothing to choose by"
+        )
+
+
+def check_apart(first: datasets.Dataset, second: datasets.Dataset, where: str, of: str = "") -> None:
+    """Refuse two sets of recordings with patients in common: `where` names both, and `of` begins the message."""
+    patients = [{*patient_keys(one["record_id"], one["patient_id"])} for one in (first, second)]
+    if shared := patients[0] & patients[1]:
+        raise InputError(
+            f"{of}{len(shared)} patient(s) are {where}, such as {min(shared).removeprefix('patient ')}: "
+            "split by patient"
         )
 
 

@@ -26,7 +26,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -565,7 +565,9 @@ class _Loop:
         shown = arguments.progress and accelerator.is_main_process
         bar = tqdm(total=plan.num_steps, initial=self.step, desc="pre-train", unit="step", disable=not shown)
         self.model.train()
-        with bar, self._trackers(), sizes_kept_apart() if arguments.compile else nullcontext():
+        with bar, ExitStack() as at_exit, sizes_kept_apart() if arguments.compile else nullcontext():
+            for tracker in accelerator.trackers:
+                at_exit.callback(tracker.finish)  # has it write down what it has, however the run ends
             for batches in _explained(loader):
                 self._train_step(batches)
                 bar.update(1)
@@ -584,15 +586,6 @@ class _Loop:
                     checkpoints.save(self.step, self._state())
         accelerator.wait_for_everyone()
         return self._result(resumed_from)
-
-    @contextmanager
-    def _trackers(self) -> Iterator[None]:
-        """Has the trackers write down what they have, however the run ends."""
-        try:
-            yield
-        finally:
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
 
     def _train_step(self, step: StepBatches) -> None:
         arguments, plan, accelerator = self.arguments, self.plan, self.accelerator
@@ -661,27 +654,25 @@ class _Loop:
         accelerator, plan = self.accelerator, self.plan
         now = time.perf_counter()
         epoch = self.step // plan.steps_per_epoch
-        losses = [row["loss"] for row in self.steps if row["epoch"] == epoch]
+        steps = [step for step in self.steps if step["epoch"] == epoch]
         validation_loss = self._validation_loss()
         if validation_loss is not None and not math.isfinite(validation_loss):
             raise InputError(
-                f"the validation loss is {validation_loss} after epoch {epoch} and the last step's {losses[-1]:.4f}: "
-                "look for broken validation recordings. Nothing was saved since the last checkpoint"
+                f"the validation loss is {validation_loss} after epoch {epoch} and the last step's "
+                f"{steps[-1]['loss']:.4f}: look for broken validation recordings. Nothing was saved since the last "
+                "checkpoint"
             )
         row = {
             "epoch": epoch,
             "step": self.step,
-            "train_loss": float(np.mean(losses)),
+            "train_loss": float(np.mean([step["loss"] for step in steps])),
             "validation_loss": validation_loss,
-            "learning_rate": self.steps[-1]["learning_rate"],
+            "learning_rate": steps[-1]["learning_rate"],
             "seconds": round(self.seconds_before + now - self._started, 3),
             "recordings_per_second": round(
                 (self.step - self._epoch_first) * plan.batch_size / (now - self._epoch_started), 1
             ),
-            **{
-                name: float(np.mean([row[name] for row in self.steps if row["epoch"] == epoch]))
-                for name in self.monitors
-            },
+            **{name: float(np.mean([step[name] for step in steps])) for name in self.monitors},
         }
         self.history.append(row)
         if validation_loss is not None:

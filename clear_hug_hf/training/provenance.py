@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,10 +32,8 @@ def describe_environment() -> dict[str, Any]:
     """When, with which versions and on what kind of device something is computed; nothing that names the machine."""
     versions = {}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
@@ -63,17 +62,11 @@ def describe_source(
         `dict`: `name`, `title`, `license`, `citation`, `label_set`, `splits` (how patients were divided); `None` where
         unknown.
     """
+    known: dict[str, Any] = dict.fromkeys(("name", "title", "license", "citation", "label_set", "splits"))
     if path is None:
-        return {
-            "name": "simulated",
-            "title": "Simulated recordings of clear_hug_hf",
-            "license": None,
-            "citation": None,
-            "label_set": None,
-            "splits": RANDOM_SPLITS,
-        }
-    known: dict[str, Any] = {"name": Path(path).name, "title": None, "license": None, "citation": None}
-    known |= {"label_set": None, "splits": splits}
+        title = "Simulated recordings of clear_hug_hf"
+        return known | {"name": "simulated", "title": title, "splits": RANDOM_SPLITS}
+    known |= {"name": Path(path).name, "splits": splits}
     if source is not None:
         known |= {name: getattr(source, name) for name in ("title", "license", "citation")}
         known["label_set"] = source.settings.get("label_set")

@@ -27,12 +27,11 @@ from .pretraining import decay_groups
 class ResidualBlock(nn.Module):
     """Two convolutions with batch normalisation and a way around them (He et al., 2016), in one dimension."""
 
-    def __init__(self, inputs: int, width: int, stride: int, kernel_size: int):
+    def __init__(self, inputs: int, width: int, stride: int):
         super().__init__()
-        padding = kernel_size // 2
-        self.convolution1 = nn.Conv1d(inputs, width, kernel_size, stride, padding, bias=False)
+        self.convolution1 = nn.Conv1d(inputs, width, 7, stride, 3, bias=False)
         self.norm1 = nn.BatchNorm1d(width)
-        self.convolution2 = nn.Conv1d(width, width, kernel_size, 1, padding, bias=False)
+        self.convolution2 = nn.Conv1d(width, width, 7, 1, 3, bias=False)
         self.norm2 = nn.BatchNorm1d(width)
         self.around = nn.Sequential()
         if stride != 1 or inputs != width:
@@ -46,24 +45,16 @@ class ResidualBlock(nn.Module):
 
 class ResNet1d(nn.Module):
     """
-    An 18-layer ResNet over time with the leads as channels; the feature is the mean and the maximum over time.
+    An 18-layer ResNet over time with the leads as channels; the feature is the mean and the maximum over time. Its
+    first convolution spans 15 samples, all others 7; the feature has a dropout of 0.3.
 
     Args:
         num_labels (`int`): Outputs.
         num_leads (`int`, *optional*, defaults to 12): Inputs.
         widths (`Sequence[int]`, *optional*, defaults to 64, 96, 128, 192): Channels of the four stages of two blocks.
-        kernel_size (`int`, *optional*, defaults to 7): Of every convolution but the first, whose is 15.
-        dropout (`float`, *optional*, defaults to 0.3): Of the feature.
     """
 
-    def __init__(
-        self,
-        num_labels: int,
-        num_leads: int = 12,
-        widths: Sequence[int] = (64, 96, 128, 192),
-        kernel_size: int = 7,
-        dropout: float = 0.3,
-    ):
+    def __init__(self, num_labels: int, num_leads: int = 12, widths: Sequence[int] = (64, 96, 128, 192)):
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv1d(num_leads, widths[0], 15, 2, 7, bias=False),
@@ -76,10 +67,10 @@ class ResNet1d(nn.Module):
         for stage, width in enumerate(widths):
             for block in range(2):
                 stride = 2 if stage and not block else 1
-                blocks.append(ResidualBlock(inputs, width, stride, kernel_size))
+                blocks.append(ResidualBlock(inputs, width, stride))
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.3)
         self.classifier = nn.Linear(2 * inputs, num_labels)
 
     def forward(self, signal: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:

@@ -355,10 +355,6 @@ def test_when_items_are_taken_together_then_they_are_those_taken_alone() -> None
         assert torch.equal(expected, column[chosen])
         assert torch.equal(together[name], expected)
         assert torch.equal(selected.columns[name], expected)
-    labelled = encoded.with_labels(torch.zeros(6, 3))
-    assert labelled.columns["labels"].shape == (6, 3)
-    assert labelled.columns["lead_states"] is columns["lead_states"]
-    assert encoded.columns["labels"].shape == (6, 2)
 
 
 def test_when_labels_are_unknown_then_they_are_nan_and_follow_the_names(dataset: datasets.Dataset) -> None:
