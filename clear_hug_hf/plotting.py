@@ -962,7 +962,7 @@ def _rebuild(
         )
     num_beats, beat_length = reconstruction.shape[1:]
     # Cutting the sample numbers as well says where every sample of a beat's window lies (-1 outside the beat).
-    numbered = np.concatenate([signal, np.arange(1, signal.shape[1] + 1, dtype=np.float64)[None]]).astype(np.float64)
+    numbered = np.concatenate([signal, np.arange(1, signal.shape[1] + 1, dtype=np.float64)[None]])
     cut, beat_mask, _ = cut_beats(
         numbered[None], np.asarray(r_peaks, dtype=np.int64)[None], num_beats, beat_length, sampling_rate
     )
@@ -1024,7 +1024,7 @@ def _draw_rebuilt_lead(axes: Axes, offset: float, lead: int, rebuilt: _Rebuilt) 
 
 def _page_scale(signal: np.ndarray) -> tuple[float, float]:
     """Axis units per unit of the signal, 1 for ordinary amplitudes; and a round height for the scale bar."""
-    height = float(np.quantile(np.abs(signal), 0.999)) if signal.size else 1.0
+    height = float(np.quantile(np.abs(signal), 0.999))
     scale = min(1.0, 0.42 * _SPACING / height) if height > 0.35 else 0.4 * _SPACING / max(height, 1e-6)
     bar = next(
         (round_height for round_height in (1.0, 2.0, 5.0, 0.5, 0.2, 0.1) if 0.35 <= scale * round_height <= 1.3), 1.0

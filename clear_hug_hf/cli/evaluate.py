@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_pictures(arguments.pictures, [_PICTURE], arguments.overwrite)
     model, extractor = load_on_device(load_classifier, arguments.model)
 
-    from ..evaluation.metrics import evaluate_predictions
+    from ..evaluation.predictions import evaluate_found
     from ..inference.classifier_outputs import model_label_names
 
     names = model_label_names(model.config)
@@ -106,14 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         "data": str(arguments.data),
         "split": found.split,
         "model": str(arguments.model),
-        **evaluate_predictions(
-            found.labels,
-            found.probabilities,
-            found.label_names,
-            found.patient_ids,
-            seed=arguments.seed,
-            thresholds=found.thresholds,
-        ),
+        **evaluate_found(found, found.thresholds, arguments.seed),
     }
     if mapping is not None:
         metrics["mapping"] = {name: list(mapping[name]) for name in found.label_names}

@@ -196,12 +196,12 @@ def predict_recordings(
     return predictions, used, rejected
 
 
-def evaluate_found(found: Predictions, thresholds: Sequence[float], seed: int = 0) -> dict[str, Any]:
+def evaluate_found(found: Predictions | Evaluated, thresholds: Sequence[float], seed: int = 0) -> dict[str, Any]:
     """
     Metrics of predictions for labelled recordings, one row per recording, as [`evaluate_predictions`] gives them.
 
     Args:
-        found ([`Predictions`]): With `labels`.
+        found ([`Predictions`] or [`Evaluated`]): With `labels`.
         thresholds (`Sequence[float]`): One for each label, such as [`model_thresholds`].
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
     """
