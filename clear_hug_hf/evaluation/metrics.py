@@ -159,8 +159,7 @@ def macro_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     Mean area under the ROC curve over the labels of which both classes are present; NaN if there are none.
 
     Args:
-        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
-        probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Or any scores.
+        labels, probabilities: As in [`evaluate_predictions`]; any scores do for probabilities.
     """
     areas = np.array(
         [
@@ -365,10 +364,9 @@ def macro_auroc_interval(
     difference. The interval is over patients; how far the runs lie apart is not in it.
 
     Args:
-        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
+        labels, patient_ids, num_samples, confidence, seed: As in [`evaluate_predictions`].
         runs (`Sequence[np.ndarray]`): Probabilities `(num_recordings, num_labels)` of each run, such as one per seed.
         others (`Sequence[np.ndarray]`, *optional*): Of the runs whose mean is subtracted.
-        patient_ids, num_samples, confidence, seed: As in [`evaluate_predictions`].
 
     Returns:
         `dict`: `{"value", "low", "high"}`; NaN as value if no label has both classes.

@@ -104,9 +104,8 @@ def _map_layers(state_dict: Mapping[str, torch.Tensor], prefix: str, target: str
     return names
 
 
-def _map_keys(state_dict: Mapping[str, torch.Tensor], kind: str) -> dict[str, tuple[str, ...]]:
+def _map_keys(state_dict: Mapping[str, torch.Tensor], kind: str, prefix: str) -> dict[str, tuple[str, ...]]:
     """Where each released tensor goes; the fused queries, keys and values go to three places."""
-    prefix = "" if kind == PRETRAINED else "backbone."
     names: dict[str, tuple[str, ...]] = {f"{prefix}{old}": (f"clear_hug.{new}",) for old, new in ENCODER_KEYS.items()}
     names |= _map_layers(state_dict, f"{prefix}encoder_transformer.layers.", "clear_hug.layers")
     if kind == PRETRAINED:
@@ -155,10 +154,10 @@ def convert_clear_hug_state_dict(
     """
     _refuse_heartlang(state_dict)
     kind = _find_kind(state_dict)
-    names = _map_keys(state_dict, kind)
+    prefix = "" if kind == PRETRAINED else "backbone."
+    names = _map_keys(state_dict, kind, prefix)
     check_keys(state_dict, names, kind)
 
-    prefix = "" if kind == PRETRAINED else "backbone."
     layers, decoder_layers = f"{prefix}encoder_transformer.layers.", "decoder_transformer.layers."
     num_leads, width = shape_of(state_dict, f"{prefix}cls_token", 2)
     num_beats, rest = divmod(shape_of(state_dict, f"{prefix}pos_embed", 3)[1] - num_leads, num_leads)

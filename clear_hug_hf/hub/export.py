@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import re
@@ -17,7 +16,7 @@ from torch import nn
 
 from ..inference.digests import weights_digest
 from ..processing import STANDARD_LEADS
-from ..processing.errors import InputError
+from ..processing.errors import InputError, import_library
 from ..training.folders import load_model
 from ..training.provenance import describe_environment
 from ..utils.files import RunFolder, check_writable, whole_folder, write_json
@@ -77,14 +76,9 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
         InputError: If it is no classifier, the folder to write holds something else, or the exported model computes
             other logits.
     """
+    packages = "'clear-hug-hf[export]', or pip install onnx onnxscript onnxruntime"
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ImportError(
-                f"exporting needs the package {name}: pip install 'clear-hug-hf[export]', or "
-                "pip install onnx onnxscript onnxruntime"
-            ) from error
+        import_library(name, f"exporting needs the package {name}: pip install {packages}")
     model, extractor, auto_class = load_model(path)
     if auto_class not in OF_RECORDINGS:
         raise InputError(f"{path} holds no classifier of recordings: fine-tune it first, only these are exported")
@@ -115,8 +109,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
         model.config.save_pretrained(partial)
         extractor.save_pretrained(partial)
         facts = {"model": exported, "inputs": list(inputs), "outputs": ["logits"], "files": files}
-        facts["environment"] = describe_environment()
-        write_json(partial / FACTS, facts)
+        write_json(partial / FACTS, {**facts, "environment": describe_environment()})
     return Exported(folder, files)
 
 

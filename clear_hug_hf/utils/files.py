@@ -275,11 +275,9 @@ def first_difference(there: Any, now: Any, name: str = "") -> Difference | None:
         name (`str`, *optional*): Of the whole.
     """
     if isinstance(there, dict) and isinstance(now, dict):
-        for key in {**there, **now}:
-            found = first_difference(there.get(key), now.get(key), f"{name}: {key}" if name else key)
-            if found is not None:
-                return found
-        return None
+        before = f"{name}: " if name else ""
+        found = (first_difference(there.get(key), now.get(key), f"{before}{key}") for key in {**there, **now})
+        return next(filter(None, found), None)
     return None if there == now else Difference(name, there, now)
 
 
