@@ -297,7 +297,6 @@ def describe_signal(
     peaks = np.empty(0) if r_peaks is None else np.asarray(r_peaks)
     count = None if r_peaks is None else len(peaks)
     rows = [peaks] if read is None else read
-    num_read = None if count is None else len(np.unique(np.concatenate(rows)))
     gaps = [*quality.gaps, *((one.start, one.stop) for one in skipped)]
     intervals = _rr_intervals(peaks, sampling_rate, gaps)
     steps = np.diff(intervals)
@@ -305,27 +304,25 @@ def describe_signal(
     known = intervals[np.isfinite(intervals)]
     sdnn = float(known.std(ddof=1)) if steps.size else None
     rmssd = float(np.sqrt(np.mean(steps**2))) if steps.size else None
-    rate = _mean_rate(intervals)
-    return SignalReport(
+    report = SignalReport(
         seconds=quality.seconds,
-        heart_rate=rate,
+        heart_rate=_mean_rate(intervals),
         sdnn_ms=sdnn,
         rmssd_ms=rmssd,
         irregularity=None if rmssd is None else rmssd / float(known.mean()),
         beats_found=count,
-        beats_read=num_read,
+        beats_read=None if count is None else len(np.unique(np.concatenate(rows))),
         missing_leads=missing,
         flat_leads=quality.flat_leads,
         clipped_leads=quality.clipped_leads,
         nan_share=quality.nan_share,
         clipped_share=quality.clipped_share,
         amplitude_mv=max(quality.ranges.values(), default=None),
-        warnings=[
-            *describe_skipped(skipped),
-            *_warnings(quality, rate, num_read, count, windows, missing, present),
-        ],
+        warnings=describe_skipped(skipped),
         window_rates=[_mean_rate(_rr_intervals(one, sampling_rate, gaps)) if count else None for one in rows],
     )
+    report.warnings.extend(_warnings(report, quality, present, windows))
+    return report
 
 
 def _rr_intervals(r_peaks: np.ndarray, sampling_rate: float, gaps: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -413,24 +410,17 @@ def _describe_amplitude(largest: float, units: Sequence[str], leads: Sequence[st
     return f"{what} {largest:.3g} mV within 2 s, and a QRS complex {lowest:g} to {highest:g} mV: {remedy}"
 
 
-def _warnings(
-    quality: Quality,
-    rate: float | None,
-    num_read: int | None,
-    num_beats: int | None,
-    windows: str,
-    missing: Sequence[str],
-    present: Sequence[str],
-) -> Iterator[str]:
-    """A sentence for each thing that is implausible; of the leads that the model reads, those missing and present."""
+def _warnings(report: SignalReport, quality: Quality, present: Sequence[str], windows: str) -> Iterator[str]:
+    """A sentence for each thing that is implausible; `present` are those leads of the model that are not missing."""
+    num_read, num_beats, rate, missing = report.beats_read, report.beats_found, report.heart_rate, report.missing_leads
     if windows != "all" and num_read is not None and num_beats is not None and num_read < num_beats:
         yield f"{num_read} of {num_beats} beats are read: use windows='all'"
     if num_beats == 0:
-        yield f"no beat was found in {quality.seconds:.3g} s: check the leads and the electrodes"
-    elif quality.seconds < _SHORT_SECONDS or (num_beats is not None and num_beats < _FEW_BEATS):
+        yield f"no beat was found in {report.seconds:.3g} s: check the leads and the electrodes"
+    elif report.seconds < _SHORT_SECONDS or (num_beats is not None and num_beats < _FEW_BEATS):
         holds = "" if num_beats is None else f" and holds {num_beats} beat(s)"
         yield (
-            f"the recording lasts {quality.seconds:.3g} s{holds}: labels of less than {_SHORT_SECONDS:g} s or "
+            f"the recording lasts {report.seconds:.3g} s{holds}: labels of less than {_SHORT_SECONDS:g} s or "
             f"{_FEW_BEATS} beats cannot be relied on, so record 10 s"
         )
     if rate is not None and not _PLAUSIBLE_RATE[0] <= rate <= _PLAUSIBLE_RATE[1]:
@@ -438,22 +428,22 @@ def _warnings(
     if missing:
         # Of few leads the names are told, of many those that are left.
         rest = ", ".join(present) if len(present) < len(missing) else "the others"
-        named = [f"{name} (flat)" if name in quality.flat_leads else name for name in missing]
+        named = [f"{name} (flat)" if name in report.flat_leads else name for name in missing]
         yield (
             f"{len(missing)} of {len(missing) + len(present)} leads are missing and masked: {', '.join(named)}; "
             f"the labels rest on {rest} alone"
         )
-    if quality.clipped_leads:
+    if report.clipped_leads:
         yield (
-            f"lead(s) {', '.join(quality.clipped_leads)} are clipped: they rest at their highest or lowest value for "
+            f"lead(s) {', '.join(report.clipped_leads)} are clipped: they rest at their highest or lowest value for "
             f"more than {_CLIPPED_SHARE:.0%} of the time, so check the range of the recorder"
         )
-    if quality.nan_share > _NAN_SHARE:
-        yield f"{quality.nan_share:.1%} of the samples are NaN or Inf: they were filled or left out"
-    largest = max(quality.ranges.values(), default=None)
-    if largest and not PLAUSIBLE_MILLIVOLTS[0] <= largest <= PLAUSIBLE_MILLIVOLTS[1]:
-        beyond = _in_order(name for name, span in quality.ranges.items() if span > PLAUSIBLE_MILLIVOLTS[1])
-        yield _describe_amplitude(largest, quality.units, beyond)
+    if report.nan_share > _NAN_SHARE:
+        yield f"{report.nan_share:.1%} of the samples are NaN or Inf: they were filled or left out"
+    lowest, highest = PLAUSIBLE_MILLIVOLTS
+    if report.amplitude_mv and not lowest <= report.amplitude_mv <= highest:
+        beyond = _in_order(name for name, span in quality.ranges.items() if span > highest)
+        yield _describe_amplitude(report.amplitude_mv, quality.units, beyond)
 
 
 def _in_order(names: Any) -> list[str]:
