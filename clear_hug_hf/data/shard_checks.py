@@ -122,12 +122,10 @@ def _values_fault(table: pa.Table, rate: float, label_names: list[str], regressi
     for label in columns["labels"].flatten() if label_names else ():
         values = label.to_numpy(zero_copy_only=False)
         known = values[~np.isnan(values)]
-        if not (np.isfinite(known) if regression else np.isin(known, (0, 1))).all():
-            return (
-                "a label is infinite"
-                if regression
-                else f"a label is {known[~np.isin(known, (0, 1))][0]:g}, not 1 or 0"
-            )
+        if regression and not np.isfinite(known).all():
+            return "a label is infinite"
+        if not regression and (wrong := known[~np.isin(known, (0, 1))]).size:
+            return f"a label is {wrong[0]:g}, not 1 or 0"
     return None
 
 

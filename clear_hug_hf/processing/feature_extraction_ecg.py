@@ -469,9 +469,8 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         if self.do_bandpass:
             signal = bandpass(signal, self.sampling_rate, self.bandpass_low, self.bandpass_high, self.bandpass_order)
         if self.do_rescale:
-            scaled = rescale(signal[present], self.rescale_limit)
-            signal = np.zeros_like(signal)
-            signal[present] = scaled
+            signal = np.array(signal)
+            signal[present] = rescale(signal[present], self.rescale_limit)
         return np.where(present[:, None], signal, np.float32(0.0)), present
 
     def detect(self, signals: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -74,14 +74,9 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
             fields["auto_map"]["AutoImageProcessor"] = f"{module}.{EcgScanImageProcessor.__name__}"
         return fields
 
-    def _clean(
-        self,
-        waveform: np.ndarray,
-        sampling_rate: float | None,
-        lead_names: Sequence[str] | None,
-        unit: str | Sequence[str] | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _clean(self, *args: Any) -> tuple[np.ndarray, np.ndarray]:
         """As [`EcgFeatureExtractor.clean`], in mV; also refuses leads in `NU` without `millivolts_per_unit`."""
+        *_, unit = args
         units = [] if unit is None else [unit] if isinstance(unit, str) else list(unit)
         normalised = "NU" in map(canonical_unit, units)
         if normalised and self.millivolts_per_unit is None:
@@ -89,7 +84,7 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
                 "the recording is in NU, normalised by an unknown scale, and a page is drawn in mV: set "
                 "`millivolts_per_unit` (0.1 is near what a deviation of a filtered lead usually is)"
             )
-        signal, present = super()._clean(waveform, sampling_rate, lead_names, unit)
+        signal, present = super()._clean(*args)
         if normalised:
             if any(canonical_unit(one) != "NU" for one in units):
                 raise InputError("some leads are in NU and some are not: give all in one unit")

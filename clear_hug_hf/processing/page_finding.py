@@ -66,11 +66,8 @@ def find_page(image: np.ndarray) -> FoundPage:
     cv2 = import_cv2()
     height, width = image.shape[:2]
     scale = min(1.0, WORKING_SIZE / max(height, width))
-    small = image
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    corners = _find_sheet(cv2, small)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    corners = _find_sheet(cv2, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     if corners is None:
         corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=np.float32)
         page = image

@@ -88,12 +88,7 @@ class RecordingWindows(NamedTuple):
 
 
 def read_windows(
-    extractor: Any,
-    inputs: Any,
-    windows: str | None = None,
-    on_no_beats: str | None = None,
-    all_beats: bool | None = None,
-    **stated: Any,
+    extractor: Any, inputs: Any, windows: str | None, on_no_beats: str | None, all_beats: bool | None, **stated: Any
 ) -> RecordingWindows:
     """
     The windows of one recording, see [`EcgFeatureExtractor.read_windows`].
@@ -108,16 +103,11 @@ def read_windows(
     if isinstance(inputs, Mapping) and "signal" in inputs and "waveform" not in inputs:
         return _cut_row(extractor, inputs, windows or "all", on_no_beats, all_beats)
     recording, name = _as_recording(extractor, inputs)
-    for field, value in stated.items():
-        if recording.get(field) is None:
-            recording[field] = value
+    recording |= {field: value for field, value in stated.items() if recording.get(field) is None}
     try:
-        waveform = _checked_waveform(recording)
         features = extractor(
-            waveform,
-            sampling_rate=recording.get("sampling_rate"),
-            lead_names=recording.get("lead_names"),
-            unit=recording.get("unit"),
+            _checked_waveform(recording),
+            **{field: recording[field] for field in stated},
             windows=windows or "all",
             on_no_beats=on_no_beats,
             all_beats=all_beats,
@@ -327,9 +317,8 @@ def _checked_waveform(recording: Mapping[str, Any]) -> np.ndarray:
         raise InputError(
             f"the waveform has {waveform.ndim} dimension(s): pass one of shape (leads, samples), or a list of them"
         )
-    rate: Any = recording.get("sampling_rate")
-    names, unit = recording.get("lead_names"), recording.get("unit")
-    if np.ndim(rate):
+    names, unit = recording["lead_names"], recording["unit"]
+    if np.ndim(recording["sampling_rate"]):
         raise InputError("sampling_rate must be one number [Hz]")
     if names is not None and not _are_strings(names):
         raise InputError("lead_names must be a list of names, one for each row of the waveform")

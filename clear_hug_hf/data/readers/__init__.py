@@ -117,9 +117,8 @@ def _first_header(folder: Path) -> Path | None:
     """The first header below a folder; stops there, since published sets have hundreds of thousands."""
     for parent, folders, files in os.walk(folder):
         folders.sort()
-        headers = sorted(name for name in files if name.endswith(".hea"))
-        if headers:
-            return Path(parent) / headers[0]
+        if headers := [name for name in files if name.endswith(".hea")]:
+            return Path(parent) / min(headers)
     return None
 
 

@@ -72,8 +72,7 @@ class CsvSource(RecordSource):
 
     Args:
         path (`str` or `Path`): The table.
-        label_set (`str`, *optional*): There is none for this source.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): Without effect here: rows without labels are kept.
+        label_set, keep_unlabelled (*optional*): As [`RecordSource`]; without a label set all rows are kept.
         label_columns (`Sequence[str]`, *optional*): Columns with labels; none by default.
         problem_type (`str`, *optional*): One of [`PROBLEM_TYPES`]; found from the values by default.
         path_column, record_column, patient_column, split_column (`str`, *optional*): Names of the columns, where they

@@ -32,8 +32,7 @@ class LudbSource(RecordSource):
 
     Args:
         path (`str` or `Path`): The folder with the table.
-        label_set (`str`, *optional*): There is none for this source.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): Without effect here.
+        label_set, keep_unlabelled (*optional*): As [`RecordSource`]; this source has no label set.
 
     Raises:
         FileNotFoundError: If the table is not there.

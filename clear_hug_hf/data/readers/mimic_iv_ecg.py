@@ -25,8 +25,7 @@ class MimicIvEcgSource(RecordSource):
 
     Args:
         path (`str` or `Path`): The folder with the table.
-        label_set (`str`, *optional*): There is none for this source.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): Without effect here.
+        label_set, keep_unlabelled (*optional*): As [`RecordSource`]; this source has no label set.
         reports (`bool`, *optional*, defaults to `True`): Whether to read the statements, where
             `machine_measurements.csv` is there.
 

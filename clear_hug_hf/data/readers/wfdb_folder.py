@@ -16,8 +16,7 @@ class WfdbFolderSource(RecordSource):
 
     Args:
         path (`str` or `Path`): The folder, or one record.
-        label_set (`str`, *optional*): There is none for this source.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): Without effect here.
+        label_set, keep_unlabelled (*optional*): As [`RecordSource`]; this source has no label set.
         patient_folders (`bool`, *optional*, defaults to `False`): Whether each folder that holds records is one
             patient, as in the PTB database. Otherwise patients are not known, and random splits take every recording
             for another patient's.
