@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..modeling.modeling_ecg import seeded_bits, seeded_counters
 from ..processing.errors import InputError
 
 
@@ -89,7 +90,7 @@ class StepPlan(NamedTuple):
 
 def recording_seeds(seed: int, places: Sequence[_Place]) -> np.ndarray:
     """
-    A seed for each recording in each epoch (SplitMix64's mixing, three times over).
+    A seed for each recording in each epoch ([`seeded_bits`], three times over).
 
     Args:
         seed (`int`): Of the run.
@@ -98,16 +99,10 @@ def recording_seeds(seed: int, places: Sequence[_Place]) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(len(places),)`, int64.
     """
-    state = np.full(len(places), seed % 2**64, dtype=np.uint64)
-    for column in np.asarray(places, dtype=np.uint64).reshape(len(places), 2).T:
-        state = _mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ column
-    return _mix(state + np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
-
-
-def _mix(state: np.ndarray) -> np.ndarray:
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    state, counter = torch.full((len(places),), seed, device="cpu"), seeded_counters(1)
+    for column in torch.as_tensor(places, dtype=torch.int64, device="cpu").reshape(-1, 2).T:
+        state = seeded_bits(state, counter) ^ column
+    return seeded_bits(state, counter).numpy()
 
 
 class StepCollator:

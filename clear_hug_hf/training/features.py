@@ -98,7 +98,8 @@ def encode(
             return EncodedDataset({**kept, "labels": labels})
     columns = _encode(model, dataset, collator, batch_size, progress)
     if path is not None and PartialState().is_main_process:
-        _write(path, columns)
+        with whole_file(path) as partial:
+            save_file(columns, partial)
     return EncodedDataset({**columns, "labels": labels})
 
 
@@ -155,8 +156,3 @@ def _read(path: Path, count: int) -> dict[str, torch.Tensor] | None:
         return None
     fits = set(columns) == {"lead_states", "present"} and all(len(one) == count for one in columns.values())
     return columns if fits else None
-
-
-def _write(path: Path, columns: dict[str, torch.Tensor]) -> None:
-    with whole_file(path) as partial:
-        save_file(columns, partial)
