@@ -266,9 +266,7 @@ def _convert(kind: Any, value: Any) -> Any:
         if isinstance(value, str) or float(value) != int(value):
             raise ValueError
         return int(value)
-    if kind is dict and not isinstance(value, dict):
-        raise TypeError
-    if kind is str and not isinstance(value, str):
+    if kind in (dict, str) and not isinstance(value, kind):
         raise TypeError
     return kind(value)
 
@@ -308,15 +306,13 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
                 )
                 continue
             kind = str(typing.get_type_hints(owner)[name])
-            many = "tuple" in kind
             value = getattr(values, name)
             default = " ".join(map(str, value)) if isinstance(value, tuple) else value
             shown = "" if default in (None, "", False, True) else f" (default: {default})"
-            settings: dict[str, Any] = {"nargs": "*", "metavar": "VALUE"} if many else {"metavar": "VALUE"}
-            if "bool" in kind:
-                settings = {"action": argparse.BooleanOptionalAction}
-            else:
-                settings["type"] = str if "str" in kind else _value
+            settings: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+            if "bool" not in kind:
+                settings = {"type": str if "str" in kind else _value, "metavar": "VALUE"}
+                settings |= {"nargs": "*"} if "tuple" in kind else {}
             group.add_argument(
                 "--" + name.replace("_", "-"),
                 default=argparse.SUPPRESS,
