@@ -203,7 +203,7 @@ def test_when_a_preparation_is_killed_then_the_next_one_completes_it_with_the_sa
     wanted.write_bytes(pickle.dumps(vars(same)))
     with Forked(script, output, gate, wanted, printed=tmp_path / "printed") as running:
         # One process waits within a shard and the other one has done what it could.
-        while not gate.read_text() or len(list(output.glob(".preparation/shards/*.json"))) < 9:
+        while not gate.read_text() or len(list(output.glob(".preparation/shards/[!.]*.json"))) < 9:
             assert running.poll() is None, running.printed.read_text()
             time.sleep(0.02)
         waiting = int(gate.read_text())
@@ -213,7 +213,7 @@ def test_when_a_preparation_is_killed_then_the_next_one_completes_it_with_the_sa
     assert list(output.glob("data/.*.partial*")), "it was killed while it wrote"
     assert not (output / "manifest.json").exists()
     # A shard is done once its summary is written, too.
-    done = [output / "data" / f"{path.stem}.parquet" for path in output.glob(".preparation/shards/*.json")]
+    done = [output / "data" / f"{path.stem}.parquet" for path in output.glob(".preparation/shards/[!.]*.json")]
     times = [path.stat().st_mtime_ns for path in done]
     gate.unlink()
 
