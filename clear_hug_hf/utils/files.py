@@ -82,13 +82,15 @@ def put_in_place(partial: Path, path: Path) -> None:
     """Give a file or folder that is written its name, when the disk holds it; what had the name is replaced."""
     for one in (*(partial.rglob("*") if partial.is_dir() else ()), partial):
         _flush(one)
-    if partial.is_dir() and path.exists():
+    if not partial.is_dir():
+        partial.replace(path)
+    elif path.exists():
         replaced = _beside(path, "replaced")
         path.rename(replaced)
         partial.rename(path)
         shutil.rmtree(replaced)
     else:
-        partial.replace(path)
+        partial.rename(path)
     _flush(path.parent)
 
 
