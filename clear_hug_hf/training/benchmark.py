@@ -200,13 +200,14 @@ def recipes(
     finetune_epochs: int = 20,
     reference_epochs: int = 10,
     probe_batch_size: int = 256,
+    probe_min_learning_rate: float | None = 1e-5,
 ) -> dict[str, Any]:
     """
     How each protocol trains: the paper's recipe of a probe with its 100 epochs, batch and lowest rate, and no early
     stop anywhere, so that every cell of a column has had the same chance.
     """
     common: dict[str, Any] = {"allow_absent_labels": True, "progress": False}
-    probe: dict[str, Any] = {"batch_size": probe_batch_size, "min_learning_rate": 1e-5}
+    probe: dict[str, Any] = {"batch_size": probe_batch_size, "min_learning_rate": probe_min_learning_rate}
     whole: dict[str, Any] = {"epochs": finetune_epochs, "patience": finetune_epochs, "batch_size": 32}
     return {
         "probe": FinetuningArguments(epochs=probe_epochs, patience=probe_epochs, **probe, **common),

@@ -177,11 +177,14 @@ class Recipe:
             augmentation=self.augmentation,
         )
 
-    def add_teachers(self, model: Any, sets: Mapping[str, Any]) -> dict[str, Any]:
+    def add_teachers(self, model: Any, sets: Mapping[str, Any], progress: bool = True) -> dict[str, Any]:
         """The recordings of each split with what teachers that stay as they are make of them, where there are any."""
         if self.signal_encoder is None:
             return dict(sets)
-        return {split: add_signal_embeds(rows, model.base_model, self.signal_encoder) for split, rows in sets.items()}
+        return {
+            split: add_signal_embeds(rows, model.base_model, self.signal_encoder, progress=progress)
+            for split, rows in sets.items()
+        }
 
 
 _OWN = tuple(one.name for one in fields(Recipe) if one.name != "training")
