@@ -27,7 +27,7 @@ from .processing.beats import cut_beats
 from .processing.ecg_paper import (
     GAINS,
     GRID_STEPS,
-    MILLIMETRES_PER_INCH,
+    MILLIMETERS_PER_INCH,
     PAGE_LAYOUTS,
     PAGE_SECONDS,
     PAPER_SPEED,
@@ -696,7 +696,7 @@ class _Paper(NamedTuple):
             text += f"   only {', '.join(recorded)} recorded"
         seconds = max(duration, PAGE_SECONDS)
         low, high = -(plan.spacing * (len(rows) - 1) + plan.edge), plan.edge
-        inch = max(MILLIMETRES_PER_INCH, seconds * PAPER_SPEED / _LARGEST_PAPER)  # [mm of the page]
+        inch = max(MILLIMETERS_PER_INCH, seconds * PAPER_SPEED / _LARGEST_PAPER)  # [mm of the page]
         inches = (seconds * PAPER_SPEED / inch, (high - low) / inch)
         left = _MARGINS["left_of_names" if layout == "rows" else "left"]
         return cls(rows, plan.spacing, low, high, seconds, gain, f"{10.0 / gain:g} {unit}", text, inches, left)

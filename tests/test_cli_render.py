@@ -20,14 +20,14 @@ def record(
     make_recordings: Callable[..., list[Recording]],
     write_record: Callable[[Path, Recording], Path],
 ) -> Path:
-    """A record of 10 s, and beside it `long` of 25 s without V6, and `normalised`."""
+    """A record of 10 s, and beside it `long` of 25 s without V6, and `normalized`."""
     folder = tmp_path_factory.mktemp("records")
     (recording,) = make_recordings(1)
     write_record(folder / "ten", recording)
     wave = np.tile(recording.waveform, 3)[:11, :2500]
     long = Recording(wave, 100.0, recording.lead_names[:11], "mV", "long")
     write_record(folder / "long", long)
-    write_record(folder / "normalised", Recording(recording.waveform, 100.0, recording.lead_names, "NU", "n"))
+    write_record(folder / "normalized", Recording(recording.waveform, 100.0, recording.lead_names, "NU", "n"))
     return folder / "ten.hea"
 
 
@@ -90,11 +90,11 @@ def test_when_a_record_is_long_or_lacks_leads_then_it_says_what_is_drawn(
     assert "blank, since there is nothing of them in that time: V1, V2, V3, V4, V5, V6" in printed
 
 
-def test_when_a_record_is_normalised_then_its_height_is_asked_for(
+def test_when_a_record_is_normalized_then_its_height_is_asked_for(
     record: Path, tmp_path: Path, run: Callable[..., None], refused: Callable[..., str]
 ) -> None:
-    command = ["render", record.with_name("normalised"), tmp_path / "a.png"]
-    assert "normalised" in refused(*command)
+    command = ["render", record.with_name("normalized"), tmp_path / "a.png"]
+    assert "normalized" in refused(*command)
     run(*command, "--millivolts-per-unit", "0.2")
 
 

@@ -45,7 +45,7 @@ class ClearHugConfig(EcgConfig):
         lead_names (`list[str]`, *optional*, defaults to the twelve standard leads):
             The leads the model has a summary token for, in the order of `input_values`.
         lead_groups (`list[list[str]]`, *optional*):
-            Groups of leads that the `"hug"` and `"single_level"` heads summarise; every lead belongs to exactly one.
+            Groups of leads that the `"hug"` and `"single_level"` heads summarize; every lead belongs to exactly one.
             By default the paper's three groups, as far as `lead_names` has them.
         num_beats (`int`, *optional*, defaults to 15):
             Most beats per lead; a batch may hold fewer.
@@ -66,7 +66,7 @@ class ClearHugConfig(EcgConfig):
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the normal distribution that weights, tokens and positions start from.
         beat_norm_eps (`float`, *optional*, defaults to 1e-6):
-            Added to the variance when a beat is normalised by its own mean and unbiased variance.
+            Added to the variance when a beat is normalized by its own mean and unbiased variance.
         num_lead_embeddings (`int`, *optional*, defaults to 16):
             Rows of the lead embedding. Lead `l` uses row `l + 1`.
         num_time_embeddings (`int`, *optional*, defaults to 16):
@@ -79,11 +79,11 @@ class ClearHugConfig(EcgConfig):
             What a visible beat may attend to in the decoder, beside the summary token of its lead: `"lead"` the beats
             of its lead (the paper's equation 5), `"all"` the visible beats of all leads, as the released code does.
         beat_embedding (`str`, *optional*, defaults to `"linear"`):
-            `"linear"` embeds every beat by itself; `"conv"` mixes each with its two neighbours as the released code
+            `"linear"` embeds every beat by itself; `"conv"` mixes each with its two neighbors as the released code
             does.
         use_beat_features (`bool`, *optional*, defaults to `False`):
             Whether a beat's token also holds its scale within its lead and the RR intervals around it
-            (`beat_features`), which its normalisation loses. Not in the paper.
+            (`beat_features`), which its normalization loses. Not in the paper.
         mask_ratio (`float`, *optional*, defaults to 0.8):
             Share of the beats of a recording that pre-training hides.
         view_guidance (`bool`, *optional*, defaults to `True`):
@@ -98,7 +98,7 @@ class ClearHugConfig(EcgConfig):
             most, `"sparse"` computes only lead by lead and beat by beat (and among the visible beats with
             `decoder_visible_attention="all"`), and `"auto"` does that on a CPU, where it was measured to pay.
         head_type (`str`, *optional*, defaults to `"hug"`):
-            How the classifier summarises the leads (the paper's Table 3): `"hug"`, `"mean"`, `"weighted"` or
+            How the classifier summarizes the leads (the paper's Table 3): `"hug"`, `"mean"`, `"weighted"` or
             `"single_level"`.
         layer_norm_eps, classifier_dropout, problem_type, label_thresholds:
             As in [`EcgConfig`].
@@ -158,8 +158,8 @@ class ClearHugConfig(EcgConfig):
     # Parity with released weights: "reference_bias" adds 1 to the scores of keys that a lead's summary token was meant
     # not to see, in windows that overlook the summary tokens' own columns, because the released mask is a float.
     cls_attention: Literal["lead", "full", "reference_bias"] = field(default="lead", metadata=ENCODER)
-    # Parity with released weights: "conv" is a circular convolution over neighbouring beats before any is hidden, so
-    # that visible beats contain their hidden neighbours.
+    # Parity with released weights: "conv" is a circular convolution over neighboring beats before any is hidden, so
+    # that visible beats contain their hidden neighbors.
     beat_embedding: Literal["linear", "conv"] = field(default="linear", metadata=ENCODER)
     use_beat_features: bool = field(default=False, metadata=ENCODER)
 

@@ -146,9 +146,9 @@ class EcgConfig(PreTrainedConfig):
         lead_names (`list[str]`, *optional*, defaults to the twelve standard leads):
             The leads, in the order of the model's inputs and outputs.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Added to the variance in layer normalisations.
+            Added to the variance in layer normalizations.
         head_type (`str`, *optional*, defaults to `"mean"`):
-            How the classifier summarises the encoder's states: `"mean"`, over what is there.
+            How the classifier summarizes the encoder's states: `"mean"`, over what is there.
         classifier_dropout (`float`, *optional*, defaults to 0.0):
             Dropout of what the classifiers read.
         problem_type (`str`, *optional*):

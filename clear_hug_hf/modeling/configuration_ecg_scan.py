@@ -100,7 +100,7 @@ class EcgScanConfig(EcgConfig):
         image_size (`list[int]`, *optional*, defaults to `[336, 336]`):
             Height and width of the pages that the model reads [px]; a page is resized straight to it, never cropped.
         image_pooling (`str`, *optional*, defaults to `"pooler"`):
-            What stands for a page: the tower's own `"pooler"` (of CLIP the normalised class token, of convolutions the
+            What stands for a page: the tower's own `"pooler"` (of CLIP the normalized class token, of convolutions the
             mean) [CHOICE], its `"first"` token, or the `"mean"` of its tokens.
         text_pooling (`str`, *optional*, defaults to `"mean"`):
             What stands for a text: the `"mean"` of its tokens or its `"first"`; padding counts in neither [CHOICE].
@@ -119,7 +119,7 @@ class EcgScanConfig(EcgConfig):
         decoder_query_samples (`int`, *optional*, defaults to 40):
             Samples that one query of the decoder gives [CHOICE: 0.4 s]; divides `num_samples`.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Added to the variance in the decoder's layer normalisations.
+            Added to the variance in the decoder's layer normalizations.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the normal distribution that heads and decoder start from.
         volume_weight (`float`, *optional*, defaults to 1.0):

@@ -60,11 +60,11 @@ class ClearHugForPreTrainingOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`):
             Mean squared error of the hidden beats: over the samples of a beat, then over all hidden beats.
         reconstruction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
-            The decoder's beats [normalised units of `target`]. Only hidden beats are trained to be right.
+            The decoder's beats [normalized units of `target`]. Only hidden beats are trained to be right.
         bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`):
             The beats that were hidden. Missing beats are not.
         target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
-            Every beat normalised by its own mean and variance; zero where there is none.
+            Every beat normalized by its own mean and variance; zero where there is none.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
             Of the encoder, as in [`EcgModelOutput`]: the summary tokens, then the visible beats.
         loss_weight (`torch.FloatTensor` of shape `()`):
@@ -195,7 +195,7 @@ def seeded_noise(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
 
 
 class ClearHugBeatProjection(nn.Module):
-    """Embeds normalised beats `(B, L, N, P)` as `(B, L, N, D)`."""
+    """Embeds normalized beats `(B, L, N, P)` as `(B, L, N, D)`."""
 
     def __init__(self, config: ClearHugConfig):
         super().__init__()
@@ -222,7 +222,7 @@ class ClearHugBeatProjection(nn.Module):
 
 
 class ClearHugEmbeddings(nn.Module):
-    """Turns normalised beats into tokens that know their lead, their time and their position."""
+    """Turns normalized beats into tokens that know their lead, their time and their position."""
 
     def __init__(self, config: ClearHugConfig):
         super().__init__()
@@ -241,7 +241,7 @@ class ClearHugEmbeddings(nn.Module):
         self, beats: torch.Tensor, time_ids: torch.Tensor | None, beat_features: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Summary tokens `(B, L, D)` and beats `(B, L, N, D)` of normalised beats `(B, L, N, P)`, which lie in the
+        Summary tokens `(B, L, D)` and beats `(B, L, N, D)` of normalized beats `(B, L, N, P)`, which lie in the
         seconds `time_ids` `(B, N)` or `(B, L, N)` counted from 1, and of their scales and RR intervals `(B, L, N, 3)`.
         """
         batch_size, num_leads, num_beats, _ = beats.shape
@@ -455,7 +455,7 @@ class ClearHugHierarchicalHead(EcgHead):
 
     def make_constants(self) -> dict[str, torch.Tensor]:
         """
-        The leads of each group `(G, L)`, and the groups of each pair `(pairs, G)`: neighbours first, as in the
+        The leads of each group `(G, L)`, and the groups of each pair `(pairs, G)`: neighbors first, as in the
         released weights (1, 2), (2, 3), (1, 3).
         """
         groups = self.config.lead_group_indices()
@@ -549,7 +549,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
-                Beats as the feature extractor cuts them [any unit]; each is normalised by itself here. There may be
+                Beats as the feature extractor cuts them [any unit]; each is normalized by itself here. There may be
                 fewer beats than `config.num_beats`.
             attention_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
                 True where a beat exists; by default everywhere.

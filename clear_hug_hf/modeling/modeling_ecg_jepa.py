@@ -61,7 +61,7 @@ class EcgJepaForPreTrainingOutput(ModelOutput):
         prediction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_hidden, hidden_size)`):
             What the predictor makes of the hidden patches.
         target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_hidden, hidden_size)`):
-            What the teacher makes of them, each normalised over its features.
+            What the teacher makes of them, each normalized over its features.
         bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_patches)`):
             The hidden patches that count in the loss.
         pooled_std (`torch.FloatTensor` of shape `()`):
@@ -457,7 +457,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
-                Recordings [mV], neither filtered nor normalised. There may be fewer samples than `config.num_samples`.
+                Recordings [mV], neither filtered nor normalized. There may be fewer samples than `config.num_samples`.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead was recorded; by default everywhere.
             attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
@@ -529,7 +529,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         self.train(self.training)
 
     def initialize_weights(self) -> None:
-        """Initialise what was not loaded; a teacher that was not is the student."""
+        """Initialize what was not loaded; a teacher that was not is the student."""
         super().initialize_weights()
         with torch.no_grad():
             for old, new in zip(self.teacher.parameters(), self.ecg_jepa.parameters(), strict=True):
@@ -546,7 +546,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     @torch.no_grad()
     def after_optimizer_step(self, progress: float) -> None:
         """
-        Move the teacher towards the student (the paper's moving average). After step `k` of `K`, counted from 0, the
+        Move the teacher toward the student (the paper's moving average). After step `k` of `K`, counted from 0, the
         training loop passes `(k + 1) / K`, and the released code takes `k / K`: the momenta differ by
         `(ema_end - ema_start) / K`.
 

@@ -632,7 +632,7 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
                 Pages.
             waveforms (`torch.FloatTensor` of shape `(batch_size, 12, num_samples)`, *optional*):
-                The recordings that they show [mV]; without them nothing is learnt about the reconstruction.
+                The recordings that they show [mV]; without them nothing is learned about the reconstruction.
             drawn_mask (`torch.BoolTensor` of shape `(batch_size, 12, num_samples)`, *optional*):
                 Samples that the page shows; by default all.
             signal_mask (`torch.BoolTensor` of shape `(batch_size, 12, num_samples)`, *optional*):

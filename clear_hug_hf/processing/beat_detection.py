@@ -7,7 +7,7 @@ is decided:
 
 1. One FFT per lead does the band-pass of 8-20 Hz (where the QRS stands out most: Elgendi et al., BIOSIGNALS 2010),
    with zero phase, and the step to about 100 Hz. Its magnitude is taken, so the sign of a lead does not matter.
-2. Each lead is divided by its own usual peak and cut off at 1: units do not matter, and neither an artefact nor a
+2. Each lead is divided by its own usual peak and cut off at 1: units do not matter, and neither an artifact nor a
    giant ectopic beat in one lead can outweigh the others. The usual peak is a low quartile over windows of 2 s within
    10 s, so it comes from the beats that are always there rather than from the largest ones.
 3. The leads are averaged, each weighted by how rarely it is high (a QRS is short, noise is not) and by its squared
@@ -50,10 +50,10 @@ _APART = 8  # [samples at _RATE]
 _CLOSING = 0.5  # Length of the ramp that joins a recording's end to its start, for the circular filter [s].
 _BLOCK = 50  # Peaks are taken over blocks of half a second [samples at _RATE], ...
 _WINDOW = 4  # ... windows are 2 s: down to 30 beats a minute each holds a beat, and the quartile forgives down to 25.
-_NEIGHBOURHOOD = 17  # Windows that span 10 s.
+_NEIGHBORHOOD = 17  # Windows that span 10 s.
 _QUARTILE = 0.25
 _LEAST_OF_MEDIAN = 0.4  # A pause longer than the quartile forgives must not turn T waves into peaks.
-_LOWEST_MEAN = 0.06  # A lead high more rarely than slow beats make it has artefacts, not better beats.
+_LOWEST_MEAN = 0.06  # A lead high more rarely than slow beats make it has artifacts, not better beats.
 _DEAD = 1e-6  # Peaks below this share of a lead's range are rounding.
 _SMOOTHING = np.hanning(15)[1:-1] / np.hanning(15).sum()  # 120 ms at _RATE.
 _REFRACTORY = 20  # [samples at _RATE]
@@ -126,10 +126,10 @@ def _usual_peaks(values: np.ndarray) -> np.ndarray:
     windows = peaks[..., :num_windows]
     for offset in range(1, width):
         windows = np.maximum(windows, peaks[..., offset : offset + num_windows])
-    around = min(_NEIGHBOURHOOD, num_windows)
+    around = min(_NEIGHBORHOOD, num_windows)
     ranked = np.sort(np.lib.stride_tricks.sliding_window_view(windows, around, axis=-1), axis=-1)
     usual = np.maximum(ranked[..., int(_QUARTILE * (around - 1))], _LEAST_OF_MEDIAN * ranked[..., (around - 1) // 2])
-    # The neighbourhood whose middle is nearest to the block.
+    # The neighborhood whose middle is nearest to the block.
     middle = (around + width - 1) // 2
     return usual[..., np.clip(np.arange(num_blocks) - middle, 0, usual.shape[-1] - 1)]
 
@@ -145,10 +145,10 @@ def _average_leads(low: np.ndarray, high: np.ndarray, usual: np.ndarray) -> np.n
     means = low.mean(axis=-1)
     weights = np.where(means > 0, np.maximum(means, _LOWEST_MEAN) ** -2.0, 0.0)
     average = _mean_with(weights, low)
-    centred = average - average.mean(axis=-1, keepdims=True)
-    covariance = np.matmul(low, centred[..., None])[..., 0]
+    centered = average - average.mean(axis=-1, keepdims=True)
+    covariance = np.matmul(low, centered[..., None])[..., 0]
     variance = np.einsum("blt,blt->bl", low, low) - means**2 * low.shape[-1]
-    scale = variance * np.square(centred).sum(axis=-1, keepdims=True)
+    scale = variance * np.square(centered).sum(axis=-1, keepdims=True)
     weights *= np.divide(np.maximum(covariance, 0.0) ** 2, scale, out=np.zeros_like(scale), where=scale > 0)
 
     average = correlate1d(_mean_with(weights, low), _SMOOTHING, axis=-1, mode="constant")
@@ -193,7 +193,7 @@ def _pick_beats(average: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     before = average[rows, np.maximum(columns - 1, 0)]
     after = average[rows, np.minimum(columns + 1, average.shape[-1] - 1)]
-    # Vertex of the parabola through the maximum and its neighbours: finer than the detector's own rate.
+    # Vertex of the parabola through the maximum and its neighbors: finer than the detector's own rate.
     bend = before - 2.0 * heights + after
     shift = np.divide(before - after, 2.0 * bend, out=np.zeros_like(bend), where=bend < 0)
     return rows, np.maximum(columns + np.clip(shift, -0.5, 0.5), 0.0)

@@ -25,8 +25,8 @@ def describe_beats(
     beats: np.ndarray, beat_mask: np.ndarray, r_peaks: np.ndarray, sampling_rate: float = 100.0
 ) -> np.ndarray:
     """
-    What is lost of a beat when it is normalised by itself: how large it is beside the other beats of its lead, and how
-    far away its neighbours are. Neither depends on the unit, nor on how a whole lead was scaled.
+    What is lost of a beat when it is normalized by itself: how large it is beside the other beats of its lead, and how
+    far away its neighbors are. Neither depends on the unit, nor on how a whole lead was scaled.
 
     Args:
         beats (`np.ndarray` of shape `(batch_size, num_leads, num_beats, beat_length)`): As [`cut_beats`] gives them.
@@ -38,7 +38,7 @@ def describe_beats(
     Returns:
         `np.ndarray` of shape `(batch_size, num_leads, num_beats, 3)`, float32: the natural logarithm of the beat's
         standard deviation over the root mean square of these in its lead, between -3 and 3 (0 for a flat lead); and
-        the RR intervals before and after it [s], at most 3, 0 where there is no neighbour. All 0 for a missing beat.
+        the RR intervals before and after it [s], at most 3, 0 where there is no neighbor. All 0 for a missing beat.
     """
     num_beats = beats.shape[2]
     real = beat_mask[:, None, :]

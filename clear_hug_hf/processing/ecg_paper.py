@@ -43,7 +43,7 @@ PULSE_SECONDS = 0.2
 RHYTHM_LEAD = "II"
 """What the strip shows."""
 
-MILLIMETRES_PER_INCH = 25.4
+MILLIMETERS_PER_INCH = 25.4
 
 MINIMUM_SIZE = 64
 """Smallest height and width of a page [px]."""
@@ -51,9 +51,9 @@ MINIMUM_SIZE = 64
 MAXIMUM_SIZE = 10_000
 """Largest height and width of a page [px]."""
 
-DEFAULT_PIXELS_PER_MM = 200.0 / MILLIMETRES_PER_INCH
+DEFAULT_PIXELS_PER_MM = 200.0 / MILLIMETERS_PER_INCH
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ _FINE_ENOUGH = 12.0
 _MOST_FINE = 4
 _SHIFT = 4  # Binary places of the coordinates that OpenCV is given.
 
-# Grid colours, minor and major, of papers in use [RGB].
-_GRIDS: tuple[tuple[Colour, Colour], ...] = (
+# Grid colors, minor and major, of papers in use [RGB].
+_GRIDS: tuple[tuple[Color, Color], ...] = (
     ((255, 205, 205), (240, 130, 130)),  # red
     ((255, 214, 224), (245, 150, 175)),  # pink
     ((255, 222, 196), (240, 160, 110)),  # orange
@@ -104,7 +104,7 @@ _GRIDS: tuple[tuple[Colour, Colour], ...] = (
     ((208, 224, 244), (130, 165, 215)),  # blue
     ((228, 216, 204), (180, 155, 135)),  # brown
 )
-_GREY_GRID: tuple[Colour, Colour] = ((218, 218, 218), (160, 160, 160))
+_GRAY_GRID: tuple[Color, Color] = ((218, 218, 218), (160, 160, 160))
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class PaperStyle:
 
     Args:
         grid (`bool`, *optional*, defaults to `True`): Whether the paper has a grid: lines each 1 mm and each 5 mm.
-        paper_colour, minor_colour, major_colour, trace_colour (`tuple[int, int, int]`, *optional*):
-            Colours of the paper, the grid's 1 mm and 5 mm lines, and of traces and writing [RGB, 0 to 255].
+        paper_color, minor_color, major_color, trace_color (`tuple[int, int, int]`, *optional*):
+            Colors of the paper, the grid's 1 mm and 5 mm lines, and of traces and writing [RGB, 0 to 255].
         minor_width, major_width (`float`, *optional*, defaults to 0.1 and 0.25): Width of the grid's lines [mm].
         trace_width (`float`, *optional*, defaults to 0.35):
             Width of the traces [mm]; never drawn thinner than three quarters of a pixel.
@@ -132,10 +132,10 @@ class PaperStyle:
     """
 
     grid: bool = True
-    paper_colour: Colour = (255, 255, 255)
-    minor_colour: Colour = _GRIDS[0][0]
-    major_colour: Colour = _GRIDS[0][1]
-    trace_colour: Colour = (0, 0, 0)
+    paper_color: Color = (255, 255, 255)
+    minor_color: Color = _GRIDS[0][0]
+    major_color: Color = _GRIDS[0][1]
+    trace_color: Color = (0, 0, 0)
     minor_width: float = 0.1
     major_width: float = 0.25
     trace_width: float = 0.35
@@ -150,11 +150,11 @@ class PaperStyle:
     grid_offset: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        for name in ("paper_colour", "minor_colour", "major_colour", "trace_colour"):
-            colour = tuple(int(value) for value in getattr(self, name))
-            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+        for name in ("paper_color", "minor_color", "major_color", "trace_color"):
+            color = tuple(int(value) for value in getattr(self, name))
+            if len(color) != 3 or not all(0 <= value <= 255 for value in color):
                 raise InputError(f"{name} is {getattr(self, name)!r}: give red, green and blue from 0 to 255")
-            object.__setattr__(self, name, colour)
+            object.__setattr__(self, name, color)
         for name in ("minor_width", "major_width", "trace_width", "text_size"):
             if not 0.0 < getattr(self, name) <= 20.0:
                 raise InputError(f"{name} is {getattr(self, name)!r}: it must be above 0 and at most 20 mm")
@@ -164,38 +164,36 @@ class PaperStyle:
         object.__setattr__(self, "grid_offset", tuple(float(value) for value in self.grid_offset))
 
     def in_black_and_white(self) -> PaperStyle:
-        """The same style on white paper with a grey grid and a black trace."""
-        minor, major = _GREY_GRID
-        return replace(
-            self, paper_colour=(255, 255, 255), minor_colour=minor, major_colour=major, trace_colour=(0, 0, 0)
-        )
+        """The same style on white paper with a gray grid and a black trace."""
+        minor, major = _GRAY_GRID
+        return replace(self, paper_color=(255, 255, 255), minor_color=minor, major_color=major, trace_color=(0, 0, 0))
 
     @classmethod
     def draw(cls, generator: np.random.Generator) -> PaperStyle:
         """
         A random style for training.
 
-        Black-and-white with probability 0.2 and no grid with 0.1 (spec section 3.3); colours, widths, margins and what
+        Black-and-white with probability 0.2 and no grid with 0.1 (spec section 3.3); colors, widths, margins and what
         stands beside the traces are our choice.
 
         Args:
             generator (`np.random.Generator`): Where the style is drawn from.
         """
         minor, major = _GRIDS[generator.integers(len(_GRIDS))]
-        fade = generator.uniform(-0.15, 0.35)  # towards white, or darker
+        fade = generator.uniform(-0.15, 0.35)  # toward white, or darker
         minor, major = (
-            _mixed(colour, (255, 255, 255) if fade > 0 else (0, 0, 0), abs(fade)) for colour in (minor, major)
+            _mixed(color, (255, 255, 255) if fade > 0 else (0, 0, 0), abs(fade)) for color in (minor, major)
         )
         paper = tuple(int(value) for value in 255 - generator.uniform(0, 1) * np.array([4, 8, 20]))
-        grey = int(generator.integers(0, 52))  # up to a fifth of white
-        trace = (grey, grey, grey) if generator.random() < 0.85 else (grey // 2, grey // 2, 70 + grey)
+        gray = int(generator.integers(0, 52))  # up to a fifth of white
+        trace = (gray, gray, gray) if generator.random() < 0.85 else (gray // 2, gray // 2, 70 + gray)
         left, right, top, bottom = generator.uniform(2.0, 12.0, 4)
         style = cls(
             grid=bool(generator.random() >= 0.1),
-            paper_colour=(paper[0], paper[1], paper[2]),
-            minor_colour=minor,
-            major_colour=major,
-            trace_colour=trace,
+            paper_color=(paper[0], paper[1], paper[2]),
+            minor_color=minor,
+            major_color=major,
+            trace_color=trace,
             minor_width=float(generator.uniform(0.08, 0.15)),
             major_width=float(generator.uniform(0.18, 0.35)),
             trace_width=float(generator.uniform(0.22, 0.5)),
@@ -220,7 +218,7 @@ class EcgPage:
     Args:
         image (`np.ndarray` of shape `(height, width, 3)`): The picture, uint8 [RGB].
         positions (`np.ndarray` of shape `(12, num_samples, 2)`):
-            x and y of each sample in its lead's own panel, float32 [px, centres of pixels at whole numbers]; NaN
+            x and y of each sample in its lead's own panel, float32 [px, centers of pixels at whole numbers]; NaN
             where the sample is not drawn. A sample beyond the page's upper or lower edge keeps its true place.
         strip_positions (`np.ndarray` of shape `(num_samples, 2)`, *optional*): The same of the lead II strip of 3x4.
         pixels_per_mm (`tuple[float, float]`): Scale of the page in x and in y [px/mm].
@@ -327,7 +325,7 @@ def draw_page(
     inked = np.flatnonzero(ink > 0)
     share = ink.reshape(-1)[inked, None].astype(np.float32) / 255.0
     pixels = image.reshape(-1, 3)
-    pixels[inked] = pixels[inked] * (1.0 - share) + np.array(style.trace_colour, dtype=np.float32) * share + 0.5
+    pixels[inked] = pixels[inked] * (1.0 - share) + np.array(style.trace_color, dtype=np.float32) * share + 0.5
     return EcgPage(image, positions, strip_positions, (scale_x, scale_y))
 
 
@@ -356,10 +354,10 @@ def render_page(
         lead_names (`Sequence[str]`): Name of each row.
         unit (`str` or `Sequence[str]`): Unit of all rows or of each: mV, uV, V or NU.
         millivolts_per_unit (`float`, *optional*):
-            Height of one unit of a normalised recording (NU) [mV]. Such a recording has no millivolts of its own and
+            Height of one unit of a normalized recording (NU) [mV]. Such a recording has no millivolts of its own and
             is refused without it.
         start_seconds (`float`, *optional*, defaults to 0): Where the page begins in the recording [s].
-        do_repair (`bool`, *optional*, defaults to `True`): Whether NaN and Inf are replaced from their neighbours.
+        do_repair (`bool`, *optional*, defaults to `True`): Whether NaN and Inf are replaced from their neighbors.
         max_non_finite (`float`, *optional*, defaults to 0.2):
             A lead of which more than this share of the page's samples is NaN or Inf counts as missing.
         as_draw_page (*optional*): Layout, size and style, as [`draw_page`] takes them.
@@ -373,11 +371,11 @@ def render_page(
     """
     array, names, units = check_waveform(waveform, lead_names, unit)
     scales = [MILLIVOLTS_PER_UNIT[one] for one in units]
-    normalised = "NU" in units
-    if normalised:
+    normalized = "NU" in units
+    if normalized:
         if millivolts_per_unit is None:
             raise InputError(
-                "the recording is normalised (unit NU) and has no millivolts to draw: say how high one unit shall be, "
+                "the recording is normalized (unit NU) and has no millivolts to draw: say how high one unit shall be, "
                 "with `millivolts_per_unit`"
             )
         height = _positive(millivolts_per_unit, "millivolts_per_unit")
@@ -395,8 +393,8 @@ def render_page(
     if not part.shape[1]:
         raise InputError(f"no sample is left after {start_seconds:g} s: begin earlier")
     part = part * np.array(scales, dtype=np.float32)[:, None]
-    signals, present = arrange_leads(part, names, derive=not normalised)
-    if not normalised:
+    signals, present = arrange_leads(part, names, derive=not normalized)
+    if not normalized:
         check_amplitude(signals[present], rate, units)
 
     finite = np.isfinite(signals)
@@ -479,9 +477,9 @@ class _Pen:
     strength: float
 
     @classmethod
-    def make(cls, millimetres: float, scale_x: float, scale_y: float) -> _Pen:
+    def make(cls, millimeters: float, scale_x: float, scale_y: float) -> _Pen:
         finer = min(max(math.ceil(_FINE_ENOUGH / min(scale_x, scale_y)), 1), _MOST_FINE)
-        widths = [max(millimetres * scale, _THINNEST_TRACE) * finer for scale in (scale_x, scale_y)]
+        widths = [max(millimeters * scale, _THINNEST_TRACE) * finer for scale in (scale_x, scale_y)]
         sides = [max(2 * math.floor((width - 1.0) / 2.0 + 1e-9) + 1, 1) for width in widths]
         strength = math.sqrt(widths[0] / sides[0] * widths[1] / sides[1])
         return cls(finer, (sides[0], sides[1]), strength)
@@ -511,7 +509,7 @@ def _paper(
     """The paper with its grid `(height, width, 3)`, and how much writing and pulses cover it `(height, width)`."""
     plan, style = geometry.plan, geometry.style
     paper = np.empty((height, width, 3), dtype=np.uint8)
-    paper[:] = style.paper_colour
+    paper[:] = style.paper_color
     if style.grid:
         paper = _grid(style, height, width, scale_x, scale_y)
     ink = np.zeros((height, width), dtype=np.uint8)
@@ -553,9 +551,9 @@ def _grid(style: PaperStyle, height: int, width: int, scale_x: float, scale_y: f
     kinds, kind = np.unique(np.rint(down * 128.0), axis=0, return_inverse=True)
     covered = 1.0 - (1.0 - across[None]) * (1.0 - kinds[:, None] / 128.0)
     rows = np.empty((len(kinds), width, 3))
-    rows[:] = style.paper_colour
-    for index, colour in enumerate((style.minor_colour, style.major_colour)):
-        rows += covered[..., index, None] * (np.array(colour) - rows)
+    rows[:] = style.paper_color
+    for index, color in enumerate((style.minor_color, style.major_color)):
+        rows += covered[..., index, None] * (np.array(color) - rows)
     return np.rint(rows).astype(np.uint8)[kind.reshape(-1)]
 
 
@@ -610,8 +608,8 @@ def _letters(text: str) -> tuple[np.ndarray, int, int]:
     return inked, int(capital[-1] - capital[0] + 1), int(bottom - capital[-1] - 1)
 
 
-def _mixed(colour: Colour, other: Colour, share: float) -> Colour:
-    red, green, blue = (round(one + share * (two - one)) for one, two in zip(colour, other, strict=True))
+def _mixed(color: Color, other: Color, share: float) -> Color:
+    red, green, blue = (round(one + share * (two - one)) for one, two in zip(color, other, strict=True))
     return red, green, blue
 
 

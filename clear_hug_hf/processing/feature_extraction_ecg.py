@@ -140,7 +140,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
                 are searched where a data set is prepared, with `return_r_peaks`, and with `on_no_beats="raise"`.
             on_no_beats (`str`): What happens to a window without any beat: `"raise"` an error, or `"mask"`, which
                 keeps it. Beats are never invented.
-            do_repair (`bool`): Repair NaN and Inf from their neighbours; else refuse them.
+            do_repair (`bool`): Repair NaN and Inf from their neighbors; else refuse them.
             max_non_finite (`float`): Share of NaN and Inf samples up to which a lead is repaired; a lead with more
                 counts as missing. A window is left out if all leads are missing, or none changes for 0.5 s, in a
                 larger share of it.

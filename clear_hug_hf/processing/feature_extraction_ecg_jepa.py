@@ -30,7 +30,7 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
     Turns recordings into the signals that [`EcgJepaModel`] reads.
 
     A recording is put into 12 named leads, repaired and resampled; the model's leads are taken by name, in mV, neither
-    filtered (the released code does so for fine-tuning only) nor normalised. A recording shorter than the window is
+    filtered (the released code does so for fine-tuning only) nor normalized. A recording shorter than the window is
     followed by zeros that `attention_mask` marks as missing; the released weights were trained on whole windows only.
 
     Args:

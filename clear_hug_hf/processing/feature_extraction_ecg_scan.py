@@ -53,7 +53,7 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
         super().__init__(**kwargs)
 
     def check_settings(self) -> None:
-        """Refuse settings that do not fit together, and sizes and colours that cannot be."""
+        """Refuse settings that do not fit together, and sizes and colors that cannot be."""
         super().check_settings()
         check_image_settings(self)
         if self.window_seconds > 10:
@@ -78,14 +78,14 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
         """As [`EcgFeatureExtractor.clean`], in mV; also refuses leads in `NU` without `millivolts_per_unit`."""
         *_, unit = args
         units = [] if unit is None else [unit] if isinstance(unit, str) else list(unit)
-        normalised = "NU" in map(canonical_unit, units)
-        if normalised and self.millivolts_per_unit is None:
+        normalized = "NU" in map(canonical_unit, units)
+        if normalized and self.millivolts_per_unit is None:
             raise InputError(
-                "the recording is in NU, normalised by an unknown scale, and a page is drawn in mV: set "
+                "the recording is in NU, normalized by an unknown scale, and a page is drawn in mV: set "
                 "`millivolts_per_unit` (0.1 is near what a deviation of a filtered lead usually is)"
             )
         signal, present = super()._clean(*args)
-        if normalised:
+        if normalized:
             if any(canonical_unit(one) != "NU" for one in units):
                 raise InputError("some leads are in NU and some are not: give all in one unit")
             signal = signal * np.float32(self.millivolts_per_unit or 1.0)

@@ -22,7 +22,7 @@ MIN_SIDE, MAX_SIDE = 32, 4096
 
 def check_image_settings(pages: Any) -> None:
     """
-    Refuse a size and a normalisation of a model's pages that cannot be, and make them lists of plain numbers.
+    Refuse a size and a normalization of a model's pages that cannot be, and make them lists of plain numbers.
 
     Args:
         pages: What has the settings `image_size`, `image_mean` and `image_std` of [`EcgScanImageProcessor`].
@@ -49,12 +49,12 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
     Turns pictures of ECG pages, photographs, scans or drawn ones, into the `pixel_values` of [`EcgScanModel`].
 
     The page is looked for in the picture, turned upright and straightened; then it is resized straight to the model's
-    size. Nothing is cropped: the usual centre crop of CLIP's processor would cut the first and last leads off (spec
+    size. Nothing is cropped: the usual center crop of CLIP's processor would cut the first and last leads off (spec
     2.4). The aspect is not kept: a page's width is time and its height voltage, whatever its proportions.
 
     Args:
         image_size (`Sequence[int]`): Height and width that the model reads [px].
-        image_mean, image_std (`Sequence[float]`): Of the three colours, from 0 to 1: what pixel values are normalised
+        image_mean, image_std (`Sequence[float]`): Of the three colors, from 0 to 1: what pixel values are normalized
             by. CLIP's by default.
         do_find_page (`bool`): Whether to look for the page. Otherwise a picture is one, from edge to edge.
     """
@@ -67,7 +67,7 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
     do_find_page: Flag = True
 
     def check_settings(self) -> None:
-        """Refuse sizes and colours that cannot be."""
+        """Refuse sizes and colors that cannot be."""
         check_image_settings(self)
 
     def preprocess(

@@ -145,7 +145,7 @@ def _draw_movement(
     cv2 = import_cv2()
     height, width = shape
     scale = np.array(pixels_per_mm or (1.0, 1.0), dtype=np.float64)
-    # Borders of pixels, not centres, in millimetres.
+    # Borders of pixels, not centers, in millimeters.
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64) / scale
     size = corners[2]
     target = corners.copy()

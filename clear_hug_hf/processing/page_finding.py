@@ -87,11 +87,11 @@ def find_page(image: np.ndarray) -> FoundPage:
 
 def _find_sheet(cv2: Any, small: np.ndarray) -> np.ndarray | None:
     """Corners of the brightest large quadrilateral inside a picture, if there is one."""
-    # Of the darkest colour: white paper stands out from tinted frames and tables.
-    grey = small.min(axis=2)
-    # What is printed on the sheet is filled in; a grid of another colour too.
-    side = max(3, round(max(grey.shape) * 0.03)) | 1
-    filled = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_RECT, (side, side)))
+    # Of the darkest color: white paper stands out from tinted frames and tables.
+    gray = small.min(axis=2)
+    # What is printed on the sheet is filled in; a grid of another color too.
+    side = max(3, round(max(gray.shape) * 0.03)) | 1
+    filled = cv2.morphologyEx(gray, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_RECT, (side, side)))
     filled = cv2.GaussianBlur(filled, (5, 5), 0)
     _, bright = cv2.threshold(filled, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     inside, outside = filled[bright > 0], filled[bright == 0]
@@ -102,7 +102,7 @@ def _find_sheet(cv2: Any, small: np.ndarray) -> np.ndarray | None:
     largest = max(contours, key=cv2.contourArea)
     hull = cv2.convexHull(largest)
     area = float(cv2.contourArea(hull))
-    if not MIN_SHEET < area / grey.size < MAX_SHEET:
+    if not MIN_SHEET < area / gray.size < MAX_SHEET:
         return None
     for share in (0.01, 0.02, 0.03, 0.05):
         found = cv2.approxPolyDP(hull, share * cv2.arcLength(hull, True), True).reshape(-1, 2)
@@ -138,7 +138,7 @@ def _straighten(cv2: Any, image: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _ink(cv2: Any, page: np.ndarray) -> np.ndarray:
-    """Where there are thin dark lines: traces and writing, not the grid, whose colour is bright in one channel."""
+    """Where there are thin dark lines: traces and writing, not the grid, whose color is bright in one channel."""
     scale = WORKING_SIZE / page.shape[1]
     size = (WORKING_SIZE, max(1, round(page.shape[0] * scale)))
     value = cv2.resize(page, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).max(axis=2)

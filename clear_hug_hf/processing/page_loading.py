@@ -23,13 +23,13 @@ def load_page(source: Any) -> np.ndarray:
     """
     A picture as it was meant to be looked at.
 
-    The orientation that a camera noted is applied, transparent parts are white, and pictures in grey, 16 bits, CMYK or
+    The orientation that a camera noted is applied, transparent parts are white, and pictures in gray, 16 bits, CMYK or
     with a palette become RGB; 16 bits are scaled, not cut.
 
     Args:
         source (`str`, `Path`, `bytes`, `PIL.Image.Image` or `np.ndarray`):
             A file, its content, a picture, or pixels: `(height, width)`, `(height, width, 1, 3 or 4)`, or with the
-            colours first, as whole numbers up to 255 or 65535, or as shares from 0 to 1.
+            colors first, as whole numbers up to 255 or 65535, or as shares from 0 to 1.
 
     Returns:
         `np.ndarray` of shape `(height, width, 3)`, uint8 [RGB].

@@ -24,9 +24,9 @@ from .leads import STANDARD_LEADS
 logger = logging.get_logger(__name__)
 
 MILLIVOLTS_PER_UNIT: dict[str, float] = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "NU": 1.0}
-"""Known units. `NU` (normalised unit) is a signal scaled lead by lead: it has no millivolts and keeps its numbers."""
+"""Known units. `NU` (normalized unit) is a signal scaled lead by lead: it has no millivolts and keeps its numbers."""
 
-_NEIGHBOURS = 6  # How far to look on each side of a sample that is repaired.
+_NEIGHBORS = 6  # How far to look on each side of a sample that is repaired.
 _UNIT_ALIASES = {
     "MV": "mV",
     "MILLIVOLT": "mV",
@@ -49,7 +49,7 @@ def canonical_unit(unit: str) -> str:
     known = _UNIT_ALIASES.get(text.upper())
     if known is None:
         raise InputError(
-            f"unknown unit {unit!r}: use one of {', '.join(MILLIVOLTS_PER_UNIT)} (NU: normalised, no unit)"
+            f"unknown unit {unit!r}: use one of {', '.join(MILLIVOLTS_PER_UNIT)} (NU: normalized, no unit)"
         )
     return known
 
@@ -83,7 +83,7 @@ def check_waveform(
         hint = "transpose it to (leads, samples)" if len(names) == array.shape[1] else "give one name per row"
         raise InputError(f"the waveform has {array.shape[0]} rows but {len(names)} lead names were given: {hint}")
     if unit is None:
-        raise InputError("the unit is missing: pass `unit=` as mV, uV, V or NU (normalised), it is never assumed")
+        raise InputError("the unit is missing: pass `unit=` as mV, uV, V or NU (normalized), it is never assumed")
     units = [unit] * len(names) if isinstance(unit, str) else list(unit)
     if len(units) != len(names):
         raise InputError(f"{len(units)} units were given for {len(names)} leads: give one for all or one each")
@@ -144,9 +144,9 @@ def repair_non_finite(signals: np.ndarray) -> np.ndarray:
 def _repair_lead(lead: np.ndarray, finite: np.ndarray) -> np.ndarray:
     if not finite.any():
         return np.zeros_like(lead)
-    kernel = np.ones(2 * _NEIGHBOURS + 1)
-    count = np.convolve(finite, kernel)[_NEIGHBOURS:-_NEIGHBOURS]
-    total = np.convolve(np.where(finite, lead, 0.0), kernel)[_NEIGHBOURS:-_NEIGHBOURS]
+    kernel = np.ones(2 * _NEIGHBORS + 1)
+    count = np.convolve(finite, kernel)[_NEIGHBORS:-_NEIGHBORS]
+    total = np.convolve(np.where(finite, lead, 0.0), kernel)[_NEIGHBORS:-_NEIGHBORS]
     samples = np.arange(lead.size)
     line = np.interp(samples, samples[finite], lead[finite])
     # `count` is a sum of ones by convolution: compare against a half, not zero, so that rounding cannot matter.

@@ -451,7 +451,7 @@ def _in_order(names: Any) -> list[str]:
 
 
 def _count_runs(waveform: np.ndarray, values: np.ndarray, shortest: int) -> np.ndarray:
-    """Samples of each lead that equal its value together with neighbours, at least `shortest` in a row."""
+    """Samples of each lead that equal its value together with neighbors, at least `shortest` in a row."""
     places = np.flatnonzero(waveform == values[:, None])
     rows = places // max(1, waveform.shape[1])
     places += rows  # A lead's last sample and the next lead's first are no neighbors.

@@ -20,7 +20,7 @@ import numpy as np
 from .errors import InputError, import_library
 
 
-# What a record may be called by, beside its bare name: its header, its signals, its annotations' usual neighbours.
+# What a record may be called by, beside its bare name: its header, its signals, its annotations' usual neighbors.
 _RECORD_SUFFIXES = (".hea", ".dat", ".mat")
 # ADC units per mV, where a header gives none (WFDB header format, section "signal specification").
 _DEFAULT_GAIN = 200.0

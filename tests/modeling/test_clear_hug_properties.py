@@ -117,7 +117,7 @@ def test_when_amplitude_and_offset_of_beats_change_then_nothing_changes():
     torch.testing.assert_close(model(**batch).lead_states, before, atol=1e-4, rtol=0)
 
 
-def test_when_beats_are_normalised_then_mean_and_unbiased_variance_are_gone():
+def test_when_beats_are_normalized_then_mean_and_unbiased_variance_are_gone():
     beats = torch.randn(2, 3, 4, 96) * 5 + 2
     real = torch.ones(2, 3, 4, dtype=torch.bool)
     real[0, 0, 0] = False
@@ -253,7 +253,7 @@ def test_when_more_may_be_attended_to_than_the_pieces_hold_then_one_mask_is_used
         ({}, False),
         ({"full_attention": True}, False),
         ({"cls_attention": "reference_bias"}, False),
-        ({"beat_embedding": "conv"}, True),  # the released convolution reads hidden neighbours
+        ({"beat_embedding": "conv"}, True),  # the released convolution reads hidden neighbors
     ],
 )
 def test_when_beats_change_then_hidden_ones_change_no_reconstruction_and_visible_ones_all(fields, leaks):
@@ -426,7 +426,7 @@ def test_when_noise_comes_from_seeds_then_it_is_uniform_and_every_recordings_own
     assert noise.max() < 1
     counts = torch.histc(noise, bins=10, min=0, max=1) / noise.numel()
     torch.testing.assert_close(counts, torch.full((10,), 0.1), atol=2e-3, rtol=0)
-    # Neither neighbouring seeds nor neighbouring beats go together.
+    # Neither neighboring seeds nor neighboring beats go together.
     for first, second in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1])):
         correlation = torch.corrcoef(torch.stack((first.flatten(), second.flatten())))[0, 1]
         assert correlation.abs() < 0.01

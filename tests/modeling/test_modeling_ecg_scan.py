@@ -103,7 +103,7 @@ def test_when_the_teacher_is_ecg_jepa_then_it_serves_too() -> None:
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def test_when_a_batch_is_learnt_by_heart_then_cosine_and_volume_both_find_each_page() -> None:
+def test_when_a_batch_is_learned_by_heart_then_cosine_and_volume_both_find_each_page() -> None:
     model, batch = pretraining(label_smoothing=0.0).train(), make_batch(count=8)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=5e-3)
     first = None

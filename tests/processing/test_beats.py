@@ -25,7 +25,7 @@ def _ramp(num_samples: int = 1000) -> np.ndarray:
     return np.tile(np.arange(1.0, num_samples + 1), (1, 2, 1))
 
 
-def test_when_beats_follow_each_other_then_each_reaches_halfway_to_its_neighbours() -> None:
+def test_when_beats_follow_each_other_then_each_reaches_halfway_to_its_neighbors() -> None:
     beats, mask, time_ids = cut_beats(_ramp(), np.array([[100, 170, 250]]), num_beats=4)
     assert mask.tolist() == [[True, True, True, False]]
     assert time_ids.tolist() == [[2, 2, 3, 0]]
@@ -35,7 +35,7 @@ def test_when_beats_follow_each_other_then_each_reaches_halfway_to_its_neighbour
     assert (covered[0], covered[-1]) == (135, 209)
 
 
-def test_when_a_beat_is_longer_than_its_window_then_the_window_is_centred_on_the_peak() -> None:
+def test_when_a_beat_is_longer_than_its_window_then_the_window_is_centered_on_the_peak() -> None:
     beats, _, _ = cut_beats(_ramp(), np.array([[100, 400, 900]]), num_beats=3)
     np.testing.assert_array_equal(beats[0, 1, 1], np.arange(353.0, 449.0))
 

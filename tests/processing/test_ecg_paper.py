@@ -53,8 +53,8 @@ def test_when_a_page_is_drawn_then_a_second_is_25_mm_and_a_millivolt_10_mm(layou
             np.testing.assert_allclose(np.diff(places[:, 0]), 25.0 * scale_x / RATE, atol=1e-3)
             np.testing.assert_allclose(np.abs(np.diff(places[:, 1])), 10.0 * scale_y, atol=1e-3)
             # 0 mV lies on a line of the grid, and the border of a pixel at -0.5.
-            millimetres = (places[0, 1] + 0.5) / scale_y
-            assert millimetres == pytest.approx(round(millimetres), abs=1e-3)
+            millimeters = (places[0, 1] + 0.5) / scale_y
+            assert millimeters == pytest.approx(round(millimeters), abs=1e-3)
     fast = draw_page(signals, RATE, layout=layout, pixels_per_mm=2.0, paper_speed=50.0, gain=5.0)
     first = fast.positions[0, :2]
     np.testing.assert_allclose(first[1] - first[0], np.array([50.0 / RATE, -5.0]) * fast.pixels_per_mm, atol=1e-3)
@@ -157,13 +157,13 @@ def test_when_a_trace_leaves_the_page_then_its_positions_stay_true() -> None:
 # -------------------------------------------------------------------------------------------------------- the paper
 
 
-def test_when_a_page_has_a_grid_then_its_lines_are_each_millimetre_and_each_five() -> None:
+def test_when_a_page_has_a_grid_then_its_lines_are_each_millimeter_and_each_five() -> None:
     blank = np.zeros((12, 2500), dtype=np.float32)
     page = draw_page(blank, RATE, np.zeros(12, dtype=bool), pixels_per_mm=10.0, style=PaperStyle(page_text=False))
     assert page.image.shape == (1500, 2700, 3)
     row = page.image[1503 // 2 + 3, :, 1].astype(int)
     darkness = 255 - row
-    # Lines are centred on borders of pixels here.
+    # Lines are centered on borders of pixels here.
     lines = darkness[10 - 1 :: 10][:200]
     assert (lines > 20).all()
     strong = np.flatnonzero(lines > 60)
@@ -247,13 +247,13 @@ def test_when_styles_are_drawn_then_seeds_decide_and_all_kinds_come() -> None:
     assert draws[7] == PaperStyle.draw(np.random.default_rng(7))
     assert len(set(draws)) == 300
     assert 0.05 < np.mean([not style.grid for style in draws]) < 0.17
-    assert 0.13 < np.mean([len(set(style.major_colour)) == 1 for style in draws]) < 0.28
+    assert 0.13 < np.mean([len(set(style.major_color)) == 1 for style in draws]) < 0.28
     for style in draws:
-        assert max(style.trace_colour[:2]) <= 52
-        assert min(style.paper_colour) >= 230
+        assert max(style.trace_color[:2]) <= 52
+        assert min(style.paper_color) >= 230
 
 
-def test_when_a_style_is_black_and_white_then_the_page_has_no_colour() -> None:
+def test_when_a_style_is_black_and_white_then_the_page_has_no_color() -> None:
     style = PaperStyle.draw(np.random.default_rng(3)).in_black_and_white()
     image = draw_page(_sines(), RATE, image_size=(256, 256), style=style).image
     assert (image == image[..., :1]).all()
@@ -292,7 +292,7 @@ def test_when_a_page_cannot_be_drawn_then_the_error_says_why(change: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "change", [{"minor_colour": (0, 0, 300)}, {"trace_width": 0.0}, {"margin_top": -1.0}, {"text_size": float("nan")}]
+    "change", [{"minor_color": (0, 0, 300)}, {"trace_width": 0.0}, {"margin_top": -1.0}, {"text_size": float("nan")}]
 )
 def test_when_a_style_is_impossible_then_it_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):

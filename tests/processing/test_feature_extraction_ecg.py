@@ -70,7 +70,7 @@ def test_when_leads_unit_and_container_differ_then_the_inputs_are_the_same(extra
         _assert_alike(_inputs(extractor, other, **told), expected[extractor.model_input_names[0]])
 
 
-def test_when_limb_leads_are_absent_then_they_are_derived_but_never_from_normalised_leads(kind) -> None:
+def test_when_limb_leads_are_absent_then_they_are_derived_but_never_from_normalized_leads(kind) -> None:
     extractor = kind(**({"millivolts_per_unit": 1.0} if hasattr(kind, "millivolts_per_unit") else {}))
     names, waveform = [LEADS[i] for i in EIGHT], make_pulses()
     signal, present = extractor.clean(waveform[EIGHT], **known(lead_names=names))

@@ -86,11 +86,11 @@ def test_when_a_generator_is_given_then_pages_differ_and_its_seed_repeats_them(r
 def test_when_a_recording_is_in_unknown_units_then_it_is_refused_unless_a_scale_is_given(
     recording: Recording,
 ) -> None:
-    normalised = replace(recording, unit="NU")
+    normalized = replace(recording, unit="NU")
     with pytest.raises(InputError, match="set `millivolts_per_unit`"):
-        EcgScanFeatureExtractor()(**normalised.as_inputs())
+        EcgScanFeatureExtractor()(**normalized.as_inputs())
     scaled = EcgScanFeatureExtractor(millivolts_per_unit=0.5)
-    found = scaled(**normalised.as_inputs(), return_tensors="pt")["pixel_values"]
+    found = scaled(**normalized.as_inputs(), return_tensors="pt")["pixel_values"]
     half = replace(recording, waveform=recording.waveform * 0.5)
     torch.testing.assert_close(
         found, EcgScanFeatureExtractor()(**half.as_inputs(), return_tensors="pt")["pixel_values"]

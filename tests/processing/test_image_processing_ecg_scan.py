@@ -41,11 +41,11 @@ def test_when_a_picture_comes_in_any_form_then_it_is_the_same_picture(page: np.n
     assert np.array_equal(load_page(page.astype(np.uint16) * 257), page)
 
 
-def test_when_a_picture_is_grey_or_wide_or_has_a_palette_then_it_is_scaled_not_cut(page: np.ndarray) -> None:
-    grey = np.asarray(Image.fromarray(page).convert("L"))
-    expected = np.repeat(grey[..., None], 3, axis=2)
-    assert np.array_equal(load_page(_saved(Image.fromarray(grey))), expected)
-    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+def test_when_a_picture_is_gray_or_wide_or_has_a_palette_then_it_is_scaled_not_cut(page: np.ndarray) -> None:
+    gray = np.asarray(Image.fromarray(page).convert("L"))
+    expected = np.repeat(gray[..., None], 3, axis=2)
+    assert np.array_equal(load_page(_saved(Image.fromarray(gray))), expected)
+    wide = Image.fromarray(gray.astype(np.uint16) * 257)
     assert np.array_equal(load_page(_saved(wide)), expected), "16 bits"
     palette = load_page(_saved(Image.fromarray(page).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)))
     assert np.abs(palette.astype(int) - page).mean() < 5
@@ -81,7 +81,7 @@ def _bomb(width: int, height: int) -> bytes:
 
 def test_when_a_picture_is_bad_then_the_error_says_what_to_do(page: np.ndarray, tmp_path: Path) -> None:
     jpeg = _saved(Image.fromarray(page), "JPEG")
-    frames = [Image.new("RGB", (90, 90), colour) for colour in ("white", "black")]
+    frames = [Image.new("RGB", (90, 90), color) for color in ("white", "black")]
     animated = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     side = int(MAX_PIXELS**0.5) + 1
     for source, said in (

@@ -125,9 +125,9 @@ def test_when_a_page_is_augmented_then_its_traces_can_still_be_read() -> None:
     for seed in range(40):
         image, positions = augment_page(page.image, _seeded(seed), 1.0, positions=page.positions)
         x, y = np.rint(positions[there]).astype(int).T
-        grey = image.mean(axis=-1)
-        on = np.min([grey[y + dy, x] for dy in (-1, 0, 1)], axis=0)
-        off = grey[np.clip(y - 7, 0, SIZE[0] - 1), x]
+        gray = image.mean(axis=-1)
+        on = np.min([gray[y + dy, x] for dy in (-1, 0, 1)], axis=0)
+        off = gray[np.clip(y - 7, 0, SIZE[0] - 1), x]
         assert (off - on).mean() > 25
 
 

@@ -16,7 +16,7 @@ def _sine(frequency: float, rate: float, seconds: float = 10.0) -> np.ndarray:
     return np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)
 
 
-def test_when_one_sample_is_nan_then_it_becomes_the_mean_of_six_neighbours_on_each_side() -> None:
+def test_when_one_sample_is_nan_then_it_becomes_the_mean_of_six_neighbors_on_each_side() -> None:
     signal = np.arange(40.0)[None] ** 2
     expected = np.concatenate([signal[0, 14:20], signal[0, 21:27]]).mean()
     signal[0, 20] = np.nan
@@ -26,7 +26,7 @@ def test_when_one_sample_is_nan_then_it_becomes_the_mean_of_six_neighbours_on_ea
     assert np.isnan(signal[0, 20]), "the caller's array is left as it was"
 
 
-def test_when_a_gap_is_wider_than_the_neighbourhood_then_a_line_bridges_it_or_zeros_fill_it() -> None:
+def test_when_a_gap_is_wider_than_the_neighborhood_then_a_line_bridges_it_or_zeros_fill_it() -> None:
     signal = np.linspace(0.0, 1.0, 101)[None]
     signal[0, 30:60] = np.inf
     repaired = repair_non_finite(signal)

@@ -102,7 +102,7 @@ _API = r"/api/models/(?P<repo_id>[^/]+/[^/]+)"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Headers and body leave in two writes; without this the second would wait for the client's acknowledgement.
+    # Headers and body leave in two writes; without this the second would wait for the client's acknowledgment.
     disable_nagle_algorithm = True
     hub: HubServer
     query: dict[str, list[str]]

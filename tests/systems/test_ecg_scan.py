@@ -292,7 +292,7 @@ def test_when_something_is_missing_then_one_sentence_says_what(
     assert not (tmp_path / "out").exists()
 
 
-def test_when_normalised_recordings_are_prepared_with_a_scale_then_rows_are_in_millivolts(
+def test_when_normalized_recordings_are_prepared_with_a_scale_then_rows_are_in_millivolts(
     shared: Path, capsys: Capture, tmp_path: Path, run: Run, status: Callable[..., int]
 ) -> None:
     record = shared / "data" / "ptbxl" / "records100"
@@ -316,7 +316,7 @@ def test_when_a_pretrained_model_is_published_then_it_keeps_its_tokenizer(
     assert kept == AutoTokenizer.from_pretrained(house / "pretrained" / "model")("sinus rhythm")["input_ids"]
     card = (tmp_path / "staged" / "README.md").read_text()
     assert "signal teacher, the text encoder and the decoder" in card
-    # What the teacher learnt from is part of the weights, too.
+    # What the teacher learned from is part of the weights, too.
     assert "with the recordings' reports" in card
     assert "The signal teacher: CLEAR-HUG, pre-trained without labels for 7 epochs." in card
     assert "| CinC 2011 | signal teacher | ODC-By 1.0 |" in card
