@@ -1,4 +1,4 @@
-"""What the README shows works: its Python runs, its commands parse, its tables are those of the CSV files."""
+"""README and docs: their Python runs, their commands parse, their tables are those of the CSV files."""
 
 from __future__ import annotations
 
@@ -24,21 +24,25 @@ from clear_hug_hf.data.records import Recording
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-GUIDE = (REPOSITORY / "docs" / "pretraining.md").read_text(encoding="utf-8")
-FINETUNING = (REPOSITORY / "docs" / "finetuning.md").read_text(encoding="utf-8")
-PUBLISHING = (REPOSITORY / "docs" / "publishing.md").read_text(encoding="utf-8")
-ECG_JEPA = (REPOSITORY / "docs" / "ecg_jepa.md").read_text(encoding="utf-8")
-ECG_SCAN = (REPOSITORY / "docs" / "ecg_scan.md").read_text(encoding="utf-8")
-PAGES = (README, GUIDE, FINETUNING, PUBLISHING, ECG_JEPA, ECG_SCAN)
+# Tests of their own execute these pages from top to bottom.
+EXECUTED_ELSEWHERE = {"add_a_system.md", "preparation.md"}
+PAGES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+    if path.name not in EXECUTED_ELSEWHERE
+}
+BLOCKS = {name: re.findall(r"```python\n(.*?)```", page, re.DOTALL) for name, page in PAGES.items()}
+# The Python of these pages has tests with more to set up or to check.
+SPECIAL = {"finetuning.md", "pretraining.md"}
 PYTHON = [
-    code
-    for page in (README, PUBLISHING, ECG_JEPA, ECG_SCAN)
-    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    pytest.param(code, id=f"{name}-{number}")
+    for name, blocks in BLOCKS.items()
+    if name not in SPECIAL
+    for number, code in enumerate(blocks)
 ]
 COMMANDS = [
     shlex.split(line, comments=True)
-    for page in PAGES
+    for page in PAGES.values()
     for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
 ]
@@ -72,26 +76,24 @@ def workplace(
     return folder
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_when_python_of_the_readme_runs_then_it_works(
-    number: int, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("code", PYTHON)
+def test_when_python_of_a_page_runs_then_it_works(code: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    if "onnxruntime" in PYTHON[number]:
+    if "onnxruntime" in code:
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
         assert main(["export", "demo", "--output", "exported"]) == 0
-    exec(
-        compile(PYTHON[number], f"Python block {number} of README and docs", "exec"),
-        {},
-    )
+    if '"embeddings.parquet"' in code:
+        command = next(words for words in COMMANDS if "embeddings.parquet" in words)
+        assert main([word.replace("folder", "record") for word in command[1:]]) == 0
+    exec(compile(code, "a Python block of README and docs", "exec"), {})
 
 
 def test_when_python_of_the_guide_to_finetuning_runs_then_it_works(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workplace)
-    adapter, metric = re.findall(r"```python\n(.*?)```", FINETUNING, re.DOTALL)
+    adapter, metric = BLOCKS["finetuning.md"]
     if importlib.util.find_spec("peft") is not None:
         exec(compile(adapter, "docs/finetuning.md", "exec"), {})
     capsys.readouterr()
@@ -99,11 +101,12 @@ def test_when_python_of_the_guide_to_finetuning_runs_then_it_works(
     assert capsys.readouterr().out == "1.0\n"
 
 
-def test_when_commands_of_the_readme_are_given_one_by_one_then_a_table_becomes_model_and_numbers(
+def test_when_commands_of_the_quickstart_run_one_by_one_then_a_table_becomes_model_and_numbers(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workplace)
-    commands = [words for words in COMMANDS if "runs/ward" in words]
+    quickstart = re.findall(r"^clear-hug .*runs/ward .*$", PAGES["quickstart.md"], re.MULTILINE)
+    commands = [shlex.split(line, comments=True) for line in quickstart]
     assert [words[1] for words in commands] == ["finetune", "predict", "evaluate"]
     for words in commands:
         assert main(words[1:]) == 0
@@ -115,7 +118,7 @@ def test_when_python_of_the_guide_to_pretraining_runs_then_it_works(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", "prepared/ptb-xl"]) == 0
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    (code,) = BLOCKS["pretraining.md"]
     exec(compile(code, "docs/pretraining.md", "exec"), {})
     assert sorted(path.name for path in (tmp_path / "runs" / "mine").iterdir()) == [
         "best",
@@ -127,7 +130,7 @@ def test_when_python_of_the_guide_to_pretraining_runs_then_it_works(
 
 
 @pytest.mark.parametrize("words", [c for c in COMMANDS if c[0] in ("clear-hug", "accelerate")], ids=" ".join)
-def test_when_a_command_of_the_readme_or_guide_is_given_then_its_options_exist(
+def test_when_a_page_shows_a_command_then_its_options_exist(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
@@ -142,13 +145,13 @@ def test_when_a_command_of_the_readme_or_guide_is_given_then_its_options_exist(
     assert "clear-hug: error:" in capsys.readouterr().err
 
 
-def test_when_the_readme_names_a_target_then_make_has_it() -> None:
+def test_when_a_page_names_a_target_then_make_has_it() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for target in {words[1] for words in COMMANDS if words[0] == "make"}:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-def test_when_a_table_of_the_readme_is_checked_then_it_is_that_of_the_csv() -> None:
+def test_when_tables_are_checked_then_they_are_those_of_the_csv_files() -> None:
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "readme_tables.py"), "--check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
