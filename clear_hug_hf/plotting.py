@@ -20,7 +20,6 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import auc, roc_curve
 
 from .evaluation.segmentation import UNKNOWN, WAVES, wave_intervals
 from .processing.beats import cut_beats
@@ -887,6 +886,8 @@ def _finish_bars(axes: Axes, num_bars: int) -> None:
 
 
 def _draw_roc(axes: Axes, name: str, truth: np.ndarray, scores: np.ndarray, threshold: float) -> None:
+    from sklearn.metrics import auc, roc_curve
+
     false_rate, true_rate, _ = roc_curve(truth, scores)
     found = scores >= threshold
     cells = {"TP": found & truth, "FP": found & ~truth, "FN": ~found & truth, "TN": ~found & ~truth}

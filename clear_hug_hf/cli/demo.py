@@ -144,8 +144,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pictures: Path) -> None:
     """What the shipped classifiers that read recordings as `extractor` does say about a held-out real one."""
+    from ..data.model_files import extractor_settings
     from ..data.prepared import keep_labels
-    from ..data.sharding import extractor_settings
     from ..evaluation.predictions import predict
     from ..inference.classifier_outputs import model_thresholds
     from ..training.folders import load_model

@@ -28,7 +28,7 @@ from .shared import (
 
 
 if TYPE_CHECKING:
-    from ..data.preparation import Rejected
+    from ..data.records import Rejected
 
 
 _PICTURE = "roc.png"

@@ -146,9 +146,8 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
-    from ..data.model_files import load_feature_extractor
+    from ..data.model_files import extractor_settings, load_feature_extractor
     from ..data.prepared import adopt_prepared, check_independent_labels
-    from ..data.sharding import extractor_settings
     from ..training.finetuning import FINETUNING_RUN, check_datasets
     from ..training.folders import check_heads, find_model_folder
     from ..training.provenance import count_sets

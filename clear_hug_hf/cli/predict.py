@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from tqdm.auto import tqdm
 
-    from ..data.preparation import Rejected
+    from ..data.records import Rejected
     from ..inference.classifier_outputs import model_label_names, model_thresholds
     from ..inference.inputs import find_pictures, list_records
     from ..inference.records import check_gives_probabilities, predict_records

@@ -116,8 +116,9 @@ def _option(text: str) -> tuple[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `prepare` and return the exit status."""
+    from ..data.model_files import extractor_settings, load_feature_extractor
     from ..data.readers import guess_kind, open_source
-    from ..data.sharding import extractor_settings, prepare_shards
+    from ..data.sharding import prepare_shards
     from ..processing import InputError
     from ..systems import DEFAULT_SYSTEM, SYSTEMS, system_of
 
@@ -142,7 +143,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         extractor: Any = SYSTEMS[arguments.system or DEFAULT_SYSTEM].feature_extractor()
     else:
-        from ..data.model_files import load_feature_extractor
         from ..training.folders import find_model_folder
 
         extractor = load_feature_extractor(find_model_folder(arguments.model))

@@ -27,7 +27,7 @@ from .shared import (
 
 
 if TYPE_CHECKING:
-    from ..data.preparation import Rejected
+    from ..data.records import Rejected
 
 
 def add(verbs: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import datasets
 
-    from ..data.preparation import Rejected
-    from ..data.records import Recording, RecordReference
+    from ..data.records import Recording, RecordReference, Rejected
 
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -437,10 +436,12 @@ def report_rejected(rejected: Sequence[Rejected]) -> int:
 
 def quiet_libraries() -> None:
     """Progress bars and notices of the libraries below would hide our own."""
-    import datasets
     from transformers.utils import logging
 
-    datasets.disable_progress_bars()
+    with suppress(ImportError):  # predictions do without
+        import datasets
+
+        datasets.disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
 
@@ -452,11 +453,17 @@ def is_main_process() -> bool:
 
 def load_on_device(load: Callable[[Path], tuple[Any, Any]], folder: Path) -> tuple[Any, Any]:
     """A model on the device of this process, and its feature extractor, by a function of [`training.folders`]."""
-    from accelerate import PartialState
+    import torch
 
     quiet_libraries()
     model, extractor = load(folder)
-    return model.to(PartialState().device), extractor
+    try:
+        from accelerate import PartialState
+
+        device = PartialState().device
+    except ImportError:  # one process, which does without
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return model.to(device), extractor
 
 
 @contextmanager

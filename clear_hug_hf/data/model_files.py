@@ -16,11 +16,14 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig
 
 from ..processing.errors import InputError
+from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..systems import SYSTEMS
 
 
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"
 _MAX_BYTES = 256_000_000
+# Of a saved feature extractor: what only says how to load it.
+_OF_LOADING = ("feature_extractor_type", "image_processor_type", "auto_map")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -71,6 +74,12 @@ def load_feature_extractor(folder: str | Path) -> Any:
     _check_kind(path, "feature_extractor_type", known)
     with explained(path):
         return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+
+
+def extractor_settings(feature_extractor: EcgFeatureExtractor) -> dict[str, Any]:
+    """The settings of a feature extractor, as its saved file spells them, without what only says how to load it."""
+    settings = json.loads(feature_extractor.to_json_string())
+    return {name: value for name, value in settings.items() if name not in _OF_LOADING}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..processing.leads import STANDARD_LEADS
 from ..processing.signal_cleaning import canonical_unit
 from ..processing.signal_report import Quality, describe_skipped, find_no_signal, measure_quality
-from .records import Recording, RecordReference
+from .records import Recording, RecordReference, Rejected, describe_error
 
 
 logger = logging.get_logger(__name__)
@@ -27,13 +27,6 @@ _INT16_MAX = 32767
 # many long recordings would not fit in memory.
 _BATCH_RECORDS, _BATCH_SAMPLES = 64, 1_000_000
 _TABLE_ROWS = 1000
-
-
-class Rejected(NamedTuple):
-    """A recording that could not be prepared, and why."""
-
-    record_id: str
-    reason: str
 
 
 class Prepared(NamedTuple):
@@ -259,10 +252,3 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
         if field.name not in columns:
             columns[field.name] = pa.array([row[field.name] for row in rows], type=field.type)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def describe_error(error: Exception) -> str:
-    """One sentence for an error: its own where it is meant for users, else with its kind."""
-    if isinstance(error, InputError | FileNotFoundError):
-        return str(error)
-    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -11,9 +11,9 @@ import datasets
 
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
-from .model_files import load_feature_extractor, read_json
+from .model_files import EXTRACTOR, extractor_settings, load_feature_extractor, read_json
 from .shard_checks import check_shards
-from .sharding import EXTRACTOR, MANIFEST, WORK, extractor_settings
+from .sharding import MANIFEST, WORK
 
 
 # What the manifest says of each shard, at least.

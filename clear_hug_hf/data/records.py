@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,6 +96,13 @@ class RecordReference:
         )
 
 
+class Rejected(NamedTuple):
+    """A recording that could not be prepared, and why."""
+
+    record_id: str
+    reason: str
+
+
 def read_record(path: str | Path) -> Recording:
     """The WFDB record at a path, as [`~processing.wfdb_format.read_record`] reads it, with its errors."""
     return Recording(**wfdb_format.read_record(path))
@@ -123,3 +130,10 @@ def find_records(path: str | Path) -> list[Path]:
             raise InputError(f"{path} holds no WFDB records: there is no .hea file in it or below")
         return headers
     return [existing_header(folder)]
+
+
+def describe_error(error: Exception) -> str:
+    """One sentence for an error: its own where it is meant for users, else with its kind."""
+    if isinstance(error, InputError | FileNotFoundError | ImportError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -58,23 +58,22 @@ from ..utils.files import (
     write_json,
     write_text,
 )
-from .preparation import Rejected, dataset_features, prepare_tables
+from .model_files import EXTRACTOR, extractor_settings
+from .preparation import dataset_features, prepare_tables
 from .readers.base import RecordSource
-from .records import RecordReference
+from .records import RecordReference, Rejected
 from .splits import DEFAULT_FRACTIONS, assign_splits
 
 
 SHARD_SIZE = 1000
 MANIFEST = "manifest.json"
 _FORMAT = 1
-_CARD, EXTRACTOR, _REJECTED, _DATA = "README.md", "preprocessor_config.json", "rejected.csv", "data"
+_CARD, _REJECTED, _DATA = "README.md", "rejected.csv", "data"
 _LEFT_OUT = "left_out.csv"
 WORK, _PLAN, _SUMMARIES = ".preparation", "plan.json", "shards"
 _SPLITS = ("train", "validation", "test")
 # What decides about bytes beside the settings: a resumed preparation must not mix two of them.
 _VERSIONS = ("clear-hug-hf", "numpy", "scipy", "pyarrow")
-# Of a saved feature extractor: what only says how to load it.
-_OF_LOADING = ("feature_extractor_type", "image_processor_type", "auto_map")
 _REMEDY = "choose another output folder, or delete it"
 # Names of licences on the Hub.
 _HUB_LICENSES = {"CC BY 4.0": "cc-by-4.0", "ODC-By 1.0": "odc-by", "ODbL 1.0": "odbl"}
@@ -206,12 +205,6 @@ def prepare_shards(
 
 
 # ------------------------------------------------------------------------------------------------------------- plan
-
-
-def extractor_settings(feature_extractor: EcgFeatureExtractor) -> dict[str, Any]:
-    """The settings of a feature extractor, as its saved file spells them, without what only says how to load it."""
-    settings = json.loads(feature_extractor.to_json_string())
-    return {name: value for name, value in settings.items() if name not in _OF_LOADING}
 
 
 def _make_plan(

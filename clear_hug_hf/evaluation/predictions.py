@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.collator import EcgCollator
-from ..data.preparation import Rejected
-from ..data.records import Recording, RecordReference
+from ..data.records import Recording, RecordReference, Rejected
 from ..data.splits import recordings_of
 from ..inference.classifier_outputs import group_contributions, model_label_names
 from ..inference.records import check_gives_probabilities, predict_records

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedConfig
+
+
+if TYPE_CHECKING:
+    import datasets
 
 
 # Changed whenever the same weights and recordings give other features.
@@ -51,6 +52,9 @@ def _encoder_settings(config: PreTrainedConfig) -> dict[str, Any]:
 
 def dataset_digest(dataset: datasets.Dataset) -> str:
     """Hexadecimal digest of what a model reads of a prepared dataset: signals, leads and peaks, in their order."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     digest = hashlib.sha256()
     for batch in dataset.select_columns(list(_READ)).with_format("arrow").iter(batch_size=500):
         for name in _READ:

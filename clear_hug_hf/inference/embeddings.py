@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..data.preparation import Rejected
-from ..data.records import RecordReference
-from ..data.sharding import extractor_settings
+from ..data.model_files import extractor_settings
+from ..data.records import RecordReference, Rejected
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..utils.files import RunFolder, check_writable, refuse_other, whole_file

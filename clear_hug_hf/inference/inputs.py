@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.preparation import Rejected, describe_error
 from ..data.readers import open_source
-from ..data.records import RecordReference, find_records
+from ..data.records import RecordReference, Rejected, describe_error, find_records
 from ..processing.errors import InputError
 from ..processing.recording_inputs import is_picture
 

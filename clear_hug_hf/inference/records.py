@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..data.preparation import Rejected, describe_error
-from ..data.records import RecordReference
+from ..data.records import RecordReference, Rejected, describe_error
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..processing.page_finding import FoundPage

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..data.collator import EcgCollator
-from ..data.sharding import extractor_settings
+from ..data.model_files import extractor_settings
 from ..inference.digests import dataset_digest, digest_of, weights_digest
 from ..utils.files import check_writable, whole_file
 from .processes import gather_shares, own_share

@@ -20,8 +20,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from ..data.augmentation import AugmentingCollator
-from ..data.model_files import load_config
-from ..data.sharding import extractor_settings
+from ..data.model_files import extractor_settings, load_config
 from ..processing.errors import InputError
 from ..systems import DEFAULT_SYSTEM, SYSTEMS, Objective, load
 from .folders import find_model_folder

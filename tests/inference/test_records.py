@@ -15,8 +15,7 @@ from PIL import Image
 
 from clear_hug_hf import EcgClassificationPipeline, Recording, read_record, render_page
 from clear_hug_hf.cli import main
-from clear_hug_hf.data.preparation import Rejected
-from clear_hug_hf.data.records import RecordReference
+from clear_hug_hf.data.records import RecordReference, Rejected
 from clear_hug_hf.evaluation.predictions import predict_recordings
 from clear_hug_hf.inference.classifier_outputs import group_contributions, model_label_names
 from clear_hug_hf.inference.records import RecordPrediction, embed_records, predict_records
