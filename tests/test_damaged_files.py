@@ -188,27 +188,27 @@ def test_when_a_setting_cannot_be_then_the_feature_extractor_says_what_can(
 @pytest.mark.parametrize(
     ("system", "fields", "message"),
     [
-        ("clear_hug", {"hidden_size": 2**20}, "about 5.3e\\+13 weights, and a model may have 2e\\+09"),
+        ("clear_hug", {"hidden_size": 2**20}, "about 5.3e\\+13 parameters, but at most 2e\\+09"),
         ("ecg_jepa", {"predictor_num_hidden_layers": 10**9}, "predictor_num_hidden_layers must be at most 1000"),
         ("ecg_scan", {"num_samples": 10**9}, "num_samples must be at most 1000000"),
         ("ecg_scan", {"vision_config": {"model_type": "vit", "hidden_size": 2**31}}, "vision_config.hidden_size must"),
-        ("ecg_scan", {"vision_config": {"model_type": "vit", "hidden_size": 2**20}}, "weights, and a model may have"),
+        ("ecg_scan", {"vision_config": {"model_type": "vit", "hidden_size": 2**20}}, "parameters, but at most"),
         ("ecg_scan", {"vision_config": [1]}, "vision_config must be a config or a dictionary with a model_type"),
         *(
             (system, fields, message)
             for system in SYSTEMS
             for fields, message in (
-                ({"num_labels": 2**31}, "num_labels must be a whole number from 0 to 100000"),
+                ({"num_labels": 2**31}, "num_labels must be an integer between 0 and 100000"),
                 ({"sampling_rate": 10**8}, "sampling_rate must be at most 10000"),
                 ({"dtype": "load"}, "dtype must be one of float16, bfloat16"),
-                ({"id2label": {"0": "a", "5": "b"}}, "id2label must name labels by"),
-                ({"id2label": {"0": "a", "1": "a"}}, "id2label must name each label diff"),
-                ({"label2id": 5}, "label2id must give the numbers that id2label"),
-                ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id must give the numbers"),
+                ({"id2label": {"0": "a", "5": "b"}}, "id2label must map consecutive indices"),
+                ({"id2label": {"0": "a", "1": "a"}}, "id2label must not contain duplicate"),
+                ({"label2id": 5}, "label2id must be the inverse of id2label"),
+                ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id must be the inverse"),
                 ({"architectures": 7}, "architectures must be a list"),
                 ({"architectures": [7]}, "architectures must be a list"),
                 ({"initializer_range": float("inf")}, "must be positive and finite"),
-                ({"to_dict": 1}, "to_dict is no field of"),
+                ({"to_dict": 1}, "to_dict is not a field of"),
             )
         ),
     ],
@@ -234,10 +234,10 @@ def test_when_only_the_names_of_labels_are_set_then_a_saved_config_has_their_num
     assert config_class.preset("tiny", id2label=config.id2label, label2id=by_default).label2id == config.label2id
 
 
-def test_when_positions_are_rotary_then_they_do_not_count_as_weights() -> None:
+def test_when_positions_are_rotary_then_they_do_not_count_as_parameters() -> None:
     tower = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 2, "max_position_embeddings": 2**20}
     assert EcgScanConfig.preset("tiny", text_config=tower).text_config.max_position_embeddings == 2**20
-    with pytest.raises(ValueError, match="weights, and a model may have"):
+    with pytest.raises(ValueError, match="parameters, but at most"):
         EcgScanConfig.preset("tiny", text_config={**tower, "model_type": "bert", "rope_theta": 1.0})
 
 

@@ -1,8 +1,8 @@
 """
-What the configs of all systems share: common fields, the part of a system that each field belongs to, and checks.
+Base configuration: common fields, field metadata and validation.
 
-A `config.json` may be damaged, or anyone's: each value is checked before a model is built from it, so that none of
-them takes memory or fails later.
+A `config.json` may be damaged or untrusted. Every value is validated before a model is built, so that a bad one cannot
+exhaust memory or fail deep inside the model.
 """
 
 import os
@@ -22,80 +22,81 @@ from transformers.activations import ACT2FN
 STANDARD_LEAD_NAMES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The twelve standard leads in the usual order."""
 
-MAX_WEIGHTS = 2_000_000_000
-"""Most weights of a model, 8 GB in single precision: the largest preset has 0.3 billion."""
+MAX_PARAMETERS = 2_000_000_000
+"""Maximum number of parameters of a model (8 GB in float32); the largest preset has 0.3 billion."""
 MAX_TOKENS = 65_536
-"""Most tokens that a recording may become."""
+"""Maximum number of tokens per recording."""
 MAX_LAYERS = 1_000
 MAX_LABELS = 100_000
 MAX_SAMPLING_RATE = 10_000
-"""Highest sampling rate [Hz]."""
+"""Maximum sampling rate [Hz]."""
 MAX_SAMPLES = 1_000_000
-"""Longest window, in one lead [samples]."""
+"""Maximum window length per lead [samples]."""
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
-# What a field says in its metadata: the part of the system that it belongs to ...
+# Field metadata: the part of the system that the field configures ...
 ENCODER: dict[str, Any] = {"part": "encoder", "changes_features": True}
-"""Of the encoder: with the same weights, another value gives other features or needs other weights."""
+"""Encoder field: changing it changes the features or requires different weights."""
 ENCODER_SAME_FEATURES: dict[str, Any] = {"part": "encoder", "changes_features": False}
-"""Of the encoder, but not of what it computes in evaluation: dropout, initialization, rate of the recordings."""
+"""Encoder field without effect on the features in evaluation mode: dropout, initialization, sampling rate."""
 PRETRAINING: dict[str, Any] = {"part": "pretraining", "changes_features": False}
-"""Read by pre-training only: decoder, predictor, masks, losses, teachers."""
+"""Field used in pre-training only: decoder, predictor, masking, losses, teachers."""
 CLASSIFIER: dict[str, Any] = {"part": "classifier", "changes_features": False}
-"""Of the classifier on top of the encoder."""
-SAME_NUMBERS: dict[str, Any] = {"changes_numbers": False}
-"""Decides how something is computed and not what: a run goes on with another value."""
+"""Field of the classifier on top of the encoder."""
+EXECUTION_ONLY: dict[str, Any] = {"changes_numbers": False}
+"""Field that selects an implementation without changing its result: a run may be resumed with another value."""
 
 
-# ... and its range, which `EcgConfig.validate_architecture` checks.
-def must(words: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
+# ... and the values it accepts, checked by `EcgConfig.validate_architecture`.
+def valid_if(requirement: str, is_valid: Callable[[Any], bool]) -> dict[str, Any]:
     """
-    Metadata of a field with a range. `None` is never checked.
+    Field metadata that restricts the accepted values. `None` is never checked.
 
     Args:
-        words (`str`): What the refusal says after the name of the field and "must", such as "be at least 1".
-        holds (`Callable`): Whether a value is within the range.
+        requirement (`str`): Completes the error message after the field name, for example "must be at least 1".
+        is_valid (`Callable`): Returns whether a value is accepted.
     """
-    return {"range": (words, holds)}
+    return {"valid_if": (requirement, is_valid)}
 
 
-def at_most(most: int) -> dict[str, Any]:
-    """Metadata of a field that has a greatest value."""
-    return {"most": most}
+def at_most(maximum: int) -> dict[str, Any]:
+    """Field metadata that sets the maximum value."""
+    return {"maximum": maximum}
 
 
-COUNT = must("be at least 1", lambda value: value >= 1)
+COUNT = valid_if("must be at least 1", lambda value: value >= 1)
 LAYERS = COUNT | at_most(MAX_LAYERS)
 SAMPLING_RATE = COUNT | at_most(MAX_SAMPLING_RATE)
-RATE = must("be at least 0 and below 1", lambda value: 0 <= value < 1)
-"""A dropout or the like."""
-POSITIVE = must("be positive and finite", lambda value: 0 < value < float("inf"))
-LOSS_WEIGHT = must("not be negative and must be finite", lambda value: 0 <= value < float("inf"))
+RATE = valid_if("must be at least 0 and below 1", lambda value: 0 <= value < 1)
+"""Dropout, stochastic depth and label smoothing."""
+POSITIVE = valid_if("must be positive and finite", lambda value: 0 < value < float("inf"))
+LOSS_WEIGHT = valid_if("must be non-negative and finite", lambda value: 0 <= value < float("inf"))
 ACTIVATION: dict[str, Any] = {"choices": tuple(ACT2FN)}
 
 
-def sizes(prefix: str = "", *, width: int, layers: int, heads: int, inner: int) -> dict[str, Any]:
-    """Fields that say how large a transformer is, for presets."""
-    named = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
-    return {f"{prefix}{name}": size for name, size in {**named, "intermediate_size": inner}.items()}
+def transformer_sizes(prefix: str = "", *, width: int, layers: int, heads: int, inner: int) -> dict[str, Any]:
+    """Size fields of a transformer, for presets."""
+    values = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return {f"{prefix}{name}": size for name, size in {**values, "intermediate_size": inner}.items()}
 
 
 AttentionForm = Literal["auto", "dense", "sparse"]
-"""How attention that leaves pairs out is computed, `attention_form` in every config that has it: `"dense"` scores
-every pair and masks most, `"sparse"` scores only those that may attend to each other, and `"auto"` is the one that was
-measured to pay. The numbers are the same up to rounding."""
+"""Implementation of masked attention: `"dense"` computes all scores and masks most of them, `"sparse"` computes only
+the allowed pairs, and `"auto"` selects the faster one by measurement. Results agree up to rounding."""
 
 _Config = TypeVar("_Config", bound=PreTrainedConfig)
 
 
 def strict_config(cls: type[_Config]) -> type[_Config]:
     """
-    A strict dataclass, whose refusals of values are plain: the `ValueError` of the check itself, and one sentence for
-    a value that is none of the choices of a `Literal`. Decorates each class of configs.
+    Class decorator for configs: a `huggingface_hub` strict dataclass with readable errors.
+
+    Validation raises the original `ValueError` instead of a wrapper, and a value outside the choices of a `Literal`
+    raises one that lists the choices.
     """
     strict(cls)
     validate, set_field = cls.validate, cls.__setattr__  # type: ignore[attr-defined]
-    choices = {one.name: found for one in fields(cls) if (found := _choices(one.type))}
+    choices = {item.name: options for item in fields(cls) if (options := _literal_choices(item.type))}
 
     @wraps(validate)
     def plain_validate(self: Any) -> None:
@@ -111,62 +112,62 @@ def strict_config(cls: type[_Config]) -> type[_Config]:
         except StrictDataclassFieldValidationError as error:
             if name not in choices:
                 raise
-            raise _no_choice(name, value, choices[name]) from error
+            raise _invalid_choice(name, value, choices[name]) from error
 
     cls.validate, cls.__setattr__ = plain_validate, plain_setattr  # type: ignore[attr-defined, method-assign]
     return cls
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
-    """What a `Literal` allows, alone or beside `None`."""
-    literals = [kind, *get_args(kind)]
-    return next((get_args(one) for one in literals if get_origin(one) is Literal), ())
+def _literal_choices(annotation: Any) -> tuple[str, ...]:
+    """Choices of a `Literal` or of an optional `Literal`, empty for other annotations."""
+    candidates = [annotation, *get_args(annotation)]
+    return next((get_args(candidate) for candidate in candidates if get_origin(candidate) is Literal), ())
 
 
-def _no_choice(name: str, value: Any, choices: Iterable[str]) -> ValueError:
+def _invalid_choice(name: str, value: Any, choices: Iterable[str]) -> ValueError:
     return ValueError(f"{name} must be one of {', '.join(choices)}, got {short(value)}.")
 
 
 @strict_config
 class EcgConfig(PreTrainedConfig):
     r"""
-    What the configs of all systems share. A subclass is decorated with [`strict_config`], lies in
-    `configuration_<model_type>.py`, beside the models in `modeling_<model_type>.py`, and states its `model_type`,
-    `presets`, `auto_classes` and own fields; each field says in its metadata which part it belongs to.
+    Base class of all configs. A subclass is decorated with [`strict_config`] and defined in
+    `configuration_<model_type>.py`, next to `modeling_<model_type>.py`. It sets `model_type`, `presets`,
+    `auto_classes` and its own fields, whose metadata names the part that they configure.
 
     Class attributes:
 
-    - **presets** (`dict[str, dict[str, Any]]`) -- Fields that differ from the defaults, by name of the size.
-    - **auto_classes** (`dict[str, str]`) -- Names of the system's models, by Auto class. Every folder that a model is
-      saved to names all of them, whichever was saved.
+    - **presets** (`dict[str, dict[str, Any]]`) -- Model sizes: the fields that differ from the defaults, by name.
+    - **auto_classes** (`dict[str, str]`) -- Names of the model classes, by Auto class. `config.json` lists all of
+      them, whichever model is saved.
 
     Args:
         sampling_rate (`int`, *optional*, defaults to 100):
-            Rate of the recordings [Hz].
+            Sampling rate of the recordings [Hz].
         lead_names (`list[str]`, *optional*, defaults to the twelve standard leads):
-            The leads, in the order of the model's inputs and outputs.
+            Names of the leads, in the order of the model's inputs and outputs.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Added to the variance in layer normalizations.
+            Epsilon of the layer normalizations.
         head_type (`str`, *optional*, defaults to `"mean"`):
-            How the classifier summarizes the encoder's states: `"mean"`, over what is there.
+            How the classifier pools the lead states: `"mean"` averages the present leads.
         classifier_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout of what the classifiers read.
+            Dropout probability before the classification layer.
         problem_type (`str`, *optional*):
-            What the classifier learns, which decides its loss: `"multi_label_classification"`, labels that are
-            independent of each other, since a recording may have several diagnoses; `"single_label_classification"`,
-            one class; or `"regression"`, values. By default the first labels decide: class numbers are one class, a
-            single label without a name (`num_labels=1`) is a value, anything else is independent labels.
+            Task of the classifier, which selects the loss: `"multi_label_classification"` (independent labels),
+            `"single_label_classification"` (exclusive classes) or `"regression"`. By default it is inferred from the
+            first labels: integer class indices mean one class per recording, a single unnamed label (`num_labels=1`)
+            means regression, and anything else means independent labels.
         label_thresholds (`dict[str, float]`, *optional*):
-            From which probability on a label counts as found, for labels by name: chosen on validation recordings by
-            fine-tuning. A label that is not in it has 0.5.
+            Probability from which a label is predicted positive, by label name. Fine-tuning selects the thresholds on
+            the validation set; labels without an entry use 0.5.
 
     Raises:
-        `ValueError`: if fields contradict each other or a value is out of range.
+        `ValueError`: if a value is out of range or fields contradict each other.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     auto_classes: ClassVar[dict[str, str]] = {}
-    # Of the outputs, what Trainer does not collect: predictions are the logits alone.
+    # Trainer returns only the logits as predictions.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
 
     sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES | SAMPLING_RATE)
@@ -188,28 +189,28 @@ class EcgConfig(PreTrainedConfig):
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
         """
-        A configuration of a named size.
+        Build the configuration of a named model size.
 
         Args:
             name (`str`):
-                One of `presets`.
+                Key of `presets`.
             overrides:
-                Fields that differ from the preset.
+                Fields to set on top of the preset.
 
         Raises:
-            `ValueError`: if there is no such preset.
+            `ValueError`: if the preset does not exist.
         """
         if name not in cls.presets:
-            raise ValueError(f"There is no preset {name!r}: choose one of {', '.join(cls.presets)}.")
+            raise ValueError(f"Unknown preset {name!r}: choose one of {', '.join(cls.presets)}.")
         return cls(**{**cls.presets[name], **overrides})
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """
-        Build from a dictionary, as [`PreTrainedConfig.from_dict`] does; `from_pretrained` and `AutoConfig` come here.
+        Build from a dictionary, see [`PreTrainedConfig.from_dict`]. `from_pretrained` and `AutoConfig` use it.
 
-        The installed class leaves `custom_pipelines` out: `pipeline` would refuse such a config unless it may run the
-        file in the folder, and the task that the file brings is registered where the package is installed.
+        The installed class drops `custom_pipelines`: otherwise `pipeline` would require `trust_remote_code=True` for a
+        task that the installed package has already registered.
         """
         if not cls.__module__.startswith("transformers_modules"):
             config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
@@ -224,15 +225,16 @@ class EcgConfig(PreTrainedConfig):
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """
-        Save to a folder, as [`PreTrainedConfig.save_pretrained`] does.
+        Save to a folder, see [`PreTrainedConfig.save_pretrained`].
 
-        A pipeline is named only in a folder that holds its file: the pipeline puts it there before it saves the model.
+        `custom_pipelines` is written only if the folder contains the pipeline's code, which a pipeline saves before
+        its model.
         """
-        # A config that came from a Hub repository points to the code there; the saved folder holds its own.
+        # The `auto_map` of a config loaded from the Hub refers to that repository; the saved folder has its own code.
         self.auto_map = self._own_auto_map()
         self._align_labels()
         pipelines: Mapping[str, Any] | None = vars(self).pop("custom_pipelines", None)
-        files = [Path(save_directory, f"{one['impl'].split('.')[0]}.py") for one in (pipelines or {}).values()]
+        files = [Path(save_directory, f"{task['impl'].split('.')[0]}.py") for task in (pipelines or {}).values()]
         try:
             if pipelines and all(file.is_file() for file in files):
                 self.custom_pipelines = pipelines
@@ -243,7 +245,7 @@ class EcgConfig(PreTrainedConfig):
 
     @classmethod
     def _own_auto_map(cls) -> dict[str, str]:
-        """The `auto_map` of a folder that holds the code."""
+        """`auto_map` of a folder that contains the model code."""
         module = cls.__module__.split(".")[-1]
         models = module.replace("configuration_", "modeling_", 1)
         names = {auto_class: f"{models}.{name}" for auto_class, name in cls.auto_classes.items()}
@@ -253,42 +255,42 @@ class EcgConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """
-        Refuse values that no model can be built from. Runs when a config is made and when it is saved, as the hook of
-        transformers for this; models call it, too, since fields may have been set since the config was made.
+        Validate the configuration. transformers calls this hook when a config is created or saved; models call it
+        again because fields may have been changed in between.
 
         Raises:
-            `ValueError`: if fields contradict each other or a value is out of range.
+            `ValueError`: if a value is out of range or fields contradict each other.
         """
         super().validate_architecture()
-        for one in fields(self):
-            value, rules = getattr(self, one.name), one.metadata
+        for item in fields(self):
+            name, value, metadata = item.name, getattr(self, item.name), item.metadata
             if value is None:
                 continue
-            words, holds = rules.get("range", ("", None))
-            if holds and not holds(value):
-                raise ValueError(f"{one.name} must {words}, got {value}.")
-            if "most" in rules and not value <= rules["most"]:
-                raise ValueError(f"{one.name} must be at most {rules['most']}, got {short(value)}.")
-            if "choices" in rules and value not in rules["choices"]:
-                raise _no_choice(one.name, value, rules["choices"])
+            requirement, is_valid = metadata.get("valid_if", ("", None))
+            if is_valid and not is_valid(value):
+                raise ValueError(f"{name} {requirement}, got {value}.")
+            if "maximum" in metadata and not value <= metadata["maximum"]:
+                raise ValueError(f"{name} must be at most {metadata['maximum']}, got {short(value)}.")
+            if "choices" in metadata and value not in metadata["choices"]:
+                raise _invalid_choice(name, value, metadata["choices"])
         if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
-            raise ValueError(f"lead_names must name at least one lead and each only once, got {self.lead_names}.")
+            raise ValueError(f"lead_names must contain at least one lead and no duplicates, got {self.lead_names}.")
         for name, threshold in (self.label_thresholds or {}).items():
             if not 0 <= threshold <= 1:
-                raise ValueError(f"label_thresholds must lie between 0 and 1, got {threshold} for {name!r}.")
+                raise ValueError(f"label_thresholds must be between 0 and 1, got {threshold} for {name!r}.")
 
     def _check_transformers(self, prefixes: Iterable[str], rows: int, multiple_of: int = 1) -> None:
         """
-        Refuse sizes of which no transformers can be built.
+        Validate the sizes of the model's transformers.
 
         Args:
             prefixes (`Iterable[str]`):
-                Of the parts of the model, each with `hidden_size`, `num_hidden_layers`, `num_attention_heads` and
-                `intermediate_size`.
+                Field prefixes of the transformers. Each has `hidden_size`, `num_hidden_layers`, `num_attention_heads`
+                and `intermediate_size`.
             rows (`int`):
-                Of the widest part's embeddings and positions, all together.
+                Total number of rows in the embedding tables of the largest transformer.
             multiple_of (`int`, *optional*, defaults to 1):
-                What the widths must be a multiple of for sines and cosines as positions.
+                Divisor of the hidden sizes, as sinusoidal position embeddings require.
         """
         count = 0
         for prefix in prefixes:
@@ -298,107 +300,102 @@ class EcgConfig(PreTrainedConfig):
             )
             if width % heads:
                 raise ValueError(
-                    f"{prefix}hidden_size={width} is not a multiple of {prefix}num_attention_heads={heads}."
+                    f"{prefix}hidden_size={width} must be divisible by {prefix}num_attention_heads={heads}."
                 )
             if width % multiple_of:
                 raise ValueError(
-                    f"{prefix}hidden_size={width} is not a multiple of {multiple_of}, as the positions need it."
+                    f"{prefix}hidden_size={width} must be divisible by {multiple_of} for its sinusoidal positions."
                 )
-            count += count_weights(width, layers, inner, rows)
-        check_num_weights(count)
+            count += estimate_num_parameters(width, layers, inner, rows)
+        check_num_parameters(count)
 
-    def _check_pieces(self, num_samples: int, name: str) -> int:
-        """
-        Tokens of all leads in a window that is cut into pieces, whose length the field `name` holds: one of each lead.
-        Refuses a window that is no whole number of pieces, or has too many.
-        """
-        piece = getattr(self, name)
-        if num_samples % piece:
-            raise ValueError(f"{name}={piece} does not divide num_samples={num_samples}: choose one that does.")
-        tokens = self.num_leads * (num_samples // piece)
+    def _count_patches(self, num_samples: int, name: str) -> int:
+        """Number of patches of all leads in a window; the field `name` holds the patch length. Validates both."""
+        length = getattr(self, name)
+        if num_samples % length:
+            raise ValueError(f"num_samples={num_samples} must be divisible by {name}={length}.")
+        tokens = self.num_leads * (num_samples // length)
         if tokens > MAX_TOKENS:
             raise ValueError(
-                f"num_samples={num_samples} with {name}={piece} gives {tokens} tokens, and a recording may have "
-                f"{MAX_TOKENS}: choose longer pieces or a shorter window."
+                f"num_samples={num_samples} with {name}={length} results in {tokens} tokens, but at most {MAX_TOKENS} "
+                f"are allowed: increase {name} or shorten the window."
             )
         return tokens
 
-    def _check_common_fields(self, others: Mapping[str, Any]) -> None:
+    def _check_common_fields(self, extra_fields: Mapping[str, Any]) -> None:
         """
-        Refuse values of fields that every config has, which [`PreTrainedConfig`] takes as they come.
-
-        `label2id` is filled in from `id2label` where it is left out.
+        Validate the fields of [`PreTrainedConfig`], which does not check them, and fill in `label2id`.
 
         Args:
-            others (`Mapping[str, Any]`): What the file holds beside the fields.
+            extra_fields (`Mapping[str, Any]`): Entries of the config file that are not dataclass fields.
         """
-        for name, value in others.items():
-            taken = getattr(type(self), name, None)
-            if callable(taken) or (isinstance(taken, property) and taken.fset is None):
-                raise ValueError(f"{name} is no field of {type(self).__name__}: leave it out.")
+        for name, value in extra_fields.items():
+            attribute = getattr(type(self), name, None)
+            if callable(attribute) or (isinstance(attribute, property) and attribute.fset is None):
+                raise ValueError(f"{name} is not a field of {type(self).__name__}: remove it.")
             if name == "num_labels" and not (value is None and self.id2label is not None):
                 _check_num_labels(value)
             if name == "auto_map" and not _is_dictionary(value or {}, str):
-                raise ValueError(f"auto_map must name a class for each Auto class, got {short(value)}.")
-        for name, dtype in (("dtype", self.dtype), ("torch_dtype", others.get("torch_dtype"))):
-            # A dtype of torch is no string.
+                raise ValueError(f"auto_map must map Auto classes to class names, got {short(value)}.")
+        for name, dtype in (("dtype", self.dtype), ("torch_dtype", extra_fields.get("torch_dtype"))):
+            # `torch.dtype` is not a string.
             if dtype is not None and str(dtype).removeprefix("torch.") not in _DTYPES:
-                raise _no_choice(name, dtype, _DTYPES)
+                raise _invalid_choice(name, dtype, _DTYPES)
         names = self.architectures
-        if names is not None and not (isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)):
-            raise ValueError(f"architectures must be a list of names of classes, got {short(names)}.")
-        given = self.label2id
+        if not (names is None or (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names))):
+            raise ValueError(f"architectures must be a list of class names, got {short(names)}.")
+        label2id = self.label2id
         self._align_labels()
-        numbers = self.label2id if self.id2label is not None else None
-        # The names that transformers gives by default say nothing of those in id2label.
-        by_default = isinstance(given, Mapping) and all(name == f"LABEL_{number}" for name, number in given.items())
-        if given is not None and given != numbers and not by_default:
-            raise ValueError(
-                f"label2id must give the numbers that id2label gives, or be left out, got {short(given)}."
-            )
+        expected = self.label2id if self.id2label is not None else None
+        # The default names of transformers carry no information.
+        is_default = isinstance(label2id, Mapping) and all(
+            name == f"LABEL_{index}" for name, index in label2id.items()
+        )
+        if label2id is not None and label2id != expected and not is_default:
+            raise ValueError(f"label2id must be the inverse of id2label or be omitted, got {short(label2id)}.")
 
     def _align_labels(self) -> None:
-        """Have `label2id` follow from `id2label`, which alone may have been set."""
+        """Derive `label2id` from `id2label`, which may have been set alone."""
         labels = self.id2label
         if labels is None:
             return
         keys = sorted(int(key) for key in labels if str(key).isdecimal()) if _is_dictionary(labels, str) else None
         if keys is None or keys != list(range(len(labels))) or len(keys) > MAX_LABELS:
-            raise ValueError(f"id2label must name labels by their numbers from 0 on, got {short(labels)}.")
+            raise ValueError(f"id2label must map consecutive indices from 0 to label names, got {short(labels)}.")
         if len(set(labels.values())) < len(labels):
-            raise ValueError(f"id2label must name each label differently, got {short(labels)}.")
+            raise ValueError(f"id2label must not contain duplicate names, got {short(labels)}.")
         self.label2id = {name: int(key) for key, name in labels.items()}
 
 
-def count_weights(width: int, layers: int, inner: int, rows: int) -> int:
-    """About how many weights the layers of a transformer have, and `rows` embeddings."""
+def estimate_num_parameters(width: int, layers: int, inner: int, rows: int) -> int:
+    """Approximate number of parameters of transformer layers and of embedding tables with `rows` rows in total."""
     return layers * (4 * width * width + 2 * width * inner) + rows * width
 
 
-def check_num_weights(count: int) -> None:
+def check_num_parameters(count: int) -> None:
     """
-    Refuse sizes that together ask for more weights than [`MAX_WEIGHTS`].
+    Reject a model with more than [`MAX_PARAMETERS`] parameters.
 
     Raises:
-        `ValueError`: if they do.
+        `ValueError`: if `count` is too large.
     """
-    if count > MAX_WEIGHTS:
+    if count > MAX_PARAMETERS:
         raise ValueError(
-            f"the sizes ask for about {count:.2g} weights, and a model may have {MAX_WEIGHTS:.2g}: choose smaller "
-            "widths, lengths or numbers of layers."
+            f"the model would have about {count:.2g} parameters, but at most {MAX_PARAMETERS:.2g} are allowed: reduce "
+            "its widths, lengths or number of layers."
         )
 
 
 def _check_num_labels(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LABELS:
-        raise ValueError(f"num_labels must be a whole number from 0 to {MAX_LABELS}, got {short(value)}.")
+        raise ValueError(f"num_labels must be an integer between 0 and {MAX_LABELS}, got {short(value)}.")
 
 
-def _is_dictionary(value: Any, of: type) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(one, of) for one in value.values())
+def _is_dictionary(value: Any, value_type: type) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(item, value_type) for item in value.values())
 
 
-# Saved folders hold the code. A subclass inherits this.
+# Saved folders contain the code. Subclasses inherit this.
 EcgConfig.register_for_auto_class()
 
 __all__ = ["EcgConfig", "strict_config"]

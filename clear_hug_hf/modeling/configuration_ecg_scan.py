@@ -23,46 +23,46 @@ from .configuration_ecg import (
     STANDARD_LEAD_NAMES,
     EcgConfig,
     at_most,
-    check_num_weights,
-    count_weights,
-    must,
-    sizes,
+    check_num_parameters,
+    estimate_num_parameters,
     strict_config,
+    transformer_sizes,
+    valid_if,
 )
 from .configuration_ecg_jepa import EcgJepaConfig
 
 
-# Encoders of signals that may be teachers. Imported here by name: a saved folder holds, and transformers loads, only
-# the files that are imported from the first one on.
-SIGNAL_CONFIGS: dict[str, type[EcgConfig]] = {one.model_type: one for one in (ClearHugConfig, EcgJepaConfig)}
+# Signal encoders that can be teachers. They are imported explicitly because transformers saves and loads only files
+# that are reachable through relative imports.
+SIGNAL_CONFIGS: dict[str, type[EcgConfig]] = {config.model_type: config for config in (ClearHugConfig, EcgJepaConfig)}
 MAX_SIDE = 4096
-"""Greatest height and width of a page [px]."""
+"""Maximum height and width of a page [px]."""
 
-# What widths and depths are called in configs of transformers.
+# Common names of size fields in the configs of transformers.
 _WIDTHS = ("hidden_size", "hidden_sizes", "embed_dim", "embed_dims", "d_model", "dim", "embedding_size")
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths", "depth")
 _INNER = ("intermediate_size", "intermediate_sizes", "d_ff", "ffn_dim", "mlp_dim")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 _ROWS = ("vocab_size", "type_vocab_size")
-# Rotary positions are computed: no table holds them.
+# Rotary position embeddings have no table.
 _ROTARY = ("rope_parameters", "rope_theta")
-_LARGEST_NUMBER = 2**24
+_MAX_INTEGER = 2**24
 
-# A text encoder that reads bytes (ByT5's tokenizer, which needs no vocabulary file).
-_TINY_TEXT = sizes(width=64, layers=2, heads=4, inner=128) | {
+# Byte-level text encoder, for the tokenizer of ByT5, which needs no vocabulary file.
+_TINY_TEXT = transformer_sizes(width=64, layers=2, heads=4, inner=128) | {
     "model_type": "bert",
     "vocab_size": 384,
     "max_position_embeddings": 256,
     "type_vocab_size": 1,
     "pad_token_id": 0,
 }
-_CLIP_LARGE = sizes(width=1024, layers=24, heads=16, inner=4096) | {
+_CLIP_LARGE = transformer_sizes(width=1024, layers=24, heads=16, inner=4096) | {
     "model_type": "clip_vision_model",
     "patch_size": 14,
     "image_size": 336,
     "projection_dim": 768,
 }
-_CLIP_BASE = sizes(width=768, layers=12, heads=12, inner=3072) | {
+_CLIP_BASE = transformer_sizes(width=768, layers=12, heads=12, inner=3072) | {
     "model_type": "clip_vision_model",
     "patch_size": 16,
     "image_size": 224,
@@ -73,80 +73,80 @@ _CLIP_BASE = sizes(width=768, layers=12, heads=12, inner=3072) | {
 @strict_config
 class EcgScanConfig(EcgConfig):
     r"""
-    Configuration of [`EcgScanModel`], [`EcgScanForPreTraining`] and [`EcgScanForImageClassification`]: an
-    implementation of the published idea of ECG-Scan ("Learning ECG Image Representations via Dual Physiological-Aware
-    Alignments", Pham et al., arXiv 2604.01526). Of the paper only the abstract could be read, and no code was found;
-    where it is silent, these are our choices. Each field says which: [READ] in the abstract or the authors' model
-    card, [INFER] from them, [CHOICE] ours.
+    Configuration of [`EcgScanModel`], [`EcgScanForPreTraining`] and [`EcgScanForImageClassification`]: an independent
+    implementation of the idea of ECG-Scan (Pham et al., 2026, arXiv 2604.01526). Only the abstract of the paper and
+    the authors' model card were available, and no code. Fields marked [paper] follow the abstract or the model card,
+    fields marked [inferred] are inferred from them, and all other defaults are our choice.
 
     Args:
         vision_config (`dict` or [`PreTrainedConfig`], *optional*):
-            Config of any vision backbone of transformers, with its `model_type`. By default CLIP ViT-L/14 at 336 px
-            [INFER from the released card's processor]; initial weights are [CHOICE].
+            Config of any vision backbone of transformers, with its `model_type`. Defaults to CLIP ViT-L/14 at 336 px
+            [inferred from the processor of the released model].
         signal_config (`dict`, [`ClearHugConfig`] or [`EcgJepaConfig`], *optional*):
-            Config of the signal teacher: an encoder of this package [CHOICE; the authors' is probably D-BETA]. Without
-            it the model holds no signal encoder, and reads `signal_embeds`.
+            Config of the signal teacher, an encoder of this package (the authors' teacher is probably D-BETA). Without
+            it the model has no signal encoder and accepts `signal_embeds` instead.
         text_config (`dict` or [`PreTrainedConfig`], *optional*):
-            Config of any text encoder of transformers [CHOICE; the authors' is probably flan-t5]. Without it the model
-            reads `text_embeds`, or no texts.
+            Config of any text encoder of transformers (the authors' encoder is probably Flan-T5). Without it the model
+            has no text encoder and accepts `text_embeds` instead.
         signal_embed_dim, text_embed_dim (`int`, *optional*):
-            Width of the embeddings of signals and texts; follows from the towers where they are there.
+            Size of the signal and text embeddings before projection; set automatically if the encoder is part of the
+            model.
         lead_names (`list[str]`, *optional*, defaults to the 12 leads):
             Leads of the reconstruction.
         sampling_rate (`int`, *optional*, defaults to 100):
-            Rate of the reconstruction [Hz] [CHOICE: a page of 336 px carries about 30 px per second].
+            Sampling rate of the reconstruction [Hz]. A page of 336 px shows about 30 px per second.
         num_samples (`int`, *optional*, defaults to 1000):
             Length of the reconstruction [samples].
         image_size (`list[int]`, *optional*, defaults to `[336, 336]`):
-            Height and width of the pages that the model reads [px]; a page is resized straight to it, never cropped.
+            Height and width of the input pages [px]. Pages are resized without cropping.
         image_pooling (`str`, *optional*, defaults to `"pooler"`):
-            What stands for a page: the tower's own `"pooler"` (of CLIP the normalized class token, of convolutions the
-            mean) [CHOICE], its `"first"` token, or the `"mean"` of its tokens.
+            Pooling of the page: `"pooler"` for the pooler of the vision tower (the normalized class token of CLIP, the
+            mean of convolutional towers), `"first"` for its first token, or `"mean"` for the mean of its tokens.
         text_pooling (`str`, *optional*, defaults to `"mean"`):
-            What stands for a text: the `"mean"` of its tokens or its `"first"`; padding counts in neither [CHOICE].
+            Pooling of the text: `"mean"` of its tokens without padding, or its `"first"` token.
         projection_dim (`int`, *optional*, defaults to 512):
-            Width of the shared space [CHOICE: that of GRAM].
+            Size of the shared embedding space, as in GRAM (Cicchetti et al., 2024).
         freeze_vision (`bool`, *optional*, defaults to `False`):
-            Whether the vision tower stays as it is; its heads are trained.
+            Whether to freeze the vision tower. Its projection and the decoder are trained.
         freeze_signal (`bool`, *optional*, defaults to `True`):
-            Whether the signal teacher stays as it is [INFER: "gold-standard"]. Its head is trained: with strictly
-            frozen embeddings recordings whose signal and text agree look close to every page, in the plain volume.
+            Whether to freeze the signal teacher [inferred from "gold-standard"]. Its projection is trained: with fixed
+            embeddings, recordings whose signal and text agree would have a small volume with every page.
         freeze_text (`bool`, *optional*, defaults to `False`):
-            Whether the text encoder stays as it is. A small one that was never pre-trained must learn [CHOICE].
+            Whether to freeze the text encoder. A randomly initialized one must be trained.
         decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size (`int`,
-            *optional*, default to 384, 4, 6 and 1536): Of the decoder that draws the 12 leads from the page's tokens
-            [CHOICE].
+            *optional*, default to 384, 4, 6 and 1536):
+            Hidden size, number of layers, number of attention heads and feed-forward size of the decoder that
+            reconstructs the 12 leads from the page tokens.
         decoder_query_samples (`int`, *optional*, defaults to 40):
-            Samples that one query of the decoder gives [CHOICE: 0.4 s]; divides `num_samples`.
+            Samples per decoder query (0.4 s). Must divide `num_samples`.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Added to the variance in the decoder's layer normalizations.
+            Epsilon of the decoder's layer normalizations.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the normal distribution that heads and decoder start from.
+            Standard deviation of the normal initialization of projections and decoder.
         volume_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the Gramian volume contrast [READ in a third party's summary; weight CHOICE].
+            Weight of the Gramian volume contrastive loss [paper].
         pairwise_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the pairwise contrast of page and signal, and of page and text [CHOICE: the volume does not know
-            a vector from its opposite, so that cosines mean nothing without it].
+            Weight of the pairwise contrastive losses of page and signal, and of page and text. The volume does not
+            change if a vector is negated, so that cosine similarities are meaningless without this term.
         reconstruction_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the reconstruction of the 12 leads, Huber's loss [mV^2] over the square of `huber_delta` [READ:
-            there is one; form and weight CHOICE].
+            Weight of the reconstruction loss of the 12 leads [paper]: the Huber loss [mV^2] divided by
+            `huber_delta ** 2`.
         lead_weight (`float`, *optional*, defaults to 0.1):
-            Weight of the soft lead constraint, the mean square of its residuals [mV^2] over the square of
-            `huber_delta` [READ: there is one; form and weight CHOICE].
+            Weight of the soft lead constraint [paper]: the mean squared residual [mV^2] divided by `huber_delta ** 2`.
         normalize_volume (`bool`, *optional*, defaults to `False`):
-            Divide the volume by the area that signal and text span, which no page can change [CHOICE].
+            Divide the volume by the area spanned by signal and text, which does not depend on the page.
         huber_delta (`float`, *optional*, defaults to 0.1):
-            Error above which the reconstruction's loss grows linearly [mV], and the unit of reconstruction and lead
-            constraint: in mV^2 both would vanish beside the contrasts. At 0.1 a weight of 1 is 100 per mV^2, so that
-            another value weighs both terms anew [CHOICE].
+            Threshold between the quadratic and the linear part of the Huber loss [mV], and the unit of reconstruction
+            loss and lead constraint: in mV^2 both would be negligible compared with the contrastive losses. Changing
+            it rescales both terms.
         unseen_weight (`float`, *optional*, defaults to 0.25):
-            Weight of samples that the page does not show, beside 1 for the others [CHOICE].
+            Reconstruction weight of samples that are not visible on the page; visible ones have weight 1.
         label_smoothing (`float`, *optional*, defaults to 0.1):
-            Of both contrasts [CHOICE: that of GRAM].
+            Label smoothing of the contrastive losses, as in GRAM.
         temperature_init (`float`, *optional*, defaults to 0.07):
-            Where the learned temperatures begin [CHOICE: that of GRAM].
+            Initial value of the learned temperatures, as in GRAM.
         head_type, classifier_dropout, problem_type, label_thresholds:
-            As in [`EcgConfig`]; the head reads the page's pooled feature.
+            See [`EcgConfig`]. The head reads the pooled feature of the page.
 
     Example:
 
@@ -164,8 +164,8 @@ class EcgScanConfig(EcgConfig):
         "AutoModelForImageClassification": "EcgScanForImageClassification",
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # For demonstrations and tests: learns on two CPU cores within minutes. A small ResNet, since convolutions
-        # learn from a thousand pages what a vision transformer does not.
+        # For demonstrations and tests: trains on two CPU cores within minutes. A small ResNet, because a vision
+        # transformer does not learn from a thousand pages.
         "tiny": {
             "vision_config": {
                 "model_type": "resnet",
@@ -178,18 +178,18 @@ class EcgScanConfig(EcgConfig):
             "image_size": [192, 256],
             "projection_dim": 128,
             "decoder_query_samples": 100,
-            **sizes("decoder_", width=128, layers=2, heads=4, inner=256),
+            **transformer_sizes("decoder_", width=128, layers=2, heads=4, inner=256),
         },
         "base": {"vision_config": _CLIP_BASE, "text_config": _TINY_TEXT, "image_size": [224, 224]},
-        # The tower whose processor the released model names (CLIP ViT-L/14 at 336 px).
+        # CLIP ViT-L/14 at 336 px, as in the processor of the released model.
         "large": {"image_size": [336, 336]},
     }
-    # Of transformers: through these, how attention is computed reaches the towers.
+    # transformers propagates the attention implementation to these.
     sub_configs: ClassVar[dict[str, Any]] = dict.fromkeys(
         ("vision_config", "signal_config", "text_config"), AutoConfig
     )
 
-    # Dictionaries become configs below.
+    # `__post_init__` converts dictionaries to configs.
     vision_config: Any = field(default=None, metadata=ENCODER)
     signal_config: Any = field(default=None, metadata=PRETRAINING)
     text_config: Any = field(default=None, metadata=PRETRAINING)
@@ -223,7 +223,7 @@ class EcgScanConfig(EcgConfig):
     normalize_volume: bool = field(default=False, metadata=PRETRAINING)
     huber_delta: float | int = field(default=0.1, metadata=PRETRAINING | POSITIVE)
     unseen_weight: float | int = field(
-        default=0.25, metadata=PRETRAINING | must("lie between 0 and 1", lambda value: 0 <= value <= 1)
+        default=0.25, metadata=PRETRAINING | valid_if("must be between 0 and 1", lambda value: 0 <= value <= 1)
     )
     label_smoothing: float | int = field(default=0.1, metadata=PRETRAINING | RATE)
     temperature_init: float | int = field(default=0.07, metadata=PRETRAINING | POSITIVE)
@@ -242,105 +242,104 @@ class EcgScanConfig(EcgConfig):
 
     @property
     def num_queries(self) -> int:
-        """`int`: Queries of the decoder for one lead."""
+        """`int`: Number of decoder queries per lead."""
         return self.num_samples // self.decoder_query_samples
 
     @property
     def hidden_size(self) -> int:
-        """`int`: Width of the vision tower's tokens."""
+        """`int`: Hidden size of the vision tower."""
         vision = self.vision_config
-        sizes = getattr(vision, "hidden_sizes", None)
-        return int(sizes[-1] if sizes else getattr(vision, "hidden_size", 0))
+        stage_sizes = getattr(vision, "hidden_sizes", None)
+        return int(stage_sizes[-1] if stage_sizes else getattr(vision, "hidden_size", 0))
 
     @property
     def num_hidden_layers(self) -> int:
-        """`int`: Layers of the vision tower, or stages of a convolutional one."""
+        """`int`: Number of layers of the vision tower, or of stages if it is convolutional."""
         vision = self.vision_config
         depths = getattr(vision, "depths", None)
         return len(depths) if depths else int(getattr(vision, "num_hidden_layers", 0))
 
     def validate_architecture(self) -> None:
-        """As in [`EcgConfig`]."""
+        """See [`EcgConfig.validate_architecture`]."""
         super().validate_architecture()
         for name in ("vision_config", "text_config"):
             if getattr(self, name) is not None:
                 _check_tower(name, getattr(self, name).to_dict(), type(getattr(self, name)))
         if not self.hidden_size or not self.num_hidden_layers:
             raise ValueError(
-                f"vision_config is a {self.vision_config.model_type}, which names no width and depth of tokens of an "
-                "image: choose a vision backbone."
+                f"vision_config is of type {self.vision_config.model_type!r}, which defines no hidden size and number "
+                "of layers: use a vision backbone."
             )
-        embedded = self.hidden_size + (self.signal_embed_dim or 0) + (self.text_embed_dim or 0)
-        check_num_weights(self.projection_dim * embedded)
+        embed_dims = self.hidden_size + (self.signal_embed_dim or 0) + (self.text_embed_dim or 0)
+        check_num_parameters(self.projection_dim * embed_dims)
         rows = self.hidden_size + self.decoder_query_samples + self.num_leads
         self._check_transformers(("decoder_",), rows, multiple_of=4)
-        self._check_pieces(self.num_samples, "decoder_query_samples")
+        self._count_patches(self.num_samples, "decoder_query_samples")
         if len(self.image_size) != 2 or not all(32 <= side <= MAX_SIDE for side in self.image_size):
             raise ValueError(
-                f"image_size must be height and width of at least 32 px and at most {MAX_SIDE} px, got "
-                f"{list(self.image_size)}."
+                f"image_size must be a height and a width between 32 and {MAX_SIDE} px, got {list(self.image_size)}."
             )
 
 
-def _tower_config(name: str, given: Any) -> PreTrainedConfig:
-    if isinstance(given, PreTrainedConfig):
-        return given
-    model_type = _model_type(name, given)
+def _tower_config(name: str, config: Any) -> PreTrainedConfig:
+    if isinstance(config, PreTrainedConfig):
+        return config
+    model_type = _model_type(name, config)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"{name} has the model_type {model_type!r}: name a model of transformers.")
-    _check_tower(name, given, CONFIG_MAPPING[model_type])
+        raise ValueError(f"{name} has the unknown model_type {model_type!r}: use a model type of transformers.")
+    _check_tower(name, config, CONFIG_MAPPING[model_type])
     try:
-        return CONFIG_MAPPING[model_type](**{key: value for key, value in given.items() if key != "model_type"})
-    except Exception as error:  # each config of transformers has errors of its own
-        raise ValueError(f"{name} is no config of a {model_type}: {' '.join(str(error).split())}") from error
+        return CONFIG_MAPPING[model_type](**{key: value for key, value in config.items() if key != "model_type"})
+    except Exception as error:  # configs of transformers raise various errors
+        raise ValueError(f"{name} is not a valid {model_type} config: {' '.join(str(error).split())}") from error
 
 
-def _model_type(name: str, given: Any) -> str:
-    model_type = given.get("model_type") if isinstance(given, Mapping) else None
+def _model_type(name: str, config: Any) -> str:
+    model_type = config.get("model_type") if isinstance(config, Mapping) else None
     if not isinstance(model_type, str):
-        raise ValueError(f"{name} must be a config or a dictionary with a model_type, got {short(given)}.")
+        raise ValueError(f"{name} must be a config or a dictionary with a model_type, got {short(config)}.")
     return model_type
 
 
-def _signal_config(given: Any) -> PreTrainedConfig | None:
-    if given is None:
+def _signal_config(config: Any) -> PreTrainedConfig | None:
+    if config is None:
         return None
-    model_type = given.model_type if isinstance(given, PreTrainedConfig) else _model_type("signal_config", given)
+    model_type = config.model_type if isinstance(config, PreTrainedConfig) else _model_type("signal_config", config)
     if model_type not in SIGNAL_CONFIGS:
         raise ValueError(
             f"signal_config has the model_type {model_type!r}: choose one of {', '.join(map(repr, SIGNAL_CONFIGS))}."
         )
-    if not isinstance(given, PreTrainedConfig):
-        # `model_type` is the class's; so is where its own code lies, which is this folder.
-        kept = {key: value for key, value in given.items() if key not in ("model_type", "auto_map")}
-        return SIGNAL_CONFIGS[model_type](**kept)
-    return given
+    if not isinstance(config, PreTrainedConfig):
+        # The class defines `model_type`, and its code is in this folder whatever `auto_map` says.
+        fields = {key: value for key, value in config.items() if key not in ("model_type", "auto_map")}
+        return SIGNAL_CONFIGS[model_type](**fields)
+    return config
 
 
 def _check_tower(name: str, settings: Mapping[str, Any], config_class: type) -> None:
     """
-    Refuse a config of transformers, of the field `name`, that asks for what no memory holds, as far as usual names of
-    fields tell. Its class tells whether positions are rotary.
+    Reject a transformers config in the field `name` that describes a model too large for memory, judging by common
+    names of size fields. `config_class` determines whether position embeddings are rotary.
     """
     for key, value in settings.items():
-        if any(abs(number) > _LARGEST_NUMBER for number in _whole_numbers(value)):
-            raise ValueError(f"{name}.{key} must be at most {_LARGEST_NUMBER}, got {short(value)}.")
-    depth = max(sum(_whole_numbers(settings.get(key))) for key in _DEPTHS)
+        if any(abs(number) > _MAX_INTEGER for number in _integers(value)):
+            raise ValueError(f"{name}.{key} must be at most {_MAX_INTEGER}, got {short(value)}.")
+    depth = max(sum(_integers(settings.get(key))) for key in _DEPTHS)
     if depth > MAX_LAYERS:
-        raise ValueError(f"{name} has {depth} layers, and a tower may have {MAX_LAYERS}.")
+        raise ValueError(f"{name} must have at most {MAX_LAYERS} layers, got {depth}.")
     rotary = any(hasattr(config_class, key) for key in _ROTARY)
     width, inner, rows = (
-        max((number for key in keys for number in _whole_numbers(settings.get(key))), default=0)
+        max((number for key in keys for number in _integers(settings.get(key))), default=0)
         for keys in (_WIDTHS, _INNER, _ROWS if rotary else _ROWS + _POSITIONS)
     )
-    check_num_weights(count_weights(width, depth, inner or width, rows))
+    check_num_parameters(estimate_num_parameters(width, depth, inner or width, rows))
 
 
-def _whole_numbers(value: Any) -> Iterator[int]:
-    """The whole numbers in a value, however deep."""
+def _integers(value: Any) -> Iterator[int]:
+    """Yield all integers in a nested value."""
     if isinstance(value, Mapping | list | tuple):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _whole_numbers(one)
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _integers(item)
     elif isinstance(value, int) and not isinstance(value, bool):
         yield value
 

@@ -106,11 +106,11 @@ def test_when_sizes_are_released_ones_then_heads_are_known(
     [
         ("clear_hug", (64, 512), None, "width 64 is not a released size: pass num_attention_heads"),
         ("clear_hug", (768, 48), None, "width 48 is not a released size: pass decoder_num_attention_heads"),
-        ("clear_hug", (768, 512), 7, "hidden_size=768 is not a multiple of num_attention_heads=7"),
+        ("clear_hug", (768, 512), 7, "hidden_size=768 must be divisible by num_attention_heads=7"),
         ("clear_hug", (768, 512), "many", "'num_attention_heads' expected int"),
         ("ecg_jepa", (64, None), None, "width 64 is not a released size: pass num_attention_heads"),
         ("ecg_jepa", (768, 48), None, "width 48 is not a released size: pass predictor_num_attention_heads"),
-        ("ecg_jepa", (64, None), 7, "hidden_size=64 is not a multiple of num_attention_heads=7"),
+        ("ecg_jepa", (64, None), 7, "hidden_size=64 must be divisible by num_attention_heads=7"),
     ],
 )
 def test_when_heads_cannot_be_known_or_do_not_fit_then_one_sentence_says_so(

@@ -171,7 +171,7 @@ def test_when_a_preset_of_pages_is_built_then_it_has_its_size(name, fewest, most
     ],
 )
 def test_when_preset_is_unknown_then_it_is_refused(config_class, names):
-    with pytest.raises(ValueError, match=f"There is no preset 'huge': choose one of {names}"):
+    with pytest.raises(ValueError, match=f"Unknown preset 'huge': choose one of {names}"):
         config_class.preset("huge")
 
 
@@ -188,15 +188,15 @@ def test_when_preset_is_unknown_then_it_is_refused(config_class, names):
         ({"classifier_dropout": -0.1}, "classifier_dropout must be"),
         ({"initializer_range": 0.0}, "initializer_range must be positive"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be positive"),
-        ({"lead_names": []}, "lead_names must name at least one lead"),
-        ({"lead_names": ["II", "II"]}, "each only once"),
+        ({"lead_names": []}, "lead_names must contain at least one lead"),
+        ({"lead_names": ["II", "II"]}, "no duplicates"),
         ({"head_type": "mlp"}, "head_type must be one of .*mean.*, got 'mlp'"),
         (
             {"problem_type": "ranking"},
             "problem_type must be one of regression, single_label_classification, multi_label_classification, got 'ra",
         ),
-        ({"label_thresholds": {"MI": 1.5}}, "label_thresholds must lie between 0 and 1, got 1.5 for 'MI'"),
-        ({"id2label": {0: "MI", 2: "CD"}}, "id2label must name labels by their numbers"),
+        ({"label_thresholds": {"MI": 1.5}}, "label_thresholds must be between 0 and 1, got 1.5 for 'MI'"),
+        ({"id2label": {0: "MI", 2: "CD"}}, "id2label must map consecutive indices"),
     ],
 )
 def test_when_a_shared_field_makes_no_sense_then_it_is_refused(config_class, fields, message):
@@ -206,15 +206,15 @@ def test_when_a_shared_field_makes_no_sense_then_it_is_refused(config_class, fie
 
 REFUSED: dict[type[EcgConfig], list[tuple[dict[str, Any], str]]] = {
     ClearHugConfig: [
-        ({"hidden_size": 100, "num_attention_heads": 8}, "hidden_size=100 is not a multiple"),
-        ({"decoder_hidden_size": 100}, "decoder_hidden_size=100 is not a multiple"),
+        ({"hidden_size": 100, "num_attention_heads": 8}, "hidden_size=100 must be divisible by"),
+        ({"decoder_hidden_size": 100}, "decoder_hidden_size=100 must be divisible by"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1"),
         ({"num_hidden_layers": 1001}, "num_hidden_layers must be at most 1000"),
         ({"num_beats": 0}, "num_beats must be at least 1"),
         ({"num_beats": 5462}, "num_beats must be at most 5461"),
         ({"beat_length": 1}, "beat_length must be at least 2"),
-        ({"mask_ratio": 0.0}, "mask_ratio must lie between 0 and 1"),
-        ({"mask_ratio": 1.0}, "mask_ratio must lie between 0 and 1"),
+        ({"mask_ratio": 0.0}, "mask_ratio must be between 0 and 1"),
+        ({"mask_ratio": 1.0}, "mask_ratio must be between 0 and 1"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob must be at least 0 and below 1"),
         ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob must be"),
         ({"hidden_act": "step"}, "hidden_act must be one of .*, got 'step'"),
@@ -222,47 +222,56 @@ REFUSED: dict[type[EcgConfig], list[tuple[dict[str, Any], str]]] = {
         ({"decoder_visible_attention": "own"}, "decoder_visible_attention must be one of lead, all"),
         ({"beat_embedding": "patch"}, "beat_embedding must be one of linear, conv"),
         ({"head_type": "mlp"}, "head_type must be one of hug, mean, weighted, single_level"),
-        ({"full_attention": True, "view_guidance": False}, "full_attention lets every token"),
-        ({"full_attention": True, "cls_attention": "reference_bias"}, "full_attention cannot be combined"),
-        ({"lead_names": ["X", "Y", "Z"]}, "set lead_groups"),
-        ({"lead_names": ["I", "II"], "lead_groups": [["I"]]}, "set lead_groups"),
-        ({"lead_names": ["I", "II"], "lead_groups": [["I", "II"], ["V1"]]}, "set lead_groups"),
-        ({"lead_names": ["I", "II"], "lead_groups": [["I", "II"], []]}, "set lead_groups"),
-        ({"num_lead_embeddings": 12}, "num_lead_embeddings=12 has too few rows"),
+        (
+            {"full_attention": True, "view_guidance": False},
+            "full_attention=True cannot be combined with view_guidance=False or",
+        ),
+        (
+            {"full_attention": True, "cls_attention": "reference_bias"},
+            "full_attention=True cannot be combined with cls_attention",
+        ),
+        ({"lead_names": ["X", "Y", "Z"]}, "lead_groups must contain each of the leads"),
+        ({"lead_names": ["I", "II"], "lead_groups": [["I"]]}, "lead_groups must contain each of the leads"),
+        (
+            {"lead_names": ["I", "II"], "lead_groups": [["I", "II"], ["V1"]]},
+            "lead_groups must contain each of the leads",
+        ),
+        ({"lead_names": ["I", "II"], "lead_groups": [["I", "II"], []]}, "lead_groups must contain each of the leads"),
+        ({"num_lead_embeddings": 12}, "num_lead_embeddings must be greater than the number of leads"),
         ({"num_time_embeddings": 0}, "num_time_embeddings must be at least 1"),
     ],
     EcgJepaConfig: [
-        ({"hidden_size": 100, "num_attention_heads": 8}, "hidden_size=100 is not a multiple of num_attention_heads=8"),
-        ({"predictor_hidden_size": 100}, "predictor_hidden_size=100 is not a multiple of predictor_num_att"),
-        ({"hidden_size": 6, "num_attention_heads": 3}, "hidden_size=6 is not a multiple of 4"),
+        ({"hidden_size": 100, "num_attention_heads": 8}, "hidden_size=100 must be divisible by num_attention_heads=8"),
+        ({"predictor_hidden_size": 100}, "predictor_hidden_size=100 must be divisible by predictor_num_att"),
+        ({"hidden_size": 6, "num_attention_heads": 3}, "hidden_size=6 must be divisible by 4"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1"),
         ({"patch_size": 0}, "patch_size must be at least 1"),
-        ({"patch_size": 60}, "patch_size=60 does not divide num_samples=2500"),
-        ({"num_samples": 10_000, "patch_size": 1}, "gives 80000 tokens, and a recording may have 65536"),
+        ({"patch_size": 60}, "num_samples=2500 must be divisible by patch_size=60"),
+        ({"num_samples": 10_000, "patch_size": 1}, "results in 80000 tokens, but at most 65536 are allowed"),
         ({"num_mask_blocks": 0}, "num_mask_blocks must be at least 1"),
         ({"drop_path_rate": 1.0}, "drop_path_rate must be at least 0 and below 1"),
         ({"attention_pattern": "row"}, "attention_pattern must be one of cropa, full, got 'row'"),
         ({"attention_form": "pieces"}, "attention_form must be one of auto, dense, sparse"),
-        ({"attention_pattern": "full", "attention_form": "sparse"}, "choose 'auto'"),
+        ({"attention_pattern": "full", "attention_form": "sparse"}, "use 'auto' instead"),
         ({"position_injection": "last"}, "position_injection must be one of every_layer, first_layer"),
         ({"mask_type": "rand"}, "mask_type must be one of multi_block, random, got 'rand'"),
-        ({"mask_ratio": [0.5]}, "mask_ratio must be a lowest and a highest share"),
+        ({"mask_ratio": [0.5]}, "mask_ratio must be a lowest and a highest fraction"),
         ({"mask_ratio": [0.7, 0.6]}, "mask_ratio must be"),
         ({"mask_ratio": [0.0, 0.5]}, "mask_ratio must be"),
         ({"loss_type": "huber"}, "loss_type must be one of smooth_l1, l1, mse"),
-        ({"ema_start": 0.9, "ema_end": 0.8}, "ema_start=0.9 and ema_end=0.8 must lie"),
+        ({"ema_start": 0.9, "ema_end": 0.8}, "ema_start=0.9 and ema_end=0.8 must be between 0 and 1"),
     ],
     EcgScanConfig: [
-        ({"vision_config": {"model_type": "nonsense"}}, "name a model of transformers"),
+        ({"vision_config": {"model_type": "nonsense"}}, "use a model type of transformers"),
         ({"signal_config": {"model_type": "bert"}}, "choose one of 'clear_hug', 'ecg_jepa'"),
-        ({"decoder_query_samples": 70}, "does not divide num_samples=1000"),
-        ({"decoder_hidden_size": 15}, "is not a multiple of decoder_num_attention_heads"),
-        ({"decoder_hidden_size": 6}, "decoder_hidden_size=6 is not a multiple of 4"),
-        ({"image_size": [16, 96]}, "at least 32 px"),
-        ({"image_size": [96]}, "height and width"),
-        ({"volume_weight": -1}, "volume_weight must not be negative"),
+        ({"decoder_query_samples": 70}, "num_samples=1000 must be divisible by decoder_query_samples=70"),
+        ({"decoder_hidden_size": 15}, "must be divisible by decoder_num_attention_heads"),
+        ({"decoder_hidden_size": 6}, "decoder_hidden_size=6 must be divisible by 4"),
+        ({"image_size": [16, 96]}, "between 32 and 4096 px"),
+        ({"image_size": [96]}, "a height and a width"),
+        ({"volume_weight": -1}, "volume_weight must be non-negative"),
         ({"huber_delta": 0}, "huber_delta must be positive"),
-        ({"unseen_weight": 2}, "unseen_weight must lie between 0 and 1"),
+        ({"unseen_weight": 2}, "unseen_weight must be between 0 and 1"),
         ({"label_smoothing": 1}, "label_smoothing must be at least 0"),
         ({"image_pooling": "max"}, "image_pooling must be one of pooler, first, mean"),
         ({"projection_dim": 0}, "projection_dim must be at least 1"),
@@ -325,11 +334,11 @@ def test_when_only_the_kind_of_mask_is_told_then_its_released_shares_follow():
     assert EcgJepaConfig(mask_ratio=(0.5, 0.6)).mask_range == (0.5, 0.6)
 
 
-def test_when_leads_are_named_then_their_places_are_told():
+def test_when_leads_are_named_then_their_indices_are_returned():
     config = EcgJepaConfig()
     assert config.lead_indices(["V1", "II"]) == [2, 1]
     for names in (["III"], ["II", "II"]):
-        with pytest.raises(ValueError, match="must name leads of the model, each once: choose from I, II, V1"):
+        with pytest.raises(ValueError, match=r"must be distinct leads of the model \(I, II, V1"):
             config.lead_indices(names)
 
 

@@ -137,7 +137,7 @@ def test_when_a_recipe_is_wrong_then_the_field_and_the_mend_are_named(text: str,
     ("values", "message"),
     [
         ({"system": "clear"}, r"no system 'clear': did you mean 'clear_hug'\?"),
-        ({"size": "huge"}, "no preset 'huge'"),
+        ({"size": "huge"}, "Unknown preset 'huge'"),
         ({"model": {"mask_ration": 0.5}}, r"no field 'mask_ration': did you mean 'mask_ratio'\?"),
         ({"model": {"mask_ratio": 2.0}}, "mask_ratio"),
         ({"model": {"mask_ratio": "much"}}, "mask_ratio"),
