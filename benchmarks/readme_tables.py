@@ -31,7 +31,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def beat_detectors() -> str:
-    """Accuracy and speed of the detectors on the recordings as they are, and with lead II gone."""
+    """Accuracy and speed of the detectors on the recordings, and with lead II drowned in noise."""
     rows = _read("beat_detectors.csv")
     noisy = {row["detector"]: row for row in rows if row["recordings"] == "lead II drowned in noise"}
     body = [
@@ -45,7 +45,7 @@ def beat_detectors() -> str:
         for row in rows
         if row["recordings"] == "as recorded"
     ]
-    header = ["detector", "F1 at 150 ms", "records wholly right", "ms a record", "F1, lead II drowned in noise"]
+    header = ["detector", "F1 at 150 ms", "records fully correct", "ms per record", "F1, lead II drowned in noise"]
     return _table(header, body) + "\n\n" + _where(rows[0])
 
 
@@ -68,10 +68,10 @@ def prepare_dataset() -> str:
     parts = list(dict.fromkeys(part for pipeline, part, _ in times if pipeline == "clear_hug_hf"))
     body = [[part, *(f"{times['clear_hug_hf', part, source]:.2f}" for source in sources)] for part in parts]
     released = [times["as released", "total", source] for source in sources]
-    body.append(["total as released, writing nothing", *(f"{total:.2f}" for total in released)])
+    body.append(["total as released, without writing", *(f"{total:.2f}" for total in released)])
     ratios = [total / times["clear_hug_hf", "total", source] for total, source in zip(released, sources, strict=True)]
-    body.append(["times faster", *(f"{ratio:.1f}" for ratio in ratios)])
-    return _table(["ms a record", *sources], body) + "\n\n" + _where(rows[0])
+    body.append(["speedup", *(f"{ratio:.1f}" for ratio in ratios)])
+    return _table(["ms per record", *sources], body) + "\n\n" + _where(rows[0])
 
 
 def prepare_dataset_memory() -> str:
@@ -82,8 +82,8 @@ def prepare_dataset_memory() -> str:
         "processes": "processes",
         "main_mib": "main process [MiB]",
         "largest_worker_mib": "largest worker [MiB]",
-        "largest_worker_unshared_mib": "of that its own [MiB]",
-        "all_mib": "all together [MiB]",
+        "largest_worker_unshared_mib": "of which unshared [MiB]",
+        "all_mib": "total [MiB]",
     }
     return _table(list(columns.values()), [[row[name] for name in columns] for row in rows])
 
@@ -118,18 +118,18 @@ def _steps(rows: list[Row]) -> str:
     header = [
         "form",
         "recordings/s (slowest to fastest step)",
-        "times plain",
+        "speedup",
         "load [s]",
         "forward [s]",
         "backward [s]",
     ]
-    header += ["optimiser [s]", "memory [GiB]", "of the matmul rate"]
+    header += ["optimizer [s]", "memory [GiB]", "fraction of the matmul rate"]
     loaders = [
         f"{float(row['recordings_per_second']):,.0f} with {row['form'].removeprefix('loader, ')}"
         for row in rows
         if not row["forward_s"]
     ]
-    loader = f"The loader alone makes, in recordings/s: {', '.join(loaders)}.\n\n" if loaders else ""
+    loader = f"The loader alone, in recordings/s: {', '.join(loaders)}.\n\n" if loaders else ""
     machine = f"*{rows[0]['cpu']}, {rows[0]['cores']} cores, {rows[0]['date']}; the CSV lists versions.*"
     return f"{_table(header, body)}\n\n{loader}{machine}"
 
@@ -158,7 +158,7 @@ def _speeds(rows: list[Row], begin: tuple[str, ...], unit: str, scale: float) ->
                     row["saved_mib"],
                 ]
             )
-    header = ["what", "form", f"{unit} (fastest to slowest)", "times plain", "kept for backward [MiB]"]
+    header = ["what", "form", f"{unit} (fastest to slowest)", "speedup", "kept for backward [MiB]"]
     return _table(header, body)
 
 
@@ -166,7 +166,7 @@ def probe_cache() -> str:
     """A probe with kept features against one whose encoder runs every epoch."""
     rows = _read("probe_cache.csv")
     body = [[row["form"], row["seconds"], row["times_faster"], row["largest_difference"]] for row in rows]
-    header = [f"{rows[0]['epochs']} epochs, {rows[0]['training_recordings']} recordings", "seconds", "times faster"]
+    header = [f"{rows[0]['epochs']} epochs, {rows[0]['training_recordings']} recordings", "seconds", "speedup"]
     machine = f"*{rows[0]['cpu']}, {rows[0]['threads']} thread(s), {rows[0]['date']}; the CSV lists versions.*"
     return _table([*header, "largest difference of a probability"], body) + "\n\n" + machine
 
@@ -213,7 +213,7 @@ def cross_dataset() -> str:
     loss = metrics["loss"]
     body = [[name, f"{area['own']:.3f}", f"{area['other']:.3f}"] for name, area in loss["per_label"].items()]
     body.append(["macro", _interval(loss["own"], ".3f"), _interval(loss["other"], ".3f")])
-    lost = f"Lost: {_interval(loss['lost'], '+.3f')}."
+    lost = f"Loss of macro AUROC: {_interval(loss['lost'], '+.3f')}."
     header = ["AUROC", "PTB-XL, fold 9 (optimistic: also used to choose the epoch)", "CPSC2018"]
     return _table(header, body) + "\n\n" + lost
 
@@ -242,17 +242,17 @@ def segmentation_ludb() -> str:
     header = ["method", *(f"F1 of {wave}" for wave in waves), "F1, mean"]
     header += [f"{wave} onset, offset [ms]" for wave in waves]
     control = of[methods[0], "f1", "mean", methods[1]]
-    words = f"{methods[0]} less {methods[1]}: {_of_row(control, '+.3f')} of the mean F1."
+    words = f"Difference of mean F1, {methods[0]} minus {methods[1]}: {_of_row(control, '+.3f')}."
     return f"{_table(header, body)}\n\n{words} {_where(rows[0])}"
 
 
 def compare_systems() -> str:
-    """Macro AUROC of CLEAR and ECG-JEPA after the same seconds of training, beside their untrained encoders."""
+    """Macro AUROC of CLEAR and ECG-JEPA after the same seconds of training, beside their controls."""
     rows = [row for row in _read("compare_systems.csv") if row["what"] == "macro AUROC"]
     body = [[row["method"], _of_row(row, ".3f"), row["seeds"].replace(" ", ", ")] for row in rows]
     epochs = dict(one.split("=") for one in rows[0]["epochs"].split())
     note = (
-        f"*{rows[0]['seconds']} s of one core per pre-training run, which are {epochs['clear']} epochs of CLEAR and "
+        f"*{rows[0]['seconds']} s of one core per pre-training run: {epochs['clear']} epochs of CLEAR and "
         f"{epochs['jepa']} of ECG-JEPA; {rows[0]['cpu']}, {rows[0]['date']}; the CSV lists versions.*"
     )
     return _table(["method", "macro AUROC (95 %)", "seeds"], body) + "\n\n" + note
@@ -290,21 +290,21 @@ def trials() -> str:
 
 
 def heads() -> str:
-    """What each way of fine-tuning reached on fold 9, beside its untrained control."""
+    """What each way of fine-tuning reached on fold 9, beside its randomly initialized control."""
     body = []
     for row in _read("heads.csv"):
         cells = [
             _interval({part: float(row[f"{name}_{part}"]) for part in ("value", "low", "high")}, form)
             for name, form in (("auroc", ".3f"), ("control", ".3f"), ("difference", "+.3f"))
         ]
-        how = f"{row['method']}, {row['head']}, {row['epochs']} epochs at most"
+        how = f"{row['method']}, {row['head']}, at most {row['epochs']} epochs"
         body.append([row["labels"], row["encoder"], how, row["recordings"], *cells])
     header = ["labels", "encoder", "how", "recordings", *_FOLD_9, "difference"]
     return _table(header, body)
 
 
 def bars() -> str:
-    """What the shipped recipe reaches on thirds of PTB-XL by patient, beside its controls."""
+    """What the shipped recipe reaches on PTB-XL, cross-validated by patient, beside its controls."""
     rows = [row for row in _read("bars.csv") if row["what"] == "macro AUROC"]
     return _by_labels(["macro AUROC (95 %)"], {(row["method"],): row for row in rows}, rows, ".3f")
 
@@ -345,17 +345,20 @@ def bars_differences() -> str:
 
 
 def _by_labels(header: list[str], keys: dict[tuple[str, ...], Row], rows: list[Row], form: str) -> str:
-    """A column for each share of the labels."""
-    shares = list(dict.fromkeys(row["labels"] for row in rows))
+    """A column for each fraction of the labels."""
+    fractions = list(dict.fromkeys(row["labels"] for row in rows))
     of = {(row["method"], row["minus"], row["labels"]): row for row in rows}
     body = [
         [
             *key,
-            *(_of_row(one, form) if (one := of.get((row["method"], row["minus"], share))) else "" for share in shares),
+            *(
+                _of_row(one, form) if (one := of.get((row["method"], row["minus"], fraction))) else ""
+                for fraction in fractions
+            ),
         ]
         for key, row in keys.items()
     ]
-    return _table([*header, *(f"{share.replace('%', ' %')} of the labels" for share in shares)], body)
+    return _table([*header, *(f"{fraction.replace('%', ' %')} of the labels" for fraction in fractions)], body)
 
 
 def latency() -> str:
@@ -372,7 +375,7 @@ def latency() -> str:
         ]
         for row in rows
     ]
-    header = ["model", "form", "ms, one recording", "of that preparing", "recordings/s, 64 prepared"]
+    header = ["model", "form", "ms, one recording", "of which preparation", "recordings/s, 64 prepared"]
     note = f"*{rows[0]['cpu']}, {rows[0]['threads']} threads, {rows[0]['date']}; the CSV lists versions.*"
     return _table([*header, "largest difference of a logit"], body) + "\n\n" + note
 
@@ -423,7 +426,7 @@ def ecg_scan_long() -> str:
         for row in _scan("mV drawn", "mV residual", name=name)
     ]
     note = f"*{rows[0]['epochs']} epochs of alignment; {rows[0]['cpu']}, one thread, {rows[0]['date']}.*"
-    return _table(["method", "macro AUROC (95 %)", "thirds"], body) + f"\n\n{'; '.join(words)}. {note}"
+    return _table(["method", "macro AUROC (95 %)", "folds"], body) + f"\n\n{'; '.join(words)}. {note}"
 
 
 def ecg_scan() -> str:
@@ -433,19 +436,19 @@ def ecg_scan() -> str:
     body = [[row["method"], _of_row(row, ".3f"), row["thirds"].replace(" ", ", ")] for row in rows]
     first = rows[0]
     note = (
-        f"*{first['recordings']} recordings of PTB-XL in thirds by patient and {first['in_mv']} in mV; "
-        f"{first['epochs']} epochs of alignment, {first['finetuning_epochs']} of training on labels, "
+        f"*{first['recordings']} recordings of PTB-XL, cross-validated by patient (3 folds), and {first['in_mv']} in "
+        f"mV; {first['epochs']} epochs of alignment, {first['finetuning_epochs']} of training on labels, "
         f"{first['teacher_epochs']} of the signal teacher; {first['cpu']}, one thread, {first['date']}; versions "
         "stand in the CSV.*"
     )
-    return _table(["method", "macro AUROC (95 %)", "thirds"], body) + "\n\n" + note
+    return _table(["method", "macro AUROC (95 %)", "folds"], body) + "\n\n" + note
 
 
 def ecg_scan_differences() -> str:
     """Paired differences, and how much of the gap between control and ceiling is closed."""
     body = [[row["method"], row["minus"], _of_row(row, "+.3f")] for row in _scan("difference")]
     closed = "; ".join(f"{row['method']} {_of_row(row, '.2f')}" for row in _scan("gap closed"))
-    words = f"Share of the gap between the untrained tower and the ceiling that is closed: {closed}."
+    words = f"Fraction of the gap between the randomly initialized tower and the ceiling that is closed: {closed}."
     return _table(["macro AUROC of", "minus that of", "difference (95 %)"], body) + "\n\n" + words
 
 
@@ -480,7 +483,7 @@ def ecg_scan_millivolts() -> str:
         for row in _read("ecg_scan.csv")
         if row["what"].startswith("difference of mV")
     )
-    return _table(header, body) + f"\n\nWith the lead term less without, in mV: {words}."
+    return _table(header, body) + f"\n\nDifference with and without the lead term [mV]: {words}."
 
 
 def ecg_paper_speed() -> str:
@@ -496,19 +499,16 @@ def ecg_paper_speed() -> str:
     return _table(header, body) + "\n\n" + _where(rows[0])
 
 
-# Columns with numbers of the recordings that the models were chosen on say so themselves: tables are quoted alone.
+# Columns with numbers from the recordings that models were selected on say so themselves: tables are quoted alone.
 _FOLD_9 = (
     "macro AUROC, fold 9 (optimistic: also used to choose epochs and thresholds)",
-    "the same from random weights (optimistic, too)",
+    "from random weights (optimistic too)",
 )
 
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"shipped_weights": shipped_weights},
-    "docs/results.md": {"beat_detectors": beat_detectors, "preparation": preparation},
-    "docs/pretraining.md": {"pretrain_step": pretrain_step, "trials": trials, "decoder_rule": decoder_rule},
-    "docs/finetuning.md": {
-        "probe_cache": probe_cache,
+    "docs/results.md": {
         "heads": heads,
         "bars": bars,
         "bars_differences": bars_differences,
@@ -516,36 +516,53 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "ablations": ablations,
         "ablation_differences": ablation_differences,
         "reconstruction": reconstruction,
+        "trials": trials,
+        "decoder_rule": decoder_rule,
         "cross_dataset": cross_dataset,
-    },
-    "docs/ecg_jepa.md": {
         "segmentation_ludb": segmentation_ludb,
         "compare_systems": compare_systems,
         "compare_systems_differences": compare_systems_differences,
-        "ecg_jepa_speed": ecg_jepa_speed,
-    },
-    "docs/ecg_scan.md": {
         "ecg_scan": ecg_scan,
         "ecg_scan_differences": ecg_scan_differences,
         "ecg_scan_robustness": ecg_scan_robustness,
         "ecg_scan_long": ecg_scan_long,
         "ecg_scan_millivolts": ecg_scan_millivolts,
+        "beat_detectors": beat_detectors,
+        "preparation": preparation,
+        "prepare_dataset": prepare_dataset,
+        "prepare_dataset_memory": prepare_dataset_memory,
+        "pretrain_step": pretrain_step,
+        "ecg_jepa_speed": ecg_jepa_speed,
         "ecg_paper_speed": ecg_paper_speed,
+        "probe_cache": probe_cache,
+        "latency": latency,
     },
-    "docs/publishing.md": {"latency": latency},
-    "docs/preparation.md": {"prepare_dataset": prepare_dataset, "prepare_dataset_memory": prepare_dataset_memory},
+}
+
+
+# The terms of the pages for words of the CSV files, longer ones first.
+_TERMS = {
+    "whole model, untrained": "full fine-tuning from random weights",
+    "whole model from random": "full fine-tuning from random weights",
+    "whole model": "full fine-tuning",
+    "vision tower without training": "randomly initialized vision tower",
+    "untrained": "randomly initialized",
+    "neighbours": "neighbors",
 }
 
 
 def renew(page: str, text: str) -> str:
-    """The text of a page with each of its tables made anew."""
+    """The text of a page with each of its tables renewed."""
     for name, make in TABLES[page].items():
         first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, found, rest = text.partition(first)
         _, ended, after = rest.partition(last)
         if not found or not ended:
             raise ValueError(f"{page} has no place marked for the table {name}")
-        text = f"{before}{first}\n{make()}\n\n{last}{after}"
+        table = make()
+        for word, term in _TERMS.items():
+            table = table.replace(word, term)
+        text = f"{before}{first}\n{table}\n\n{last}{after}"
     return text
 
 

@@ -42,4 +42,4 @@ def test_when_the_guide_is_followed_then_every_step_works(
             assert words[0] == "clear-hug"
             assert main(words[1:]) == 0, line
     assert (tmp_path / "recording.png").is_file()
-    assert (tmp_path / "prepared" / "centre" / "manifest.json").is_file()
+    assert (tmp_path / "prepared" / "center" / "manifest.json").is_file()
