@@ -123,7 +123,7 @@ def _simulate_patient(patient: int, count: int, seed: int) -> list[Recording]:
 
 
 def _simulate_leads(**settings: Any) -> Any:
-    neurokit2 = import_library("neurokit2", "simulated recordings need neurokit2: pip install neurokit2")
+    neurokit2 = import_library("neurokit2", "simulating recordings")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return neurokit2.ecg_simulate(

@@ -76,9 +76,8 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
         InputError: If it is no classifier, the folder to write holds something else, or the exported model computes
             other logits.
     """
-    packages = "'clear-hug-hf[export]', or pip install onnx onnxscript onnxruntime"
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        import_library(name, f"exporting needs the package {name}: pip install {packages}")
+        import_library(name, "exporting to ONNX")
     model, extractor, auto_class = load_model(path)
     if auto_class not in OF_RECORDINGS:
         raise InputError(f"{path} holds no classifier of recordings: fine-tune it first, only these are exported")

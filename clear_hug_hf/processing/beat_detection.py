@@ -200,12 +200,12 @@ def _pick_beats(average: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _find_xqrs(lead: np.ndarray, sampling_rate: float) -> np.ndarray:
-    wfdb = import_library("wfdb.processing", "the detector 'xqrs' needs wfdb: pip install wfdb")
+    wfdb = import_library("wfdb.processing", "the detector 'xqrs'")
     return np.asarray(wfdb.xqrs_detect(sig=lead, fs=sampling_rate, verbose=False))
 
 
 def _find_neurokit(lead: np.ndarray, sampling_rate: float) -> np.ndarray:
-    neurokit2 = import_library("neurokit2", "the detector 'neurokit' needs neurokit2: pip install neurokit2")
+    neurokit2 = import_library("neurokit2", "the detector 'neurokit'")
     cleaned = neurokit2.ecg_clean(lead, sampling_rate=round(sampling_rate))
     return np.asarray(neurokit2.ecg_peaks(cleaned, sampling_rate=round(sampling_rate))[1]["ECG_R_Peaks"])
 

@@ -625,4 +625,4 @@ def _positive(value: Any, name: str) -> float:
 
 def import_cv2() -> Any:
     """OpenCV, where something is drawn or warped."""
-    return import_library("cv2", "pages are drawn with OpenCV: pip install opencv-python-headless")
+    return import_library("cv2", "drawing or reading a page")

@@ -123,5 +123,4 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def import_pillow() -> tuple[Any, Any]:
-    remedy = "reading pictures needs Pillow: `pip install pillow`"
-    return import_library("PIL.Image", remedy), import_library("PIL.ImageOps", remedy)
+    return import_library("PIL.Image", "reading pictures"), import_library("PIL.ImageOps", "reading pictures")

@@ -289,11 +289,7 @@ def _read_16_bit(header: Header) -> np.ndarray:
 
 
 def _read_with_wfdb(header: Header) -> np.ndarray:
-    wfdb = import_library(
-        "wfdb",
-        f"{header.path} is in a format that needs the package wfdb: install it with `pip install wfdb`, or pass "
-        "the samples as an array",
-    )
+    wfdb = import_library("wfdb", f"the format of {header.path}")
     _check_size(header)
     try:
         record = wfdb.rdrecord(str(header.path.with_suffix("")), physical=False)

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..processing.errors import InputError
+from ..processing.errors import InputError, import_library
 
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|replaced)(\.\w+)?")
@@ -240,11 +240,12 @@ def check_pictures(
     folder: Path | None, names: Sequence[str] | None = None, overwrite: bool = False, inputs: Iterable[Path] = ()
 ) -> None:
     """
-    Refuse, before any work, a folder for pictures that cannot be written, or in which some exist: those of `names`, or
-    any file where the names are not known yet. With `overwrite` it may hold files, but none of the inputs.
+    Refuse, before any work, a folder for pictures that cannot be drawn or written, or in which some exist: those of
+    `names`, or any file where the names are not known yet. With `overwrite` it may hold files, but none of the inputs.
     """
     if folder is None:
         return
+    import_library("matplotlib.figure", "drawing pictures")
     check_writable(folder, own=None if overwrite or names is not None else ())
     for name in names or ():
         check_file(folder / name, overwrite=overwrite)

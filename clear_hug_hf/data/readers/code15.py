@@ -22,7 +22,7 @@ _COLUMNS = ("exam_id", "patient_id", "trace_file", "1dAVb", "RBBB", "LBBB", "SB"
 
 
 def _import_h5py() -> Any:
-    return import_library("h5py", "CODE-15% is stored as HDF5, which needs h5py: pip install h5py")
+    return import_library("h5py", "reading CODE-15%")
 
 
 @lru_cache(maxsize=4)
