@@ -33,7 +33,7 @@ _NAMES = {
     ".processing.errors": ("InputError",),
     ".processing.leads": ("STANDARD_LEADS",),
     ".training.finetuning": ("FinetuningArguments", "finetune"),
-    ".training.folders": ("load_classifier", "load_for_finetuning"),
+    ".training.folders": ("load_classifier", "load_for_finetuning", "shipped_model"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 for _system in SYSTEMS.values():

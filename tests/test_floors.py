@@ -136,5 +136,6 @@ def test_no_system_is_named_outside_its_files(name: str) -> None:
 def test_when_the_root_links_are_followed_then_they_lead_into_the_package() -> None:
     for name in LIBRARIES:
         assert (PACKAGE.parent / name).resolve() == PACKAGE / name
+    assert (PACKAGE / "model_cards").resolve() == PACKAGE.parent / "model_cards", "wheels include the shipped weights"
     template = PACKAGE.parent / "model_cards" / "template.md"
     assert template.resolve() == PACKAGE / "hub" / "model_card_template.md"

@@ -30,6 +30,8 @@ CARD = "README.md"
 FOOTER = "<!-- made by clear-hug-hf -->"
 """In a card that no one wrote by hand, which may be made anew."""
 _OF_IMAGES = "AutoModelForImageClassification"
+SHIPPED = Path(__file__).resolve().parents[1] / "model_cards"
+"""The models that come with this package."""
 HUB = "hf://"
 """What the name of a model on the Hub begins with where a folder could be meant: `hf://ORG/NAME[@REVISION]`."""
 
@@ -53,13 +55,35 @@ def save_model_folder(
             tokenizer.save_pretrained(partial)
 
 
+def shipped_models() -> dict[str, Path]:
+    """The folders of the models that come with this package, by name."""
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob("*/config.json"))}
+
+
+def shipped_model(name: str) -> Path:
+    """
+    The folder of a model that comes with this package, for `from_pretrained` and `pipeline`.
+
+    Args:
+        name (`str`): Such as `"clear-hug-small-ptbxl-super"`.
+
+    Raises:
+        InputError: If there is none of that name; the message lists those that there are.
+    """
+    folders = shipped_models()
+    if name not in folders:
+        raise InputError(f"no model {name!r} comes with this package: choose from {', '.join(folders)}")
+    return folders[name]
+
+
 def find_model_folder(path: str | Path) -> Path:
     """
     The folder that holds a model: the path itself, or `model` in it where it is the output folder of a run.
 
     Args:
-        path (`str` or `Path`): A folder; or `hf://ORG/NAME[@REVISION]`, a model on the Hub, which is downloaded into
-            the cache of Hugging Face. Its code is not: this package's own is used.
+        path (`str` or `Path`): A folder; or the name of a model that comes with this package; or
+            `hf://ORG/NAME[@REVISION]`, a model on the Hub, which is downloaded into the cache of Hugging Face. Its
+            code is not: this package's own is used.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -70,7 +94,11 @@ def find_model_folder(path: str | Path) -> Path:
         return _download(text.removeprefix("hf:").lstrip("/"))
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"the model folder {path} does not exist: check the path")
+        if text in (shipped := shipped_models()):
+            return shipped[text]
+        raise FileNotFoundError(
+            f"the model folder {path} does not exist: check the path, or name a shipped model: {', '.join(shipped)}"
+        )
     if not path.is_dir():
         raise InputError(f"{path} is not a folder: name the folder that holds the model's config.json")
     folder = path if (path / "config.json").is_file() or not (path / "model").is_dir() else path / "model"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_models import make_model
 
-from clear_hug_hf import ClearHugFeatureExtractor
+from clear_hug_hf import ClearHugFeatureExtractor, shipped_model
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import folders
 
@@ -114,6 +114,22 @@ def test_when_an_encoder_has_another_shape_then_it_is_not_replaced_by_a_new_one(
 def test_when_there_is_no_folder_then_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         folders.load_classifier(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="name a shipped model: clear-hug-small, clear-hug-small-ptbxl-form"):
+        folders.load_classifier("clear-hug-small-ptbxl-all")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is not a folder"):
         folders.load_classifier(tmp_path / "file")
+
+
+def test_when_a_shipped_model_is_named_then_its_folder_is_loaded(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped_model("ecg-jepa-tiny") == folders.find_model_folder("ecg-jepa-tiny")
+    assert folders.load_encoder("ecg-jepa-tiny")[0].config.model_type == "ecg_jepa"
+    with pytest.raises(InputError, match="no model 'ecg-jepa' comes with this package: choose from clear-hug-small,"):
+        shipped_model("ecg-jepa")
+    (tmp_path / "ecg-jepa-tiny").symlink_to(pretrained)
+    assert folders.load_encoder("ecg-jepa-tiny")[0].config.model_type == "clear_hug", (
+        "a folder of that name goes first"
+    )
