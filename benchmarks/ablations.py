@@ -34,8 +34,8 @@ from transformers.utils import logging
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
-from clear_hug_hf.evaluation.metrics import interval_of_samples, patient_weights
-from clear_hug_hf.evaluation.protocol import split_off
+from clear_hug_hf.evaluation.metrics import bootstrap_interval, patient_weights
+from clear_hug_hf.evaluation.protocol import holdout_split
 from clear_hug_hf.training.benchmark import (
     RANDOM,
     RESNET,
@@ -123,7 +123,7 @@ def task_of_fold(fold: int, data: Path) -> Task:
     names = list(everything.features["labels"])
     others = everything.select(np.flatnonzero(folds != fold))
     labels = dataset_labels(others, names).numpy()
-    first, second = split_off(labels, others["patient_id"], 0.1, seed=fold)
+    first, second = holdout_split(labels, others["patient_id"], 0.1, seed=fold)
     sets = {
         "train": others.select(first),
         "validation": others.select(second),
@@ -218,7 +218,7 @@ def summarise(data: Path, output: Path) -> list[dict[str, Any]]:
 
 
 def _row(kind: str, method: str, minus: str, samples: np.ndarray, by_seed: list[float]) -> dict[str, Any]:
-    interval = interval_of_samples(samples)
+    interval = bootstrap_interval(samples)
     return {
         "what": kind,
         "method": method,

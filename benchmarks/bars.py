@@ -38,8 +38,8 @@ from thirds import PROBE, path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
-from clear_hug_hf.data.prepared import keep_labels, load_prepared
-from clear_hug_hf.evaluation.metrics import interval_of_samples
+from clear_hug_hf.data.prepared import load_prepared, select_labels
+from clear_hug_hf.evaluation.metrics import bootstrap_interval
 from clear_hug_hf.training.benchmark import RANDOM, RESNET, BenchmarkArguments, Cell, recipes, run_benchmark
 from clear_hug_hf.training.finetuning import FinetuningArguments
 from clear_hug_hf.training.folders import load_feature_extractor
@@ -103,10 +103,10 @@ def pretrain_variant(variant: str, fold: int, arguments: argparse.Namespace) -> 
     """Pre-train on all thirds but one and the extra recordings, or find that it was done."""
     everything, prepared_with, folds = all_recordings(arguments.data)
     recipe = recipe_of(variant, fold, arguments.recipe, arguments.epochs)
-    parts = [keep_labels(everything.select(np.flatnonzero(folds != fold)), None)]
+    parts = [select_labels(everything.select(np.flatnonzero(folds != fold)), None)]
     for folder in arguments.extra:
         sets, _ = load_prepared(folder)
-        parts += [keep_labels(one, None) for one in sets.values()]
+        parts += [select_labels(one, None) for one in sets.values()]
     extractor = recipe.make_feature_extractor(prepared_with)
     set_seed(fold)
     model = recipe.make_model()
@@ -226,7 +226,7 @@ def _row(
         "method": method,
         "minus": minus,
         "labels": f"{100 * fraction:g}%",
-        **{name: f"{value:.5f}" for name, value in interval_of_samples(samples).items() if value is not None},
+        **{name: f"{value:.5f}" for name, value in bootstrap_interval(samples).items() if value is not None},
         "thirds": " ".join(f"{value:.4f}" for value in thirds),
     }
 

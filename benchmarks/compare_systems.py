@@ -35,8 +35,8 @@ from transformers.utils import logging
 
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
-from clear_hug_hf.evaluation.metrics import interval_of_samples
-from clear_hug_hf.evaluation.protocol import split_off
+from clear_hug_hf.evaluation.metrics import bootstrap_interval
+from clear_hug_hf.evaluation.protocol import holdout_split
 from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, recipes, run_benchmark
 from clear_hug_hf.training.features import dataset_labels
 from clear_hug_hf.training.pretraining import pretrain
@@ -136,7 +136,7 @@ class Comparison:
         names = list(everything.features["labels"])
         others = everything.select(np.flatnonzero(self.folds != fold))
         labels = dataset_labels(others, names).numpy()
-        first, second = split_off(labels, others["patient_id"], 0.1, seed=fold)
+        first, second = holdout_split(labels, others["patient_id"], 0.1, seed=fold)
         sets = {
             "train": others.select(first),
             "validation": others.select(second),
@@ -180,7 +180,7 @@ class Comparison:
 
 
 def _row(kind: str, method: str, minus: str, samples: np.ndarray, by_seed: np.ndarray) -> dict[str, Any]:
-    interval = interval_of_samples(samples)
+    interval = bootstrap_interval(samples)
     return {
         "what": kind,
         "method": method,

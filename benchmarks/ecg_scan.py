@@ -41,9 +41,9 @@ from clear_hug_hf.data.label_sets import LABEL_SETS
 from clear_hug_hf.data.pages import SIGNAL_EMBEDS
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
-from clear_hug_hf.data.texts import read_prompts, with_texts
-from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc, macro_auroc_samples
-from clear_hug_hf.evaluation.protocol import split_off
+from clear_hug_hf.data.texts import add_text_column, read_prompts
+from clear_hug_hf.evaluation.metrics import bootstrap_interval, macro_auroc, macro_auroc_samples
+from clear_hug_hf.evaluation.protocol import holdout_split
 from clear_hug_hf.modeling.losses_ecg_scan import lead_residuals
 from clear_hug_hf.processing.recording_inputs import read_row
 from clear_hug_hf.training.finetuning import FinetuningArguments, finetune
@@ -119,12 +119,12 @@ class Experiment:
         sets, self.extractor = load_prepared(ptbxl)
         everything = datasets.concatenate_datasets([sets[split] for split in ("train", "validation") if split in sets])
         self.rows, self.labels = superclasses(everything)
-        self.texts = with_texts(self.rows)
+        self.texts = add_text_column(self.rows)
         self.folds = patient_folds(self.rows["record_id"], self.rows["patient_id"], NUM_FOLDS)
         extra = []
         for folder in millivolts:
             found, _ = load_prepared(folder)
-            extra += [with_texts(found[split]) for split in found]
+            extra += [add_text_column(found[split]) for split in found]
         self.extra = datasets.concatenate_datasets(extra) if extra else None
         if self.extra is not None:
             self.extra_folds = patient_folds(self.extra["record_id"], self.extra["patient_id"], NUM_FOLDS)
@@ -133,7 +133,7 @@ class Experiment:
     def parts(self, fold: int) -> dict[str, np.ndarray]:
         """Places of the training, validation and test recordings of a third."""
         others = np.flatnonzero(self.folds != fold)
-        first, second = split_off(self.labels[others], list(self.patients[others]), 0.1, seed=fold)
+        first, second = holdout_split(self.labels[others], list(self.patients[others]), 0.1, seed=fold)
         return {
             "train": others[first],
             "validation": others[second],
@@ -451,7 +451,7 @@ def _title(name: str) -> str:
 
 
 def _row(what: str, method: str, minus: str, samples: np.ndarray, by_fold: list[float], form: str) -> dict[str, Any]:
-    interval = interval_of_samples(samples)
+    interval = bootstrap_interval(samples)
     return {
         "what": what,
         "method": method,

@@ -22,14 +22,14 @@ from machine import REPOSITORY
 from transformers.utils import logging
 
 from clear_hug_hf.data.collator import EcgCollator
-from clear_hug_hf.data.prepared import keep_labels, load_prepared
+from clear_hug_hf.data.prepared import load_prepared, select_labels
 from clear_hug_hf.evaluation.predictions import contributions_by_label, predict
 from clear_hug_hf.inference.classifier_outputs import group_names, model_label_names, model_thresholds
 from clear_hug_hf.plotting import (
     plot_group_activations,
     plot_prediction,
     plot_reconstructions,
-    plot_roc_sheet,
+    plot_roc_curves,
     save_figure,
 )
 from clear_hug_hf.processing.recording_inputs import read_row
@@ -78,7 +78,7 @@ def predictions(data: Path, folder: Path, record: str | None, output: Path) -> l
     model, extractor = load_classifier(folder)
     names = model_label_names(model.config)
     sets, _ = load_prepared(data)
-    shown = keep_labels(sets["validation"], names)
+    shown = select_labels(sets["validation"], names)
     found = predict(model, shown, extractor)
     assert found.labels is not None
     thresholds = model_thresholds(model.config)
@@ -88,7 +88,7 @@ def predictions(data: Path, folder: Path, record: str | None, output: Path) -> l
         group_names(model.config),
         f"What each group of leads adds to a label ({len(shown)} recordings, with the label minus without)",
     )
-    sheet = plot_roc_sheet(
+    sheet = plot_roc_curves(
         found.labels,
         found.probabilities,
         names,

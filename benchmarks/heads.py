@@ -43,8 +43,8 @@ def row_of(folder: Path) -> dict[str, Any]:
     }
     found = {
         "auroc": metrics["pretrained"]["validation"]["macro_auroc"],
-        "control": metrics["random_initialisation"]["validation"]["macro_auroc"],
-        "difference": metrics["difference_of_macro_auroc"]["validation"],
+        "control": metrics["random_initialization"]["validation"]["macro_auroc"],
+        "difference": metrics["macro_auroc_difference"]["validation"],
     }
     for name, one in found.items():
         row |= {f"{name}_{part}": f"{one[part]:.7f}" for part in ("value", "low", "high")}

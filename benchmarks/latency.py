@@ -31,7 +31,7 @@ from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSe
 from clear_hug_hf.data.records import read_record
 from clear_hug_hf.data.simulation import simulate_recordings
 from clear_hug_hf.hub.export import INT8_MODEL, MODEL, export_onnx
-from clear_hug_hf.hub.model_card import OF_RECORDINGS
+from clear_hug_hf.hub.model_card import RECORDING_CLASSIFIERS
 from clear_hug_hf.training.folders import load_model, save_model_folder
 
 
@@ -159,7 +159,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         base = released_base(Path(place) / "released base design, untrained")
         for folder in [*arguments.models, base]:
-            if not (folder / "config.json").is_file() or load_model(folder)[2] not in OF_RECORDINGS:
+            if not (folder / "config.json").is_file() or load_model(folder)[2] not in RECORDING_CLASSIFIERS:
                 continue
             rows += measure(folder.name, folder, recordings, arguments.repeats)
             for row in rows[-5:]:

@@ -391,9 +391,9 @@ def shipped_weights() -> str:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         areas = [
             _interval(metrics[run]["validation"]["macro_auroc"], ".3f")
-            for run in ("pretrained", "random_initialisation")
+            for run in ("pretrained", "random_initialization")
         ]
-        difference = _interval(metrics["difference_of_macro_auroc"]["validation"], "+.3f")
+        difference = _interval(metrics["macro_auroc_difference"]["validation"], "+.3f")
         body.append([f"`{folder.name}`", f"{len(metrics['labels'])} labels", megabytes, *areas, difference])
     header = ["model", "output", "MB", "AUROC, fold 9 (optimistic)", "random weights (optimistic)", "difference"]
     note = (

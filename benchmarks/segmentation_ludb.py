@@ -42,13 +42,13 @@ from transformers.utils import logging
 from clear_hug_hf.data.readers import LudbSource
 from clear_hug_hf.data.readers.ludb import read_waves
 from clear_hug_hf.data.splits import patient_folds
-from clear_hug_hf.evaluation.metrics import interval_of_samples
+from clear_hug_hf.evaluation.metrics import bootstrap_interval
 from clear_hug_hf.evaluation.segmentation import UNKNOWN, WAVES, segmentation_samples
 from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
 from clear_hug_hf.modeling.modeling_ecg_jepa import EcgJepaForTokenClassification
 from clear_hug_hf.plotting import plot_segmentation, save_figure
 from clear_hug_hf.processing.feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
-from clear_hug_hf.utils.files import whole_file
+from clear_hug_hf.utils.files import atomic_file
 
 
 NUM_FOLDS = 5
@@ -208,7 +208,7 @@ def fit(ludb: Ludb, fold: int, kind: str, learning_rate: float, arguments: argpa
         "validation": max(curve),
         "curve": curve,
     }
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         np.savez_compressed(partial, places=test, predicted=predicted.astype(np.int8), about=json.dumps(about))
     print(
         f"{FITS[kind]}, fold {fold}, learning rate {learning_rate:g}: epoch {about['epoch']} of {len(curve)}, "
@@ -301,7 +301,7 @@ def summarise(ludb: Ludb, predictions: dict[str, np.ndarray], about: dict[str, A
 
 
 def _row(score: str, wave: str, method: str, minus: str, samples: np.ndarray) -> dict[str, Any]:
-    interval = interval_of_samples(samples)
+    interval = bootstrap_interval(samples)
     values = {name: "" if interval[name] is None else f"{interval[name]:.5f}" for name in ("value", "low", "high")}
     return {"score": score, "unit": UNITS.get(score, "ms"), "wave": wave, "method": method, "minus": minus, **values}
 

@@ -66,7 +66,7 @@ def count_warnings(data: Path) -> list[dict[str, Any]]:
     names = {"1": "cinc2011, acceptable", "0": "cinc2011, not acceptable", "-1": "cinc2011, undecided"}
     ptbxl = {
         reference.path.stem: [name for name, value in (reference.labels or {}).items() if value]
-        for reference in open_source("ptbxl", data / "ptbxl", label_set="ptbxl_rhythm", keep_unlabelled=True)
+        for reference in open_source("ptbxl", data / "ptbxl", label_set="ptbxl_rhythm", keep_unlabeled=True)
     }
     totals: Counter[str] = Counter()
     counts: dict[str, Counter[str]] = defaultdict(Counter)

@@ -35,8 +35,8 @@ from thirds import PROBE
 from transformers import set_seed
 from transformers.utils import logging
 
-from clear_hug_hf.data.prepared import keep_labels, load_prepared
-from clear_hug_hf.evaluation.metrics import interval_of_samples, macro_auroc_samples
+from clear_hug_hf.data.prepared import load_prepared, select_labels
+from clear_hug_hf.evaluation.metrics import bootstrap_interval, macro_auroc_samples
 from clear_hug_hf.training.benchmark import CELLS, BenchmarkArguments, Cell, Task, load_task, recipes, run_benchmark
 from clear_hug_hf.training.folders import load_feature_extractor, save_model_folder
 from clear_hug_hf.training.pretraining import pretrain
@@ -100,7 +100,7 @@ def run_trial(name: str, seed: int, prepared: Path, output: Path) -> None:
     """Pre-train and probe, or find that it was done."""
     trial, folder = TRIALS[name], output / f"{name}-{seed}"
     sets = [load_prepared(prepared / trial.detector / source) for source in trial.sources]
-    rows = datasets.concatenate_datasets([keep_labels(one["train"], None) for one, _ in sets])
+    rows = datasets.concatenate_datasets([select_labels(one["train"], None) for one, _ in sets])
     # The log was made before the decoder had the paper's rule for visible beats; decoder_rule.csv compares the two.
     fields = {"decoder_visible_attention": "all", **trial.model}
     options: dict[str, Any] = {"seed": seed, "trackers": [], "model": fields, **trial.recipe}
@@ -115,7 +115,7 @@ def run_trial(name: str, seed: int, prepared: Path, output: Path) -> None:
         save_model_folder(folder / "model", model, extractor)
         facts = {"epochs": 0, "seconds": 0.0, "train_loss": None, "validation_loss": None}
     else:
-        validation = keep_labels(sets[0][0]["validation"], None)
+        validation = select_labels(sets[0][0]["validation"], None)
         collator = recipe.make_collator(model, extractor)
         done = pretrain(model, rows, extractor, folder, validation, recipe.training, collator=collator)
         facts = {
@@ -203,7 +203,7 @@ def _row(
         return format(float(np.mean(values)), form) if values else ""
 
     name, fraction, head = key
-    interval = interval_of_samples(samples)
+    interval = bootstrap_interval(samples)
     return {
         "what": what,
         "trial": name,

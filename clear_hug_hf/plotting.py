@@ -37,7 +37,7 @@ from .processing.ecg_paper import (
 from .processing.errors import InputError
 from .processing.leads import STANDARD_LEADS
 from .processing.signal_cleaning import MILLIVOLTS_PER_UNIT, canonical_unit
-from .utils.files import whole_file
+from .utils.files import atomic_file
 
 
 _LAYOUTS = {"clinical": PAGE_LAYOUTS["3x4"], "rows": PAGE_LAYOUTS["12x1"]}
@@ -67,7 +67,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure whole, making the folder it belongs in; as PNG, unless the ending says otherwise."""
     path = Path(path)
     kind = path.suffix.removeprefix(".") or "png"
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         figure.savefig(partial, format=kind, dpi=_DPI, facecolor="white", bbox_inches="tight")
     return path
 
@@ -123,7 +123,7 @@ def plot_page(
     probabilities: np.ndarray | None = None,
     thresholds: Sequence[float] | None = None,
     title: str | None = None,
-    most_labels: int = 8,
+    max_labels: int = 8,
 ) -> Figure:
     """
     A picture of an ECG with the page that was found in it, what the model sees of it, and what it makes of that.
@@ -136,7 +136,7 @@ def plot_page(
             page [mV]: drawn over it as a page of `layout` would have them.
         sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the reconstruction [Hz].
         layout (`str`, *optional*, defaults to `"3x4"`): Where the leads of the reconstruction go.
-        label_names, probabilities, thresholds, most_labels (*optional*): Predictions, as [`plot_prediction`] takes
+        label_names, probabilities, thresholds, max_labels (*optional*): Predictions, as [`plot_prediction`] takes
             them.
         title (`str`, *optional*): Above the picture.
     """
@@ -164,7 +164,7 @@ def plot_page(
     if label_names is not None:
         values = np.asarray(probabilities, dtype=np.float64)
         limits = _checked_thresholds(thresholds, label_names)
-        shown = np.argsort(-values, kind="stable")[:most_labels][::-1]
+        shown = np.argsort(-values, kind="stable")[:max_labels][::-1]
         axes[2].barh(
             [_wrapped(label_names[index], 30) for index in shown],
             values[shown],
@@ -190,7 +190,7 @@ def plot_prediction(
     sampling_rate: float = 100.0,
     unit: str = "mV",
     title: str | None = None,
-    most_labels: int = 8,
+    max_labels: int = 8,
 ) -> Figure:
     """
     One page about one recording: the recording on ECG paper, what the model predicts, and which leads spoke for it.
@@ -210,7 +210,7 @@ def plot_prediction(
             each logit, as `predict` gives them for models with a head over groups of leads [logits].
         group_names (`Sequence[str]`, *optional*): Names of the groups, as the function of that name gives them: leads
             joined by `/` (`V1-V6` for the six), groups joined by ` + `, or `all leads`. Needed with `contributions`.
-        most_labels (`int`, *optional*, defaults to 8): Labels shown, from the most probable on.
+        max_labels (`int`, *optional*, defaults to 8): Labels shown, from the most probable on.
 
     Returns:
         `matplotlib.figure.Figure`: Its axes are the page, the probabilities, and with `contributions` those.
@@ -229,8 +229,8 @@ def plot_prediction(
     for name, probability in zip(label_names, probabilities, strict=True):
         if not 0.0 <= probability <= 1.0:
             raise InputError(f"the probability of {name!r} is {probability}: it must lie between 0 and 1")
-    if most_labels < 1:
-        raise InputError(f"most_labels is {most_labels}: show at least 1 label")
+    if max_labels < 1:
+        raise InputError(f"max_labels is {max_labels}: show at least 1 label")
     found = probabilities >= thresholds
     explained = int(np.argmax(np.where(found | ~found.any(), probabilities, -1.0)))
     tinted: _Tinted | None = None
@@ -239,7 +239,7 @@ def plot_prediction(
         contributions = np.asarray(contributions, dtype=np.float64)
         added, tinted = _explain(contributions, group_names, label_names, explained, lead_mask)
 
-    shown = np.argsort(-probabilities, kind="stable")[:most_labels]
+    shown = np.argsort(-probabilities, kind="stable")[:max_labels]
     names = [_wrapped(label_names[index], 30 if len(added) else 60) for index in shown]
     groups = [_wrapped(name, 30) for name in group_names or ()] if len(added) else []
     lines = max(name.count("\n") + 1 for name in (*names, *groups))
@@ -518,7 +518,7 @@ def plot_group_activations(
     return figure
 
 
-def plot_roc_sheet(
+def plot_roc_curves(
     labels: np.ndarray,
     probabilities: np.ndarray,
     label_names: Sequence[str],

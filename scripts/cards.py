@@ -1,12 +1,14 @@
 """
-Measure the classifiers under model_cards/ again and make all cards anew; the weights stay as they are.
+Evaluate the classifiers under model_cards/ again and regenerate all cards. The weights do not change.
 
     python scripts/cards.py SOURCES [--runs DIR] [NAME ...]
+    python scripts/cards.py --cards-only [NAME ...]
 
-SOURCES holds the folder ptbxl, as PhysioNet has it. Each shipped classifier predicts PTB-XL's fold 9 again, on which
-its thresholds are chosen anew; its control, whose weights are not kept, is trained again with its seed. Then
-metrics.json, README.md and the thresholds in config.json are rewritten: for a change of a metric, of how recordings
-are read, or of what a card says. `scripts/weights.sh` trains the weights themselves.
+SOURCES contains the folder ptbxl, as PhysioNet publishes it. Each shipped classifier predicts fold 9 of PTB-XL, its
+thresholds are selected there, and its randomly initialized control, whose weights are not shipped, is trained again
+with the same seed. Then metrics.json, README.md and the thresholds in config.json are rewritten. Run it when a metric
+or the preprocessing changes. `--cards-only` regenerates the cards from the files beside them, for a change of the
+template. `scripts/weights.sh` trains the weights themselves.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from clear_hug_hf.cli import main as command
-from clear_hug_hf.data.prepared import keep_labels, load_prepared
+from clear_hug_hf.data.prepared import load_prepared, select_labels
 from clear_hug_hf.evaluation.metrics import choose_thresholds
-from clear_hug_hf.evaluation.predictions import auroc_difference, evaluate_found, predict
+from clear_hug_hf.evaluation.predictions import auroc_difference, compute_metrics, predict
 from clear_hug_hf.hub.model_card import read_card
 from clear_hug_hf.hub.publishing import stage
 from clear_hug_hf.inference.classifier_outputs import model_thresholds
@@ -42,13 +44,13 @@ STORED_AS = "float16"
 
 
 def measure(folder: Path, source: Path, prepared: Path, cache: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """What the run of a shipped classifier wrote, with fold 9 measured again, and its thresholds."""
+    """The metrics of a shipped classifier with fold 9 evaluated again, and its thresholds."""
     metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     labels = metrics["data"]["label_set"]
     if command(["prepare", str(source), "--labels", labels, "--model", str(folder), "--output", str(prepared)]):
         raise SystemExit(f"{source} could not be prepared for {folder.name}")
     sets, _ = load_prepared(prepared)
-    sets = {split: keep_labels(dataset, metrics["labels"]) for split, dataset in sets.items()}
+    sets = {split: select_labels(dataset, metrics["labels"]) for split, dataset in sets.items()}
     model, extractor = load_classifier(folder)
     recipe = FinetuningArguments(**metrics["recipe"])
     set_seed(recipe.seed)
@@ -59,18 +61,18 @@ def measure(folder: Path, source: Path, prepared: Path, cache: Path) -> tuple[di
     chosen = choose_thresholds(found.labels, found.probabilities)
     thresholds = {name: one for name, one in zip(found.label_names, chosen, strict=True) if one is not None}
     model.config.label_thresholds = thresholds
-    metrics["pretrained"]["validation"] = evaluate_found(found, model_thresholds(model.config), recipe.seed)
-    of_validation = evaluate_found(of_control, model_thresholds(result.model.config), recipe.seed)
-    before = metrics["random_initialisation"]["best_epoch"]
+    metrics["pretrained"]["validation"] = compute_metrics(found, model_thresholds(model.config), recipe.seed)
+    of_validation = compute_metrics(of_control, model_thresholds(result.model.config), recipe.seed)
+    before = metrics["random_initialization"]["best_epoch"]
     if result.best_epoch != before:
         print(f"{folder.name}: the control's best epoch is {result.best_epoch} and was {before}", file=sys.stderr)
-    metrics["random_initialisation"] = {"best_epoch": result.best_epoch, "validation": of_validation}
-    metrics["difference_of_macro_auroc"] = {"validation": auroc_difference(found, of_control, recipe.seed)}
+    metrics["random_initialization"] = {"best_epoch": result.best_epoch, "validation": of_validation}
+    metrics["macro_auroc_difference"] = {"validation": auroc_difference(found, of_control, recipe.seed)}
     return {**metrics, "measured": {"weights": STORED_AS, "environment": describe_environment()}}, thresholds
 
 
 def make_card(folder: Path, staged: Path) -> None:
-    """Rewrite a card from the files beside it."""
+    """Regenerate a card from the files beside it."""
     license = str(read_card(folder / CARD).data.to_dict()["license"])
     stage(folder, staged, f"{ORG}/{folder.name}", license=license, dtype=STORED_AS)
     ours, theirs = (load_file(one / "model.safetensors") for one in (folder, staged))
@@ -82,27 +84,29 @@ def make_card(folder: Path, staged: Path) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure and rewrite what is asked for."""
+    """Evaluate the classifiers, unless only the cards are requested, and regenerate the cards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", type=Path, metavar="SOURCES", help="folder that holds ptbxl")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="folders under model_cards (default: all)")
+    parser.add_argument("places", nargs="*", metavar="SOURCES NAME", help="folder of ptbxl, and models (default: all)")
+    parser.add_argument("--cards-only", action="store_true", help="regenerate the cards from the files beside them")
     parser.add_argument("--cards", type=Path, default=CARDS, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--runs", type=Path, default=Path("runs/cards"), metavar="DIR", help="default: %(default)s")
     arguments = parser.parse_intermixed_args(words)
     known = sorted(path.parent.name for path in arguments.cards.glob("*/config.json"))
-    if unknown := [name for name in arguments.names if name not in known]:
-        parser.error(f"there is no model called {unknown[0]}: choose from {', '.join(known)}")
-    for name in arguments.names or known:
+    names = arguments.places if arguments.cards_only else arguments.places[1:]
+    if not arguments.cards_only and not arguments.places:
+        parser.error("SOURCES is missing: name the folder that contains ptbxl, or use --cards-only")
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"unknown model {unknown[0]}: choose from {', '.join(known)}")
+    for name in names or known:
         folder = arguments.cards / name
-        if (folder / METRICS).is_file():
-            runs = arguments.runs
-            places = arguments.sources / "ptbxl", runs / "prepared" / name, runs / "features"
-            metrics, thresholds = measure(folder, *places)
+        if (folder / METRICS).is_file() and not arguments.cards_only:
+            source, runs = Path(arguments.places[0]) / "ptbxl", arguments.runs
+            metrics, thresholds = measure(folder, source, runs / "prepared" / name, runs / "features")
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             write_json(folder / METRICS, metrics)
             write_json(folder / "config.json", {**config, "label_thresholds": thresholds})
         make_card(folder, arguments.runs / "staged" / name)
-        print(f"{folder / CARD} is made again", flush=True)
+        print(f"wrote {folder / CARD}", flush=True)
     return 0
 
 

@@ -67,8 +67,8 @@ def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_says_s
     assert "fewer than 5 training recordings have them, or have not: rare" in printed
     metrics = json.loads((output / "metrics.json").read_text())
     assert (metrics["labels"], metrics["head"]) == (["tachy"], "mean")
-    assert "random_initialisation" not in metrics
-    assert metrics["data"]["left_out"] == {"labels": ["rare"], "fewer_than": 5}
+    assert "random_initialization" not in metrics
+    assert metrics["data"]["excluded_labels"] == {"labels": ["rare"], "fewer_than": 5}
     printed_by("publish", output, "you/ward", "--dry-run", tmp_path / "staged")
     assert "5 training recordings have are not among its outputs: rare." in (tmp_path / "staged/README.md").read_text()
 
@@ -565,7 +565,7 @@ def test_when_a_table_is_poor_then_it_is_said_what_is_missing_and_there_are_metr
     assert "fewer than 10 validation recordings with the label, so that its threshold is unsure: tachy" in printed
     assert "no ROC curves: no label has both classes" in printed
     text = (output / "metrics.json").read_text()
-    assert json.loads(text)["difference_of_macro_auroc"]["test"] is None
+    assert json.loads(text)["macro_auroc_difference"]["test"] is None
     assert "NaN" not in text
     printed = printed_by("evaluate", *base, "--model", output, "--pictures", tmp_path / "pictures")
     assert "not defined: no label has both classes" in printed

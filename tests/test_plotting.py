@@ -26,7 +26,7 @@ from clear_hug_hf.plotting import (
     plot_reconstruction,
     plot_reconstructions,
     plot_recording,
-    plot_roc_sheet,
+    plot_roc_curves,
     plot_segmentation,
     save_figure,
 )
@@ -315,7 +315,7 @@ def test_when_there_are_more_labels_than_shown_then_their_number_and_those_found
     names = [f"label {index}" for index in range(38)]
     probabilities, thresholds = np.linspace(0.9, 0.1, 38), np.full(38, 0.6)
     thresholds[30] = 0.05
-    figure = plot_prediction(signal, PEAKS, names, probabilities, thresholds, most_labels=20)
+    figure = plot_prediction(signal, PEAKS, names, probabilities, thresholds, max_labels=20)
     assert list(_bars(figure, 1)) == names[:20]
     assert "18 less probable labels are not shown; found among them: label 30" in figure.axes[1].get_xlabel()
 
@@ -323,7 +323,7 @@ def test_when_there_are_more_labels_than_shown_then_their_number_and_those_found
 def test_when_a_roc_sheet_is_drawn_then_dot_and_counts_are_those_at_the_threshold() -> None:
     truth = np.array([1, 1, 1, 0, 0, 0, 0, np.nan])
     scores = np.array([0.9, 0.4, 0.3, 0.8, 0.4, 0.2, 0.1, 1.0])
-    figure = plot_roc_sheet(truth[:, None], scores[:, None], ["MI"], np.array([0.4]))
+    figure = plot_roc_curves(truth[:, None], scores[:, None], ["MI"], np.array([0.4]))
     (axes,) = figure.axes
     # At or above 0.4: two of three with the label, two of four without it; the unknown one counts nowhere.
     assert _texts(figure) == ["TP\n2", "FP\n2", "FN\n1", "TN\n2"]
@@ -338,7 +338,7 @@ def test_when_a_label_has_one_class_then_it_is_named_and_has_no_panel() -> None:
     labels = (generator.random((60, 4)) < 0.5).astype(float)
     labels[:, 1] = 0.0
     labels[:, 3] = np.where(labels[:, 3] == 1, 1.0, np.nan)
-    figure = plot_roc_sheet(labels, generator.random((60, 4)), ["NORM", "MI", "HYP", "CD"], title="test")
+    figure = plot_roc_curves(labels, generator.random((60, 4)), ["NORM", "MI", "HYP", "CD"], title="test")
     assert [axes.get_title().split("\n")[0] for axes in figure.axes] == ["NORM", "HYP"]
     assert figure.get_supxlabel() == "left out, only one class present: MI, CD"
     assert figure.get_suptitle() == "test"
@@ -348,7 +348,7 @@ def test_when_a_label_has_one_class_then_it_is_named_and_has_no_panel() -> None:
 def test_when_a_curve_is_good_or_bad_then_the_counts_do_not_cover_it(quality: float) -> None:
     generator = np.random.default_rng(3)
     labels = (generator.random((500, 1)) < 0.5).astype(float)
-    figure = plot_roc_sheet(labels, generator.normal(size=(500, 1)) + quality * labels, ["MI"])
+    figure = plot_roc_curves(labels, generator.normal(size=(500, 1)) + quality * labels, ["MI"])
     (axes,) = figure.axes
     x, y = max((line.get_data() for line in axes.lines), key=lambda data: len(data[0]))
     # Points along the curve, also between its corners.
@@ -362,7 +362,7 @@ def test_when_a_curve_is_good_or_bad_then_the_counts_do_not_cover_it(quality: fl
 def test_when_there_are_few_or_many_labels_then_text_is_readable_and_panels_do_not_meet(number: int) -> None:
     labels = np.tile(np.array([[0.0], [1.0], [1.0]]), number)
     names = [f"a long name of a finding of number {index}" for index in range(number)]
-    figure = plot_roc_sheet(labels, np.array([[0.1], [0.2], [0.9]]) * np.ones(number), names)
+    figure = plot_roc_curves(labels, np.array([[0.1], [0.2], [0.9]]) * np.ones(number), names)
     assert len(figure.axes) == number
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 8
     figure.draw_without_rendering()
@@ -443,7 +443,7 @@ GIVEN: dict[Callable[..., Figure], dict[str, Any]] = {
     plot_reconstruction: {"r_peaks": PEAKS, "reconstruction": REBUILT, "bool_masked_pos": HIDDEN},
     plot_reconstructions: {"r_peaks": PEAKS, "reconstructions": {"CLEAR": REBUILT}, "bool_masked_pos": HIDDEN},
     plot_segmentation: {"signal": NO_WAVES, "lead_names": LEADS, "sampling_rate": 100.0, "predicted": NO_WAVES},
-    plot_roc_sheet: {"labels": np.eye(2)[:, :1], "probabilities": np.array([[0.8], [0.3]]), "label_names": ["MI"]},
+    plot_roc_curves: {"labels": np.eye(2)[:, :1], "probabilities": np.array([[0.8], [0.3]]), "label_names": ["MI"]},
     plot_group_activations: {"activations": np.zeros((2, 7)), "label_names": LABELS[:2], "group_names": GROUPS},
 }
 """What each kind of picture is drawn of, beside the signal."""
@@ -465,7 +465,7 @@ GIVEN: dict[Callable[..., Figure], dict[str, Any]] = {
         (plot_prediction, {"contributions": np.zeros((3, 7)), "group_names": GROUPS}, "fit 7 groups and 3 labels"),
         (plot_prediction, {"contributions": np.full((7, 3), np.nan), "group_names": GROUPS}, "finite"),
         (plot_prediction, {"contributions": np.zeros((1, 3)), "group_names": ["left"]}, "'left' holds 'left'"),
-        (plot_prediction, {"most_labels": 0}, "most_labels"),
+        (plot_prediction, {"max_labels": 0}, "max_labels"),
         (plot_prediction, {"lead_mask": np.ones(3, dtype=bool)}, "lead mask"),
         (plot_reconstruction, {"bool_masked_pos": np.zeros((12, 4), dtype=bool)}, "do not belong"),
         (plot_reconstructions, {"leads": ["II", "V9"]}, "no lead 'V9'"),
@@ -477,12 +477,12 @@ GIVEN: dict[Callable[..., Figure], dict[str, Any]] = {
         (plot_segmentation, {"marked": np.zeros((1, 400))}, "the marked classes"),
         (plot_segmentation, {"signal": np.full((2, 400), np.nan)}, "NaN or infinite"),
         (plot_segmentation, {"sampling_rate": 0.0}, "sampling rate is 0"),
-        (plot_roc_sheet, {"probabilities": np.array([[0.8]])}, "do not belong together"),
-        (plot_roc_sheet, {"label_names": ["MI", "CD"]}, "do not belong together"),
-        (plot_roc_sheet, {"probabilities": np.array([[0.8], [np.nan]])}, "probability of 'MI' in row 1 is nan"),
-        (plot_roc_sheet, {"labels": np.array([[1.0], [np.nan]])}, "no label has recordings"),
-        (plot_roc_sheet, {"labels": np.array([[2.0], [0.0]])}, "other than 1, 0 and NaN"),
-        (plot_roc_sheet, {"columns": 0}, "columns"),
+        (plot_roc_curves, {"probabilities": np.array([[0.8]])}, "do not belong together"),
+        (plot_roc_curves, {"label_names": ["MI", "CD"]}, "do not belong together"),
+        (plot_roc_curves, {"probabilities": np.array([[0.8], [np.nan]])}, "probability of 'MI' in row 1 is nan"),
+        (plot_roc_curves, {"labels": np.array([[1.0], [np.nan]])}, "no label has recordings"),
+        (plot_roc_curves, {"labels": np.array([[2.0], [0.0]])}, "other than 1, 0 and NaN"),
+        (plot_roc_curves, {"columns": 0}, "columns"),
         (plot_group_activations, {"label_names": ["a"]}, "do not fit"),
     ],
 )

@@ -85,7 +85,7 @@ def test_when_a_shipped_card_is_read_then_it_states_licence_recordings_and_resul
     if folder in CLASSIFIERS:
         metrics = json.loads((folder / "metrics.json").read_text())
         found = metrics["pretrained"]["validation"]["macro_auroc"]
-        control = metrics["random_initialisation"]["validation"]["macro_auroc"]
+        control = metrics["random_initialization"]["validation"]["macro_auroc"]
         for one in (found, control):
             assert f"{one['value']:.3f}" in card.content
         assert found["low"] < found["value"] < found["high"]
@@ -220,11 +220,11 @@ def test_when_labels_are_rare_then_the_shipped_classifiers_leave_them_out_by_nam
     for task in ("sub", "form", "rhythm"):
         folder = MODEL_CARDS / f"clear-hug-small-ptbxl-{task}"
         metrics = json.loads((folder / "metrics.json").read_text())
-        left_out = metrics["data"]["left_out"]
-        assert left_out["fewer_than"] == 10
-        assert sorted([*left_out["labels"], *metrics["labels"]]) == sorted(LABEL_SETS[f"ptbxl_{task}"].names)
+        excluded_labels = metrics["data"]["excluded_labels"]
+        assert excluded_labels["fewer_than"] == 10
+        assert sorted([*excluded_labels["labels"], *metrics["labels"]]) == sorted(LABEL_SETS[f"ptbxl_{task}"].names)
         card = (folder / "README.md").read_text()
-        assert all(name in card for name in left_out["labels"])
+        assert all(name in card for name in excluded_labels["labels"])
 
 
 def test_when_a_shipped_folder_is_published_then_weights_are_the_same_and_code_is_added(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_when_shipped_classifiers_are_measured_again_then_cards_follow_and_weigh
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     metrics = json.loads(before["metrics.json"])
     damaged = json.loads(before["metrics.json"])
-    damaged["pretrained"]["validation"] = damaged["random_initialisation"]["validation"] = {}
+    damaged["pretrained"]["validation"] = damaged["random_initialization"]["validation"] = {}
     (folder / "metrics.json").write_text(json.dumps(damaged))
 
     assert cards.main([str(tmp_path), "tiny", "--cards", str(folder.parent), "--runs", str(tmp_path / "again")]) == 0
@@ -269,7 +269,7 @@ def test_when_shipped_classifiers_are_measured_again_then_cards_follow_and_weigh
     assert thresholds[0] == pytest.approx(thresholds[1], abs=5e-3)
     again = json.loads(after["metrics.json"])
     # The control is trained again to the same bits; the model was rounded since.
-    assert again["random_initialisation"] == metrics["random_initialisation"]
+    assert again["random_initialization"] == metrics["random_initialization"]
     for name in ("macro_auroc", "macro_calibration_error"):
         value = metrics["pretrained"]["validation"][name]["value"]
         assert again["pretrained"]["validation"][name]["value"] == pytest.approx(value, abs=5e-3)

@@ -145,13 +145,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pictures: Path) -> None:
     """What the shipped classifiers that read recordings as `extractor` does say about a held-out real one."""
     from ..data.model_files import extractor_settings
-    from ..data.prepared import keep_labels
+    from ..data.prepared import select_labels
     from ..evaluation.predictions import predict
     from ..inference.classifier_outputs import model_thresholds
     from ..training.folders import load_model
 
     shown = "test" if "test" in sets else "validation"
-    one = keep_labels(sets[shown], None).select([0])
+    one = select_labels(sets[shown], None).select([0])
     folders = sorted(path.parent for path in SHIPPED.glob("*/config.json"))
     asked = 0
     for folder in folders:

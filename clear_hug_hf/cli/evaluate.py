@@ -89,14 +89,14 @@ def add(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `evaluate` and return the exit status."""
     from ..training.folders import load_classifier
-    from ..utils.files import check_file, check_pictures, write_json
+    from ..utils.files import check_file, check_picture_folder, write_json
 
     read = (arguments.data, arguments.compare_with, arguments.model)
     check_file(arguments.output, arguments.overwrite, read)
-    check_pictures(arguments.pictures, [_PICTURE], arguments.overwrite)
+    check_picture_folder(arguments.pictures, [_PICTURE], arguments.overwrite)
     model, extractor = load_on_device(load_classifier, arguments.model)
 
-    from ..evaluation.predictions import evaluate_found
+    from ..evaluation.predictions import compute_metrics
     from ..inference.classifier_outputs import model_label_names
 
     names = model_label_names(model.config)
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         "data": str(arguments.data),
         "split": found.split,
         "model": str(arguments.model),
-        **evaluate_found(found, found.thresholds, arguments.seed),
+        **compute_metrics(found, found.thresholds, arguments.seed),
     }
     if mapping is not None:
         metrics["mapping"] = {name: list(mapping[name]) for name in found.label_names}
@@ -171,8 +171,8 @@ def _evaluated(
     import numpy as np
     from datasets import concatenate_datasets
 
-    from ..data.prepared import keep_labels
-    from ..data.splits import recordings_of
+    from ..data.prepared import select_labels
+    from ..data.splits import group_by_recording
     from ..evaluation.predictions import map_predictions, predict, predict_recordings
     from ..inference.classifier_outputs import model_label_names, model_thresholds
     from ..processing import InputError
@@ -212,9 +212,9 @@ def _evaluated(
     else:
         sets, rejected = prepare_splits(sources, extractor, known)
         rows = concatenate_datasets(list(sets.values()))
-        found = predict(model, keep_labels(rows, None), extractor, progress=True)
+        found = predict(model, select_labels(rows, None), extractor, progress=True)
         truth = dataset_labels(rows, known).numpy().astype(float)
-    truth = truth[recordings_of(found.record_ids)[0]]
+    truth = truth[group_by_recording(found.record_ids)[0]]
     found = found.by_recording()
     mapping = {name: of_model for name, of_model in mapping.items() if set(of_model if own else (name,)) <= set(known)}
     thresholds = model_thresholds(model.config)
@@ -223,10 +223,10 @@ def _evaluated(
 
 def _print_loss(arguments: argparse.Namespace, found: Any, own: Any) -> dict[str, Any]:
     """What is lost from the model's own source to another, over the labels that both have both classes of."""
-    from ..evaluation.predictions import auroc_loss
+    from ..evaluation.predictions import auroc_drop
     from ..processing import InputError
 
-    loss = auroc_loss(found, own, seed=arguments.seed)
+    loss = auroc_drop(found, own, seed=arguments.seed)
     if not loss["labels"]:
         raise InputError("no label has both classes in both sources: there is nothing to compare")
     say(f"\nof the labels {', '.join(loss['labels'])}, macro AUROC")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-_RUN_NAMES = {"pretrained": "pre-trained encoder", "random_initialisation": "untrained encoder"}
+_RUN_NAMES = {"pretrained": "pre-trained encoder", "random_initialization": "untrained encoder"}
 
 
 def add(verbs: Any) -> None:
@@ -147,7 +147,7 @@ def _add_finetuning_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `finetune` and return the exit status."""
     from ..data.model_files import extractor_settings, load_feature_extractor
-    from ..data.prepared import adopt_prepared, check_independent_labels
+    from ..data.prepared import check_independent_labels, match_prepared
     from ..training.finetuning import FINETUNING_RUN, check_datasets
     from ..training.folders import check_heads, find_model_folder
     from ..training.provenance import count_sets
@@ -165,7 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
     say_unused_devices("`accelerate launch --num_processes {count} -m clear_hug_hf.cli finetune ...` uses all")
     extractor = load_feature_extractor(folder)
     if sources.prepared is not None:
-        before, extractor = extractor_settings(extractor), adopt_prepared(sources.prepared, extractor)
+        before, extractor = extractor_settings(extractor), match_prepared(sources.prepared, extractor)
         if taken := [f"{name}={one}" for name, one in extractor_settings(extractor).items() if before[name] != one]:
             say(f"the classifier reads recordings as {arguments.data} was prepared: with {', '.join(taken)}")
     label_names = choose_labels(
@@ -173,14 +173,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     sets, rejected = prepare_splits(sources, extractor, label_names)
     require(sets, rejected, "train", "validation")
-    left_out: list[str] = []
+    excluded_labels: list[str] = []
     if arguments.labels is None:
-        sets, label_names, left_out = leave_out_rare(sets, label_names, arguments.min_positives)
+        sets, label_names, excluded_labels = leave_out_rare(sets, label_names, arguments.min_positives)
     check_datasets(sets["train"], sets["validation"], label_names)
     with resumable("from the last epoch", arguments.restart):
         about = {**sources.about, "sets": count_sets(sets)}
-        if left_out:
-            about["left_out"] = {"labels": left_out, "fewer_than": arguments.min_positives}
+        if excluded_labels:
+            about["excluded_labels"] = {"labels": excluded_labels, "fewer_than": arguments.min_positives}
         finetune_and_report(arguments, folder, extractor, sets, label_names, about, output)
     status = report_rejected(rejected)
     say(
@@ -199,7 +199,7 @@ def leave_out_rare(
     Sets and labels without those that fewer than `fewest` training recordings have, or have not, where nobody asked
     for these by name; and the names of these.
     """
-    from ..data.prepared import keep_labels
+    from ..data.prepared import select_labels
     from ..processing import InputError
     from ..training.features import dataset_labels
     from ..training.finetuning import absent_labels
@@ -216,7 +216,7 @@ def leave_out_rare(
         else f"fewer than {fewest} training recordings have them, or have not"
     )
     say(f"left out, since {why}: {', '.join(rare)}")
-    return {split: keep_labels(dataset, kept) for split, dataset in sets.items()}, kept, rare
+    return {split: select_labels(dataset, kept) for split, dataset in sets.items()}, kept, rare
 
 
 def _finetuning_arguments(options: argparse.Namespace) -> Any:
@@ -246,7 +246,7 @@ def finetune_and_report(
 
     from transformers import set_seed
 
-    from ..evaluation.predictions import auroc_difference, contributions_by_label, evaluate_found, predict
+    from ..evaluation.predictions import auroc_difference, compute_metrics, contributions_by_label, predict
     from ..inference.classifier_outputs import group_names, model_thresholds
     from ..plotting import plot_group_activations, save_figure
     from ..systems import load, system_of
@@ -261,14 +261,14 @@ def finetune_and_report(
     runs = {"pretrained": model}
     if not arguments.no_control:
         set_seed(arguments.seed)
-        runs["random_initialisation"] = type(model)(deepcopy(model.config))
+        runs["random_initialization"] = type(model)(deepcopy(model.config))
     held_out = [split for split in ("validation", "test") if split in sets]
     metrics: dict[str, Any] = {
         "data": about,
         "labels": label_names,
         "head": head,
         "recipe": finetuning.settings(recipe),
-        "chosen_by": "the epoch with the best validation macro AUROC and thresholds with the best validation F1, in "
+        "selected_by": "the epoch with the best validation macro AUROC and thresholds with the best validation F1, in "
         "both runs: the validation numbers are somewhat too good, those of a test split are not",
     }
     predictions: dict[tuple[str, str], Any] = {}
@@ -293,11 +293,11 @@ def finetune_and_report(
         metrics[name] = {"best_epoch": result.best_epoch}
         for split in held_out:
             found = predictions[name, split] = predict(result.model, sets[split], extractor).by_recording()
-            metrics[name][split] = evaluate_found(found, model_thresholds(result.model.config), arguments.seed)
+            metrics[name][split] = compute_metrics(found, model_thresholds(result.model.config), arguments.seed)
     if not arguments.no_control:
-        metrics["difference_of_macro_auroc"] = {
+        metrics["macro_auroc_difference"] = {
             split: auroc_difference(
-                predictions["pretrained", split], predictions["random_initialisation", split], arguments.seed
+                predictions["pretrained", split], predictions["random_initialization", split], arguments.seed
             )
             for split in held_out
         }
@@ -334,7 +334,7 @@ def finetune_and_report(
         for name in runs:
             say(f"  {_RUN_NAMES[name]:24s} {interval(metrics[name][split]['macro_auroc'])}")
         if not arguments.no_control:
-            say(f"  {'difference':24s} {interval(metrics['difference_of_macro_auroc'][split], sign=True)}")
+            say(f"  {'difference':24s} {interval(metrics['macro_auroc_difference'][split], sign=True)}")
         if split == "validation":
             say("  (the epoch and the thresholds were chosen on these recordings: the numbers are somewhat too good)")
     few = [name for name, one in metrics["pretrained"]["validation"]["per_label"].items() if one["num_positive"] < 10]

@@ -110,10 +110,10 @@ def add(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `predict` and return the exit status."""
     from ..training.folders import load_classifier
-    from ..utils.files import check_file, check_pictures, write_csv
+    from ..utils.files import check_file, check_picture_folder, write_csv
 
     check_file(arguments.output, arguments.overwrite, [*arguments.records, arguments.model])
-    check_pictures(arguments.pictures, overwrite=arguments.overwrite)
+    check_picture_folder(arguments.pictures, overwrite=arguments.overwrite)
     model, extractor = load_on_device(load_classifier, arguments.model)
 
     from tqdm.auto import tqdm
@@ -121,9 +121,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ..data.records import Rejected
     from ..inference.classifier_outputs import model_label_names, model_thresholds
     from ..inference.inputs import find_pictures, list_records
-    from ..inference.records import check_gives_probabilities, predict_records
+    from ..inference.records import check_is_classifier, predict_records
 
-    check_gives_probabilities(model.config)
+    check_is_classifier(model.config)
     names = model_label_names(model.config)
     shown = choose_labels(arguments.labels, names, f"the model in {arguments.model}")
     thresholds = dict(zip(names, model_thresholds(model.config), strict=True))
@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     pages = [page for found in pages_of.values() for page in found]
     references, rejected = list_records([path for path in arguments.records if not pages_of[path]])
     check_file(arguments.output, overwrite=True, inputs=(reference.path for reference in references))
-    check_pictures(arguments.pictures, overwrite=True, inputs=pages)
+    check_picture_folder(arguments.pictures, overwrite=True, inputs=pages)
     inputs: list[Path | RecordReference] = [*pages, *references]
     table: list[dict[str, Any]] = []
     drawn: set[Path] = set()
@@ -256,7 +256,7 @@ def _draw_record(
     """A picture of each stretch that is as long as the model's window, with all that was read of it."""
     import numpy as np
 
-    from ..inference.classifier_outputs import join_windows
+    from ..inference.classifier_outputs import aggregate_windows
     from ..processing.signal_cleaning import canonical_unit
 
     inputs = recording.as_inputs()
@@ -270,7 +270,7 @@ def _draw_record(
         window = windows[number]
         place = f"_{window.start / extractor.sampling_rate:g}s" if len(windows) > 1 else ""
         added = [one.contributions for one in parts if one.contributions is not None]
-        scores = join_windows(
+        scores = aggregate_windows(
             np.stack([one.probabilities for one in parts]), "max" if arguments.aggregate == "max" else "mean"
         )
         assert scores is not None

@@ -36,7 +36,7 @@ def add(verbs: Any) -> None:
         "result is the same bytes for any number of processes.\n\n"
         "Writes to the output folder: data/*.parquet, README.md (the dataset card), manifest.json (settings, counts,\n"
         "checksums), preprocessor_config.json, rejected.csv (recordings that cannot be used, with the reason) and\n"
-        "left_out.csv (those that the labels or options asked for leave out).\n\n"
+        "excluded.csv (those that the labels or options asked for leave out).\n\n"
         "examples:\n"
         "  clear-hug prepare downloads/ptb-xl --labels ptbxl_super --output ptb-xl --num-proc 8\n"
         "  clear-hug prepare downloads/challenge --labels cpsc9 --output cpsc --split-fractions 0.7 0.1 0.2\n"
@@ -174,7 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
             "the last one finishes the dataset, and so does the same command without --shard-index"
         )
         return EXIT_OK
-    if outcome.num_found == outcome.num_planned:
+    if outcome.num_existing == outcome.num_planned:
         say(f"{arguments.output} was prepared before with the same settings: no recording was read")
     _print_prepared(outcome.manifest)
     of_system = system_options(system_of(extractor).name)
@@ -187,7 +187,7 @@ def _print_prepared(manifest: dict[str, Any]) -> None:
     say(f"  {'split':12s}" + "".join(f"{column:>10s}" for column in columns))
     for name, split in manifest["splits"].items():
         say(f"  {name:12s}" + "".join(f"{split[column]:10d}" for column in columns))
-    if manifest["left_out"]:
-        say(f"  {manifest['left_out']} recordings were left out by the labels or options: left_out.csv lists them")
+    if manifest["excluded"]:
+        say(f"  {manifest['excluded']} recordings were left out by the labels or options: excluded.csv lists them")
     if any(split["rejected"] for split in manifest["splits"].values()):
         say("  rejected.csv says why recordings were rejected")

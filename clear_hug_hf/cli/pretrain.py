@@ -100,7 +100,7 @@ def _read_for_pretraining(
     import datasets
 
     from ..data.prepared import count_prepared
-    from ..data.texts import with_texts
+    from ..data.texts import add_text_column
     from ..processing import InputError
     from ..training.provenance import count_sets
 
@@ -120,7 +120,7 @@ def _read_for_pretraining(
         sets, failed = prepare_splits(sources, extractor, sources.label_names if texts else None)
         rejected += failed
         if texts:
-            sets = {split: with_texts(dataset) for split, dataset in sets.items()}
+            sets = {split: add_text_column(dataset) for split, dataset in sets.items()}
         data.append({**sources.about, "sets": count_sets(sets)})
         for split, dataset in sets.items():
             parts.setdefault(split, []).append(dataset)

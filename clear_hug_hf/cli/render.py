@@ -148,10 +148,10 @@ def _save(image: Any, path: Path, pixels_per_mm: float | None) -> None:
     """Write a picture so that it is complete whenever it exists under its name; the scale goes with it."""
     from PIL import Image
 
-    from ..utils.files import whole_file
+    from ..utils.files import atomic_file
 
     options: dict[str, Any] = {} if pixels_per_mm is None else {"dpi": (pixels_per_mm * _MM_PER_INCH,) * 2}
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         Image.fromarray(image).save(partial, quality=95, **options)  # of JPEG; PNG has none
 
 

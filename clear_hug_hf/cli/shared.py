@@ -170,7 +170,7 @@ def read_source(
         }
         return Sources(limited, label_names, describe_source(folder), folder, extractor)
     if (folder / TABLE).is_file():
-        source = open_source("ptbxl", folder, label_set="ptbxl_super", keep_unlabelled=True)
+        source = open_source("ptbxl", folder, label_set="ptbxl_super", keep_unlabeled=True)
         return Sources.by_split(source, limit, source.label_names, describe_source(folder, source, SOURCE_SPLITS))
     references = [
         RecordReference(path, str(path.relative_to(folder).with_suffix("")), split="train")
@@ -244,11 +244,11 @@ def prepare_splits(
 ) -> tuple[dict[str, datasets.Dataset], list[Rejected]]:
     """Prepare each split that is not prepared; labels that were not chosen are left out of the recordings."""
     from ..data.preparation import prepare
-    from ..data.prepared import check_prepared_for, keep_labels
+    from ..data.prepared import check_prepared_for, select_labels
 
     if sources.prepared is not None:
         check_prepared_for(sources.prepared, extractor)
-        return {split: keep_labels(dataset, label_names) for split, dataset in sources.splits.items()}, []
+        return {split: select_labels(dataset, label_names) for split, dataset in sources.splits.items()}, []
     sets: dict[str, datasets.Dataset] = {}
     rejected: list[Rejected] = []
     for split, records in sources.splits.items():
@@ -350,12 +350,12 @@ def draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: A
 
 def draw_roc_sheet(found: Any, thresholds: Sequence[float], title: str, path: Path) -> bool:
     """ROC curves of predictions with labels, and what is found from the thresholds on; whether there are any."""
-    from ..plotting import plot_roc_sheet, save_figure
+    from ..plotting import plot_roc_curves, save_figure
 
     if not any({0.0, 1.0} <= {*column} for column in found.labels.T):
         say("\nno ROC curves: no label has both classes")
         return False
-    figure = plot_roc_sheet(found.labels, found.probabilities, found.label_names, thresholds=thresholds, title=title)
+    figure = plot_roc_curves(found.labels, found.probabilities, found.label_names, thresholds=thresholds, title=title)
     save_figure(figure, path)
     return True
 

@@ -27,7 +27,7 @@ class LabelSet:
         databases (`tuple[str, ...]`): Databases of the PhysioNet Challenge that the set is for; empty where the
             source is one database.
         known_codes (`frozenset[str]`, *optional*): A recording with any other code is left out.
-        leave_out_unlabelled (`bool`, *optional*, defaults to `True`): Whether a recording without any of the labels
+        exclude_unlabeled (`bool`, *optional*, defaults to `True`): Whether a recording without any of the labels
             is left out, as the published files do.
     """
 
@@ -38,7 +38,7 @@ class LabelSet:
     readers: tuple[str, ...]
     databases: tuple[str, ...] = ()
     known_codes: frozenset[str] | None = None
-    leave_out_unlabelled: bool = True
+    exclude_unlabeled: bool = True
 
     def labels(self, codes: Iterable[str]) -> dict[str, float]:
         """
@@ -53,12 +53,12 @@ class LabelSet:
         present = {name for code in codes for name in self.codes.get(code, ())}
         return {name: float(name in present) for name in self.names}
 
-    def reason_to_leave_out(self, codes: Iterable[str]) -> str | None:
+    def exclusion_reason(self, codes: Iterable[str]) -> str | None:
         """Why the benchmark leaves a recording with these codes out, or `None` where it does not."""
         codes = list(codes)
         if self.known_codes is not None and (unknown := [code for code in codes if code not in self.known_codes]):
             return f"it has the code {unknown[0]}, which the code table of {self.name} does not have"
-        if self.leave_out_unlabelled and not any(self.codes.get(code) for code in codes):
+        if self.exclude_unlabeled and not any(self.codes.get(code) for code in codes):
             return f"it has none of the labels of {self.name}"
         return None
 
@@ -358,7 +358,7 @@ def _code15() -> LabelSet:
         descriptions=_CODE15,
         codes={name: (name,) for name in _CODE15},
         readers=("code15",),
-        leave_out_unlabelled=False,
+        exclude_unlabeled=False,
     )
 
 

@@ -58,7 +58,7 @@ def load_config(folder: str | Path) -> PreTrainedConfig:
     """
     path = Path(folder) / CONFIG
     _check_kind(path, "model_type", tuple(SYSTEMS))
-    with explained(path):
+    with loading_errors(path):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
@@ -72,7 +72,7 @@ def load_feature_extractor(folder: str | Path) -> Any:
     path = Path(folder) / EXTRACTOR
     known = tuple(one.classes["AutoFeatureExtractor"].split(":")[1] for one in SYSTEMS.values())
     _check_kind(path, "feature_extractor_type", known)
-    with explained(path):
+    with loading_errors(path):
         return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
 
 
@@ -83,7 +83,7 @@ def extractor_settings(feature_extractor: EcgFeatureExtractor) -> dict[str, Any]
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def loading_errors(path: Path) -> Iterator[None]:
     """Whatever a library says of a file becomes an [`InputError`] that names the file, unless memory is short."""
     verbosity = transformers.logging.get_verbosity()
     # Libraries log what the error says.

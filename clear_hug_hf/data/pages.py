@@ -10,10 +10,10 @@ import torch
 
 from ..processing.recording_inputs import StoredWindow
 from .augmentation import AugmentingCollator
-from .texts import text_id, text_of
+from .texts import row_text, text_id
 
 
-LAYOUT_SHARES: Mapping[str, float] = {"3x4": 0.6, "6x2": 0.2, "12x1": 0.2}
+LAYOUT_PROBABILITIES: Mapping[str, float] = {"3x4": 0.6, "6x2": 0.2, "12x1": 0.2}
 """How often pages of each layout are drawn in training: our choice, since no paper says it."""
 SIGNAL_EMBEDS = "signal_embeds"
 """The column that [`add_signal_embeds`] adds to a dataset: what the signal teacher makes of a row."""
@@ -34,7 +34,7 @@ class PageCollator(AugmentingCollator):
         label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`EcgCollator`].
         tokenizer (*optional*): Of the text tower. Without it the batch has no texts.
         with_targets (`bool`, *optional*, defaults to `False`): Whether the batch has what pre-training needs beside
-            the pages: signals and masks, and texts, which are those of [`with_texts`].
+            the pages: signals and masks, and texts, which are those of [`add_text_column`].
         with_signals (`bool`, *optional*, defaults to `False`): With targets, whether also the column `signal_embeds`.
         augmentation (`float`, *optional*, defaults to `1.0`): Strength of the augmentations (see `augment_page`); 0
             draws clean pages of every layout and style.
@@ -73,7 +73,7 @@ class PageCollator(AugmentingCollator):
     ) -> dict[str, np.ndarray]:
         chosen: dict[str, Any] = {"return_targets": self.with_targets}
         if generators is not None:
-            names, shares = list(LAYOUT_SHARES), list(LAYOUT_SHARES.values())
+            names, shares = list(LAYOUT_PROBABILITIES), list(LAYOUT_PROBABILITIES.values())
             layouts = [str(generator.choice(names, p=shares)) for generator in generators]
             chosen |= {"layouts": layouts, "generators": generators, "strength": self.augmentation}
         return self.feature_extractor.cut(*zip(*windows, strict=True), **chosen)
@@ -89,7 +89,7 @@ class PageCollator(AugmentingCollator):
         return batch
 
     def _texts(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        texts = [text_of(row) for row in rows]
+        texts = [row_text(row) for row in rows]
         tokens = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_text_length, return_tensors="pt"
         )

@@ -137,7 +137,7 @@ def check_independent_labels(folder: str | Path) -> None:
         )
 
 
-def adopt_prepared(folder: str | Path, feature_extractor: EcgFeatureExtractor) -> EcgFeatureExtractor:
+def match_prepared(folder: str | Path, feature_extractor: EcgFeatureExtractor) -> EcgFeatureExtractor:
     """
     The feature extractor of a classifier that is to be trained on a prepared folder: the encoder's, but it scales as
     the folder's does and, for a model that reads beats, has its window where that is shorter.
@@ -159,7 +159,7 @@ def adopt_prepared(folder: str | Path, feature_extractor: EcgFeatureExtractor) -
     return adopted
 
 
-def keep_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> datasets.Dataset:
+def select_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> datasets.Dataset:
     """A prepared dataset with these of its labels only, in this order; without labels for `None`."""
     has = list((dataset.features or {}).get("labels") or ())
     if has == list(label_names or ()):

@@ -11,7 +11,7 @@ README.md                          dataset card
 manifest.json                      source, settings, versions, counts, checksums; written last
 preprocessor_config.json           the feature extractor
 rejected.csv                       recordings that could not be used, and why
-left_out.csv                       recordings that the labels or settings asked for leave out
+excluded.csv                       recordings that the labels or settings asked for leave out
 data/train-00000-of-00003.parquet  rows, see `dataset_features`
 .preparation/                      only while unfinished
 ```
@@ -50,10 +50,10 @@ from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..utils.files import (
     RunFolder,
+    atomic_file,
     file_digest,
-    read_mark,
+    read_state,
     remove_leftovers,
-    whole_file,
     write_csv,
     write_json,
     write_text,
@@ -69,7 +69,7 @@ SHARD_SIZE = 1000
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _CARD, _REJECTED, _DATA = "README.md", "rejected.csv", "data"
-_LEFT_OUT = "left_out.csv"
+_EXCLUDED = "excluded.csv"
 WORK, _PLAN, _SUMMARIES = ".preparation", "plan.json", "shards"
 _SPLITS = ("train", "validation", "test")
 # What decides about bytes beside the settings: a resumed preparation must not mix two of them.
@@ -89,21 +89,21 @@ _PARQUET: dict[str, Any] = {
 }
 
 
-class Outcome(NamedTuple):
+class PreparationResult(NamedTuple):
     """
     What [`prepare_shards`] leaves.
 
     Args:
         folder (`Path`): The output folder.
         num_done, num_planned (`int`): Shards that are there now, and shards of the whole.
-        num_found (`int`): Shards that were there before.
+        num_existing (`int`): Shards that were there before.
         manifest (`dict`, *optional*): The manifest, once the whole is there.
     """
 
     folder: Path
     num_done: int
     num_planned: int
-    num_found: int
+    num_existing: int
     manifest: dict[str, Any] | None
 
 
@@ -141,7 +141,7 @@ def prepare_shards(
     shard_index: int | None = None,
     num_shards: int | None = None,
     progress: bool = True,
-) -> Outcome:
+) -> PreparationResult:
     """
     Prepare all recordings of a source, or one job's part of them, or what an interrupted call left to do.
 
@@ -162,7 +162,7 @@ def prepare_shards(
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
 
     Returns:
-        [`Outcome`]: What is there now. With a finished preparation nothing is done.
+        [`PreparationResult`]: What is there now. With a finished preparation nothing is done.
 
     Raises:
         InputError: If a patient is in two splits, no recording can be used, the folder holds anything else or cannot
@@ -185,7 +185,7 @@ def prepare_shards(
     shards = _plan_shards(plan["source"]["num_records"], shard_size)
     with _explaining_disk_errors(folder):
         if (manifest := _begin(folder, plan)) is not None:
-            return Outcome(folder, len(shards), len(shards), len(shards), manifest)
+            return PreparationResult(folder, len(shards), len(shards), len(shards), manifest)
         found = {shard for shard in shards if _read_summary(folder, shard) is not None}
         if progress and found:
             tqdm.write(f"{folder}: resuming, {len(found)} of {len(shards)} shards are there", file=sys.stderr)
@@ -198,10 +198,12 @@ def prepare_shards(
 
         summaries = [summary for shard in shards if (summary := _read_summary(folder, shard)) is not None]
         # Another job of the array may have finished the whole meanwhile, and put away the summaries.
-        manifest = read_mark(folder / MANIFEST, _REMEDY)
+        manifest = read_state(folder / MANIFEST, _REMEDY)
         if manifest is None and len(summaries) == len(shards):
-            manifest = _finish(folder, plan, summaries, feature_extractor, source.left_out)
-    return Outcome(folder, len(summaries) if manifest is None else len(shards), len(shards), len(found), manifest)
+            manifest = _finish(folder, plan, summaries, feature_extractor, source.excluded)
+    return PreparationResult(
+        folder, len(summaries) if manifest is None else len(shards), len(shards), len(found), manifest
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- plan
@@ -256,8 +258,8 @@ def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Take an output folder for a plan if it is free, or begun for the same; its manifest if it is finished."""
     # In this order, so that a job of an array that begins, or finishes, at this moment is understood.
     entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    begun = read_mark(folder / WORK / _PLAN, _REMEDY)
-    manifest = read_mark(folder / MANIFEST, _REMEDY)
+    begun = read_state(folder / WORK / _PLAN, _REMEDY)
+    manifest = read_state(folder / MANIFEST, _REMEDY)
     there = manifest or begun
     if there is None and entries - {WORK}:
         raise InputError(f"{folder} holds other files: choose a new or an empty output folder")
@@ -266,7 +268,7 @@ def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         compared = {name: part for name, part in plan.items() if not (manifest and name == "versions")}
         known = {name: there.get(name) for name in compared}
         words = {"source: records_sha256": "its records have other ids, patients, splits or labels"}
-        RunFolder(folder, MANIFEST, "preparation", _REMEDY, words=words).compare(known, compared)
+        RunFolder(folder, MANIFEST, "preparation", _REMEDY, words=words).check_same(known, compared)
     if manifest is None:
         (folder / WORK / _SUMMARIES).mkdir(parents=True, exist_ok=True)
         if begun is None:
@@ -372,7 +374,7 @@ def _write_shard(
     rows = num_bytes = 0
     # One thread: the processes are the parallelism, and the rounding of sums must not depend on it.
     with (
-        whole_file(folder / shard.file) as partial,
+        atomic_file(folder / shard.file) as partial,
         pq.ParquetWriter(partial, dataset_features(label_names).arrow_schema, **_PARQUET) as writer,
         threadpool_limits(limits=1),
     ):
@@ -403,7 +405,7 @@ def _write_shard(
 
 def _read_summary(folder: Path, shard: _Shard) -> dict[str, Any] | None:
     """What is known about a shard, if it is done."""
-    summary = read_mark(folder / shard.summary, _REMEDY)
+    summary = read_state(folder / shard.summary, _REMEDY)
     path = folder / shard.file
     if summary is None or not path.is_file() or path.stat().st_size != summary["size"]:
         return None
@@ -418,10 +420,10 @@ def _finish(
     plan: dict[str, Any],
     summaries: list[dict[str, Any]],
     extractor: EcgFeatureExtractor,
-    left_out: Sequence[tuple[str, str]],
+    excluded: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
     rejected = [one for summary in summaries for one in summary.pop("rejected")]
-    for name, rows in ((_REJECTED, rejected), (_LEFT_OUT, left_out)):
+    for name, rows in ((_REJECTED, rejected), (_EXCLUDED, excluded)):
         write_csv(folder / name, [dict(zip(Rejected._fields, row, strict=True)) for row in rows], Rejected._fields)
     if len(rejected) == sum(summary["records"] for summary in summaries):
         raise InputError(
@@ -438,7 +440,7 @@ def _finish(
         positive = summary.pop("positive")
         for label, number in {} if plan["source"]["problem_type"] == "regression" else positive.items():
             split["positive"][label] = split["positive"].get(label, 0) + number
-    manifest = {**plan, "splits": splits, "left_out": len(left_out), "shards": summaries}
+    manifest = {**plan, "splits": splits, "excluded": len(excluded), "shards": summaries}
     write_text(folder / EXTRACTOR, extractor.to_json_string())
     write_text(folder / _CARD, _card(manifest))
     write_json(folder / MANIFEST, manifest)
@@ -511,7 +513,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
 |---|---|---|---|---|
 {counts}
 
-`{_REJECTED}` says why a recording was rejected; `{_LEFT_OUT}` lists the {manifest["left_out"]} that the labels or
+`{_REJECTED}` says why a recording was rejected; `{_EXCLUDED}` lists the {manifest["excluded"]} that the labels or
 settings asked for leave out. `{MANIFEST}` has the settings and the checksum of every file. The splits are
 {"official" if manifest["random_splits"] is None else "random by patient"}: no patient is in two of them.
 {labels}

@@ -47,7 +47,7 @@ def assign_splits(
                 "give all of them one, or ask for random splits"
             )
         if official:
-            check_patients(records, official)
+            check_patient_splits(records, official)
             return official
     return random_splits(records, DEFAULT_FRACTIONS if fractions is None else fractions, seed)
 
@@ -125,7 +125,7 @@ def patient_keys(record_ids: Sequence[str], patient_ids: Sequence[str | None]) -
     return [patient_key(record, patient) for record, patient in zip(record_ids, patient_ids, strict=True)]
 
 
-def recordings_of(record_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def group_by_recording(record_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """
     The recordings of rows of a prepared dataset, which may hold several windows of each.
 
@@ -146,7 +146,7 @@ def patient_key(record_id: str, patient_id: str | None) -> str:
     return f"record {record_id}" if patient_id is None else f"patient {patient_id}"
 
 
-def check_patients(records: Iterable[Recording | RecordReference], splits: Mapping[str, str]) -> None:
+def check_patient_splits(records: Iterable[Recording | RecordReference], splits: Mapping[str, str]) -> None:
     """
     Make sure that no patient has recordings in two splits.
 

@@ -45,7 +45,7 @@ def label_sentence(names: Iterable[str]) -> str:
     return f"ecg with {', '.join(found)}".lower() if found else ""
 
 
-def text_of(row: Mapping[str, Any]) -> str:
+def row_text(row: Mapping[str, Any]) -> str:
     """
     The text of a row of a prepared dataset.
 
@@ -62,13 +62,13 @@ def text_of(row: Mapping[str, Any]) -> str:
     return label_sentence(name for name, value in labels.items() if value is not None and value == 1)
 
 
-def with_texts(dataset: datasets.Dataset) -> datasets.Dataset:
+def add_text_column(dataset: datasets.Dataset) -> datasets.Dataset:
     """
-    A prepared dataset whose column `report` holds the text of each row, as [`text_of`] gives it, and null where there
+    A prepared dataset whose column `report` holds the text of each row, as [`row_text`] gives it, and null where there
     is none; without labels, so that differently labelled sources can be joined.
     """
     columns = [name for name in ("report", "labels") if name in dataset.column_names]
-    texts = [text_of(row) or None for row in dataset.select_columns(columns)]
+    texts = [row_text(row) or None for row in dataset.select_columns(columns)]
     return dataset.remove_columns(columns).add_column("report", texts, feature=datasets.Value("string"))
 
 

@@ -185,9 +185,9 @@ def evaluate_predictions(
     """
     Macro and per-label AUROC, average precision, F1 and calibration error with bootstrap intervals over patients.
 
-    A label of which only one class is present has no metric: it is named under `left_out` and counts in no mean.
-    The intervals are percentiles over bootstrap samples of patients; a sample in which a label has one class is left
-    out for that label, and for the macro mean. Where that leaves half of the samples or fewer there is no interval.
+    A label with only one class present has no metrics: it is listed in `excluded_labels` and excluded from the means.
+    The intervals are percentiles over bootstrap samples of patients. A sample in which a label has only one class is
+    excluded for that label and for the macro mean; if at most half of the samples remain, there is no interval.
 
     The calibration error as it is counted is too high by chance, and higher still in bootstrap samples, so that their
     percentiles would lie above it. It is reduced by the bias that the bootstrap estimates, down to 0 at most (Efron
@@ -211,9 +211,9 @@ def evaluate_predictions(
 
     Returns:
         `dict`: `macro_auroc`, `macro_average_precision`, `macro_f1` and `macro_calibration_error`, each
-        `{"value", "low", "high"}`; `per_label`, for each name the same metrics, `threshold`, `num_positive` and
-        `num_known`; `left_out`, label names; `num_recordings`, `num_patients`, `num_samples`. Values that do not
-        exist are `None`, so that the result can be written as JSON.
+        `{"value", "low", "high"}`; `per_label`, with the same metrics, `threshold`, `num_positive` and `num_known` of
+        each label; `excluded_labels`; `num_recordings`, `num_patients` and `num_samples`. Undefined values are `None`,
+        so that the result can be written as JSON.
 
     Raises:
         InputError: If shapes differ, there is nothing to evaluate, a label is neither 1 nor 0 nor NaN, or a
@@ -228,7 +228,7 @@ def evaluate_predictions(
         patient_ids = [None] * len(labels)
     once, resampled = np.split(bootstrap_weights(len(labels), patient_ids, num_samples, seed), [1])
 
-    left_out: list[str] = []
+    excluded_labels: list[str] = []
     per_label: dict[str, dict[str, Any]] = {}
     values: dict[str, list[float]] = {name: [] for name in METRICS}
     samples: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
@@ -242,7 +242,7 @@ def evaluate_predictions(
         }
         per_label[label] = entry
         if not 0 < entry["num_positive"] < entry["num_known"]:
-            left_out.append(label)
+            excluded_labels.append(label)
             entry.update(dict.fromkeys(METRICS))
             continue
         metrics: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
@@ -268,7 +268,7 @@ def evaluate_predictions(
     return {
         **macro,
         "per_label": per_label,
-        "left_out": left_out,
+        "excluded_labels": excluded_labels,
         "num_recordings": len(labels),
         "num_patients": len(np.unique(patient_index(patient_ids))),
         "num_samples": num_samples,
@@ -374,7 +374,7 @@ def macro_auroc_interval(
     samples = macro_auroc_samples(labels, runs, patient_ids, num_samples, seed)
     if others:
         samples = samples - macro_auroc_samples(labels, others, patient_ids, num_samples, seed)
-    return interval_of_samples(samples, confidence)
+    return bootstrap_interval(samples, confidence)
 
 
 def macro_auroc_samples(
@@ -406,7 +406,7 @@ def macro_auroc_samples(
     return np.mean(areas, axis=0) if areas else np.full(1 + num_samples, np.nan)
 
 
-def interval_of_samples(samples: np.ndarray, confidence: float = 0.95) -> dict[str, float | None]:
+def bootstrap_interval(samples: np.ndarray, confidence: float = 0.95) -> dict[str, float | None]:
     """`{"value", "low", "high"}` of what [`macro_auroc_samples`] gives, or of sums and differences of such."""
     return _with_interval(float(samples[0]), samples[1:], confidence)
 

@@ -15,14 +15,14 @@ from transformers import PreTrainedModel
 
 from ..data.collator import EcgCollator
 from ..data.records import Recording, RecordReference, Rejected
-from ..data.splits import recordings_of
+from ..data.splits import group_by_recording
 from ..inference.classifier_outputs import group_contributions, model_label_names
-from ..inference.records import check_gives_probabilities, predict_records
+from ..inference.records import check_is_classifier, predict_records
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from .metrics import (
+    bootstrap_interval,
     evaluate_predictions,
-    interval_of_samples,
     macro_auroc,
     macro_auroc_interval,
     macro_auroc_samples,
@@ -59,7 +59,7 @@ class Predictions:
         The same with one row per recording, the mean over its windows, in the order of their first ones: windows of a
         recording are not recordings of other patients. Labels are those of the first window.
         """
-        first, _ = recordings_of(self.record_ids)
+        first, _ = group_by_recording(self.record_ids)
         return Predictions(
             label_names=self.label_names,
             record_ids=[self.record_ids[row] for row in first],
@@ -76,10 +76,10 @@ def mean_by_recording(
     values: np.ndarray, record_ids: Sequence[str], num_windows: np.ndarray | None = None
 ) -> np.ndarray:
     """
-    Mean over the rows of each recording, `(num_rows, ...)` to `(num_recordings, ...)`; see [`recordings_of`]. A row
-    that is itself the mean over `num_windows` counts as often, so that the mean is that over all windows.
+    Mean over the rows of each recording, `(num_rows, ...)` to `(num_recordings, ...)`; see [`group_by_recording`].
+    Rows are weighted by `num_windows`, so that the result is the mean over all windows.
     """
-    first, recording_of = recordings_of(record_ids)
+    first, recording_of = group_by_recording(record_ids)
     if len(first) == len(recording_of):
         return values
     sums = np.zeros((len(first), *values.shape[1:]))
@@ -122,7 +122,7 @@ def predict(
         raise InputError(
             f"the recordings have the label {unknown[0]!r} and the model does not: it knows {', '.join(names)}"
         )
-    check_gives_probabilities(model.config)
+    check_is_classifier(model.config)
     collator = EcgCollator(feature_extractor, label_names=has, all_beats=True)
     loader = DataLoader(dataset.with_format("numpy"), batch_size=batch_size, collate_fn=collator)
     model.eval()
@@ -195,12 +195,14 @@ def predict_recordings(
     return predictions, used, rejected
 
 
-def evaluate_found(found: Predictions | Evaluated, thresholds: Sequence[float], seed: int = 0) -> dict[str, Any]:
+def compute_metrics(
+    found: Predictions | LabeledPredictions, thresholds: Sequence[float], seed: int = 0
+) -> dict[str, Any]:
     """
     Metrics of predictions for labelled recordings, one row per recording, as [`evaluate_predictions`] gives them.
 
     Args:
-        found ([`Predictions`] or [`Evaluated`]): With `labels`.
+        found ([`Predictions`] or [`LabeledPredictions`]): With `labels`.
         thresholds (`Sequence[float]`): One for each label, such as [`model_thresholds`].
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
     """
@@ -248,7 +250,7 @@ def contributions_by_label(predictions: Predictions) -> np.ndarray:
 
 
 @dataclass
-class Evaluated:
+class LabeledPredictions:
     """
     Labels and probabilities side by side, whoever named the labels.
 
@@ -277,7 +279,7 @@ def map_predictions(
     mapping: Mapping[str, Sequence[str]],
     of_model: bool = False,
     split: str = "",
-) -> Evaluated:
+) -> LabeledPredictions:
     """
     Probabilities for the labels of another source.
 
@@ -307,7 +309,7 @@ def map_predictions(
         known = np.max([np.nan_to_num(one, nan=0.0) for one in sources], axis=0)
         unknown = np.any([np.isnan(one) for one in sources], axis=0) & (known < 0.5)
         labels.append(np.where(unknown, np.nan, known))
-    return Evaluated(
+    return LabeledPredictions(
         label_names=list(mapping),
         labels=np.stack(labels, axis=1),
         probabilities=np.stack(probabilities, axis=1),
@@ -324,13 +326,15 @@ def _around_half(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarra
     return np.clip(np.where(probabilities >= thresholds, above, below), 0.0, 1.0)
 
 
-def auroc_loss(other: Evaluated, own: Evaluated, num_samples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def auroc_drop(
+    other: LabeledPredictions, own: LabeledPredictions, num_samples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
     """
     How much macro AUROC a model loses from recordings of its own source to those of another.
 
     Args:
-        other ([`Evaluated`]): On the other source.
-        own ([`Evaluated`]): On its own, of patients that it was not trained on.
+        other ([`LabeledPredictions`]): On the other source.
+        own ([`LabeledPredictions`]): On its own, of patients that it was not trained on.
         num_samples, seed: As in [`evaluate_predictions`]; the patients of both are drawn independently.
 
     Returns:
@@ -348,14 +352,14 @@ def auroc_loss(other: Evaluated, own: Evaluated, num_samples: int = 1000, seed: 
         columns = [one.label_names.index(name) for name in names]
         labels, scores = one.labels[:, columns], one.probabilities[:, columns]
         samples[side] = macro_auroc_samples(labels, [scores], one.patient_ids, num_samples, [seed, number])
-        result[side] = interval_of_samples(samples[side])
+        result[side] = bootstrap_interval(samples[side])
         for column, name in enumerate(names):
             area = macro_auroc(labels[:, [column]], scores[:, [column]])
             result["per_label"].setdefault(name, {})[side] = area
-    result["lost"] = interval_of_samples(samples["own"] - samples["other"])
+    result["lost"] = bootstrap_interval(samples["own"] - samples["other"])
     return result
 
 
-def _both(one: Evaluated, name: str) -> bool:
+def _both(one: LabeledPredictions, name: str) -> bool:
     values = one.labels[:, one.label_names.index(name)]
     return bool((values == 1).any() and (values == 0).any())

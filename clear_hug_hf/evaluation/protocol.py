@@ -100,7 +100,7 @@ def stratified_subset(
     return np.flatnonzero(taken[patient_of])
 
 
-def split_off(
+def holdout_split(
     labels: np.ndarray, patient_ids: Sequence[str | None], fraction: float = 0.1, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """
@@ -117,11 +117,11 @@ def split_off(
     return first, second
 
 
-NEIGHBOURS = (1, 5, 10, 20, 50, 100)
+NUM_NEIGHBORS = (1, 5, 10, 20, 50, 100)
 
 
-def nearest_neighbour_scores(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, num_neighbours: int
+def nearest_neighbor_scores(
+    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, num_neighbors: int
 ) -> np.ndarray:
     """
     Share of the nearest training recordings with each label, each weighted by its cosine similarity.
@@ -131,13 +131,13 @@ def nearest_neighbour_scores(
         labels (`np.ndarray` of shape `(num_training, num_labels)`): 1, 0, or NaN where unknown: then a neighbour does
             not count for that label.
         queries (`np.ndarray` of shape `(num_recordings, width)`): Features of the recordings to score.
-        num_neighbours (`int`): At most this many.
+        num_neighbors (`int`): At most this many.
 
     Returns:
         `np.ndarray` of shape `(num_recordings, num_labels)`: From 0 to 1.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
-    search = NearestNeighbors(n_neighbors=min(num_neighbours, len(features)), metric="cosine", algorithm="brute")
+    search = NearestNeighbors(n_neighbors=min(num_neighbors, len(features)), metric="cosine", algorithm="brute")
     distances, nearest = search.fit((features - mean) / deviation).kneighbors((queries - mean) / deviation)
     # From 0 for opposite to 1 for equal directions: never negative.
     weights = 1 - distances[:, :, None] / 2
@@ -147,7 +147,7 @@ def nearest_neighbour_scores(
     return np.clip(votes / np.maximum((weights * known).sum(axis=1), 1e-12), 0.0, 1.0)
 
 
-def nearest_neighbours(
+def select_nearest_neighbors(
     features: np.ndarray,
     labels: np.ndarray,
     validation_features: np.ndarray,
@@ -155,18 +155,18 @@ def nearest_neighbours(
     queries: np.ndarray,
 ) -> tuple[int, np.ndarray]:
     """
-    Scores by the number of neighbours of [`NEIGHBOURS`] with the best macro AUROC on the validation recordings.
+    Scores by the number of neighbours of [`NUM_NEIGHBORS`] with the best macro AUROC on the validation recordings.
 
     Returns:
-        `tuple[int, np.ndarray]`: That number, and the scores as in [`nearest_neighbour_scores`].
+        `tuple[int, np.ndarray]`: That number, and the scores as in [`nearest_neighbor_scores`].
     """
-    usable = [count for count in NEIGHBOURS if count <= len(features)]
+    usable = [count for count in NUM_NEIGHBORS if count <= len(features)]
     scores = [
-        macro_auroc(validation_labels, nearest_neighbour_scores(features, labels, validation_features, count))
+        macro_auroc(validation_labels, nearest_neighbor_scores(features, labels, validation_features, count))
         for count in usable
     ]
     best = usable[int(np.argmax(scores))]
-    return best, nearest_neighbour_scores(features, labels, queries, best)
+    return best, nearest_neighbor_scores(features, labels, queries, best)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

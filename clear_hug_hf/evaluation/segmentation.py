@@ -105,7 +105,7 @@ def segmentation_samples(
     Scores of predicted waves on the recordings as they are, and on each bootstrap sample of their patients.
 
     With the same recordings and seed all methods are scored on the same samples, so that differences are paired.
-    [`~evaluation.metrics.interval_of_samples`] makes intervals of the samples and of their differences.
+    [`~evaluation.metrics.bootstrap_interval`] makes intervals of the samples and of their differences.
 
     Args:
         marked, predicted (`np.ndarray` of shape `(num_recordings, num_leads, num_samples)`): As in [`match_waves`].

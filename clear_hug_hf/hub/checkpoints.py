@@ -24,7 +24,7 @@ _MAGIC = (b"PK\x03\x04", b"\x80")
 _NAMED = 5
 
 
-def name_some(names: Iterable[object]) -> str:
+def summarize_names(names: Iterable[object]) -> str:
     """The first five names, and how many more there are."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
@@ -115,18 +115,18 @@ def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, to
     if not any(is_tensor):
         raise InputError(
             f"{path} holds no state dict, neither by itself nor under {entry!r}: its entries are "
-            f"{name_some(map(repr, checkpoint))}"
+            f"{summarize_names(map(repr, checkpoint))}"
         )
     if not all(is_tensor):
         others = [f"{key} ({_a_kind(value)})" for key, value in state_dict.items() if not torch.is_tensor(value)]
-        raise InputError(f"the state dict in {path} holds what is no tensor: {name_some(others)}")
+        raise InputError(f"the state dict in {path} holds what is no tensor: {summarize_names(others)}")
     odd = [
         key
         for key, value in state_dict.items()
         if value.is_meta or value.is_quantized or value.layout is not torch.strided
     ]
     if odd:
-        raise InputError(f"{path} holds tensors that are sparse, quantized or without values: {name_some(odd)}")
+        raise InputError(f"{path} holds tensors that are sparse, quantized or without values: {summarize_names(odd)}")
     named = {str(key): value for key, value in state_dict.items()}
     if all(key.startswith(_PARALLEL) for key in named):
         # Saved from within DistributedDataParallel.
@@ -156,9 +156,9 @@ def check_keys(state_dict: Mapping[str, torch.Tensor], expected: Iterable[str], 
     wanted = dict.fromkeys(expected)
     faults = []
     if missing := [key for key in wanted if key not in state_dict]:
-        faults.append(f"it lacks {name_some(missing)}")
+        faults.append(f"it lacks {summarize_names(missing)}")
     if left := [key for key in state_dict if key not in wanted]:
-        faults.append(f"it holds {name_some(left)}, which no such model has")
+        faults.append(f"it holds {summarize_names(left)}, which no such model has")
     if faults:
         raise InputError(
             f"the state dict is not that of a {kind}: {', and '.join(faults)}; check that the file is the right one "
@@ -166,7 +166,7 @@ def check_keys(state_dict: Mapping[str, torch.Tensor], expected: Iterable[str], 
         )
 
 
-def shape_of(state_dict: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+def tensor_shape(state_dict: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:
     """
     The shape of a tensor from which sizes are read.
 
@@ -272,10 +272,10 @@ def fill_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> N
         if tensor.shape != own[key].shape
     ]
     if misfits:
-        raise InputError(f"the shapes of the tensors do not fit together: {name_some(misfits)}")
+        raise InputError(f"the shapes of the tensors do not fit together: {summarize_names(misfits)}")
     if bad := [key for key, tensor in tensors.items() if not (tensor.is_floating_point() and tensor.isfinite().all())]:
         raise InputError(
-            f"the weights are whole numbers, NaN or infinite in {name_some(bad)}: take another checkpoint"
+            f"the weights are whole numbers, NaN or infinite in {summarize_names(bad)}: take another checkpoint"
         )
     model.load_state_dict(dict(tensors))
 
@@ -287,7 +287,7 @@ __all__ = [
     "fill_model",
     "load_state_dict",
     "name_size",
-    "name_some",
+    "summarize_names",
     "num_heads",
-    "shape_of",
+    "tensor_shape",
 ]

@@ -23,7 +23,7 @@ from .checkpoints import (
     load_state_dict,
     name_size,
     num_heads,
-    shape_of,
+    tensor_shape,
 )
 from .converted import check_replaceable, save_converted
 
@@ -159,19 +159,19 @@ def convert_clear_hug_state_dict(
     check_keys(state_dict, names, kind)
 
     layers, decoder_layers = f"{prefix}encoder_transformer.layers.", "decoder_transformer.layers."
-    num_leads, width = shape_of(state_dict, f"{prefix}cls_token", 2)
-    num_beats, rest = divmod(shape_of(state_dict, f"{prefix}pos_embed", 3)[1] - num_leads, num_leads)
+    num_leads, width = tensor_shape(state_dict, f"{prefix}cls_token", 2)
+    num_beats, rest = divmod(tensor_shape(state_dict, f"{prefix}pos_embed", 3)[1] - num_leads, num_leads)
     if rest or num_beats < 1:
         raise InputError(f"{prefix}pos_embed does not hold a whole number of beats for each of the {num_leads} leads")
     sizes: dict[str, Any] = {
         "num_beats": num_beats,
-        "beat_length": shape_of(state_dict, f"{prefix}token_embed.tokenConv.weight", 3)[1],
+        "beat_length": tensor_shape(state_dict, f"{prefix}token_embed.tokenConv.weight", 3)[1],
         "hidden_size": width,
         "num_hidden_layers": count_layers(state_dict, layers),
         "num_attention_heads": num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
-        "intermediate_size": shape_of(state_dict, f"{layers}0.ff.0.weight", 2)[0],
-        "num_lead_embeddings": shape_of(state_dict, f"{prefix}spa_embed.embed.weight", 2)[0],
-        "num_time_embeddings": shape_of(state_dict, f"{prefix}tem_embed.embed.weight", 2)[0],
+        "intermediate_size": tensor_shape(state_dict, f"{layers}0.ff.0.weight", 2)[0],
+        "num_lead_embeddings": tensor_shape(state_dict, f"{prefix}spa_embed.embed.weight", 2)[0],
+        "num_time_embeddings": tensor_shape(state_dict, f"{prefix}tem_embed.embed.weight", 2)[0],
         "beat_embedding": "conv",
         "cls_attention": cls_attention,
         "decoder_visible_attention": "all",
@@ -179,16 +179,16 @@ def convert_clear_hug_state_dict(
     if num_leads != 12 and "lead_names" not in config_overrides:
         raise InputError(f"the state dict has {num_leads} leads instead of the twelve standard ones: pass lead_names")
     if kind == PRETRAINED:
-        decoder_width = shape_of(state_dict, "decoder_embed.weight", 2)[0]
+        decoder_width = tensor_shape(state_dict, "decoder_embed.weight", 2)[0]
         sizes["decoder_hidden_size"] = decoder_width
         sizes["decoder_num_hidden_layers"] = count_layers(state_dict, decoder_layers)
         sizes["decoder_num_attention_heads"] = num_heads(
             decoder_width, decoder_num_attention_heads, DECODER_HEADS, "decoder_num_attention_heads"
         )
-        sizes["decoder_intermediate_size"] = shape_of(state_dict, f"{decoder_layers}0.ff.0.weight", 2)[0]
+        sizes["decoder_intermediate_size"] = tensor_shape(state_dict, f"{decoder_layers}0.ff.0.weight", 2)[0]
     else:
         sizes["head_type"] = "hug" if kind == HUG else "mean"
-        num_labels = shape_of(state_dict, "mlp_head.weight", 2)[0]
+        num_labels = tensor_shape(state_dict, "mlp_head.weight", 2)[0]
         if len(config_overrides.get("id2label") or range(num_labels)) != num_labels:
             raise InputError(
                 f"the classifier has {num_labels} labels and {len(config_overrides['id2label'])} were named: name "

@@ -20,7 +20,7 @@ from .checkpoints import (
     load_state_dict,
     name_size,
     num_heads,
-    shape_of,
+    tensor_shape,
 )
 from .converted import check_replaceable, save_converted
 
@@ -142,8 +142,8 @@ def convert_ecg_jepa_state_dict(
     names = _map_keys(state_dict, kind)
     check_keys(state_dict, names, kind)
 
-    num_positions, width = shape_of(state_dict, f"{prefix}{POSITIONS}", 2)
-    patch_size = shape_of(state_dict, f"{prefix}W_P.weight", 2)[1]
+    num_positions, width = tensor_shape(state_dict, f"{prefix}{POSITIONS}", 2)
+    patch_size = tensor_shape(state_dict, f"{prefix}W_P.weight", 2)[1]
     num_leads = len(config_overrides.get("lead_names") or ECG_JEPA_LEAD_NAMES)
     num_patches, rest = divmod(num_positions, num_leads)
     if rest:
@@ -157,10 +157,10 @@ def convert_ecg_jepa_state_dict(
         "hidden_size": width,
         "num_hidden_layers": count_layers(state_dict, f"{prefix}{ENCODER_LAYERS}"),
         "num_attention_heads": num_heads(width, num_attention_heads, ENCODER_HEADS, "num_attention_heads"),
-        "intermediate_size": shape_of(state_dict, f"{prefix}{ENCODER_LAYERS}0.mlp.fc1.weight", 2)[0],
+        "intermediate_size": tensor_shape(state_dict, f"{prefix}{ENCODER_LAYERS}0.mlp.fc1.weight", 2)[0],
     }
     if kind == PRETRAINED:
-        predictor_width = shape_of(state_dict, f"{PREDICTOR_PREFIX}predictor_embed.weight", 2)[0]
+        predictor_width = tensor_shape(state_dict, f"{PREDICTOR_PREFIX}predictor_embed.weight", 2)[0]
         layers = f"{PREDICTOR_PREFIX}{PREDICTOR_LAYERS}"
         sizes |= {
             "predictor_hidden_size": predictor_width,
@@ -168,11 +168,11 @@ def convert_ecg_jepa_state_dict(
             "predictor_num_attention_heads": num_heads(
                 predictor_width, predictor_num_attention_heads, PREDICTOR_HEADS, "predictor_num_attention_heads"
             ),
-            "predictor_intermediate_size": shape_of(state_dict, f"{layers}0.mlp.fc1.weight", 2)[0],
+            "predictor_intermediate_size": tensor_shape(state_dict, f"{layers}0.mlp.fc1.weight", 2)[0],
         }
     for key in names:
         if key.endswith(POSITIONS):
-            shape_of(state_dict, key, 2)
+            tensor_shape(state_dict, key, 2)
             _check_positions(state_dict[key], key, 1 if key.startswith(PREDICTOR_PREFIX) else num_leads, num_patches)
 
     model_class = EcgJepaModel if kind == ENCODER else EcgJepaForPreTraining

@@ -11,7 +11,7 @@ from typing import Any
 from ..inference.pipeline_ecg_classification import EcgClassificationPipeline
 from ..processing import InputError
 from ..training.folders import CARD, CONVERSION, FOOTER
-from ..utils.files import RunFolder, check_writable, file_digest, whole_folder, write_json
+from ..utils.files import RunFolder, atomic_folder, check_writable, file_digest, write_json
 
 
 # What a conversion writes.
@@ -56,7 +56,7 @@ def save_converted(
         `dict`: What stands in `conversion.json`.
     """
     # Cards bring heavier libraries, which only those who make one need.
-    from .model_card import OF_RECORDINGS, make_card
+    from .model_card import RECORDING_CLASSIFIERS, make_card
 
     conversion: dict[str, Any] = {
         **facts,
@@ -70,8 +70,8 @@ def save_converted(
     card = make_card(
         folder.name, model.config, auto_class, feature_extractor, {CONVERSION: conversion}, num_parameters=number
     ).card
-    with whole_folder(folder) as partial:
-        if auto_class in OF_RECORDINGS:
+    with atomic_folder(folder) as partial:
+        if auto_class in RECORDING_CLASSIFIERS:
             EcgClassificationPipeline(model=model, feature_extractor=feature_extractor).save_pretrained(partial)
         else:
             model.save_pretrained(partial)

@@ -19,8 +19,8 @@ from ..processing import STANDARD_LEADS
 from ..processing.errors import InputError, import_library
 from ..training.folders import load_model
 from ..training.provenance import describe_environment
-from ..utils.files import RunFolder, check_writable, whole_folder, write_json
-from .model_card import OF_RECORDINGS
+from ..utils.files import RunFolder, atomic_folder, check_writable, write_json
+from .model_card import RECORDING_CLASSIFIERS
 
 
 MODEL, INT8_MODEL, FACTS = "model.onnx", "model_int8.onnx", "export.json"
@@ -79,7 +79,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_library(name, "exporting to ONNX")
     model, extractor, auto_class = load_model(path)
-    if auto_class not in OF_RECORDINGS:
+    if auto_class not in RECORDING_CLASSIFIERS:
         raise InputError(f"{path} holds no classifier of recordings: fine-tune it first, only these are exported")
     folder = check_writable(output, [FACTS], [path])
     exported = weights_digest(model)
@@ -87,7 +87,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
     RunFolder(folder, FACTS, "export", remedy, written=_OF_EXPORT).open({"model": exported})
 
     inputs = _inputs(extractor, 5)
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         _export(model, {name: one[:2] for name, one in inputs.items()}, partial / MODEL)
         if int8:
             _quantise(partial / MODEL, partial / INT8_MODEL)

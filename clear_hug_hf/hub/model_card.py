@@ -24,9 +24,9 @@ from ..systems import SYSTEMS, System
 from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
 
 
-CODE_LICENCE = "Apache-2.0"
+CODE_LICENSE = "Apache-2.0"
 # As the Hub spells them; "other" needs a name beside it.
-LICENCES = frozenset(
+LICENSES = frozenset(
     """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
     bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
@@ -49,9 +49,9 @@ _METRICS = {
     "calibration_error": ("calibration error", "expected_calibration_error"),
 }
 # What the card shows the use of; of other models it shows that of their encoder.
-OF_RECORDINGS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
+RECORDING_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 """Auto classes of the classifiers of recordings, or of pictures of them."""
-_CLASSIFIERS = (*OF_RECORDINGS, "AutoModelForTokenClassification")
+_CLASSIFIERS = (*RECORDING_CLASSIFIERS, "AutoModelForTokenClassification")
 _PIPELINES = {"AutoModelForImageClassification": "image-classification"}
 
 
@@ -92,7 +92,7 @@ def make_card(
         auto_class (`str`): Auto class that loads it with all its weights, such as `"AutoModelForPreTraining"`.
         feature_extractor: The model's.
         facts (`Mapping[str, Mapping]`): What the run wrote, as `find_facts` reads it.
-        license (`str`, *optional*): Of the weights, as the Hub spells it: one of [`LICENCES`].
+        license (`str`, *optional*): Of the weights, as the Hub spells it: one of [`LICENSES`].
         license_name (`str`, *optional*): What it is called, where it is `"other"`.
         dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested; `.eval_results`
             needs one.
@@ -109,7 +109,7 @@ def make_card(
     _check_licence(license, license_name)
     encoder, converted = _of_encoder(facts, PRETRAINING), _of_encoder(facts, CONVERSION)
     conversion = facts.get(CONVERSION)
-    is_classifier = auto_class in OF_RECORDINGS
+    is_classifier = auto_class in RECORDING_CLASSIFIERS
     metrics = facts.get(METRICS) if is_classifier else None
     labels, thresholds = (model_label_names(config), model_thresholds(config)) if is_classifier else ([], [])
     missing = []
@@ -187,8 +187,8 @@ def _check_licence(license: str | None, name: str | None) -> None:
         if name is not None:
             raise InputError("a name of the licence needs --license other")
         return
-    if license not in LICENCES:
-        near = difflib.get_close_matches(license.lower().replace(" ", "-"), LICENCES, n=2) or ["cc-by-4.0", "other"]
+    if license not in LICENSES:
+        near = difflib.get_close_matches(license.lower().replace(" ", "-"), LICENSES, n=2) or ["cc-by-4.0", "other"]
         raise InputError(f"{license!r} is no licence as the Hub spells it: did you mean {' or '.join(near)}?")
     if (license == "other") != (name is not None):
         raise InputError("with --license other, and only with it, say what the licence is called: --license-name NAME")
@@ -265,7 +265,7 @@ def _pretrained(encoder: Mapping[str, Any]) -> System:
 
 def _earlier(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     """The runs that a pre-training went on from, the latest first."""
-    while encoder is not None and (encoder := encoder.get("before")) is not None:
+    while encoder is not None and (encoder := encoder.get("initialized_from")) is not None:
         yield encoder
 
 
@@ -367,7 +367,7 @@ def _eval_results(tested: _Tested, dataset_id: str, repo_id: str) -> dict[str, s
 def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if metrics is None:
         return []
-    columns = {"pretrained": "this model", "random_initialisation": "the same, its encoder never trained"}
+    columns = {"pretrained": "this model", "random_initialization": "the same, its encoder never trained"}
     runs = {name: _field(metrics, name, METRICS) for name in columns if name == "pretrained" or name in metrics}
     tables = []
     for split in ("test", "validation"):
@@ -377,7 +377,7 @@ def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             _check_metrics(_field(run, split, METRICS), f"{name}.{split}")
         found = runs["pretrained"][split]
         where = f"On {found['num_recordings']} {split} recordings of {found['num_patients']} patients"
-        difference = metrics.get("difference_of_macro_auroc", {}).get(split)
+        difference = metrics.get("macro_auroc_difference", {}).get(split)
         note = "Difference of macro AUROC, paired over patients: " + _interval(difference, sign=True) + "."
         tables.append(
             {
@@ -400,13 +400,13 @@ def _first_column(name: str, split: str) -> str:
 
 
 def _label_table(tested: _Tested) -> dict[str, Any]:
-    rows, left_out = [], []
+    rows, excluded = [], []
     for name, entry in _field(tested.metrics, "per_label", METRICS).items():
         if entry["auroc"] is None:
-            left_out.append(name)
+            excluded.append(name)
             continue
         rows.append([_cell(name), str(entry["num_positive"]), *(_interval(entry[one]) for one in _METRICS)])
-    note = f"Left out, since only one class is present: {', '.join(map(_cell, left_out))}." if left_out else ""
+    note = f"Excluded, with only one class present: {', '.join(map(_cell, excluded))}." if excluded else ""
     first = _first_column("label", tested.split)
     return {
         "title": f"Per label on the {tested.split} recordings:",
@@ -451,19 +451,19 @@ def _summary(
             f"The released {conversion['kind']} `{conversion['file']}`{size} in the form of Transformers, converted "
             "by `clear-hug-hf`. The weights are those of the file; nothing was trained."
         )
-    if auto_class in OF_RECORDINGS:
+    if auto_class in RECORDING_CLASSIFIERS:
         head = system.heads.get(getattr(config, "head_type", ""), "classifier")
         count = "1 label" if len(labels) == 1 else f"{len(labels)} labels"
-        what = "a picture of a 12-lead ECG" if auto_class == OF_RECORDINGS[1] else "a 12-lead ECG"
-        return f"{system.described}{size} that names {count} of {what}, by a {head}."
+        what = "a picture of a 12-lead ECG" if auto_class == RECORDING_CLASSIFIERS[1] else "a 12-lead ECG"
+        return f"{system.display_name}{size} that names {count} of {what}, by a {head}."
     if auto_class == "AutoModelForTokenClassification":
         classes = ", ".join(map(_cell, model_label_names(config)))
-        return f"{system.described}{size} that names every sample of every lead of a 12-lead ECG as one of: {classes}."
+        return f"{system.display_name}{size} that classifies every sample of every lead of a 12-lead ECG: {classes}."
     what = f"{size}, alone"
     if auto_class == "AutoModelForPreTraining":
         what = f", with the {system.objective.parts} that it was pre-trained with{size.replace(')', ' in all)')}"
-    article = "An" if system.described.startswith("E") else "A"
-    return f"{article} {system.described} encoder of 12-lead ECGs{what}: a starting point for labels of your own."
+    article = "An" if system.display_name.startswith("E") else "A"
+    return f"{article} {system.display_name} encoder of 12-lead ECGs{what}: a starting point for labels of your own."
 
 
 def _threshold_note(config: Any) -> str:
@@ -489,7 +489,7 @@ def _made(
         recipe, system = _field(encoder, "recipe", PRETRAINING), _pretrained(encoder)
         result = _field(encoder, "result", PRETRAINING)
         text = (
-            f"**Pre-training** {system.objective.supervision}: {system.described}, {encoder.get('size') or 'own'} "
+            f"**Pre-training** {system.objective.supervision}: {system.display_name}, {encoder.get('size') or 'own'} "
             f"size, {recipe.get('epochs')} epochs, seed {recipe.get('seed')}."
         )
         if encoder.get("chosen"):
@@ -498,7 +498,7 @@ def _made(
             text += f" It went on with the model of {_field(one, 'result/epoch', PRETRAINING)} epochs before."
         if (teacher := encoder.get("signal_teacher")) is not None:
             text += (
-                f" The signal teacher: {_pretrained(teacher).described}, pre-trained without labels for "
+                f" The signal teacher: {_pretrained(teacher).display_name}, pre-trained without labels for "
                 f"{_field(teacher, 'result/epoch', PRETRAINING)} epochs."
             )
         paragraphs.append(text)
@@ -512,11 +512,11 @@ def _made(
             "lora": "the head and low-rank updates of the encoder were trained, and merged",
         }[recipe["method"]]
         control = ""
-        if "random_initialisation" in metrics:
+        if "random_initialization" in metrics:
             control = " The same was done with an encoder that was never trained, as a control."
         paragraphs.append(
             f"**Fine-tuning**: {method}; seed {recipe.get('seed')}. Chosen was "
-            f"{_field(metrics, 'chosen_by', METRICS).split(',')[0].removesuffix(' in both runs')}: epoch "
+            f"{_field(metrics, 'selected_by', METRICS).split(',')[0].removesuffix(' in both runs')}: epoch "
             f"{_field(metrics, 'pretrained/best_epoch', METRICS)}.{control}"
         )
     return paragraphs or ["Nothing is recorded about how these weights came about: they may be untrained."]
@@ -615,7 +615,7 @@ def _limits(
     limits = ["What other hospitals' devices, populations and labels do to it is not known from what stands here."]
     if metrics is not None:
         tested = _tested(metrics)
-        if rare := metrics["data"].get("left_out"):
+        if rare := metrics["data"].get("excluded_labels"):
             limits.append(
                 f"Labels that fewer than {rare['fewer_than']} training recordings have are not among its outputs: "
                 f"{', '.join(map(_cell, rare['labels']))}."
@@ -658,7 +658,7 @@ def _environment(facts: Mapping[str, Any] | None, conversion: Mapping[str, Any] 
 
 def _licence(license: str | None, facts: Mapping[str, Mapping[str, Any]], conversion: Mapping[str, Any] | None) -> str:
     weights = f"Weights: {license}." if license else "**The licence of the weights is not stated: ask before use.**"
-    parts = [weights, f"Code in this repository: {CODE_LICENCE}."]
+    parts = [weights, f"Code in this repository: {CODE_LICENSE}."]
     stated = {_title(one): one["license"] for one in _all_sources(facts) if one.get("license")}
     for title, of_data in stated.items():
         parts.append(f"{title}: {of_data}.")

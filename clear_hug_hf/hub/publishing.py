@@ -19,11 +19,11 @@ from ..inference.pipeline_ecg_classification import EcgClassificationPipeline
 from ..processing.errors import InputError
 from ..training.folders import CARD, find_model_folder, load_model
 from ..training.provenance import find_facts
-from ..utils.files import check_writable, folder_digests, read_mark, whole_folder, write_json
-from .model_card import OF_RECORDINGS, make_card, read_card
+from ..utils.files import atomic_folder, check_writable, folder_digests, read_state, write_json
+from .model_card import RECORDING_CLASSIFIERS, make_card, read_card
 
 
-STORED_AS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """How published weights may be stored; 16 bits take half the room."""
 
 
@@ -99,8 +99,8 @@ def stage(
         repo_id (`str`): `ORG/NAME`, as the card names it.
         license, license_name, dataset_id: As in [`~hub.model_card.make_card`].
         card (`str` or `Path`, *optional*): A card of your own in place of the one that is made.
-        dtype (`str`, *optional*, defaults to `"float32"`): How weights are stored: one of [`STORED_AS`]. The model
-            computes in float32 whichever it is.
+        dtype (`str`, *optional*, defaults to `"float32"`): Storage dtype of the weights, one of [`STORAGE_DTYPES`].
+            The model computes in float32 in any case.
 
     Returns:
         [`Staged`]
@@ -113,8 +113,8 @@ def stage(
     check_repo_id(repo_id)
     if dataset_id is not None:
         check_repo_id(dataset_id)
-    if dtype not in STORED_AS:
-        raise InputError(f"weights cannot be stored as {dtype!r}: choose from {', '.join(STORED_AS)}")
+    if dtype not in STORAGE_DTYPES:
+        raise InputError(f"weights cannot be stored as {dtype!r}: choose from {', '.join(STORAGE_DTYPES)}")
     source = find_model_folder(path)
     folder = check_writable(folder, inputs=[source])
     _check_free(folder, repo_id)
@@ -145,8 +145,8 @@ def stage(
     for part in (getattr(model.config, name) for name in model.config.sub_configs):
         if part is not None:
             part._name_or_path = ""
-    with whole_folder(folder) as partial:
-        if auto_class in OF_RECORDINGS:
+    with atomic_folder(folder) as partial:
+        if auto_class in RECORDING_CLASSIFIERS:
             EcgClassificationPipeline(model=model, feature_extractor=extractor).save_pretrained(partial)
         else:
             model.save_pretrained(partial)
@@ -175,7 +175,7 @@ def _store_as(folder: Path, dtype: str) -> None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
-                tensors[name] = tensor.to(STORED_AS[dtype])
+                tensors[name] = tensor.to(STORAGE_DTYPES[dtype])
                 if not torch.isfinite(tensors[name]).all():
                     raise InputError(f"the weights {name} do not fit into {dtype}: store them as bfloat16 or float32")
         save_file(tensors, path, metadata=about)
@@ -190,7 +190,7 @@ def _check_free(folder: Path, repo_id: str) -> None:
     """Refuse to replace anything but what was staged before for the same repository and is still as it was."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    staged = read_mark(_record(folder), "choose another folder")
+    staged = read_state(_record(folder), "choose another folder")
     if staged is None or not {"repository", "files"} <= staged.keys():
         raise InputError(f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder")
     if staged["repository"] != repo_id:

@@ -50,13 +50,13 @@ def model_thresholds(config: Any) -> list[float]:
     return [float(chosen.get(name, 0.5)) for name in model_label_names(config)]
 
 
-def function_of(config: Any) -> str:
+def default_function(config: Any) -> str:
     """What makes scores of a model's logits: `"sigmoid"`, `"softmax"`, or `"none"` for values."""
     return _FUNCTION_OF_PROBLEM.get(config.problem_type, "sigmoid")
 
 
 def apply_function(function: str, logits: np.ndarray) -> np.ndarray:
-    """Scores of logits `(num_windows, num_labels)` by a function as [`function_of`] names it."""
+    """Scores of logits `(num_windows, num_labels)` by a function as [`default_function`] names it."""
     if function == "sigmoid":
         small = np.exp(-np.abs(logits))
         return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
@@ -66,7 +66,7 @@ def apply_function(function: str, logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def join_windows(scores: np.ndarray, aggregate: str | None = None) -> np.ndarray | None:
+def aggregate_windows(scores: np.ndarray, aggregate: str | None = None) -> np.ndarray | None:
     """
     Scores of a recording from those of its windows.
 
@@ -92,7 +92,7 @@ def find_contradictions(
         report ([`SignalReport`], *optional*): Of the recording; without it nothing is contradicted.
         label_names (`Sequence[str]`): Names of the scores.
         window_scores (`np.ndarray` of shape `(num_windows, num_labels)`): Of the windows, in order.
-        aggregate (`str`, *optional*): As in [`join_windows`].
+        aggregate (`str`, *optional*): As in [`aggregate_windows`].
 
     Returns:
         `tuple[list[dict[str, str]], dict[str, str]]`: Of each window, by its own rate; and of the recording, by the

@@ -20,7 +20,7 @@ from ..data.model_files import extractor_settings
 from ..data.records import RecordReference, Rejected
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
-from ..utils.files import RunFolder, check_writable, refuse_other, whole_file
+from ..utils.files import RunFolder, atomic_file, check_same, check_writable
 from .digests import weights_digest
 from .records import RecordEmbedding, embed_records
 
@@ -78,7 +78,7 @@ def write_embeddings(
     remedy = "finish that one, delete the folder, or choose another output"
     owned = RunFolder(parts, "identity.json", "table", remedy)
     if owned.open(about) is None:
-        owned.take(about)
+        owned.claim(about)
 
     schema = _schema(model.config, per_lead).with_metadata({_ABOUT: json.dumps(about)})
     starts = range(0, len(references), RECORDS_PER_PART)
@@ -99,7 +99,7 @@ def write_embeddings(
                     found.append((reference, one))
                 bar.update()
             table = _table(found, schema)
-            with whole_file(path) as partial:
+            with atomic_file(path) as partial:
                 pq.write_table(table.replace_schema_metadata({_REJECTED: json.dumps(failed)}), partial)
     rejected = [Rejected(*one) for path in paths for one in json.loads(pq.read_schema(path).metadata[_REJECTED])]
     num_rows = sum(pq.read_metadata(path).num_rows for path in paths)
@@ -108,7 +108,7 @@ def write_embeddings(
         first = f": {rejected[0].record_id}: {rejected[0].reason}" if rejected else ""
         raise InputError(f"none of the {len(references)} record(s) can be used{first}")
     # No more than one part is in memory.
-    with whole_file(output) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with atomic_file(output) as partial, pq.ParquetWriter(partial, schema) as writer:
         for path in paths:
             table = pq.read_table(path)
             if table.num_rows:
@@ -125,7 +125,7 @@ def _check_replaceable(output: Path, about: dict[str, Any]) -> None:
         known = json.loads((pq.read_schema(output).metadata or {})[_ABOUT])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         raise InputError(f"{output} holds something that `embed` did not write: choose another output") from None
-    refuse_other(output, "table", known, about, "choose another output, or give --overwrite")
+    check_same(output, "table", known, about, "choose another output, or give --overwrite")
 
 
 def _schema(config: Any, per_lead: bool) -> pa.Schema:

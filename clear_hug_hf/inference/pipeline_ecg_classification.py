@@ -18,11 +18,11 @@ from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .classifier_outputs import (
+    aggregate_windows,
     apply_function,
     classify,
+    default_function,
     find_contradictions,
-    function_of,
-    join_windows,
     model_label_names,
     model_thresholds,
 )
@@ -205,14 +205,14 @@ class EcgClassificationPipeline(ChunkPipeline):
     ) -> list[dict[str, Any]] | dict[str, Any]:
         """The labels of one recording from the logits of its windows."""
         config = self.model.config
-        function = function_to_apply or function_of(config)
+        function = function_to_apply or default_function(config)
         if threshold is not None and function == "none":
             raise ValueError("a threshold needs scores from 0 to 1: leave it out, or apply a sigmoid or a softmax")
         names, report = model_label_names(config), model_outputs[0]["report"]
         window_scores = apply_function(
             function, np.stack([output["logits"][0].float().numpy() for output in model_outputs])
         )
-        recording_scores = join_windows(window_scores, aggregate)
+        recording_scores = aggregate_windows(window_scores, aggregate)
         notes_of_windows, notes = find_contradictions(report, names, window_scores, aggregate)
         limits = np.array(
             [threshold] * len(names) if isinstance(threshold, Real) else model_thresholds(config), dtype=np.float32

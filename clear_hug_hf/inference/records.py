@@ -18,12 +18,12 @@ from ..processing.page_finding import FoundPage
 from ..processing.recording_inputs import RecordingWindows, WindowPlace
 from ..processing.signal_report import SignalReport
 from .classifier_outputs import (
+    aggregate_windows,
     apply_function,
     classify,
+    default_function,
     find_contradictions,
-    function_of,
     group_contributions,
-    join_windows,
     model_label_names,
     run_model,
 )
@@ -93,7 +93,7 @@ class RecordEmbedding:
     vectors: np.ndarray
 
 
-def check_gives_probabilities(config: Any) -> None:
+def check_is_classifier(config: Any) -> None:
     """Refuse a model that predicts values."""
     if config.problem_type == "regression":
         raise InputError("the model predicts values, not labels: only classification models give probabilities")
@@ -119,7 +119,7 @@ def predict_records(
         inputs (`Iterable`): [`RecordReference`]s, [`Recording`]s, paths, dicts, pictures and whatever else
             [`EcgFeatureExtractor.read_windows`] takes.
         windows, on_no_beats: As there. All beats of a window are read, whichever it is.
-        aggregate (`str`, *optional*, defaults to `"mean"`): How windows become the recording, see [`join_windows`].
+        aggregate (`str`, *optional*, defaults to `"mean"`): How to combine the windows, see [`aggregate_windows`].
         batch_size (`int`, *optional*, defaults to 1): Windows of one recording at a time. By themselves they give the
             same bits as everywhere else; more at once differ in the last digits.
 
@@ -129,8 +129,8 @@ def predict_records(
     Raises:
         InputError: If the model predicts values.
     """
-    check_gives_probabilities(model.config)
-    names, function = model_label_names(model.config), function_of(model.config)
+    check_is_classifier(model.config)
+    names, function = model_label_names(model.config), default_function(model.config)
     for record, found in _read_each(feature_extractor, inputs, windows, on_no_beats):
         if isinstance(found, Rejected):
             yield found
@@ -151,7 +151,7 @@ def predict_records(
             windows=[
                 WindowPrediction(*one) for one in zip(found.places, scores, of_windows, rates, added, strict=True)
             ],
-            probabilities=join_windows(scores, aggregate),
+            probabilities=aggregate_windows(scores, aggregate),
             notes=of_recording,
             skipped=found.skipped,
             report=found.report,

@@ -46,8 +46,8 @@ class Objective:
             aligns its states with or starts from (`from_towers`). All recordings are read by the first of them before
             training, so that such an objective cannot be trained from a stream.
         reads_texts (`bool`, *optional*, defaults to `False`): Whether it learns from reports and labels in words, too.
-        whole_step (`bool`, *optional*, defaults to `False`): Whether the loss compares the recordings of a step with
-            each other, so that a step must not be computed in parts.
+        needs_full_batch (`bool`, *optional*, defaults to `False`): Whether the loss compares the recordings of a batch
+            with each other, so that the batch must not be split into micro-batches.
         picture (`str`, *optional*): Reference to a function of model, dataset, feature extractor and path that draws
             what the model makes of a recording.
     """
@@ -64,7 +64,7 @@ class Objective:
     augmentation: float = 0.0
     teachers: tuple[str, ...] = ()
     reads_texts: bool = False
-    whole_step: bool = False
+    needs_full_batch: bool = False
     picture: str | None = None
 
 
@@ -146,7 +146,7 @@ class System:
         return self.objectives[0]
 
     @property
-    def described(self) -> str:
+    def display_name(self) -> str:
         """What the model card calls it."""
         return self.description or self.title
 

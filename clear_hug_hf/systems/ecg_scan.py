@@ -29,7 +29,7 @@ SYSTEM = System(
             augmentation=1.0,
             teachers=("signal_encoder", "vision", "text"),
             reads_texts=True,
-            whole_step=True,
+            needs_full_batch=True,
             picture=".cli.shared:draw_page_reconstruction",
         ),
     ),

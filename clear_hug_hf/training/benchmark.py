@@ -28,13 +28,13 @@ from transformers import set_seed
 from ..data.collator import EcgCollator
 from ..data.model_files import load_config, load_feature_extractor
 from ..data.prepared import (
-    adopt_prepared,
     check_independent_labels,
-    keep_labels,
     load_prepared,
+    match_prepared,
     read_manifest,
+    select_labels,
 )
-from ..data.splits import patient_keys, recordings_of
+from ..data.splits import group_by_recording, patient_keys
 from ..evaluation.metrics import (
     METRICS,
     choose_thresholds,
@@ -43,19 +43,19 @@ from ..evaluation.metrics import (
 )
 from ..evaluation.predictions import mean_by_recording, predict
 from ..evaluation.protocol import (
-    nearest_neighbour_scores,
-    nearest_neighbours,
+    holdout_split,
+    nearest_neighbor_scores,
     protocol_table,
     published_for,
     random_subset,
-    split_off,
+    select_nearest_neighbors,
     stratified_subset,
 )
 from ..inference.digests import dataset_digest, settings_digest, weights_digest
 from ..modeling.modeling_ecg import masked_mean
 from ..processing.errors import InputError
 from ..systems import DEFAULT_SYSTEM, SYSTEMS, system_of
-from ..utils.files import RunFolder, check_writable, read_mark, whole_file, write_csv, write_json, write_text
+from ..utils.files import RunFolder, atomic_file, check_writable, read_state, write_csv, write_json, write_text
 from .features import EncodedDataset, as_it_is, dataset_labels, encode
 from .finetuning import (
     FinetuningArguments,
@@ -120,12 +120,12 @@ class Task:
     def truth(self, split: str) -> np.ndarray:
         """Labels of each recording of a split, `(num_recordings, num_labels)`: 1, 0, or NaN where unknown."""
         labels = dataset_labels(self.sets[split], self.label_names).numpy().astype(np.float64)
-        return labels[recordings_of(self.sets[split]["record_id"])[0]]
+        return labels[group_by_recording(self.sets[split]["record_id"])[0]]
 
     def patient_ids(self, split: str) -> list[str | None]:
         """Patient of each recording of a split, where known."""
         patients = self.sets[split]["patient_id"]
-        return [patients[row] for row in recordings_of(self.sets[split]["record_id"])[0]]
+        return [patients[row] for row in group_by_recording(self.sets[split]["record_id"])[0]]
 
     def patient_keys(self, split: str) -> list[str]:
         """Patient of each row of a split; all rows of a recording without one have the same."""
@@ -267,7 +267,7 @@ def load_task(
     if "validation" not in sets:
         labels = dataset_labels(sets["train"], known).numpy()
         patients = patient_keys(sets["train"]["record_id"], sets["train"]["patient_id"])
-        first, second = split_off(labels, patients, 0.1, seed=0)
+        first, second = holdout_split(labels, patients, 0.1, seed=0)
         for its_sets, _ in loaded:
             its_sets["validation"], its_sets["train"] = (
                 its_sets["train"].select(rows.tolist()) for rows in (second, first)
@@ -299,7 +299,7 @@ def load_task(
     tasks = [
         Task(
             name,
-            {split: keep_labels(its_sets[split], chosen) for split in ("train", "validation", "test")},
+            {split: select_labels(its_sets[split], chosen) for split in ("train", "validation", "test")},
             chosen,
             its_extractor,
             its_folder,
@@ -356,7 +356,7 @@ def _keep_shared_rows(folders: Sequence[Path], all_sets: Sequence[dict[str, data
 
 
 def _fewest(dataset: datasets.Dataset, label: str) -> int:
-    values = dataset_labels(dataset, [label])[recordings_of(dataset["record_id"])[0]]
+    values = dataset_labels(dataset, [label])[group_by_recording(dataset["record_id"])[0]]
     return int(min((values == 1).sum(), (values == 0).sum()))
 
 
@@ -469,7 +469,7 @@ def _prepared_for(task: Task, folder: Path) -> Task:
     for one in (task, *task.others):
         try:
             if one.folder is not None:
-                adopt_prepared(one.folder, load_feature_extractor(folder))
+                match_prepared(one.folder, load_feature_extractor(folder))
             check_fits(load_config(folder), one.feature_extractor, *one.sets.values())
             return one
         except InputError as error:
@@ -529,14 +529,14 @@ class _Runner:
             "draws": {"of shares": self.arguments.draw},
         }
         folder = RunFolder(self.output_dir, RUN, "benchmark", "choose another output folder, or another name")
-        before = read_mark(folder.mark, folder.remedy)
+        before = read_state(folder.mark, folder.remedy)
         if before is not None:
             # Before there was a choice.
             before.setdefault("draws", {"of shares": "stratified"})
             for kind, named in identity.items():
                 there = before.get(kind, {})
                 for name in (name for name in named if name in there):
-                    folder.compare(there[name], named[name], f"the {kind[:-1]} {name!r}")
+                    folder.check_same(there[name], named[name], f"the {kind[:-1]} {name!r}")
                 identity[kind] = {**there, **named}
         # Other processes may fill other cells of the same folder: nothing is removed.
         write_json(folder.mark, identity)
@@ -611,7 +611,7 @@ class _Runner:
             "metrics": metrics,
         }
         path = self.output_dir / CELLS / cell.name
-        with whole_file(path.with_name(path.name + ".npy")) as partial:
+        with atomic_file(path.with_name(path.name + ".npy")) as partial:
             np.save(partial, on_test.astype(np.float32))
         # Last: a cell whose JSON is there is whole.
         write_json(path.with_name(path.name + ".json"), result)
@@ -760,8 +760,8 @@ def _neighbours(
 ) -> tuple[int, np.ndarray, np.ndarray]:
     features = [_mean_feature(one) for one in (train, validation, test)]
     labels = [one.columns["labels"].numpy().astype(np.float64) for one in (train, validation)]
-    best, on_test = nearest_neighbours(features[0], labels[0], features[1], labels[1], features[2])
-    return best, nearest_neighbour_scores(features[0], labels[0], features[1], best), on_test
+    best, on_test = select_nearest_neighbors(features[0], labels[0], features[1], labels[1], features[2])
+    return best, nearest_neighbor_scores(features[0], labels[0], features[1], best), on_test
 
 
 def _mean_feature(encoded: EncodedDataset) -> np.ndarray:
@@ -788,5 +788,5 @@ def _row(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
             column = f"macro_{name}" if part == "value" else f"macro_{name}_{part}"
             row[column] = "" if metric[part] is None else f"{metric[part]:.5f}"
     row["absent_in_training"] = " ".join(result["absent"])
-    row["left_out"] = " ".join(metrics["left_out"])
+    row["left_out"] = " ".join(metrics["excluded_labels"])
     return {**row, **{name: result[name] for name in ("seconds", "date", "versions", "machine")}}

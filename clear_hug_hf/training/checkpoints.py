@@ -62,7 +62,7 @@ class Checkpoints:
                 continue
             check_sums(path, f"delete {path}, and the same command goes on from the one before it")
             remedy = "choose another output folder, give the settings of that run, or replace it with --restart"
-            RunFolder(self.folder.parent, FOLDER, "run", remedy).compare(state["identity"], self.identity)
+            RunFolder(self.folder.parent, FOLDER, "run", remedy).check_same(state["identity"], self.identity)
             if state["sharded"] != self._sharded:
                 raise InputError(
                     f"{path} was written {'with' if state['sharded'] else 'without'} FSDP: launch the run as before"

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from ..data.collator import EcgCollator
 from ..data.model_files import extractor_settings
 from ..inference.digests import dataset_digest, digest_of, weights_digest
-from ..utils.files import check_writable, whole_file
+from ..utils.files import atomic_file, check_writable
 from .processes import gather_shares, own_share
 
 
@@ -98,7 +98,7 @@ def encode(
             return EncodedDataset({**kept, "labels": labels})
     columns = _encode(model, dataset, collator, batch_size, progress)
     if path is not None and PartialState().is_main_process:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             save_file(columns, partial)
     return EncodedDataset({**columns, "labels": labels})
 

@@ -626,7 +626,7 @@ def _finished(output_dir: Path, identity: dict[str, Any], restart: bool) -> dict
     if PartialState().is_main_process:
         if before is None:
             shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
-            folder.take(identity)
+            folder.claim(identity)
         else:
             remove_leftovers(output_dir)
         # What a kill left half written.

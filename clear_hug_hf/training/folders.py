@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..data.model_files import explained, load_config, load_feature_extractor, read_json
+from ..data.model_files import load_config, load_feature_extractor, loading_errors, read_json
 from ..processing.errors import InputError
-from ..utils.files import whole_folder
+from ..utils.files import atomic_folder
 
 
 _WEIGHTS = (WEIGHTS, INDEX) = ("model.safetensors", "model.safetensors.index.json")
@@ -48,7 +48,7 @@ def save_model_folder(
         feature_extractor: Saved beside it.
         tokenizer (*optional*): Saved beside it, too.
     """
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         model.save_pretrained(partial)
         feature_extractor.save_pretrained(partial)
         if tokenizer is not None:
@@ -144,7 +144,7 @@ def _load(auto_class: Any, folder: Path, **kwargs: Any) -> tuple[Any, dict[str, 
         if not isinstance(files, dict) or any(Path(str(name)).name != name for name in files.values()):
             raise InputError(f"{index} cannot be loaded: it does not name the files of weights beside it")
     # Keys that are missing or left over are checked by the callers, whose errors say what to do.
-    with explained(index if index.is_file() else folder / WEIGHTS):
+    with loading_errors(index if index.is_file() else folder / WEIGHTS):
         model, info = auto_class.from_pretrained(
             folder, output_loading_info=True, trust_remote_code=False, use_safetensors=True, **kwargs
         )

@@ -18,11 +18,11 @@ import torch
 from ..data.prepared import is_prepared, read_manifest
 from ..data.readers.base import RecordSource
 from ..data.splits import patient_keys
-from ..utils.files import read_mark
+from ..utils.files import read_state
 from .folders import CONVERSION, METRICS, PRETRAINING
 
 
-SOURCE_SPLITS, RANDOM_SPLITS = "as the source has it", "random by patient"
+SOURCE_SPLITS, RANDOM_SPLITS = "official", "random by patient"
 
 _REMEDY = "make the run again, or take the file away and do without its numbers"
 _PACKAGES = ("clear-hug-hf", "torch", "transformers", "accelerate", "datasets", "numpy", "scipy")
@@ -133,7 +133,7 @@ def describe_pretraining(
         "recipe": {**recipe, **({} if augmentation is None else {"augmentation": augmentation})},
         "result": history[-1],
         "best": min(held_out, key=lambda row: row["validation_loss"], default=None),
-        "before": before,
+        "initialized_from": before,
         **({} if signal_teacher is None else {"signal_teacher": find_facts(signal_teacher).get(PRETRAINING)}),
         "environment": describe_environment(),
     }
@@ -158,7 +158,7 @@ def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
         places.append(folder.parent)
     found: dict[str, dict[str, Any]] = {}
     for name in (METRICS, PRETRAINING, CONVERSION):
-        contents = (read_mark(place / name, _REMEDY) for place in places)
+        contents = (read_state(place / name, _REMEDY) for place in places)
         if (content := next((one for one in contents if one is not None), None)) is not None:
             found[name] = content
     # The best epoch's model is not that of the last.

@@ -87,7 +87,7 @@ class Recipe:
         for name in _TEACHERS:
             if getattr(self, name) is not None and name not in self.objective.teachers:
                 raise InputError(f"{name} is for systems that align pages, not for {self.system}: leave it out")
-        if self.objective.whole_step and self.training.micro_batch_size is None:
+        if self.objective.needs_full_batch and self.training.micro_batch_size is None:
             self.training.micro_batch_size = self.training.batch_size
 
     @property

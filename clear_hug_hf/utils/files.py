@@ -34,7 +34,7 @@ _OF_RECORDS = (".hea", ".dat", ".mat")
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     A path to write a file to, by whatever writes files; it gets its name when all is written.
 
@@ -55,7 +55,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """
     A folder to write to that gets its name when all is written: under it there is never half of one.
 
@@ -113,7 +113,7 @@ def remove_leftovers(folder: str | Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -124,7 +124,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write a CSV table whole; its `columns` are by default those of the first row."""
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]) if columns is None else columns, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
@@ -236,7 +236,7 @@ def _is_read(path: Path, read: Path) -> bool:
     return any(os.path.exists(one) and os.path.samefile(path, one) for one in names if os.path.exists(path))
 
 
-def check_pictures(
+def check_picture_folder(
     folder: Path | None, names: Sequence[str] | None = None, overwrite: bool = False, inputs: Iterable[Path] = ()
 ) -> None:
     """
@@ -284,7 +284,7 @@ def first_difference(there: Any, now: Any, name: str = "") -> Difference | None:
     return None if there == now else Difference(name, there, now)
 
 
-def refuse_other(
+def check_same(
     path: Path, work: str, there: Any, now: Any, remedy: str, name: str = "", words: Mapping[str, str] | None = None
 ) -> None:
     """
@@ -295,7 +295,7 @@ def refuse_other(
         raise InputError(f"{path} holds another {work} ({(words or {}).get(found.name, found)}): {remedy}")
 
 
-def read_mark(path: Path, remedy: str) -> dict[str, Any] | None:
+def read_state(path: Path, remedy: str) -> dict[str, Any] | None:
     """The object in a JSON file, `None` without one; an [`InputError`] with what to do if the file is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -362,16 +362,16 @@ class RunFolder:
             raise InputError(
                 f"{self.folder} holds {others[0]}, which no {self.work} wrote: move it away, or choose another folder"
             )
-        before = None if restart else read_mark(self.mark, self.remedy)
+        before = None if restart else read_state(self.mark, self.remedy)
         if before is not None:
-            self.compare({name: before.get(name) for name in identity}, identity)
+            self.check_same({name: before.get(name) for name in identity}, identity)
         return before
 
-    def compare(self, there: Any, now: Any, name: str = "") -> None:
+    def check_same(self, there: Any, now: Any, name: str = "") -> None:
         """Refuse work that was described otherwise, or the part of it that has a `name`, with the first difference."""
-        refuse_other(self.folder, self.work, there, now, self.remedy, name, self.words)
+        check_same(self.folder, self.work, there, now, self.remedy, name, self.words)
 
-    def take(self, identity: Mapping[str, Any]) -> None:
+    def claim(self, identity: Mapping[str, Any]) -> None:
         """Write down whose the folder is from now on, and remove what kills left; one process calls this."""
         remove_leftovers(self.folder)
         write_json(self.mark, _plain(identity))

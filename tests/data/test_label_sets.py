@@ -39,7 +39,7 @@ def test_when_ptbxl_labels_are_read_then_they_equal_the_published_rows_and_colum
     assert source.problem_type == "multi_label_classification"
     read = pd.DataFrame({one.record_id: dict(one.labels or {}) for one in source}).T
     assert sorted(read.index) == sorted(published.index)
-    assert len(source) + len(source.left_out) == 1625
+    assert len(source) + len(source.excluded) == 1625
     pd.testing.assert_frame_equal(
         read.loc[published.index, columns].astype(int), published[columns], check_names=False
     )
@@ -94,8 +94,8 @@ def test_when_csn_codes_are_read_then_the_published_columns_take_parts_of_acrony
 ) -> None:
     for name, expected in (("csn", meant), ("csn_published", published)):
         one = LABEL_SETS[name]
-        left_out = one.reason_to_leave_out(codes.split(",")) is not None
-        assert left_out == (expected is None)
+        excluded = one.exclusion_reason(codes.split(",")) is not None
+        assert excluded == (expected is None)
         if expected is not None:
             assert {label for label, value in one.labels(codes.split(",")).items() if value} == expected
 
@@ -125,7 +125,7 @@ def test_when_real_csn_records_are_read_then_they_equal_merls_rows(shared: Path)
     }
     assert not set(_MERL_CSN_LEFT_OUT) & set(found)
     assert {record[:2] for record in found} == {"JS"}
-    assert len(source) + len(source.left_out) == 196
+    assert len(source) + len(source.excluded) == 196
 
 
 def test_when_a_set_is_not_for_a_reader_then_those_that_are_get_named() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor
 from clear_hug_hf.data import shard_checks
-from clear_hug_hf.data.prepared import adopt_prepared, check_prepared_for, is_prepared, load_prepared
+from clear_hug_hf.data.prepared import check_prepared_for, is_prepared, load_prepared, match_prepared
 from clear_hug_hf.data.readers import WfdbFolderSource
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.sharding import prepare_shards
@@ -85,11 +85,11 @@ def test_when_a_classifier_is_to_be_trained_then_scale_and_shorter_windows_of_th
     for extractor in (ClearHugFeatureExtractor, EcgJepaFeatureExtractor):
         folder = tmp_path / extractor.__name__
         prepare_shards(source, folder, extractor(**scaled), progress=False)
-        adopted = adopt_prepared(folder, extractor())
+        adopted = match_prepared(folder, extractor())
         assert adopted.to_dict() == extractor(**scaled).to_dict()
     short = {"window_seconds": 5.0}
     prepare_shards(source, tmp_path / "short", ClearHugFeatureExtractor(**short), progress=False)
-    assert adopt_prepared(tmp_path / "short", ClearHugFeatureExtractor()).window_seconds == 5.0
+    assert match_prepared(tmp_path / "short", ClearHugFeatureExtractor()).window_seconds == 5.0
     # Beats beyond what the model was made for, and patches of another window, are other inputs.
     prepare_shards(source, tmp_path / "patches", EcgJepaFeatureExtractor(**short), progress=False)
     for folder, extractor in (
@@ -98,7 +98,7 @@ def test_when_a_classifier_is_to_be_trained_then_scale_and_shorter_windows_of_th
         ("short", ClearHugFeatureExtractor(detector="xqrs")),
     ):
         with pytest.raises(InputError, match="prepare the recordings again"):
-            adopt_prepared(tmp_path / folder, extractor)
+            match_prepared(tmp_path / folder, extractor)
 
 
 def test_when_a_preparation_is_not_finished_then_it_says_how_to_go_on(

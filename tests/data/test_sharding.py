@@ -45,7 +45,7 @@ class ListSource:
     label_names: list[str] | None = field(default_factory=lambda: list(LABELS))
     problem_type: str | None = "multi_label_classification"
     settings: dict[str, Any] = field(default_factory=dict)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    excluded: list[tuple[str, str]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.records)
@@ -87,7 +87,7 @@ def source(
     return ListSource(references)
 
 
-def _prepare(source: ListSource, folder: Path, **options: Any) -> sharding.Outcome:
+def _prepare(source: ListSource, folder: Path, **options: Any) -> sharding.PreparationResult:
     settings = {"feature_extractor": ClearHugFeatureExtractor(), "shard_size": SHARD_SIZE, **options}
     return prepare_shards(source, folder, progress=False, **settings)
 
@@ -118,7 +118,7 @@ def test_when_a_source_is_prepared_then_the_folder_is_whole_and_the_counts_add_u
 ) -> None:
     names = [f"data/test-{index:05d}-of-00002.parquet" for index in range(2)]
     names += [f"data/train-{index:05d}-of-00005.parquet" for index in range(5)]
-    others = ["README.md", "left_out.csv", "manifest.json", "preprocessor_config.json", "rejected.csv"]
+    others = ["README.md", "excluded.csv", "manifest.json", "preprocessor_config.json", "rejected.csv"]
     assert sorted(_files(prepared)) == sorted([*names, *others])
     manifest = json.loads((prepared / "manifest.json").read_text())
     for shard in manifest["shards"]:
@@ -220,7 +220,7 @@ def test_when_a_preparation_is_killed_then_the_next_one_completes_it_with_the_sa
     for where in (output, tmp_path / "whole"):
         outcome = _prepare(same, where, shard_size=3)
         assert outcome.num_done == outcome.num_planned
-        assert outcome.num_found == (len(done) if where == output else 0)
+        assert outcome.num_existing == (len(done) if where == output else 0)
     assert [path.stat().st_mtime_ns for path in done] == times, "what was done is not done again"
     assert _files(output) == _files(tmp_path / "whole")
 
@@ -242,7 +242,7 @@ def test_when_a_device_is_full_then_what_is_written_stays_and_the_same_call_resu
     assert not list(folder.rglob("*.partial*"))
     assert _files(folder / "data").items() < _files(prepared / "data").items()
     outcome = _prepare(source, folder)
-    assert 0 < outcome.num_found < outcome.num_planned == outcome.num_done
+    assert 0 < outcome.num_existing < outcome.num_planned == outcome.num_done
     assert _files(folder) == _files(prepared)
 
 
@@ -276,7 +276,7 @@ def test_when_a_process_dies_then_the_error_says_where_and_the_others_work_is_ke
     records[-1] = Failing(Path("crash"), "crash", split="train")
     outcome = _prepare(ListSource(records), tmp_path / "dead", shard_size=2)
     assert outcome.manifest is not None
-    assert outcome.num_found > 0
+    assert outcome.num_existing > 0
 
 
 def test_when_a_reader_raises_anything_then_the_record_is_rejected_with_it(source: ListSource, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_when_loaded_rows_are_collated_then_the_numbers_are_the_extractors_to_16
 def test_when_a_preparation_is_finished_then_the_same_call_does_nothing(source: ListSource, prepared: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*")}
     outcome = _prepare(source, prepared)
-    assert outcome.num_found == outcome.num_planned == 7
+    assert outcome.num_existing == outcome.num_planned == 7
     assert outcome.manifest == json.loads((prepared / "manifest.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*")} == before
 
@@ -447,11 +447,11 @@ def test_when_official_splits_share_a_patient_then_nothing_is_written(source: Li
 def test_when_the_source_leaves_recordings_out_then_they_are_listed_with_the_reason(
     source: ListSource, tmp_path: Path
 ) -> None:
-    shorter = replace(source, records=source.records[:2], left_out=[("A1", "it has none of the labels")])
+    shorter = replace(source, records=source.records[:2], excluded=[("A1", "it has none of the labels")])
     outcome = _prepare(shorter, tmp_path / "output")
     assert outcome.manifest is not None
-    assert outcome.manifest["left_out"] == 1
-    assert (tmp_path / "output" / "left_out.csv").read_text() == "record_id,reason\nA1,it has none of the labels\n"
+    assert outcome.manifest["excluded"] == 1
+    assert (tmp_path / "output" / "excluded.csv").read_text() == "record_id,reason\nA1,it has none of the labels\n"
 
 
 def test_when_recordings_give_several_windows_then_each_is_a_row_and_the_choice_is_saved(

@@ -12,12 +12,12 @@ from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import RecordReference
 from clear_hug_hf.data.splits import (
     assign_splits,
-    check_patients,
+    check_patient_splits,
+    group_by_recording,
     patient_folds,
     patient_key,
     patient_keys,
     random_splits,
-    recordings_of,
 )
 from clear_hug_hf.processing import InputError
 
@@ -37,7 +37,7 @@ def test_when_recordings_are_split_at_random_then_patients_stay_together(seed: i
     records = _records(rng, int(rng.integers(1, 120)), int(rng.integers(1, 60)))
     fractions = dict(zip(("train", "validation", "test"), rng.dirichlet([3.0, 1.0, 1.0]).tolist(), strict=True))
     splits = random_splits(records, fractions, seed)
-    check_patients(records, splits)
+    check_patient_splits(records, splits)
     assert set(splits) == {record.record_id for record in records}
     sides: dict[str, set[str]] = {}
     for record in records:
@@ -67,13 +67,13 @@ def test_when_patients_gain_recordings_then_nobody_changes_sides() -> None:
     more = [RecordReference(Path("x"), f"{patient} again", patient_id=f"p{patient}") for patient in range(0, 30, 3)]
     before, after = random_splits(records), random_splits(records + more)
     assert {record: after[record] for record in before} == before
-    check_patients(records + more, after)
+    check_patient_splits(records + more, after)
 
 
 def test_when_a_patient_is_unknown_then_each_recording_is_its_own() -> None:
     records = [RecordReference(Path("x"), f"r{index}") for index in range(100)]
     assert Counter(random_splits(records).values()) == {"train": 70, "validation": 10, "test": 20}
-    check_patients(records, random_splits(records))
+    check_patient_splits(records, random_splits(records))
     assert patient_key("a", None) != patient_key("b", "record a")
 
 
@@ -82,7 +82,7 @@ def test_when_a_source_has_official_splits_then_they_are_used(shared: Path) -> N
     splits = assign_splits(source)
     assert splits == {reference.record_id: reference.split for reference in source}
     random = assign_splits(source, {"train": 0.8, "validation": 0.2}, seed=3)
-    check_patients(source, random)
+    check_patient_splits(source, random)
     assert set(random.values()) == {"train", "validation"}
 
 
@@ -95,7 +95,7 @@ def test_when_a_patient_is_on_two_sides_then_both_recordings_are_named() -> None
     with pytest.raises(InputError, match="patient p is on two sides: recording r1 is for train, r3 for test"):
         assign_splits(records)
     with pytest.raises(InputError, match="patient p is on two sides"):
-        check_patients(records, {record.record_id: str(record.split) for record in records})
+        check_patient_splits(records, {record.record_id: str(record.split) for record in records})
     assert len(set(assign_splits(records, {"train": 0.5, "test": 0.5}).values())) == 2
 
 
@@ -150,7 +150,7 @@ def test_when_recordings_have_several_windows_then_those_without_a_patient_stay_
     records, patients = ["a", "b", "a", "c", "b"], [None, "a", None, "a", "a"]
     keys = patient_keys(records, patients)
     assert [keys.index(key) for key in keys] == [0, 1, 0, 1, 1]
-    first, recording_of = recordings_of(records)
+    first, recording_of = group_by_recording(records)
     assert (first.tolist(), recording_of.tolist()) == ([0, 1, 3], [0, 1, 0, 2, 1])
 
 

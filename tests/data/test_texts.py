@@ -11,7 +11,7 @@ from clear_hug_hf import EcgJepaFeatureExtractor
 from clear_hug_hf.data.label_sets import LABEL_SETS
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.data.texts import clean_report, describe_label, label_sentence, read_prompts, text_id, text_of
+from clear_hug_hf.data.texts import clean_report, describe_label, label_sentence, read_prompts, row_text, text_id
 from clear_hug_hf.processing import InputError
 
 
@@ -23,11 +23,11 @@ def test_when_a_report_is_cleaned_then_case_frames_and_spellings_are_gone() -> N
 
 def test_when_there_is_a_report_then_it_goes_before_the_labels() -> None:
     row = {"report": "Sinus rhythm.", "labels": {"AFIB": 1.0}}
-    assert text_of(row) == "sinus rhythm."
-    assert text_of({**row, "report": None}) == "ecg with atrial fibrillation"
-    assert text_of({**row, "report": " *** "}) == "ecg with atrial fibrillation"
-    assert text_of({"labels": {"AFIB": 0.0, "SR": None, "PVC": float("nan")}}) == ""
-    assert text_of({}) == ""
+    assert row_text(row) == "sinus rhythm."
+    assert row_text({**row, "report": None}) == "ecg with atrial fibrillation"
+    assert row_text({**row, "report": " *** "}) == "ecg with atrial fibrillation"
+    assert row_text({"labels": {"AFIB": 0.0, "SR": None, "PVC": float("nan")}}) == ""
+    assert row_text({}) == ""
 
 
 def test_when_labels_are_said_then_in_words_and_in_their_order() -> None:

@@ -42,7 +42,7 @@ def test_when_batches_are_added_then_the_result_is_that_of_all_recordings(metric
     for name in METRICS:
         for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
             assert result[f"macro_{name}{suffix}"] == pytest.approx(expected[f"macro_{name}"][part])
-    assert result["left_out"] == ["c"]
+    assert result["excluded_labels"] == ["c"]
     assert result["per_label"]["b"]["num_positive"] == labels[:, 1].sum()
 
 

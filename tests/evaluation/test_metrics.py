@@ -12,9 +12,9 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from clear_hug_hf.evaluation.metrics import (
     CALIBRATION_BINS,
     METRICS,
+    bootstrap_interval,
     choose_thresholds,
     evaluate_predictions,
-    interval_of_samples,
     macro_auroc,
     macro_auroc_interval,
     macro_auroc_samples,
@@ -75,7 +75,7 @@ def test_when_predictions_are_evaluated_then_metrics_are_those_of_known_labels_w
     for metric, values in expected.items():
         assert counted[f"macro_{metric}"] == {"value": pytest.approx(np.mean(values)), "low": None, "high": None}
     assert macro_auroc(labels, probabilities) == pytest.approx(np.mean(expected["auroc"]))
-    assert counted["left_out"] == ["e", "f"]
+    assert counted["excluded_labels"] == ["e", "f"]
     assert [counted["per_label"][name]["auroc"] for name in "ef"] == [None, None]
     json.dumps(result, allow_nan=False)
     by_default = evaluate_predictions(labels, probabilities, list("abcdef"), num_samples=0)
@@ -85,7 +85,7 @@ def test_when_predictions_are_evaluated_then_metrics_are_those_of_known_labels_w
 def test_when_classes_are_missing_then_no_metric_or_interval_is_made_up() -> None:
     zeros, halves = np.zeros((5, 2)), np.full((5, 2), 0.5)
     result = evaluate_predictions(zeros, halves, ["a", "b"])
-    assert (result["macro_auroc"], result["left_out"]) == (None, ["a", "b"])
+    assert (result["macro_auroc"], result["excluded_labels"]) == (None, ["a", "b"])
     assert np.isnan(macro_auroc(zeros, halves))
     none = macro_auroc_interval(zeros, [halves])
     assert np.isnan(none.pop("value"))
@@ -186,7 +186,7 @@ def test_when_there_are_several_runs_then_the_interval_is_that_of_their_mean(
     result = macro_auroc_interval(labels, runs, patient_ids=patients, num_samples=50, seed=4, confidence=0.8)
     low, high = np.quantile(samples[1:], [0.1, 0.9])
     assert result == pytest.approx({"value": samples[0], "low": low, "high": high})
-    assert interval_of_samples(samples, 0.8) == result
+    assert bootstrap_interval(samples, 0.8) == result
 
 
 def test_when_one_run_is_given_then_its_interval_is_the_evaluations(case: tuple[np.ndarray, np.ndarray]) -> None:

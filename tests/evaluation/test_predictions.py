@@ -16,9 +16,9 @@ from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.evaluation.metrics import macro_auroc
 from clear_hug_hf.evaluation.predictions import (
-    Evaluated,
+    LabeledPredictions,
     Predictions,
-    auroc_loss,
+    auroc_drop,
     contributions_by_label,
     map_predictions,
     predict,
@@ -176,11 +176,11 @@ def test_when_a_map_is_given_by_name_then_all_its_labels_exist(name: str) -> Non
     assert all(mapping.values())
 
 
-def _evaluated(labels: np.ndarray, names: str, seed: int, strength: float = 0.3) -> Evaluated:
+def _evaluated(labels: np.ndarray, names: str, seed: int, strength: float = 0.3) -> LabeledPredictions:
     rng = np.random.default_rng(seed)
     scores = np.clip((1 - strength) * rng.random(labels.shape) + strength * np.nan_to_num(labels), 0, 1)
     patients = [f"p{index // 2}" for index in range(len(labels))]
-    return Evaluated(list(names), labels, scores, patients, [0.5] * len(names), "test")
+    return LabeledPredictions(list(names), labels, scores, patients, [0.5] * len(names), "test")
 
 
 def test_when_auroc_is_lost_then_it_is_the_difference_over_the_labels_of_both() -> None:
@@ -190,7 +190,7 @@ def test_when_auroc_is_lost_then_it_is_the_difference_over_the_labels_of_both() 
     # b has one class in the model's source, c in the other; a and e are only in one of them.
     own.labels[:, 1], other.labels[:, 1] = 0.0, 1.0
     own.labels[::9, 3] = np.nan
-    result = auroc_loss(other, own, num_samples=300)
+    result = auroc_drop(other, own, num_samples=300)
     assert result["labels"] == ["d"]
     here = macro_auroc(own.labels[:, [3]], own.probabilities[:, [3]])
     there = macro_auroc(other.labels[:, [0]], other.probabilities[:, [0]])
@@ -208,14 +208,14 @@ def test_when_auroc_is_lost_then_it_is_the_difference_over_the_labels_of_both() 
 def test_when_sources_are_the_same_then_nothing_is_lost_up_to_the_interval() -> None:
     labels = (np.random.default_rng(0).random((300, 3)) < 0.4).astype(float)
     one = _evaluated(labels, "abc", 1)
-    result = auroc_loss(one, one, num_samples=300)
+    result = auroc_drop(one, one, num_samples=300)
     assert result["labels"] == ["a", "b", "c"]
     assert result["lost"]["value"] == 0
     assert result["lost"]["low"] < 0 < result["lost"]["high"]
-    assert auroc_loss(one, one, num_samples=300) == result
+    assert auroc_drop(one, one, num_samples=300) == result
 
 
 def test_when_sources_share_no_label_with_both_classes_then_nothing_is_compared() -> None:
     labels = np.eye(4)[:, :1]
-    result = auroc_loss(_evaluated(labels, "a", 1), _evaluated(labels, "b", 1))
+    result = auroc_drop(_evaluated(labels, "a", 1), _evaluated(labels, "b", 1))
     assert result == {"labels": [], "per_label": {}}

@@ -8,14 +8,14 @@ import pytest
 from clear_hug_hf.data.label_sets import LABEL_SETS
 from clear_hug_hf.evaluation.metrics import macro_auroc
 from clear_hug_hf.evaluation.protocol import (
-    NEIGHBOURS,
+    NUM_NEIGHBORS,
     PAPER,
-    nearest_neighbour_scores,
-    nearest_neighbours,
+    holdout_split,
+    nearest_neighbor_scores,
     protocol_table,
     published_for,
     random_subset,
-    split_off,
+    select_nearest_neighbors,
     stratified_subset,
 )
 from clear_hug_hf.processing import InputError
@@ -127,27 +127,27 @@ def test_when_there_is_nothing_to_draw_from_then_it_is_refused() -> None:
 
 def test_when_recordings_are_split_off_then_parts_share_no_patient_and_are_all() -> None:
     labels, patients = _skewed(600)
-    first, second = split_off(labels, patients, 0.1, seed=2)
+    first, second = holdout_split(labels, patients, 0.1, seed=2)
     np.testing.assert_array_equal(np.sort(np.concatenate([first, second])), np.arange(600))
     _assert_whole_patients(second, patients)
     assert 60 <= len(second) < 64
     with pytest.raises(InputError, match="leaves none"):
-        split_off(labels[:5], ["a"] * 5)
+        holdout_split(labels[:5], ["a"] * 5)
 
 
-@pytest.mark.parametrize("num_neighbours", [1, 4, 100])
-def test_when_neighbours_are_searched_then_scores_are_those_of_a_plain_loop(num_neighbours: int) -> None:
+@pytest.mark.parametrize("num_neighbors", [1, 4, 100])
+def test_when_neighbours_are_searched_then_scores_are_those_of_a_plain_loop(num_neighbors: int) -> None:
     rng = np.random.default_rng(0)
     features, queries = rng.normal(2.0, [1, 5, 0.1, 1], (30, 4)), rng.normal(2.0, [1, 5, 0.1, 1], (9, 4))
     labels = (rng.random((30, 3)) < 0.4).astype(float)
     labels[rng.random((30, 3)) < 0.3] = np.nan
-    found = nearest_neighbour_scores(features, labels, queries, num_neighbours)
+    found = nearest_neighbor_scores(features, labels, queries, num_neighbors)
 
     plain = np.zeros((9, 3))
     scaled, asked = ((one - features.mean(axis=0)) / features.std(axis=0) for one in (features, queries))
     for row, query in enumerate(asked):
         cosines = np.array([one @ query / np.sqrt((one @ one) * (query @ query)) for one in scaled])
-        nearest = np.argsort(-cosines)[:num_neighbours]
+        nearest = np.argsort(-cosines)[:num_neighbors]
         for label in range(3):
             votes = [((1 + cosines[index]) / 2, labels[index, label]) for index in nearest]
             known = [(weight, value) for weight, value in votes if not np.isnan(value)]
@@ -161,7 +161,7 @@ def test_when_neighbours_are_searched_then_scores_are_those_of_a_plain_loop(num_
 def test_when_a_feature_is_constant_or_all_agree_then_scores_stay_probabilities() -> None:
     rng = np.random.default_rng(1)
     features = np.concatenate([rng.normal(size=(20, 3)), np.full((20, 1), 7.0)], axis=1).astype(np.float32)
-    scores = nearest_neighbour_scores(features, np.tile([1.0, 0.0], (20, 1)), features, 7)
+    scores = nearest_neighbor_scores(features, np.tile([1.0, 0.0], (20, 1)), features, 7)
     np.testing.assert_allclose(scores, np.tile([1.0, 0.0], (20, 1)), atol=1e-6)
     assert scores.max() <= 1
 
@@ -170,25 +170,27 @@ def test_when_the_number_of_neighbours_is_chosen_then_it_is_the_best_on_validati
     rng = np.random.default_rng(2)
     labels = [(rng.random((count, 2)) < 0.5).astype(float) for count in (60, 40, 30)]
     features = [one @ rng.normal(size=(2, 5)) + rng.normal(0, 2.0, (len(one), 5)) for one in labels]
-    count, scores = nearest_neighbours(features[0], labels[0], features[1], labels[1], features[2])
-    usable = [one for one in NEIGHBOURS if one <= 60]
+    count, scores = select_nearest_neighbors(features[0], labels[0], features[1], labels[1], features[2])
+    usable = [one for one in NUM_NEIGHBORS if one <= 60]
     by_count = {
-        one: macro_auroc(labels[1], nearest_neighbour_scores(features[0], labels[0], features[1], one))
+        one: macro_auroc(labels[1], nearest_neighbor_scores(features[0], labels[0], features[1], one))
         for one in usable
     }
     assert len(set(by_count.values())) > 1
     assert by_count[count] == max(by_count.values())
-    np.testing.assert_array_equal(scores, nearest_neighbour_scores(features[0], labels[0], features[2], count))
+    np.testing.assert_array_equal(scores, nearest_neighbor_scores(features[0], labels[0], features[2], count))
     # The tested recordings had no say: with other validation labels another number is chosen.
     numbers = set()
     for seed in range(10):
         shuffled = np.random.default_rng(seed).permutation(labels[1])
-        numbers.add(nearest_neighbours(features[0], labels[0], features[1], shuffled, features[2])[0])
+        numbers.add(select_nearest_neighbors(features[0], labels[0], features[1], shuffled, features[2])[0])
     assert len(numbers) > 1
 
 
 def test_when_there_is_one_training_recording_then_it_is_everyones_neighbour() -> None:
-    count, scores = nearest_neighbours(np.ones((1, 3)), np.array([[1.0]]), np.eye(3), np.eye(3)[:, :1], np.eye(3))
+    count, scores = select_nearest_neighbors(
+        np.ones((1, 3)), np.array([[1.0]]), np.eye(3), np.eye(3)[:, :1], np.eye(3)
+    )
     assert count == 1
     np.testing.assert_allclose(scores, 1.0)
 

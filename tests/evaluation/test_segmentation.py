@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from clear_hug_hf.evaluation.metrics import interval_of_samples
+from clear_hug_hf.evaluation.metrics import bootstrap_interval
 from clear_hug_hf.evaluation.segmentation import (
     UNKNOWN,
     WAVES,
@@ -151,8 +151,8 @@ def test_when_two_methods_are_compared_then_what_both_share_cancels() -> None:
     worse = guess.copy()
     worse[:, :, 350:360] = 0  # Ten samples of one T wave, in every recording.
     better, poorer = (segmentation_samples(marked, one, RATE, num_samples=200) for one in (guess, worse))
-    difference = interval_of_samples(better["f1", "T"] - poorer["f1", "T"])
-    alone = interval_of_samples(better["f1", "T"])
+    difference = bootstrap_interval(better["f1", "T"] - poorer["f1", "T"])
+    alone = bootstrap_interval(better["f1", "T"])
     assert difference["low"] is not None
     assert alone["low"] is not None
     assert difference["low"] > 0

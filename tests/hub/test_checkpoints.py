@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clear_hug_hf.hub.checkpoints import check_keys, fill_model, load_state_dict, name_some
+from clear_hug_hf.hub.checkpoints import check_keys, fill_model, load_state_dict, summarize_names
 from clear_hug_hf.processing import InputError
 
 
@@ -218,8 +218,8 @@ def test_when_a_file_holds_no_state_dict_then_it_says_what_it_holds(tmp_path, co
 
 
 def test_when_many_names_are_listed_then_five_are_named_and_the_rest_counted():
-    assert name_some("abcde") == "a, b, c, d, e"
-    assert name_some("abcdefg") == "a, b, c, d, e and 2 more"
+    assert summarize_names("abcde") == "a, b, c, d, e"
+    assert summarize_names("abcdefg") == "a, b, c, d, e and 2 more"
 
 
 def test_when_keys_differ_then_both_sides_are_named_in_their_order(tensors):

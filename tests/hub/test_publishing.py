@@ -155,7 +155,7 @@ def test_when_a_card_is_made_then_data_splits_protocol_and_limits_stand_in_it(st
         "Not a medical device",
         "pre-training",
         "the head was trained, the encoder stayed as it was",
-        "as the source has it",
+        "official",
         "Weights: cc-by-4.0. Code in this repository: Apache-2.0.",
         "arXiv 2512.24002",
         metrics["environment"]["versions"]["torch"],
@@ -227,7 +227,7 @@ def test_when_a_label_is_full_of_markup_then_the_card_stays_a_card(made: Path, t
     ("path", "value", "words"),
     [
         *((name, None, f"metrics.json lacks the field {name}") for name in ("pretrained", "recipe", "data")),
-        ("chosen_by", None, "metrics.json lacks the field chosen_by"),
+        ("selected_by", None, "metrics.json lacks the field selected_by"),
         ("pretrained/test/macro_auroc/low", None, NO_METRIC),
         ("pretrained/test/macro_auroc/value", "high", NO_METRIC),
         ("pretrained/test/macro_auroc/value", 7.3, NO_METRIC),

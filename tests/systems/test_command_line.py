@@ -166,10 +166,10 @@ def test_when_a_model_is_finetuned_then_metrics_stand_beside_the_control_and_eva
     assert metrics["head"] == next(iter(small.system.heads))
     assert metrics["encoder"]["pretraining.json"]["system"] == small.name
     for split in ("validation", "test"):
-        of_model, of_control = metrics["pretrained"][split], metrics["random_initialisation"][split]
-        assert of_model["left_out"] == of_control["left_out"] == []
+        of_model, of_control = metrics["pretrained"][split], metrics["random_initialization"][split]
+        assert of_model["excluded_labels"] == of_control["excluded_labels"] == []
         assert list(of_model["per_label"]) == LABELS
-        difference = metrics["difference_of_macro_auroc"][split]["value"]
+        difference = metrics["macro_auroc_difference"][split]["value"]
         assert difference == pytest.approx(of_model["macro_auroc"]["value"] - of_control["macro_auroc"]["value"])
     assert {path.stem for path in (house / "finetuned" / "pictures").iterdir()} >= {"prediction", "recording", "roc"}
 

@@ -353,7 +353,7 @@ def test_when_a_classifier_of_samples_is_published_then_its_card_does_not_take_i
     save_model_folder(tmp_path / "waves", model, EcgJepaFeatureExtractor())
     run("publish", tmp_path / "waves", REPO, "--dry-run", tmp_path / "staged", "--license", "mit")
     card = ModelCard.load(tmp_path / "staged" / "README.md")
-    assert "that names every sample of every lead of a 12-lead ECG as one of: none, P, QRS, T." in card.text
+    assert "that classifies every sample of every lead of a 12-lead ECG: none, P, QRS, T." in card.text
     assert "model = AutoModelForTokenClassification.from_pretrained" in card.text
     assert card.data.pipeline_tag is None
     record = ptbxl_folder / "records100/00000/00001_lr"

@@ -26,8 +26,8 @@ from clear_hug_hf import (
     read_record,
     render_page,
 )
-from clear_hug_hf.data.pages import LAYOUT_SHARES, PageCollator
-from clear_hug_hf.data.texts import text_of, with_texts
+from clear_hug_hf.data.pages import LAYOUT_PROBABILITIES, PageCollator
+from clear_hug_hf.data.texts import add_text_column, row_text
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.processing.recording_inputs import read_row
 from clear_hug_hf.training import teachers
@@ -119,7 +119,7 @@ def test_when_the_teacher_is_asked_then_it_computes_on_the_device_of_the_process
 
 def test_when_pages_are_collated_then_seeds_decide_and_validation_pages_are_always_the_same(house: Path) -> None:
     sets, extractor = load_prepared(house / "data")
-    rows = with_texts(sets["train"]).with_format("numpy")
+    rows = add_text_column(sets["train"]).with_format("numpy")
     batch = [rows[index] for index in range(6)]
     config = read_recipe(None, {"system": "ecg_scan"}).make_config()
     collator = PageCollator(extractor, tokenizer=make_tokenizer(config), with_targets=True)
@@ -130,7 +130,7 @@ def test_when_pages_are_collated_then_seeds_decide_and_validation_pages_are_alwa
     assert (first != other).any()
     alone = collator(batch[2:3], np.array([2]))["pixel_values"]
     torch.testing.assert_close(alone[0], first[2], msg="whatever stands beside it")
-    texts = [text_of(row) for row in sets["train"].select(range(6))]
+    texts = [row_text(row) for row in sets["train"].select(range(6))]
     assert clean["text_mask"].tolist() == [bool(text) for text in texts]
     for one in range(6):
         for two in range(6):
@@ -139,7 +139,7 @@ def test_when_pages_are_collated_then_seeds_decide_and_validation_pages_are_alwa
     placed = [((0, index), row) for index, row in enumerate(batch)]
     steps = [torch.cat([one["pixel_values"] for one in seeded(placed).batches]) for _ in range(2)]
     torch.testing.assert_close(steps[0], steps[1])
-    assert sum(LAYOUT_SHARES.values()) == pytest.approx(1.0)
+    assert sum(LAYOUT_PROBABILITIES.values()) == pytest.approx(1.0)
     with pytest.raises(InputError, match="augmentation is 9"):
         PageCollator(extractor, augmentation=9)
 

@@ -27,7 +27,7 @@ from clear_hug_hf import EcgScanForPreTraining, Recording
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.pages import SIGNAL_EMBEDS
 from clear_hug_hf.data.preparation import prepare
-from clear_hug_hf.data.texts import with_texts
+from clear_hug_hf.data.texts import add_text_column
 from clear_hug_hf.training import pretraining
 
 
@@ -139,7 +139,7 @@ def prepared(make_recordings: Callable[..., list[Recording]], tmp_path_factory: 
         if system == "ecg_scan":
             embeds = np.random.default_rng(0).normal(size=(len(dataset), 32)).astype(np.float32)
             feature = datasets.List(datasets.Value("float32"), length=32)
-            dataset = with_texts(dataset).add_column(SIGNAL_EMBEDS, list(embeds), feature=feature)
+            dataset = add_text_column(dataset).add_column(SIGNAL_EMBEDS, list(embeds), feature=feature)
         dataset.save_to_disk(str(folder / system))
     return folder
 

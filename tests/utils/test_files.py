@@ -16,7 +16,14 @@ import pytest
 
 from clear_hug_hf.processing.errors import InputError
 from clear_hug_hf.utils import files
-from clear_hug_hf.utils.files import RunFolder, check_file, check_pictures, check_writable, whole_file, whole_folder
+from clear_hug_hf.utils.files import (
+    RunFolder,
+    atomic_file,
+    atomic_folder,
+    check_file,
+    check_picture_folder,
+    check_writable,
+)
 
 
 IDENTITY = {"the recipe": {"epochs": 2, "betas": (0.9, 0.98)}, "the recordings": "a" * 64}
@@ -27,12 +34,12 @@ def _content(folder: Path) -> dict[str, str]:
 
 
 def _write_file(path: Path, text: str) -> None:
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(text)
 
 
 def _write_folder(path: Path, text: str) -> None:
-    with whole_folder(path) as partial:
+    with atomic_folder(path) as partial:
         (partial / "weights.bin").write_text(text)
 
 
@@ -54,7 +61,7 @@ def test_when_something_is_written_then_it_is_whole_and_nothing_else_is_there(
 
 
 def test_when_a_file_is_written_then_what_is_handed_out_has_its_ending(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "page.png") as partial:
+    with atomic_file(tmp_path / "page.png") as partial:
         assert (partial.parent, partial.suffix) == (tmp_path, ".png")
         partial.write_bytes(b"drawn")
         assert not (tmp_path / "page.png").exists()
@@ -70,9 +77,9 @@ def test_when_writing_fails_in_the_middle_then_the_old_content_stays(tmp_path: P
         partial.write_text("ha")
         raise error
 
-    with pytest.raises(type(error)), whole_file(tmp_path / "table.csv") as partial:
+    with pytest.raises(type(error)), atomic_file(tmp_path / "table.csv") as partial:
         failing(partial)
-    with pytest.raises(type(error)), whole_folder(tmp_path / "model") as partial:
+    with pytest.raises(type(error)), atomic_folder(tmp_path / "model") as partial:
         failing(partial / "weights.bin")
     assert _content(tmp_path) == before
 
@@ -92,14 +99,14 @@ def test_when_the_disk_cannot_flush_then_the_old_content_stays_only_where_the_ne
 
 
 def test_when_two_write_the_same_then_each_has_a_name_of_its_own(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "shard") as first, whole_file(tmp_path / "shard") as second:
+    with atomic_file(tmp_path / "shard") as first, atomic_file(tmp_path / "shard") as second:
         first.write_text("one")
         second.write_text("two")
     assert _content(tmp_path) == {"shard": "one"}
 
 
 def test_when_a_folder_is_written_then_others_may_read_it(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "model") as partial:
+    with atomic_folder(tmp_path / "model") as partial:
         (partial / "part").mkdir(mode=0o700)
         (partial / "part" / "weights.bin").touch(mode=0o600)
     modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "model", *sorted((tmp_path / "model").rglob("*")))]
@@ -254,16 +261,16 @@ def test_when_a_file_is_read_then_it_is_never_overwritten(tmp_path: Path, output
 
 def test_when_pictures_would_be_lost_or_lie_among_what_is_read_then_their_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "roc.png").touch()
-    check_pictures(None)
-    check_pictures(tmp_path / "new")
-    check_pictures(tmp_path, names=["other.png"])
-    check_pictures(tmp_path, overwrite=True)
+    check_picture_folder(None)
+    check_picture_folder(tmp_path / "new")
+    check_picture_folder(tmp_path, names=["other.png"])
+    check_picture_folder(tmp_path, overwrite=True)
     with pytest.raises(InputError, match=r"holds roc\.png already"):
-        check_pictures(tmp_path)
+        check_picture_folder(tmp_path)
     with pytest.raises(InputError, match=r"roc\.png is there already"):
-        check_pictures(tmp_path, names=["roc.png"])
+        check_picture_folder(tmp_path, names=["roc.png"])
     with pytest.raises(InputError, match="is read and lies in"):
-        check_pictures(tmp_path, overwrite=True, inputs=[tmp_path / "roc.png"])
+        check_picture_folder(tmp_path, overwrite=True, inputs=[tmp_path / "roc.png"])
 
 
 # ------------------------------------------------------------------------------------------------ folders with owners
@@ -276,7 +283,7 @@ def _run(folder: Path) -> RunFolder:
 def test_when_the_same_work_comes_again_then_it_goes_on_with_what_the_mark_says(tmp_path: Path) -> None:
     assert _run(tmp_path / "run").open(IDENTITY) is None
     assert not (tmp_path / "run").exists()
-    _run(tmp_path / "run").take({**IDENTITY, "finished": True})
+    _run(tmp_path / "run").claim({**IDENTITY, "finished": True})
     before = _content(tmp_path)
     found = _run(tmp_path / "run").open(IDENTITY)
     assert found == json.loads(json.dumps({**IDENTITY, "finished": True}))
@@ -295,14 +302,14 @@ def test_when_the_same_work_comes_again_then_it_goes_on_with_what_the_mark_says(
 def test_when_other_work_comes_then_the_first_difference_is_told_and_nothing_changes(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    _run(tmp_path).take(IDENTITY)
+    _run(tmp_path).claim(IDENTITY)
     before = _content(tmp_path)
     with pytest.raises(InputError) as caught:
         _run(tmp_path).open({**IDENTITY, **change})
     assert str(caught.value) == f"{tmp_path} holds another run ({message}): choose another folder, or --restart"
     assert _run(tmp_path).open({**IDENTITY, **change}, restart=True) is None
     assert _content(tmp_path) == before
-    _run(tmp_path).take({**IDENTITY, **change})
+    _run(tmp_path).claim({**IDENTITY, **change})
     assert _run(tmp_path).open({**IDENTITY, **change}) is not None
 
 
@@ -311,7 +318,7 @@ def test_when_a_folder_holds_what_would_be_lost_and_no_mark_then_even_a_restart_
     for restart in (False, True):
         with pytest.raises(InputError, match="holds model, which no run wrote and which would be lost"):
             _run(tmp_path).open(IDENTITY, restart)
-    _run(tmp_path).take(IDENTITY)
+    _run(tmp_path).claim(IDENTITY)
     assert _run(tmp_path).open(IDENTITY) is not None
 
 
@@ -326,22 +333,22 @@ def test_when_a_mark_is_damaged_then_it_is_refused_and_a_restart_goes(tmp_path: 
 
 def test_when_work_takes_its_folder_then_what_kills_left_there_goes(tmp_path: Path) -> None:
     (tmp_path / ".model.0123abcd.partial").mkdir()
-    _run(tmp_path).take(IDENTITY)
+    _run(tmp_path).claim(IDENTITY)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_when_values_tell_users_nothing_then_words_are_told_in_their_place(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "plan.json", "preparation", "delete it", words={"a: b": "its records are others"})
     with pytest.raises(InputError, match=r"holds another preparation \(its records are others\): delete it"):
-        folder.compare({"a": {"b": 1}}, {"a": {"b": 2}})
+        folder.check_same({"a": {"b": 1}}, {"a": {"b": 2}})
     with pytest.raises(InputError, match=r"\(the model 'x' was 1 and is 2 now\)"):
-        folder.compare(1, 2, "the model 'x'")
+        folder.check_same(1, 2, "the model 'x'")
 
 
 def test_when_a_folder_is_replaced_whole_then_files_of_others_in_it_are_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "out", "run.json", "export", "delete it", written=re.compile(r"run\.json|\w+\.py"))
     assert folder.open(IDENTITY) is None
-    folder.take(IDENTITY)
+    folder.claim(IDENTITY)
     (tmp_path / "out" / "model.py").touch()
     assert folder.open(IDENTITY) is not None
     (tmp_path / "out" / "thesis.txt").write_text("mine")

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...processing.errors import InputError
 from . import code15, cpsc2018, ludb, mimic_iv_ecg, ptbxl
-from .base import LeftOut, RecordSource
+from .base import Excluded, RecordSource
 from .challenge import ChallengeSource, read_comments
 from .code15 import Code15Source
 from .cpsc2018 import Cpsc2018Source
@@ -128,7 +128,7 @@ __all__ = [
     "Code15Source",
     "Cpsc2018Source",
     "CsvSource",
-    "LeftOut",
+    "Excluded",
     "LudbSource",
     "MimicIvEcgSource",
     "PtbXlSource",

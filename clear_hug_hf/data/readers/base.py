@@ -24,7 +24,7 @@ PROBLEM_TYPES = ("multi_label_classification", "single_label_classification", "r
 _MOST_NAMED = 10
 
 
-class LeftOut(NamedTuple):
+class Excluded(NamedTuple):
     """A recording that is in the folder but not in the source, and why."""
 
     record_id: str
@@ -41,7 +41,7 @@ class RecordSource(Sequence[RecordReference]):
     Args:
         path (`str` or `Path`): Where the source is.
         label_set (`str`, *optional*): Name of a label set for this source's codes. `None` gives no labels.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): Whether recordings that the label set's benchmark
+        keep_unlabeled (`bool`, *optional*, defaults to `False`): Whether recordings that the label set's benchmark
             leaves out are kept, with 0 for every label.
 
     Attributes:
@@ -50,7 +50,7 @@ class RecordSource(Sequence[RecordReference]):
         label_names (`list[str]`, *optional*): Labels of the recordings, in order.
         problem_type (`str`, *optional*): One of [`PROBLEM_TYPES`] where there are labels.
         settings (`dict`): Everything that decides which recordings come and with which labels.
-        left_out (`list[LeftOut]`): Recordings at the path that are not in the sequence, each with a reason.
+        excluded (`list[Excluded]`): Recordings at the path that are not in the sequence, each with a reason.
 
     Raises:
         InputError: If there are no recordings, a record id appears twice, or the label set is not for this source.
@@ -62,21 +62,21 @@ class RecordSource(Sequence[RecordReference]):
     license: str | None = None
     citation: str | None = None
 
-    def __init__(self, path: str | Path, label_set: str | None = None, keep_unlabelled: bool = False, **settings: Any):
+    def __init__(self, path: str | Path, label_set: str | None = None, keep_unlabeled: bool = False, **settings: Any):
         self.path = Path(path)
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path} does not exist: check the path of the {self.title or 'recordings'}")
         self.label_set: LabelSet | None = None if label_set is None else get_label_set(label_set, self.kind)
-        self.keep_unlabelled = keep_unlabelled
+        self.keep_unlabeled = keep_unlabeled
         self.label_names: list[str] | None = None if self.label_set is None else list(self.label_set.names)
         self.problem_type: str | None = None if self.label_set is None else "multi_label_classification"
         self.settings: dict[str, Any] = {
             "kind": self.kind,
             "label_set": label_set,
-            "keep_unlabelled": keep_unlabelled,
+            "keep_unlabeled": keep_unlabeled,
             **settings,
         }
-        self.left_out: list[LeftOut] = []
+        self.excluded: list[Excluded] = []
         self._record_ids: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -97,35 +97,35 @@ class RecordSource(Sequence[RecordReference]):
             raise IndexError(index)
         return self.reference(index % len(self))
 
-    def is_left_out(self, record_id: str, codes: Iterable[str]) -> bool:
-        """Whether the label set leaves a recording out, which is then noted in `left_out`."""
-        if self.label_set is None or self.keep_unlabelled:
+    def is_excluded(self, record_id: str, codes: Iterable[str]) -> bool:
+        """Whether the label set leaves a recording out, which is then noted in `excluded`."""
+        if self.label_set is None or self.keep_unlabeled:
             return False
-        reason = self.label_set.reason_to_leave_out(codes)
+        reason = self.label_set.exclusion_reason(codes)
         if reason is not None:
-            self.left_out.append(LeftOut(record_id, reason))
+            self.excluded.append(Excluded(record_id, reason))
         return reason is not None
 
     def labels_of(self, codes: Iterable[str]) -> dict[str, float] | None:
         """Labels of a recording with these codes, `None` where no label set was asked for."""
         return None if self.label_set is None else self.label_set.labels(codes)
 
-    def name_records(self, record_ids: Sequence[str]) -> None:
+    def set_record_ids(self, record_ids: Sequence[str]) -> None:
         """Say which recordings there are; refuse a source without any, and one where two have one id."""
         if not record_ids:
             reason = ""
-            if self.left_out:
-                reason = f"; all {len(self.left_out)} were left out, the first because {self.left_out[0].reason}"
+            if self.excluded:
+                reason = f"; all {len(self.excluded)} were left out, the first because {self.excluded[0].reason}"
             raise InputError(f"{self.path} has no recordings for {self.kind}{reason}")
         twice = [one for one, count in Counter(record_ids).items() if count > 1]
         if twice:
             raise InputError(
-                f"{self.path} has {shorten(twice, 'record id')} more than once: give every recording an id of its own"
+                f"{self.path} has duplicates: {summarize_items(twice, 'record id')}; give every recording a unique id"
             )
         self._record_ids = record_ids
 
 
-def shorten(items: Sequence[Any], what: str) -> str:
+def summarize_items(items: Sequence[Any], what: str) -> str:
     """A count with the first ten items: "12 record ids (a, b, c, ... and 2 more)"."""
     named = ", ".join(str(item)[:200] for item in items[:_MOST_NAMED])
     more = f", and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
@@ -185,7 +185,7 @@ def _check_rows(path: Path, complete: bool) -> None:
                 raise InputError(f"{path} has a NUL in line {rows.line_num}: it is no text")
 
 
-def whole_numbers(path: Path, column: str, values: Iterable[Any], missing: bool = False) -> list[int | None]:
+def parse_integers(path: Path, column: str, values: Iterable[Any], missing: bool = False) -> list[int | None]:
     """
     Values of a column of a table as whole numbers; missing ones as `None` where they may be.
 
@@ -215,6 +215,6 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if index % 2 else (1, 0, part) for index, part in enumerate(parts) if part)
 
 
-def known(values: Mapping[str, Any]) -> dict[str, Any]:
+def drop_missing(values: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of some values: without `None`, NaN and empty texts."""
     return {name: value for name, value in values.items() if value is not None and value == value and value != ""}

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...processing.errors import InputError
 from ..records import Recording, RecordReference, find_records, read_record
-from .base import LeftOut, RecordSource, known
+from .base import Excluded, RecordSource, drop_missing
 
 
 DATABASES = {
@@ -82,7 +82,7 @@ class ChallengeSource(RecordSource):
     Args:
         path (`str` or `Path`): The folder.
         label_set (`str`, *optional*): `"cpsc9"`, `"csn"` or `"csn_published"`.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
+        keep_unlabeled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
         databases (`Iterable[str]`, *optional*): Which of [`DATABASES`] to read, by their names; by default those that
             the label set is for, or all.
 
@@ -102,10 +102,10 @@ class ChallengeSource(RecordSource):
         self,
         path: str | Path,
         label_set: str | None = None,
-        keep_unlabelled: bool = False,
+        keep_unlabeled: bool = False,
         databases: Iterable[str] | None = None,
     ):
-        super().__init__(path, label_set, keep_unlabelled)
+        super().__init__(path, label_set, keep_unlabeled)
         asked = None if databases is None else sorted(set(databases))
         if asked is not None and (unknown := sorted(set(asked).difference(DATABASES.values()))):
             raise InputError(f"there is no database {unknown[0]!r}: choose from {', '.join(DATABASES.values())}")
@@ -116,22 +116,22 @@ class ChallengeSource(RecordSource):
         for header in find_records(path):
             codes: list[str] = []
             if asked is not None and database_of(header.stem) not in asked:
-                self.left_out.append(LeftOut(header.stem, f"it is not of {' or '.join(asked)}"))
+                self.excluded.append(Excluded(header.stem, f"it is not of {' or '.join(asked)}"))
                 continue
             if self.label_set is not None:
                 try:
                     stated = read_comments(header.read_text(encoding="utf-8", errors="replace").splitlines())
                 except OSError as error:
-                    self.left_out.append(LeftOut(header.stem, f"{header} cannot be read: {error.strerror}"))
+                    self.excluded.append(Excluded(header.stem, f"{header} cannot be read: {error.strerror}"))
                     continue
                 if "codes" not in stated:
-                    self.left_out.append(LeftOut(header.stem, f"{header} has no #Dx line"))
+                    self.excluded.append(Excluded(header.stem, f"{header} has no #Dx line"))
                     continue
                 codes = stated["codes"]
-                if self.is_left_out(header.stem, codes):
+                if self.is_excluded(header.stem, codes):
                     continue
             self._records.append((header, tuple(codes)))
-        self.name_records([header.stem for header, _ in self._records])
+        self.set_record_ids([header.stem for header, _ in self._records])
 
     def reference(self, index: int) -> RecordReference:
         header, codes = self._records[index]
@@ -139,5 +139,5 @@ class ChallengeSource(RecordSource):
             path=header,
             record_id=header.stem,
             labels=self.labels_of(codes),
-            metadata=known({"database": database_of(header.stem)}),
+            metadata=drop_missing({"database": database_of(header.stem)}),
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...processing.errors import InputError, import_library
 from ..records import Recording, RecordReference
-from .base import LeftOut, RecordSource, known, natural_key, read_table, whole_numbers
+from .base import Excluded, RecordSource, drop_missing, natural_key, parse_integers, read_table
 
 
 SAMPLING_RATE = 400.0
@@ -83,12 +83,12 @@ class Code15Source(RecordSource):
     """
     CODE-15%: `exams.csv` beside `exams_part0.hdf5`, `exams_part1.hdf5`, ... (all or some of them).
 
-    Exams come shard by shard in the order of the rows. Exams of the table whose shard is not there are in `left_out`.
+    Exams come shard by shard in the order of the rows. Exams of the table whose shard is not there are in `excluded`.
 
     Args:
         path (`str` or `Path`): The folder.
         label_set (`str`, *optional*, defaults to `"code15"`): The label set, or `None`.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): Without effect: the label set leaves nothing out.
+        keep_unlabeled (`bool`, *optional*, defaults to `False`): Without effect: the label set leaves nothing out.
         millivolts_per_unit (`float`, *optional*): Size of one stored unit [mV]. The set's description gives a scale of
             1e-4 V together with a factor of 1000 to volts, which contradict each other (0.1 or 1 mV), so that
             nothing is assumed: without a number the recordings' unit is `"NU"`. Models that normalise beats do not
@@ -109,20 +109,20 @@ class Code15Source(RecordSource):
         self,
         path: str | Path,
         label_set: str | None = "code15",
-        keep_unlabelled: bool = False,
+        keep_unlabeled: bool = False,
         millivolts_per_unit: float | None = None,
     ):
         if millivolts_per_unit is not None and not millivolts_per_unit > 0:
             raise InputError(f"millivolts_per_unit is {millivolts_per_unit}: it must be a positive number [mV]")
-        super().__init__(path, label_set, keep_unlabelled, millivolts_per_unit=millivolts_per_unit)
+        super().__init__(path, label_set, keep_unlabeled, millivolts_per_unit=millivolts_per_unit)
         self._millivolts_per_unit = millivolts_per_unit
         table = read_table(self.path / TABLE, _COLUMNS, "CODE-15%")
         self._table = {name: table[name].to_numpy() for name in table.columns if name in (*_COLUMNS, "age", "is_male")}
         self._shards = sorted(self.path.glob(SHARDS), key=lambda file: natural_key(file.name))
         if not self._shards:
             raise InputError(f"{self.path} has no {SHARDS}: unpack the shards beside {TABLE}")
-        exams = whole_numbers(self.path / TABLE, "exam_id", self._table["exam_id"])
-        self.name_records([str(exam) for exam in exams])
+        exams = parse_integers(self.path / TABLE, "exam_id", self._table["exam_id"])
+        self.set_record_ids([str(exam) for exam in exams])
         places = {exam: row for row, exam in enumerate(exams) if exam is not None}
         absent = dict(places)
         # One row per exam: shard, row in the shard, row in the table.
@@ -134,11 +134,11 @@ class Code15Source(RecordSource):
                     self._exams.append((number, row, places[exam]))
                     absent.pop(exam, None)
                 elif exam:
-                    self.left_out.append(LeftOut(str(exam), f"{TABLE} does not list it"))
+                    self.excluded.append(Excluded(str(exam), f"{TABLE} does not list it"))
         files = self._table["trace_file"]
         for exam, row in absent.items():
-            self.left_out.append(LeftOut(str(exam), f"it is in none of the shards here, but in {files[row]}"))
-        self.name_records([str(self._value("exam_id", row)) for _, _, row in self._exams])
+            self.excluded.append(Excluded(str(exam), f"it is in none of the shards here, but in {files[row]}"))
+        self.set_record_ids([str(self._value("exam_id", row)) for _, _, row in self._exams])
 
     def _value(self, column: str, row: int) -> Any:
         value = self._table[column][row]
@@ -153,7 +153,7 @@ class Code15Source(RecordSource):
             record_id=str(self._value("exam_id", place)),
             patient_id=str(self._value("patient_id", place)),
             labels=self.labels_of(name for name in names if _is_true(self._value(name, place))),
-            metadata=known(
+            metadata=drop_missing(
                 {
                     "age": self._value("age", place) if "age" in self._table else None,
                     "sex": None if male is None else "male" if _is_true(male) else "female",

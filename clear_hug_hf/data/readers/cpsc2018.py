@@ -11,7 +11,7 @@ import numpy as np
 from ...processing.errors import InputError
 from ...processing.leads import STANDARD_LEADS
 from ..records import Recording, RecordReference
-from .base import LeftOut, RecordSource, known, read_table
+from .base import Excluded, RecordSource, drop_missing, read_table
 
 
 SAMPLING_RATE = 500.0
@@ -54,7 +54,7 @@ def _person(struct: Any) -> dict[str, Any]:
     fields = struct.dtype.names
     sex = str(np.squeeze(struct["sex"])).strip().lower() if "sex" in fields else ""
     age = float(np.squeeze(struct["age"])) if "age" in fields and np.size(struct["age"]) == 1 else np.nan
-    return known({"sex": sex if sex in ("male", "female") else None, "age": age if age >= 0 else None})
+    return drop_missing({"sex": sex if sex in ("male", "female") else None, "age": age if age >= 0 else None})
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Cpsc2018Source(RecordSource):
     Args:
         path (`str` or `Path`): The folder; the table may be in a subfolder.
         label_set (`str`, *optional*, defaults to `"cpsc9"`): The label set, or `None`.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
+        keep_unlabeled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
 
     Raises:
         FileNotFoundError: If there is no table.
@@ -89,8 +89,8 @@ class Cpsc2018Source(RecordSource):
         "abnormality detection, J Med Imaging Health Inform 8, 1368-1373 (2018)"
     )
 
-    def __init__(self, path: str | Path, label_set: str | None = "cpsc9", keep_unlabelled: bool = False):
-        super().__init__(path, label_set, keep_unlabelled)
+    def __init__(self, path: str | Path, label_set: str | None = "cpsc9", keep_unlabeled: bool = False):
+        super().__init__(path, label_set, keep_unlabeled)
         tables = find_tables(self.path)
         if not tables:
             raise FileNotFoundError(f"{self.path / TABLE} does not exist: CPSC2018 comes with it")
@@ -103,12 +103,12 @@ class Cpsc2018Source(RecordSource):
                 name = str(row["Recording"])
                 listed.append(name)
                 codes = self._codes(table_path, name, [row[column] for column in _LABEL_COLUMNS])
-                if not self.is_left_out(name, codes):
+                if not self.is_excluded(name, codes):
                     # A recording that is listed but absent is named when it is read.
                     self._records.append((files.get(name, table_path.with_name(f"{name}.mat")), codes))
         for name in sorted(set(files).difference(listed)):
-            self.left_out.append(LeftOut(name, f"{TABLE} does not list it"))
-        self.name_records([file.stem for file, _ in self._records])
+            self.excluded.append(Excluded(name, f"{TABLE} does not list it"))
+        self.set_record_ids([file.stem for file, _ in self._records])
 
     @staticmethod
     def _codes(table: Path, name: str, values: list[float]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from ...processing.errors import InputError
 from ...processing.wfdb_format import header_path
 from ..records import RecordReference
-from .base import PROBLEM_TYPES, RecordSource, known, read_table, shorten
+from .base import PROBLEM_TYPES, RecordSource, drop_missing, read_table, summarize_items
 
 
 CSV_CONTRACT = """\
@@ -72,7 +72,7 @@ class CsvSource(RecordSource):
 
     Args:
         path (`str` or `Path`): The table.
-        label_set, keep_unlabelled (*optional*): As [`RecordSource`]; without a label set all rows are kept.
+        label_set, keep_unlabeled (*optional*): As [`RecordSource`]; without a label set all rows are kept.
         label_columns (`Sequence[str]`, *optional*): Columns with labels; none by default.
         problem_type (`str`, *optional*): One of [`PROBLEM_TYPES`]; found from the values by default.
         path_column, record_column, patient_column, split_column (`str`, *optional*): Names of the columns, where they
@@ -96,7 +96,7 @@ class CsvSource(RecordSource):
         self,
         path: str | Path,
         label_set: str | None = None,
-        keep_unlabelled: bool = False,
+        keep_unlabeled: bool = False,
         label_columns: Sequence[str] | None = None,
         problem_type: str | None = None,
         path_column: str = "path",
@@ -108,7 +108,7 @@ class CsvSource(RecordSource):
     ):
         if problem_type is not None and problem_type not in PROBLEM_TYPES:
             raise InputError(f"there is no problem type {problem_type!r}: choose from {', '.join(PROBLEM_TYPES)}")
-        super().__init__(path, label_set, keep_unlabelled)
+        super().__init__(path, label_set, keep_unlabeled)
         table = read_table(self.path, (), "your recordings", complete=True, dtype=str, keep_default_na=False)
         self._columns: dict[str, list[str]] = {
             str(name): [value.strip() for value in table[name]] for name in table.columns
@@ -120,7 +120,9 @@ class CsvSource(RecordSource):
         self._root = self.path.parent if root is None else Path(root)
 
         paths = self._columns[self._role["path"]]
-        self.name_records(self._columns[self._role["record"]] if "record" in self._role else _without_extension(paths))
+        self.set_record_ids(
+            self._columns[self._role["record"]] if "record" in self._role else _without_extension(paths)
+        )
         self._check_present("record")
         if check_files:
             self._check_files(paths)
@@ -167,11 +169,13 @@ class CsvSource(RecordSource):
             raise InputError(f"{self.path} has no {self._role[role]} in {_line(row)}: fill it in every row or in none")
 
     def _check_files(self, paths: list[str]) -> None:
-        absent = [path for path in paths if not path or not os.path.isfile(header_path(self._root / path))]
-        if absent:
+        missing = [
+            path or "an empty path" for path in paths if not path or not os.path.isfile(header_path(self._root / path))
+        ]
+        if missing:
             raise InputError(
-                f"{self.path} names {shorten([path or 'an empty path' for path in absent], 'recording')} that do not "
-                f"exist, of {len(paths)}: paths are relative to {self._root}"
+                f"{self.path} lists {summarize_items(missing, 'recording')} of {len(paths)} that do not exist: paths "
+                f"are relative to {self._root}"
             )
 
     def _read_splits(self) -> list[str] | None:
@@ -266,7 +270,7 @@ class CsvSource(RecordSource):
             patient_id=patient or None,
             labels={name: values[index] for name, values in self._labels.items()} if self._labels else None,
             split=None if self._splits is None else self._splits[index],
-            metadata=known(metadata),
+            metadata=drop_missing(metadata),
         )
 
 

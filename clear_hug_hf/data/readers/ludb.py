@@ -12,7 +12,7 @@ import numpy as np
 from ...processing.errors import InputError
 from ...processing.wfdb_format import header_path, read_header
 from ..records import RecordReference
-from .base import RecordSource, known, natural_key, read_table
+from .base import RecordSource, drop_missing, natural_key, read_table
 
 
 TABLE = "ludb.csv"
@@ -32,7 +32,7 @@ class LudbSource(RecordSource):
 
     Args:
         path (`str` or `Path`): The folder with the table.
-        label_set, keep_unlabelled (*optional*): As [`RecordSource`]; this source has no label set.
+        label_set, keep_unlabeled (*optional*): As [`RecordSource`]; this source has no label set.
 
     Raises:
         FileNotFoundError: If the table is not there.
@@ -47,12 +47,12 @@ class LudbSource(RecordSource):
         "IEEE Access 8, 186181-186190 (2020)"
     )
 
-    def __init__(self, path: str | Path, label_set: str | None = None, keep_unlabelled: bool = False):
-        super().__init__(path, label_set, keep_unlabelled)
+    def __init__(self, path: str | Path, label_set: str | None = None, keep_unlabeled: bool = False):
+        super().__init__(path, label_set, keep_unlabeled)
         table = read_table(self.path / TABLE, ("ID",), "LUDB", dtype=str, keep_default_na=False)
         self._rows = {row["ID"].strip(): row for row in table.to_dict("records")}
         headers = (self.path / "data").glob("*.hea")
-        self.name_records(sorted((header.stem for header in headers), key=natural_key))
+        self.set_record_ids(sorted((header.stem for header in headers), key=natural_key))
 
     def reference(self, index: int) -> RecordReference:
         name = self._record_ids[index]
@@ -63,7 +63,7 @@ class LudbSource(RecordSource):
             if column != "ID"
         }
         return RecordReference(
-            self.path / "data" / f"{name}.hea", record_id=name, patient_id=name, metadata=known(texts)
+            self.path / "data" / f"{name}.hea", record_id=name, patient_id=name, metadata=drop_missing(texts)
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...processing.errors import InputError
 from ..records import RecordReference
-from .base import RecordSource, known, read_table
+from .base import RecordSource, drop_missing, read_table
 
 
 TABLE, MEASUREMENTS = "record_list.csv", "machine_measurements.csv"
@@ -25,7 +25,7 @@ class MimicIvEcgSource(RecordSource):
 
     Args:
         path (`str` or `Path`): The folder with the table.
-        label_set, keep_unlabelled (*optional*): As [`RecordSource`]; this source has no label set.
+        label_set, keep_unlabeled (*optional*): As [`RecordSource`]; this source has no label set.
         reports (`bool`, *optional*, defaults to `True`): Whether to read the statements, where
             `machine_measurements.csv` is there.
 
@@ -43,15 +43,15 @@ class MimicIvEcgSource(RecordSource):
         self,
         path: str | Path,
         label_set: str | None = None,
-        keep_unlabelled: bool = False,
+        keep_unlabeled: bool = False,
         reports: bool = True,
     ):
-        super().__init__(path, label_set, keep_unlabelled, reports=reports)
+        super().__init__(path, label_set, keep_unlabeled, reports=reports)
         columns = ("subject_id", "study_id", "ecg_time", "path")
         table = read_table(self.path / TABLE, columns, "MIMIC-IV-ECG", dtype=str, keep_default_na=False)
         self._columns = {name: table[name].to_list() for name in columns}
         self._reports = self._read_reports() if reports and (self.path / MEASUREMENTS).is_file() else {}
-        self.name_records(self._columns["study_id"])
+        self.set_record_ids(self._columns["study_id"])
 
     def _read_reports(self) -> Mapping[str, str]:
         import pandas as pd
@@ -79,5 +79,5 @@ class MimicIvEcgSource(RecordSource):
             path=self.path / path,
             record_id=study,
             patient_id=subject,
-            metadata=known({"ecg_time": time, "report": self._reports.get(study)}),
+            metadata=drop_missing({"ecg_time": time, "report": self._reports.get(study)}),
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...processing.errors import InputError
 from ..records import RecordReference
-from .base import LeftOut, RecordSource, known, read_table, whole_numbers
+from .base import Excluded, RecordSource, drop_missing, parse_integers, read_table
 
 
 TABLE = "ptbxl_database.csv"
@@ -35,7 +35,7 @@ class PtbXlSource(RecordSource):
         path (`str` or `Path`): The folder with the table.
         label_set (`str`, *optional*): `"ptbxl_super"`, `"ptbxl_sub"`, `"ptbxl_form"`, `"ptbxl_rhythm"` or
             `"ptbxl_all"`.
-        keep_unlabelled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
+        keep_unlabeled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
         sampling_rate (`int`, *optional*): 100 or 500 [Hz]; by default the rate whose files the folder has, 100 first.
         folds (`Iterable[int]`, *optional*): Folds to read; all by default.
 
@@ -53,28 +53,28 @@ class PtbXlSource(RecordSource):
         self,
         path: str | Path,
         label_set: str | None = None,
-        keep_unlabelled: bool = False,
+        keep_unlabeled: bool = False,
         sampling_rate: int | None = None,
         folds: Iterable[int] | None = None,
     ):
         wanted = None if folds is None else sorted(set(folds))
-        super().__init__(path, label_set, keep_unlabelled, folds=wanted)
+        super().__init__(path, label_set, keep_unlabeled, folds=wanted)
         table = read_table(self.path / TABLE, ("ecg_id", "patient_id", "scp_codes", "strat_fold"), "PTB-XL")
         rate = _choose_rate(self.path, table.columns.to_list(), sampling_rate)
         self.settings["sampling_rate"] = rate
         self._references: list[RecordReference] = []
         ids, folds_of, patients = (
-            whole_numbers(self.path / TABLE, name, table[name], missing=name == "patient_id")
+            parse_integers(self.path / TABLE, name, table[name], missing=name == "patient_id")
             for name in ("ecg_id", "strat_fold", "patient_id")
         )
         for row, number, fold, patient in zip(table.to_dict("records"), ids, folds_of, patients, strict=True):
             record_id = str(number)
             assert fold is not None
             if wanted is not None and fold not in wanted:
-                self.left_out.append(LeftOut(record_id, f"its fold {fold} was not asked for"))
+                self.excluded.append(Excluded(record_id, f"its fold {fold} was not asked for"))
                 continue
             codes = self._statements(record_id, row["scp_codes"])
-            if self.is_left_out(record_id, codes):
+            if self.is_excluded(record_id, codes):
                 continue
             reference = RecordReference(
                 path=self.path / str(row[_FILE_COLUMNS[rate]]),
@@ -83,10 +83,10 @@ class PtbXlSource(RecordSource):
                 labels=self.labels_of(codes),
                 split=fold_to_split(fold),
                 metadata={"fold": fold, "scp_codes": codes}
-                | known({"sex": _SEX.get(row.get("sex"))} | {name: row.get(name) for name in _METADATA}),
+                | drop_missing({"sex": _SEX.get(row.get("sex"))} | {name: row.get(name) for name in _METADATA}),
             )
             self._references.append(reference)
-        self.name_records([reference.record_id for reference in self._references])
+        self.set_record_ids([reference.record_id for reference in self._references])
 
     def _statements(self, record_id: str, text: str) -> dict[str, float]:
         try:

@@ -16,7 +16,7 @@ class WfdbFolderSource(RecordSource):
 
     Args:
         path (`str` or `Path`): The folder, or one record.
-        label_set, keep_unlabelled (*optional*): As [`RecordSource`]; this source has no label set.
+        label_set, keep_unlabeled (*optional*): As [`RecordSource`]; this source has no label set.
         patient_folders (`bool`, *optional*, defaults to `False`): Whether each folder that holds records is one
             patient, as in the PTB database. Otherwise patients are not known, and random splits take every recording
             for another patient's.
@@ -33,7 +33,7 @@ class WfdbFolderSource(RecordSource):
         self,
         path: str | Path,
         label_set: str | None = None,
-        keep_unlabelled: bool = False,
+        keep_unlabeled: bool = False,
         patient_folders: bool = False,
         title: str | None = None,
         license: str | None = None,
@@ -41,10 +41,10 @@ class WfdbFolderSource(RecordSource):
     ):
         headers = find_records(path)
         folder = Path(path) if Path(path).is_dir() else headers[0].parent
-        super().__init__(folder, label_set, keep_unlabelled, patient_folders=patient_folders)
+        super().__init__(folder, label_set, keep_unlabeled, patient_folders=patient_folders)
         self.title, self.license, self.citation = title, license, citation
         self._patient_folders = patient_folders
-        self.name_records(sorted(header.relative_to(folder).with_suffix("").as_posix() for header in headers))
+        self.set_record_ids(sorted(header.relative_to(folder).with_suffix("").as_posix() for header in headers))
 
     def reference(self, index: int) -> RecordReference:
         name = self._record_ids[index]

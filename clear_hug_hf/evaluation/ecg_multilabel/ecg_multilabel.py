@@ -29,7 +29,7 @@ Args:
 
 Returns:
     `macro_auroc`, `macro_average_precision`, `macro_f1`, `macro_calibration_error`, each also with `_low` and `_high`
-    (`None` where there is no interval); `per_label`; `left_out`.
+    (`None` where there is no interval); `per_label`; `excluded_labels`.
 
 Examples:
 
@@ -74,4 +74,4 @@ class EcgMultilabel(evaluate.Metric):
         for name in METRICS:
             for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
                 result[f"macro_{name}{suffix}"] = (found[f"macro_{name}"] or {}).get(part)
-        return {**result, "per_label": found["per_label"], "left_out": found["left_out"]}
+        return {**result, "per_label": found["per_label"], "excluded_labels": found["excluded_labels"]}

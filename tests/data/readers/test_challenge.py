@@ -38,7 +38,7 @@ def test_when_the_nine_classes_are_asked_for_then_they_equal_the_index(shared: P
     index = {record: row for record, row in _index(shared).items() if row["cpsc9"]}
     source = open_source("challenge", shared / "data" / "challenge", label_set="cpsc9")
     assert [reference.record_id for reference in source] == sorted(index)
-    assert len(source) + len(source.left_out) == 196
+    assert len(source) + len(source.excluded) == 196
     assert set(source.label_names or ()) == set(Counter("|".join(row["cpsc9"] for row in index.values()).split("|")))
     for reference in source:
         present = {name for name, value in (reference.labels or {}).items() if value}
@@ -49,7 +49,7 @@ def test_when_databases_are_named_then_the_others_are_left_out(shared: Path) -> 
     folder = shared / "data" / "challenge"
     georgia = open_source("challenge", folder, databases=["Georgia"])
     assert {reference.record_id[0] for reference in georgia} == {"E"}
-    assert len(georgia.left_out) == 196 - len(georgia) == 152
+    assert len(georgia.excluded) == 196 - len(georgia) == 152
     with pytest.raises(InputError, match="no database 'Georgian': choose from CPSC2018"):
         open_source("challenge", folder, databases=["Georgian"])
 
@@ -89,8 +89,8 @@ def test_when_a_header_has_no_diagnoses_then_it_is_left_out_with_that_reason(tmp
     _write(tmp_path, "A0001", "#Dx: 59118001\n")
     _write(tmp_path, "A0002", "#Age: 50\n")
     source = open_source("challenge", tmp_path, label_set="cpsc9")
-    assert [one.record_id for one in source.left_out] == ["A0002"]
-    assert "has no #Dx line" in source.left_out[0].reason
+    assert [one.record_id for one in source.excluded] == ["A0002"]
+    assert "has no #Dx line" in source.excluded[0].reason
     assert len(open_source("challenge", tmp_path)) == 2
 
 

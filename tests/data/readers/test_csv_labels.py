@@ -131,7 +131,7 @@ def test_when_a_column_of_splits_is_empty_then_there_are_none(make_table: MakeTa
 
 def test_when_recordings_do_not_exist_then_all_are_counted_and_ten_are_named(make_table: MakeTable) -> None:
     table = make_table("path", "records/a", *(f"lost/{index}" for index in range(13)), "records/b")
-    with pytest.raises(InputError, match=r"names 13 recordings \(lost/0, .*lost/9, and 3 more\).*of 15") as caught:
+    with pytest.raises(InputError, match=r"lists 13 recordings \(lost/0, .*lost/9, and 3 more\).*of 15") as caught:
         open_source("csv", table)
     assert "lost/10" not in str(caught.value)
     table = make_table("path,x", "records/a,1", ",2")
@@ -180,7 +180,7 @@ FILE, LABEL, LABELS = {"path_column": "file"}, {"label_columns": ["x"]}, {"label
         (["path,x,x", "a,1,0"], {}, "has the column 'x' twice"),
         # Rows.
         (["path"], {}, "has no recordings for csv"),
-        (["path", "a", "b", "a.hea"], {}, r"1 record id \(records/a\) more than once"),
+        (["path", "a", "b", "a.hea"], {}, r"duplicates: 1 record id \(records/a\)"),
         (["path,record_id", "a,1", "b,"], {}, "has no record_id in line 3"),
         (
             ["path,split", "a,train", "b,holdout"],

@@ -52,12 +52,12 @@ def test_when_the_rate_is_not_at_hand_then_that_is_said(ptbxl_folder: Path) -> N
 def test_when_records_without_labels_are_kept_then_all_their_labels_are_0(shared: Path) -> None:
     folder = shared / "data" / "ptbxl"
     usual = open_source("ptbxl", folder, label_set="ptbxl_form")
-    everything = open_source("ptbxl", folder, label_set="ptbxl_form", keep_unlabelled=True)
-    assert len(usual) + len(usual.left_out) == len(everything) == 1625
-    assert {reason for _, reason in usual.left_out} == {"it has none of the labels of ptbxl_form"}
-    left_out = {one.record_id for one in usual.left_out}
+    everything = open_source("ptbxl", folder, label_set="ptbxl_form", keep_unlabeled=True)
+    assert len(usual) + len(usual.excluded) == len(everything) == 1625
+    assert {reason for _, reason in usual.excluded} == {"it has none of the labels of ptbxl_form"}
+    excluded = {one.record_id for one in usual.excluded}
     for reference in everything:
-        assert (sum((reference.labels or {}).values()) == 0) == (reference.record_id in left_out)
+        assert (sum((reference.labels or {}).values()) == 0) == (reference.record_id in excluded)
 
 
 def test_when_the_table_is_missing_or_another_then_it_is_named(tmp_path: Path) -> None:

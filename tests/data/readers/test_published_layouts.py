@@ -61,7 +61,7 @@ def test_when_cpsc2018_is_incomplete_then_each_recording_is_named(tmp_path: Path
     (tmp_path / "TrainingSet1" / "A0002.mat").rename(tmp_path / "TrainingSet2" / "A0009.mat")
     savemat(tmp_path / "TrainingSet2" / "A0003.mat", {"ECG": {"data": np.zeros((5, 100))}})
     source = open_source("cpsc2018", tmp_path)
-    assert [tuple(one) for one in source.left_out] == [("A0009", "REFERENCE.csv does not list it")]
+    assert [tuple(one) for one in source.excluded] == [("A0009", "REFERENCE.csv does not list it")]
     with pytest.raises(InputError, match=r"A0001\.mat has no struct ECG"):
         source[0].read()
     with pytest.raises(FileNotFoundError, match=r"A0002\.mat does not exist"):
@@ -185,7 +185,7 @@ def test_when_code15_is_read_then_zeros_on_both_sides_go_and_labels_come(tmp_pat
     assert all(list(recording.labels or {}) == source.label_names for recording in recordings)
     assert [recording.patient_id for recording in recordings] == ["51421", "1724173", "523632"]
     assert [recording.metadata["sex"] for recording in recordings] == ["male", "female", "male"]
-    ((record_id, reason),) = source.left_out
+    ((record_id, reason),) = source.excluded
     assert (record_id, reason) == ("271011", "it is in none of the shards here, but in exams_part13.hdf5")
 
 

@@ -29,7 +29,7 @@ def test_when_a_real_folder_is_opened_then_its_layout_is_recognised_and_read(
     source = open_source(None, shared / "data" / folder)
     assert (guess_kind(shared / "data" / folder), source.kind) == (kind, kind)
     num_headers = len(list((shared / "data" / folder).rglob("*.hea")))
-    assert len(source) + len(source.left_out) == num_headers
+    assert len(source) + len(source.excluded) == num_headers
     reference = pickle.loads(pickle.dumps(source[len(source) // 2]))
     recording = reference.read()
     assert recording.waveform.dtype == np.float32
