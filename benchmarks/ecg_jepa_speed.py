@@ -37,7 +37,7 @@ from transformers import AttentionInterface, set_seed
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
-from clear_hug_hf.modeling.fast_forms import CrossPattern
+from clear_hug_hf.modeling.fast_ops import CrossPattern
 from clear_hug_hf.modeling.modeling_ecg import eager_attention_forward
 from clear_hug_hf.modeling.modeling_ecg_jepa import (
     TARGET_NORM_EPS,

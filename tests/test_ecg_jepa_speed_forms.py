@@ -15,7 +15,7 @@ import torch
 from transformers import set_seed
 
 from clear_hug_hf import EcgJepaConfig, EcgJepaForPreTraining
-from clear_hug_hf.modeling.fast_forms import CrossPattern
+from clear_hug_hf.modeling.fast_ops import CrossPattern
 from clear_hug_hf.modeling.modeling_ecg import eager_attention_forward
 from clear_hug_hf.modeling.modeling_ecg_jepa import cross_pattern
 

@@ -1,12 +1,13 @@
 """
-The CLEAR-HUG models ("Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction
+CLEAR-HUG models (Pan et al., "Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction
 Perspective", AAAI 2026, arXiv 2512.24002).
 
-CLEAR hides most beats of a recording and rebuilds each from the same beat in the other leads (conduction) and from the
-summary of its own lead (view). HUG reads the summaries of the leads group by group for a diagnosis.
+CLEAR masks most beats of a recording and reconstructs each from the same beat in the other leads (conduction guidance)
+and from the summary token of its own lead (view guidance). The HUG head pools the summary tokens hierarchically, by
+groups of leads, for diagnosis.
 
 Shapes: `B` recordings, `L` leads, `N` beats per lead (at most `config.num_beats`), `P` samples per beat, `T = L * N`
-beats in all in lead-major order, `K` beats that the encoder computes, `D` the width.
+beats of all leads in lead-major order, `K` beats that the encoder processes, `D` hidden size.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_clear_hug import ClearHugConfig
-from .fast_forms import LeadBeatPattern
+from .fast_ops import LeadBeatPattern
 from .modeling_ecg import (
     Dropout,
     EcgAttention,
@@ -34,18 +35,18 @@ from .modeling_ecg import (
     EcgPreTrainedModel,
     MeanHead,
     PostNormLayer,
-    expect_shape,
-    find_present,
-    further_arguments,
+    check_shape,
     masked_mean,
+    presence_mask,
     register_constants,
     seeded_bits,
     seeded_counters,
     to_autocast_dtype,
+    validate_kwargs,
 )
 
 
-NUM_BEAT_FEATURES = 3  # Scale, RR interval before, RR interval after.
+NUM_BEAT_FEATURES = 3  # scale, preceding RR interval, following RR interval
 
 
 Count = TypeVar("Count", int, torch.Tensor)
@@ -58,17 +59,17 @@ class ClearHugForPreTrainingOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`):
-            Mean squared error of the hidden beats: over the samples of a beat, then over all hidden beats.
+            Mean squared error of the masked beats, averaged over the samples of each beat and over all masked beats.
         reconstruction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
-            The decoder's beats [normalized units of `target`]. Only hidden beats are trained to be right.
+            Reconstructed beats, normalized like `target`. Only masked beats contribute to the loss.
         bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`):
-            The beats that were hidden. Missing beats are not.
+            True for masked beats. Missing beats are never masked.
         target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
-            Every beat normalized by its own mean and variance; zero where there is none.
+            Beats normalized by their own mean and variance; zero for missing beats.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Of the encoder, as in [`EcgModelOutput`]: the summary tokens, then the visible beats.
+            See [`EcgModelOutput`]: of the summary tokens followed by the visible beats.
         loss_weight (`torch.FloatTensor` of shape `()`):
-            How many hidden beats `loss` is the mean of: batches that make up one step are weighted by it.
+            Number of masked beats that `loss` averages, by which micro-batches of one step are weighted.
     """
 
     loss: torch.Tensor | None = None
@@ -81,7 +82,7 @@ class ClearHugForPreTrainingOutput(ModelOutput):
 
 
 def check_beats(input_values: torch.Tensor, config: ClearHugConfig) -> None:
-    """Refuse beats whose shape is not `(batch_size, num_leads, at most num_beats, beat_length)`."""
+    """Check that the shape of the beats is `(batch_size, num_leads, at most num_beats, beat_length)`."""
     if (
         input_values.ndim != 4
         or input_values.shape[1] != config.num_leads
@@ -90,69 +91,87 @@ def check_beats(input_values: torch.Tensor, config: ClearHugConfig) -> None:
     ):
         raise ValueError(
             f"input_values must have shape (batch_size, {config.num_leads} leads, 1 to {config.num_beats} beats, "
-            f"{config.beat_length} samples), got {tuple(input_values.shape)}: cut the recording with the model's "
-            "feature extractor."
+            f"{config.beat_length} samples), got {tuple(input_values.shape)}: use the feature extractor of the model."
         )
 
 
-def normalize_beats(input_values: torch.Tensor, real_beats: torch.Tensor, eps: float) -> torch.Tensor:
+def normalize_beats(input_values: torch.Tensor, valid_beats: torch.Tensor, eps: float) -> torch.Tensor:
     """
-    Every beat of `(B, L, N, P)` by its own mean and unbiased variance, to which `eps` is added: standard deviations,
-    in float32. Those that do not exist, by `real_beats` `(B, L, N)`, become zero, whatever stood there.
+    Normalize every beat of `(B, L, N, P)` by its own mean and unbiased variance plus `eps`, in float32. Beats that are
+    False in `valid_beats` `(B, L, N)` become zero.
     """
-    beats = input_values.float().masked_fill(~real_beats[..., None], 0.0)
+    beats = input_values.float().masked_fill(~valid_beats[..., None], 0.0)
     variance, mean = torch.var_mean(beats, dim=-1, keepdim=True)
     return (beats - mean) * torch.rsqrt(variance + eps)
 
 
 def encoder_attention_mask(
-    config: ClearHugConfig, real_leads: torch.Tensor, real_slots: torch.Tensor, positions: torch.Tensor
+    config: ClearHugConfig, valid_leads: torch.Tensor, valid_slots: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
     """
-    What may attend to what in the encoder. The summary token of a lead sees itself and the beats of its lead; a beat
-    sees every beat and every summary token (the paper restricts only the summary tokens here). Missing leads and
-    beats, by `real_leads` `(B, L)` and `real_slots` `(B, K)`, are seen by nobody but themselves, so that no row is
-    empty.
+    Attention mask of the encoder. The summary token of a lead attends to itself and the beats of its lead. A beat
+    attends to all beats and summary tokens: Pan et al. (2026) restrict only the summary tokens in the encoder. Missing
+    leads and beats attend, and are attended to, only by themselves, so that no row is empty.
 
-    The beats stand at `positions` `(1 or B, K)`, `lead * config.num_beats + beat`. The mask is `(B, 1, L + K, L + K)`,
-    True where attention is allowed; with `cls_attention="reference_bias"` it is to be added to the scores.
+    Args:
+        config ([`ClearHugConfig`]):
+            Its fields `cls_attention` and `full_attention` select the pattern.
+        valid_leads (`torch.BoolTensor` of shape `(B, L)`):
+            True for leads that are present.
+        valid_slots (`torch.BoolTensor` of shape `(B, K)`):
+            True for beats that are present.
+        positions (`torch.LongTensor` of shape `(1 or B, K)`):
+            Indices of the beats, `lead * config.num_beats + beat`.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1, L + K, L + K)`: True where attention is allowed, or, with
+        `cls_attention="reference_bias"`, a float mask.
     """
     num_leads, length = config.num_leads, config.num_leads + positions.shape[1]
     leads = torch.arange(num_leads, device=positions.device)
-    keys = torch.cat((real_leads, real_slots), dim=1)[:, None, :]
-    itself = torch.eye(length, dtype=torch.bool, device=positions.device)
+    keys = torch.cat((valid_leads, valid_slots), dim=1)[:, None, :]
+    diagonal = torch.eye(length, dtype=torch.bool, device=positions.device)
     if config.full_attention or config.cls_attention != "lead":
-        allowed = (keys | itself)[:, None]
+        allowed = (keys | diagonal)[:, None]
     else:
         lead_of = torch.cat((leads.expand(positions.shape[0], -1), positions // config.num_beats), dim=1)
         summary_rows = lead_of[:, None, :] == leads[:, None]
         beat_rows = summary_rows.new_ones((1, 1, 1)).expand(summary_rows.shape[0], length - num_leads, length)
-        allowed = ((torch.cat((summary_rows, beat_rows), dim=1) & keys) | itself)[:, None]
+        allowed = ((torch.cat((summary_rows, beat_rows), dim=1) & keys) | diagonal)[:, None]
     if config.cls_attention != "reference_bias":
         return allowed
 
-    # The released code's columns count the summary tokens, but the windows it gives to them do not.
+    # In the released code, columns include the summary tokens, but the windows of the leads ignore this offset.
     columns = torch.cat((leads.expand(positions.shape[0], -1), positions + num_leads), dim=1)
     outside = columns[:, None, :] // config.num_beats != leads[:, None]
     bias = F.pad(outside.float(), (0, 0, 0, length - num_leads))[:, None]
     return bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
 
 
-def decoder_attention_mask(config: ClearHugConfig, real_beats: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+def decoder_attention_mask(config: ClearHugConfig, valid_beats: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """
-    What may attend to what in the decoder (the paper's equations 4 and 5), as `(B, 1, L + T, L + T)`, True where
-    attention is allowed. The summary token of a lead sees itself and the beats of its lead; a hidden beat sees the
-    same beat in all leads (conduction) and the summary of its lead (view); a visible beat sees the beats and the
-    summary of its lead, or with `decoder_visible_attention="all"` the visible beats of all leads and the summary of
-    its own. Missing leads and beats are seen only by themselves. `real_beats` and `visible` are `(B, L, N)`.
+    Attention mask of the decoder (Pan et al., 2026, Eqs. 4 and 5). The summary token of a lead attends to itself and
+    the beats of its lead. A masked beat attends to the same beat of all leads (conduction guidance) and the summary
+    token of its lead (view guidance). A visible beat attends to the summary token and the beats of its lead, or, with
+    `decoder_visible_attention="all"`, to the visible beats of all leads instead. Missing leads and beats are attended
+    to only by themselves.
+
+    Args:
+        config ([`ClearHugConfig`]):
+            Selects the pattern.
+        valid_beats, visible (`torch.BoolTensor` of shape `(B, L, N)`):
+            True for beats that are present, and for those that are visible.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, 1, L + T, L + T)`: True where attention is allowed.
     """
-    batch_size, num_leads, num_beats = real_beats.shape
+    batch_size, num_leads, num_beats = valid_beats.shape
     length = num_leads + num_leads * num_beats
-    device = real_beats.device
-    itself = torch.eye(length, dtype=torch.bool, device=device)
-    keys = torch.cat((real_beats.any(dim=2), real_beats.flatten(1)), dim=1)[:, None, :]
+    device = valid_beats.device
+    diagonal = torch.eye(length, dtype=torch.bool, device=device)
+    keys = torch.cat((valid_beats.any(dim=2), valid_beats.flatten(1)), dim=1)[:, None, :]
     if config.full_attention:
-        return (keys | itself)[:, None]
+        return (keys | diagonal)[:, None]
 
     beats = torch.arange(num_leads * num_beats, device=device)
     own_lead = beats[:, None] // num_beats == torch.arange(num_leads, device=device)
@@ -164,44 +183,44 @@ def decoder_attention_mask(config: ClearHugConfig, real_beats: torch.Tensor, vis
     if not config.view_guidance:
         to_summaries = to_summaries & visible[:, :, None]
     if config.decoder_visible_attention == "all":
-        of_visible = visible[:, None, :]
+        visible_rows = visible[:, None, :]
     else:
-        of_visible = beats[:, None] // num_beats == beats // num_beats
-    to_beats = torch.where(visible[:, :, None], of_visible, same_beat)
+        visible_rows = beats[:, None] // num_beats == beats // num_beats
+    to_beats = torch.where(visible[:, :, None], visible_rows, same_beat)
     beat_rows = torch.cat((to_summaries, to_beats), dim=2)
 
-    summary_rows = torch.cat((itself[:num_leads, :num_leads], own_lead.T), dim=1)
+    summary_rows = torch.cat((diagonal[:num_leads, :num_leads], own_lead.T), dim=1)
     if config.cls_attention == "full":
         summary_rows = torch.ones_like(summary_rows)
     rows = torch.cat((summary_rows.expand(batch_size, -1, -1), beat_rows), dim=1)
-    return ((rows & keys) | itself)[:, None]
+    return ((rows & keys) | diagonal)[:, None]
 
 
-def count_visible(num_real: Count, mask_ratio: float) -> Count:
+def count_visible(num_valid: Count, mask_ratio: float) -> Count:
     """
-    How many of `num_real` beats stay visible: the nearest whole number to their share, halves up. Whole-number
-    arithmetic gives Python numbers and tensors the same answer, so that the slots always suffice.
+    Number of visible beats out of `num_valid`, rounded half up. Integer arithmetic yields the same result for Python
+    integers and tensors, so that the number of slots is always sufficient.
     """
     per_myriad = round((1.0 - mask_ratio) * 10_000)
-    return (num_real * per_myriad + 5_000) // 10_000
+    return (num_valid * per_myriad + 5_000) // 10_000
 
 
 def seeded_noise(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
     """
-    Uniform noise for the beats `(L, N)` of recordings, from 0 to below 1 in steps of 2 ** -24: by [`seeded_bits`] of
-    their seeds `(B,)`, and with a counter for each beat.
+    Uniform noise `(B, L, N)` in [0, 1) in steps of 2 ** -24, computed by [`seeded_bits`] from the seeds `(B,)` of the
+    recordings and the counters `(L, N)` of the beats.
     """
     return (seeded_bits(seeds[:, None, None], counters) >> 40 & 0xFFFFFF).float() / 0x1000000
 
 
 class ClearHugBeatProjection(nn.Module):
-    """Embeds normalized beats `(B, L, N, P)` as `(B, L, N, D)`."""
+    """Projects normalized beats `(B, L, N, P)` to embeddings `(B, L, N, D)`."""
 
     def __init__(self, config: ClearHugConfig):
         super().__init__()
         self.num_beats = config.num_beats
         self.is_conv = config.beat_embedding == "conv"
-        # Without a bias: positions, leads and times bring their own.
+        # No bias: the embeddings of position, lead and time already act as one.
         self.projection: nn.Linear | nn.Conv1d
         if self.is_conv:
             self.projection = nn.Conv1d(
@@ -214,7 +233,7 @@ class ClearHugBeatProjection(nn.Module):
         beats = beats.to(self.projection.weight.dtype)
         if not self.is_conv:
             return self.projection(beats)
-        # The released convolution runs through the beats of all leads as one circle of full length.
+        # The released circular convolution runs over the concatenated beats of all leads at full length.
         _, num_leads, num_beats, _ = beats.shape
         beats = F.pad(beats, (0, 0, 0, self.num_beats - num_beats)).flatten(1, 2)
         embeddings = self.projection(beats.transpose(1, 2)).transpose(1, 2)
@@ -222,7 +241,7 @@ class ClearHugBeatProjection(nn.Module):
 
 
 class ClearHugEmbeddings(nn.Module):
-    """Turns normalized beats into tokens that know their lead, their time and their position."""
+    """Embeds normalized beats and adds embeddings of lead, time and position."""
 
     def __init__(self, config: ClearHugConfig):
         super().__init__()
@@ -241,13 +260,26 @@ class ClearHugEmbeddings(nn.Module):
         self, beats: torch.Tensor, time_ids: torch.Tensor | None, beat_features: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Summary tokens `(B, L, D)` and beats `(B, L, N, D)` of normalized beats `(B, L, N, P)`, which lie in the
-        seconds `time_ids` `(B, N)` or `(B, L, N)` counted from 1, and of their scales and RR intervals `(B, L, N, 3)`.
+        Embed beats.
+
+        Args:
+            beats (`torch.Tensor` of shape `(B, L, N, P)`):
+                Normalized beats.
+            time_ids (`torch.LongTensor` of shape `(B, N)` or `(B, L, N)`, *optional*):
+                One-based second of the recording that contains each beat, 0 if unknown.
+            beat_features (`torch.Tensor` of shape `(B, L, N, 3)`, *optional*):
+                Scale and RR intervals of each beat.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Summary tokens `(B, L, D)` and beat embeddings `(B, L, N, D)`.
+
+        Raises:
+            `ValueError`: if a shape is wrong, or `beat_features` are missing or unexpected.
         """
         batch_size, num_leads, num_beats, _ = beats.shape
         if time_ids is None:
             time_ids = torch.zeros((batch_size, num_beats), dtype=torch.long, device=beats.device)
-        expect_shape("time_ids", time_ids, (batch_size, num_beats), (batch_size, num_leads, num_beats))
+        check_shape("time_ids", time_ids, (batch_size, num_beats), (batch_size, num_leads, num_beats))
         time_ids = time_ids.long().clamp(0, self.config.num_time_embeddings - 1)
         times = self.time_embeddings(time_ids if time_ids.ndim == 3 else time_ids[:, None, :])
 
@@ -258,54 +290,65 @@ class ClearHugEmbeddings(nn.Module):
         if self.feature_projection is not None:
             if beat_features is None:
                 raise ValueError(
-                    "the model reads beat_features, the scale and the RR intervals of each beat: cut the recording "
-                    "with the model's feature extractor, which has use_beat_features=True."
+                    "beat_features are required because the model was configured with use_beat_features=True: use "
+                    "the feature extractor of the model."
                 )
-            expect_shape("beat_features", beat_features, (*beats.shape[:3], NUM_BEAT_FEATURES))
+            check_shape("beat_features", beat_features, (*beats.shape[:3], NUM_BEAT_FEATURES))
             tokens = tokens + self.feature_projection(beat_features.to(self.feature_projection.weight.dtype))
         elif beat_features is not None:
-            raise ValueError("the model reads no beat_features: use a feature extractor without use_beat_features.")
+            raise ValueError(
+                "beat_features were passed, but the model was configured with use_beat_features=False: use the "
+                "feature extractor of the model."
+            )
         return (self.cls_token + positions[:num_leads]).expand(batch_size, -1, -1), tokens
 
 
 def decoder_pattern(
     config: ClearHugConfig,
-    real_beats: torch.Tensor,
+    valid_beats: torch.Tensor,
     visible: torch.Tensor,
     kept_beats: torch.Tensor,
     slots: torch.Tensor,
 ) -> LeadBeatPattern:
     """
-    What [`decoder_attention_mask`] allows, as a [`LeadBeatPattern`]: not where every token attends to every token. The
-    encoder computed the `kept_beats` `(B, K)`, `lead * num_beats + beat`, all visible ones among them; `slots` `(B,
-    T)` say where among them each beat stands.
+    Equivalent of [`decoder_attention_mask`] as a [`LeadBeatPattern`], except for full attention.
+
+    Args:
+        config ([`ClearHugConfig`]):
+            Selects the pattern.
+        valid_beats, visible (`torch.BoolTensor` of shape `(B, L, N)`):
+            True for beats that are present, and for those that are visible.
+        kept_beats (`torch.LongTensor` of shape `(B, K)`):
+            Indices of the beats that the encoder processed, `lead * num_beats + beat`; they include all visible ones.
+        slots (`torch.LongTensor` of shape `(B, T)`):
+            Position of each beat in `kept_beats`.
     """
-    _, num_leads, num_beats = real_beats.shape
-    device = real_beats.device
-    own = torch.eye(num_leads, dtype=torch.bool, device=device)
-    real_leads = real_beats.any(dim=2)
+    _, num_leads, num_beats = valid_beats.shape
+    device = valid_beats.device
+    same_lead = torch.eye(num_leads, dtype=torch.bool, device=device)
+    valid_leads = valid_beats.any(dim=2)
 
-    leads = F.pad(real_beats.flatten(0, 1), (1, 0), value=True)[:, None, None, :]
+    lead_mask = F.pad(valid_beats.flatten(0, 1), (1, 0), value=True)[:, None, None, :]
 
-    by_beat = real_beats.transpose(1, 2).flatten(0, 1)[:, None, :]
+    conduction = valid_beats.transpose(1, 2).flatten(0, 1)[:, None, :]
     if not config.conduction_guidance:
-        by_beat = torch.zeros_like(by_beat)
-    views = own & (real_leads[:, None, :] if config.view_guidance else torch.zeros_like(real_leads)[:, None, :])
-    views = views[:, None].expand(-1, num_beats, -1, -1).flatten(0, 1)
-    columns = torch.cat((by_beat | own, views), dim=2)[:, None]
+        conduction = torch.zeros_like(conduction)
+    view = valid_leads[:, None, :] if config.view_guidance else torch.zeros_like(valid_leads)[:, None, :]
+    view = (same_lead & view)[:, None].expand(-1, num_beats, -1, -1).flatten(0, 1)
+    beat_mask = torch.cat((conduction | same_lead, view), dim=2)[:, None]
 
-    seen = None
+    visible_mask = None
     if config.decoder_visible_attention == "all":
-        seen_keys = visible.flatten(1).gather(1, kept_beats)[:, None, :]
-        itself = torch.eye(kept_beats.shape[1], dtype=torch.bool, device=device)
+        keys = visible.flatten(1).gather(1, kept_beats)[:, None, :]
+        diagonal = torch.eye(kept_beats.shape[1], dtype=torch.bool, device=device)
         lead_ids = torch.arange(num_leads, device=device)
-        seen_views = (kept_beats[:, :, None] // num_beats == lead_ids) & real_leads[:, None, :]
-        seen = torch.cat((seen_keys | itself, seen_views), dim=2)[:, None]
-    return LeadBeatPattern(leads, columns, visible, seen, kept_beats, slots)
+        summaries = (kept_beats[:, :, None] // num_beats == lead_ids) & valid_leads[:, None, :]
+        visible_mask = torch.cat((keys | diagonal, summaries), dim=2)[:, None]
+    return LeadBeatPattern(lead_mask, beat_mask, visible, visible_mask, kept_beats, slots)
 
 
 class ClearHugDecoder(nn.Module):
-    """Rebuilds every beat from what the encoder made of the visible ones."""
+    """Reconstructs all beats from the encoder states of the visible ones."""
 
     def __init__(self, config: ClearHugConfig):
         super().__init__()
@@ -323,7 +366,7 @@ class ClearHugDecoder(nn.Module):
         self.prediction = nn.Linear(width, config.beat_length)
 
     def _is_sparse(self, device: torch.device) -> bool:
-        """Whether the attention is computed as a [`LeadBeatPattern`]. Only the paper's own rules are one."""
+        """Whether attention is computed by a [`LeadBeatPattern`], which does not support full attention."""
         if self.config.full_attention or self.config.cls_attention == "full":
             return False
         form = self.config.attention_form
@@ -335,20 +378,31 @@ class ClearHugDecoder(nn.Module):
         kept_beats: torch.Tensor,
         slots: torch.Tensor,
         visible: torch.Tensor,
-        real_beats: torch.Tensor,
+        valid_beats: torch.Tensor,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
-        Beats `(B, L, N, P)` from the encoder's states `memory` `(B, L + K, D)` of the summary tokens and the
-        `kept_beats` `(B, K)`, `lead * num_beats + beat`. `slots` `(B, T)` say where among those each beat stands, and
-        mean nothing for hidden ones. All but the `visible` `(B, L, N)` start as the mask token; `real_beats` `(B, L,
-        N)` exist.
+        Reconstruct beats.
+
+        Args:
+            memory (`torch.Tensor` of shape `(B, L + K, D)`):
+                Encoder states of the summary tokens and the `kept_beats`.
+            kept_beats (`torch.LongTensor` of shape `(B, K)`):
+                Indices of the beats that the encoder processed, `lead * num_beats + beat`.
+            slots (`torch.LongTensor` of shape `(B, T)`):
+                Position of each beat in `kept_beats`; undefined for masked beats.
+            visible, valid_beats (`torch.BoolTensor` of shape `(B, L, N)`):
+                True for beats that are visible, and for those that are present. All but the visible ones are replaced
+                by the mask token.
+
+        Returns:
+            `torch.Tensor` of shape `(B, L, N, P)`.
         """
-        _, num_leads, num_beats = real_beats.shape
+        _, num_leads, num_beats = valid_beats.shape
         memory = self.embed(memory)
-        summaries, seen = memory[:, :num_leads], memory[:, num_leads:]
-        seen = seen.gather(1, slots[:, :, None].expand(-1, -1, seen.shape[2]))
-        beats = torch.where(visible.flatten(1)[:, :, None], seen, self.mask_token.to(seen.dtype))
+        summaries, kept = memory[:, :num_leads], memory[:, num_leads:]
+        kept = kept.gather(1, slots[:, :, None].expand(-1, -1, kept.shape[2]))
+        beats = torch.where(visible.flatten(1)[:, :, None], kept, self.mask_token.to(kept.dtype))
 
         positions = self.position_embeddings[0]
         beat_positions = positions[num_leads:].unflatten(0, (num_leads, self.config.num_beats))[:, :num_beats]
@@ -356,44 +410,54 @@ class ClearHugDecoder(nn.Module):
         hidden_states = to_autocast_dtype(torch.cat((summaries, beats), dim=1) + positions)
         attention_mask: torch.Tensor | LeadBeatPattern
         if self._is_sparse(hidden_states.device):
-            attention_mask = decoder_pattern(self.config, real_beats, visible, kept_beats, slots)
+            attention_mask = decoder_pattern(self.config, valid_beats, visible, kept_beats, slots)
         else:
-            attention_mask = decoder_attention_mask(self.config, real_beats, visible)
+            attention_mask = decoder_attention_mask(self.config, valid_beats, visible)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         reconstruction = self.prediction(self.norm(hidden_states[:, num_leads:]))
         return reconstruction.unflatten(1, (num_leads, num_beats))
 
 
-def average_members(
-    states: torch.Tensor, present: torch.Tensor, members: torch.Tensor
+def group_means(
+    states: torch.Tensor, present: torch.Tensor, membership: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Means over the members of groups that a recording has: of states `(B, M, D)` of which those in `present` `(B, M)`
-    exist, with 1 in `members` `(G, M)` where one belongs to a group. Returns the means `(B, G, D)`, zero for groups
-    without members, and which groups have any `(B, G)`.
+    Mean state of each group.
+
+    Args:
+        states (`torch.Tensor` of shape `(B, M, D)`):
+            States of the elements.
+        present (`torch.BoolTensor` of shape `(B, M)`):
+            True for elements that are present; others are ignored.
+        membership (`torch.Tensor` of shape `(G, M)`):
+            1 where an element belongs to a group, see [`membership_matrix`].
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: Means `(B, G, D)`, zero for empty groups, and a mask `(B, G)`, True for
+        groups that are not empty.
     """
-    weights = members.to(states.dtype) * present[:, None, :]
+    weights = membership.to(states.dtype) * present[:, None, :]
     counts = weights.sum(dim=2, keepdim=True)
     return weights @ states / counts.clamp(min=1), counts.squeeze(2) > 0
 
 
-def map_each(maps: nn.ModuleList, states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Each of the `(B, G, D)` states through its own map; zero where `present` of shape `(B, G)` is False."""
+def apply_maps(maps: nn.ModuleList, states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Apply the g-th map to the g-th of the states `(B, G, D)`; zero where `present` `(B, G)` is False."""
     mapped = torch.stack([layer(state) for layer, state in zip(maps, states.unbind(1), strict=True)], dim=1)
     return mapped * present[:, :, None]
 
 
-def membership(groups: list[list[int]], count: int) -> torch.Tensor:
-    """Groups of the numbers below `count` as `(G, count)`, 1 where a number belongs to a group."""
-    members = torch.zeros((len(groups), count), device="cpu")
+def membership_matrix(groups: list[list[int]], count: int) -> torch.Tensor:
+    """Indicator matrix `(G, count)` of groups of indices below `count`."""
+    matrix = torch.zeros((len(groups), count), device="cpu")
     for row, group in enumerate(groups):
-        members[row, group] = 1.0
-    return members
+        matrix[row, group] = 1.0
+    return matrix
 
 
 class ClearHugWeightedHead(EcgHead):
-    """A mean of the lead states weighted by a softmax of learned scores."""
+    """Weighted mean of the lead states with softmax weights (Pan et al., 2026, Table 3)."""
 
     def __init__(self, config: ClearHugConfig):
         super().__init__(config)
@@ -406,80 +470,81 @@ class ClearHugWeightedHead(EcgHead):
 
 
 class ClearHugSingleLevelHead(EcgHead):
-    """Every combination of lead groups through a map of its own, side by side."""
+    """Mean of the mapped states of all combinations of lead groups (Pan et al., 2026, Table 3)."""
 
-    members: torch.Tensor
+    lead_membership: torch.Tensor
 
     def __init__(self, config: ClearHugConfig):
         super().__init__(config)
         register_constants(self)
-        self.maps = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size) for _ in self.members)
+        self.maps = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size) for _ in self.lead_membership)
 
     def make_constants(self) -> dict[str, torch.Tensor]:
-        """The leads of each combination `(G, L)`."""
+        """Membership `(G, L)` of the leads in each combination of groups."""
         groups = self.config.lead_group_indices()
-        chosen = [c for size in range(1, len(groups) + 1) for c in combinations(groups, size)]
-        return {"members": membership([list(chain(*combination)) for combination in chosen], self.config.num_leads)}
+        selections = [selection for size in range(1, len(groups) + 1) for selection in combinations(groups, size)]
+        combined = [list(chain(*selection)) for selection in selections]
+        return {"lead_membership": membership_matrix(combined, self.config.num_leads)}
 
     def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # The mean over the leads of an affine map is the map of their mean.
-        means, some = average_members(lead_states, present, self.members)
-        states = map_each(self.maps, means, some)
-        return states.sum(dim=1) / some.sum(dim=1, keepdim=True).clamp(min=1), None
+        # Averaging commutes with an affine map.
+        means, nonempty = group_means(lead_states, present, self.lead_membership)
+        states = apply_maps(self.maps, means, nonempty)
+        return states.sum(dim=1) / nonempty.sum(dim=1, keepdim=True).clamp(min=1), None
 
 
 class ClearHugHierarchicalHead(EcgHead):
     """
-    HUG: the leads of each group, then pairs of groups, then all together, each through a map of its own; the feature
-    is the mean of them all. A group without leads in a recording is left out of every mean.
+    Hierarchical lead-unified group head (HUG, Pan et al., 2026). It maps and averages the leads of each group, then
+    each pair of groups, then all pairs; the feature is the mean of all these states. Groups without leads in a
+    recording are excluded from every mean.
 
-    Its states of groups are G1, G2, G3, the pairs (G1, G2), (G2, G3), (G1, G3), and all together, `(B, 7, D)`: the
-    paper's Figure 5. They are zero where a recording has none of the leads.
+    Its group states `(B, 7, D)` are those of G1, G2, G3, of the pairs (G1, G2), (G2, G3), (G1, G3), and of all groups
+    (Pan et al., 2026, Fig. 5). They are zero if a recording has none of the leads.
     """
 
-    members: torch.Tensor
-    pair_members: torch.Tensor
+    lead_membership: torch.Tensor
+    pair_membership: torch.Tensor
 
     def __init__(self, config: ClearHugConfig):
         super().__init__(config)
         width, num_groups = config.hidden_size, len(config.lead_group_indices())
         if num_groups < 2:
             raise ValueError(
-                "head_type='hug' pairs groups of leads and the leads make only one group: set lead_groups to two or "
-                "more groups, or head_type='mean'."
+                "head_type='hug' requires at least two lead groups: set lead_groups, or use head_type='mean' instead."
             )
         register_constants(self)
         self.group_maps = nn.ModuleList(nn.Linear(width, width) for _ in range(num_groups))
-        self.pair_maps = nn.ModuleList(nn.Linear(width, width) for _ in self.pair_members)
+        self.pair_maps = nn.ModuleList(nn.Linear(width, width) for _ in self.pair_membership)
         self.all_maps = nn.ModuleList([nn.Linear(width, width)])
 
     def make_constants(self) -> dict[str, torch.Tensor]:
         """
-        The leads of each group `(G, L)`, and the groups of each pair `(pairs, G)`: neighbors first, as in the
-        released weights (1, 2), (2, 3), (1, 3).
+        Membership `(G, L)` of the leads in each group, and `(num_pairs, G)` of the groups in each pair: adjacent
+        groups first, as in the released weights, that is (1, 2), (2, 3), (1, 3).
         """
         groups = self.config.lead_group_indices()
         pairs = sorted(combinations(range(len(groups)), 2), key=lambda pair: (pair[1] - pair[0], pair))
         return {
-            "members": membership(groups, self.config.num_leads),
-            "pair_members": membership([list(pair) for pair in pairs], len(groups)),
+            "lead_membership": membership_matrix(groups, self.config.num_leads),
+            "pair_membership": membership_matrix([list(pair) for pair in pairs], len(groups)),
         }
 
     def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        groups, some_group = average_members(lead_states, present, self.members)
-        groups = map_each(self.group_maps, groups, some_group)
-        pairs, some_pair = average_members(groups, some_group, self.pair_members)
-        pairs = map_each(self.pair_maps, pairs, some_pair)
-        everything, some = average_members(pairs, some_pair, torch.ones_like(pairs[0, None, :, 0]))
-        everything = map_each(self.all_maps, everything, some)
+        groups, has_group = group_means(lead_states, present, self.lead_membership)
+        groups = apply_maps(self.group_maps, groups, has_group)
+        pairs, has_pair = group_means(groups, has_group, self.pair_membership)
+        pairs = apply_maps(self.pair_maps, pairs, has_pair)
+        union, has_any = group_means(pairs, has_pair, torch.ones_like(pairs[0, None, :, 0]))
+        union = apply_maps(self.all_maps, union, has_any)
 
-        states = torch.cat((groups, pairs, everything), dim=1)
-        count = torch.cat((some_group, some_pair, some), dim=1).sum(dim=1, keepdim=True)
+        states = torch.cat((groups, pairs, union), dim=1)
+        count = torch.cat((has_group, has_pair, has_any), dim=1).sum(dim=1, keepdim=True)
         return states.sum(dim=1) / count.clamp(min=1), states
 
 
 class ClearHugPreTrainedModel(EcgPreTrainedModel):
-    """What the CLEAR-HUG models share."""
+    """Base class of the CLEAR-HUG models."""
 
     config: ClearHugConfig
     base_model_prefix = "clear_hug"
@@ -501,11 +566,11 @@ class ClearHugPreTrainedModel(EcgPreTrainedModel):
 
 class ClearHugModel(ClearHugPreTrainedModel):
     """
-    The CLEAR encoder: beats of all leads to a state per beat and a summary per lead.
+    CLEAR encoder: maps the beats of all leads to one state per beat and one summary token per lead.
 
-    The `last_hidden_state` of its [`EcgModelOutput`] holds the summary token of every lead, then every beat in
-    lead-major order (or the `kept_beats`); `lead_states` are the summary tokens, and `pooler_output` is the mean of
-    those of the leads that are there.
+    In its [`EcgModelOutput`], `last_hidden_state` contains the summary tokens of all leads followed by the beats in
+    lead-major order (or the `kept_beats`), `lead_states` are the summary tokens, and `pooler_output` is their mean
+    over the present leads.
 
     Example:
 
@@ -549,43 +614,44 @@ class ClearHugModel(ClearHugPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, beat_length)`):
-                Beats as the feature extractor cuts them [any unit]; each is normalized by itself here. There may be
-                fewer beats than `config.num_beats`.
+                Beats from the feature extractor, in any unit: the model normalizes each beat. There may be fewer than
+                `config.num_beats`.
             attention_mask (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
-                True where a beat exists; by default everywhere.
+                True for beats that are present; all by default.
             time_ids (`torch.Tensor` of shape `(batch_size, [num_leads,] num_beats)`, *optional*):
-                Second of the recording in which a beat lies, counted from 1; 0, the default, where it is unknown.
+                One-based second of the recording that contains each beat; 0, the default, if unknown.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead was recorded; by default everywhere.
+                True for leads that are present; all by default.
             beat_features (`torch.Tensor` of shape `(batch_size, num_leads, num_beats, 3)`, *optional*):
-                Scale and RR intervals of each beat; needed with `config.use_beat_features`, and refused without.
+                Scale and RR intervals of each beat. Required if and only if `config.use_beat_features` is set.
             kept_beats (`torch.LongTensor` of shape `(batch_size, K)`, *optional*):
-                The beats to compute, as `lead * num_beats + beat` in terms of `input_values`; by default all.
+                Indices of the beats to process, `lead * num_beats + beat` for the `num_beats` of `input_values`; all
+                by default.
             kept_mask (`torch.BoolTensor` of shape `(batch_size, K)`, *optional*):
-                True where `kept_beats` means a beat and not a filler.
+                False for entries of `kept_beats` that are padding.
 
         Raises:
-            `ValueError`: if a shape does not fit the model.
+            `ValueError`: if an input has the wrong shape.
         """
-        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
+        kwargs = validate_kwargs(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
         num_leads, num_beats = input_values.shape[1:3]
-        real_beats = find_present(input_values.shape[:3], attention_mask, lead_mask, input_values.device)
-        beats = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
+        valid_beats = presence_mask(input_values.shape[:3], attention_mask, lead_mask, input_values.device)
+        beats = normalize_beats(input_values, valid_beats, self.config.beat_norm_eps)
         summaries, tokens = self.embeddings(beats, time_ids, beat_features)
 
-        tokens, real_slots = tokens.flatten(1, 2), real_beats.flatten(1)
+        tokens, valid_slots = tokens.flatten(1, 2), valid_beats.flatten(1)
         slots = torch.arange(tokens.shape[1], device=tokens.device)[None]
         if kept_beats is not None:
             slots = kept_beats
             tokens = tokens.gather(1, slots[:, :, None].expand(-1, -1, tokens.shape[2]))
-            real_slots = real_slots.gather(1, slots)
+            valid_slots = valid_slots.gather(1, slots)
             if kept_mask is not None:
-                real_slots = real_slots & kept_mask
+                valid_slots = valid_slots & kept_mask
         positions = slots // num_beats * self.config.num_beats + slots % num_beats
 
-        present = real_beats.any(dim=2)
-        attention_mask = encoder_attention_mask(self.config, present, real_slots, positions)
+        present = valid_beats.any(dim=2)
+        attention_mask = encoder_attention_mask(self.config, present, valid_slots, positions)
         hidden_states = to_autocast_dtype(torch.cat((summaries.to(tokens.dtype), tokens), dim=1))
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
@@ -601,11 +667,11 @@ class ClearHugModel(ClearHugPreTrainedModel):
 
 class ClearHugForPreTraining(ClearHugPreTrainedModel):
     """
-    CLEAR: the encoder with a decoder that rebuilds hidden beats.
+    CLEAR pre-training: the encoder with a decoder that reconstructs masked beats.
 
-    Each recording hides `config.mask_ratio` of its own beats. In training they are drawn anew every time, from
-    `seeds` or `generator` if there are any; in evaluation they are the same for every recording and every call, so
-    that two evaluations can be compared and a recording does not depend on those beside it.
+    A fraction `config.mask_ratio` of the beats of each recording is masked. In training mode the mask is drawn in
+    every call, from `seeds` or `generator` if given. In evaluation mode it is fixed, so that results are reproducible
+    and do not depend on the other recordings of the batch.
     """
 
     evaluation_order: torch.Tensor
@@ -619,53 +685,53 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         self.post_init()
 
     def make_constants(self) -> dict[str, torch.Tensor]:
-        """The fixed order of shape `(L, config.num_beats)` in which evaluation hides beats, and counters of beats."""
+        """Fixed masking order of evaluation and counters of the beats, both of shape `(L, config.num_beats)`."""
         shape = (self.config.num_leads, self.config.num_beats)
         generator = torch.Generator("cpu").manual_seed(0)
         order = torch.randperm(shape[0] * shape[1], generator=generator, device="cpu").view(shape)
         return {"evaluation_order": order, "noise_counters": seeded_counters(*shape)}
 
     def _draw_noise(
-        self, real_beats: torch.Tensor, seeds: torch.Tensor | None, generator: torch.Generator | None
+        self, valid_beats: torch.Tensor, seeds: torch.Tensor | None, generator: torch.Generator | None
     ) -> torch.Tensor:
-        """Noise of shape `(B, L, N)`, the same for the same beats however many missing ones follow."""
-        batch_size, num_leads, num_beats = real_beats.shape
+        """Noise `(B, L, N)`. It does not depend on the amount of padding."""
+        batch_size, num_leads, num_beats = valid_beats.shape
         if seeds is not None:
-            expect_shape("seeds", seeds, (batch_size,))
-            return seeded_noise(seeds.to(real_beats.device), self.noise_counters[:, :num_beats])
+            check_shape("seeds", seeds, (batch_size,))
+            return seeded_noise(seeds.to(valid_beats.device), self.noise_counters[:, :num_beats])
         if generator is None and not self.training:
             return self.evaluation_order[:, :num_beats].expand(batch_size, -1, -1)
         shape = (batch_size, num_leads, self.config.num_beats)
-        device = real_beats.device if generator is None else generator.device
-        return torch.rand(shape, generator=generator, device=device)[:, :, :num_beats].to(real_beats.device)
+        device = valid_beats.device if generator is None else generator.device
+        return torch.rand(shape, generator=generator, device=device)[:, :, :num_beats].to(valid_beats.device)
 
     def _choose_visible(
         self,
-        real_beats: torch.Tensor,
+        valid_beats: torch.Tensor,
         noise: torch.Tensor | None,
         bool_masked_pos: torch.Tensor | None,
         seeds: torch.Tensor | None,
         generator: torch.Generator | None,
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """
-        An order of the beats `(B, T)` in which the visible ones come first, how many those are `(B,)`, and how many
-        slots hold them in every recording. The slots follow from shapes alone: counting would wait for the device.
+        Order of the beats `(B, T)` with the visible ones first, their number `(B,)`, and the number of slots that
+        suffices for every recording. It depends only on shapes, to avoid a device synchronization.
         """
-        num_beats = real_beats.shape[1] * real_beats.shape[2]
-        num_real = real_beats.flatten(1).sum(dim=1)
+        num_beats = valid_beats.shape[1] * valid_beats.shape[2]
+        num_valid = valid_beats.flatten(1).sum(dim=1)
         if bool_masked_pos is not None:
-            expect_shape("bool_masked_pos", bool_masked_pos, tuple(real_beats.shape))
-            visible = real_beats & ~bool_masked_pos.bool()
+            check_shape("bool_masked_pos", bool_masked_pos, tuple(valid_beats.shape))
+            visible = valid_beats & ~bool_masked_pos.bool()
             order = (~visible).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)
             return order, visible.flatten(1).sum(dim=1), num_beats
 
         if noise is None:
-            noise = self._draw_noise(real_beats, seeds, generator)
-        expect_shape("noise", noise, tuple(real_beats.shape))
-        noise = noise.float().masked_fill(~real_beats, torch.inf)
+            noise = self._draw_noise(valid_beats, seeds, generator)
+        check_shape("noise", noise, tuple(valid_beats.shape))
+        noise = noise.float().masked_fill(~valid_beats, torch.inf)
         order = noise.flatten(1).argsort(dim=1, stable=True)
-        # At least one beat stays visible, as far as there is one.
-        num_visible = count_visible(num_real, self.config.mask_ratio).clamp(min=1).minimum(num_real)
+        # Keep at least one beat visible if there is any.
+        num_visible = count_visible(num_valid, self.config.mask_ratio).clamp(min=1).minimum(num_valid)
         return order, num_visible, max(count_visible(num_beats, self.config.mask_ratio), 1)
 
     @can_return_tuple
@@ -685,29 +751,29 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
         r"""
         Args:
             input_values, attention_mask, time_ids, lead_mask, beat_features:
-                See [`ClearHugModel.forward`]. Missing beats are neither hidden nor rebuilt.
+                See [`ClearHugModel.forward`]. Missing beats are neither masked nor reconstructed.
             noise (`torch.Tensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
-                The beats with the lowest noise stay visible.
+                Noise that determines the mask: the beats with the lowest values remain visible.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_beats)`, *optional*):
-                Exactly these beats are hidden, in place of a share of `config.mask_ratio`. Slower than `noise`: the
-                encoder keeps room for every beat.
+                Beats to mask, instead of a fraction `config.mask_ratio`. Slower than `noise`, because the encoder
+                reserves a slot for every beat.
             seeds (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                A recording's seed decides which of its beats are hidden, whatever the device and the batch, also in
-                evaluation.
+                Seed of each recording, which determines its mask independently of device and batch, also in evaluation
+                mode.
             generator (`torch.Generator`, *optional*):
-                Draws the hidden beats, also in evaluation.
+                Generator to draw the mask from, also in evaluation mode.
 
         Raises:
-            `ValueError`: if a shape does not fit the model.
+            `ValueError`: if an input has the wrong shape.
         """
-        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
+        kwargs = validate_kwargs(kwargs)  # type: ignore[assignment]
         check_beats(input_values, self.config)
-        real_beats = find_present(input_values.shape[:3], attention_mask, lead_mask, input_values.device)
-        order, num_visible, num_slots = self._choose_visible(real_beats, noise, bool_masked_pos, seeds, generator)
+        valid_beats = presence_mask(input_values.shape[:3], attention_mask, lead_mask, input_values.device)
+        order, num_visible, num_slots = self._choose_visible(valid_beats, noise, bool_masked_pos, seeds, generator)
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
         slots = torch.empty_like(order).scatter(1, order, ranks)
-        visible = (slots < num_visible[:, None]).view_as(real_beats)
-        bool_masked_pos = real_beats & ~visible
+        visible = (slots < num_visible[:, None]).view_as(valid_beats)
+        bool_masked_pos = valid_beats & ~visible
         kept_beats = order[:, :num_slots]
 
         outputs: EcgModelOutput = self.clear_hug(
@@ -725,11 +791,11 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
             kept_beats,
             slots.clamp(max=num_slots - 1),
             visible,
-            real_beats,
+            valid_beats,
             **kwargs,
         )
 
-        target = normalize_beats(input_values, real_beats, self.config.beat_norm_eps)
+        target = normalize_beats(input_values, valid_beats, self.config.beat_norm_eps)
         errors = (reconstruction.float() - target).square().mean(dim=3)
         loss_weight = bool_masked_pos.sum().float()
         loss = (errors * bool_masked_pos).sum() / loss_weight.clamp(min=1)
@@ -746,8 +812,8 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
 
 class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceClassification):
     """
-    The encoder with a head that reads the summaries of the leads for a diagnosis: HUG or one of the paper's simpler
-    heads (`config.head_type`), then a linear classifier.
+    CLEAR encoder with a head that pools the summary tokens of the leads, HUG or a simpler one (`config.head_type`),
+    and a linear classifier.
 
     Example:
 
@@ -765,7 +831,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceC
     encoder_class = ClearHugModel
     head_classes = {  # noqa: RUF012
         "hug": ClearHugHierarchicalHead,
-        "mean": MeanHead,  # "averaged" in the paper's Table 3
+        "mean": MeanHead,  # "averaged" in Pan et al. (2026), Table 3
         "weighted": ClearHugWeightedHead,
         "single_level": ClearHugSingleLevelHead,
     }
@@ -782,7 +848,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceC
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Scores of recordings: inputs as for [`ClearHugModel.forward`], labels as for [`classify`]."""
+        """Classify recordings. See [`ClearHugModel.forward`] for the inputs and [`classify`] for the labels."""
         outputs = self.clear_hug(
             input_values,
             attention_mask=attention_mask,

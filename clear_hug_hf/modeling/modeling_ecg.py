@@ -1,8 +1,8 @@
 """
-What the networks of all systems share: checks of inputs, random numbers and positions, attention and layers, outputs,
-losses, and what makes them models of transformers.
+Building blocks shared by all models: outputs, input validation, seeded random numbers, position embeddings, attention,
+layers, losses and base classes.
 
-Shapes: `B` recordings, `L` leads, `S` tokens, `D` the width.
+Shapes: `B` recordings, `L` leads, `S` tokens, `D` hidden size.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,13 +21,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from .configuration_ecg import EcgConfig
-from .fast_forms import AttentionPattern, drop
+from .fast_ops import AttentionPattern, fast_dropout
 
 
 IGNORED_LABEL = -100
-"""Class of a recording or a sample that is unknown."""
+"""Class index of a recording or sample whose class is unknown."""
 TEXT_INPUTS = ("input_ids", "attention_mask", "inputs_embeds", "token_type_ids")
-"""Inputs of language models, which wrappers such as peft pass to every model."""
+"""Inputs of language models, which wrappers such as PEFT pass to every model."""
 _FLAGS = frozenset((*TransformersKwargs.__annotations__, "return_dict", "use_cache"))
 
 
@@ -37,23 +37,22 @@ _FLAGS = frozenset((*TransformersKwargs.__annotations__, "return_dict", "use_cac
 @dataclass
 class EcgModelOutput(ModelOutput):
     """
-    Output of an encoder of recordings.
+    Output of an ECG encoder.
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-            State of every token, in the order that the model describes. What stands at missing leads and times has no
-            meaning.
+            Hidden state of every token, in the order documented by the model. Undefined at missing leads and times.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-            The representation of the recording: the mean over what exists.
+            Representation of the recording: the mean over all tokens or leads that are present.
         lead_states (`torch.FloatTensor` of shape `(batch_size, num_leads, hidden_size)`):
-            State of every lead.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*, with `output_hidden_states=True`):
-            The embeddings and the output of every layer, each of the shape of `last_hidden_state`; the last is
-            `last_hidden_state` itself.
-        attentions (`tuple(torch.FloatTensor)`, *optional*, with `output_attentions=True` and eager attention):
-            Attention weights of every layer, each of shape `(batch_size, num_heads, sequence, sequence)`.
+            Representation of every lead.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_hidden_states=True`):
+            Embeddings and output of every layer, each of the shape of `last_hidden_state`, which is the last entry.
+        attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` with eager
+            attention): Attention weights of every layer, each of shape `(batch_size, num_heads, sequence_length,
+            sequence_length)`.
         present_leads (`torch.BoolTensor` of shape `(batch_size, num_leads)`):
-            True for leads that were recorded and hold something: those whose states have a meaning.
+            True for leads that were recorded and contain tokens. The states of other leads are undefined.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -67,18 +66,18 @@ class EcgModelOutput(ModelOutput):
 @dataclass
 class EcgClassifierOutput(ModelOutput):
     """
-    Output of a classifier.
+    Output of an ECG classifier.
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
-            [`classification_loss`], or [`sample_classification_loss`] of classifiers of samples.
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned when `labels` is provided):
+            [`classification_loss`], or [`sample_classification_loss`] of per-sample classifiers.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)` or `(batch_size, num_leads, T, num_labels)`):
-            Scores before the sigmoid (multi-label) or softmax (single label), or the values of a regression: of the
-            recording, or of every sample of every lead.
+            Scores before the sigmoid (multi-label) or softmax (single-label), or regression values, of the recording
+            or of every sample of every lead.
         group_states (`torch.FloatTensor` of shape `(batch_size, num_groups, hidden_size)`, *optional*):
-            States of groups of leads, of heads that make them.
+            Representation of every lead group, if the head computes them.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Of the encoder, as in [`EcgModelOutput`].
+            See [`EcgModelOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -91,60 +90,60 @@ class EcgClassifierOutput(ModelOutput):
 # ------------------------------------------------------------------------------------------------------------ inputs
 
 
-def expect_shape(name: str, tensor: torch.Tensor, *shapes: tuple[int | None, ...]) -> None:
+def check_shape(name: str, tensor: torch.Tensor, *shapes: tuple[int | None, ...]) -> None:
     """
-    Refuse a tensor that has none of these shapes; `None` stands for any length.
+    Check that a tensor has one of the given shapes, in which `None` matches any length.
 
     Raises:
-        `ValueError`: naming the tensor, the shapes that fit, and its own.
+        `ValueError`: if it does not.
     """
-    found = tuple(tensor.shape)
+    actual = tuple(tensor.shape)
     for shape in shapes:
-        if len(found) == len(shape) and all(one in (None, got) for one, got in zip(shape, found, strict=True)):
+        if len(actual) == len(shape) and all(size in (None, got) for size, got in zip(shape, actual, strict=True)):
             return
     expected = " or ".join(str(shape).replace("None", "any") for shape in shapes)
-    raise ValueError(f"{name} must have shape {expected}, got {found}.")
+    raise ValueError(f"{name} must have shape {expected}, got {actual}.")
 
 
-def find_present(
+def presence_mask(
     shape: tuple[int, ...],
     attention_mask: torch.Tensor | None,
     lead_mask: torch.Tensor | None,
     device: torch.device,
 ) -> torch.Tensor:
     """
-    Which beats or patches of the shape `(B, L, N)` exist: by an `attention_mask` `(B, N)` or `(B, L, N)` and a
-    `lead_mask` `(B, L)`, by default all.
+    Combine an `attention_mask` `(B, N)` or `(B, L, N)` and a `lead_mask` `(B, L)` to a mask of the beats or patches
+    that are present, of the given shape `(B, L, N)`. A mask that is `None` counts as all True.
 
     Raises:
-        `ValueError`: if a mask has another shape.
+        `ValueError`: if a mask has the wrong shape.
     """
     batch_size, num_leads, num_tokens = shape
     present = torch.ones(shape, dtype=torch.bool, device=device)
     if attention_mask is not None:
-        expect_shape("attention_mask", attention_mask, (batch_size, num_tokens), shape)
+        check_shape("attention_mask", attention_mask, (batch_size, num_tokens), shape)
         present = present & (attention_mask if attention_mask.ndim == 3 else attention_mask[:, None, :]).bool()
     if lead_mask is not None:
-        expect_shape("lead_mask", lead_mask, (batch_size, num_leads))
+        check_shape("lead_mask", lead_mask, (batch_size, num_leads))
         present = present & lead_mask[:, :, None].bool()
     return present
 
 
-def further_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def validate_kwargs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
-    What a model's `forward` was given beside its own inputs, without the inputs of texts: peft passes these, as
-    `None`, to models of the tasks `SEQ_CLS` and `FEATURE_EXTRACTION`.
+    Validate the keyword arguments of `forward` that are not inputs of the model, and drop text inputs: PEFT passes
+    these as `None` to models of the tasks `SEQ_CLS` and `FEATURE_EXTRACTION`.
 
     Raises:
-        `ValueError`: if one of texts is not `None`.
-        `TypeError`: if one is neither, such as a misspelled mask, which would be left out in silence.
+        `ValueError`: if a text input is not `None`.
+        `TypeError`: if an argument is unknown, for example a misspelled mask, which would be ignored otherwise.
     """
     for name in arguments:
         if name in TEXT_INPUTS:
             if arguments[name] is not None:
-                raise ValueError(f"{name} belongs to texts, which are not read here: leave it out.")
+                raise ValueError(f"{name} is a text input, which this model does not support: remove it.")
         elif name not in _FLAGS:
-            raise TypeError(f"the model has no input {name!r}: its `forward` names those that it reads.")
+            raise TypeError(f"the model has no input {name!r}: see the signature of its `forward`.")
     return {name: value for name, value in arguments.items() if name not in TEXT_INPUTS}
 
 
@@ -153,11 +152,11 @@ def further_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def seeded_bits(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
     """
-    64 random bits for each seed and counter that depend on nothing else: the same on every device, in any batch, for
-    any number of processes (SplitMix64, the generator of Steele, Lea and Flood, OOPSLA 2014). Seeds are any whole
-    numbers, counters those of [`seeded_counters`]; their shapes broadcast.
+    Compute 64 random bits from each pair of seed and counter with SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    They do not depend on the device, the batch or the number of processes. Seeds are arbitrary integers, counters are
+    those of [`seeded_counters`], and their shapes are broadcast.
     """
-    # Whole numbers of 64 bits wrap around when they are multiplied; the constants are those of the paper, signed.
+    # Integer multiplication wraps around at 64 bits. The constants are those of the paper as signed integers.
     state = seeds + counters
     state = (state ^ (state >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
     state = (state ^ (state >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
@@ -165,14 +164,16 @@ def seeded_bits(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
 
 
 def seeded_counters(*shape: int) -> torch.Tensor:
-    """Multiples of SplitMix64's step, from the first on. On the CPU whatever the default device: loading calls it."""
+    """
+    Multiples of the SplitMix64 increment, starting with 1. Always on the CPU, since it is also called during loading.
+    """
     return (torch.arange(1, torch.Size(shape).numel() + 1, device="cpu") * -7046029254386353131).view(shape)
 
 
 def sincos_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
     """
-    Sines, then cosines, of positions `(X,)` at `width / 2` frequencies from 1 down to nearly 1 / 10000: `(X, width)`,
-    in float64 and on the device of the positions.
+    Sinusoidal embeddings `(X, width)` of positions `(X,)` in float64: `width / 2` sines, then as many cosines, at
+    frequencies from 1 down to nearly 1 / 10000 (Vaswani et al., 2017).
     """
     exponents = torch.arange(width // 2, dtype=torch.float64, device=positions.device) / (width // 2)
     angles = positions.to(torch.float64)[:, None] * 10_000.0**-exponents
@@ -181,9 +182,9 @@ def sincos_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 def register_constants(module: Any) -> None:
     """
-    Give a module the buffers that its `make_constants()` computes from the config, by name. They are not saved:
-    [`EcgPreTrainedModel`] computes them again when a model is loaded, which is built without numbers. Hence they are
-    made on the CPU whatever the default device.
+    Register the tensors that `module.make_constants()` computes from the config as non-persistent buffers. Since
+    models are loaded on the meta device, [`EcgPreTrainedModel`] computes them again then; they are created on the CPU
+    whatever the default device.
     """
     for name, value in module.make_constants().items():
         module.register_buffer(name, value, persistent=False)
@@ -194,8 +195,8 @@ def register_constants(module: Any) -> None:
 
 def to_autocast_dtype(states: torch.Tensor) -> torch.Tensor:
     """
-    Under autocast, states in its dtype. Layers that pass them on like this save a cast, forth and back, at every
-    linear map, and half of the memory traffic between the maps.
+    Cast states to the autocast dtype if autocast is enabled. This avoids a cast back and forth at every linear layer
+    and halves the memory traffic in between.
     """
     device_type = states.device.type
     if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
@@ -204,18 +205,18 @@ def to_autocast_dtype(states: torch.Tensor) -> torch.Tensor:
 
 
 class Dropout(nn.Dropout):
-    """Dropout as [`drop`] does it."""
+    """Dropout module based on [`fast_dropout`]."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return drop(states, self.p, self.training)
+        return fast_dropout(states, self.p, self.training)
 
 
 def drop_path(states: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
-    """Stochastic depth: zero for some of the sequences `(B, S, D)`, the others scaled up to keep the mean."""
+    """Stochastic depth (Huang et al., 2016): zero random sequences of `(B, S, D)` and rescale the others."""
     if not training or not rate:
         return states
-    kept = torch.rand((states.shape[0], 1, 1), device=states.device) >= rate
-    return states * (kept.to(states.dtype) / (1.0 - rate))
+    keep = torch.rand((states.shape[0], 1, 1), device=states.device) >= rate
+    return states * (keep.to(states.dtype) / (1.0 - rate))
 
 
 def eager_attention_forward(
@@ -229,8 +230,8 @@ def eager_attention_forward(
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Attention that returns its weights. A boolean mask is True where attention is allowed, a float one is added. As all
-    attention functions it drops weights wherever `dropout` is not zero: [`EcgAttention`] gives it in training only.
+    Attention that returns its weights. A boolean mask is True where attention is allowed; a float mask is added to the
+    scores. Like every attention function of transformers, it applies `dropout` whether or not the module is training.
     """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
@@ -239,22 +240,22 @@ def eager_attention_forward(
         else:
             scores = scores + attention_mask
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    output = torch.matmul(drop(weights, dropout, training=dropout > 0), value)
+    output = torch.matmul(fast_dropout(weights, dropout, training=dropout > 0), value)
     return output.transpose(1, 2).contiguous(), weights
 
 
 class EcgAttention(nn.Module):
     """
-    Multi-head attention of tokens to themselves or to others, through the attention interface of transformers or by an
+    Multi-head self- or cross-attention, computed by the attention interface of transformers or an
     [`AttentionPattern`].
 
     Args:
         config (`PreTrainedConfig`):
-            May have `qkv_bias` (by default True) and `attention_probs_dropout_prob` (by default 0).
+            Its optional fields `qkv_bias` (default `True`) and `attention_probs_dropout_prob` (default 0) are used.
         hidden_size (`int`):
-            Width of the tokens.
+            Size of the hidden states.
         num_heads (`int`):
-            Divides it.
+            Number of attention heads. Must divide `hidden_size`.
     """
 
     def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int):
@@ -278,9 +279,19 @@ class EcgAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        States `(B, S, D)` of tokens `(B, S, D)`, and weights `(B, H, S, S')` where the attention gives them. The
-        tokens attend to `key_value_states` `(B, S', D)`, by default to themselves, as far as the mask `(1 or B, 1, S,
-        S')` allows: True where it does, or to be added to the scores.
+        Compute attention.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, S, D)`):
+                States of the queries.
+            attention_mask (`torch.Tensor` of shape `(1 or B, 1, S, S')` or [`AttentionPattern`], *optional*):
+                True where attention is allowed, or a float mask that is added to the scores.
+            key_value_states (`torch.Tensor` of shape `(B, S', D)`, *optional*, defaults to `hidden_states`):
+                States of keys and values.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor | None]`: States `(B, S, D)`, and attention weights `(B, H, S, S')` if
+            the attention implementation returns them.
         """
         tokens = hidden_states if key_value_states is None else key_value_states
         query, key, value = (
@@ -302,27 +313,27 @@ class EcgAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries, keys and values `(B, H, S, D / H)` to states `(B, S, H, D / H)` and weights."""
+        """Compute states `(B, S, H, D / H)` and weights from queries, keys and values `(B, H, S, D / H)`."""
         if attention_mask is not None and attention_mask.is_floating_point():
-            attention_mask = attention_mask.to(query.dtype)  # autocast may have lowered the query
+            attention_mask = attention_mask.to(query.dtype)  # autocast may have changed the dtype of the query
         dropout = self.attention_dropout if self.training else 0.0
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         if dropout and query.device.type == "cpu" and not torch.compiler.is_compiling():
-            attention = eager_attention_forward  # with dropout, torch's SDPA is slower than this on a CPU
+            attention = eager_attention_forward  # faster than SDPA with dropout on a CPU
         return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
 
 
 class PostNormLayer(GradientCheckpointingLayer):
     """
-    A transformer layer that normalizes sums.
+    Transformer layer with normalization after the residual connections (post-norm).
 
     Args:
         config (`PreTrainedConfig`):
-            Has `layer_norm_eps`, `hidden_act` and `hidden_dropout_prob`; see also [`EcgAttention`].
+            Its fields `layer_norm_eps`, `hidden_act` and `hidden_dropout_prob` are used, see also [`EcgAttention`].
         hidden_size, num_heads, intermediate_size (`int`):
-            Of this layer.
+            Sizes of this layer.
     """
 
     def __init__(self, config: Any, hidden_size: int, num_heads: int, intermediate_size: int):
@@ -342,7 +353,7 @@ class PostNormLayer(GradientCheckpointingLayer):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         attended, _ = self.attention(hidden_states, attention_mask, **kwargs)
-        # On some devices autocast lets norms answer in float32.
+        # On some devices, layer normalization returns float32 under autocast.
         hidden_states = self.attention_norm(hidden_states + self.dropout(attended)).to(hidden_states.dtype)
         expanded = self.dropout(self.activation(self.fc1(hidden_states)))
         return self.feed_forward_norm(hidden_states + self.dropout(self.fc2(expanded))).to(hidden_states.dtype)
@@ -350,15 +361,15 @@ class PostNormLayer(GradientCheckpointingLayer):
 
 class PreNormLayer(GradientCheckpointingLayer):
     """
-    A transformer layer that normalizes what its parts read.
+    Transformer layer with normalization before attention and feed-forward network (pre-norm).
 
     Args:
         config (`PreTrainedConfig`):
-            Has `layer_norm_eps` and `hidden_act`; see also [`EcgAttention`].
+            Its fields `layer_norm_eps` and `hidden_act` are used, see also [`EcgAttention`].
         hidden_size, num_heads, intermediate_size (`int`):
-            Of this layer.
+            Sizes of this layer.
         drop_path_rate (`float`, *optional*, defaults to 0.0):
-            Share of the recordings that skip each part in training.
+            Stochastic depth rate of attention and feed-forward network.
     """
 
     def __init__(
@@ -380,7 +391,7 @@ class PreNormLayer(GradientCheckpointingLayer):
         positions: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """`positions` `(1 or B, S, D)` are added to the states `(B, S, D)` before anything else."""
+        """`positions` `(1 or B, S, D)` are added to the input states `(B, S, D)`."""
         if positions is not None:
             hidden_states = hidden_states + positions
         attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, **kwargs)
@@ -394,97 +405,102 @@ class PreNormLayer(GradientCheckpointingLayer):
 
 def infer_problem_type(config: PreTrainedConfig, labels: torch.Tensor) -> str:
     """
-    What a classifier learns whose config does not say it, by the rules of transformers: one label is a value
-    (`"regression"`), class numbers are one class per recording (`"single_label_classification"`), and anything else is
-    independent labels (`"multi_label_classification"`).
+    Infer the problem type from the labels, as transformers does: a single label means `"regression"`, integer class
+    indices mean `"single_label_classification"`, and anything else means `"multi_label_classification"`.
 
-    Two things that transformers would get wrong are independent labels here: one label that has a name, or Booleans,
-    which is a diagnosis; and whole numbers of shape `(batch_size, num_labels)`.
+    Unlike in transformers, a single label that has a name or is boolean, which is a diagnosis, and integer labels of
+    shape `(batch_size, num_labels)` mean `"multi_label_classification"`.
     """
     names = list((config.id2label or {}).values())
     if len(names) == 1:
-        is_value = names == ["LABEL_0"] and labels.dtype != torch.bool
-        return "regression" if is_value else "multi_label_classification"
-    of_classes = labels.ndim == 1 and not labels.is_floating_point()
-    return "single_label_classification" if of_classes else "multi_label_classification"
+        is_regression = names == ["LABEL_0"] and labels.dtype != torch.bool
+        return "regression" if is_regression else "multi_label_classification"
+    has_class_indices = labels.ndim == 1 and not labels.is_floating_point()
+    return "single_label_classification" if has_class_indices else "multi_label_classification"
 
 
-def known_mean(losses: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Mean of the losses that are known; zero, with a gradient, where none is."""
+def masked_loss_mean(losses: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Mean of the losses where `known` is True, or a differentiable zero if it is False everywhere."""
     return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
 
 
-def known_binary_cross_entropy(
+def masked_binary_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, positive_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    Binary cross-entropy of independent labels, averaged over those that are known; zero where none is. Scores and
-    labels, 1, 0, or NaN where unknown, are `(batch_size, num_labels)`; a recording with a label counts as often as
-    `positive_weights` `(num_labels,)` say.
+    Mean binary cross-entropy of the known labels, or zero if there are none.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Scores before the sigmoid.
+        labels (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Targets from 0 to 1, NaN where unknown.
+        positive_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
+            Weight of the positives of each label.
     """
     losses = F.binary_cross_entropy_with_logits(
         logits, labels.nan_to_num(0.0), reduction="none", pos_weight=positive_weights
     )
-    return known_mean(losses, ~labels.isnan())
+    return masked_loss_mean(losses, ~labels.isnan())
 
 
 def classification_loss(
     labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
 ) -> torch.Tensor:
     """
-    The loss that `config.problem_type` names: binary cross-entropy of independent labels, where NaN means that a label
-    is unknown and counts for nothing; cross-entropy of one class, where -100 means unknown; or mean squared error,
-    where NaN means unknown. Zero where nothing is known.
+    Loss for `config.problem_type`: binary cross-entropy (multi-label), cross-entropy (single-label) or mean squared
+    error (regression). Unknown labels are ignored; the loss is zero if all are unknown.
 
     Args:
         labels (`torch.Tensor`):
-            `(batch_size, num_labels)` for several labels and for regression, class numbers `(batch_size,)` for one.
+            Multi-label targets or regression values `(batch_size, num_labels)`, NaN where unknown; or class indices
+            `(batch_size,)`, -100 where unknown.
         logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
             Scores.
         config ([`PreTrainedConfig`]):
-            Holds `problem_type`. Where it is `None` it is set to what [`infer_problem_type`] says, so that a saved
-            model tells what its scores are.
+            Its `problem_type` selects the loss. If it is `None` it is set by [`infer_problem_type`], so that it is
+            saved with the model.
 
     Raises:
-        `ValueError`: if the labels have another shape, independent labels do not lie between 0 and 1, or class numbers
-            are not whole. On a GPU the range is asserted on the device, which does not wait for it.
+        `ValueError`: if the labels have the wrong shape or dtype, or multi-label targets are not between 0 and 1. On a
+            GPU the range is asserted on the device, without synchronization.
     """
     if config.problem_type is None:
         config.problem_type = infer_problem_type(config, labels)  # type: ignore[assignment]
     logits = logits.float()
     if config.problem_type == "single_label_classification":
-        expect_shape("labels", labels, (logits.shape[0],))
+        check_shape("labels", labels, (logits.shape[0],))
         if labels.is_floating_point():
             raise ValueError(
-                "labels are class numbers with problem_type='single_label_classification' and must be whole numbers, "
-                f"got {labels.dtype}: pass labels.long(), or set another problem_type."
+                "labels must be integer class indices with problem_type='single_label_classification', got "
+                f"{labels.dtype}: convert them with labels.long() or set another problem_type."
             )
         labels = labels.to(logits.device).long()
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
-        return known_mean(losses, labels != IGNORED_LABEL)
+        return masked_loss_mean(losses, labels != IGNORED_LABEL)
 
     if config.problem_type == "regression":
         if logits.shape[1] == 1 and labels.ndim == 1:
             labels = labels[:, None]
-        expect_shape("labels", labels, tuple(logits.shape))
+        check_shape("labels", labels, tuple(logits.shape))
         labels = labels.to(logits)
-        return known_mean(F.mse_loss(logits, labels.nan_to_num(0.0), reduction="none"), ~labels.isnan())
+        return masked_loss_mean(F.mse_loss(logits, labels.nan_to_num(0.0), reduction="none"), ~labels.isnan())
 
-    expect_shape("labels", labels, tuple(logits.shape))
-    _expect_shares(labels)
-    return known_binary_cross_entropy(logits, labels.to(logits))
+    check_shape("labels", labels, tuple(logits.shape))
+    _check_probabilities(labels)
+    return masked_binary_cross_entropy(logits, labels.to(logits))
 
 
-def _expect_shares(labels: torch.Tensor) -> None:
-    fit = (((labels >= 0) & (labels <= 1)) | labels.isnan()).all()
+def _check_probabilities(labels: torch.Tensor) -> None:
+    valid = (((labels >= 0) & (labels <= 1)) | labels.isnan()).all()
     message = (
-        "labels must lie between 0 and 1, or be NaN, with problem_type='multi_label_classification': set "
-        "problem_type='regression' for values such as an age, or 'single_label_classification' for class numbers."
+        "labels must be between 0 and 1 or NaN with problem_type='multi_label_classification': set "
+        "problem_type='regression' for continuous values or 'single_label_classification' for class indices."
     )
-    # Not every kind of device can assert without waiting for it.
-    fit = fit if fit.device.type in ("cpu", "cuda", "meta") else fit.cpu()
+    # Only some devices support asynchronous assertions.
+    valid = valid if valid.device.type in ("cpu", "cuda", "meta") else valid.cpu()
     try:
-        torch._assert_async(fit, message)
+        torch._assert_async(valid, message)
     except RuntimeError as error:
         raise ValueError(message) from error
 
@@ -493,13 +509,18 @@ def sample_classification_loss(
     labels: torch.Tensor, logits: torch.Tensor, config: PreTrainedConfig, **kwargs: object
 ) -> torch.Tensor:
     """
-    Cross-entropy of the class of every sample, of class numbers `(batch_size, num_leads, T)`, -100 where unknown, and
-    scores `(batch_size, num_leads, T, num_labels)`; zero where none is known.
+    Mean cross-entropy of the samples whose class is known, or zero if there are none.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(batch_size, num_leads, T)`):
+            Class indices, -100 where unknown.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_leads, T, num_labels)`):
+            Scores.
     """
     losses = F.cross_entropy(
         logits.float().flatten(0, 2), labels.flatten(), reduction="none", ignore_index=IGNORED_LABEL
     )
-    return known_mean(losses, labels.flatten() != IGNORED_LABEL)
+    return masked_loss_mean(losses, labels.flatten() != IGNORED_LABEL)
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -507,8 +528,7 @@ def sample_classification_loss(
 
 def masked_mean(states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """
-    The mean `(B, D)` of those of the states `(B, X, D)` that are True, or 1, in `present` `(B, X)`, such as those of
-    the leads that were recorded; zero where there is none.
+    Mean `(B, D)` of the states `(B, X, D)` where the mask `present` `(B, X)` is True or 1; zero if it is nowhere.
     """
     weights = present[..., None].to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
@@ -516,9 +536,9 @@ def masked_mean(states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 class EcgHead(nn.Module):
     """
-    Makes one feature of a recording of the states of its leads. A subclass has
+    Base class of heads, which pool the lead states to one feature vector per recording. Subclasses define
 
-        forward(lead_states (B, L, D), present_leads (B, L)) -> feature (B, D), states of groups (B, G, D) or None
+        forward(lead_states (B, L, D), present_leads (B, L)) -> feature (B, D), group states (B, G, D) or None
     """
 
     def __init__(self, config: Any):
@@ -527,7 +547,7 @@ class EcgHead(nn.Module):
 
 
 class MeanHead(EcgHead):
-    """The mean of the states of the leads that are there."""
+    """Mean of the states of the present leads."""
 
     def forward(
         self, lead_states: torch.Tensor, present_leads: torch.Tensor
@@ -536,28 +556,28 @@ class MeanHead(EcgHead):
 
 
 class EcgPreTrainedModel(PreTrainedModel):
-    """What all models share: checks of the config, initialization, loading and saving."""
+    """Base class of all models: validation of the config, initialization, loading and saving."""
 
     config: EcgConfig
     main_input_name = "input_values"
     input_modalities: Any = "time"
     supports_gradient_checkpointing = True
-    # Trainer would otherwise take the loss for one that is divided by num_items_in_batch.
+    # Otherwise Trainer would assume that the loss is normalized by `num_items_in_batch`.
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_attention_backend = True
-    # Neither flash nor flex attention: they take no boolean mask of pairs.
+    # Flash and flex attention are not supported: they accept no boolean mask of pairs.
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Saved folders hold the code of what the config names for an Auto class.
+        # Folders are saved with the code of the classes that the config lists.
         for auto_class, name in getattr(cls.config_class, "auto_classes", {}).items():
             if name == cls.__name__:
                 cls._auto_class = auto_class
 
     def __init__(self, config: EcgConfig):
         super().__init__(config)
-        config.validate_architecture()  # fields may have been set since the config was made
+        config.validate_architecture()  # fields may have been changed since the config was created
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -569,13 +589,12 @@ class EcgPreTrainedModel(PreTrainedModel):
 
 class EcgForSequenceClassification(EcgPreTrainedModel):
     """
-    An encoder with a head that makes one feature of the states of its leads, then a linear classifier. A subclass
-    inherits from its system's pre-trained model, too, and states its inputs in `forward`. Of what it was saved with,
-    it ignores what its encoder names in `_keys_to_ignore_on_load_unexpected`.
+    Encoder with a pooling head and a linear classifier. Subclasses also inherit from the pre-trained base class of
+    their system and define `forward`.
 
     Args:
         config (`PreTrainedConfig`):
-            Has `head_type`, `classifier_dropout`, labels and `problem_type`.
+            Its fields `head_type`, `classifier_dropout`, `id2label` and `problem_type` are used.
     """
 
     encoder_class: ClassVar[Callable[..., PreTrainedModel]]
@@ -596,17 +615,17 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
         self, outputs: Any, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> EcgClassifierOutput:
         """
-        Scores of recordings, and their loss where there are labels.
+        Compute logits and, if labels are given, the loss.
 
         Args:
             outputs ([`EcgModelOutput`]):
-                Of the encoder.
+                Output of the encoder.
             labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
-                0 or 1 per label, NaN where unknown (`"multi_label_classification"`); class numbers, -100 where unknown
-                (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
+                Targets from 0 to 1, NaN where unknown (`"multi_label_classification"`); class indices, -100 where
+                unknown (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
 
         Raises:
-            `ValueError`: if the labels do not fit the problem type.
+            `ValueError`: if the labels do not match the problem type.
         """
         feature, group_states = self.head(outputs.lead_states, outputs.present_leads)
         logits = self.classifier(self.dropout(feature))
@@ -630,7 +649,7 @@ __all__ = [
     "MeanHead",
     "classification_loss",
     "infer_problem_type",
-    "known_binary_cross_entropy",
-    "known_mean",
+    "masked_binary_cross_entropy",
+    "masked_loss_mean",
     "masked_mean",
 ]

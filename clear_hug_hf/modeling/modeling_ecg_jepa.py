@@ -25,7 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg import AttentionForm
 from .configuration_ecg_jepa import EcgJepaConfig
-from .fast_forms import CrossPattern
+from .fast_ops import CrossPattern
 from .modeling_ecg import (
     IGNORED_LABEL,
     EcgAttention,
@@ -34,14 +34,14 @@ from .modeling_ecg import (
     EcgModelOutput,
     EcgPreTrainedModel,
     PreNormLayer,
-    expect_shape,
-    find_present,
-    further_arguments,
+    check_shape,
+    presence_mask,
     register_constants,
     sample_classification_loss,
     seeded_bits,
     seeded_counters,
     sincos_positions,
+    validate_kwargs,
 )
 
 
@@ -133,10 +133,10 @@ def find_real_patches(
     device: torch.device,
     may_look: bool = True,
 ) -> torch.Tensor | None:
-    """[`find_present`] of patches, or `None` where all are known to exist; `may_look` as in [`unless_full`]."""
+    """[`presence_mask`] of patches, or `None` where all are known to exist; `may_look` as in [`unless_full`]."""
     if attention_mask is not None:
-        expect_shape("attention_mask", attention_mask, (shape[0], shape[2]))
-    real = find_present(shape, attention_mask, lead_mask, device)
+        check_shape("attention_mask", attention_mask, (shape[0], shape[2]))
+    real = presence_mask(shape, attention_mask, lead_mask, device)
     if unless_full(lead_mask, may_look) is None and unless_full(attention_mask, may_look) is None:
         return None
     return real
@@ -474,7 +474,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model.
         """
-        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
+        kwargs = validate_kwargs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         shape = (len(input_values), num_leads, num_times)
         real = find_real_patches(shape, lead_mask, attention_mask, input_values.device, not are_compiled(self.layers))
@@ -636,13 +636,13 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         Raises:
             `ValueError`: if a shape does not fit the model, or the mask hides nothing or everything.
         """
-        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
+        kwargs = validate_kwargs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         batch_size, device = input_values.shape[0], input_values.device
         may_look = not are_compiled(self.ecg_jepa.layers)
         real = find_real_patches((batch_size, num_leads, num_times), lead_mask, attention_mask, device, may_look)
         if bool_masked_pos is not None:
-            expect_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
+            check_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
         visible, hidden = self._choose_times(
             num_times, unless_full(attention_mask, may_look), bool_masked_pos, seed, generator, device
         )
@@ -772,7 +772,7 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
         logits = logits.view(batch_size, num_leads, num_samples, self.num_labels)
         loss = None
         if labels is not None:
-            expect_shape("labels", labels, (batch_size, num_samples), (batch_size, num_leads, num_samples))
+            check_shape("labels", labels, (batch_size, num_samples), (batch_size, num_leads, num_samples))
             labels = (labels if labels.ndim == 3 else labels[:, None]).to(logits.device).long()
             labels = labels.expand(-1, num_leads, -1)
             patches = (batch_size, num_leads, num_samples // self.config.patch_size)

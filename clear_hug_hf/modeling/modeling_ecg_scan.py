@@ -43,10 +43,10 @@ from .modeling_ecg import (
     EcgClassifierOutput,
     EcgForSequenceClassification,
     EcgPreTrainedModel,
-    expect_shape,
-    further_arguments,
+    check_shape,
     masked_mean,
     sincos_positions,
+    validate_kwargs,
 )
 from .modeling_ecg_jepa import EcgJepaModel
 
@@ -434,8 +434,8 @@ class EcgScanModel(EcgScanPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int] | None, Any]:
         """Pooled feature, tokens, their rows and columns, and all that the tower gives."""
         config = self.config
-        kwargs = further_arguments(kwargs)  # type: ignore[assignment]
-        expect_shape("pixel_values", pixel_values, (None, 3, *config.image_size))
+        kwargs = validate_kwargs(kwargs)  # type: ignore[assignment]
+        check_shape("pixel_values", pixel_values, (None, 3, *config.image_size))
         vision: Any = config.vision_config
         of_tower = getattr(vision, "image_size", None)
         of_tower = [of_tower, of_tower] if isinstance(of_tower, int) else of_tower
@@ -557,10 +557,10 @@ class EcgScanModel(EcgScanPreTrainedModel):
         if text_embeds is None and input_ids is not None:
             text_embeds = self.encode_texts(input_ids, attention_mask)
         if signal_embeds is not None:
-            expect_shape("signal_embeds", signal_embeds, (None, self.config.signal_embed_dim))
+            check_shape("signal_embeds", signal_embeds, (None, self.config.signal_embed_dim))
             found["signal_embeds"] = self._project("signal", signal_embeds)
         if text_embeds is not None:
-            expect_shape("text_embeds", text_embeds, (None, self.config.text_embed_dim))
+            check_shape("text_embeds", text_embeds, (None, self.config.text_embed_dim))
             found["text_embeds"] = self._project("text", text_embeds)
         if not found:
             raise ValueError("nothing was given: give pixel_values, texts or signals.")
@@ -759,13 +759,13 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             waveforms = torch.zeros_like(reconstruction)
             signal_mask = torch.zeros_like(reconstruction, dtype=torch.bool)
             identity_mask = signal_mask[:, 0, 0]
-        expect_shape("waveforms", waveforms, shape)
+        check_shape("waveforms", waveforms, shape)
         weights = torch.ones_like(reconstruction, dtype=torch.float32)
         if drawn_mask is not None:
-            expect_shape("drawn_mask", drawn_mask, shape)
+            check_shape("drawn_mask", drawn_mask, shape)
             weights = torch.where(drawn_mask, 1.0, float(config.unseen_weight))
         if signal_mask is not None:
-            expect_shape("signal_mask", signal_mask, shape)
+            check_shape("signal_mask", signal_mask, shape)
             weights = weights * signal_mask
         # In units of the square of huber_delta: in mV^2 both would vanish beside the contrasts.
         delta = float(config.huber_delta)

@@ -40,7 +40,7 @@ from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import predict
 from ..inference.classifier_outputs import model_label_names
 from ..inference.digests import dataset_digest, weights_digest
-from ..modeling.modeling_ecg import known_binary_cross_entropy
+from ..modeling.modeling_ecg import masked_binary_cross_entropy
 from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .checkpoints import check_sums, write_sums
@@ -556,7 +556,7 @@ def _loss(
 
     def balanced(labels: torch.Tensor, logits: torch.Tensor, config: Any, **_: Any) -> torch.Tensor:
         logits = logits.float()
-        return known_binary_cross_entropy(logits, labels.to(logits), weights.to(logits))
+        return masked_binary_cross_entropy(logits, labels.to(logits), weights.to(logits))
 
     for owner in {id(one): one for one in (model, trained)}.values():
         if hasattr(owner, "loss_function"):

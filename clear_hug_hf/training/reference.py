@@ -18,7 +18,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import set_seed
 
-from ..modeling.modeling_ecg import known_binary_cross_entropy
+from ..modeling.modeling_ecg import masked_binary_cross_entropy
 from .features import EncodedDataset, as_it_is, dataset_labels
 from .finetuning import FinetuningArguments, train_with_trainer
 from .pretraining import decay_groups
@@ -84,7 +84,7 @@ class ResNet1d(nn.Module):
         logits = self.classifier(self.dropout(feature))
         if labels is None:
             return {"logits": logits}
-        return {"loss": known_binary_cross_entropy(logits, labels), "logits": logits}
+        return {"loss": masked_binary_cross_entropy(logits, labels), "logits": logits}
 
 
 REFERENCE: Mapping[str, Any] = {"epochs": 30, "batch_size": 32, "head_learning_rate": 3e-3, "weight_decay": 0.01}

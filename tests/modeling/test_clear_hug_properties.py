@@ -8,7 +8,7 @@ from small_systems import SMALL_SYSTEMS
 from small_systems import make_beats as make_batch
 
 from clear_hug_hf import ClearHugForPreTraining, ClearHugForSequenceClassification, ClearHugModel
-from clear_hug_hf.modeling.fast_forms import drop
+from clear_hug_hf.modeling.fast_ops import fast_dropout
 from clear_hug_hf.modeling.modeling_clear_hug import (
     count_visible,
     decoder_attention_mask,
@@ -435,7 +435,7 @@ def test_when_noise_comes_from_seeds_then_it_is_uniform_and_every_recordings_own
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_when_values_are_dropped_then_share_scale_and_gradient_are_those_of_dropout(dtype):
     states = torch.ones(999, 1001, dtype=dtype, requires_grad=True)
-    dropped = drop(states, 0.1, True)
+    dropped = fast_dropout(states, 0.1, True)
     kept = dropped != 0
     assert kept.float().mean().item() == pytest.approx(0.9, abs=2e-3)
     torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 1 / 0.9), atol=1e-4, rtol=1e-2)
@@ -444,8 +444,8 @@ def test_when_values_are_dropped_then_share_scale_and_gradient_are_those_of_drop
     # No pattern along rows or columns.
     assert kept.float().mean(dim=0).std() < 0.02
     assert kept.float().mean(dim=1).std() < 0.02
-    assert drop(states, 0.1, False) is states
-    assert drop(states, 0.0, True) is states
+    assert fast_dropout(states, 0.1, False) is states
+    assert fast_dropout(states, 0.0, True) is states
 
 
 def test_when_training_then_every_step_and_recording_hides_other_beats_unless_seeded():
@@ -534,7 +534,7 @@ def test_when_the_head_is_simpler_then_it_averages_as_the_paper_says():
 
 
 def test_when_leads_make_one_group_then_hug_is_refused():
-    with pytest.raises(ValueError, match="head_type='hug' pairs groups"):
+    with pytest.raises(ValueError, match="head_type='hug' requires at least two"):
         ClearHugForSequenceClassification(small_config(lead_names=["I", "II", "III"]))
     model = ClearHugForSequenceClassification(small_config(lead_names=["I", "II", "III"], head_type="mean")).eval()
     assert model(torch.randn(1, 3, 4, 96)).logits.shape == (1, 5)

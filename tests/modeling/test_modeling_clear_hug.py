@@ -110,9 +110,9 @@ def test_when_beat_features_and_model_do_not_belong_together_then_it_is_said():
     batch = make_batch()
     plain, reader = ClearHugModel(small_config()), ClearHugModel(small_config(use_beat_features=True))
     for model, features, message in (
-        (reader, None, "the model reads beat_features"),
+        (reader, None, "beat_features are required"),
         (reader, torch.zeros(2, 12, 15, 2), "beat_features must have shape"),
-        (plain, torch.zeros(2, 12, 15, 3), "reads no beat_features"),
+        (plain, torch.zeros(2, 12, 15, 3), "configured with use_beat_features=False"),
     ):
         with pytest.raises(ValueError, match=message):
             model(**batch, beat_features=features)

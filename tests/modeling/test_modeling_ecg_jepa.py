@@ -9,7 +9,7 @@ from small_systems import SMALL_SYSTEMS
 from torch.nn import functional as F
 
 from clear_hug_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
-from clear_hug_hf.modeling.fast_forms import CrossPattern
+from clear_hug_hf.modeling.fast_ops import CrossPattern
 from clear_hug_hf.modeling.modeling_ecg import drop_path
 from clear_hug_hf.modeling.modeling_ecg_jepa import (
     EcgJepaForPreTraining,
