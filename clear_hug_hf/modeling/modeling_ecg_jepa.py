@@ -1,13 +1,14 @@
 """
-The ECG-JEPA models ("Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive
-Architecture", Kim, arXiv 2410.08559).
+ECG-JEPA models (Kim, "Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive
+Architecture", 2024, arXiv 2410.08559).
 
-Pre-training hides the same times in all leads. A student encodes what is left, and a predictor guesses from it, lead
-by lead, what a teacher, the student's moving average, makes of the hidden patches when it sees all. Patches attend
-only to those of their own lead and of their own time: cross-pattern attention (CroPA).
+Pre-training masks the same time steps in all leads. A student encodes the visible patches, and a predictor predicts,
+lead by lead, the states that a teacher computes for the masked patches from the full recording. The teacher is the
+exponential moving average of the student. Patches attend only to patches of their own lead and of their own time step:
+cross-pattern attention (CroPA).
 
-Shapes: `B` recordings, `L` leads, `T` samples per lead, `P` times, that is patches per lead (at most
-`config.num_patches`), `N = L * P` tokens in lead-major order, `V` visible and `M` hidden times, `D` the width.
+Shapes: `B` recordings, `L` leads, `T` samples per lead, `P` time steps, that is patches per lead (at most
+`config.num_patches`), `N = L * P` tokens in lead-major order, `V` visible and `M` masked time steps, `D` hidden size.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ from .modeling_ecg import (
 
 
 TARGET_NORM_EPS = 1e-5
-"""Added to the variance when the teacher's states become targets."""
+"""Epsilon of the layer normalization of the targets."""
 
 
 @dataclass
@@ -56,21 +57,21 @@ class EcgJepaForPreTrainingOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`):
-            Distance (`config.loss_type`) between prediction and target: the mean over the features of a patch, then
-            over all hidden patches that exist.
-        prediction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_hidden, hidden_size)`):
-            What the predictor makes of the hidden patches.
-        target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_hidden, hidden_size)`):
-            What the teacher makes of them, each normalized over its features.
+            Distance (`config.loss_type`) between prediction and target, averaged over features and over all masked
+            patches that exist.
+        prediction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_masked, hidden_size)`):
+            Predicted states of the masked patches.
+        target (`torch.FloatTensor` of shape `(batch_size, num_leads, num_masked, hidden_size)`):
+            States of the teacher, normalized over the features.
         bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_leads, num_patches)`):
-            The hidden patches that count in the loss.
+            True for masked patches that contribute to the loss.
         pooled_std (`torch.FloatTensor` of shape `()`):
-            Standard deviation of the student's pooled output over the batch, averaged over the features. Near zero,
-            all recordings look alike to it: the training has collapsed.
+            Standard deviation of the student's pooled output over the batch, averaged over features. A value near zero
+            indicates representation collapse.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Of the student, as in [`EcgModelOutput`]: the visible patches.
+            See [`EcgModelOutput`]: of the visible patches in the student.
         loss_weight (`torch.FloatTensor` of shape `()`):
-            How many patches `loss` is the mean of: batches that make up one step are weighted by it.
+            Number of patches that `loss` averages, by which micro-batches of one step are weighted.
     """
 
     loss: torch.Tensor | None = None
@@ -87,12 +88,12 @@ def check_recordings(
     input_values: torch.Tensor, config: EcgJepaConfig, lead_indices: torch.Tensor | None = None
 ) -> tuple[int, int]:
     """
-    The numbers of leads and of times of recordings `(B, L, T)`, which hold the model's leads of `lead_indices` `(L,)`,
-    by default all. Refuses others than whole patches of these leads.
+    Check that recordings `(B, L, T)` consist of whole patches of the leads `lead_indices` `(L,)` of the model, all by
+    default, and return their number of leads and of time steps.
     """
     if lead_indices is not None and (lead_indices.ndim != 1 or not 1 <= len(lead_indices) <= config.num_leads):
         raise ValueError(
-            f"lead_indices must name 1 to {config.num_leads} leads in one dimension, got shape "
+            f"lead_indices must be one-dimensional with 1 to {config.num_leads} entries, got shape "
             f"{tuple(lead_indices.shape)}."
         )
     num_leads = config.num_leads if lead_indices is None else len(lead_indices)
@@ -104,48 +105,56 @@ def check_recordings(
     ):
         raise ValueError(
             f"input_values must have shape (batch_size, {num_leads} leads, a multiple of {config.patch_size} samples "
-            f"up to {config.num_samples}), got {tuple(input_values.shape)}: prepare the recording with the model's "
-            "feature extractor, and name its leads by lead_indices if it has only some."
+            f"up to {config.num_samples}), got {tuple(input_values.shape)}: use the feature extractor of the model, "
+            "and pass lead_indices for a subset of the leads."
         )
     return num_leads, input_values.shape[2] // config.patch_size
 
 
 def are_compiled(layers: nn.ModuleList) -> bool:
-    """Whether the layers run compiled, by themselves or as a part of what is being compiled."""
+    """Whether the layers are compiled, individually or as part of a larger graph."""
     compiled = any(getattr(layer, "_compiled_call_impl", None) is not None for layer in layers)
     return compiled or torch.compiler.is_compiling()
 
 
-def unless_full(mask: torch.Tensor | None, may_look: bool = True) -> torch.Tensor | None:
+def drop_full_mask(mask: torch.Tensor | None, inspect: bool = True) -> torch.Tensor | None:
     """
-    A mask, or `None` where it is seen to leave nothing out: work without masks is faster. On a GPU looking would wait
-    for it, and compiled layers (`may_look=False`) would be compiled again for what they do not get.
+    Return `None` instead of a mask that is all True, since computation without masks is faster. Masks on a GPU are not
+    inspected, which would synchronize, nor with `inspect=False` for compiled layers, which would be recompiled.
     """
-    if mask is None or (may_look and mask.device.type == "cpu" and bool(mask.all())):
+    if mask is None or (inspect and mask.device.type == "cpu" and bool(mask.all())):
         return None
     return mask.bool()
 
 
-def find_real_patches(
+def valid_patch_mask(
     shape: tuple[int, int, int],
     lead_mask: torch.Tensor | None,
     attention_mask: torch.Tensor | None,
     device: torch.device,
-    may_look: bool = True,
+    inspect: bool = True,
 ) -> torch.Tensor | None:
-    """[`presence_mask`] of patches, or `None` where all are known to exist; `may_look` as in [`unless_full`]."""
+    """[`presence_mask`] of patches, or `None` if it is known to be all True; `inspect` as in [`drop_full_mask`]."""
     if attention_mask is not None:
         check_shape("attention_mask", attention_mask, (shape[0], shape[2]))
-    real = presence_mask(shape, attention_mask, lead_mask, device)
-    if unless_full(lead_mask, may_look) is None and unless_full(attention_mask, may_look) is None:
+    valid = presence_mask(shape, attention_mask, lead_mask, device)
+    if drop_full_mask(lead_mask, inspect) is None and drop_full_mask(attention_mask, inspect) is None:
         return None
-    return real
+    return valid
 
 
-def at_times(states: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+def gather_times(states: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     """
-    Some `times` `(1 or B, V)` of every lead, the same for all recordings or for each its own, of something per patch
-    `(1 or B, L, P)` or `(1 or B, L, P, X)`: `(B, L, V)` or `(B, L, V, X)`.
+    Select time steps of every lead.
+
+    Args:
+        states (`torch.Tensor` of shape `(1 or B, L, P)` or `(1 or B, L, P, X)`):
+            Values of the patches.
+        times (`torch.LongTensor` of shape `(1 or B, V)`):
+            Time steps to select, for all recordings or for each.
+
+    Returns:
+        `torch.Tensor` of shape `(B, L, V)` or `(B, L, V, X)`.
     """
     if times.shape[0] == 1:
         return states.index_select(2, times[0])
@@ -157,10 +166,8 @@ def at_times(states: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
 
 def grid_positions(num_leads: int, num_times: int, width: int) -> torch.Tensor:
     """
-    Fixed positions of a grid of patches: the first half of the features tells the time, the second the lead.
-
-    Returns:
-        `torch.FloatTensor` of shape `(L, P, width)`. On the CPU whatever the default device: also loading calls it.
+    Fixed position embeddings `(L, P, width)` of a grid of patches: the first half of the features encodes the time
+    step, the second half the lead. Always on the CPU, since it is also called during loading.
     """
     times = sincos_positions(torch.arange(num_times, device="cpu"), width // 2)
     leads = sincos_positions(torch.arange(num_leads, device="cpu"), width // 2)
@@ -170,10 +177,8 @@ def grid_positions(num_leads: int, num_times: int, width: int) -> torch.Tensor:
 
 def cross_pattern(num_leads: int, num_times: int) -> torch.Tensor:
     """
-    Who may attend to whom in cross-pattern attention: patches of one lead, and patches of one time.
-
-    Returns:
-        `torch.BoolTensor` of shape `(L, P, L, P)`. On the CPU whatever the default device: also loading calls it.
+    Mask `(L, P, L, P)` of cross-pattern attention (Kim, 2024), True for pairs of patches of the same lead or time
+    step. Always on the CPU, since it is also called during loading.
     """
     leads = torch.eye(num_leads, dtype=torch.bool, device="cpu")
     times = torch.eye(num_times, dtype=torch.bool, device="cpu")
@@ -181,46 +186,56 @@ def cross_pattern(num_leads: int, num_times: int) -> torch.Tensor:
 
 
 def seeded_uniforms(seed: int, count: int) -> list[float]:
-    """As many uniform numbers from 0 to below 1 as asked for, by [`seeded_bits`] of a seed and the first counters."""
+    """Uniform random numbers in [0, 1), computed by [`seeded_bits`]."""
     signed = (seed + 2**63) % 2**64 - 2**63
     bits = seeded_bits(torch.tensor(signed, device="cpu"), seeded_counters(count))
     return ((bits >> 11 & 0x1FFFFFFFFFFFFF).double() / 2**53).tolist()
 
 
 def num_mask_draws(config: EcgJepaConfig, num_times: int) -> int:
-    """How many uniform numbers [`draw_time_mask`] turns into a mask."""
+    """Number of uniform random numbers that [`draw_time_mask`] requires."""
     return 1 + num_times if config.mask_type == "random" else 2 * config.num_mask_blocks
 
 
 def draw_time_mask(config: EcgJepaConfig, num_times: int, uniforms: Sequence[float]) -> list[bool]:
     """
-    Which times to hide (the paper's section on masking), True where one is hidden. At least one is hidden and one
-    stays visible. Of `uniforms`, numbers from 0 to below 1, there are as many as [`num_mask_draws`] says.
+    Draw a random or multi-block mask of time steps (Kim, 2024). At least one time step is masked and one is visible.
+
+    Args:
+        config ([`EcgJepaConfig`]):
+            Its masking fields are used.
+        num_times (`int`):
+            Number of time steps.
+        uniforms (`Sequence[float]`):
+            [`num_mask_draws`] uniform random numbers in [0, 1).
+
+    Returns:
+        `list[bool]`: True for masked time steps.
 
     Raises:
-        `ValueError`: if there are fewer than two times.
+        `ValueError`: if there are fewer than two time steps.
     """
     if num_times < 2:
-        raise ValueError(f"pre-training hides some patches and shows others: {num_times} per lead is too few.")
+        raise ValueError(f"masking requires at least 2 patches per lead, got {num_times}.")
     low, high = config.mask_range
     if config.mask_type == "random":
         count = min(max(int(num_times * (low + (high - low) * uniforms[0])), 1), num_times - 1)
         order = sorted(range(num_times), key=uniforms[1:].__getitem__)
-        hidden = set(order[:count])
+        masked = set(order[:count])
     else:
-        hidden = set()
-        for size, place in zip(uniforms[::2], uniforms[1::2], strict=True):
-            length = max(int(num_times * (low + (high - low) * size)), 1)
+        masked = set()
+        for length_draw, start_draw in zip(uniforms[::2], uniforms[1::2], strict=True):
+            length = max(int(num_times * (low + (high - low) * length_draw)), 1)
             num_starts = num_times - length + (not config.released_block_starts)
-            start = int(num_starts * place)
-            hidden.update(range(start, start + length))
-        if len(hidden) == num_times:
-            hidden.remove(0)
-    return [time in hidden for time in range(num_times)]
+            start = int(num_starts * start_draw)
+            masked.update(range(start, start + length))
+        if len(masked) == num_times:
+            masked.remove(0)
+    return [time in masked for time in range(num_times)]
 
 
 class EcgJepaEmbeddings(nn.Module):
-    """Embeds patches; knows their fixed positions."""
+    """Patch embeddings and fixed position embeddings."""
 
     positions: torch.Tensor
 
@@ -231,46 +246,58 @@ class EcgJepaEmbeddings(nn.Module):
         register_constants(self)
 
     def make_constants(self) -> dict[str, torch.Tensor]:
-        """Positions `(config.num_leads, config.num_patches, D)`."""
+        """Position embeddings `(config.num_leads, config.num_patches, D)`."""
         config = self.config
         return {"positions": grid_positions(config.num_leads, config.num_patches, config.hidden_size)}
 
     def forward(
         self,
         input_values: torch.Tensor,
-        real: torch.Tensor | None,
+        valid: torch.Tensor | None,
         lead_indices: torch.Tensor | None,
         kept_times: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Embeddings `(B, L * V, D)` and positions `(1 or B, L * V, D)` of recordings `(B, L, T)`: of the `kept_times`
-        `(1 or B, V)`, by default all, and for the leads of `lead_indices` `(L,)`. Samples of patches that do not
-        exist, by `real` `(B, L, P)`, are not read.
+        Embed recordings.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(B, L, T)`):
+                Recordings.
+            valid (`torch.BoolTensor` of shape `(B, L, P)`, *optional*):
+                True for patches that exist; all by default. The samples of other patches are ignored.
+            lead_indices (`torch.LongTensor` of shape `(L,)`, *optional*):
+                Indices of the leads; all by default.
+            kept_times (`torch.LongTensor` of shape `(1 or B, V)`, *optional*):
+                Time steps to embed; all by default.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Patch embeddings `(B, L * V, D)` and position embeddings
+            `(1 or B, L * V, D)`.
         """
         patches = input_values.unflatten(2, (-1, self.config.patch_size))
         positions = self.positions[:, : patches.shape[2]]
         if lead_indices is not None:
             positions = positions[lead_indices]
         positions = positions[None]
-        if real is not None:
-            patches = patches.masked_fill(~real[..., None], 0.0)
+        if valid is not None:
+            patches = patches.masked_fill(~valid[..., None], 0.0)
         if kept_times is not None:
-            patches, positions = at_times(patches, kept_times), at_times(positions, kept_times)
-        # Of the weights' type, also where these were rounded and the constants were not.
+            patches, positions = gather_times(patches, kept_times), gather_times(positions, kept_times)
+        # The weights may have been cast without the buffers.
         dtype = self.patch_projection.weight.dtype
         tokens = self.patch_projection(patches.to(dtype))
         return tokens.flatten(1, 2), positions.flatten(1, 2).to(dtype)
 
 
 def make_layers(
-    config: EcgJepaConfig, hidden_size: int, num_heads: int, intermediate_size: int, number: int
+    config: EcgJepaConfig, hidden_size: int, num_heads: int, intermediate_size: int, num_layers: int
 ) -> nn.ModuleList:
-    """Pre-norm layers of which deeper ones are skipped more often in training."""
+    """Pre-norm layers with a stochastic depth rate that increases with depth."""
     layers = nn.ModuleList()
-    for index in range(number):
-        rate = config.drop_path_rate * index / max(number - 1, 1)
+    for index in range(num_layers):
+        rate = config.drop_path_rate * index / max(num_layers - 1, 1)
         layer = PreNormLayer(config, hidden_size, num_heads, intermediate_size, rate)
-        # What these write adds up in the residual stream: deeper ones start smaller.
+        # Projections onto the residual stream are scaled down with depth, since their outputs accumulate.
         for linear in (layer.attention.o_proj, layer.fc2):
             linear.initializer_scale = (2 * (index + 1)) ** -0.5
         layers.append(layer)
@@ -285,15 +312,17 @@ def run_layers(
     config: EcgJepaConfig,
     **kwargs: Unpack[TransformersKwargs],
 ) -> torch.Tensor:
-    """States `(B, N, D)` through layers that get the positions `(1 or B, N, D)`: all of them, or the first only."""
+    """
+    Apply layers to states `(B, N, D)`, adding the positions `(1 or B, N, D)` in every layer or in the first one only.
+    """
     for index, layer in enumerate(layers):
-        given = positions if index == 0 or config.position_injection == "every_layer" else None
-        hidden_states = layer(hidden_states, attention_mask, given, **kwargs)
+        injected = positions if index == 0 or config.position_injection == "every_layer" else None
+        hidden_states = layer(hidden_states, attention_mask, injected, **kwargs)
     return hidden_states
 
 
 class EcgJepaPredictor(nn.Module):
-    """Guesses the teacher's states of hidden patches from the student's of visible ones, each lead by itself."""
+    """Predicts the teacher's states of masked patches from the student's states of visible ones, lead by lead."""
 
     positions: torch.Tensor
 
@@ -315,40 +344,50 @@ class EcgJepaPredictor(nn.Module):
         register_constants(self)
 
     def make_constants(self) -> dict[str, torch.Tensor]:
-        """Positions `(config.num_patches, width)`: those of a grid of one lead, whichever lead it is."""
+        """Position embeddings `(config.num_patches, width)`, which do not depend on the lead."""
         return {"positions": grid_positions(1, self.config.num_patches, self.config.predictor_hidden_size)[0]}
 
     def forward(
         self,
         states: torch.Tensor,
         visible: torch.Tensor,
-        hidden: torch.Tensor,
-        real: torch.Tensor | None = None,
+        masked: torch.Tensor,
+        valid: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
-        What stands at the `hidden` times `(1 or B, M)`, as `(B, L, M, D)`, guessed from the student's states `(B, L,
-        V, D)` of the `visible` ones `(1 or B, V)`. Patches exist by `real` `(B, L, P)`, by default all.
+        Predict the states of masked patches.
+
+        Args:
+            states (`torch.Tensor` of shape `(B, L, V, D)`):
+                States of the visible patches from the student.
+            visible, masked (`torch.LongTensor` of shape `(1 or B, V)` and `(1 or B, M)`):
+                Visible and masked time steps.
+            valid (`torch.BoolTensor` of shape `(B, L, P)`, *optional*):
+                True for patches that exist; all by default.
+
+        Returns:
+            `torch.Tensor` of shape `(B, L, M, D)`.
         """
         batch_size, num_leads, num_visible, _ = states.shape
-        times = torch.cat((visible, hidden), dim=1)
+        times = torch.cat((visible, masked), dim=1)
         tokens = self.embed(states).flatten(0, 1)
-        mask_tokens = self.mask_token.to(tokens.dtype).expand(tokens.shape[0], hidden.shape[1], -1)
+        mask_tokens = self.mask_token.to(tokens.dtype).expand(tokens.shape[0], masked.shape[1], -1)
         tokens = torch.cat((tokens, mask_tokens), dim=1)
         positions = self.positions[times].to(self.embed.weight.dtype)
         if len(times) > 1:
             positions = positions.repeat_interleave(num_leads, dim=0)
         attention_mask = None
-        if real is not None:
-            itself = torch.eye(times.shape[1], dtype=torch.bool, device=times.device)
-            attention_mask = (at_times(real, times).flatten(0, 1)[:, None, :] | itself)[:, None]
+        if valid is not None:
+            diagonal = torch.eye(times.shape[1], dtype=torch.bool, device=times.device)
+            attention_mask = (gather_times(valid, times).flatten(0, 1)[:, None, :] | diagonal)[:, None]
         tokens = run_layers(self.layers, tokens, positions, attention_mask, self.config, **kwargs)
         prediction = self.prediction(self.norm(tokens[:, num_visible:]))
         return prediction.unflatten(0, (batch_size, num_leads))
 
 
 class EcgJepaPreTrainedModel(EcgPreTrainedModel):
-    """What the ECG-JEPA models share."""
+    """Base class of the ECG-JEPA models."""
 
     config: EcgJepaConfig
     base_model_prefix = "ecg_jepa"
@@ -370,11 +409,11 @@ class EcgJepaPreTrainedModel(EcgPreTrainedModel):
 
 class EcgJepaModel(EcgJepaPreTrainedModel):
     """
-    The ECG-JEPA encoder: patches of all leads to a state per patch, per lead and per recording.
+    ECG-JEPA encoder: maps the patches of all leads to one state per patch, per lead and per recording.
 
-    The `last_hidden_state` of its [`EcgModelOutput`] holds every patch in lead-major order (or the `kept_times` of
-    every lead); `lead_states` are its means over the patches of each lead, zero for a lead that is missing, and
-    `pooler_output` is the mean over all patches that exist. The first of `hidden_states` is without positions.
+    In its [`EcgModelOutput`], `last_hidden_state` contains the patches in lead-major order (or the `kept_times` of
+    every lead), `lead_states` are its means over the patches of each lead, zero for missing leads, and `pooler_output`
+    is the mean over all patches that exist. The first entry of `hidden_states` does not include positions.
 
     Example:
 
@@ -411,35 +450,35 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         return self.embeddings.patch_projection
 
     def make_constants(self) -> dict[str, torch.Tensor]:
-        """The mask `(config.num_leads, config.num_patches, config.num_leads, config.num_patches)`."""
+        """Attention mask `(config.num_leads, config.num_patches, config.num_leads, config.num_patches)`."""
         return {"cross_pattern": cross_pattern(self.config.num_leads, self.config.num_patches)}
 
     def _attention_mask(
-        self, num_leads: int, num_times: int, real: torch.Tensor | None, attention_form: str | None
+        self, num_leads: int, num_times: int, valid: torch.Tensor | None, attention_form: str | None
     ) -> torch.Tensor | CrossPattern | None:
         """
-        What the layers are told of who attends to whom: a mask `(1 or B, 1, N, N)`, True where attention is allowed,
-        or a [`CrossPattern`]. Missing patches are seen by nobody but themselves, so that no row is empty.
+        Attention mask `(1 or B, 1, N, N)`, True where attention is allowed, or [`CrossPattern`]. Missing patches are
+        attended to only by themselves, so that no row is empty.
         """
         form = self.config.attention_form if attention_form is None else attention_form
         if form not in (forms := get_args(AttentionForm)):
             raise ValueError(f"attention_form must be one of {', '.join(forms)}, got {form!r}.")
-        crossing = self.config.attention_pattern == "cropa"
-        if form == "sparse" and not crossing:
-            raise ValueError("attention_form='sparse' computes attention_pattern='cropa' only: choose 'auto'.")
-        # Decided here and not in the layers: one that is computed anew for its gradient must do what it did before.
+        is_cropa = self.config.attention_pattern == "cropa"
+        if form == "sparse" and not is_cropa:
+            raise ValueError("attention_form='sparse' requires attention_pattern='cropa': use 'auto' instead.")
+        # Decided here rather than in the layers, since gradient checkpointing must recompute them identically.
         without_gradients = not torch.is_grad_enabled() and self.config._attn_implementation != "eager"
-        if crossing and (form == "sparse" or (form == "auto" and without_gradients)):
-            return CrossPattern(num_leads, real)
+        if is_cropa and (form == "sparse" or (form == "auto" and without_gradients)):
+            return CrossPattern(num_leads, valid)
         mask = None
-        if crossing:
-            # The visible patches are a grid, too: which leads and times it is made of makes no difference.
+        if is_cropa:
+            # The visible patches form a grid as well. The mask depends only on its size.
             mask = self.cross_pattern[:num_leads, :num_times, :num_leads, :num_times]
             mask = mask.reshape(1, 1, num_leads * num_times, num_leads * num_times)
-        if real is not None:
-            keys = real.flatten(1)[:, None, None, :]
-            itself = torch.eye(num_leads * num_times, dtype=torch.bool, device=real.device)
-            mask = (keys if mask is None else mask & keys) | itself
+        if valid is not None:
+            keys = valid.flatten(1)[:, None, None, :]
+            diagonal = torch.eye(num_leads * num_times, dtype=torch.bool, device=valid.device)
+            mask = (keys if mask is None else mask & keys) | diagonal
         return mask
 
     @merge_with_config_defaults
@@ -457,48 +496,48 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
-                Recordings [mV], neither filtered nor normalized. There may be fewer samples than `config.num_samples`.
+                Unfiltered, unnormalized recordings [mV]. There may be fewer samples than `config.num_samples`.
             lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead was recorded; by default everywhere.
+                True for leads that are present; all by default.
             attention_mask (`torch.Tensor` of shape `(batch_size, num_patches)`, *optional*):
-                True where the recording lasts; by default everywhere. What is missing is seen by no other patch and
-                left out of all means.
+                True for time steps that the recording covers; all by default. Missing patches are attended to by no
+                other patch and excluded from all means.
             lead_indices (`torch.LongTensor` of shape `(num_leads,)`, *optional*):
-                Places in `config.lead_names` of the leads that the rows of `input_values` are, where all recordings
-                have only some: faster than a `lead_mask`, with the same result. By default all.
+                Indices in `config.lead_names` of the rows of `input_values`, if all recordings have the same subset of
+                leads; all by default. Equivalent to a `lead_mask` but faster.
             kept_times (`torch.LongTensor` of shape `(V,)` or `(batch_size, V)`, *optional*):
-                Times to compute, the others are not read; by default all.
+                Time steps to process; all by default. Others are ignored.
             attention_form (`str`, *optional*):
-                As in the config, for this call.
+                Overrides `config.attention_form`.
 
         Raises:
-            `ValueError`: if a shape does not fit the model.
+            `ValueError`: if an input has the wrong shape.
         """
         kwargs = validate_kwargs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         shape = (len(input_values), num_leads, num_times)
-        real = find_real_patches(shape, lead_mask, attention_mask, input_values.device, not are_compiled(self.layers))
+        valid = valid_patch_mask(shape, lead_mask, attention_mask, input_values.device, not are_compiled(self.layers))
         if kept_times is not None and kept_times.ndim == 1:
             kept_times = kept_times[None]
-        hidden_states, positions = self.embeddings(input_values, real, lead_indices, kept_times)
+        hidden_states, positions = self.embeddings(input_values, valid, lead_indices, kept_times)
         if kept_times is not None:
             num_times = kept_times.shape[1]
-            real = None if real is None else at_times(real, kept_times)
+            valid = None if valid is None else gather_times(valid, kept_times)
 
-        pattern = self._attention_mask(num_leads, num_times, real, attention_form)
+        pattern = self._attention_mask(num_leads, num_times, valid, attention_form)
         hidden_states = run_layers(self.layers, hidden_states, positions, pattern, self.config, **kwargs)
         hidden_states = self.norm(hidden_states)
         states = hidden_states.unflatten(1, (num_leads, num_times))
-        if real is None:
+        if valid is None:
             lead_states = states.mean(dim=2)
             pooled = lead_states.mean(dim=1)
             present = torch.ones(lead_states.shape[:2], dtype=torch.bool, device=states.device)
         else:
-            sums = (states * real[..., None]).sum(dim=2)
-            counts = real.sum(dim=2)[..., None]
+            sums = (states * valid[..., None]).sum(dim=2)
+            counts = valid.sum(dim=2)[..., None]
             lead_states = sums / counts.clamp(min=1)
             pooled = sums.sum(dim=1) / counts.sum(dim=1).clamp(min=1)
-            present = real.any(dim=2)
+            present = valid.any(dim=2)
         return EcgModelOutput(
             last_hidden_state=hidden_states, pooler_output=pooled, lead_states=lead_states, present_leads=present
         )
@@ -506,18 +545,17 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
 
 class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     """
-    ECG-JEPA: a student, its teacher, and a predictor of what the teacher sees and the student does not.
+    ECG-JEPA pre-training: student, teacher and predictor.
 
-    One mask of times holds for all leads and all recordings of a batch. In training it is drawn anew every time, from
-    `seed` or `generator` if there is one; in evaluation it is the same in every call, so that two evaluations can be
-    compared and a recording does not depend on those beside it. The times of a recording that is shorter than the
-    others are hidden as the same mask hides them when it is shrunk to them.
+    All leads and recordings of a batch share one mask of time steps. In training mode it is drawn in every call, from
+    `seed` or `generator` if given. In evaluation mode it is fixed, so that results are reproducible and do not depend
+    on the other recordings of the batch. For a shorter recording the mask is scaled to its length.
 
-    The teacher begins as the student and follows it by [`after_optimizer_step`], which the training loop calls. It
-    needs no gradients, and is not trained otherwise.
+    The teacher is initialized with the student's weights and updated only by [`after_optimizer_step`], which the
+    training loop calls.
     """
 
-    # The training loop logs it beside the loss.
+    # Logged by the training loop in addition to the loss.
     monitors = ("pooled_std",)
 
     def __init__(self, config: EcgJepaConfig):
@@ -529,16 +567,16 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         self.train(self.training)
 
     def initialize_weights(self) -> None:
-        """Initialize what was not loaded; a teacher that was not is the student."""
+        """Initialize weights that were not loaded. The teacher is initialized with the student's weights."""
         super().initialize_weights()
         with torch.no_grad():
-            for old, new in zip(self.teacher.parameters(), self.ecg_jepa.parameters(), strict=True):
-                init.copy_(old, new)
+            for teacher, student in zip(self.teacher.parameters(), self.ecg_jepa.parameters(), strict=True):
+                init.copy_(teacher, student)
 
     def train(self, mode: bool = True) -> "EcgJepaForPreTraining":
-        """As for any module, but the teacher stays in evaluation mode unless `config.teacher_drop_path`."""
+        """Set the training mode. The teacher stays in evaluation mode unless `config.teacher_drop_path` is set."""
         super().train(mode)
-        self.teacher.requires_grad_(False)  # also after loading, which makes every parameter one that is trained
+        self.teacher.requires_grad_(False)  # loading sets `requires_grad` of all parameters
         if not self.config.teacher_drop_path:
             self.teacher.eval()
         return self
@@ -546,17 +584,16 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     @torch.no_grad()
     def after_optimizer_step(self, progress: float) -> None:
         """
-        Move the teacher toward the student (the paper's moving average). After step `k` of `K`, counted from 0, the
-        training loop passes `(k + 1) / K`, and the released code takes `k / K`: the momenta differ by
+        Update the teacher as the exponential moving average of the student (Kim, 2024). After step `k` of `K`, counted
+        from 0, the training loop passes `(k + 1) / K`, whereas the released code uses `k / K`: the decays differ by
         `(ema_end - ema_start) / K`.
 
         Args:
             progress (`float`):
-                Share of the steps done, from 0 to 1: the teacher keeps `ema_start` of itself at first and `ema_end` at
-                last.
+                Completed fraction of the training steps, from 0 (decay `ema_start`) to 1 (decay `ema_end`).
         """
-        kept = self.config.ema_start + (self.config.ema_end - self.config.ema_start) * progress
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.ecg_jepa.parameters()), 1.0 - kept)
+        decay = self.config.ema_start + (self.config.ema_end - self.config.ema_start) * progress
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.ecg_jepa.parameters()), 1.0 - decay)
 
     def _draw_mask(self, num_times: int, seed: int | None, generator: torch.Generator | None) -> list[bool]:
         count = num_mask_draws(self.config, num_times)
@@ -565,7 +602,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         elif generator is None and not self.training:
             uniforms = seeded_uniforms(0, count)
         else:
-            # Here and not on the device: lengths follow from the mask, and reading it there would wait.
+            # Drawn on the CPU: sequence lengths depend on the mask, and reading it from the device would synchronize.
             device = torch.device("cpu") if generator is None else generator.device
             uniforms = torch.rand(count, generator=generator, device=device, dtype=torch.float64).tolist()
         return draw_time_mask(self.config, num_times, uniforms)
@@ -580,34 +617,34 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         device: torch.device,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Times that are visible `(1 or B, V)` and hidden `(1 or B, M)`. Where recordings lack times, these fill up
-        either and mean nothing.
+        Select visible `(1 or B, V)` and masked `(1 or B, M)` time steps. Both are padded with missing time steps of
+        shorter recordings.
         """
         if bool_masked_pos is not None:
             mask = bool_masked_pos.bool()
             counts = mask.reshape(-1, num_times).sum(dim=1).tolist()
             if len(set(counts)) > 1 or not 0 < counts[0] < num_times:
                 raise ValueError(
-                    "bool_masked_pos must hide equally many times in every recording, at least one and not all, got "
-                    f"{sorted(set(counts))} of {num_times}."
+                    "bool_masked_pos must mask the same number of time steps in every recording, at least one but not "
+                    f"all of the {num_times}, got {sorted(set(counts))}."
                 )
             group = mask.reshape(-1, num_times).to(device=device, dtype=torch.uint8)
-            num_hidden = counts[0]
+            num_masked = counts[0]
         else:
             drawn = self._draw_mask(num_times, seed, generator)
-            num_hidden = sum(drawn)
+            num_masked = sum(drawn)
             mask = torch.tensor([drawn]).to(device, non_blocking=True)
             group = mask.to(torch.uint8)
             if attention_mask is not None:
-                # The r-th of n times is hidden as the time of the mask that stands at the same share of it. Different
-                # times stand at different ones, so that neither group outgrows the mask's.
+                # The r-th of n time steps takes the mask at the same relative position. The mapping is injective, so
+                # that neither group becomes larger than in the mask.
                 ranks = attention_mask.cumsum(dim=1) - 1
                 count = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
-                places = ((2 * ranks + 1) * num_times // (2 * count)).clamp(0, num_times - 1)
-                hidden = mask[0][places]
-                group = torch.where(attention_mask, 2 * hidden.to(torch.uint8), 1)  # those that lack stand between
+                positions = ((2 * ranks + 1) * num_times // (2 * count)).clamp(0, num_times - 1)
+                masked = mask[0][positions]
+                group = torch.where(attention_mask, 2 * masked.to(torch.uint8), 1)  # missing ones are in between
         order = group.argsort(dim=1, stable=True)
-        return order[:, : num_times - num_hidden], order[:, num_times - num_hidden :]
+        return order[:, : num_times - num_masked], order[:, num_times - num_masked :]
 
     @can_return_tuple
     def forward(
@@ -627,47 +664,47 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             input_values, lead_mask, attention_mask, lead_indices, attention_form:
                 See [`EcgJepaModel.forward`]. Missing leads and times are not predicted.
             bool_masked_pos (`torch.BoolTensor` of shape `(num_patches,)` or `(batch_size, num_patches)`, *optional*):
-                Exactly these times are hidden, equally many in each recording.
+                Time steps to mask, the same number in each recording.
             seed (`int`, *optional*):
-                Decides the mask, whatever the device, also in evaluation: batches of one seed have one mask.
+                Seed of the mask, which determines it independently of the device, also in evaluation mode.
             generator (`torch.Generator`, *optional*):
-                Draws the mask, also in evaluation.
+                Generator to draw the mask from, also in evaluation mode.
 
         Raises:
-            `ValueError`: if a shape does not fit the model, or the mask hides nothing or everything.
+            `ValueError`: if an input has the wrong shape, or nothing or everything is masked.
         """
         kwargs = validate_kwargs(kwargs)  # type: ignore[assignment]
         num_leads, num_times = check_recordings(input_values, self.config, lead_indices)
         batch_size, device = input_values.shape[0], input_values.device
-        may_look = not are_compiled(self.ecg_jepa.layers)
-        real = find_real_patches((batch_size, num_leads, num_times), lead_mask, attention_mask, device, may_look)
+        inspect = not are_compiled(self.ecg_jepa.layers)
+        valid = valid_patch_mask((batch_size, num_leads, num_times), lead_mask, attention_mask, device, inspect)
         if bool_masked_pos is not None:
             check_shape("bool_masked_pos", bool_masked_pos, (num_times,), (batch_size, num_times))
-        visible, hidden = self._choose_times(
-            num_times, unless_full(attention_mask, may_look), bool_masked_pos, seed, generator, device
+        visible, masked = self._choose_times(
+            num_times, drop_full_mask(attention_mask, inspect), bool_masked_pos, seed, generator, device
         )
 
-        given = {"lead_mask": lead_mask, "attention_mask": attention_mask, "lead_indices": lead_indices}
-        outputs = self.ecg_jepa(input_values, **given, kept_times=visible, attention_form=attention_form, **kwargs)
+        masks = {"lead_mask": lead_mask, "attention_mask": attention_mask, "lead_indices": lead_indices}
+        outputs = self.ecg_jepa(input_values, **masks, kept_times=visible, attention_form=attention_form, **kwargs)
         states = outputs.last_hidden_state.unflatten(1, (num_leads, -1))
-        prediction = self.predictor(states, visible, hidden, real, **kwargs)
+        prediction = self.predictor(states, visible, masked, valid, **kwargs)
 
         with torch.no_grad():
-            quiet = {**kwargs, "output_hidden_states": False, "output_attentions": False}
-            seen = self.teacher(input_values, **given, attention_form=attention_form, **quiet).last_hidden_state
-            target = at_times(seen.unflatten(1, (num_leads, num_times)), hidden).float()
+            flags = {**kwargs, "output_hidden_states": False, "output_attentions": False}
+            target = self.teacher(input_values, **masks, attention_form=attention_form, **flags).last_hidden_state
+            target = gather_times(target.unflatten(1, (num_leads, num_times)), masked).float()
             target = F.layer_norm(target, target.shape[-1:], eps=TARGET_NORM_EPS)
 
         distance = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}[self.config.loss_type]
         errors = distance(prediction.float(), target, reduction="none").mean(dim=3)
         counted = torch.ones(errors.shape, dtype=torch.bool, device=device)
-        if real is not None:
-            # Of a lead that shows nothing, nothing can be predicted.
-            counted = at_times(real, hidden) & at_times(real, visible).any(dim=2, keepdim=True)
+        if valid is not None:
+            # Nothing can be predicted for a lead without visible patches.
+            counted = gather_times(valid, masked) & gather_times(valid, visible).any(dim=2, keepdim=True)
         loss_weight = counted.sum().float()
         loss = (errors * counted).sum() / loss_weight.clamp(min=1)
         bool_masked_pos = torch.zeros((batch_size, num_leads, num_times), dtype=torch.bool, device=device)
-        bool_masked_pos.scatter_(2, hidden[:, None].expand(batch_size, num_leads, -1), counted)
+        bool_masked_pos.scatter_(2, masked[:, None].expand(batch_size, num_leads, -1), counted)
         return EcgJepaForPreTrainingOutput(
             loss=loss,
             prediction=prediction,
@@ -682,7 +719,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
 
 class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceClassification):
     """
-    The encoder with a linear classifier of the recording, which reads the mean over its patches.
+    ECG-JEPA encoder with a linear classifier of the recording on the mean of its lead states.
 
     Example:
 
@@ -709,7 +746,7 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceCla
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Scores of recordings: inputs as for [`EcgJepaModel.forward`], labels as for [`classify`]."""
+        """Classify recordings. See [`EcgJepaModel.forward`] for the inputs and [`classify`] for the labels."""
         outputs = self.ecg_jepa(
             input_values, lead_mask=lead_mask, attention_mask=attention_mask, lead_indices=lead_indices, **kwargs
         )
@@ -718,8 +755,8 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceCla
 
 class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
     """
-    The encoder with a linear classifier of every sample of every lead, such as its wave: each patch's state gives the
-    scores of all its samples.
+    ECG-JEPA encoder with a linear classifier of every sample of every lead, for example its wave. The state of a patch
+    is mapped to the scores of all its samples.
 
     Example:
 
@@ -757,17 +794,18 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
             input_values, lead_mask, attention_mask, lead_indices:
                 See [`EcgJepaModel.forward`].
             labels (`torch.LongTensor` of shape `(batch_size, num_samples)` or `(batch_size, num_leads, num_samples)`,
-                *optional*): Class of every sample, in all leads alike or in each; -100 where it is unknown. Samples of
-                missing leads and times do not count.
+                *optional*):
+                Class index of every sample, for all leads or for each; -100 where unknown. Samples of missing leads
+                and times are ignored.
 
         Raises:
-            `ValueError`: if a shape does not fit the model.
+            `ValueError`: if an input has the wrong shape.
         """
         outputs: EcgModelOutput = self.ecg_jepa(
             input_values, lead_mask=lead_mask, attention_mask=attention_mask, lead_indices=lead_indices, **kwargs
         )
         batch_size, num_leads, num_samples = input_values.shape
-        # Of a patch's scores, the classes of its first sample come first.
+        # The scores of a patch are ordered by sample, then by class.
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         logits = logits.view(batch_size, num_leads, num_samples, self.num_labels)
         loss = None
@@ -776,9 +814,9 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
             labels = (labels if labels.ndim == 3 else labels[:, None]).to(logits.device).long()
             labels = labels.expand(-1, num_leads, -1)
             patches = (batch_size, num_leads, num_samples // self.config.patch_size)
-            real = find_real_patches(patches, lead_mask, attention_mask, input_values.device)
-            if real is not None:
-                labels = labels.masked_fill(~real.repeat_interleave(self.config.patch_size, dim=2), IGNORED_LABEL)
+            valid = valid_patch_mask(patches, lead_mask, attention_mask, input_values.device)
+            if valid is not None:
+                labels = labels.masked_fill(~valid.repeat_interleave(self.config.patch_size, dim=2), IGNORED_LABEL)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
         return EcgClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -80,7 +80,7 @@ def test_when_one_patch_changes_then_one_layer_changes_what_may_attend_to_it(imp
     second = first.clone()
     second[0, 3, 5 * PATCH : 6 * PATCH] += 1.0
     if pattern == "full" and form == "sparse":
-        with pytest.raises(ValueError, match="choose 'auto'"):
+        with pytest.raises(ValueError, match="use 'auto' instead"):
             model(first, attention_form=form)
         return
     with torch.no_grad():
@@ -597,18 +597,18 @@ def test_when_an_input_has_another_shape_then_it_is_refused(name, shape):
 )
 def test_when_a_mask_hides_nothing_or_everything_or_unequally_then_it_is_refused(mask):
     model = EcgJepaForPreTraining(small_config())
-    with pytest.raises(ValueError, match="bool_masked_pos must hide equally many times in every recording"):
+    with pytest.raises(ValueError, match="bool_masked_pos must mask the same number of time steps in every recording"):
         model(make_recordings(), bool_masked_pos=mask)
 
 
 def test_when_there_is_one_patch_per_lead_then_it_cannot_be_pretrained_on():
-    with pytest.raises(ValueError, match="1 per lead is too few"):
+    with pytest.raises(ValueError, match="requires at least 2 patches per lead, got 1"):
         EcgJepaForPreTraining(small_config())(torch.zeros(1, LEADS, PATCH))
 
 
 def test_when_lead_indices_do_not_fit_then_they_are_refused():
     model = EcgJepaModel(small_config())
-    with pytest.raises(ValueError, match="lead_indices must name 1 to 8 leads"):
+    with pytest.raises(ValueError, match="lead_indices must be one-dimensional with 1 to 8 entries"):
         model(torch.zeros(1, 1, 40), lead_indices=torch.tensor(1))
     with pytest.raises(ValueError, match="2 leads, a multiple of 20"):
         model(torch.zeros(1, LEADS, 40), lead_indices=torch.tensor([1, 2]))
