@@ -15,7 +15,7 @@ from clear_hug_hf import Recording
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "add_a_system.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"```python (\S+\.py)\n(.*?)```", PAGE, re.DOTALL))
+FILES = dict(re.findall(r'```python title="(\S+)"\n(.*?)```', PAGE, re.DOTALL))
 COMMANDS = re.findall(r"^clear-hug (.*)$", PAGE, re.MULTILINE)
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TOML = tomllib.loads(re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0])

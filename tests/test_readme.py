@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from transformers import set_seed
 
+import clear_hug_hf
 from clear_hug_hf import (
     ClearHugConfig,
     ClearHugFeatureExtractor,
@@ -149,6 +151,21 @@ def test_when_a_page_names_a_target_then_make_has_it() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for target in {words[1] for words in COMMANDS if words[0] == "make"}:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_when_the_python_reference_is_built_then_it_has_every_public_name() -> None:
+    documented = re.findall(r"^::: (\S+)$", PAGES["api.md"], re.MULTILINE)
+    for path in documented:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+    assert {path.rpartition(".")[2] for path in documented} >= set(clear_hug_hf.__all__)
+
+
+def test_when_a_page_is_written_then_the_site_has_it() -> None:
+    navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    assert {page.name for page in (REPOSITORY / "docs").glob("*.md")} == set(
+        re.findall(r"(\w+\.md)$", navigation, re.M)
+    )
 
 
 def test_when_tables_are_checked_then_they_are_those_of_the_csv_files() -> None:
