@@ -51,7 +51,7 @@ def test_when_a_source_is_prepared_then_counts_are_shown_and_the_second_time_not
     assert "train               48        48         0        48" in printed_by(*command)
     assert "was prepared before with the same settings: no recording was read" in printed_by(*command)
     said = refused(*command, "--windows", "center")
-    assert "feature_extractor: windows was 'first' and is 'center' now" in said
+    assert "feature_extractor: windows was 'first' and is now 'center'" in said
 
 
 def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(

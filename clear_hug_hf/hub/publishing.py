@@ -192,7 +192,7 @@ def _check_free(folder: Path, repo_id: str) -> None:
         return
     staged = read_state(_record(folder), "choose another folder")
     if staged is None or not {"repository", "files"} <= staged.keys():
-        raise InputError(f"{folder} holds something that was not staged by `clear-hug publish`: choose another folder")
+        raise InputError(f"{folder} contains files that were not staged by `clear-hug publish`: choose another folder")
     if staged["repository"] != repo_id:
         raise InputError(f"{folder} was staged for {staged['repository']}: choose another folder, or delete it")
     before, now = staged["files"], folder_digests(folder)

@@ -124,7 +124,7 @@ def _check_replaceable(output: Path, about: dict[str, Any]) -> None:
     try:
         known = json.loads((pq.read_schema(output).metadata or {})[_ABOUT])
     except (pa.ArrowException, OSError, KeyError, ValueError):
-        raise InputError(f"{output} holds something that `embed` did not write: choose another output") from None
+        raise InputError(f"{output} contains data that `embed` did not write: choose another output") from None
     check_same(output, "table", known, about, "choose another output, or give --overwrite")
 
 

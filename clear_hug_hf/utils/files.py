@@ -1,9 +1,9 @@
 """
-Files and folders that are whole or not there, guards of what a user has, and folders that belong to a piece of work.
+Atomic writes, checks that protect a user's files, and folders that belong to one run.
 
-What is written gets its name when the disk holds all of it: whatever kills the process, under the name is the old
-content or the new one. What a kill left half written lies beside under a hidden name, which the owner of the folder
-removes.
+Files and folders are written under a hidden temporary name beside their destination, flushed to disk and then renamed.
+If the process is killed, the destination has either the old content or the new one. The next run in the same folder
+removes temporary files that a killed process left behind.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ..processing.errors import InputError, import_library
 
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|replaced)(\.\w+)?")
-_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_DATA_LOSS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _DIGEST = re.compile(r"[0-9a-f]{40,}")
-_OF_RECORDS = (".hea", ".dat", ".mat")
+_RECORD_SUFFIXES = (".hea", ".dat", ".mat")
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
@@ -36,13 +36,13 @@ _OF_RECORDS = (".hea", ".dat", ".mat")
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """
-    A path to write a file to, by whatever writes files; it gets its name when all is written.
+    Write a file atomically: write to the path that is yielded, and it is renamed to `path` at the end of the block.
 
     Args:
-        path (`str` or `Path`): Replaced if it exists; its folder is made. Nothing happens to it where the block fails.
+        path (`str` or `Path`): Replaced if it exists, and left alone if the block raises. Its folder is created.
 
     Yields:
-        `Path`: Beside it, with the same ending.
+        `Path`: A temporary path in the same folder, with the same suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,20 +57,20 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """
-    A folder to write to that gets its name when all is written: under it there is never half of one.
+    Write a folder atomically: write into the folder that is yielded, and it is renamed at the end of the block.
 
     Args:
-        folder (`str` or `Path`): Replaced if it exists. Nothing happens to it where the block fails.
+        folder (`str` or `Path`): Replaced if it exists, and left alone if the block raises.
 
     Yields:
-        `Path`: An empty folder beside it.
+        `Path`: An empty temporary folder beside it.
     """
     folder = Path(folder)
     partial = _beside(folder, "partial")
     partial.mkdir(parents=True)
     try:
         yield partial
-        # Some libraries write weights for their owner's eyes only.
+        # Some libraries write weights that only their owner can read.
         for path in (partial, *partial.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         put_in_place(partial, folder)
@@ -79,9 +79,9 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Give a file or folder that is written its name, when the disk holds it; what had the name is replaced."""
-    for one in (*(partial.rglob("*") if partial.is_dir() else ()), partial):
-        _flush(one)
+    """Flush a finished temporary file or folder to disk and rename it to `path`, which is replaced if it exists."""
+    for written in (*(partial.rglob("*") if partial.is_dir() else ()), partial):
+        _flush(written)
     if not partial.is_dir():
         partial.replace(path)
     elif path.exists():
@@ -96,34 +96,34 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 def remove_leftovers(folder: str | Path) -> None:
     """
-    Remove what kills left half written in a folder, but not below: others may be writing there. What was just being
-    replaced gets its name back.
+    Remove temporary files of killed processes from a folder, but not from its subfolders, where other processes may be
+    writing. A folder whose replacement was interrupted is restored.
     """
-    for left in [*Path(folder).glob(".*")]:
-        if (match := _LEFTOVER.fullmatch(left.name)) is None:
+    for leftover in [*Path(folder).glob(".*")]:
+        if (match := _LEFTOVER.fullmatch(leftover.name)) is None:
             continue
-        whole = left.with_name(match["name"])
-        if match["kind"] == "replaced" and left.exists() and not whole.exists():
-            left.rename(whole)
-        elif left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+        original = leftover.with_name(match["name"])
+        if match["kind"] == "replaced" and leftover.exists() and not original.exists():
+            leftover.rename(original)
+        elif leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole."""
+    """Write a text file atomically."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file whole, as a person can read it."""
+    """Write an indented JSON file atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write a CSV table whole; its `columns` are by default those of the first row."""
+    """Write a CSV table atomically; `columns` defaults to those of the first row."""
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]) if columns is None else columns, lineterminator="\n")
         table.writeheader()
@@ -131,12 +131,12 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequ
 
 
 def _beside(path: Path, kind: str) -> Path:
-    """A name of its own, so that two processes that write the same do not meet."""
+    """A unique temporary name, so that processes that write the same file do not collide."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
 
 
 def _flush(path: Path) -> None:
-    """Have the disk hold a file or folder, as far as the file system can; fails only where content is lost."""
+    """Flush a file or folder to disk if the file system supports it; raises only if content would be lost."""
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -144,7 +144,7 @@ def _flush(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        if error.errno in _LOST:
+        if error.errno in _DATA_LOSS:
             raise
 
 
@@ -152,13 +152,13 @@ def _flush(path: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """SHA-256 hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file in a folder by its path there, as POSIX spells it, sorted."""
+    """SHA-256 hex digest of each file in a folder by its relative POSIX path, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
@@ -170,17 +170,17 @@ def check_writable(
     folder: str | Path, own: Sequence[str] | None = None, inputs: Iterable[str | Path | None] = ()
 ) -> Path:
     """
-    Refuse, before any work, a folder that cannot be written, or whose contents would be mixed with others or lost.
+    Check, before any work, that an output folder can be written and that no other files would be mixed in or lost.
 
     Args:
-        folder (`str` or `Path`): The folder to write to.
+        folder (`str` or `Path`): The output folder.
         own (`Sequence[str]`, *optional*): Files or folders of which every earlier run of the same kind leaves at
-            least one: a folder with other contents and none of these is refused. By default the contents do not
-            matter.
-        inputs (`Iterable[str | Path | None]`, *optional*): What is read: the folder must not be, or hold, any of it.
+            least one. A folder with other contents and none of these is refused. By default any contents are accepted.
+        inputs (`Iterable[str | Path | None]`, *optional*): Input paths. The output folder must not be or contain any
+            of them.
 
     Raises:
-        InputError: If the path is a file, its nearest existing folder cannot be written, or it holds something else.
+        InputError: If the path is a file, its nearest existing folder is not writable, or it contains other files.
     """
     folder = Path(folder)
     existing = folder
@@ -189,17 +189,17 @@ def check_writable(
     if not existing.is_dir():
         raise InputError(f"{existing} is a file: choose another folder")
     if not os.access(existing, os.W_OK):
-        raise InputError(f"{existing} cannot be written: choose another folder")
-    for one in inputs:
-        if one is not None and folder.resolve() in (Path(one).resolve(), *Path(one).resolve().parents):
-            raise InputError(f"{folder} is, or holds, what is read ({one}): choose another folder")
+        raise InputError(f"{existing} is not writable: choose another folder")
+    for path in inputs:
+        if path is not None and folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
+            raise InputError(f"the output folder {folder} is or contains the input {path}: choose another folder")
     if own is not None and folder.is_dir() and not any((folder / name).exists() for name in own):
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if others:
             if not own:
-                raise InputError(f"{folder} holds {others[0]} already: choose an empty folder, or give --overwrite")
+                raise InputError(f"{folder} already contains {others[0]}: choose an empty folder, or use --overwrite")
             raise InputError(
-                f"{folder} holds {others[0]}, which no earlier run of this kind wrote: choose a new or an empty folder"
+                f"{folder} contains {others[0]}, which no earlier run of this kind wrote: choose a new or empty folder"
             )
     return folder
 
@@ -208,40 +208,50 @@ def check_file(
     path: Path | None, overwrite: bool = False, inputs: Iterable[Path | None] = (), suffixes: Sequence[str] = ()
 ) -> None:
     """
-    Refuse, before any work, a file that cannot be written, has another ending than one of `suffixes`, or exists: with
-    `overwrite` only if it is one of the `inputs`, under whatever name, a signal file of a record among them, or lies
-    in a folder among them.
+    Check, before any work, that an output file can be written.
+
+    Args:
+        path (`Path`, *optional*): The output file; `None` passes.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether the file may exist.
+        inputs (`Iterable[Path | None]`, *optional*): Input paths. Even with `overwrite`, the output must not be one of
+            them or one of the files of an input record, nor lie in an input folder.
+        suffixes (`Sequence[str]`, *optional*): Allowed file extensions; any by default.
+
+    Raises:
+        InputError: If the file cannot be written, has another extension, exists, or is an input.
     """
     if path is None:
         return
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file")
     if suffixes and path.suffix.lower() not in suffixes:
-        raise InputError(f"{path} has another ending than what is written: call it {', '.join(suffixes)}")
+        raise InputError(f"{path} must have the extension {' or '.join(suffixes)}: rename the output file")
     check_writable(path.parent)
     if not os.path.lexists(path):
         return
-    for one in inputs:
-        if one is not None and _is_read(path, one):
-            raise InputError(f"{path} is, or lies in, what is read ({one}): choose another output")
+    for input_path in inputs:
+        if input_path is not None and _is_part_of(path, input_path):
+            raise InputError(f"the output {path} is or lies in the input {input_path}: choose another output")
     if not overwrite:
-        raise InputError(f"{path} is there already: choose another name, or replace it with --overwrite")
+        raise InputError(f"{path} already exists: choose another name, or replace it with --overwrite")
 
 
-def _is_read(path: Path, read: Path) -> bool:
-    if os.path.isdir(read):
-        return read.resolve() in path.resolve().parents or read.resolve() in path.absolute().parents
-    # A record is named by any of its files, or by none.
-    names = (read, *(read.with_name(f"{stem}{suffix}") for stem in (read.name, read.stem) for suffix in _OF_RECORDS))
-    return any(os.path.exists(one) and os.path.samefile(path, one) for one in names if os.path.exists(path))
+def _is_part_of(path: Path, input_path: Path) -> bool:
+    if os.path.isdir(input_path):
+        folder = input_path.resolve()
+        return folder in path.resolve().parents or folder in path.absolute().parents
+    # A WFDB record may be named by any of its files, or by their common stem.
+    stems = (input_path.name, input_path.stem)
+    files = (input_path, *(input_path.with_name(f"{stem}{suffix}") for stem in stems for suffix in _RECORD_SUFFIXES))
+    return os.path.exists(path) and any(os.path.exists(file) and os.path.samefile(path, file) for file in files)
 
 
 def check_picture_folder(
     folder: Path | None, names: Sequence[str] | None = None, overwrite: bool = False, inputs: Iterable[Path] = ()
 ) -> None:
     """
-    Refuse, before any work, a folder for pictures that cannot be drawn or written, or in which some exist: those of
-    `names`, or any file where the names are not known yet. With `overwrite` it may hold files, but none of the inputs.
+    Check, before any work, that pictures can be drawn and written to a folder. Without `overwrite` none of the files
+    `names` may exist, or, if the names are not known yet, no file at all. The folder must not contain an input.
     """
     if folder is None:
         return
@@ -249,134 +259,141 @@ def check_picture_folder(
     check_writable(folder, own=None if overwrite or names is not None else ())
     for name in names or ():
         check_file(folder / name, overwrite=overwrite)
-    if read := [one for one in inputs if os.path.isfile(one) and one.resolve().parent == folder.resolve()]:
-        raise InputError(f"{read[0]} is read and lies in {folder}: choose another folder for pictures")
+    if inside := [path for path in inputs if os.path.isfile(path) and path.resolve().parent == folder.resolve()]:
+        raise InputError(f"the input {inside[0]} lies in {folder}: choose another folder for the pictures")
 
 
 # ------------------------------------------------------------------------------------------------ folders with owners
 
 
 class Difference(NamedTuple):
-    """A setting and its value on both sides, `None` where it is absent."""
+    """A setting with its saved and its current value, `None` if missing."""
 
     name: str
-    there: Any
-    now: Any
+    saved: Any
+    current: Any
 
     def __str__(self) -> str:
-        if all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in (self.there, self.now)):
-            return f"not the same: {self.name}"
-        return f"{self.name} was {self.there!r} and is {self.now!r} now"
+        if all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in (self.saved, self.current)):
+            return f"mismatch in {self.name}"
+        return f"{self.name} was {self.saved!r} and is now {self.current!r}"
 
 
-def first_difference(there: Any, now: Any, name: str = "") -> Difference | None:
+def first_difference(saved: Any, current: Any, name: str = "") -> Difference | None:
     """
     The first setting in which two nested dictionaries differ.
 
     Args:
-        there, now: The descriptions, as JSON has them.
-        name (`str`, *optional*): Of the whole.
+        saved, current: JSON-like values.
+        name (`str`, *optional*): Name of the root, for the name of the setting.
     """
-    if isinstance(there, dict) and isinstance(now, dict):
-        before = f"{name}: " if name else ""
-        found = (first_difference(there.get(key), now.get(key), f"{before}{key}") for key in {**there, **now})
-        return next(filter(None, found), None)
-    return None if there == now else Difference(name, there, now)
+    if isinstance(saved, dict) and isinstance(current, dict):
+        prefix = f"{name}: " if name else ""
+        keys = {**saved, **current}
+        differences = (first_difference(saved.get(key), current.get(key), f"{prefix}{key}") for key in keys)
+        return next(filter(None, differences), None)
+    return None if saved == current else Difference(name, saved, current)
 
 
 def check_same(
-    path: Path, work: str, there: Any, now: Any, remedy: str, name: str = "", words: Mapping[str, str] | None = None
+    path: Path,
+    kind: str,
+    saved: Any,
+    current: Any,
+    remedy: str,
+    name: str = "",
+    words: Mapping[str, str] | None = None,
 ) -> None:
     """
-    Refuse a file or folder that holds other `work` than what is asked for `now`, with the first difference and the
-    `remedy`; arguments otherwise as in [`first_difference`] and [`RunFolder`].
+    Raise an [`InputError`] with the first difference and the remedy if a file or folder was written with other
+    settings; arguments as in [`first_difference`] and [`RunFolder`].
     """
-    if (found := first_difference(there, _plain(now), name)) is not None:
-        raise InputError(f"{path} holds another {work} ({(words or {}).get(found.name, found)}): {remedy}")
+    if (difference := first_difference(saved, _to_json(current), name)) is not None:
+        reason = (words or {}).get(difference.name, difference)
+        raise InputError(f"{path} contains a different {kind} ({reason}): {remedy}")
 
 
 def read_state(path: Path, remedy: str) -> dict[str, Any] | None:
-    """The object in a JSON file, `None` without one; an [`InputError`] with what to do if the file is damaged."""
+    """The object in a JSON file, or `None` if there is no file; raises an [`InputError`] if the file is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        content = None
+    if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: {remedy}")
-    return found
+    return content
 
 
 class RunFolder:
     """
-    A folder that belongs to one piece of work: the same work goes on in it, and any other is refused.
+    A folder that belongs to one run: the same run may resume in it, and any other run is refused.
 
     Args:
         folder (`Path`): The folder.
-        mark (`str`): Name of the file in it that says, as JSON, whose it is.
-        work (`str`): The work in words, as "fine-tuning run", for errors.
-        remedy (`str`): What errors tell users to do.
-        foreign (`Sequence[str]`, *optional*): Files and folders that this work would replace: without the mark they
-            are not its own.
-        written (`re.Pattern`, *optional*): Names of all that such work writes; other files are refused.
-        words (`Mapping[str, str]`, *optional*): What errors say of settings whose values tell users nothing.
+        mark (`str`): Name of the JSON file that identifies the run.
+        kind (`str`): Kind of run, such as "fine-tuning run", for error messages.
+        remedy (`str`): What to do about an error, for error messages.
+        foreign (`Sequence[str]`, *optional*): Files and folders that the run would replace. Without the mark, the
+            folder is refused if it contains any of them.
+        written (`re.Pattern`, *optional*): Names of all files that such a run writes. Other files are refused.
+        words (`Mapping[str, str]`, *optional*): Messages for settings whose values mean nothing to users.
     """
 
     def __init__(
         self,
         folder: Path,
         mark: str,
-        work: str,
+        kind: str,
         remedy: str,
         foreign: Sequence[str] = (),
         written: re.Pattern[str] | None = None,
         words: Mapping[str, str] | None = None,
     ):
         self.folder, self.mark = folder, folder / mark
-        self.work, self.remedy, self.foreign, self.written, self.words = work, remedy, foreign, written, words or {}
+        self.kind, self.remedy, self.foreign, self.written, self.words = kind, remedy, foreign, written, words or {}
 
     def open(self, identity: Mapping[str, Any], restart: bool = False) -> dict[str, Any] | None:
         """
-        Refuse the folder of other work; nothing is written.
+        Check that the folder may be used by a run, without writing anything.
 
         Args:
-            identity (`Mapping[str, Any]`): What two pieces of work must share to be the same, as JSON has it; its keys
-                are words for users. What else the mark says does not matter.
-            restart (`bool`, *optional*, defaults to `False`): Whether the work starts anew whatever the mark says.
+            identity (`Mapping[str, Any]`): Settings in which two runs must agree to be the same, JSON-like. Error
+                messages show their keys. Other fields of the mark are ignored.
+            restart (`bool`, *optional*, defaults to `False`): Whether to start over regardless of the mark.
 
         Returns:
-            `dict`: What the mark says, where the work goes on; `None` where it starts.
+            `dict`: The content of the mark if the run resumes, `None` if it starts.
 
         Raises:
-            InputError: If the folder holds other work, with the first difference; or files that no such work wrote, or
-                a damaged mark.
+            InputError: If the folder contains a different run, files that no such run wrote, or a damaged mark.
         """
-        if not self.mark.is_file() and (found := [name for name in self.foreign if (self.folder / name).exists()]):
+        if not self.mark.is_file() and (lost := [name for name in self.foreign if (self.folder / name).exists()]):
             raise InputError(
-                f"{self.folder} holds {found[0]}, which no {self.work} wrote and which would be lost: choose another "
-                "folder"
+                f"{self.folder} contains {lost[0]}, which no {self.kind} wrote and which would be overwritten: choose "
+                "another folder"
             )
         names = sorted(path.name for path in self.folder.iterdir()) if self.written and self.folder.is_dir() else ()
         if others := [name for name in names if self.written and not self.written.fullmatch(name)]:
             raise InputError(
-                f"{self.folder} holds {others[0]}, which no {self.work} wrote: move it away, or choose another folder"
+                f"{self.folder} contains {others[0]}, which no {self.kind} wrote: move it, or choose another folder"
             )
-        before = None if restart else read_state(self.mark, self.remedy)
-        if before is not None:
-            self.check_same({name: before.get(name) for name in identity}, identity)
-        return before
+        saved = None if restart else read_state(self.mark, self.remedy)
+        if saved is not None:
+            self.check_same({name: saved.get(name) for name in identity}, identity)
+        return saved
 
-    def check_same(self, there: Any, now: Any, name: str = "") -> None:
-        """Refuse work that was described otherwise, or the part of it that has a `name`, with the first difference."""
-        check_same(self.folder, self.work, there, now, self.remedy, name, self.words)
+    def check_same(self, saved: Any, current: Any, name: str = "") -> None:
+        """Raise an [`InputError`] with the first difference if the settings, or the part called `name`, differ."""
+        check_same(self.folder, self.kind, saved, current, self.remedy, name, self.words)
 
     def claim(self, identity: Mapping[str, Any]) -> None:
-        """Write down whose the folder is from now on, and remove what kills left; one process calls this."""
+        """Write the mark and remove leftovers of killed processes; called by a single process."""
         remove_leftovers(self.folder)
-        write_json(self.mark, _plain(identity))
+        write_json(self.mark, _to_json(identity))
 
 
-def _plain(content: Any) -> Any:
-    """Settings as JSON gives them back."""
+def _to_json(content: Any) -> Any:
+    """Settings after a round trip through JSON."""
     return json.loads(json.dumps(content, default=str))

@@ -342,11 +342,11 @@ def test_when_a_preparation_is_finished_then_the_same_call_does_nothing(source: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extractor": {"do_rescale": True}}, "feature_extractor: do_rescale was False and is True now"),
-        ({"shard_size": 6}, "shard_size was 5 and is 6 now"),
-        ({"records": 1}, "source: num_records: train was 24 and is 23 now"),
+        ({"extractor": {"do_rescale": True}}, "feature_extractor: do_rescale was False and is now True"),
+        ({"shard_size": 6}, "shard_size was 5 and is now 6"),
+        ({"records": 1}, "source: num_records: train was 24 and is now 23"),
         ({"labels": True}, "its records have other ids, patients, splits or labels"),
-        ({"source": {"settings": {"label_set": "x"}}}, "source: settings: label_set was None and is 'x' now"),
+        ({"source": {"settings": {"label_set": "x"}}}, "source: settings: label_set was None and is now 'x'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -360,7 +360,7 @@ def test_when_the_output_holds_another_preparation_then_it_is_refused_and_left(
         records = [replace(records[0], labels=None), *records[1:]]
     changed = replace(source, records=records, **change.get("source", {}))
     extractor = ClearHugFeatureExtractor(**change.get("extractor", {}))
-    with pytest.raises(InputError, match="holds another preparation") as raised:
+    with pytest.raises(InputError, match="contains a different preparation") as raised:
         _prepare(changed, folder, feature_extractor=extractor, shard_size=change.get("shard_size", SHARD_SIZE))
     assert message in str(raised.value)
     assert _files(folder) == before
@@ -370,7 +370,7 @@ def test_when_a_preparation_was_begun_with_another_version_then_the_two_are_not_
     source: ListSource, prepared: Path, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharding, "version", lambda package: "99")
-    with pytest.raises(InputError, match=r"versions: clear-hug-hf was .* and is '99' now"):
+    with pytest.raises(InputError, match=r"versions: clear-hug-hf was .* and is now '99'"):
         _prepare(source, begun)
     assert _prepare(source, prepared).manifest is not None
 

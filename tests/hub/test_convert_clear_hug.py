@@ -175,7 +175,7 @@ def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_p
     path = _save(released, "linear", tmp_path / "checkpoint.pth")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"results holds notes\.txt, which no earlier run of this kind wrote"):
+    with pytest.raises(InputError, match=r"results contains notes\.txt, which no earlier run of this kind wrote"):
         convert_to_folder(path, tmp_path / "results", num_attention_heads=4)
     assert [one.name for one in (tmp_path / "results").iterdir()] == ["notes.txt"]
     with pytest.raises(InputError, match="is a file"):
@@ -186,7 +186,7 @@ def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_p
     again = convert_to_folder(path, tmp_path / "model", num_attention_heads=4, label_names=list("ABCDE"))
     assert find_facts(tmp_path / "model")["conversion.json"] == again
     other = _save(released, "hug", tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"holds another conversion \(not the same: sha256\)"):
+    with pytest.raises(InputError, match=r"contains a different conversion \(mismatch in sha256\)"):
         convert_to_folder(other, tmp_path / "model", num_attention_heads=4)
     assert find_facts(tmp_path / "model")["conversion.json"] == again
     (tmp_path / "model" / "README.md").write_text("mine")

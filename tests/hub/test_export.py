@@ -93,8 +93,8 @@ def test_when_an_export_cannot_be_then_one_sentence_says_why(tmp_path: Path, ref
     _saved("clear_hug", tmp_path / "model")
     mine, exported = tmp_path / "mine", tmp_path / "exported"
     for folder, name, content, message in (
-        (mine, "thesis.txt", "mine", "holds thesis.txt, which no earlier run of this kind wrote"),
-        (exported, "export.json", '{"model": "of another"}', "holds another export (model was"),
+        (mine, "thesis.txt", "mine", "contains thesis.txt, which no earlier run of this kind wrote"),
+        (exported, "export.json", '{"model": "of another"}', "contains a different export (model was"),
     ):
         folder.mkdir()
         (folder / name).write_text(content)

@@ -130,7 +130,7 @@ def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
         stage(made / "finetuned", other, REPO)
     assert (other / "thesis.txt").read_text() == "all my work"
     for mine in (made / "finetuned" / "model", made / "finetuned"):
-        with pytest.raises(InputError, match="is, or holds, what is read"):
+        with pytest.raises(InputError, match="is or contains the input"):
             stage(made / "finetuned", mine, REPO)
     assert folders.load_classifier(made / "finetuned")
 

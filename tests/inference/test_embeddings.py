@@ -116,9 +116,9 @@ def test_when_records_are_embedded_then_the_table_has_a_row_per_window_and_names
     other = copy.deepcopy(model)
     torch.nn.init.zeros_(next(other.base_model.parameters()))
     for changed, per_lead, records, message in (
-        (model, True, references, r"another table \(per_lead was False and is True now\): choose another output"),
-        (other, False, references, r"another table \(not the same: encoder\)"),
-        (model, False, references[:3], r"another table \(not the same: records\)"),
+        (model, True, references, r"a different table \(per_lead was False and is now True\): choose another output"),
+        (other, False, references, r"a different table \(mismatch in encoder\)"),
+        (model, False, references[:3], r"a different table \(mismatch in records\)"),
     ):
         with pytest.raises(InputError, match=message):
             write_embeddings(changed, extractor, records, output, per_lead=per_lead)
@@ -145,9 +145,9 @@ def test_when_embedding_is_stopped_then_the_same_call_goes_on_and_another_is_ref
     with pytest.raises(KeyboardInterrupt):
         write_embeddings(model, extractor, references, output)
     assert not output.exists()
-    with pytest.raises(InputError, match=r"parts holds another table \(not the same: records\): finish that one"):
+    with pytest.raises(InputError, match=r"parts contains a different table \(mismatch in records\): finish that one"):
         write_embeddings(model, extractor, references[:3], output)
-    with pytest.raises(InputError, match=r"parts holds another table \(per_lead was False and is True now\)"):
+    with pytest.raises(InputError, match=r"parts contains a different table \(per_lead was False and is now True\)"):
         write_embeddings(model, extractor, references, output, per_lead=True)
 
     read.clear()
@@ -198,7 +198,7 @@ def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and
     text.write_text("mine")
     for path in (foreign, text):
         before = path.read_bytes()
-        assert "holds something that `embed` did not write" in refused("embed", records, *model, "--output", path)
+        assert "contains data that `embed` did not write" in refused("embed", records, *model, "--output", path)
         assert path.read_bytes() == before
     none = tmp_path / "none"
     for words, message in (

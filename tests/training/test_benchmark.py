@@ -517,8 +517,8 @@ def test_when_weights_recordings_or_recipe_differ_then_the_folder_is_refused_by_
     fewer = replace(task, sets={**task.sets, "test": task.sets["test"].select(range(11))})
     longer = recipes(probe_epochs=3, finetune_epochs=1, reference_epochs=1)
     for given, weights, changed, message in (
-        (task, other_model, {}, r"not the same: the model 'tiny'\): choose another output folder"),
-        (load_task("super", ptbxl, ["MI"]), model, {}, r"holds another benchmark .*the task 'super': labels"),
+        (task, other_model, {}, r"mismatch in the model 'tiny'\): choose another output folder"),
+        (load_task("super", ptbxl, ["MI"]), model, {}, r"contains a different benchmark .*the task 'super': labels"),
         (fewer, model, {}, "the task 'super': recordings: test was"),
         (task, model, {"recipes": longer}, "the recipe 'probe': epochs was"),
         (task, model, {"draw": "stratified"}, "the draw 'of shares' was"),

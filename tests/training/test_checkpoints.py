@@ -175,7 +175,7 @@ def test_when_a_checkpoint_is_older_than_digests_then_it_is_resumed(run: _Run, t
 
 def test_when_another_run_looks_then_it_is_refused_and_restart_removes_all(run: _Run, tmp_path: Path) -> None:
     other = Checkpoints(tmp_path, run.accelerator, {**IDENTITY, "the model": {"width": 4}}, 2)
-    with pytest.raises(InputError, match=r"the model: width was 3 and is 4 now.*--restart"):
+    with pytest.raises(InputError, match=r"the model: width was 3 and is now 4.*--restart"):
         other.newest()
     other.clean(restart=True)
     assert other.newest() is None

@@ -344,14 +344,16 @@ def test_when_a_model_is_trained_then_only_thresholds_and_problem_type_are_new_i
 def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, tmp_path: Path) -> None:
     _finetune(sets, tmp_path, epochs=1)
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match=r"holds another fine-tuning run \(the recipe: epochs was 1 and is 2 now\)"):
+    with pytest.raises(
+        InputError, match=r"contains a different fine-tuning run \(the recipe: epochs was 1 and is now 2\)"
+    ):
         _finetune(sets, tmp_path, epochs=2)
-    with pytest.raises(InputError, match="not the same: the training recordings"):
+    with pytest.raises(InputError, match="mismatch in the training recordings"):
         _finetune((sets[0].select(range(20)), sets[1]), tmp_path, epochs=1)
     other = _model()
     with torch.no_grad():
         other.clear_hug.norm.weight[0] += 1e-3
-    with pytest.raises(InputError, match="not the same: the model: encoder"):
+    with pytest.raises(InputError, match="mismatch in the model: encoder"):
         _finetune(sets, tmp_path, other, epochs=1)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 

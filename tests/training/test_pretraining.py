@@ -429,15 +429,15 @@ def test_when_a_run_is_finished_then_the_same_call_trains_nothing_and_restart_tr
 @pytest.mark.parametrize(
     ("model", "extractor", "order", "recipe", "message"),
     [
-        ({"mask_ratio": 0.5}, {}, range(18), {}, r"the model: mask_ratio was 0\.8 and is 0\.5 now"),
-        ({"hidden_size": 64}, {}, range(18), {}, "the model: hidden_size was 32 and is 64 now"),
-        ({}, {"num_beats": 12}, range(18), {}, "the feature extractor: num_beats was 15 and is 12 now"),
-        ({}, {}, range(17), {}, "the dataset: recordings was 18 and is 17 now"),
-        ({}, {}, range(17, -1, -1), {}, r"not the same: the dataset: record ids \(sha256\)"),
-        ({}, {}, range(18), {"learning_rate": 1e-4}, r"the recipe: learning_rate was 0\.002 and is 0\.0001 now"),
-        ({}, {}, range(18), {"epochs": 5}, "the recipe: epochs was 2 and is 5 now"),
-        ({}, {}, range(18), {"batch_size": 6}, "the recipe: batch_size was 4 and is 6 now"),
-        ({}, {}, range(18), {"mixed_precision": "bf16"}, "the recipe: mixed_precision was 'no' and is 'bf16' now"),
+        ({"mask_ratio": 0.5}, {}, range(18), {}, r"the model: mask_ratio was 0\.8 and is now 0\.5"),
+        ({"hidden_size": 64}, {}, range(18), {}, "the model: hidden_size was 32 and is now 64"),
+        ({}, {"num_beats": 12}, range(18), {}, "the feature extractor: num_beats was 15 and is now 12"),
+        ({}, {}, range(17), {}, "the dataset: recordings was 18 and is now 17"),
+        ({}, {}, range(17, -1, -1), {}, r"mismatch in the dataset: record ids \(sha256\)"),
+        ({}, {}, range(18), {"learning_rate": 1e-4}, r"the recipe: learning_rate was 0\.002 and is now 0\.0001"),
+        ({}, {}, range(18), {"epochs": 5}, "the recipe: epochs was 2 and is now 5"),
+        ({}, {}, range(18), {"batch_size": 6}, "the recipe: batch_size was 4 and is now 6"),
+        ({}, {}, range(18), {"mixed_precision": "bf16"}, "the recipe: mixed_precision was 'no' and is now 'bf16'"),
     ],
 )
 def test_when_the_folder_holds_another_run_then_what_differs_is_named_and_nothing_changes(
@@ -452,7 +452,7 @@ def test_when_the_folder_holds_another_run_then_what_differs_is_named_and_nothin
     folder = finished[0]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     given = make_model(**model), dataset.select(order), ClearHugFeatureExtractor(**extractor)
-    with pytest.raises(InputError, match=rf"holds another run \({message}\)"):
+    with pytest.raises(InputError, match=rf"contains a different run \({message}\)"):
         pretrain(*given, folder, arguments=_recipe(**recipe))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 

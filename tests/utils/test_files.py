@@ -185,9 +185,9 @@ def test_when_a_folder_is_read_only_then_it_is_refused(tmp_path: Path, monkeypat
     # Root may write anywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     for path in (tmp_path, tmp_path / "run"):
-        with pytest.raises(InputError, match="cannot be written"):
+        with pytest.raises(InputError, match="not writable"):
             check_writable(path)
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="not writable"):
         check_file(tmp_path / "out.csv")
 
 
@@ -196,7 +196,7 @@ def test_when_a_folder_holds_what_is_read_then_it_is_refused_under_any_name(tmp_
     (tmp_path / "link").symlink_to(tmp_path / "data")
     read = tmp_path / "data" / "table.csv"
     for folder in (tmp_path, tmp_path / "data", tmp_path / "link"):
-        with pytest.raises(InputError, match="is, or holds, what is read"):
+        with pytest.raises(InputError, match="is or contains the input"):
             check_writable(folder, inputs=[None, read])
     check_writable(tmp_path / "data" / "run", inputs=[read])
 
@@ -206,9 +206,9 @@ def test_when_a_folder_holds_something_else_then_it_is_refused(tmp_path: Path) -
     check_writable(tmp_path, own=["run.json"])
     (tmp_path / "thesis.txt").touch()
     check_writable(tmp_path)
-    with pytest.raises(InputError, match=r"holds thesis\.txt, which no earlier run of this kind wrote"):
+    with pytest.raises(InputError, match=r"contains thesis\.txt, which no earlier run of this kind wrote"):
         check_writable(tmp_path, own=["run.json"])
-    with pytest.raises(InputError, match=r"holds thesis\.txt already: .*--overwrite"):
+    with pytest.raises(InputError, match=r"already contains thesis\.txt: .*--overwrite"):
         check_writable(tmp_path, own=())
     (tmp_path / "run.json").touch()
     check_writable(tmp_path, own=["run.json"])
@@ -221,10 +221,10 @@ def test_when_a_file_cannot_be_written_then_it_is_refused(tmp_path: Path) -> Non
     check_file(tmp_path / "new" / "table.csv", suffixes=[".csv"])
     for path, more, message in (
         (tmp_path, {}, "is a folder: name a file"),
-        (tmp_path / "table.png", {"suffixes": [".csv", ".tsv"]}, r"another ending .* call it \.csv, \.tsv"),
+        (tmp_path / "table.png", {"suffixes": [".csv", ".tsv"]}, r"must have the extension \.csv or \.tsv"),
         (tmp_path / "there.csv" / "below.csv", {}, "is a file"),
-        (tmp_path / "there.csv", {}, "is there already: .*--overwrite"),
-        (tmp_path / "dangling.csv", {}, "is there already"),
+        (tmp_path / "there.csv", {}, "already exists: .*--overwrite"),
+        (tmp_path / "dangling.csv", {}, "already exists"),
     ):
         with pytest.raises(InputError, match=message):
             check_file(path, **more)
@@ -254,7 +254,7 @@ def test_when_a_file_is_read_then_it_is_never_overwritten(tmp_path: Path, output
     (tmp_path / "link.csv").symlink_to(tmp_path / "in" / "data.csv")
     (tmp_path / "hard.csv").hardlink_to(tmp_path / "in" / "data.csv")
     (tmp_path / "folder").symlink_to(tmp_path / "in")
-    with pytest.raises(InputError, match="is, or lies in, what is read"):
+    with pytest.raises(InputError, match="is or lies in the input"):
         check_file(tmp_path / output, overwrite=True, inputs=[None, tmp_path / read])
     check_file(tmp_path / "outside.csv", overwrite=True, inputs=[tmp_path / read])
 
@@ -265,11 +265,11 @@ def test_when_pictures_would_be_lost_or_lie_among_what_is_read_then_their_folder
     check_picture_folder(tmp_path / "new")
     check_picture_folder(tmp_path, names=["other.png"])
     check_picture_folder(tmp_path, overwrite=True)
-    with pytest.raises(InputError, match=r"holds roc\.png already"):
+    with pytest.raises(InputError, match=r"already contains roc\.png"):
         check_picture_folder(tmp_path)
-    with pytest.raises(InputError, match=r"roc\.png is there already"):
+    with pytest.raises(InputError, match=r"roc\.png already exists"):
         check_picture_folder(tmp_path, names=["roc.png"])
-    with pytest.raises(InputError, match="is read and lies in"):
+    with pytest.raises(InputError, match="lies in"):
         check_picture_folder(tmp_path, overwrite=True, inputs=[tmp_path / "roc.png"])
 
 
@@ -293,10 +293,10 @@ def test_when_the_same_work_comes_again_then_it_goes_on_with_what_the_mark_says(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"the recipe": {"epochs": 3, "betas": [0.9, 0.98]}}, "the recipe: epochs was 2 and is 3 now"),
-        ({"the recipe": {"epochs": 2}}, "the recipe: betas was [0.9, 0.98] and is None now"),
-        ({"the recordings": "b" * 64}, "not the same: the recordings"),
-        ({"processes": 2}, "processes was None and is 2 now"),
+        ({"the recipe": {"epochs": 3, "betas": [0.9, 0.98]}}, "the recipe: epochs was 2 and is now 3"),
+        ({"the recipe": {"epochs": 2}}, "the recipe: betas was [0.9, 0.98] and is now None"),
+        ({"the recordings": "b" * 64}, "mismatch in the recordings"),
+        ({"processes": 2}, "processes was None and is now 2"),
     ],
 )
 def test_when_other_work_comes_then_the_first_difference_is_told_and_nothing_changes(
@@ -306,7 +306,7 @@ def test_when_other_work_comes_then_the_first_difference_is_told_and_nothing_cha
     before = _content(tmp_path)
     with pytest.raises(InputError) as caught:
         _run(tmp_path).open({**IDENTITY, **change})
-    assert str(caught.value) == f"{tmp_path} holds another run ({message}): choose another folder, or --restart"
+    assert str(caught.value) == f"{tmp_path} contains a different run ({message}): choose another folder, or --restart"
     assert _run(tmp_path).open({**IDENTITY, **change}, restart=True) is None
     assert _content(tmp_path) == before
     _run(tmp_path).claim({**IDENTITY, **change})
@@ -316,7 +316,7 @@ def test_when_other_work_comes_then_the_first_difference_is_told_and_nothing_cha
 def test_when_a_folder_holds_what_would_be_lost_and_no_mark_then_even_a_restart_is_refused(tmp_path: Path) -> None:
     _write_folder(tmp_path / "model", "mine")
     for restart in (False, True):
-        with pytest.raises(InputError, match="holds model, which no run wrote and which would be lost"):
+        with pytest.raises(InputError, match="contains model, which no run wrote and which would be overwritten"):
             _run(tmp_path).open(IDENTITY, restart)
     _run(tmp_path).claim(IDENTITY)
     assert _run(tmp_path).open(IDENTITY) is not None
@@ -339,9 +339,9 @@ def test_when_work_takes_its_folder_then_what_kills_left_there_goes(tmp_path: Pa
 
 def test_when_values_tell_users_nothing_then_words_are_told_in_their_place(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "plan.json", "preparation", "delete it", words={"a: b": "its records are others"})
-    with pytest.raises(InputError, match=r"holds another preparation \(its records are others\): delete it"):
+    with pytest.raises(InputError, match=r"contains a different preparation \(its records are others\): delete it"):
         folder.check_same({"a": {"b": 1}}, {"a": {"b": 2}})
-    with pytest.raises(InputError, match=r"\(the model 'x' was 1 and is 2 now\)"):
+    with pytest.raises(InputError, match=r"\(the model 'x' was 1 and is now 2\)"):
         folder.check_same(1, 2, "the model 'x'")
 
 
@@ -352,5 +352,5 @@ def test_when_a_folder_is_replaced_whole_then_files_of_others_in_it_are_refused(
     (tmp_path / "out" / "model.py").touch()
     assert folder.open(IDENTITY) is not None
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"holds thesis\.txt, which no export wrote: move it away"):
+    with pytest.raises(InputError, match=r"contains thesis\.txt, which no export wrote: move it"):
         folder.open(IDENTITY)
