@@ -102,7 +102,7 @@ def test_when_a_record_is_normalized_then_its_height_is_asked_for(
     ("options", "said"),
     [
         (["missing", "a.png"], "does not exist"),
-        (["ten", "a.pdf"], "call it .png, .jpg, .jpeg"),
+        (["ten", "a.pdf"], "must have the extension .png or .jpg or .jpeg"),
         (["ten", "there.png"], "--overwrite"),
         (["ten", "ten.hea/a.png"], "is a file"),
         (["ten", "a.png", "--layout", "4x3"], "choose one of 3x4"),

@@ -1,1 +1,1 @@
-"""One engine for predictions and embeddings: a file, a recording or a picture to what a model says of it."""
+"""Predictions and embeddings of recordings and pictures, shared by the command line, pipeline and evaluation."""

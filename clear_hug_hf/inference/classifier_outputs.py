@@ -1,7 +1,7 @@
 """
-From the logits of a classifier to labels: their names, scores and thresholds, and what speaks for and against them.
+Postprocessing of classifier outputs: label names, scores, thresholds, contradictions and contributions of lead groups.
 
-This file is published beside the weights, with the pipeline, and imports nothing of the rest of the package.
+This file is published beside the weights, with the pipeline, and imports nothing else of the package.
 """
 
 from __future__ import annotations
@@ -21,42 +21,44 @@ _FUNCTION_OF_PROBLEM = {
 
 def classify(model: Any, inputs: Mapping[str, Any]) -> Any:
     """
-    Outputs of a classifier in evaluation mode.
+    Run a classifier in evaluation mode.
 
     Raises:
-        ValueError: If the model gives no logits.
+        ValueError: If the model returns no logits.
     """
     output = run_model(model, inputs)
     if getattr(output, "logits", None) is None:
-        raise ValueError(f"{type(model).__name__} gives no logits: load a model for sequence classification")
+        raise ValueError(f"{type(model).__name__} returns no logits: load a sequence classification model")
     return output
 
 
 def run_model(model: Any, inputs: Mapping[str, Any]) -> Any:
-    """Outputs of a model in evaluation mode, for inputs that are brought to its precision."""
-    if model.training:  # one that was handed over in the middle of its training
+    """Run a model in evaluation mode on inputs cast to its dtype."""
+    if model.training:  # the caller may pass a model in the middle of its training
         model.eval()
-    return model(**{name: one.to(model.dtype) if one.is_floating_point() else one for name, one in inputs.items()})
+    return model(
+        **{name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    )
 
 
 def model_label_names(config: Any) -> list[str]:
-    """Names of a model's outputs, in their order."""
+    """Label names of a model, in the order of its outputs."""
     return [config.id2label[index] for index in range(len(config.id2label))]
 
 
 def model_thresholds(config: Any) -> list[float]:
-    """From which probability on each of a model's labels counts as found; 0.5 where none was chosen."""
-    chosen = getattr(config, "label_thresholds", None) or {}
-    return [float(chosen.get(name, 0.5)) for name in model_label_names(config)]
+    """Decision threshold of each label: its entry in `config.label_thresholds`, or 0.5."""
+    thresholds = getattr(config, "label_thresholds", None) or {}
+    return [float(thresholds.get(name, 0.5)) for name in model_label_names(config)]
 
 
 def default_function(config: Any) -> str:
-    """What makes scores of a model's logits: `"sigmoid"`, `"softmax"`, or `"none"` for values."""
+    """The function that turns a model's logits into scores: `"sigmoid"`, `"softmax"`, or `"none"` for regression."""
     return _FUNCTION_OF_PROBLEM.get(config.problem_type, "sigmoid")
 
 
 def apply_function(function: str, logits: np.ndarray) -> np.ndarray:
-    """Scores of logits `(num_windows, num_labels)` by a function as [`default_function`] names it."""
+    """Scores of logits `(num_windows, num_labels)`, by one of the functions of [`default_function`]."""
     if function == "sigmoid":
         small = np.exp(-np.abs(logits))
         return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
@@ -68,10 +70,10 @@ def apply_function(function: str, logits: np.ndarray) -> np.ndarray:
 
 def aggregate_windows(scores: np.ndarray, aggregate: str | None = None) -> np.ndarray | None:
     """
-    Scores of a recording from those of its windows.
+    Combine the scores of windows into those of the recording.
 
     Args:
-        scores (`np.ndarray` of shape `(num_windows, ...)`): Of the windows.
+        scores (`np.ndarray` of shape `(num_windows, ...)`): Scores of the windows.
         aggregate (`str`, *optional*, defaults to `"mean"`): `"mean"`, `"max"`, or `"none"`.
 
     Returns:
@@ -86,31 +88,32 @@ def find_contradictions(
     report: Any, label_names: Sequence[str], window_scores: np.ndarray, aggregate: str | None = None
 ) -> tuple[list[dict[str, str]], dict[str, str]]:
     """
-    Labels that the heart rate of one recording contradicts, each with a sentence, whether they are found or not.
+    Find the labels that contradict the heart rate of a recording, whether they are predicted or not.
 
     Args:
-        report ([`SignalReport`], *optional*): Of the recording; without it nothing is contradicted.
+        report ([`SignalReport`], *optional*): Report of the recording; without it there are no contradictions.
         label_names (`Sequence[str]`): Names of the scores.
-        window_scores (`np.ndarray` of shape `(num_windows, num_labels)`): Of the windows, in order.
+        window_scores (`np.ndarray` of shape `(num_windows, num_labels)`): Scores of the windows, in order.
         aggregate (`str`, *optional*): As in [`aggregate_windows`].
 
     Returns:
-        `tuple[list[dict[str, str]], dict[str, str]]`: Of each window, by its own rate; and of the recording, by the
-        rate of the whole or, with `aggregate="max"`, of the window with the highest score.
+        `tuple[list[dict[str, str]], dict[str, str]]`: Explanations by label, for each window by its own heart rate,
+        and for the recording by its overall heart rate or, with `aggregate="max"`, that of the window with the highest
+        score.
     """
     if report is None:
         return [{} for _ in window_scores], {}
 
-    def by_rate_of(windows: Sequence[int | None]) -> dict[str, str]:
-        told = {name: report.contradiction(name, window) for name, window in zip(label_names, windows, strict=True)}
-        return {name: sentence for name, sentence in told.items() if sentence}
+    def contradictions(windows: Sequence[int | None]) -> dict[str, str]:
+        notes = {name: report.contradiction(name, window) for name, window in zip(label_names, windows, strict=True)}
+        return {name: note for name, note in notes.items() if note}
 
     highest = window_scores.argmax(axis=0).tolist() if aggregate == "max" else [None] * len(label_names)
-    return [by_rate_of([row] * len(label_names)) for row in range(len(window_scores))], by_rate_of(highest)
+    return [contradictions([row] * len(label_names)) for row in range(len(window_scores))], contradictions(highest)
 
 
 def group_names(config: Any) -> list[str]:
-    """Short names of the groups that a head over groups of leads reads, in the order of `group_states`."""
+    """Short names of the lead groups that a hierarchical head reads, in the order of `group_states`."""
     groups = ["/".join(config.lead_names[lead] for lead in group) for group in config.lead_group_indices()]
     groups = [name if name != "V1/V2/V3/V4/V5/V6" else "V1-V6" for name in groups]
     pairs = [(first, second) for second in range(len(groups)) for first in range(second)]
@@ -120,14 +123,14 @@ def group_names(config: Any) -> list[str]:
 
 def group_contributions(model: Any, group_states: Any) -> Any:
     """
-    What each group of leads adds to each logit.
+    Contribution of each lead group to each logit.
 
-    The feature that such a head classifies is the mean of its group states and the classifier is linear, so that the
-    logit is exactly the sum of the groups' contributions and the classifier's bias (Pan et al., 2026, Figure 5).
+    The head averages its group states and classifies the mean linearly, so each logit is exactly the sum of the group
+    contributions and the classifier's bias (Pan et al., 2026, Figure 5).
 
     Args:
-        model ([`PreTrainedModel`]): With a head over groups of leads.
-        group_states (`torch.FloatTensor` of shape `(batch_size, 7, hidden_size)`): As the model gives them.
+        model ([`PreTrainedModel`]): A classifier whose head reads lead groups.
+        group_states (`torch.FloatTensor` of shape `(batch_size, 7, hidden_size)`): `group_states` of its output.
 
     Returns:
         `torch.FloatTensor` of shape `(batch_size, 7, num_labels)`.

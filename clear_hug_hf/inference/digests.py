@@ -1,4 +1,4 @@
-"""Digests of weights, settings and data: names of what an encoder makes of recordings."""
+"""Digests of weights, settings and data, which identify the features that an encoder computes from recordings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     import datasets
 
 
-# Changed whenever the same weights and recordings give other features.
+# Increment when the same weights and recordings give different features.
 _VERSION = "1"
 # Columns of a prepared dataset on which features depend.
-_READ = ("sampling_rate", "signal", "signal_scale", "lead_mask", "r_peaks")
-# Labels, dtype, version: fields that say nothing about what a model computes.
-_OF_EVERY_CONFIG = frozenset(one.name for one in fields(PreTrainedConfig))
+_INPUT_COLUMNS = ("sampling_rate", "signal", "signal_scale", "lead_mask", "r_peaks")
+# Labels, dtype, version: fields that do not change what a model computes.
+_COMMON_FIELDS = frozenset(field.name for field in fields(PreTrainedConfig))
 
 
 def weights_digest(model: Any) -> str:
-    """Hexadecimal digest of a model's weights and of those settings that change what it computes."""
+    """Hex digest of a model's weights and of the settings that change what it computes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()
@@ -35,32 +35,32 @@ def weights_digest(model: Any) -> str:
 
 def settings_digest(config: PreTrainedConfig) -> str:
     """
-    Hexadecimal digest of those fields of a config that change what an encoder computes, as their metadata say. Fields
-    of a config inside (a tower of transformers) all count, except for what every config of transformers has.
+    Hex digest of the config fields that change what an encoder computes, according to their metadata. All fields of a
+    nested transformers config count, except those that every config has.
     """
     return digest_of(_encoder_settings(config))
 
 
 def _encoder_settings(config: PreTrainedConfig) -> dict[str, Any]:
-    found: dict[str, Any] = {"model_type": config.model_type}
-    for one in fields(config):
-        if one.name not in _OF_EVERY_CONFIG and one.metadata.get("changes_features", True):
-            value = getattr(config, one.name)
-            found[one.name] = _encoder_settings(value) if isinstance(value, PreTrainedConfig) else value
-    return found
+    settings: dict[str, Any] = {"model_type": config.model_type}
+    for field in fields(config):
+        if field.name not in _COMMON_FIELDS and field.metadata.get("changes_features", True):
+            value = getattr(config, field.name)
+            settings[field.name] = _encoder_settings(value) if isinstance(value, PreTrainedConfig) else value
+    return settings
 
 
 def dataset_digest(dataset: datasets.Dataset) -> str:
-    """Hexadecimal digest of what a model reads of a prepared dataset: signals, leads and peaks, in their order."""
+    """Hex digest of the model inputs in a prepared dataset: signals, leads and peaks, in order."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     digest = hashlib.sha256()
-    for batch in dataset.select_columns(list(_READ)).with_format("arrow").iter(batch_size=500):
-        for name in _READ:
+    for batch in dataset.select_columns(list(_INPUT_COLUMNS)).with_format("arrow").iter(batch_size=500):
+        for name in _INPUT_COLUMNS:
             column = batch[name].combine_chunks()
             digest.update(f"{name} {len(column)}\n".encode())
-            # Values and lengths, not buffers: what lies between and behind the rows is not theirs.
+            # Hash values and lengths: Arrow buffers may contain bytes that belong to no row.
             while isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
                 digest.update(pc.list_value_length(column).to_numpy(zero_copy_only=False).tobytes())
                 column = column.flatten()
@@ -69,6 +69,6 @@ def dataset_digest(dataset: datasets.Dataset) -> str:
 
 
 def digest_of(*parts: Any) -> str:
-    """Hexadecimal digest of anything that JSON can hold."""
+    """Hex digest of JSON-like values."""
     text = json.dumps([_VERSION, *parts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:40]

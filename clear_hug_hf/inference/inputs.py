@@ -1,4 +1,4 @@
-"""What paths of the command line name: records, and pictures of pages."""
+"""Find the records and the pictures of pages that paths on the command line refer to."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..processing.recording_inputs import is_picture
 
 
 def find_pictures(path: Path) -> list[Path]:
-    """The picture at a path, or those of a folder without records, sorted."""
+    """The picture at a path, or the sorted pictures of a folder without records."""
     if path.is_dir():
-        if any(path.rglob("*.hea")):  # ends at the first record: there may be many
+        if any(path.rglob("*.hea")):  # stops at the first record: there may be many
             return []
-        return sorted(one for one in path.rglob("*") if is_picture(one))
+        return sorted(file for file in path.rglob("*") if is_picture(file))
     return [path] if is_picture(path) else []
 
 
 def list_records(paths: Sequence[Path]) -> tuple[list[RecordReference], list[Rejected]]:
-    """The records at paths, in folders and in CSV tables, each once; and the paths at which there are none."""
+    """The unique records at paths, in folders and in CSV tables; and the paths without any record."""
     references: list[RecordReference] = []
     rejected: list[Rejected] = []
     for path in paths:
@@ -33,7 +33,7 @@ def list_records(paths: Sequence[Path]) -> tuple[list[RecordReference], list[Rej
                 references += [RecordReference(header, str(header.with_suffix(""))) for header in find_records(path)]
         except (InputError, FileNotFoundError) as error:
             rejected.append(Rejected(str(path), describe_error(error)))
-    # A record named twice, by itself and by its folder, is one.
+    # A record may be named by itself and by its folder.
     unique: dict[Path, RecordReference] = {}
     for reference in references:
         unique.setdefault(reference.path.resolve(), reference)

@@ -1,8 +1,8 @@
 """
-The task "ecg-classification" of `transformers.pipeline`: from a recording to labels with scores.
+The task "ecg-classification" of `transformers.pipeline`: labels and scores for recordings.
 
-This file is published beside the weights, with its neighbour `classifier_outputs.py`, and imports nothing else of the
-package: recordings are read by the feature extractor.
+This file is published beside the weights, with `classifier_outputs.py`, and imports nothing else of the package. The
+feature extractor reads recordings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.get_logger(__name__)
 
 TASK = "ecg-classification"
 MODEL_CLASSES = (AutoModelForSequenceClassification, AutoModelForImageClassification)
-"""Auto classes of the models that serve the task: those that read recordings, and those that read pages."""
+"""Auto classes of the models that support the task: those that read recordings, and those that read pages."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "windows": ("first", "center", "all"),
@@ -43,14 +43,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 PREPROCESS_PARAMETERS = ("sampling_rate", "lead_names", "unit", "windows", "on_no_beats")
 POSTPROCESS_PARAMETERS = ("top_k", "threshold", "function_to_apply", "aggregate", "return_report")
 
-# Of each window: which of the stretches that are as long as the model's window it is of, and from where to where it
-# reaches [s]; which stretches of the recording were left out, what else is known about it, and what to call it.
-_PLACE = ("window", "start", "end", "skipped", "report", "name", "is_last")
+# Metadata that travels with each window through the pipeline: its index, start and end [s], and the skipped intervals,
+# report and name of its recording.
+_METADATA = ("window", "start", "end", "skipped", "report", "name", "is_last")
 
 
 class EcgClassificationPipeline(ChunkPipeline):
     """
-    Labels of ECG recordings, or of pictures of them, with their scores, by a classifier and its feature extractor.
+    Classify ECG recordings, or pictures of them.
 
     A recording is one of:
 
@@ -62,15 +62,15 @@ class EcgClassificationPipeline(ChunkPipeline):
     - a pandas or polars `DataFrame` of samples, a column of numbers per lead, with `sampling_rate` and `unit` as
       arguments of the call;
     - a row of a prepared dataset (`clear_hug_hf.prepare`), which is already cleaned;
-    - for a model that reads pages, the path of a picture of one, a `PIL.Image`, or an array `(height, width, 3)`.
+    - for a model that reads pages, the path of a picture, a `PIL.Image`, or an array `(height, width, 3)`.
 
     A list of recordings gives a list of results, and so does a `DataFrame` with a column `path` (relative to the
-    working directory); an iterator or a dataset gives an iterator of results. What a recording says of itself goes
-    before the arguments of the call.
+    working directory). An iterator or a dataset gives an iterator of results. Metadata of a recording takes precedence
+    over arguments of the call.
 
-    Every parameter may be given when the pipeline is made or when it is called, the call's going first; besides those
-    of every pipeline (`batch_size`: windows at a time, of one recording or of several; `num_workers`, `device`) they
-    are those of [`EcgClassificationPipeline.__call__`].
+    All parameters of [`EcgClassificationPipeline.__call__`] can also be set when the pipeline is created; arguments of
+    the call take precedence. The usual pipeline parameters are supported: `batch_size` (number of windows, of one or
+    several recordings), `num_workers` and `device`.
 
     Example:
 
@@ -94,16 +94,16 @@ class EcgClassificationPipeline(ChunkPipeline):
 
     def __init__(self, model: Any, **kwargs: Any):
         if kwargs.get("feature_extractor") is None:
-            raise ValueError("the feature extractor is missing: pass the model's own as `feature_extractor=`")
+            raise ValueError("the feature extractor is missing: pass the one of the model as `feature_extractor=`")
         super().__init__(model=model, **kwargs)
         saved = getattr(self.model.config, "architectures", None) or ()
         if saved and type(self.model).__name__ not in saved and hasattr(self.model, "classifier"):
             raise ValueError(
-                f"the weights are those of a {saved[0]}, to which {type(self.model).__name__} adds a head that was "
-                "never trained: fine-tune it first"
+                f"the weights are those of a {saved[0]}, so the head of {type(self.model).__name__} is untrained: "
+                "fine-tune the model first"
             )
-        # `pipeline` has put classes into this field, with which a config can be neither printed nor saved. The folder
-        # gets it again from `save_pretrained`.
+        # `pipeline` stores classes in this field, so that the config can be neither printed nor saved.
+        # `save_pretrained` sets it again.
         vars(self.model.config).pop("custom_pipelines", None)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -111,53 +111,51 @@ class EcgClassificationPipeline(ChunkPipeline):
         Classify recordings.
 
         Args:
-            inputs: One recording or several, see [`EcgClassificationPipeline`].
-            sampling_rate (`float`, *optional*): Rate of recordings that do not state theirs [Hz].
-            lead_names (`Sequence[str]`, *optional*): Name of each row of recordings that do not state theirs.
-            unit (`str` or `Sequence[str]`, *optional*): Unit of recordings that do not state theirs: of all rows, or
-                of each.
-            windows (`str`, *optional*, defaults to `"all"`): What is predicted of a recording that is longer than the
-                feature extractor's window, or has more beats than the model holds: `"all"` windows, the `"first"` or
-                the `"center"` one. A window of `"all"` that cannot be read, without any beat or with every lead flat,
-                is left out with a warning.
-            on_no_beats (`str`, *optional*): What happens to a window without any beat: with `"raise"` it is left out,
-                and refused if there is no other; with `"mask"` it is read. The feature extractor's own choice by
-                default.
-            aggregate (`str`, *optional*, defaults to `"mean"`): How the scores of windows become the recording's:
-                `"mean"`, `"max"`, or `"none"` for the windows' own.
-            function_to_apply (`str`, *optional*): From logits to scores: `"sigmoid"`, `"softmax"` or `"none"`; by
-                default what the problem type of the model asks for.
-            threshold (`float` or `str`, *optional*): Keep the labels whose score reaches it, from 0 to 1; `"model"`
-                for each label's own of `config.label_thresholds` (0.5 where it has none).
-            top_k (`int`, *optional*): Keep at most as many labels.
-            return_report (`bool`, *optional*, defaults to `False`): Whether to say what is known about the recording
-                beside its labels. What is implausible about it is logged as a warning in any case.
+            inputs: One or several recordings, see [`EcgClassificationPipeline`].
+            sampling_rate (`float`, *optional*): Sampling rate of recordings without one [Hz].
+            lead_names (`Sequence[str]`, *optional*): Lead names of recordings without them, one per row.
+            unit (`str` or `Sequence[str]`, *optional*): Unit of recordings without one, for all rows or for each.
+            windows (`str`, *optional*, defaults to `"all"`): Which windows to classify if a recording is longer than
+                the feature extractor's window, or has more beats than the model reads at once: `"all"`, `"first"` or
+                `"center"`. With `"all"`, windows without beats, or in which every lead is flat, are skipped with a
+                warning.
+            on_no_beats (`str`, *optional*): How to handle windows without beats: `"raise"` skips them, and raises if
+                no other window is left; `"mask"` classifies them. Defaults to the feature extractor's setting.
+            aggregate (`str`, *optional*, defaults to `"mean"`): How to combine the scores of windows: `"mean"`,
+                `"max"`, or `"none"` for results per window.
+            function_to_apply (`str`, *optional*): Function that turns logits into scores: `"sigmoid"`, `"softmax"` or
+                `"none"`. By default it follows the problem type of the model.
+            threshold (`float` or `str`, *optional*): Return only labels whose score is at least this, from 0 to 1.
+                `"model"` uses `config.label_thresholds` (0.5 for labels without one).
+            top_k (`int`, *optional*): Return at most this many labels.
+            return_report (`bool`, *optional*, defaults to `False`): Whether to return the signal report, too. Its
+                warnings are logged in any case.
 
         Returns:
-            `list[dict]` for one recording: `{"label": str, "score": float}`, highest score first. For a recording of
-            several windows each has also `"windows"`, a list of `{"start": float, "end": float, "score": float}` [s].
-            With `aggregate="none"` a list of the windows, `{"start": float, "end": float, "labels": list[dict]}`.
-            A label of bradycardia or tachycardia that is found and that the heart rate contradicts has a `"note"`, a
-            sentence that says so. With `return_report` a dict: `"labels"`, the list, and `"report"`, a dict with heart
-            rate and variability, beats found and read, leads missing, flat and clipped, amplitude and `"warnings"`
-            (`None` for a picture; of a prepared row it describes the cleaned samples).
-            A list of these for a list of recordings or a table of paths, an iterator for an iterator or a dataset.
+            `list[dict]` for one recording: `{"label": str, "score": float}`, highest score first. If a recording has
+            several windows, each entry also has `"windows"`, a list of `{"start": float, "end": float, "score":
+            float}` [s]. With `aggregate="none"`, a list of windows, `{"start": float, "end": float, "labels":
+            list[dict]}`. A predicted bradycardia or tachycardia that contradicts the heart rate has a `"note"` that
+            explains it. With `return_report`, a dict with `"labels"` and `"report"`, a dict with heart rate and its
+            variability, beats detected and read, missing, flat and clipped leads, amplitude and `"warnings"` (`None`
+            for a picture; for a prepared row it describes the cleaned signal).
+            A list of recordings or a table of paths gives a list of these; an iterator or a dataset an iterator.
 
         Raises:
             FileNotFoundError: If there is no record at a path.
-            ValueError: If a recording or a parameter cannot be used; the message says which, why, and what to do.
-            ImportError: If a record is in a format that only the package `wfdb` reads, and it is not installed.
+            ValueError: If a recording or a parameter is invalid.
+            ImportError: If a record is in a format that requires the package `wfdb`, which is not installed.
         """
         batch_size = kwargs.get("batch_size", self._batch_size)
         if batch_size is not None and not (isinstance(batch_size, Integral) and int(batch_size) >= 1):
-            raise ValueError(f"batch_size is {batch_size!r}: give a whole number of windows, at least 1")
+            raise ValueError(f"batch_size is {batch_size!r}: it must be an integer of at least 1")
         if hasattr(inputs, "columns") and hasattr(inputs, "to_numpy") and "path" in list(inputs.columns):
             inputs = _paths_of(inputs)
         if isinstance(inputs, (list, tuple)):
-            # Lists in a list would be searched for chat messages.
-            if wrong := [item for item in inputs if isinstance(item, (list, tuple))]:
+            # The base class would search nested lists for chat messages.
+            if nested := [item for item in inputs if isinstance(item, (list, tuple))]:
                 raise ValueError(
-                    f"a {type(wrong[0]).__name__} in a list is no recording: list the recordings themselves"
+                    f"a {type(nested[0]).__name__} inside a list is not a recording: pass a flat list of recordings"
                 )
             return super().__call__(list(inputs), **kwargs) if inputs else []
         if not self.feature_extractor.is_recording(inputs):
@@ -168,7 +166,7 @@ class EcgClassificationPipeline(ChunkPipeline):
         known = (*PREPROCESS_PARAMETERS, *POSTPROCESS_PARAMETERS)
         for name, value in parameters.items():
             if name not in known:
-                raise ValueError(f"there is no parameter {name!r}: choose from {', '.join(known)}, batch_size")
+                raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(known)}, batch_size")
             if value is not None:
                 _check_parameter(name, value)
         return (
@@ -182,17 +180,23 @@ class EcgClassificationPipeline(ChunkPipeline):
         inputs: Any,
         windows: str | None = None,
         on_no_beats: str | None = None,
-        **stated: Any,
+        **description: Any,
     ) -> Iterator[dict[str, Any]]:
-        """The windows of one recording as inputs of the model, each with its place [s]."""
-        found = self.feature_extractor.read_windows(inputs, windows=windows, on_no_beats=on_no_beats, **stated)
-        about = {"skipped": found.skipped, "report": found.report, "name": found.name or "the recording"}
-        for row, (features, place) in enumerate(zip(found.batches(), found.places, strict=True)):
-            yield {**features, **about, **place._asdict(), "is_last": row == len(found.places) - 1}
+        """Model inputs of the windows of one recording, each with its start and end [s]."""
+        recording = self.feature_extractor.read_windows(
+            inputs, windows=windows, on_no_beats=on_no_beats, **description
+        )
+        shared = {
+            "skipped": recording.skipped,
+            "report": recording.report,
+            "name": recording.name or "the recording",
+        }
+        for row, (features, place) in enumerate(zip(recording.batches(), recording.places, strict=True)):
+            yield {**features, **shared, **place._asdict(), "is_last": row == len(recording.places) - 1}
 
     def _forward(self, model_inputs: dict[str, Any]) -> Any:  # type: ignore[override]
-        places = {name: model_inputs.pop(name) for name in _PLACE}
-        return {"logits": classify(self.model, model_inputs).logits, **places}
+        metadata = {name: model_inputs.pop(name) for name in _METADATA}
+        return {"logits": classify(self.model, model_inputs).logits, **metadata}
 
     def postprocess(  # type: ignore[override]
         self,
@@ -207,43 +211,43 @@ class EcgClassificationPipeline(ChunkPipeline):
         config = self.model.config
         function = function_to_apply or default_function(config)
         if threshold is not None and function == "none":
-            raise ValueError("a threshold needs scores from 0 to 1: leave it out, or apply a sigmoid or a softmax")
+            raise ValueError("threshold requires scores from 0 to 1: remove it, or apply a sigmoid or softmax")
         names, report = model_label_names(config), model_outputs[0]["report"]
         window_scores = apply_function(
             function, np.stack([output["logits"][0].float().numpy() for output in model_outputs])
         )
         recording_scores = aggregate_windows(window_scores, aggregate)
-        notes_of_windows, notes = find_contradictions(report, names, window_scores, aggregate)
-        limits = np.array(
+        window_notes, recording_notes = find_contradictions(report, names, window_scores, aggregate)
+        thresholds = np.array(
             [threshold] * len(names) if isinstance(threshold, Real) else model_thresholds(config), dtype=np.float32
         )
 
-        def labels_of(
-            scores: np.ndarray, of_windows: np.ndarray | None, notes: Mapping[str, str]
+        def to_labels(
+            scores: np.ndarray, scores_by_window: np.ndarray | None, notes: Mapping[str, str]
         ) -> list[dict[str, Any]]:
             order = np.argsort(-scores, kind="stable")
             if threshold is not None:
-                order = order[(scores >= limits)[order]]
-            found = []
+                order = order[(scores >= thresholds)[order]]
+            entries = []
             for label in order[:top_k].tolist():
                 entry: dict[str, Any] = {"label": names[label], "score": float(scores[label])}
-                if names[label] in notes and function != "none" and scores[label] >= limits[label]:
+                if names[label] in notes and function != "none" and scores[label] >= thresholds[label]:
                     entry["note"] = notes[names[label]]
-                if of_windows is not None:
+                if scores_by_window is not None:
                     entry["windows"] = [
                         {"start": output["start"], "end": output["end"], "score": float(score)}
-                        for output, score in zip(model_outputs, of_windows[:, label], strict=True)
+                        for output, score in zip(model_outputs, scores_by_window[:, label], strict=True)
                     ]
-                found.append(entry)
-            return found
+                entries.append(entry)
+            return entries
 
         if recording_scores is None:
             labels = [
-                {"start": output["start"], "end": output["end"], "labels": labels_of(scores, None, own)}
-                for output, scores, own in zip(model_outputs, window_scores, notes_of_windows, strict=True)
+                {"start": output["start"], "end": output["end"], "labels": to_labels(scores, None, notes)}
+                for output, scores, notes in zip(model_outputs, window_scores, window_notes, strict=True)
             ]
         else:
-            labels = labels_of(recording_scores, window_scores if len(model_outputs) > 1 else None, notes)
+            labels = to_labels(recording_scores, window_scores if len(model_outputs) > 1 else None, recording_notes)
         for warning in [] if report is None else report.warnings:
             logger.warning("%s: %s", model_outputs[0]["name"], warning)
         if not return_report:
@@ -251,7 +255,7 @@ class EcgClassificationPipeline(ChunkPipeline):
         return {"labels": labels, "report": None if report is None else report.to_dict()}
 
 
-# As registering the task does: a pipeline that was loaded from a published folder can be saved to another one, too.
+# Registering the task sets this, too. It lets a pipeline that was loaded from a published folder be saved again.
 EcgClassificationPipeline._registered_impl = {
     TASK: {"impl": EcgClassificationPipeline, "pt": MODEL_CLASSES, "type": "audio"}
 }
@@ -262,7 +266,7 @@ def _paths_of(table: Any) -> list[Any]:
     for row, path in enumerate(paths):
         if not isinstance(path, (str, os.PathLike)) or not str(path):
             raise ValueError(
-                f"row {row} of the table, counted from 0, has no path: fill the column `path` in every row"
+                f"row {row} of the table (counted from 0) has no path: fill in the column `path` in every row"
             )
     return paths
 
@@ -271,11 +275,11 @@ def _check_parameter(name: str, value: Any) -> None:
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(repr, CHOICES[name]))}")
     if name == "top_k" and not (isinstance(value, Integral) and _is_number(value) and int(value) >= 1):
-        raise ValueError(f"top_k is {value!r}: give the number of labels, at least 1, or None for all")
+        raise ValueError(f"top_k is {value!r}: it must be an integer of at least 1, or None for all labels")
     if name == "return_report" and not isinstance(value, bool):
-        raise ValueError(f"return_report is {value!r}: give True or False")
+        raise ValueError(f"return_report is {value!r}: it must be True or False")
     if name == "threshold" and value != "model" and not (_is_number(value) and 0 <= value <= 1):
-        raise ValueError(f'threshold is {value!r}: give a number from 0 to 1, or "model" for each label\'s own')
+        raise ValueError(f'threshold is {value!r}: it must be a number from 0 to 1, or "model"')
 
 
 def _is_number(value: Any) -> bool:

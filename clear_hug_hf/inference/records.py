@@ -1,4 +1,4 @@
-"""Files, recordings and pictures to what a model says of them, one after another."""
+"""Predictions and embeddings of files, recordings and pictures, one after another."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from .classifier_outputs import (
 @dataclass(frozen=True)
 class WindowPrediction:
     """
-    What a classifier says of one window.
+    Predictions for one window.
 
     Args:
-        place ([`WindowPlace`]): Where it is in the recording.
-        probabilities (`np.ndarray` of shape `(num_labels,)`): Of the labels.
-        notes (`dict[str, str]`): Labels that the window's heart rate contradicts, each with a sentence.
-        heart_rate (`float`, *optional*): Of the window [beats per minute].
-        contributions (`np.ndarray` of shape `(7, num_labels)`, *optional*, with a head over groups of leads):
-            What each group adds to each logit, see [`group_contributions`].
+        place ([`WindowPlace`]): Position of the window in the recording.
+        probabilities (`np.ndarray` of shape `(num_labels,)`): Probabilities of the labels.
+        notes (`dict[str, str]`): Labels that contradict the heart rate of the window, with explanations.
+        heart_rate (`float`, *optional*): Heart rate of the window [beats per minute].
+        contributions (`np.ndarray` of shape `(7, num_labels)`, *optional*, for heads that read lead groups):
+            Contribution of each group to each logit, see [`group_contributions`].
     """
 
     place: WindowPlace
@@ -53,17 +53,17 @@ class WindowPrediction:
 @dataclass(frozen=True)
 class RecordPrediction:
     """
-    What a classifier says of one recording or picture.
+    Predictions for one recording or picture.
 
     Args:
-        record_id (`str`): The recording's name, or the path it was read from.
-        windows (`list[WindowPrediction]`): At least one, in order.
-        probabilities (`np.ndarray` of shape `(num_labels,)`, *optional*): Of the recording; none with
+        record_id (`str`): Name of the recording, or the path it was read from.
+        windows (`list[WindowPrediction]`): At least one window, in order.
+        probabilities (`np.ndarray` of shape `(num_labels,)`, *optional*): Probabilities of the recording; `None` with
             `aggregate="none"`.
-        notes (`dict[str, str]`): Labels that its heart rate contradicts, each with a sentence.
-        skipped (`list[tuple[float, float]]`): Start and end [s] of stretches that cannot be read.
-        report ([`SignalReport`], *optional*): What else is known about a recording.
-        page ([`FoundPage`], *optional*): The page of a picture.
+        notes (`dict[str, str]`): Labels that contradict the heart rate of the recording, with explanations.
+        skipped (`list[tuple[float, float]]`): Start and end [s] of intervals that cannot be read.
+        report ([`SignalReport`], *optional*): Signal report of a recording.
+        page ([`FoundPage`], *optional*): The page found in a picture.
     """
 
     record_id: str
@@ -78,14 +78,14 @@ class RecordPrediction:
 @dataclass(frozen=True)
 class RecordEmbedding:
     """
-    Vectors of one recording or picture.
+    Embeddings of one recording or picture.
 
     Args:
-        record_id (`str`): The recording's name, or the path it was read from.
-        places (`list[WindowPlace]`): Of the windows, in order.
-        vectors (`np.ndarray` of shape `(num_windows, hidden_size)`, float32): The mean of the summary states of the
-            leads that are there, which is what the `"mean"` head classifies, NaN where none has a beat; or, per lead,
-            `(num_windows, num_leads, hidden_size)`, NaN for leads that are not there.
+        record_id (`str`): Name of the recording, or the path it was read from.
+        places (`list[WindowPlace]`): Positions of the windows, in order.
+        vectors (`np.ndarray` of shape `(num_windows, hidden_size)`, float32): Mean summary state of the present leads,
+            which is the input of the `"mean"` head; NaN for windows without beats. With one vector per lead,
+            `(num_windows, num_leads, hidden_size)`, NaN for missing leads.
     """
 
     record_id: str
@@ -94,9 +94,9 @@ class RecordEmbedding:
 
 
 def check_is_classifier(config: Any) -> None:
-    """Refuse a model that predicts values."""
+    """Raise an [`InputError`] if the model is a regression model."""
     if config.problem_type == "regression":
-        raise InputError("the model predicts values, not labels: only classification models give probabilities")
+        raise InputError("the model is a regression model and has no probabilities: use a classification model")
 
 
 def predict_records(
@@ -110,52 +110,53 @@ def predict_records(
     batch_size: int = 1,
 ) -> Iterator[RecordPrediction | Rejected]:
     """
-    Classify recordings and pictures, one after another: no more than one is in memory, and one that cannot be used
-    does not stop the others.
+    Classify recordings and pictures one after another. Only one is in memory at a time, and an unusable one does not
+    stop the others.
 
     Args:
-        model ([`PreTrainedModel`]): A classifier, on the device that it is on.
-        feature_extractor ([`EcgFeatureExtractor`]): The model's.
+        model ([`PreTrainedModel`]): A classifier, on any device.
+        feature_extractor ([`EcgFeatureExtractor`]): Feature extractor of the model.
         inputs (`Iterable`): [`RecordReference`]s, [`Recording`]s, paths, dicts, pictures and whatever else
-            [`EcgFeatureExtractor.read_windows`] takes.
-        windows, on_no_beats: As there. All beats of a window are read, whichever it is.
+            [`EcgFeatureExtractor.read_windows`] accepts.
+        windows, on_no_beats: As in [`EcgFeatureExtractor.read_windows`]. All beats of each window are read.
         aggregate (`str`, *optional*, defaults to `"mean"`): How to combine the windows, see [`aggregate_windows`].
-        batch_size (`int`, *optional*, defaults to 1): Windows of one recording at a time. By themselves they give the
-            same bits as everywhere else; more at once differ in the last digits.
+        batch_size (`int`, *optional*, defaults to 1): Number of windows of one recording in a batch. With 1 the result
+            is bit-identical to that of the pipeline and the command line; larger batches differ in the last digits.
 
     Yields:
         [`RecordPrediction`], or [`Rejected`] with the reason, for each input in order.
 
     Raises:
-        InputError: If the model predicts values.
+        InputError: If the model is a regression model.
     """
     check_is_classifier(model.config)
     names, function = model_label_names(model.config), default_function(model.config)
-    for record, found in _read_each(feature_extractor, inputs, windows, on_no_beats):
-        if isinstance(found, Rejected):
-            yield found
+    for record_id, recording in _read_each(feature_extractor, inputs, windows, on_no_beats):
+        if isinstance(recording, Rejected):
+            yield recording
             continue
         logits, contributions = [], []
-        for batch in found.batches(batch_size):
+        for batch in recording.batches(batch_size):
             with torch.no_grad():
-                output = classify(model, _moved(batch, model.device))
+                output = classify(model, _to_device(batch, model.device))
                 logits.append(output.logits.float().cpu().numpy())
                 if (states := getattr(output, "group_states", None)) is not None:
                     contributions.append(group_contributions(model, states.float()).cpu().numpy())
         scores = apply_function(function, np.concatenate(logits))
-        of_windows, of_recording = find_contradictions(found.report, names, scores, aggregate)
-        rates = [None] * len(scores) if found.report is None else found.report.window_rates
-        added = np.concatenate(contributions) if contributions else [None] * len(scores)
+        window_notes, notes = find_contradictions(recording.report, names, scores, aggregate)
+        rates = [None] * len(scores) if recording.report is None else recording.report.window_rates
+        by_window = np.concatenate(contributions) if contributions else [None] * len(scores)
         yield RecordPrediction(
-            record_id=record,
+            record_id=record_id,
             windows=[
-                WindowPrediction(*one) for one in zip(found.places, scores, of_windows, rates, added, strict=True)
+                WindowPrediction(*window)
+                for window in zip(recording.places, scores, window_notes, rates, by_window, strict=True)
             ],
             probabilities=aggregate_windows(scores, aggregate),
-            notes=of_recording,
-            skipped=found.skipped,
-            report=found.report,
-            page=found.page,
+            notes=notes,
+            skipped=recording.skipped,
+            report=recording.report,
+            page=recording.page,
         )
 
 
@@ -169,73 +170,77 @@ def embed_records(
     batch_size: int = 1,
 ) -> Iterator[RecordEmbedding | Rejected]:
     """
-    Vectors of recordings, read as [`predict_records`] reads them.
+    Embed recordings and pictures, read as in [`predict_records`].
 
     Args:
-        model ([`PreTrainedModel`]): Any of this package; its encoder is used, on the device that it is on.
+        model ([`PreTrainedModel`]): Any model of this package, on any device. Only its encoder is used.
         feature_extractor, inputs, windows, batch_size: As in [`predict_records`].
-        per_lead (`bool`, *optional*, defaults to `False`): Whether each lead gets a vector, instead of their mean.
+        per_lead (`bool`, *optional*, defaults to `False`): Whether to return a vector per lead instead of their mean.
 
     Yields:
-        [`RecordEmbedding`], or [`Rejected`] with the reason, for each input in order. A window with more beats than
-        the model holds is the mean over its parts.
+        [`RecordEmbedding`], or [`Rejected`] with the reason, for each input in order. If a window has more beats than
+        the model reads at once, its embedding is the mean over its parts.
 
     Raises:
-        InputError: If vectors per lead are asked of a model that has one for all leads.
+        InputError: If `per_lead` is set for a model without lead vectors.
     """
-    for record, found in _read_each(feature_extractor, inputs, windows):
-        if isinstance(found, Rejected):
-            yield found
+    for record_id, recording in _read_each(feature_extractor, inputs, windows):
+        if isinstance(recording, Rejected):
+            yield recording
             continue
         states, present = [], []
-        for batch in found.batches(batch_size):
+        for batch in recording.batches(batch_size):
             with torch.no_grad():
-                output = run_model(model.base_model, _moved(batch, model.device))
+                output = run_model(model.base_model, _to_device(batch, model.device))
             states.append(output.lead_states.float().cpu().numpy())
             present.append(output.present_leads.cpu().numpy())
         if per_lead and states[0].shape[1] != len(model.config.lead_names):
-            raise InputError(f"{model.config.model_type} has one vector for all leads of a page: leave out --per-lead")
-        yield _embedding(record, found.places, np.concatenate(states), np.concatenate(present), per_lead)
+            raise InputError(
+                f"{model.config.model_type} has no vectors per lead, only one per page: remove --per-lead"
+            )
+        yield _embedding(record_id, recording.places, np.concatenate(states), np.concatenate(present), per_lead)
 
 
 def _embedding(
-    record: str, places: list[WindowPlace], states: np.ndarray, present: np.ndarray, per_lead: bool
+    record_id: str, places: list[WindowPlace], states: np.ndarray, present: np.ndarray, per_lead: bool
 ) -> RecordEmbedding:
-    """Vectors of windows from the lead states `(num_parts, num_leads, hidden_size)` of their parts."""
+    """Embeddings of windows from the lead states `(num_parts, num_leads, hidden_size)` of their parts."""
     windows, vectors = [], []
     for window in dict.fromkeys(place.window for place in places):
         rows = [row for row, place in enumerate(places) if place.window == window]
         windows.append(WindowPlace(window, places[rows[0]].start, places[rows[-1]].end))
-        leads, is_there = states[rows].mean(axis=0), np.logical_or.reduce(present[rows])
-        # A window in which no lead has a beat has no mean.
+        leads, is_present = states[rows].mean(axis=0), np.logical_or.reduce(present[rows])
+        # In a window without beats no lead is present.
         missing = np.full_like(leads, np.nan)
         if per_lead:
-            vectors.append(np.where(is_there[:, None], leads, missing))
+            vectors.append(np.where(is_present[:, None], leads, missing))
         else:
-            vectors.append(leads[is_there].mean(axis=0) if is_there.any() else missing[0])
-    return RecordEmbedding(record, windows, np.stack(vectors))
+            vectors.append(leads[is_present].mean(axis=0) if is_present.any() else missing[0])
+    return RecordEmbedding(record_id, windows, np.stack(vectors))
 
 
 def _read_each(
     feature_extractor: EcgFeatureExtractor, inputs: Iterable[Any], windows: str, on_no_beats: str | None = None
 ) -> Iterator[tuple[str, RecordingWindows | Rejected]]:
-    """Each input with its name, or why it cannot be used."""
-    for number, one in enumerate(inputs):
-        record = _name_of(one) or f"recording {number}"
-        found: RecordingWindows | Rejected
+    """The id and the windows of each input, or the reason why it cannot be used."""
+    for number, source in enumerate(inputs):
+        record_id = _record_id(source) or f"recording {number}"
+        result: RecordingWindows | Rejected
         try:
-            recording = one.read() if isinstance(one, RecordReference) else one
-            found = feature_extractor.read_windows(recording, windows=windows, on_no_beats=on_no_beats, all_beats=True)
-        except Exception as error:  # whatever is wrong with one, the others are read
-            found = Rejected(record, describe_error(error).removeprefix(f"{record}: "))
-        yield record, found
+            recording = source.read() if isinstance(source, RecordReference) else source
+            result = feature_extractor.read_windows(
+                recording, windows=windows, on_no_beats=on_no_beats, all_beats=True
+            )
+        except Exception as error:  # an unusable recording must not stop the others
+            result = Rejected(record_id, describe_error(error).removeprefix(f"{record_id}: "))
+        yield record_id, result
 
 
-def _name_of(one: Any) -> str:
-    if isinstance(one, (str, os.PathLike)):
-        return str(one)
-    return str((one.get("record_id") if isinstance(one, Mapping) else getattr(one, "record_id", None)) or "")
+def _record_id(source: Any) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return str(source)
+    return str((source.get("record_id") if isinstance(source, Mapping) else getattr(source, "record_id", None)) or "")
 
 
-def _moved(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+def _to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     return {name: tensor.to(device) for name, tensor in batch.items()}

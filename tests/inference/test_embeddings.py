@@ -202,7 +202,7 @@ def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and
         assert path.read_bytes() == before
     none = tmp_path / "none"
     for words, message in (
-        ([records, *model, "--output", tmp_path / "table.csv"], "call it .parquet"),
+        ([records, *model, "--output", tmp_path / "table.csv"], "must have the extension .parquet"),
         ([records, *model, "--output", tmp_path], "is a folder: name a file"),
         ([records, "--model", none, "--output", output], "does not exist"),
         ([none, *model, "--output", output], "does not exist"),

@@ -229,7 +229,9 @@ def test_when_a_table_names_recordings_then_there_is_a_list_of_results(pipe: Pip
     assert pipe(table) == [pipe(path) for path in paths]
     assert pipe(table[:0]) == []
     table.iloc[2, 1] = np.nan
-    with pytest.raises(ValueError, match="row 2 of the table, counted from 0, has no path: fill the column `path`"):
+    with pytest.raises(
+        ValueError, match=r"row 2 of the table \(counted from 0\) has no path: fill in the column `path`"
+    ):
         pipe(table)
 
 
@@ -319,7 +321,7 @@ def test_when_the_problem_type_differs_then_so_does_the_function(
         monkeypatch.setattr(pipe.model.config, "problem_type", problem_type)
         np.testing.assert_allclose(_scores(pipe(recordings[0])), expected, atol=1e-6)
         np.testing.assert_allclose(_scores(pipe(recordings[0], function_to_apply="softmax")), softmax, atol=1e-6)
-    with pytest.raises(ValueError, match="a threshold needs scores from 0 to 1"):
+    with pytest.raises(ValueError, match="threshold requires scores from 0 to 1"):
         pipe(recordings[0], threshold=0.5)
 
 
@@ -383,7 +385,7 @@ def test_when_the_model_is_in_training_or_of_half_precision_then_scores_are_stil
         (5, "int is no recording: give the path of a WFDB record, a dict"),
         (None, "NoneType is no recording"),
         (b"one", "bytes is no recording"),
-        ([[[0.0, 1.0]]], "a list in a list is no recording"),
+        ([[[0.0, 1.0]]], "a list inside a list is not a recording"),
         ([5], "int is no recording"),
         ({}, "a dict that holds nothing"),
         ({"array": np.zeros((12, 1000))}, "a dict that holds 'array' and no \"waveform\" is no recording"),
@@ -450,20 +452,20 @@ def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"top_k": 0}, "top_k is 0: give the number of labels, at least 1"),
+        ({"top_k": 0}, "top_k is 0: it must be an integer of at least 1"),
         ({"top_k": 1.5}, "top_k is 1.5"),
         ({"top_k": True}, "top_k is True"),
-        ({"threshold": 1.1}, 'threshold is 1.1: give a number from 0 to 1, or "model"'),
+        ({"threshold": 1.1}, 'threshold is 1.1: it must be a number from 0 to 1, or "model"'),
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"threshold": "mine"}, "threshold is 'mine'"),
         ({"threshold": True}, "threshold is True"),
-        ({"threshold": 0.5, "function_to_apply": "none"}, "a threshold needs scores from 0 to 1"),
+        ({"threshold": 0.5, "function_to_apply": "none"}, "threshold requires scores from 0 to 1"),
         ({"function_to_apply": "relu"}, "function_to_apply is 'relu': choose one of 'sigmoid', 'softmax', 'none'"),
         ({"aggregate": "median"}, "aggregate is 'median': choose one of 'mean', 'max'"),
         ({"windows": "last"}, "windows is 'last': choose one of 'first', 'center', 'all'"),
         ({"on_no_beats": "skip"}, "on_no_beats is 'skip': choose one of 'raise', 'mask'"),
-        ({"topk": 1}, "there is no parameter 'topk': choose from"),
-        ({"batch_size": 0}, "batch_size is 0: give a whole number of windows, at least 1"),
+        ({"topk": 1}, "unknown parameter 'topk': choose from"),
+        ({"batch_size": 0}, "batch_size is 0: it must be an integer of at least 1"),
         ({"batch_size": 1.5}, "batch_size is 1.5"),
     ],
 )
@@ -507,7 +509,7 @@ def test_when_there_is_nothing_to_classify_with_then_it_is_said(
     with pytest.raises(ValueError, match="the feature extractor is missing"):
         EcgClassificationPipeline(model)
     encoder = EcgClassificationPipeline(model.clear_hug, feature_extractor=ClearHugFeatureExtractor(), device="cpu")
-    with pytest.raises(ValueError, match="ClearHugModel gives no logits"):
+    with pytest.raises(ValueError, match="ClearHugModel returns no logits"):
         encoder(recordings[0])
 
 
@@ -617,7 +619,7 @@ def test_when_the_package_is_absent_then_a_published_folder_gives_the_same_score
 def test_when_a_folder_holds_no_classifier_then_no_label_is_made_up(tmp_path: Path) -> None:
     pretrained = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **SMALL))
     save_model_folder(tmp_path / "pretrained", pretrained, ClearHugFeatureExtractor())
-    with pytest.raises(ValueError, match=r"those of a ClearHugForPreTraining.*never trained: fine-tune it"):
+    with pytest.raises(ValueError, match=r"those of a ClearHugForPreTraining.*untrained: fine-tune the model"):
         pipeline("ecg-classification", model=str(tmp_path / "pretrained"))
 
 

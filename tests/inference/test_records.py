@@ -206,5 +206,5 @@ def test_when_a_model_predicts_values_then_it_is_refused(
     clear: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clear[0].config, "problem_type", "regression")
-    with pytest.raises(InputError, match="predicts values, not labels"):
+    with pytest.raises(InputError, match="is a regression model and has no probabilities"):
         next(predict_records(*clear, []))

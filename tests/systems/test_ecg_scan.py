@@ -286,7 +286,7 @@ def test_when_something_is_missing_then_one_sentence_says_what(
         ([*pretrain, "--streaming"], "cannot be trained from a stream"),
         (finetune, "has none: train the head or the whole model"),
         (prepare, "has no setting 'millivolt'"),
-        (embed, "one vector for all leads"),
+        (embed, "no vectors per lead"),
     ):
         assert said in refused(*command)
     assert not (tmp_path / "out").exists()
