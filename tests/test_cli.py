@@ -282,7 +282,7 @@ def test_when_the_data_folder_is_bad_then_nothing_is_written(
     output, empty, unlabelled = tmp_path / "run", tmp_path / "empty", tmp_path / "unlabelled"
     empty.mkdir()
     write_record(unlabelled / "one", make_recordings(1)[0])
-    for data, message in ((tmp_path / "none", "does not exist"), (empty, "holds no WFDB records")):
+    for data, message in ((tmp_path / "none", "does not exist"), (empty, "contains no WFDB records")):
         for verb in ("pretrain", "demo"):
             assert message in refused(verb, "--data", data, "--output", output)
     arguments = ["finetune", "--model", runs / "pretrained", "--output", output, "--data", unlabelled]

@@ -165,7 +165,7 @@ def test_when_a_folder_was_prepared_otherwise_then_the_model_refuses_it_and_prep
     (model / "preprocessor_config.json").write_text(json.dumps({**settings, "do_rescale": True}))
     evaluate = ["evaluate", "--model", str(model), "--labels", "STTC", "MI", "--data"]
     assert main([*evaluate, str(prepared)]) == 2
-    assert "was prepared with do_rescale=False and the model needs do_rescale=True" in capsys.readouterr().err
+    assert "was prepared with do_rescale=False, but the model requires do_rescale=True" in capsys.readouterr().err
     command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", str(tmp_path / "again")]
     assert main([*command, "--model", str(model)]) == 0
     assert main([*evaluate, str(tmp_path / "again")]) == 0

@@ -245,10 +245,10 @@ def test_when_positions_are_rotary_then_they_do_not_count_as_parameters() -> Non
     ("name", "text", "message"),
     [
         ("config.json", "[" * 100_000, "it is nested too deeply"),
-        ("config.json", "[]", "it holds a list, and not an object"),
-        ("config.json", '{"model_type": "bert", "hidden_size": 1}', "model_type is 'bert', and this package has"),
+        ("config.json", "[]", "it contains a list, not a JSON object"),
+        ("config.json", '{"model_type": "bert", "hidden_size": 1}', "model_type is 'bert', but this package supports"),
         # Transformers would ask on the terminal whether the code may run, and wait.
-        ("config.json", '{"model_type": "x", "auto_map": {"AutoConfig": "a.B"}}', "model_type is 'x', and this"),
+        ("config.json", '{"model_type": "x", "auto_map": {"AutoConfig": "a.B"}}', "model_type is 'x', but this"),
         ("preprocessor_config.json", '{"auto_map": {"AutoFeatureExtractor": "a.B"}}', "feature_extractor_type is"),
     ],
 )

@@ -1,6 +1,6 @@
 """
-Recordings on disk, simulated or labelled by a published set, to a `datasets.Dataset` that the models train on.
+Load recordings from disk, published datasets or a simulator into a `datasets.Dataset` for training and evaluation.
 
-Readers give recordings (or references that read one when asked), `prepare` cleans them and finds their beats once, and
-the collator cuts the beats when a batch is made.
+Readers return references to recordings, `prepare` cleans the recordings and detects their beats once, and the collator
+cuts the beats when it builds a batch.
 """

@@ -1,4 +1,4 @@
-"""Recordings changed as recording them again would change them, for pre-training on few."""
+"""Augmentations that imitate a second recording of the same heart, for pre-training on small datasets."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .collator import EcgCollator
 
 
 # At strength 1.
-_CROP = 0.4  # Most of a recording that a random window leaves out, as a share of its length.
-_WANDER = 0.3  # Height of the baseline's wander [standard deviations of the lead].
+_CROP = 0.4  # Largest fraction of a recording that is cropped.
+_WANDER = 0.3  # Largest amplitude of baseline wander [standard deviations of the lead].
 _WANDER_BAND = (0.05, 0.5)  # Breathing and movement [Hz].
-_BREATHING = 0.2  # By how much breathing changes amplitudes, as a share.
-_BREATHING_BAND = (0.1, 0.4)  # 6 to 24 breaths a minute [Hz].
-_DROPOUT = 0.1  # Share of the leads that are taken away.
+_BREATHING = 0.2  # Largest relative change of amplitude by breathing.
+_BREATHING_BAND = (0.1, 0.4)  # 6 to 24 breaths per minute [Hz].
+_DROPOUT = 0.1  # Probability of dropping a lead.
 
 
 def augment_recording(
@@ -31,69 +31,69 @@ def augment_recording(
     strength: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    A recording as it could have been: begun later and ended earlier, with a baseline that wanders in each lead, with
-    amplitudes that follow the breathing in all leads together, and with electrodes that fell off. What a diagnosis is
-    read from stays: waves are neither stretched nor turned over, and leads are not mixed.
+    Augment a recording: crop it, add baseline wander to each lead, modulate the amplitude of all leads with breathing,
+    and drop leads. Diagnostic features are preserved: waves are neither stretched nor inverted, and leads are not
+    mixed.
 
     Args:
         signal (`np.ndarray` of shape `(num_leads, num_samples)`): Cleaned leads [any unit].
-        r_peaks (`np.ndarray`): Ascending peaks [samples].
+        r_peaks (`np.ndarray`): Ascending R peaks [samples].
         lead_mask (`np.ndarray` of shape `(num_leads,)`): True where a lead is present.
-        generator (`np.random.Generator`): Draws everything.
-        sampling_rate (`float`, *optional*, defaults to `100.0`): [Hz].
-        strength (`float`, *optional*, defaults to `1.0`): 0 changes nothing, 2 is twice as much.
+        generator (`np.random.Generator`): Source of all random numbers.
+        sampling_rate (`float`, *optional*, defaults to `100.0`): Sampling rate [Hz].
+        strength (`float`, *optional*, defaults to `1.0`): 0 changes nothing, 2 doubles the changes.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: signal, peaks and lead mask. At least half of the present leads
-        stay, and, where there were peaks, at least one.
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: Signal, R peaks and lead mask. At least half of the present leads
+        and, if there were peaks, at least one peak remain.
 
     Raises:
         InputError: If the strength is not between 0 and 2.
     """
     check_strength(strength)
-    # Everything is drawn, used or not: what follows does not depend on the recording.
-    shares, where = generator.uniform(0, 1, 2), generator.uniform(0, 1, (2, signal.shape[0]))
-    bands = [generator.uniform(*band) for band in (_WANDER_BAND, _BREATHING_BAND)]
-    heights = generator.uniform(0, strength, (2, 1))
+    # Always draw the same amount of random numbers, so that later draws do not depend on the recording.
+    fractions, phases = generator.uniform(0, 1, 2), generator.uniform(0, 1, (2, signal.shape[0]))
+    frequencies = [generator.uniform(*band) for band in (_WANDER_BAND, _BREATHING_BAND)]
+    amplitudes = generator.uniform(0, strength, (2, 1))
     dropped = generator.uniform(0, 1, signal.shape[0]) < _DROPOUT * strength
 
     num_samples = signal.shape[-1]
-    length = num_samples - round(min(_CROP * strength, 0.8) * shares[0] * num_samples)
-    start = round(shares[1] * (num_samples - length))
+    length = num_samples - round(min(_CROP * strength, 0.8) * fractions[0] * num_samples)
+    start = round(fractions[1] * (num_samples - length))
     inside = (r_peaks >= start) & (r_peaks < start + length)
     if inside.any() or not r_peaks.size:
         signal, r_peaks = signal[:, start : start + length], r_peaks[inside] - start
 
     seconds = np.arange(signal.shape[-1]) / sampling_rate
-    wander = np.sin(2 * np.pi * (bands[0] * seconds + where[0][:, None]))
-    breathing = 1 + _BREATHING * heights[1] * np.sin(2 * np.pi * (bands[1] * seconds + where[1, 0]))
-    signal = signal * breathing + _WANDER * heights[0] * signal.std(axis=1, keepdims=True) * wander
+    wander = np.sin(2 * np.pi * (frequencies[0] * seconds + phases[0][:, None]))
+    breathing = 1 + _BREATHING * amplitudes[1] * np.sin(2 * np.pi * (frequencies[1] * seconds + phases[1, 0]))
+    signal = signal * breathing + _WANDER * amplitudes[0] * signal.std(axis=1, keepdims=True) * wander
 
     lead_mask = np.asarray(lead_mask, dtype=bool)
-    kept = lead_mask & ~dropped
-    if 2 * kept.sum() >= lead_mask.sum():
-        lead_mask = kept
+    remaining = lead_mask & ~dropped
+    if 2 * remaining.sum() >= lead_mask.sum():
+        lead_mask = remaining
     return np.where(lead_mask[:, None], signal, 0.0).astype(np.float32), r_peaks, lead_mask
 
 
 def check_strength(strength: float) -> None:
-    """Refuse strengths of an augmentation that nobody means."""
+    """Raise an [`InputError`] if the strength of an augmentation is not from 0 to 2."""
     if not 0 <= strength <= 2:
-        raise InputError(f"augmentation is {strength}: give a number from 0 (nothing changes) to 2; 1 is usual")
+        raise InputError(f"augmentation is {strength}: it must be a number from 0 (off) to 2; 1 is the usual strength")
 
 
 class AugmentingCollator(EcgCollator):
     """
-    An [`EcgCollator`] that changes each recording by [`augment_recording`] where it gets seeds, as the pre-training
-    loop gives them: every time anew, and the same after a restart. Without seeds recordings stay as they are, unless
-    it is `random`.
+    An [`EcgCollator`] that augments recordings with [`augment_recording`] if it is called with seeds. The pre-training
+    loop passes new seeds in every epoch, and the same ones after a restart. Without seeds recordings are not
+    augmented, unless `random` is set.
 
     Args:
         feature_extractor ([`EcgFeatureExtractor`]): The one that the dataset was prepared with.
         label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`EcgCollator`].
         augmentation (`float`, *optional*, defaults to `1.0`): Strength, from 0 to 2.
-        random (`bool`, *optional*, defaults to `False`): Whether recordings without seeds are changed by draws from
-            torch's own generator.
+        random (`bool`, *optional*, defaults to `False`): Whether to augment without seeds, too, with torch's global
+            generator.
     """
 
     takes_seeds = True
@@ -116,8 +116,8 @@ class AugmentingCollator(EcgCollator):
         Collate rows, as [`EcgCollator`] does.
 
         Args:
-            rows (`Sequence[Mapping]`): Rows as [`prepare`] makes them.
-            seeds (`np.ndarray` of shape `(batch_size,)`, *optional*): One for each recording.
+            rows (`Sequence[Mapping]`): Rows of a prepared dataset.
+            seeds (`np.ndarray` of shape `(batch_size,)`, *optional*): One seed per recording.
 
         Returns:
             `dict[str, torch.Tensor]`: As [`EcgCollator`].

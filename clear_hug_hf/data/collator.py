@@ -1,4 +1,4 @@
-"""Rows of a prepared dataset to a batch of model inputs."""
+"""Collate rows of a prepared dataset into a batch of model inputs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..processing.recording_inputs import StoredWindow, read_row
 
 class EcgCollator:
     """
-    Makes what a model reads of a batch from the stored signals and peaks, all at once, such as beats.
+    Computes the model inputs of a batch, such as beats, from the stored signals and R peaks in one vectorized step.
 
     Args:
         feature_extractor ([`EcgFeatureExtractor`]): The one that the dataset was prepared with.
-        label_names (`Sequence[str]`, *optional*): Labels of the batch, in the order of the model's outputs; by default
-            all that the rows have, in their order. An empty sequence leaves the labels out.
-        trim (`bool`, *optional*, defaults to `True`): Whether the batch is as wide as its recording with the most
-            beats, instead of `num_beats`; the model's output is the same.
-        all_beats (`bool`, *optional*, defaults to `False`): Whether a row with more beats than the model holds gives
-            several windows, as is needed to predict, instead of its first beats, which is what a model is trained on.
-            The batch has then also `rows` `(num_windows,)`, the place of each window's row among those collated.
+        label_names (`Sequence[str]`, *optional*): Labels of the batch, in the order of the model's outputs. Defaults
+            to all labels of the rows, in their order; an empty sequence omits the labels.
+        trim (`bool`, *optional*, defaults to `True`): Whether to pad the batch to its longest recording instead of
+            `num_beats`. The model's output is the same.
+        all_beats (`bool`, *optional*, defaults to `False`): Whether a row with more beats than the model reads at once
+            becomes several windows, as prediction requires. Otherwise only its first beats are used, as in training.
+            The batch then also has `rows` `(num_windows,)`, the index of the row of each window.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class EcgCollator:
 
     @property
     def columns(self) -> list[str]:
-        """`list[str]`: Columns of a prepared dataset that are read here; reading no others saves time."""
+        """`list[str]`: Columns of a prepared dataset that the collator needs; reading only these saves time."""
         columns = ["sampling_rate", "signal", "signal_scale", "lead_mask", "r_peaks"]
         return columns if self.label_names == [] else [*columns, "labels"]
 
     def length(self, row: Mapping[str, Any]) -> int:
-        """Beats of a row that the model sees: batches of rows of like length are trimmed most."""
+        """Number of beats of a row that the model reads. Batches of rows of similar length need little padding."""
         return self.feature_extractor.row_length(row)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -55,16 +55,16 @@ class EcgCollator:
         Collate rows.
 
         Args:
-            rows (`Sequence[Mapping]`): Rows as [`prepare`] makes them, as lists or as arrays.
+            rows (`Sequence[Mapping]`): Rows of a prepared dataset, with lists or arrays.
 
         Returns:
-            `dict[str, torch.Tensor]`: What the extractor cuts, such as `input_values` `(batch_size, 12, num_beats,
-            beat_length)` float32, `attention_mask` `(batch_size, num_beats)` bool and `lead_mask` `(batch_size, 12)`
-            bool; and, with labels, `labels` `(batch_size, num_labels)` float32.
+            `dict[str, torch.Tensor]`: Outputs of the feature extractor, such as `input_values` `(batch_size, 12,
+            num_beats, beat_length)` float32, `attention_mask` `(batch_size, num_beats)` bool and `lead_mask`
+            `(batch_size, 12)` bool; and, with labels, `labels` `(batch_size, num_labels)` float32.
 
         Raises:
-            InputError: If the rows are of another rate than the feature extractor, lack a label, or hold values that
-                no preparation writes.
+            InputError: If the sampling rate of the rows differs from that of the feature extractor, a label is
+                missing, or a value is invalid.
         """
         return self._batch(self._cut(self._read(rows)), rows)
 
@@ -72,7 +72,7 @@ class EcgCollator:
         rate = float(rows[0]["sampling_rate"])
         if rate != self.feature_extractor.sampling_rate:
             raise InputError(
-                f"the dataset was prepared at {rate:g} Hz and the model works at "
+                f"the dataset was prepared at {rate:g} Hz and the model expects "
                 f"{self.feature_extractor.sampling_rate:g} Hz: prepare it with the model's feature extractor"
             )
         return [read_row(row) for row in rows]
@@ -86,7 +86,7 @@ class EcgCollator:
         return self.feature_extractor.trim(features) if self.trim else features
 
     def _batch(self, features: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """What was cut of rows as tensors, with their labels."""
+        """The features of rows as tensors, with their labels."""
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in features.items()}
         names = list(rows[0].get("labels") or ()) if self.label_names is None else self.label_names
         if names:
@@ -96,11 +96,11 @@ class EcgCollator:
     @staticmethod
     def mean_by_row(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """
-        Means over the windows of each row of a batch.
+        Average over the windows of each row of a batch.
 
         Args:
-            values (`torch.FloatTensor` of shape `(num_windows, ...)`): Of the windows.
-            rows (`torch.LongTensor` of shape `(num_windows,)`): As a batch with `all_beats` has them.
+            values (`torch.FloatTensor` of shape `(num_windows, ...)`): Values of the windows.
+            rows (`torch.LongTensor` of shape `(num_windows,)`): `rows` of a batch with `all_beats`.
 
         Returns:
             `torch.FloatTensor` of shape `(num_rows, ...)`.
@@ -113,7 +113,7 @@ class EcgCollator:
     def _labels(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[float]]:
         known = rows[0].get("labels") or {}
         if missing := [name for name in names if name not in known]:
-            raise InputError(f"the dataset has no label {missing[0]!r}: it has {', '.join(known) or 'none'}")
+            raise InputError(f"the dataset has no label {missing[0]!r}: choose from {', '.join(known) or 'none'}")
         return [
             [float("nan") if row["labels"][name] is None else float(row["labels"][name]) for name in names]
             for row in rows

@@ -1,8 +1,8 @@
 """
-Label sets: which of a source's codes mean which label, and which recordings a benchmark leaves out.
+Label sets map the diagnostic codes of a source to labels and exclude recordings that are not part of a benchmark.
 
-The names and their order are those of the label files that MERL (Liu et al., 2024) published and later papers
-are evaluated on, so that a model's outputs can be compared with theirs one by one.
+Label names and their order follow the label files that MERL (Liu et al., 2024) published and on which later papers
+were evaluated, so that model outputs can be compared one by one.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ..processing.errors import InputError
 @dataclass(frozen=True)
 class LabelSet:
     """
-    Labels of one benchmark, from a source's own codes.
+    Labels of one benchmark, defined by the codes of a source.
 
     Args:
-        name (`str`): What the set is called in [`LABEL_SETS`].
-        names (`tuple[str, ...]`): Labels in the order of the model's outputs.
-        descriptions (`Mapping[str, str]`): What each label means, in words.
-        codes (`Mapping[str, tuple[str, ...]]`): Labels of each code of the source; a code that is not here means none.
-        readers (`tuple[str, ...]`): Kinds of sources whose codes these are.
-        databases (`tuple[str, ...]`): Databases of the PhysioNet Challenge that the set is for; empty where the
-            source is one database.
-        known_codes (`frozenset[str]`, *optional*): A recording with any other code is left out.
-        exclude_unlabeled (`bool`, *optional*, defaults to `True`): Whether a recording without any of the labels
-            is left out, as the published files do.
+        name (`str`): Name of the set in [`LABEL_SETS`].
+        names (`tuple[str, ...]`): Label names, in the order of the model's outputs.
+        descriptions (`Mapping[str, str]`): Meaning of each label.
+        codes (`Mapping[str, tuple[str, ...]]`): Labels of each code; other codes have none.
+        readers (`tuple[str, ...]`): Kinds of sources that use these codes.
+        databases (`tuple[str, ...]`): Databases of the PhysioNet Challenge that the set applies to; empty if the
+            source is a single database.
+        known_codes (`frozenset[str]`, *optional*): Recordings with any other code are excluded.
+        exclude_unlabeled (`bool`, *optional*, defaults to `True`): Whether to exclude recordings without any of the
+            labels, as the published files do.
     """
 
     name: str
@@ -45,19 +45,19 @@ class LabelSet:
         Multi-hot labels of a recording.
 
         Args:
-            codes (`Iterable[str]`): The recording's codes, as its source writes them.
+            codes (`Iterable[str]`): Codes of the recording, as its source spells them.
 
         Returns:
-            `dict[str, float]`: 1 or 0 for every name, in order.
+            `dict[str, float]`: 1 or 0 for every label, in order.
         """
         present = {name for code in codes for name in self.codes.get(code, ())}
         return {name: float(name in present) for name in self.names}
 
     def exclusion_reason(self, codes: Iterable[str]) -> str | None:
-        """Why the benchmark leaves a recording with these codes out, or `None` where it does not."""
+        """Why the benchmark excludes a recording with these codes, or `None` if it is included."""
         codes = list(codes)
         if self.known_codes is not None and (unknown := [code for code in codes if code not in self.known_codes]):
-            return f"it has the code {unknown[0]}, which the code table of {self.name} does not have"
+            return f"it has the code {unknown[0]}, which is not in the code table of {self.name}"
         if self.exclude_unlabeled and not any(self.codes.get(code) for code in codes):
             return f"it has none of the labels of {self.name}"
         return None
@@ -65,19 +65,19 @@ class LabelSet:
 
 def get_label_set(name: str, reader: str | None = None) -> LabelSet:
     """
-    A label set by name.
+    Get a label set by name.
 
     Args:
         name (`str`): One of [`LABEL_SETS`].
-        reader (`str`, *optional*): Kind of source that it is for.
+        reader (`str`, *optional*): Kind of source to which it must apply.
 
     Raises:
-        InputError: If there is no such set, or it is not for that source.
+        InputError: If there is no such set, or it does not apply to the source.
     """
-    fitting = [key for key, one in LABEL_SETS.items() if reader is None or reader in one.readers]
-    if name not in fitting:
-        what = "there is no label set" if name not in LABEL_SETS else f"{reader} recordings do not have the codes of"
-        raise InputError(f"{what} {name!r}: choose from {', '.join(fitting) or 'none: this source has no label set'}")
+    names = [name for name, label_set in LABEL_SETS.items() if reader is None or reader in label_set.readers]
+    if name not in names:
+        problem = "unknown label set" if name not in LABEL_SETS else f"{reader} recordings do not use the codes of"
+        raise InputError(f"{problem} {name!r}: choose from {', '.join(names) or 'none: this source has no label set'}")
     return LABEL_SETS[name]
 
 
@@ -169,8 +169,8 @@ _SUBCLASSES = (
     "AMI LAFB/LPFB LVH STTC IMI SEHYP CRBBB WPW LAO/LAE NORM AVB RAO/RAE ISC LMI ISCI ISCA NST CLBBB ILBBB IRBBB PMI "
     "RVH IVCD"
 )
-# Of subclasses that are not called as one of their statements is.
-_OF_SEVERAL = {
+# Subclasses that are not named like one of their statements.
+_COMBINED_SUBCLASSES = {
     "LAFB/LPFB": "left anterior or posterior fascicular block",
     "STTC": "ST/T change",
     "AVB": "AV block",
@@ -183,10 +183,10 @@ _RHYTHM = "SVARR BIGU STACH SARRH SBRAD TRIGU AFIB SR SVTAC PSVT AFLT PACE"
 
 def _ptbxl_label_sets() -> list[LabelSet]:
     """
-    The five sets of PTB-XL (Strodthoff et al., 2020).
+    The five label sets of PTB-XL (Strodthoff et al., 2020).
 
     A recording has a label if any of its statements, at any likelihood, maps to it. Likelihood 0 counts: it means
-    "not stated", and PTB-XL writes it for its rhythm statements. Trailing underscores of statements are left out.
+    "not stated", which is what PTB-XL uses for rhythm statements. Trailing underscores of statements are removed.
     """
     statements = [line.split(maxsplit=4) for line in _SCP_STATEMENTS.strip().splitlines()]
     meaning = {code.rstrip("_"): text for code, _, _, _, text in statements}
@@ -194,12 +194,12 @@ def _ptbxl_label_sets() -> list[LabelSet]:
     def plain(name: str, order: Iterable[str], kind: str) -> LabelSet:
         names = tuple(order)
         codes = {code: (code.rstrip("_"),) for code, _, _, kinds, _ in statements if kind in kinds}
-        return LabelSet(name, names, {one: meaning[one] for one in names}, codes, ("ptbxl",))
+        return LabelSet(name, names, {label: meaning[label] for label in names}, codes, ("ptbxl",))
 
     diagnostic = [row for row in statements if "d" in row[3]]
-    superclass = {code: (one,) for code, one, _, _, _ in diagnostic}
-    subclass = {code: (one,) for code, _, one, _, _ in diagnostic}
-    subclasses = {one: (meaning | _OF_SEVERAL)[one] for one in _SUBCLASSES.split()}
+    superclass = {code: (label,) for code, label, _, _, _ in diagnostic}
+    subclass = {code: (label,) for code, _, label, _, _ in diagnostic}
+    subclasses = {label: (meaning | _COMBINED_SUBCLASSES)[label] for label in _SUBCLASSES.split()}
     return [
         LabelSet("ptbxl_super", tuple(_SUPERCLASSES), _SUPERCLASSES, superclass, ("ptbxl",)),
         LabelSet("ptbxl_sub", tuple(subclasses), subclasses, subclass, ("ptbxl",)),
@@ -212,7 +212,7 @@ def _ptbxl_label_sets() -> list[LabelSet]:
 # ---------------------------------------------------------------------------------------------------------- CPSC2018
 
 # Label, number in REFERENCE.csv, SNOMED code and abbreviation in the Challenge's headers, meaning. The first Challenge
-# headers of 2020 have the abbreviation in `#Dx`, the later ones the code.
+# headers of 2020 use the abbreviation in `#Dx`, later ones the code.
 _CPSC9 = (
     ("AFIB", "2", "164889003", "AF", "atrial fibrillation"),
     ("VPC", "7", "164884008", "PVC", "ventricular premature contraction"),
@@ -227,7 +227,7 @@ _CPSC9 = (
 
 
 def _cpsc9() -> LabelSet:
-    """The nine classes of CPSC2018 (Liu et al., 2018) under the names of MERL's files."""
+    """The nine classes of CPSC2018 (Liu et al., 2018), with the names of MERL's files."""
     return LabelSet(
         "cpsc9",
         names=tuple(row[0] for row in _CPSC9),
@@ -281,7 +281,7 @@ LVH 164873001 left ventricular hypertrophy
 ST 427084000 sinus tachycardia
 JEB 426995002 junctional escape beat
 """
-# The other codes of the database's own table, with its first acronym where a code has several.
+# The other codes of the database's code table, with the first acronym of codes that have several.
 _CSN_OTHER_CODES = {
     "426177001": "SB",
     "251146004": "LVQRSAL",
@@ -305,18 +305,19 @@ _CSN_OTHER_CODES = {
 
 def _csn_label_sets() -> list[LabelSet]:
     """
-    The 38 labels of Chapman-Shaoxing-Ningbo (Zheng et al., 2020), as they are meant and as they were published.
+    The 38 labels of Chapman-Shaoxing-Ningbo (Zheng et al., 2020), as defined and as published.
 
-    The published files keep a recording if every one of its codes is in the database's own code table and at least one
+    The published files include a recording if all of its codes are in the database's code table and at least one
     published column is 1: 23,026 of 45,152. Sinus bradycardia, low QRS voltages, non-specific conduction differences
-    and pre-excitation are in the table but not among the 38; the files do not say why.
+    and pre-excitation are in the table but not among the 38 labels; the files do not say why.
 
-    `csn` takes each code for what it means. `csn_published` has the columns as published, where a recording has a
-    label if its acronym is *part of* the acronym of any of its codes: atrial fibrillation (AFIB) is also atrial
-    flutter (AF), every AV block is also ventricular bigeminy (VB), ST changes are also sinus tachycardia (ST), and
-    low QRS voltages (LVQRSAL) are also sinus irregularity (SA). Use it to compare with published numbers, `csn` for
-    anything else. The published files hold 147 recordings more than `csn` keeps; two of them (sinus bradycardia with
-    pre-excitation) have no label in them either, and `csn_published` leaves those out.
+    `csn` maps each code to its meaning. `csn_published` reproduces the published columns, in which a recording has a
+    label if the label's acronym is *part of* the acronym of any of its codes: atrial fibrillation (AFIB) is also
+    atrial flutter (AF), every AV block is also ventricular bigeminy (VB), ST changes are also sinus tachycardia (ST),
+    and low QRS voltages (LVQRSAL) are also sinus irregularity (SA). Use `csn_published` to compare with published
+    results, and `csn` for everything else. The published files contain 147 recordings that `csn` excludes. Two of them
+    (sinus bradycardia with pre-excitation) have no label in the published files, either, and `csn_published` excludes
+    those.
     """
     rows = [line.split(maxsplit=2) for line in _CSN.strip().splitlines()]
     names = tuple(row[0] for row in rows)
@@ -351,7 +352,7 @@ _CODE15 = {
 
 
 def _code15() -> LabelSet:
-    """The six abnormalities of CODE-15% (Ribeiro et al., 2021); an exam without any of them is kept."""
+    """The six abnormalities of CODE-15% (Ribeiro et al., 2021); exams without any of them are included."""
     return LabelSet(
         "code15",
         names=tuple(_CODE15),
@@ -363,15 +364,15 @@ def _code15() -> LabelSet:
 
 
 LABEL_SETS: Mapping[str, LabelSet] = {
-    one.name: one for one in (*_ptbxl_label_sets(), _cpsc9(), *_csn_label_sets(), _code15())
+    label_set.name: label_set for label_set in (*_ptbxl_label_sets(), _cpsc9(), *_csn_label_sets(), _code15())
 }
 """All label sets by name."""
 
 
 LABEL_MAPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    # All but one bear the same name in both.
+    # All but one have the same name in both.
     "ptbxl-cpsc9": {name: (name,) for name, *_ in _CPSC9} | {"VPC": ("PVC",)},
-    # Chapman's bundle branch blocks may be incomplete, and its infarctions are of any place.
+    # Chapman's bundle branch blocks may be incomplete, and its infarctions may have any location.
     "ptbxl-csn": {
         "AQW": ("QWAVE",),
         "SR": ("SR",),
@@ -398,8 +399,8 @@ LABEL_MAPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 """
-Labels of one source, each with the statements of another that mean it, as `clear-hug evaluate --map` takes them.
+For each label of one source, the equivalent statements of another, for `clear-hug evaluate --map`.
 
-The statements are those of `ptbxl_all`. A label is here only where the words of both sources say the same; statements
+The statements are those of `ptbxl_all`. A label is included only if both sources define it in the same words. Labels
 of degree and cause, which sources grade differently, are not.
 """

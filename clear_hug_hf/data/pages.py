@@ -1,4 +1,4 @@
-"""Rows of a prepared dataset to ECG pages with what they are aligned to: signals, embeddings, texts."""
+"""Draw rows of a prepared dataset as ECG pages, with the targets that pages are aligned to: signals and texts."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from .texts import row_text, text_id
 
 
 LAYOUT_PROBABILITIES: Mapping[str, float] = {"3x4": 0.6, "6x2": 0.2, "12x1": 0.2}
-"""How often pages of each layout are drawn in training: our choice, since no paper says it."""
+"""Probability of each page layout in training; our choice, which no paper specifies."""
 SIGNAL_EMBEDS = "signal_embeds"
-"""The column that [`add_signal_embeds`] adds to a dataset: what the signal teacher makes of a row."""
+"""The column that [`add_signal_embeds`] adds to a dataset: the signal teacher's embedding of each row."""
 
 
 class PageCollator(AugmentingCollator):
     """
-    Draws the pages of a batch, for training each time anew: layout, style and how the page was photographed follow
-    from the seed of its recording, so that a run goes on from a checkpoint as if it had never stopped.
+    Draws the pages of a batch. In training, the seed of each recording determines layout, style and photographic
+    distortions, so that pages differ in every epoch and a run resumes from a checkpoint exactly.
 
-    A batch has `pixel_values` `(batch_size, 3, height, width)`; `labels` where asked for; with targets `waveforms`
-    `(batch_size, 12, num_samples)` [mV] with `drawn_mask` and `signal_mask` of the same shape, `identity_mask`
-    `(batch_size,)`, `signal_embeds` `(batch_size, width)` where there are any, and with a tokenizer `input_ids`,
+    A batch has `pixel_values` `(batch_size, 3, height, width)`, and `labels` if requested. With targets it also has
+    `waveforms` `(batch_size, 12, num_samples)` [mV], `drawn_mask` and `signal_mask` of the same shape, `identity_mask`
+    `(batch_size,)`, `signal_embeds` `(batch_size, width)` if requested, and with a tokenizer `input_ids`,
     `attention_mask`, `text_mask` and `text_ids`.
 
     Args:
-        feature_extractor ([`EcgFeatureExtractor`]): Of a model that reads pages.
+        feature_extractor ([`EcgFeatureExtractor`]): Feature extractor of a model that reads pages.
         label_names (`Sequence[str]`, *optional*, defaults to `()`): As [`EcgCollator`].
-        tokenizer (*optional*): Of the text tower. Without it the batch has no texts.
-        with_targets (`bool`, *optional*, defaults to `False`): Whether the batch has what pre-training needs beside
-            the pages: signals and masks, and texts, which are those of [`add_text_column`].
-        with_signals (`bool`, *optional*, defaults to `False`): With targets, whether also the column `signal_embeds`.
-        augmentation (`float`, *optional*, defaults to `1.0`): Strength of the augmentations (see `augment_page`); 0
-            draws clean pages of every layout and style.
-        random (`bool`, *optional*, defaults to `False`): Whether pages without seeds are drawn from torch's own
-            generator. Otherwise they are the clean pages of `feature_extractor.layout`, always the same.
-        max_text_length (`int`, *optional*, defaults to `256`): Tokens after which a text is cut.
+        tokenizer (*optional*): Tokenizer of the text tower. Without it the batch has no texts.
+        with_targets (`bool`, *optional*, defaults to `False`): Whether to add the targets of pre-training: signals,
+            masks and the texts of [`add_text_column`].
+        with_signals (`bool`, *optional*, defaults to `False`): Whether the targets include `signal_embeds`.
+        augmentation (`float`, *optional*, defaults to `1.0`): Strength of the augmentations (see `augment_page`). With
+            0, pages are clean, but layout and style still vary.
+        random (`bool`, *optional*, defaults to `False`): Whether to draw random pages without seeds, too, with torch's
+            global generator. Otherwise pages without seeds are clean and have the layout of the feature extractor.
+        max_text_length (`int`, *optional*, defaults to `256`): Longest text [tokens]; longer ones are truncated.
     """
 
     def __init__(
@@ -63,20 +63,19 @@ class PageCollator(AugmentingCollator):
 
     @property
     def columns(self) -> list[str]:
-        """`list[str]`: As [`EcgCollator`], with what texts are made of."""
-        read = super().columns
+        """`list[str]`: As [`EcgCollator`], with the columns of texts and signal embeddings."""
         texts = ["report"] if self.with_targets and self.tokenizer is not None else []
-        return [*read, *texts, *([SIGNAL_EMBEDS] if self.with_signals else [])]
+        return [*super().columns, *texts, *([SIGNAL_EMBEDS] if self.with_signals else [])]
 
     def _cut(
         self, windows: Sequence[StoredWindow], generators: Sequence[np.random.Generator] | None = None
     ) -> dict[str, np.ndarray]:
-        chosen: dict[str, Any] = {"return_targets": self.with_targets}
+        options: dict[str, Any] = {"return_targets": self.with_targets}
         if generators is not None:
-            names, shares = list(LAYOUT_PROBABILITIES), list(LAYOUT_PROBABILITIES.values())
-            layouts = [str(generator.choice(names, p=shares)) for generator in generators]
-            chosen |= {"layouts": layouts, "generators": generators, "strength": self.augmentation}
-        return self.feature_extractor.cut(*zip(*windows, strict=True), **chosen)
+            names, probabilities = list(LAYOUT_PROBABILITIES), list(LAYOUT_PROBABILITIES.values())
+            layouts = [str(generator.choice(names, p=probabilities)) for generator in generators]
+            options |= {"layouts": layouts, "generators": generators, "strength": self.augmentation}
+        return self.feature_extractor.cut(*zip(*windows, strict=True), **options)
 
     def _batch(self, features: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = super()._batch(features, rows)

@@ -1,4 +1,4 @@
-"""From recordings to rows: cleaned once, beats found once, samples kept as 16-bit integers."""
+"""Prepare recordings as dataset rows: clean the signal, detect beats, and store samples as 16-bit integers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .records import Recording, RecordReference, Rejected, describe_error
 logger = logging.get_logger(__name__)
 
 _INT16_MAX = 32767
-# Recordings are searched for beats together, this many or this many samples per lead [at the model's rate] at once;
-# many long recordings would not fit in memory.
+# Beats are detected in batches of at most this many recordings, or this many samples per lead [at the model's rate],
+# to bound memory.
 _BATCH_RECORDS, _BATCH_SAMPLES = 64, 1_000_000
 _TABLE_ROWS = 1000
 
 
 class Prepared(NamedTuple):
-    """What [`prepare`] gives."""
+    """Result of [`prepare`]: the dataset, and the recordings that could not be used."""
 
     dataset: datasets.Dataset
     rejected: list[Rejected]
@@ -50,23 +50,23 @@ def dataset_features(label_names: Sequence[str] | None = None) -> datasets.Featu
     Columns of a prepared dataset.
 
     Args:
-        label_names (`Sequence[str]`, *optional*): Labels; without them there is no `labels` column.
+        label_names (`Sequence[str]`, *optional*): Label names; without them there is no `labels` column.
 
     Returns:
         [`datasets.Features`]:
 
-        - `record_id`, `patient_id`, `split`: strings, the last two null where unknown.
-        - `window_start` (`float32`): Where the row begins in its recording [s].
-        - `sampling_rate` (`float32`): Rate of `signal` [Hz].
-        - `unit` (`string`): Of the signal: `mV`, or `NU` for normalised recordings.
+        - `record_id`, `patient_id`, `split`: strings, the last two null if unknown.
+        - `window_start` (`float32`): Start of the row in its recording [s].
+        - `sampling_rate` (`float32`): Sampling rate of `signal` [Hz].
+        - `unit` (`string`): Unit of the signal: `mV`, or `NU` for normalized recordings.
         - `lead_names` (`string`, 12): Names of the leads, in the order of the next three columns.
         - `signal` (`int16`, 12 x samples) and `signal_scale` (`float32`, 12): cleaned leads; their product is in
           `unit`.
-        - `lead_mask` (`bool`, 12): Which leads the signal holds; the others are zeros.
-        - `r_peaks` (`int32`): All beats of the row [samples from its start], and `num_beats` (`int32`), their number.
-        - `flat_leads`, `nan_share`, `clipped_share`: The recording as it came, see [`Quality`].
-        - `report` (`string`): What was written about the recording; null where nothing is known.
-        - `labels`: one `float32` per label name: 1 or 0, or a value to regress; NaN where unknown.
+        - `lead_mask` (`bool`, 12): Whether each lead is present; missing leads are zeros.
+        - `r_peaks` (`int32`): R peaks of all beats [samples from the start of the row], and `num_beats` (`int32`).
+        - `flat_leads`, `nan_share`, `clipped_share`: Quality of the original recording, see [`Quality`].
+        - `report` (`string`): Text report of the recording; null if there is none.
+        - `labels`: one `float32` per label name: 1 or 0, or a regression target; NaN if unknown.
     """
     features: dict[str, Any] = {
         "record_id": datasets.Value("string"),
@@ -99,23 +99,23 @@ def prepare(
     progress: bool = True,
 ) -> Prepared:
     """
-    Read, clean and search recordings, into memory; [`prepare_shards`] does the same for any number of them.
+    Prepare recordings in memory: read and clean them, and detect their beats. [`prepare_shards`] writes any number of
+    recordings to disk.
 
     Args:
-        records (`Iterable[Recording | RecordReference]`): The recordings; references are read here, one at a time.
-        feature_extractor ([`EcgFeatureExtractor`]): Cleans and finds beats; the model must use the same one. Windows
-            that cannot be read are left out with a warning, see [`EcgFeatureExtractor.find_windows`].
-        label_names (`Sequence[str]`, *optional*): Columns of the labels. A recording that nobody labelled gets NaN in
-            each. Without names the dataset has no labels.
+        records (`Iterable[Recording | RecordReference]`): The recordings; references are read one at a time.
+        feature_extractor ([`EcgFeatureExtractor`]): Cleans recordings and detects beats; the model must use the same
+            one. Unreadable windows are skipped with a warning, see [`EcgFeatureExtractor.find_windows`].
+        label_names (`Sequence[str]`, *optional*): Label columns; unlabeled recordings have NaN in all of them. Without
+            names the dataset has no labels.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
 
     Returns:
-        [`Prepared`]: The dataset (columns as in [`dataset_features`]) and the recordings that could not be used, each
-        with a reason. Every recording is in exactly one of the two.
+        [`Prepared`]: The dataset (columns as in [`dataset_features`]), and the recordings that could not be used, with
+        reasons. Every recording is in exactly one of the two.
 
     Raises:
-        InputError: If a recording has a label that is not among `label_names`: then the names are wrong, not the
-            recording.
+        InputError: If a recording has a label that is not in `label_names`.
     """
     features = dataset_features(label_names)
     rejected: list[Rejected] = []
@@ -132,14 +132,14 @@ def prepare_tables(
     rejected: list[Rejected],
 ) -> Iterator[pa.Table]:
     """
-    The rows of recordings, in order, as small tables: what every preparation is made of.
+    Prepare recordings as a stream of small tables.
 
     Args:
         records, feature_extractor, label_names: As in [`prepare`].
-        rejected (`list[Rejected]`): Recordings that cannot be used are added here.
+        rejected (`list[Rejected]`): Recordings that cannot be used are appended here.
 
     Yields:
-        `pyarrow.Table`: With the columns of [`dataset_features`], none of them empty.
+        `pyarrow.Table`: Non-empty tables with the columns of [`dataset_features`], in the order of the recordings.
 
     Raises:
         InputError: As in [`prepare`].
@@ -147,14 +147,14 @@ def prepare_tables(
     schema = dataset_features(label_names).arrow_schema
     for batch in _cleaned_batches(records, feature_extractor, label_names, rejected):
         rows: list[dict[str, Any]] = []
-        for one, found in zip(batch, _detect(batch, feature_extractor), strict=True):
-            if isinstance(found, Exception):
-                rejected.append(Rejected(one.record.record_id, describe_error(found)))
+        for cleaned, peaks in zip(batch, _detect(batch, feature_extractor), strict=True):
+            if isinstance(peaks, Exception):
+                rejected.append(Rejected(cleaned.record.record_id, describe_error(peaks)))
                 continue
             try:
-                rows += _rows(one, found, feature_extractor, label_names)
+                rows += _rows(cleaned, peaks, feature_extractor, label_names)
             except InputError as error:
-                rejected.append(Rejected(one.record.record_id, describe_error(error)))
+                rejected.append(Rejected(cleaned.record.record_id, describe_error(error)))
         for start in range(0, len(rows), _TABLE_ROWS):
             yield _table(rows[start : start + _TABLE_ROWS], schema)
 
@@ -170,19 +170,19 @@ def _cleaned_batches(
     for record in records:
         if label_names and (unknown := sorted(set(record.labels or ()).difference(label_names))):
             raise InputError(
-                f"recording {record.record_id} has the label {unknown[0]!r}, which is not among "
+                f"recording {record.record_id} has the label {unknown[0]!r}, which is not one of "
                 f"{', '.join(label_names)}: name all labels of the recordings"
             )
         try:
             recording = record.read()
-            stated = recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
-            signal, lead_mask = extractor.clean(*stated)
+            description = recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
+            signal, lead_mask = extractor.clean(*description)
             units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
-            # The extractor turns every other unit into mV, unless it scales recordings to a range of their own.
+            # The extractor converts every other unit to mV, unless it rescales each recording.
             unit = "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
-            blank = find_no_signal(*stated[:2]) if extractor.do_mask_flat_leads else None
-            batch.append(_Cleaned(record, unit, signal, lead_mask, blank, measure_quality(*stated)))
-        except Exception as error:  # whatever is wrong with one file, the others are prepared
+            blank = find_no_signal(*description[:2]) if extractor.do_mask_flat_leads else None
+            batch.append(_Cleaned(record, unit, signal, lead_mask, blank, measure_quality(*description)))
+        except Exception as error:  # an unusable file must not stop the others
             rejected.append(Rejected(record.record_id, describe_error(error)))
             continue
         samples += signal.shape[1]
@@ -194,54 +194,54 @@ def _cleaned_batches(
 
 
 def _detect(batch: list[_Cleaned], extractor: EcgFeatureExtractor) -> list[np.ndarray | Exception]:
-    """Peaks of each recording, or why there are none."""
+    """R peaks of each recording, or the error of the detector."""
     try:
-        return [*extractor.detect([one.signal for one in batch], [one.lead_mask for one in batch])]
+        return [*extractor.detect([cleaned.signal for cleaned in batch], [cleaned.lead_mask for cleaned in batch])]
     except Exception as error:  # detectors of other libraries fail in many ways on single recordings
         if len(batch) == 1:
             return [error]
-        return [found for one in batch for found in _detect([one], extractor)]
+        return [result for cleaned in batch for result in _detect([cleaned], extractor)]
 
 
 def _rows(
-    one: _Cleaned,
+    cleaned: _Cleaned,
     peaks: np.ndarray,
     extractor: EcgFeatureExtractor,
     label_names: Sequence[str] | None,
 ) -> Iterator[dict[str, Any]]:
-    if one.blank is not None:
-        peaks = extractor.drop_peaks(peaks, one.quality.gaps)
-    parts, skipped = extractor.find_windows(one.signal, peaks, one.blank)
+    if cleaned.blank is not None:
+        peaks = extractor.drop_peaks(peaks, cleaned.quality.gaps)
+    parts, skipped = extractor.find_windows(cleaned.signal, peaks, cleaned.blank)
     for reason in describe_skipped(skipped):
-        logger.warning("%s: %s", one.record.record_id, reason)
+        logger.warning("%s: %s", cleaned.record.record_id, reason)
     for part in parts.values():
         scale = np.maximum(np.abs(part.signal).max(axis=1), np.finfo(np.float32).tiny * _INT16_MAX) / _INT16_MAX
         row = {
-            "record_id": one.record.record_id,
-            "patient_id": one.record.patient_id,
-            "split": one.record.split,
+            "record_id": cleaned.record.record_id,
+            "patient_id": cleaned.record.patient_id,
+            "split": cleaned.record.split,
             "window_start": part.start / extractor.sampling_rate,
             "sampling_rate": extractor.sampling_rate,
-            "unit": one.unit,
+            "unit": cleaned.unit,
             "lead_names": STANDARD_LEADS,
             "signal": np.rint(part.signal / scale[:, None]).astype(np.int16),
             "signal_scale": scale.astype(np.float32),
-            "lead_mask": one.lead_mask,
+            "lead_mask": cleaned.lead_mask,
             "r_peaks": part.r_peaks.astype(np.int32),
             "num_beats": part.r_peaks.size,
-            "flat_leads": one.quality.flat_leads,
-            "nan_share": one.quality.nan_share,
-            "clipped_share": one.quality.clipped_share,
-            "report": one.record.metadata.get("report"),
+            "flat_leads": cleaned.quality.flat_leads,
+            "nan_share": cleaned.quality.nan_share,
+            "clipped_share": cleaned.quality.clipped_share,
+            "report": cleaned.record.metadata.get("report"),
         }
         if label_names:
-            known = one.record.labels
-            row["labels"] = {name: (known or {}).get(name, float("nan")) for name in label_names}
+            labels = cleaned.record.labels or {}
+            row["labels"] = {name: labels.get(name, float("nan")) for name in label_names}
         yield row
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as one table; the samples go there as arrays, one by one they would take most of the time."""
+    """Rows as one table. Samples are converted as arrays: converting them one by one would dominate the run time."""
     lengths = np.repeat([row["signal"].shape[1] for row in rows], 12)
     samples = pa.ListArray.from_arrays(
         pa.array(np.concatenate([[0], np.cumsum(lengths)]), type=pa.int32()),

@@ -1,4 +1,4 @@
-"""Prepared folders, to train and evaluate on: memory-mapped datasets, and whether they fit a model."""
+"""Load prepared folders as memory-mapped datasets, and check that they match a model."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .shard_checks import check_shards
 from .sharding import MANIFEST, WORK
 
 
-# What the manifest says of each shard, at least.
+# Required fields of each shard in the manifest.
 _SHARD = {"file": str, "split": str, "size": int, "rows": int, "sha256": str}
 _SHARD_NAME = re.compile(r"data/[\w.-]+\.parquet")
-# Settings that act after the signal and the peaks are stored, or only choose which windows are: a model may differ in
-# these from the dataset.
+# Settings that take effect after signals and peaks are stored, or that only select windows: the model and the dataset
+# may differ in them.
 _NOT_STORED = frozenset(
     (
         *("num_beats", "beat_length", "patch_size", "lead_names", "windows", "stride_seconds", "on_no_beats"),
-        # Beats are cut, and pages drawn, as they are read.
+        # Beats are cut and pages drawn when rows are collated.
         "use_beat_features",
         *("layout", "image_size", "image_mean", "image_std", "do_find_page"),
     )
 )
 
 
-# What a new classifier takes over from the recordings that it is trained on, whatever its encoder had: the paper
-# scales CPSC2018 and CSN, and reads five seconds of CPSC2018, with an encoder that was pre-trained without either.
-_TAKEN_OVER = ("do_rescale", "rescale_limit", "window_seconds")
+# Settings that a new classifier adopts from its training data instead of its encoder: Pan et al. (2026) rescale
+# CPSC2018 and CSN, and read five seconds of CPSC2018, with an encoder that was pre-trained without either.
+_ADOPTED_SETTINGS = ("do_rescale", "rescale_limit", "window_seconds")
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -46,19 +46,17 @@ def load_prepared(
     folder: str | Path, streamed: Collection[str] = ()
 ) -> tuple[dict[str, datasets.Dataset], EcgFeatureExtractor]:
     """
-    The datasets of a prepared folder by split, and the feature extractor that they were prepared with.
+    Load the datasets of a prepared folder by split, and the feature extractor that they were prepared with.
+
+    Every file is read once in full when a folder is first loaded, to compare its digest with the manifest.
 
     Args:
-        folder (`str` or `Path`): What `clear-hug prepare` wrote.
-        streamed (`Collection[str]`, *optional*): Splits that become `datasets.IterableDataset`s, which read the files
-            as they are used. The others are copied into the cache of `datasets` first, from where any row can be read
-            at once.
-
-    Every file is read once in full when a folder is first loaded, and its digest held against the manifest.
+        folder (`str` or `Path`): Output folder of `clear-hug prepare`.
+        streamed (`Collection[str]`, *optional*): Splits to load as `datasets.IterableDataset`s, which read the files
+            on the fly. The others are first copied into the cache of `datasets`, for random access.
 
     Raises:
-        InputError: If the preparation is not finished, or a file is missing, damaged, or holds what the preparation
-            never writes; the message names it.
+        InputError: If the preparation is unfinished, or a file is missing, damaged or has invalid contents.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -67,8 +65,8 @@ def load_prepared(
     for name, value in manifest["feature_extractor"].items():
         if settings.get(name, value) != value:
             raise InputError(
-                f"{folder / EXTRACTOR} is damaged: its {name} is {settings[name]!r}, and the signals were prepared "
-                f"with {value!r}; copy the folder again, or prepare it anew"
+                f"{folder / EXTRACTOR} is damaged: {name} is {settings[name]!r}, but the signals were prepared with "
+                f"{value!r}; copy the folder again, or repeat the preparation"
             )
     check_shards(folder, manifest, extractor.sampling_rate)
     files: dict[str, list[str]] = {}
@@ -77,14 +75,14 @@ def load_prepared(
             files.setdefault(shard["split"], []).append(str(folder / shard["file"]))
     loaded: dict[str, datasets.Dataset] = {}
     for streaming in (False, True):
-        some = {split: paths for split, paths in files.items() if (split in streamed) == streaming}
-        if some:
-            loaded.update(datasets.load_dataset("parquet", data_files=some, streaming=streaming))
+        data_files = {split: paths for split, paths in files.items() if (split in streamed) == streaming}
+        if data_files:
+            loaded.update(datasets.load_dataset("parquet", data_files=data_files, streaming=streaming))
     return {split: loaded[split] for split in files}, extractor
 
 
 def count_prepared(folder: str | Path) -> dict[str, int]:
-    """Rows of each split of a prepared folder; errors as in [`load_prepared`]."""
+    """Number of rows in each split of a prepared folder; raises as [`load_prepared`]."""
     counts: dict[str, int] = {}
     for shard in read_manifest(folder)["shards"]:
         counts[shard["split"]] = counts.get(shard["split"], 0) + shard["rows"]
@@ -93,108 +91,108 @@ def count_prepared(folder: str | Path) -> dict[str, int]:
 
 def check_prepared_for(folder: str | Path, feature_extractor: EcgFeatureExtractor) -> None:
     """
-    Refuse a prepared folder whose signals or beats a model's own feature extractor would have made otherwise.
+    Check that the signals and beats of a prepared folder are those that a model's feature extractor would compute.
 
     Args:
         folder (`str` or `Path`): The prepared folder.
-        feature_extractor ([`EcgFeatureExtractor`]): The model's.
+        feature_extractor ([`EcgFeatureExtractor`]): Feature extractor of the model.
 
     Raises:
-        InputError: If it was prepared for another system, or a setting differs; or as in [`load_prepared`].
+        InputError: If it was prepared for another system or with other settings; or as in [`load_prepared`].
     """
-    prepared, wanted = read_manifest(folder)["feature_extractor"], extractor_settings(feature_extractor)
-    its_own = load_feature_extractor(folder)
-    if type(its_own).__name__ != type(feature_extractor).__name__:
+    prepared, required = read_manifest(folder)["feature_extractor"], extractor_settings(feature_extractor)
+    extractor = load_feature_extractor(folder)
+    if type(extractor).__name__ != type(feature_extractor).__name__:
         raise InputError(
-            f"{folder} was prepared for another system, by {type(its_own).__name__}, and the model needs "
+            f"{folder} was prepared for another system, with {type(extractor).__name__}, but the model requires "
             f"{type(feature_extractor).__name__}: prepare the recordings again with `clear-hug prepare --model`"
         )
-    for name in sorted({*prepared, *wanted} - _NOT_STORED):
-        if prepared.get(name) != wanted.get(name):
+    for name in sorted({*prepared, *required} - _NOT_STORED):
+        if prepared.get(name) != required.get(name):
             raise InputError(
-                f"{folder} was prepared with {name}={prepared.get(name)!r} and the model needs "
-                f"{name}={wanted.get(name)!r}: prepare the recordings again with `clear-hug prepare --model`"
+                f"{folder} was prepared with {name}={prepared.get(name)!r}, but the model requires "
+                f"{name}={required.get(name)!r}: prepare the recordings again with `clear-hug prepare --model`"
             )
 
 
 def check_independent_labels(folder: str | Path) -> None:
     """
-    Refuse to train on a prepared folder whose labels are the classes of one column: a recording has one of them, and
-    the recipes train labels that are independent of each other.
+    Check that the labels of a prepared folder are independent of each other, as training requires, and not the
+    mutually exclusive classes of one column.
 
     Args:
         folder (`str` or `Path`): The prepared folder.
 
     Raises:
-        InputError: If its labels are classes; or as in [`load_prepared`].
+        InputError: If the labels are mutually exclusive classes; or as in [`load_prepared`].
     """
     source = read_manifest(folder).get("source") or {}
     if source.get("problem_type") == "single_label_classification":
         columns = (source.get("settings") or {}).get("label_columns") or ["labels"]
         raise InputError(
-            f"the labels of {folder} are the classes of one column, {columns[0]!r}, and training one class of several "
-            "is not supported yet: make a column of 1 and 0 for each class, and prepare the table again"
+            f"the labels of {folder} are the classes of one column, {columns[0]!r}, and single-label training is not "
+            "supported yet: add a column of 1 and 0 for each class, and prepare the table again"
         )
 
 
 def match_prepared(folder: str | Path, feature_extractor: EcgFeatureExtractor) -> EcgFeatureExtractor:
     """
-    The feature extractor of a classifier that is to be trained on a prepared folder: the encoder's, but it scales as
-    the folder's does and, for a model that reads beats, has its window where that is shorter.
+    The feature extractor of a classifier to be trained on a prepared folder: that of the encoder, with the scaling of
+    the folder and, for models that read beats, the window of the folder if it is shorter.
 
     Args:
         folder (`str` or `Path`): The prepared folder.
-        feature_extractor ([`EcgFeatureExtractor`]): The encoder's.
+        feature_extractor ([`EcgFeatureExtractor`]): Feature extractor of the encoder.
 
     Raises:
-        InputError: As in [`check_prepared_for`], if another setting differs.
+        InputError: If another setting differs, as in [`check_prepared_for`].
     """
-    prepared, wanted = read_manifest(folder)["feature_extractor"], extractor_settings(feature_extractor)
-    taken = {name: prepared[name] for name in _TAKEN_OVER if name in prepared and name in wanted}
-    # Beats of a shorter window are fewer; patches and pages of one are others.
-    if "num_beats" not in wanted or taken.get("window_seconds", 0.0) > wanted["window_seconds"]:
-        taken.pop("window_seconds", None)
-    adopted = type(feature_extractor)(**{**wanted, **taken})
-    check_prepared_for(folder, adopted)
-    return adopted
+    prepared, settings = read_manifest(folder)["feature_extractor"], extractor_settings(feature_extractor)
+    adopted = {name: prepared[name] for name in _ADOPTED_SETTINGS if name in prepared and name in settings}
+    # A shorter window only has fewer beats, but different patches and pages.
+    if "num_beats" not in settings or adopted.get("window_seconds", 0.0) > settings["window_seconds"]:
+        adopted.pop("window_seconds", None)
+    matched = type(feature_extractor)(**{**settings, **adopted})
+    check_prepared_for(folder, matched)
+    return matched
 
 
 def select_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> datasets.Dataset:
-    """A prepared dataset with these of its labels only, in this order; without labels for `None`."""
-    has = list((dataset.features or {}).get("labels") or ())
-    if has == list(label_names or ()):
+    """A prepared dataset with only these labels, in this order; `None` removes all labels."""
+    current = list((dataset.features or {}).get("labels") or ())
+    if current == list(label_names or ()):
         return dataset
-    bare = dataset.remove_columns("labels")
+    unlabeled = dataset.remove_columns("labels")
     if not label_names:
-        return bare
+        return unlabeled
     labels = [{name: row[name] for name in label_names} for row in dataset["labels"]]
     feature = {name: datasets.Value("float32") for name in label_names}
-    return bare.add_column("labels", labels, feature=feature)
+    return unlabeled.add_column("labels", labels, feature=feature)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a prepared folder; errors as in [`load_prepared`]."""
+    """The manifest of a prepared folder; raises as [`load_prepared`]."""
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputError(f"{folder} is not prepared to the end: start the same `clear-hug prepare` again, it resumes")
+        raise InputError(f"{folder} is not fully prepared: run the same `clear-hug prepare` again to resume")
     manifest = read_json(path)
     if not isinstance(manifest.get("shards"), list) or not isinstance(manifest.get("feature_extractor"), dict):
         raise InputError(f"{path} is not a manifest of `clear-hug prepare`: name the folder that it wrote")
     source = manifest.get("source")
     names = source.get("label_names") if isinstance(source, dict) else []
-    fits = _is_or_absent(source, dict) and _is_or_absent((source or {}).get("settings"), dict)
-    fits = fits and _is_or_absent(names, list) and all(isinstance(name, str) for name in names or ())
-    if not fits or not all(_is_shard(shard) for shard in manifest["shards"]):
-        raise InputError(f"{path} is damaged: copy the folder again, or prepare it anew")
+    is_valid = _is_optional(source, dict) and _is_optional((source or {}).get("settings"), dict)
+    is_valid = is_valid and _is_optional(names, list) and all(isinstance(name, str) for name in names or ())
+    if not is_valid or not all(_is_shard(shard) for shard in manifest["shards"]):
+        raise InputError(f"{path} is damaged: copy the folder again, or repeat the preparation")
     return manifest
 
 
 def _is_shard(entry: Any) -> bool:
-    """Whether an entry of the manifest names a file in this folder, and what there is to know about it."""
-    fits = isinstance(entry, dict) and all(type(entry.get(name)) is kind for name, kind in _SHARD.items())
-    return fits and entry["rows"] >= 0 and _SHARD_NAME.fullmatch(entry["file"]) is not None
+    """Whether an entry of the manifest describes a file in its folder."""
+    is_valid = isinstance(entry, dict) and all(type(entry.get(name)) is kind for name, kind in _SHARD.items())
+    return is_valid and entry["rows"] >= 0 and _SHARD_NAME.fullmatch(entry["file"]) is not None
 
 
-def _is_or_absent(value: Any, kind: type) -> bool:
+def _is_optional(value: Any, kind: type) -> bool:
     return value is None or isinstance(value, kind)

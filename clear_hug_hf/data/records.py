@@ -1,4 +1,4 @@
-"""Recordings, and where they are on disk."""
+"""Recordings in memory and references to recordings on disk."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..processing.wfdb_format import existing_header
 @dataclass
 class Recording:
     """
-    One recording with what is known about it.
+    A recording with its metadata and labels.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The samples, float32 [`unit`].
-        sampling_rate (`float`): Rate of the samples [Hz].
-        lead_names (`Sequence[str]`): Name of each row, as the source spells it.
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): Samples, float32 [`unit`].
+        sampling_rate (`float`): Sampling rate [Hz].
+        lead_names (`Sequence[str]`): Name of each row, as its source spells it.
         unit (`str` or `Sequence[str]`): `"mV"`, `"uV"`, `"V"` or `"NU"`, for all rows or for each.
-        record_id (`str`): Name of the recording in its source.
-        patient_id (`str`, *optional*): Whose recording it is; recordings of one patient stay on one side of a split.
-        labels (`Mapping[str, float]`, *optional*): Value of each label: 1 or 0 for classes, any number for a
-            regression, NaN where unknown; `None` where nobody labelled the recording.
-        split (`str`, *optional*): `"train"`, `"validation"` or `"test"` where the source has official splits.
-        metadata (`dict`, *optional*): Anything else that the source says.
+        record_id (`str`): Id of the recording in its source.
+        patient_id (`str`, *optional*): Id of the patient. All recordings of a patient are in the same split.
+        labels (`Mapping[str, float]`, *optional*): Value of each label: 1 or 0 for classes, any number for regression,
+            NaN if unknown; `None` for an unlabeled recording.
+        split (`str`, *optional*): `"train"`, `"validation"` or `"test"` if the source has official splits.
+        metadata (`dict`, *optional*): Other information from the source.
     """
 
     waveform: np.ndarray
@@ -60,11 +60,11 @@ class Recording:
 @dataclass(frozen=True)
 class RecordReference:
     """
-    A recording that is still on disk, with what its source's tables say about it; the fields are those of
-    [`Recording`]. It can be pickled.
+    A recording on disk, with metadata and labels from the tables of its source; see [`Recording`] for the fields. It
+    can be pickled.
 
     Args:
-        path (`Path`): The record, as [`read_record`] takes it.
+        path (`Path`): Path of the record, as in [`read_record`].
     """
 
     path: Path
@@ -75,15 +75,15 @@ class RecordReference:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Recording:
-        """The recording as its file alone tells it; sources in another format than WFDB override this."""
+        """Read the file, ignoring the tables of the source; sources in other formats than WFDB override this."""
         return read_record(self.path)
 
     def read(self) -> Recording:
         """
-        Read the samples; what the source's tables say goes before what the file says.
+        Read the recording; tables of the source take precedence over its file.
 
         Raises:
-            FileNotFoundError, InputError: As [`read_record`] does.
+            FileNotFoundError, InputError: As [`read_record`].
         """
         recording = self.load()
         return replace(
@@ -104,30 +104,30 @@ class Rejected(NamedTuple):
 
 
 def read_record(path: str | Path) -> Recording:
-    """The WFDB record at a path, as [`~processing.wfdb_format.read_record`] reads it, with its errors."""
+    """Read the WFDB record at a path; arguments and errors as in [`~processing.wfdb_format.read_record`]."""
     return Recording(**wfdb_format.read_record(path))
 
 
 def find_records(path: str | Path) -> list[Path]:
     """
-    The WFDB records at a path.
+    Find the WFDB records at a path.
 
     Args:
-        path (`str` or `Path`): One record, or a folder that is searched with all its subfolders.
+        path (`str` or `Path`): A record, or a folder to search recursively.
 
     Returns:
-        `list[Path]`: Header files, sorted.
+        `list[Path]`: Sorted header files.
 
     Raises:
         FileNotFoundError: If there is neither a record nor a folder at the path.
-        InputError: If the folder holds no records.
+        InputError: If the folder contains no records.
     """
-    # `os.path` takes names that no file can have for absent ones, `Path` has errors for them.
+    # Unlike `Path`, `os.path` does not raise for names that no file can have.
     folder = Path(path)
     if os.path.isdir(folder):
         headers = sorted(folder.rglob("*.hea"))
         if not headers:
-            raise InputError(f"{path} holds no WFDB records: there is no .hea file in it or below")
+            raise InputError(f"{path} contains no WFDB records: neither it nor its subfolders have a .hea file")
         return headers
     return [existing_header(folder)]
 

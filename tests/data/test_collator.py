@@ -45,7 +45,7 @@ def test_when_labels_are_named_then_they_come_in_that_order_or_not_at_all(datase
 
 def test_when_the_rate_is_not_the_models_then_the_batch_is_refused(dataset: datasets.Dataset) -> None:
     row: dict[str, Any] = {**dataset[0], "sampling_rate": 250.0}
-    with pytest.raises(InputError, match="prepared at 250 Hz and the model works at 100 Hz"):
+    with pytest.raises(InputError, match="prepared at 250 Hz and the model expects 100 Hz"):
         EcgCollator(ClearHugFeatureExtractor())([row])
 
 

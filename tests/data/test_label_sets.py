@@ -130,7 +130,7 @@ def test_when_real_csn_records_are_read_then_they_equal_merls_rows(shared: Path)
 
 def test_when_a_set_is_not_for_a_reader_then_those_that_are_get_named() -> None:
     assert get_label_set("cpsc9", "cpsc2018").name == "cpsc9"
-    with pytest.raises(InputError, match="ptbxl recordings do not have the codes of 'csn': choose from ptbxl_super"):
+    with pytest.raises(InputError, match="ptbxl recordings do not use the codes of 'csn': choose from ptbxl_super"):
         get_label_set("csn", "ptbxl")
-    with pytest.raises(InputError, match="there is no label set 'nine'"):
+    with pytest.raises(InputError, match="unknown label set 'nine'"):
         get_label_set("nine")

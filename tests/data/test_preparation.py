@@ -92,7 +92,7 @@ def test_when_labels_are_unknown_then_they_are_nan_and_the_others_kept(
     dataset, _ = prepare([recording], ClearHugFeatureExtractor(), LABELS, progress=False)
     np.testing.assert_array_equal(list(dataset[0]["labels"].values()), expected)
     if labels:
-        with pytest.raises(InputError, match="has the label 'inverted', which is not among fast"):
+        with pytest.raises(InputError, match="has the label 'inverted', which is not one of fast"):
             prepare([recording], ClearHugFeatureExtractor(), ["fast"], progress=False)
 
 

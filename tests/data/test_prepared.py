@@ -68,9 +68,9 @@ def test_when_a_model_differs_in_what_is_not_stored_then_the_folder_fits(prepare
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"do_rescale": False}, "was prepared with do_rescale=True and the model needs do_rescale=False"),
-        ({"bandpass_low": 0.67}, "bandpass_low=0.5 and the model needs bandpass_low=0.67"),
-        ({"detector": "xqrs"}, "detector='multilead' and the model needs detector='xqrs'"),
+        ({"do_rescale": False}, "was prepared with do_rescale=True, but the model requires do_rescale=False"),
+        ({"bandpass_low": 0.67}, "bandpass_low=0.5, but the model requires bandpass_low=0.67"),
+        ({"detector": "xqrs"}, "detector='multilead', but the model requires detector='xqrs'"),
     ],
 )
 def test_when_a_model_needs_other_signals_then_the_setting_is_named(prepared: Path, other: dict, message: str) -> None:
@@ -108,7 +108,7 @@ def test_when_a_preparation_is_not_finished_then_it_says_how_to_go_on(
         source, tmp_path, ClearHugFeatureExtractor(), shard_size=2, shard_index=0, num_shards=2, progress=False
     )
     assert is_prepared(tmp_path)
-    with pytest.raises(InputError, match="is not prepared to the end: start the same `clear-hug prepare` again"):
+    with pytest.raises(InputError, match="is not fully prepared: run the same `clear-hug prepare` again"):
         load_prepared(tmp_path)
 
 
@@ -140,7 +140,7 @@ def _with_entry(field: str, value: Any) -> Callable[[bytes], bytes]:
         (
             "preprocessor_config.json",
             lambda content: content.replace(b'"bandpass_low": 0.5', b'"bandpass_low": 0.4'),
-            r"is damaged: its bandpass_low is 0.4, and the signals were prepared with 0.5",
+            r"is damaged: bandpass_low is 0.4, but the signals were prepared with 0.5",
         ),
         ("manifest.json", lambda content: b"{", "is damaged"),
         ("manifest.json", lambda content: b"{}", "is not a manifest of"),
@@ -198,17 +198,17 @@ def _with(name: str, change: Callable[[Any], Any]) -> Callable[[pa.Table], pa.Ta
     ("change", "message"),
     [
         (lambda table: table.drop_columns(["r_peaks"]), "it has no column r_peaks"),
-        (lambda table: table.slice(1), "it has 1 rows and not 2"),
+        (lambda table: table.slice(1), "it has 1 rows instead of 2"),
         (
             lambda table: table.set_column(8, "signal_scale", pa.array([1.0, 2.0])),
-            "the column signal_scale holds double",
+            "the column signal_scale has the type double",
         ),
         (_with("lead_mask", lambda _: None), "values of lead_mask are missing"),
         (_with("r_peaks", lambda peaks: [None, *peaks[1:]]), "values of r_peaks are missing"),
         (_with("signal_scale", lambda scales: [float("nan"), *scales[1:]]), "signal_scale is not positive"),
         (_with("signal_scale", lambda scales: [*scales[1:], -1.0]), "signal_scale is not positive"),
-        (_with("r_peaks", lambda peaks: peaks[::-1]), "r_peaks do not ascend"),
-        (_with("r_peaks", lambda peaks: [-5, *peaks]), "r_peaks do not ascend"),
+        (_with("r_peaks", lambda peaks: peaks[::-1]), "r_peaks are negative or not ascending"),
+        (_with("r_peaks", lambda peaks: [-5, *peaks]), "r_peaks are negative or not ascending"),
         (_with("sampling_rate", lambda _: 250.0), "sampling_rate is not 100 Hz"),
     ],
 )
@@ -216,7 +216,7 @@ def test_when_a_shard_holds_what_no_preparation_writes_then_it_is_said(
     copied: Path, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     _forge(copied, change)
-    with pytest.raises(InputError, match=rf"train-00000-of-00002\.parquet is not what .* writes: {message}"):
+    with pytest.raises(InputError, match=rf"train-00000-of-00002\.parquet was not written by .*: {message}"):
         load_prepared(copied)
 
 

@@ -141,7 +141,7 @@ def test_when_recordings_were_prepared_for_another_system_then_one_sentence_says
         refused("pretrain", "--data", data, *small.words(house), *to) == f"{start} `clear-hug prepare --system {name}`"
     )
     extractors = [SMALL_SYSTEMS[one].system.feature_extractor.__name__ for one in (other, name)]
-    said = f"{data} was prepared for another system, by {extractors[0]}, and the model needs {extractors[1]}"
+    said = f"{data} was prepared for another system, with {extractors[0]}, but the model requires {extractors[1]}"
     assert refused("finetune", "--data", data, "--model", house / "pretrained", *to).startswith(said)
     assert refused("evaluate", "--data", data, "--model", house / "finetuned").startswith(said)
     command = ["benchmark", "--tasks", data, "--models", f"one={house / 'pretrained'}", *to]

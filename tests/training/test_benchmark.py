@@ -702,7 +702,7 @@ def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_wor
         _run([task], {"random": None}, tmp_path / "out")
     folder = tmp_path / "filtered"
     save_model_folder(folder, make_model(), ClearHugFeatureExtractor(bandpass_low=0.5))
-    with pytest.raises(InputError, match=r"bandpass_low=.* and the model needs bandpass_low=0\.5"):
+    with pytest.raises(InputError, match=r"bandpass_low=.*, but the model requires bandpass_low=0\.5"):
         _run([task], {"tiny": folder}, tmp_path / "out")
     with pytest.raises(InputError, match="no protocol 'linear': choose from knn, probe, finetune, lora"):
         _arguments(protocols=("linear",))

@@ -442,7 +442,7 @@ def test_when_rate_or_leads_are_not_the_models_then_both_are_named(sets: Sets) -
     with pytest.raises(InputError, match=r"gives 12 leads \(.*\) and the model reads 6 \(I, II"):
         _finetune(sets, model=_model(lead_names=six))
     other = ClearHugFeatureExtractor(sampling_rate=250)
-    with pytest.raises(InputError, match="prepared at 100 Hz and the model works at 250 Hz"):
+    with pytest.raises(InputError, match="prepared at 100 Hz and the model expects 250 Hz"):
         check_fits(_model(sampling_rate=250).config, other, sets[0])
 
 

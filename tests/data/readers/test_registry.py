@@ -58,7 +58,7 @@ def test_when_a_file_is_given_then_it_is_a_table_or_a_record(tmp_path: Path, wri
 def test_when_nothing_is_there_then_it_is_said_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no recordings: there is neither a \.hea file"):
         guess_kind(tmp_path)
-    with pytest.raises(InputError, match="holds no WFDB records"):
+    with pytest.raises(InputError, match="contains no WFDB records"):
         open_source("wfdb", tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         guess_kind(tmp_path / "nowhere")
@@ -75,9 +75,9 @@ def test_when_kind_option_or_label_set_are_unknown_then_the_choices_are_named(tm
         open_source("dicom", tmp_path)
     with pytest.raises(InputError, match="wfdb has no option 'folds': it has label_set"):
         open_source("wfdb", tmp_path, folds=[1])
-    with pytest.raises(InputError, match="there is no label set 'all': choose from ptbxl_super"):
+    with pytest.raises(InputError, match="unknown label set 'all': choose from ptbxl_super"):
         open_source("ptbxl", shared / "data" / "ptbxl", label_set="all")
-    with pytest.raises(InputError, match="ludb recordings do not have the codes of 'csn'"):
+    with pytest.raises(InputError, match="ludb recordings do not use the codes of 'csn'"):
         open_source("ludb", shared / "data" / "ludb", label_set="csn")
     assert "sampling_rate" in reader_options("ptbxl")
 
