@@ -13,6 +13,7 @@ import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .inference.pipeline_ecg_classification import MODEL_CLASSES, TASK, EcgClassificationPipeline
+from .processing.errors import import_library
 from .systems import SYSTEMS, System, load
 
 
@@ -44,7 +45,7 @@ __all__ = sorted(_MODULES)
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name], __name__), name)
+        return getattr(import_library(_MODULES[name], f"clear_hug_hf.{name}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -61,10 +61,10 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _user_message(error: Exception) -> str | None:
     """One sentence for an error that the user can mend, `None` for one that is a fault of this program."""
-    from ..processing.errors import OPTIONAL_LIBRARIES, InputError, missing_library
+    from ..processing.errors import InputError, missing_library
 
-    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in OPTIONAL_LIBRARIES:
-        error = missing_library(str(error.name), "this command")
+    if isinstance(error, ModuleNotFoundError) and (message := missing_library(error, "this command")) is not None:
+        return message
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, InputError | FileNotFoundError | PermissionError | ImportError):

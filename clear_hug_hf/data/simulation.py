@@ -74,12 +74,17 @@ def simulate_recordings(
     """
     if num_patients < 1 or recordings_per_patient < 1:
         raise InputError("simulate at least one recording of at least one patient")
-    from joblib import Parallel, delayed
-
-    patients = Parallel(n_jobs=num_workers)(
-        delayed(_simulate_patient)(patient, recordings_per_patient, seed) for patient in range(num_patients)
+    _import_neurokit2()  # before there are other processes
+    joblib = import_library("joblib", "simulating recordings")
+    simulate = joblib.delayed(_simulate_patient)
+    patients = joblib.Parallel(n_jobs=num_workers)(
+        simulate(patient, recordings_per_patient, seed) for patient in range(num_patients)
     )
     return [recording for recordings in patients for recording in recordings]
+
+
+def _import_neurokit2() -> Any:
+    return import_library("neurokit2", "simulating recordings")
 
 
 def _simulate_patient(patient: int, count: int, seed: int) -> list[Recording]:
@@ -123,7 +128,7 @@ def _simulate_patient(patient: int, count: int, seed: int) -> list[Recording]:
 
 
 def _simulate_leads(**settings: Any) -> Any:
-    neurokit2 = import_library("neurokit2", "simulating recordings")
+    neurokit2 = _import_neurokit2()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return neurokit2.ecg_simulate(

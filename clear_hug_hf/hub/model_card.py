@@ -19,7 +19,7 @@ from huggingface_hub import (
 )
 
 from ..inference.classifier_outputs import model_label_names, model_thresholds
-from ..processing.errors import InputError
+from ..processing.errors import InputError, import_library
 from ..systems import SYSTEMS, System
 from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
 
@@ -134,6 +134,7 @@ def make_card(
 
     name = repo_id.split("/")[-1]
     sources = _source_rows(metrics, encoder)
+    import_library("jinja2", "making a model card")
     text = ModelCard.from_template(
         ModelCardData(
             license=license,

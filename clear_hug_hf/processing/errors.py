@@ -14,6 +14,7 @@ OPTIONAL_LIBRARIES = {
     "evaluate": ("evaluate", "train"),
     "h5py": ("h5py", "code15"),
     "jinja2": ("jinja2", "train"),
+    "joblib": ("joblib", "beats"),
     "matplotlib": ("matplotlib", "plots"),
     "neurokit2": ("neurokit2", "beats"),
     "onnx": ("onnx", "export"),
@@ -25,8 +26,12 @@ OPTIONAL_LIBRARIES = {
     "sklearn": ("scikit-learn", "train"),
     "tensorboard": ("tensorboard", "train"),
     "threadpoolctl": ("threadpoolctl", "train"),
+    "wfdb": ("wfdb", None),
 }
-"""Libraries that inference works without: the package to install, and the extra of this package that includes it."""
+"""
+Libraries that are imported where they are used: the package to install, and the extra of this package that includes
+it; `None` where the package itself does.
+"""
 
 
 class InputError(ValueError):
@@ -38,24 +43,28 @@ class InputError(ValueError):
     """
 
 
-def import_library(name: str, use: str) -> Any:
+def import_library(name: str, use: str, package: str | None = None) -> Any:
     """
-    A library that only some uses need, or a module of it.
+    A module of a library that only some uses need, or one, also relative to a package, that imports such a library.
 
     Raises:
-        ImportError: If it is not installed; the message says what to install for this `use`.
+        ImportError: If the library is not installed; the message says what to install for this `use`.
     """
     try:
-        return import_module(name)
+        return import_module(name, package)
     except ModuleNotFoundError as error:
-        raise missing_library(error.name or name, use) from error
+        if (message := missing_library(error, use)) is None:
+            raise
+        raise ImportError(message) from error
 
 
-def missing_library(name: str, use: str) -> ImportError:
-    """The error for a module that is not installed: one sentence that says what needs it and how to install it."""
-    library = name.partition(".")[0]
-    package, extra = OPTIONAL_LIBRARIES.get(library, (library, None))
+def missing_library(error: ModuleNotFoundError, use: str) -> str | None:
+    """One sentence that says what to install for this `use`, `None` if the module is of none of these libraries."""
+    library = str(error.name).partition(".")[0]
+    if library not in OPTIONAL_LIBRARIES:
+        return None
+    package, extra = OPTIONAL_LIBRARIES[library]
     # A copy beside published weights works without this package.
     is_installed = __name__.startswith("clear_hug_hf.")
     remedy = f"'clear-hug-hf[{extra}]'" if extra and is_installed else package
-    return ImportError(f"{use} needs {package}, which is not installed: pip install {remedy}", name=library)
+    return f"{use} needs {package}, which is not installed: pip install {remedy}"

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from ..data.prepared import is_prepared, read_manifest
 from ..data.readers.base import RecordSource
 from ..data.splits import patient_keys
 from ..utils.files import read_state
@@ -62,6 +61,8 @@ def describe_source(
         `dict`: `name`, `title`, `license`, `citation`, `label_set`, `splits` (how patients were divided); `None` where
         unknown.
     """
+    from ..data.prepared import is_prepared, read_manifest  # needs what publishing and exporting do without
+
     known: dict[str, Any] = dict.fromkeys(("name", "title", "license", "citation", "label_set", "splits"))
     if path is None:
         title = "Simulated recordings of clear_hug_hf"

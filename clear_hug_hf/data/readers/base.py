@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, overload
 
-from ...processing.errors import InputError
+from ...processing.errors import InputError, import_library
 from ..label_sets import LabelSet, get_label_set
 from ..records import RecordReference
 
@@ -148,8 +148,7 @@ def read_table(path: Path, columns: Iterable[str], whose: str, complete: bool = 
         InputError: If it cannot be read, a row has other fields than the header, or a column is missing or there
             twice.
     """
-    import pandas as pd
-
+    pd = import_library("pandas", f"reading the table {path}")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {whose} comes with it")
     try:
