@@ -27,12 +27,16 @@ from clear_hug_hf import (
     ClearHugFeatureExtractor,
     ClearHugForSequenceClassification,
     EcgClassificationPipeline,
+    registration,
 )
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.simulation import simulate_recordings
+from clear_hug_hf.processing.lazy_names import lazy_names
 
 
 PACKAGE = Path(clear_hug_hf.__file__).resolve().parent
+IMPORTERS = {"<frozen importlib._bootstrap>", lazy_names.__code__.co_filename, registration.__file__}
+"""Files of functions that import modules."""
 
 
 def walk(call: Callable[[], Any]) -> list[str]:
@@ -43,11 +47,16 @@ def walk(call: Callable[[], Any]) -> list[str]:
         call (`Callable`): Runs in this process and thread.
     """
     passed: dict[CodeType, None] = {}
+    importing = 0
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        # The body of a module or class is no function: importing is not passing.
-        if event == "call" and frame.f_code.co_flags & inspect.CO_NEWLOCALS:
-            passed.setdefault(frame.f_code)
+        nonlocal importing
+        code = frame.f_code
+        # Importing is not passing, with all that modules call. The body of a class is no function, either.
+        if code.co_filename in IMPORTERS and event in ("call", "return"):
+            importing += 1 if event == "call" else -1
+        elif event == "call" and not importing and code.co_flags & inspect.CO_NEWLOCALS:
+            passed.setdefault(code)
 
     sys.setprofile(note)
     try:

@@ -2,19 +2,16 @@
 ECG foundation models for Hugging Face Transformers.
 
 Importing this package registers its models with the Auto classes and its task with the pipelines, so that neither
-`AutoModel.from_pretrained(folder)` nor `pipeline("ecg-classification", model=folder)` needs `trust_remote_code`. The
-public names below are imported when they are first used.
+`AutoModel.from_pretrained(folder)` nor `pipeline("ecg-classification", model=folder)` needs `trust_remote_code`. It
+imports none of the large libraries: registration waits for the import of transformers, and the public names below are
+imported when they are first used.
 """
 
 from importlib import import_module
-from typing import Any
 
-import transformers
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from .inference.pipeline_ecg_classification import MODEL_CLASSES, TASK, EcgClassificationPipeline
-from .processing.errors import import_library
-from .systems import SYSTEMS, System, load
+from . import registration
+from .processing.lazy_names import lazy_names
+from .systems import SYSTEMS
 
 
 __version__ = "0.1.0"
@@ -39,47 +36,14 @@ _NAMES = {
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 for _system in SYSTEMS.values():
     _MODULES |= _system.public_names
+    # The rooms show the classes of their systems, too: `from clear_hug_hf.modeling import ...`.
+    for _name, _module in _system.public_names.items():
+        if _module.startswith("."):
+            _room = import_module(_module.rpartition(".")[0], __name__)
+            vars(_room).setdefault("_MODULES", {})[_name] = __name__ + _module
+            _room.__getattr__, _room.__dir__ = lazy_names(_room.__name__, vars(_room)["_MODULES"])  # type: ignore
 
 __all__ = sorted(_MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_library(_MODULES[name], f"clear_hug_hf.{name}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def _register(system: System) -> None:
-    """Make a system's classes what the Auto classes find by its config."""
-    classes = {name: load(reference) for name, reference in system.auto_classes.items()}
-    classes["AutoProcessor"] = classes.get("AutoImageProcessor", classes["AutoFeatureExtractor"])
-    config = classes.pop("AutoConfig")
-    transformers.AutoConfig.register(system.name, config, exist_ok=True)
-    for name, one in classes.items():
-        register = getattr(transformers, name).register
-        if name == "AutoImageProcessor":
-            register(config, slow_image_processor_class=one, exist_ok=True)
-        else:
-            register(config, one, exist_ok=True)
-    # The rooms show the classes of their systems, too: `from clear_hug_hf.modeling import ...`.
-    for name, module in system.public_names.items():
-        if module.startswith("."):
-            room = import_module(module.rpartition(".")[0], __name__)
-            setattr(room, name, getattr(import_module(module, __name__), name))
-
-
-for _system in SYSTEMS.values():
-    _register(_system)
-
-PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # what an earlier import left would be warned of
-# "audio" is the kind of task that comes closest: transformers knows no other signals.
-PIPELINE_REGISTRY.register_pipeline(
-    TASK,
-    pipeline_class=EcgClassificationPipeline,
-    pt_model=MODEL_CLASSES,  # type: ignore[arg-type]
-    type="audio",
-)
+registration.install()

@@ -4,38 +4,32 @@ What turns recordings into model inputs: lead names, cleaning, beats, feature ex
 The files of this folder are published beside the weights and import nothing of the rest of the package.
 """
 
-from .beat_detection import DETECTORS, detect_r_peaks
-from .beats import cut_beats, pad_peaks
-from .ecg_paper import LAYOUTS, EcgPage, PaperStyle, draw_page, render_page
-from .errors import InputError
-from .feature_extraction_ecg import EcgFeatureExtractor
-from .leads import STANDARD_LEADS, arrange_leads, lead_and_sign
-from .page_augmentation import augment_page
-from .page_finding import FoundPage, find_page
-from .page_loading import load_page
-from .signal_report import SignalReport, describe_signal, measure_quality
+from .lazy_names import lazy_names
 
 
-__all__ = [
-    "DETECTORS",
-    "LAYOUTS",
-    "STANDARD_LEADS",
-    "EcgPage",
-    "FoundPage",
-    "InputError",
-    "PaperStyle",
-    "EcgFeatureExtractor",
-    "SignalReport",
-    "arrange_leads",
-    "augment_page",
-    "cut_beats",
-    "describe_signal",
-    "detect_r_peaks",
-    "draw_page",
-    "find_page",
-    "lead_and_sign",
-    "load_page",
-    "measure_quality",
-    "pad_peaks",
-    "render_page",
-]
+_MODULES = {
+    "DETECTORS": ".beat_detection",
+    "LAYOUTS": ".ecg_paper",
+    "STANDARD_LEADS": ".leads",
+    "EcgPage": ".ecg_paper",
+    "FoundPage": ".page_finding",
+    "InputError": ".errors",
+    "PaperStyle": ".ecg_paper",
+    "EcgFeatureExtractor": ".feature_extraction_ecg",
+    "SignalReport": ".signal_report",
+    "arrange_leads": ".leads",
+    "augment_page": ".page_augmentation",
+    "cut_beats": ".beats",
+    "describe_signal": ".signal_report",
+    "detect_r_peaks": ".beat_detection",
+    "draw_page": ".ecg_paper",
+    "find_page": ".page_finding",
+    "lead_and_sign": ".leads",
+    "load_page": ".page_loading",
+    "measure_quality": ".signal_report",
+    "pad_peaks": ".beats",
+    "render_page": ".ecg_paper",
+}
+
+__all__ = list(_MODULES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -12,36 +12,57 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...processing.errors import InputError
-from . import code15, cpsc2018, ludb, mimic_iv_ecg, ptbxl
-from .base import Excluded, RecordSource
-from .challenge import ChallengeSource, read_comments
-from .code15 import Code15Source
-from .cpsc2018 import Cpsc2018Source
-from .csv_labels import CSV_CONTRACT, CsvSource
-from .ludb import LudbSource
-from .mimic_iv_ecg import MimicIvEcgSource
-from .ptbxl import PtbXlSource
-from .wfdb_folder import WfdbFolderSource
+from ...processing.lazy_names import lazy_names
+from .csv_contract import CSV_CONTRACT
 
 
-READERS: Mapping[str, type[RecordSource]] = {
-    one.kind: one
-    for one in (
-        PtbXlSource,
-        ChallengeSource,
-        Cpsc2018Source,
-        MimicIvEcgSource,
-        Code15Source,
-        LudbSource,
-        WfdbFolderSource,
-        CsvSource,
-    )
+if TYPE_CHECKING:
+    from .base import RecordSource
+
+_MODULES = {
+    "PtbXlSource": ".ptbxl",
+    "ChallengeSource": ".challenge",
+    "Cpsc2018Source": ".cpsc2018",
+    "MimicIvEcgSource": ".mimic_iv_ecg",
+    "Code15Source": ".code15",
+    "LudbSource": ".ludb",
+    "WfdbFolderSource": ".wfdb_folder",
+    "CsvSource": ".csv_labels",
+    "Excluded": ".base",
+    "RecordSource": ".base",
 }
+_KINDS = {
+    "ptbxl": "PtbXlSource",
+    "challenge": "ChallengeSource",
+    "cpsc2018": "Cpsc2018Source",
+    "mimic_iv_ecg": "MimicIvEcgSource",
+    "code15": "Code15Source",
+    "ludb": "LudbSource",
+    "wfdb": "WfdbFolderSource",
+    "csv": "CsvSource",
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+
+
+class _Readers(Mapping[str, "type[RecordSource]"]):
+    """Classes by kind, each imported when it is first asked for: the command line lists the kinds alone."""
+
+    def __getitem__(self, kind: str) -> type[RecordSource]:
+        return __getattr__(_KINDS[kind])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_KINDS)
+
+    def __len__(self) -> int:
+        return len(_KINDS)
+
+
+READERS: Mapping[str, type[RecordSource]] = _Readers()
 """Readers by the kind of source."""
 
 
@@ -89,12 +110,15 @@ def guess_kind(path: str | Path) -> str:
         FileNotFoundError: If the path does not exist.
         InputError: If nothing there looks like recordings.
     """
+    from . import code15, cpsc2018, ludb, mimic_iv_ecg, ptbxl
+    from .challenge import read_comments
+
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
-        return CsvSource.kind
+        return "csv"
     if not path.is_dir():
         if path.is_file() or path.with_name(f"{path.name}.hea").is_file():
-            return WfdbFolderSource.kind
+            return "wfdb"
         raise FileNotFoundError(f"{path} does not exist: check the path")
     for module, kind in ((ptbxl, "ptbxl"), (mimic_iv_ecg, "mimic_iv_ecg"), (code15, "code15"), (ludb, "ludb")):
         if (path / module.TABLE).is_file():
@@ -103,9 +127,9 @@ def guess_kind(path: str | Path) -> str:
     if header is not None:
         lines = header.read_text(encoding="utf-8", errors="replace").splitlines()
         stated = read_comments(line for line in lines if line.startswith("#"))
-        return ChallengeSource.kind if "codes" in stated else WfdbFolderSource.kind
+        return "challenge" if "codes" in stated else "wfdb"
     if cpsc2018.find_tables(path):
-        return Cpsc2018Source.kind
+        return "cpsc2018"
     raise InputError(
         f"{path} has no recordings: there is neither a .hea file in it or below, nor one of the tables {ptbxl.TABLE}, "
         f"{mimic_iv_ecg.TABLE}, {code15.TABLE}, {ludb.TABLE} and {cpsc2018.TABLE} of the known sets; for labels of "
@@ -122,20 +146,4 @@ def _first_header(folder: Path) -> Path | None:
     return None
 
 
-__all__ = [
-    "CSV_CONTRACT",
-    "ChallengeSource",
-    "Code15Source",
-    "Cpsc2018Source",
-    "CsvSource",
-    "Excluded",
-    "LudbSource",
-    "MimicIvEcgSource",
-    "PtbXlSource",
-    "READERS",
-    "RecordSource",
-    "WfdbFolderSource",
-    "guess_kind",
-    "open_source",
-    "reader_options",
-]
+__all__ = ["CSV_CONTRACT", "READERS", *_MODULES, "guess_kind", "open_source", "reader_options"]

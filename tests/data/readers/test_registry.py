@@ -64,6 +64,10 @@ def test_when_nothing_is_there_then_it_is_said_what_would_be(tmp_path: Path) -> 
         guess_kind(tmp_path / "nowhere")
 
 
+def test_when_a_reader_is_asked_for_then_it_is_that_of_the_kind() -> None:
+    assert [reader.kind for reader in READERS.values()] == list(READERS)
+
+
 @pytest.mark.parametrize("kind", list(READERS))
 def test_when_the_path_does_not_exist_then_every_reader_names_it(tmp_path: Path, kind: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere.* does not exist"):
