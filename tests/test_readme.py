@@ -161,6 +161,14 @@ def test_when_the_python_reference_is_built_then_it_has_every_public_name() -> N
     assert {path.rpartition(".")[2] for path in documented} >= set(clear_hug_hf.__all__)
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "model_cards/README.md"])
+def test_when_a_page_outside_the_site_has_links_then_their_files_exist(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#\s]+)|^\[[\w-]+\]: (\S+)$", text, re.MULTILINE)
+    paths = [path for path in ("".join(pair) for pair in targets) if "://" not in path]
+    assert [path for path in paths if not (REPOSITORY / page).parent.joinpath(path).exists()] == []
+
+
 def test_when_a_page_is_written_then_the_site_has_it() -> None:
     navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
     assert {page.name for page in (REPOSITORY / "docs").glob("*.md")} == set(
