@@ -1,7 +1,7 @@
 """
-The losses of ECG-Scan: contrasts of pages with signals and texts, and the leads rebuilt from a page.
+Losses of ECG-Scan: contrastive alignment of pages with signals and texts, and reconstruction of the leads.
 
-Shapes: `B` pages, `L` leads (12), `T` samples, `E` the width of the shared space.
+Shapes: `B` pages, `L` leads (12), `T` samples, `E` dimension of the shared space.
 """
 
 import torch
@@ -9,27 +9,27 @@ from torch.nn import functional as F
 
 
 VOLUME_EPS = 1e-6
-"""Added to the determinant of a Gram matrix: the root's gradient has no bound where the volume vanishes."""
+"""Added to the determinant of a Gram matrix, since the gradient of the square root is unbounded at 0."""
 
 
 def gramian_volume(
     anchor: torch.Tensor, first: torch.Tensor, second: torch.Tensor, normalize: bool = False
 ) -> torch.Tensor:
     """
-    Volume of the parallelepiped that three unit vectors span, of every anchor with every pair (GRAM, Cicchetti et al.,
-    arXiv 2412.11959): the root of the determinant of their Gram matrix. 0 where they lie in a plane, 1 where they are
-    orthogonal.
+    Volume of the parallelepiped spanned by three unit vectors (GRAM, Cicchetti et al., 2024, arXiv 2412.11959), for
+    every anchor and every pair: the square root of the determinant of their Gram matrix. It is 0 if they are coplanar
+    and 1 if they are orthogonal.
 
-    A vector and its opposite give the same volume. And it is `sqrt(1 - c^2)` times the distance of the anchor from the
-    plane of a pair, with the cosine `c` of the pair, which no anchor can change: pairs that agree look close to all.
+    Negating a vector does not change the volume. It is the distance of the anchor from the plane of the pair times
+    `sqrt(1 - c^2)`, where `c` is the cosine similarity of the pair: similar pairs have a small volume with any anchor.
 
     Args:
         anchor (`torch.Tensor` of shape `(B, E)`):
             Unit vectors.
         first, second (`torch.Tensor` of shape `(M, E)`):
-            Unit vectors; the pairs are those of one row.
+            Unit vectors. Corresponding rows form a pair.
         normalize (`bool`, *optional*, defaults to `False`):
-            Divide by the area that the pair spans: the distance alone.
+            Divide by the area spanned by the pair, which leaves the distance.
 
     Returns:
         `torch.FloatTensor` of shape `(B, M)`, float32.
@@ -50,39 +50,54 @@ def contrastive_loss(
     scores: torch.Tensor,
     duplicates: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
-    chosen: torch.Tensor | None = None,
+    selected: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Cross-entropy of finding the k-th column in row k and the other way round, averaged.
+    Symmetric cross-entropy of matching row k with column k, averaged over both directions.
 
-    The scores `(B, B)` are high where row and column belong together. Pairs that are `duplicates` `(B, B)` are not to
-    be told apart: they are left out, but for the diagonal. All columns that are not left out share `label_smoothing`
-    of the target. Rows and columns of the `chosen` `(B,)` are compared, by default all; 0 comes out where there are
-    none.
+    Args:
+        scores (`torch.Tensor` of shape `(B, B)`):
+            Similarities of rows and columns.
+        duplicates (`torch.BoolTensor` of shape `(B, B)`, *optional*):
+            Pairs that are not used as negatives.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Target probability that is distributed uniformly over all remaining columns.
+        selected (`torch.BoolTensor` of shape `(B,)`, *optional*):
+            Rows and columns to compare; all by default. The loss is 0 if there are none.
     """
     scores = scores.float()
-    itself = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    left_out = torch.zeros_like(itself) if duplicates is None else duplicates & ~itself
+    diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    excluded = torch.zeros_like(diagonal) if duplicates is None else duplicates & ~diagonal
     count: int | torch.Tensor = len(scores)
-    if chosen is not None:
-        # A row that is left alone with itself has a loss of 0.
-        left_out = (left_out | ~(chosen[:, None] & chosen)) & ~itself
-        count = chosen.sum().clamp(min=1)
+    if selected is not None:
+        # The loss of a row without negatives is 0.
+        excluded = (excluded | ~(selected[:, None] & selected)) & ~diagonal
+        count = selected.sum().clamp(min=1)
     losses = []
-    for one, absent in ((scores, left_out), (scores.T, left_out.T)):
-        logs = one.masked_fill(absent, float("-inf")).log_softmax(dim=1)
-        spread = logs.masked_fill(absent, 0.0).sum(dim=1) / (~absent).sum(dim=1)
-        losses.append(-((1 - label_smoothing) * logs.diagonal() + label_smoothing * spread).sum() / count)
+    for logits, ignored in ((scores, excluded), (scores.T, excluded.T)):
+        log_probabilities = logits.masked_fill(ignored, float("-inf")).log_softmax(dim=1)
+        uniform = log_probabilities.masked_fill(ignored, 0.0).sum(dim=1) / (~ignored).sum(dim=1)
+        matches = log_probabilities.diagonal()
+        losses.append(-((1 - label_smoothing) * matches + label_smoothing * uniform).sum() / count)
     return (losses[0] + losses[1]) / 2
 
 
-def same_texts(text_ids: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def find_duplicate_texts(text_ids: torch.Tensor, has_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Which recordings have the same text `(B, B)`, by `text_ids` `(B,)` that are the same number for identical texts,
-    and the share of pairs of different ones that do. Only `chosen` ones `(B,)` have a text.
+    Find recordings with identical texts.
+
+    Args:
+        text_ids (`torch.LongTensor` of shape `(B,)`):
+            Equal for identical texts.
+        has_text (`torch.BoolTensor` of shape `(B,)`):
+            True for recordings that have a text.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: Mask `(B, B)` of pairs with the same text, and the fraction of pairs of
+        different recordings that have the same text.
     """
-    duplicates = (text_ids[:, None] == text_ids) & chosen[:, None] & chosen
-    num_texts = chosen.sum()
+    duplicates = (text_ids[:, None] == text_ids) & has_text[:, None] & has_text
+    num_texts = has_text.sum()
     pairs = (num_texts * (num_texts - 1)).clamp(min=1)
     return duplicates, (duplicates.sum() - num_texts).float() / pairs
 
@@ -95,23 +110,24 @@ def gramian_contrastive_loss(
     duplicates: torch.Tensor | None = None,
     label_smoothing: float = 0.1,
     normalize: bool = False,
-    chosen: torch.Tensor | None = None,
+    selected: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Contrast of pages with pairs of signal and text by the volume that they span: small where they belong together.
+    Contrastive loss of pages with pairs of signal and text, based on the [`gramian_volume`], which is small for
+    matching triples.
 
     Args:
         image, signal, text (`torch.Tensor` of shape `(B, E)`):
             Unit vectors of the same recordings.
         log_scale (`torch.Tensor` of shape `()` or `(1,)`):
-            Logarithm of one over the temperature.
+            Logarithm of the inverse temperature.
         duplicates (`torch.BoolTensor` of shape `(B, B)`, *optional*):
-            Recordings with the same text.
-        label_smoothing, normalize, chosen:
-            As [`contrastive_loss`] and [`gramian_volume`].
+            Pairs of recordings with the same text.
+        label_smoothing, normalize, selected:
+            See [`contrastive_loss`] and [`gramian_volume`].
     """
     scores = -gramian_volume(image, signal, text, normalize) * log_scale.float().exp()
-    return contrastive_loss(scores, duplicates, label_smoothing, chosen)
+    return contrastive_loss(scores, duplicates, label_smoothing, selected)
 
 
 def pairwise_contrastive_loss(
@@ -120,14 +136,14 @@ def pairwise_contrastive_loss(
     log_scale: torch.Tensor,
     duplicates: torch.Tensor | None = None,
     label_smoothing: float = 0.1,
-    chosen: torch.Tensor | None = None,
+    selected: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Symmetric InfoNCE on cosines (Radford et al., 2021); arguments as [`gramian_contrastive_loss`].
+    Symmetric InfoNCE loss of cosine similarities (Radford et al., 2021), see [`gramian_contrastive_loss`].
     """
     with torch.autocast(first.device.type, enabled=False):
         scores = first.float() @ second.float().T * log_scale.float().exp()
-        return contrastive_loss(scores, duplicates, label_smoothing, chosen)
+        return contrastive_loss(scores, duplicates, label_smoothing, selected)
 
 
 def reconstruction_loss(
@@ -137,15 +153,15 @@ def reconstruction_loss(
     delta: float = 0.1,
 ) -> torch.Tensor:
     """
-    Huber's loss of the leads, averaged by weight.
+    Weighted mean of the Huber loss of the leads.
 
     Args:
         reconstruction, waveforms (`torch.Tensor` of shape `(B, L, T)`):
-            What was rebuilt, and the truth [mV].
+            Reconstruction and ground truth [mV].
         weights (`torch.Tensor` of shape `(B, L, T)`):
-            0 where nothing was recorded, less for what the page does not show. 0 comes out where all are 0.
+            Weights of the samples. The loss is 0 if all are 0.
         delta (`float`, *optional*, defaults to 0.1):
-            Error above which the loss grows linearly [mV].
+            Threshold between the quadratic and the linear part of the loss [mV].
     """
     weights = weights.float()
     losses = F.huber_loss(reconstruction.float(), waveforms.float(), reduction="none", delta=delta)
@@ -154,12 +170,12 @@ def reconstruction_loss(
 
 def lead_residuals(leads: torch.Tensor) -> torch.Tensor:
     """
-    How far limb leads are from obeying Einthoven's (III = II - I) and Goldberger's identities (aVR = -(I + II) / 2,
-    aVL = I - II / 2, aVF = II - I / 2), which hold for potentials in one unit: not after leads were scaled apart.
+    Residuals of the identities of Einthoven (III = II - I) and Goldberger (aVR = -(I + II) / 2, aVL = I - II / 2,
+    aVF = II - I / 2), which do not hold if leads were scaled individually.
 
     Args:
         leads (`torch.Tensor` of shape `(..., L, T)`):
-            Leads [mV], the first six I, II, III, aVR, aVL and aVF.
+            Leads [mV], starting with I, II, III, aVR, aVL and aVF.
 
     Returns:
         `torch.Tensor` of shape `(..., 4, T)` [mV].
@@ -178,31 +194,31 @@ def lead_residuals(leads: torch.Tensor) -> torch.Tensor:
 
 def soft_lead_loss(reconstruction: torch.Tensor, identity_mask: torch.Tensor | None = None) -> torch.Tensor:
     """
-    The soft lead constraint: mean square of the four [`lead_residuals`] of a reconstruction [mV^2].
+    Soft lead constraint: mean square of the four [`lead_residuals`] of a reconstruction [mV^2].
 
-    Where the truth obeys the identities, this with the squared error is that error in another metric, which weighs
-    four of the six directions of limb-lead errors up. It knows nothing about the patient.
+    If the ground truth satisfies the identities, adding this term to a squared error only changes its metric: it
+    increases the weight of four of the six directions of limb-lead errors.
 
     Args:
         reconstruction (`torch.Tensor` of shape `(B, L, T)`):
             Leads [mV].
         identity_mask (`torch.BoolTensor` of shape `(B,)`, *optional*):
-            Recordings whose own leads obey the identities; the others do not count. 0 comes out where none does.
+            True for recordings that satisfy the identities; others are ignored. The loss is 0 if there are none.
     """
     squares = lead_residuals(reconstruction.float()).square().mean(dim=(1, 2))
     if identity_mask is None:
         return squares.mean()
-    counted = identity_mask.to(squares.dtype)
-    return (squares * counted).sum() / counted.sum().clamp(min=1)
+    weights = identity_mask.to(squares.dtype)
+    return (squares * weights).sum() / weights.sum().clamp(min=1)
 
 
 __all__ = [
     "contrastive_loss",
+    "find_duplicate_texts",
     "gramian_contrastive_loss",
     "gramian_volume",
     "lead_residuals",
     "pairwise_contrastive_loss",
     "reconstruction_loss",
-    "same_texts",
     "soft_lead_loss",
 ]

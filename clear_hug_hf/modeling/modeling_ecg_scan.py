@@ -1,14 +1,14 @@
 """
-The ECG-Scan models: representations of pictures of ECGs ("Learning ECG Image Representations via Dual
-Physiological-Aware Alignments", Pham et al., arXiv 2604.01526).
+ECG-Scan models: representations of ECG images (Pham et al., "Learning ECG Image Representations via Dual
+Physiological-Aware Alignments", 2026, arXiv 2604.01526).
 
-**An implementation of the published idea.** Of the paper only the abstract could be read, and no code was found: pages
-are aligned with signals and texts by contrast, and the 12 leads are rebuilt from the page under soft constraints that
-leads obey ([READ] in the abstract). Where the paper is silent, these are our choices; [`EcgScanConfig`] says for each
-field which it is. No number of the paper is claimed.
+**This is an independent implementation of the published idea.** Only the abstract of the paper was available, and no
+code. As described there, pages are aligned with signals and texts by contrastive learning, and the 12 leads are
+reconstructed from the page under soft lead constraints. All other choices are ours; [`EcgScanConfig`] marks them. The
+results of the paper are not claimed.
 
-Shapes: `B` pages, `L` leads (12), `T` samples of the reconstruction, `N` tokens of the vision tower, `D` their width,
-`E` the width of the shared space.
+Shapes: `B` pages, `L` leads (12), `T` samples of the reconstruction, `N` tokens of the vision tower, `D` their hidden
+size, `E` dimension of the shared space.
 """
 
 import copy
@@ -31,10 +31,10 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_ecg_scan import EcgScanConfig
 from .losses_ecg_scan import (
+    find_duplicate_texts,
     gramian_contrastive_loss,
     pairwise_contrastive_loss,
     reconstruction_loss,
-    same_texts,
     soft_lead_loss,
 )
 from .modeling_clear_hug import ClearHugModel
@@ -51,12 +51,12 @@ from .modeling_ecg import (
 from .modeling_ecg_jepa import EcgJepaModel
 
 
-# As in the config, imported by name: a saved folder holds only the files that are imported from the first one on.
-SIGNAL_MODELS: dict[str, Any] = {one.base_model_prefix: one for one in (ClearHugModel, EcgJepaModel)}
+# Imported explicitly, as in the config: saved folders contain only files that are reachable through relative imports.
+SIGNAL_MODELS: dict[str, Any] = {model.base_model_prefix: model for model in (ClearHugModel, EcgJepaModel)}
 MAX_LOG_SCALE = math.log(100.0)
-"""Temperatures stay above 0.01, as CLIP's."""
+"""Upper limit of the learned log scales: temperatures are at least 0.01, as in CLIP (Radford et al., 2021)."""
 LOG_SCALES = ("pairwise_log_scale", "volume_log_scale")
-"""Learned temperatures, of shape `(1,)`: FSDP takes no parameters of shape `()`, as which they were saved before."""
+"""Learned log scales. Their shape is `(1,)`, since FSDP does not support scalars, which older checkpoints contain."""
 
 
 @dataclass
@@ -66,25 +66,25 @@ class EcgScanModelOutput(ModelOutput):
 
     Args:
         image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`, *optional*):
-            Pages in the shared space, of unit length.
+            L2-normalized embeddings of the pages.
         signal_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`, *optional*):
-            Signals in the shared space, of unit length.
+            L2-normalized embeddings of the signals.
         text_embeds (`torch.FloatTensor` of shape `(num_texts, projection_dim)`, *optional*):
-            Texts in the shared space, of unit length.
+            L2-normalized embeddings of the texts.
         logits_per_image (`torch.FloatTensor` of shape `(batch_size, num_texts)`, *optional*):
-            Cosines of pages and texts over the pairwise temperature; `logits_per_text` is its transpose.
-        logits_per_text (`torch.FloatTensor` of shape `(num_texts, batch_size)`, *optional*)
+            Cosine similarities of pages and texts, divided by the pairwise temperature.
+        logits_per_text (`torch.FloatTensor` of shape `(num_texts, batch_size)`, *optional*):
+            Transpose of `logits_per_image`.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`, *optional*):
-            What the vision tower makes of a page, before the shared space: the feature that classifiers read.
+            Pooled feature of the page before projection, which classifiers use.
         image_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`, *optional*):
-            The tower's tokens, of a convolutional one the places of its last map row by row.
+            Tokens of the vision tower, or the row-major cells of the last feature map of a convolutional one.
         lead_states (`torch.FloatTensor` of shape `(batch_size, 1, hidden_size)`, *optional*):
-            `pooler_output` under the name by which heads find their input in every model of this package: a page has
-            one state for all leads.
+            `pooler_output` in the form that heads expect: a page has one state for all leads.
         present_leads (`torch.BoolTensor` of shape `(batch_size, 1)`, *optional*):
-            True, beside it.
+            Always True, see `lead_states`.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Of the vision tower, where they are asked for and it has them.
+            Outputs of the vision tower, if requested and available.
     """
 
     image_embeds: torch.Tensor | None = None
@@ -107,18 +107,18 @@ class EcgScanForPreTrainingOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*):
-            The weighted sum of those of the next four that the batch has what is needed for.
+            Weighted sum of the next four terms.
         loss_volume, loss_pairwise, loss_reconstruction, loss_lead (`torch.FloatTensor` of shape `()`):
-            The terms before their weights; 0 where the batch lacks what they need. Those of reconstruction and leads
-            are [`reconstruction_loss`] and [`soft_lead_loss`] [mV^2] over the square of `config.huber_delta` [mV].
+            Unweighted terms; 0 if the batch does not contain the required inputs. The last two are
+            [`reconstruction_loss`] and [`soft_lead_loss`] [mV^2] divided by `config.huber_delta ** 2`.
         top1 (`torch.FloatTensor` of shape `()`):
-            Share of the pages whose own signal is the nearest of the batch by cosine: 1 over the batch size by chance.
+            Fraction of pages whose own signal has the highest cosine similarity in the batch.
         duplicate_texts (`torch.FloatTensor` of shape `()`):
-            Pairs of different recordings with one text, which are no negatives, as a share of all pairs.
+            Fraction of pairs of different recordings that have the same text and are not used as negatives.
         reconstruction (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-            The leads as the page shows them, and what it does not show [mV].
+            Reconstructed leads [mV], including samples that are not visible on the page.
         image_embeds, signal_embeds, text_embeds, pooler_output:
-            As [`EcgScanModelOutput`].
+            See [`EcgScanModelOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -140,9 +140,9 @@ class EcgScanForPreTrainingOutput(ModelOutput):
 
 def plane_positions(height: int, width: int, size: int, device: torch.device) -> torch.Tensor:
     """
-    Sines and cosines of the rows and columns of a map, `(height * width, size)`: half of the features for each.
+    Sinusoidal position embeddings `(height * width, size)` of a feature map; one half encodes rows, the other columns.
     """
-    # A GPU computes them itself: it would be waited for to copy them there. Others may lack double precision.
+    # Computed on the GPU to avoid a synchronizing copy. Other devices may not support double precision.
     device = device if device.type == "cuda" else torch.device("cpu")
     rows = torch.arange(height, device=device).repeat_interleave(width)
     columns = torch.arange(width, device=device).repeat(height)
@@ -150,7 +150,7 @@ def plane_positions(height: int, width: int, size: int, device: torch.device) ->
 
 
 class EcgScanDecoderLayer(GradientCheckpointingLayer):
-    """A pre-norm layer: queries look at each other, then at the page, then each is transformed by itself."""
+    """Pre-norm decoder layer: self-attention of the queries, cross-attention to the page, feed-forward network."""
 
     def __init__(self, config: EcgScanConfig):
         super().__init__()
@@ -175,9 +175,7 @@ class EcgScanDecoderLayer(GradientCheckpointingLayer):
 
 class EcgScanDecoder(nn.Module):
     """
-    Draws the 12 leads from the tokens of a page: one learned query for each lead and stretch of time.
-
-    It reads all tokens: one vector of a page cannot hold 12,000 samples [CHOICE].
+    Reconstructs the 12 leads from all tokens of a page, with one learned query per lead and time segment.
     """
 
     def __init__(self, config: EcgScanConfig):
@@ -196,13 +194,13 @@ class EcgScanDecoder(nn.Module):
         self, tokens: torch.Tensor, grid: tuple[int, int] | None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         """
-        The leads `(B, L, T)` [mV] from the vision tower's tokens `(B, N, D)`. `grid` are the rows and columns of the
-        last of them, whose places are added; those before have none.
+        Reconstruct leads `(B, L, T)` [mV] from the tokens `(B, N, D)` of the vision tower. Position embeddings of a
+        `grid` (rows and columns) are added to the last tokens; preceding ones, such as a class token, have none.
         """
         tokens = self.embed(tokens)
         if grid is not None:
-            places = plane_positions(*grid, tokens.shape[2], tokens.device).to(tokens)
-            tokens = tokens + F.pad(places, (0, 0, tokens.shape[1] - len(places), 0))
+            positions = plane_positions(*grid, tokens.shape[2], tokens.device).to(tokens)
+            tokens = tokens + F.pad(positions, (0, 0, tokens.shape[1] - len(positions), 0))
         tokens = self.token_norm(tokens)
         queries = (self.lead_queries + self.time_queries).flatten(0, 1)
         queries = queries.to(tokens.dtype).expand(len(tokens), -1, -1)
@@ -216,14 +214,14 @@ class EcgScanDecoder(nn.Module):
 
 
 class EcgScanPreTrainedModel(EcgPreTrainedModel):
-    """What the ECG-Scan models share."""
+    """Base class of the ECG-Scan models."""
 
     config: EcgScanConfig
     base_model_prefix = "ecg_scan"
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     _no_split_modules = ["EcgScanDecoderLayer"]  # noqa: RUF012
-    # The decoder's queries attend without any mask.
+    # The decoder uses no attention masks.
     _supports_flash_attn = True
     _supports_flex_attn = True
 
@@ -239,7 +237,7 @@ class EcgScanPreTrainedModel(EcgPreTrainedModel):
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, EcgScanDecoder):
-            # Queries must differ from the start, or all attend alike.
+            # Queries must differ initially; otherwise they all attend to the same tokens.
             init.normal_(module.lead_queries, std=0.5)
             init.normal_(module.time_queries, std=0.5)
             init.normal_(module.samples.weight, std=std)
@@ -258,34 +256,35 @@ class EcgScanPreTrainedModel(EcgPreTrainedModel):
         text: str | None = None,
     ) -> Self:
         """
-        A new model whose towers are pre-trained: the other parts start at random.
+        Create a model with pre-trained towers. All other weights are randomly initialized.
 
         Args:
             config ([`EcgScanConfig`]):
-                Everything but the configs of the towers that are named here, which replace its own.
+                Configuration. The configs of the given towers replace its own.
             vision (`str`, *optional*):
-                Name or folder of a vision backbone of transformers; of a model with several towers, such as CLIP, the
-                one for images.
+                Name or folder of a vision backbone of transformers, or of a model that contains one, such as CLIP.
             signal (`str`, *optional*):
-                Folder of a model of signals of this package.
+                Name or folder of a signal model of this package.
             text (`str`, *optional*):
                 Name or folder of a text encoder of transformers.
 
         Raises:
-            `ValueError`: if a tower cannot be one, or its folder lacks weights.
+            `ValueError`: if a tower is of an unsupported type or weights are missing.
         """
         towers: dict[str, PreTrainedModel] = {}
         if vision is not None:
-            found = AutoConfig.from_pretrained(vision)
-            found = getattr(found, "vision_config", found)
-            towers["vision_model"] = _whole(AutoModel, vision, config=found)
+            tower_config = AutoConfig.from_pretrained(vision)
+            tower_config = getattr(tower_config, "vision_config", tower_config)
+            towers["vision_model"] = _load_complete(AutoModel, vision, config=tower_config)
         if signal is not None:
-            found = AutoConfig.from_pretrained(signal)
-            if found.model_type not in SIGNAL_MODELS:
-                raise ValueError(f"{signal} holds a {found.model_type}: name one of {', '.join(SIGNAL_MODELS)}.")
-            towers["signal_model"] = _whole(SIGNAL_MODELS[found.model_type], signal)
+            model_type = AutoConfig.from_pretrained(signal).model_type
+            if model_type not in SIGNAL_MODELS:
+                raise ValueError(
+                    f"{signal} has the model_type {model_type!r}: choose one of {', '.join(SIGNAL_MODELS)}."
+                )
+            towers["signal_model"] = _load_complete(SIGNAL_MODELS[model_type], signal)
         if text is not None:
-            towers["text_model"] = _whole(AutoModelForTextEncoding, text)
+            towers["text_model"] = _load_complete(AutoModelForTextEncoding, text)
         fields = config.to_dict()
         for name, tower in towers.items():
             fields[name.replace("_model", "_config")] = tower.config
@@ -294,15 +293,17 @@ class EcgScanPreTrainedModel(EcgPreTrainedModel):
         for name, tower in towers.items():
             missing, _ = getattr(base, name).load_state_dict(tower.state_dict(), strict=False)
             if missing:
-                raise ValueError(f"the {name} lacks {missing[0]} and {len(missing) - 1} other weights.")
+                raise ValueError(f"weights of {name} are missing: {missing[0]} and {len(missing) - 1} others.")
         return model
 
 
 class _AsVector(ConversionOps):
-    """What `from_pretrained` does with temperatures, whichever shape they were saved in."""
+    """Loads log scales that were saved as scalars or vectors."""
 
     def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {name: (one[0] if isinstance(one, list) else one).reshape(1) for name, one in input_dict.items()}
+        return {
+            name: (value[0] if isinstance(value, list) else value).reshape(1) for name, value in input_dict.items()
+        }
 
     @property
     def reverse_op(self) -> ConversionOps:
@@ -314,16 +315,19 @@ register_checkpoint_conversion_mapping(
 )
 
 
-def _whole(auto_class: Any, name: str, **kwargs: Any) -> PreTrainedModel:
+def _load_complete(auto_class: Any, name: str, **kwargs: Any) -> PreTrainedModel:
     model, info = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
-    # Pooling layers of encoders are often not in their files, and are not read here.
-    if lost := [key for key in info["missing_keys"] if not key.startswith("pooler.")]:
-        raise ValueError(f"{name} holds no whole {type(model).__name__}: it lacks {lost[0]} and {len(lost) - 1} more.")
+    # Checkpoints of encoders often lack the pooler, which is not used here.
+    if missing := [key for key in info["missing_keys"] if not key.startswith("pooler.")]:
+        raise ValueError(
+            f"{name} is not a complete {type(model).__name__}: {missing[0]} and {len(missing) - 1} other weights are "
+            "missing."
+        )
     return model
 
 
 def _without_pooler(auto_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
-    """An encoder without the layer that pools its states, if it has one: what is not read would get no gradient."""
+    """Create an encoder without pooling layer if possible, since an unused layer would receive no gradient."""
     try:
         return auto_class.from_config(config, add_pooling_layer=False)
     except TypeError:
@@ -332,9 +336,9 @@ def _without_pooler(auto_class: Any, config: PreTrainedConfig) -> PreTrainedMode
 
 class EcgScanModel(EcgScanPreTrainedModel):
     """
-    Pages, signals and texts in one space: a vision tower, a signal teacher and a text encoder with a linear head each.
+    Vision tower, signal teacher and text encoder, each with a linear projection to a shared embedding space.
 
-    A config without teachers gives the vision tower alone.
+    With a config without teachers, the model consists of the vision tower only.
 
     Example:
 
@@ -351,7 +355,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
         r"^decoder\.",
         r"^volume_log_scale$",
         r"^classifier\.",
-        # Of a config without teachers.
+        # Unused with a config without teachers.
         r"(signal|text)_model\.",
         r"(image|signal|text)_projection\.",
         r"pairwise_log_scale$",
@@ -379,18 +383,18 @@ class EcgScanModel(EcgScanPreTrainedModel):
             self.image_projection = nn.Linear(config.hidden_size, width)
             self.pairwise_log_scale = nn.Parameter(torch.full((1,), -math.log(config.temperature_init)))
         self.post_init()
-        self._unread_parameters = [] if config.freeze_vision else self._find_unread()
+        self._unused_parameters = [] if config.freeze_vision else self._find_unused_parameters()
         self.train(self.training)
 
-    def _find_unread(self) -> list[str]:
+    def _find_unused_parameters(self) -> list[str]:
         """
-        Parameters of the vision tower that neither the pooled feature nor the tokens depend on, such as the norm of
-        CLIP's class token where tokens are pooled: processes that train together wait for every gradient.
+        Find parameters of the vision tower that affect neither pooled feature nor tokens, for example the norm of
+        CLIP's class token with mean pooling. In distributed training, every trainable parameter must get a gradient.
         """
-        # A pass without data, which costs no memory and draws no random numbers.
-        given = {
-            name: torch.empty_like(one, device="meta").requires_grad_(one.is_floating_point())
-            for name, one in (*self.named_parameters(), *self.named_buffers())
+        # A forward pass on the meta device needs no memory and draws no random numbers.
+        tensors = {
+            name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.is_floating_point())
+            for name, tensor in (*self.named_parameters(), *self.named_buffers())
             if name.startswith(("vision_model.", "image_projection."))
         }
         names = [name for name, _ in self.vision_model.named_parameters()]
@@ -398,49 +402,49 @@ class EcgScanModel(EcgScanPreTrainedModel):
         self.vision_model.eval()
         try:
             with torch.enable_grad():
-                output = torch.func.functional_call(self, given, (pixels,), {"return_dict": True})
-                read = (output.pooler_output.sum() + output.image_states.sum()).float()
-                wanted = [given[f"vision_model.{name}"] for name in names]
-                gradients = torch.autograd.grad(read, wanted, allow_unused=True)
+                output = torch.func.functional_call(self, tensors, (pixels,), {"return_dict": True})
+                total = (output.pooler_output.sum() + output.image_states.sum()).float()
+                parameters = [tensors[f"vision_model.{name}"] for name in names]
+                gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         except (RuntimeError, ValueError):
-            return []  # a tower that needs data, or that does not fit its config: what it computes will tell
+            return []  # the tower depends on data or does not match its config, which `forward` will report
         finally:
             self.vision_model.train()
         return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
 
     def train(self, mode: bool = True) -> "EcgScanModel":
         """
-        As for any module, but frozen towers stay as they are, in evaluation mode and without gradients, and so do
-        parameters that nothing depends on.
+        Set the training mode. Frozen towers stay in evaluation mode and, like unused parameters, without gradients.
         """
         super().train(mode)
-        # Also after loading, which makes every parameter one that is trained.
+        # Repeated here because loading sets `requires_grad` of all parameters.
         for name in ("vision", "signal", "text"):
             tower = getattr(self, f"{name}_model")
             if tower is not None and getattr(self.config, f"freeze_{name}"):
                 tower.requires_grad_(False).eval()
-        for name in self._unread_parameters:
+        for name in self._unused_parameters:
             self.vision_model.get_parameter(name).requires_grad_(False)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
         try:
             return self.vision_model.get_input_embeddings()
-        except NotImplementedError:  # convolutional towers of transformers name none
-            return next(one for one in self.vision_model.modules() if isinstance(one, nn.Conv2d))
+        except NotImplementedError:  # not defined by convolutional models of transformers
+            return next(module for module in self.vision_model.modules() if isinstance(module, nn.Conv2d))
 
-    def _see(
+    def encode_pages(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int] | None, Any]:
-        """Pooled feature, tokens, their rows and columns, and all that the tower gives."""
+        """Encode pages to pooled features, tokens, the token grid (rows and columns), and the output of the tower."""
         config = self.config
         kwargs = validate_kwargs(kwargs)  # type: ignore[assignment]
         check_shape("pixel_values", pixel_values, (None, 3, *config.image_size))
         vision: Any = config.vision_config
-        of_tower = getattr(vision, "image_size", None)
-        of_tower = [of_tower, of_tower] if isinstance(of_tower, int) else of_tower
-        known = inspect.signature(self.vision_model.forward).parameters
-        if of_tower is not None and list(of_tower) != list(config.image_size) and "interpolate_pos_encoding" in known:
+        tower_size = getattr(vision, "image_size", None)
+        tower_size = [tower_size, tower_size] if isinstance(tower_size, int) else tower_size
+        arguments = inspect.signature(self.vision_model.forward).parameters
+        resized = tower_size is not None and list(tower_size) != list(config.image_size)
+        if resized and "interpolate_pos_encoding" in arguments:
             kwargs["interpolate_pos_encoding"] = True  # type: ignore[typeddict-unknown-key]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not config.freeze_vision):
             outputs = self.vision_model(pixel_values, **kwargs)
@@ -455,7 +459,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
         if config.image_pooling == "pooler":
             feature = getattr(outputs, "pooler_output", None)
             if feature is None:
-                raise ValueError(f"{type(self.vision_model).__name__} pools nothing: set image_pooling to 'mean'.")
+                raise ValueError(f"{type(self.vision_model).__name__} has no pooler: set image_pooling='mean'.")
             feature = feature.flatten(1)
         else:
             feature = states[:, 0] if config.image_pooling == "first" else states.mean(dim=1)
@@ -463,28 +467,28 @@ class EcgScanModel(EcgScanPreTrainedModel):
 
     def encode_signals(self, **inputs: torch.Tensor) -> torch.Tensor:
         """
-        What the signal teacher makes of recordings, before the shared space: the mean of its states of the leads that
-        are there, `(B, signal_embed_dim)`. The inputs are those that the teacher's own feature extractor gives.
+        Encode recordings, prepared by the feature extractor of the teacher, with the signal teacher: the mean of the
+        states of the present leads `(B, signal_embed_dim)`, before projection.
 
         Raises:
-            `ValueError`: if the model holds no signal teacher.
+            `ValueError`: if the model has no signal teacher.
         """
         if self.signal_model is None:
-            raise ValueError("the model holds no signal encoder: build it with signal_config, or give signal_embeds.")
+            raise ValueError("the model has no signal encoder: set signal_config, or pass signal_embeds.")
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_signal):
             outputs = self.signal_model(**inputs)
         return masked_mean(outputs.lead_states, outputs.present_leads)
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """
-        What the text encoder makes of tokens `(B, S)`, before the shared space, `(B, text_embed_dim)`. Padding, 0 in
-        the `attention_mask` `(B, S)`, changes nothing; by default there is none.
+        Encode token ids `(B, S)` with the text encoder: pooled states `(B, text_embed_dim)`, before projection. The
+        `attention_mask` `(B, S)` is 0 for padding.
 
         Raises:
-            `ValueError`: if the model holds no text encoder.
+            `ValueError`: if the model has no text encoder.
         """
         if self.text_model is None:
-            raise ValueError("the model holds no text encoder: build it with text_config, or give text_embeds.")
+            raise ValueError("the model has no text encoder: set text_config, or pass text_embeds.")
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text):
             states = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -492,30 +496,30 @@ class EcgScanModel(EcgScanPreTrainedModel):
             return states[:, 0]
         return masked_mean(states, attention_mask)
 
-    def _project(self, which: str, states: torch.Tensor) -> torch.Tensor:
-        projection = getattr(self, f"{which}_projection")
+    def project(self, modality: str, states: torch.Tensor) -> torch.Tensor:
+        """L2-normalized projections of pooled states; `modality` is `"image"`, `"signal"` or `"text"`."""
+        projection = getattr(self, f"{modality}_projection")
         if projection is None:
-            raise ValueError(f"the model has no head for {which}s: its config names no teacher for them.")
+            raise ValueError(f"the model has no {modality} projection because its config defines no teacher for it.")
         return F.normalize(projection(states).float(), dim=1)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         """
-        Pages `(B, 3, height, width)`, as [`EcgScanImageProcessor`] gives them, in the shared space, of unit length
-        `(B, projection_dim)`.
+        L2-normalized embeddings `(B, projection_dim)` of pages `(B, 3, height, width)` from [`EcgScanImageProcessor`].
         """
-        return self._project("image", self._see(pixel_values, **kwargs)[0])
+        return self.project("image", self.encode_pages(pixel_values, **kwargs)[0])
 
     def get_signal_features(self, **inputs: torch.Tensor) -> torch.Tensor:
         """
-        Signals in the shared space, of unit length `(B, projection_dim)`; arguments as [`encode_signals`].
+        L2-normalized embeddings `(B, projection_dim)` of signals, see [`encode_signals`].
         """
-        return self._project("signal", self.encode_signals(**inputs))
+        return self.project("signal", self.encode_signals(**inputs))
 
     def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """
-        Texts in the shared space, of unit length `(B, projection_dim)`; arguments as [`encode_texts`].
+        L2-normalized embeddings `(B, projection_dim)` of texts, see [`encode_texts`].
         """
-        return self._project("text", self.encode_texts(input_ids, attention_mask))
+        return self.project("text", self.encode_texts(input_ids, attention_mask))
 
     @can_return_tuple
     def forward(
@@ -531,64 +535,67 @@ class EcgScanModel(EcgScanPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`, *optional*):
-                Pages, as [`EcgScanImageProcessor`] gives them.
+                Pages from [`EcgScanImageProcessor`].
             input_ids, attention_mask (`torch.Tensor` of shape `(num_texts, sequence_length)`, *optional*):
-                Texts.
+                Tokenized texts.
             signal_inputs (`dict[str, torch.Tensor]`, *optional*):
-                Signals, as the teacher's feature extractor gives them.
+                Recordings, prepared by the feature extractor of the teacher.
             signal_embeds (`torch.FloatTensor` of shape `(batch_size, signal_embed_dim)`, *optional*):
-                What a teacher made of signals before ([`encode_signals`]), in place of `signal_inputs`.
+                Precomputed outputs of [`encode_signals`], instead of `signal_inputs`.
             text_embeds (`torch.FloatTensor` of shape `(num_texts, text_embed_dim)`, *optional*):
-                The same of texts, in place of `input_ids`.
+                Precomputed outputs of [`encode_texts`], instead of `input_ids`.
 
         Raises:
-            `ValueError`: if nothing is given, a shape does not fit, or there is no tower for it.
+            `ValueError`: if all inputs are missing, an input has the wrong shape, or the model has no tower for it.
         """
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         if pixel_values is not None:
-            feature, states, _, outputs = self._see(pixel_values, **kwargs)
-            found |= {"pooler_output": feature, "image_states": states, "lead_states": feature[:, None]}
-            found["present_leads"] = torch.ones((len(feature), 1), dtype=torch.bool, device=feature.device)
-            found |= {name: getattr(outputs, name, None) for name in ("hidden_states", "attentions")}
+            feature, states, _, outputs = self.encode_pages(pixel_values, **kwargs)
+            results |= {"pooler_output": feature, "image_states": states, "lead_states": feature[:, None]}
+            results["present_leads"] = torch.ones((len(feature), 1), dtype=torch.bool, device=feature.device)
+            results |= {name: getattr(outputs, name, None) for name in ("hidden_states", "attentions")}
             if self.image_projection is not None:
-                found["image_embeds"] = self._project("image", feature)
+                results["image_embeds"] = self.project("image", feature)
         if signal_embeds is None and signal_inputs is not None:
             signal_embeds = self.encode_signals(**signal_inputs)
         if text_embeds is None and input_ids is not None:
             text_embeds = self.encode_texts(input_ids, attention_mask)
         if signal_embeds is not None:
             check_shape("signal_embeds", signal_embeds, (None, self.config.signal_embed_dim))
-            found["signal_embeds"] = self._project("signal", signal_embeds)
+            results["signal_embeds"] = self.project("signal", signal_embeds)
         if text_embeds is not None:
             check_shape("text_embeds", text_embeds, (None, self.config.text_embed_dim))
-            found["text_embeds"] = self._project("text", text_embeds)
-        if not found:
-            raise ValueError("nothing was given: give pixel_values, texts or signals.")
-        if "image_embeds" in found and "text_embeds" in found:
+            results["text_embeds"] = self.project("text", text_embeds)
+        if not results:
+            raise ValueError("no inputs were passed: pass pixel_values, texts or signals.")
+        if "image_embeds" in results and "text_embeds" in results:
             assert self.pairwise_log_scale is not None
             scale = self.pairwise_log_scale.float().clamp(max=MAX_LOG_SCALE).exp()
-            found["logits_per_image"] = found["image_embeds"] @ found["text_embeds"].T * scale
-            found["logits_per_text"] = found["logits_per_image"].T
-        return EcgScanModelOutput(**found)
+            results["logits_per_image"] = results["image_embeds"] @ results["text_embeds"].T * scale
+            results["logits_per_text"] = results["logits_per_image"].T
+        return EcgScanModelOutput(**results)
 
 
 class EcgScanForPreTraining(EcgScanPreTrainedModel):
     """
-    ECG-Scan's two alignments: pages with signals and texts by contrast, and the 12 leads rebuilt from the page's
-    tokens under soft constraints.
+    ECG-Scan pre-training: contrastive alignment of pages with signals and texts, and reconstruction of the 12 leads
+    from the page under soft lead constraints.
 
-    Contrasts compare the recordings of one batch: what a process computes at once, not the whole step. Rows without a
-    text take part in the pairwise contrast with signals and in the reconstruction. The config names a signal teacher,
-    texts, or their widths.
+    The contrastive losses compare the recordings of one micro-batch. Recordings without a text contribute to the
+    pairwise loss with signals and to the reconstruction. The config must define a signal teacher, a text encoder, or
+    the size of their embeddings.
     """
 
-    # The training loop logs them beside the loss.
+    # Logged by the training loop in addition to the loss.
     monitors = ("loss_volume", "loss_pairwise", "loss_reconstruction", "loss_lead", "top1", "duplicate_texts")
 
     def __init__(self, config: EcgScanConfig):
         super().__init__(config)
         if config.signal_embed_dim is None and config.text_embed_dim is None:
-            raise ValueError("there is nothing to align pages with: set signal_config, text_config or their widths.")
+            raise ValueError(
+                "the config defines neither signals nor texts to align pages with: set signal_config, text_config, "
+                "signal_embed_dim or text_embed_dim."
+            )
         self.ecg_scan = EcgScanModel(config)
         self.decoder = EcgScanDecoder(config)
         self.volume_log_scale = nn.Parameter(torch.full((1,), -math.log(config.temperature_init)))
@@ -596,7 +603,7 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "EcgScanForPreTraining":
-        """As for any module, but the temperature of volumes is frozen in a model without signals or without texts."""
+        """Set the training mode. The log scale of the volume is frozen in models without signals or texts."""
         super().train(mode)
         if self.config.signal_embed_dim is None or self.config.text_embed_dim is None:
             self.volume_log_scale.requires_grad_(False)
@@ -604,10 +611,10 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
 
     def reconstruct(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
-        The 12 leads of pages `(B, 3, height, width)`, as [`EcgScanImageProcessor`] gives them: `(B, 12, num_samples)`
-        at `config.sampling_rate` [mV].
+        Reconstruct the leads `(B, 12, num_samples)` [mV] at `config.sampling_rate` from pages `(B, 3, height, width)`
+        that were prepared by [`EcgScanImageProcessor`].
         """
-        _, states, grid, _ = self.ecg_scan._see(pixel_values)
+        _, states, grid, _ = self.ecg_scan.encode_pages(pixel_values)
         return self.decoder(states, grid)
 
     @can_return_tuple
@@ -632,32 +639,32 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
                 Pages.
             waveforms (`torch.FloatTensor` of shape `(batch_size, 12, num_samples)`, *optional*):
-                The recordings that they show [mV]; without them nothing is learned about the reconstruction.
+                Recordings shown on the pages [mV], the targets of the reconstruction.
             drawn_mask (`torch.BoolTensor` of shape `(batch_size, 12, num_samples)`, *optional*):
-                Samples that the page shows; by default all.
+                True for samples that are visible on the page; all by default.
             signal_mask (`torch.BoolTensor` of shape `(batch_size, 12, num_samples)`, *optional*):
-                Samples that were recorded; by default all.
+                True for samples that were recorded; all by default.
             identity_mask (`torch.BoolTensor` of shape `(batch_size,)`, *optional*):
-                Recordings whose own limb leads obey the identities; by default all.
+                True for recordings whose limb leads satisfy the identities; all by default.
             signal_embeds, signal_inputs, text_embeds, input_ids, attention_mask:
-                As [`EcgScanModel`], one signal and one text for each page.
+                See [`EcgScanModel.forward`]. One signal and one text per page.
             text_mask (`torch.BoolTensor` of shape `(batch_size,)`, *optional*):
-                Recordings that have a text; by default all.
+                True for recordings that have a text; all by default.
             text_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                The same number for identical texts: these are no negatives of each other. By default all differ.
+                Equal for identical texts, which are not used as negatives of each other. All different by default.
 
         Raises:
-            `ValueError`: if a shape does not fit, or there is neither signal nor text nor waveform.
+            `ValueError`: if an input has the wrong shape, or signals, texts and waveforms are all missing.
         """
         config, base = self.config, self.ecg_scan
-        partners = (signal_embeds, signal_inputs, text_embeds, input_ids)
-        if waveforms is None and all(one is None for one in partners):
-            raise ValueError("there is nothing to learn from: give signals, texts or waveforms beside the pages.")
+        alignment_inputs = (signal_embeds, signal_inputs, text_embeds, input_ids)
+        if waveforms is None and all(value is None for value in alignment_inputs):
+            raise ValueError("no training targets were passed: pass signals, texts or waveforms with the pages.")
         if input_ids is not None and text_ids is not None and text_embeds is None:
-            text_embeds = self._encode_each_text_once(input_ids, attention_mask, text_ids)
-        feature, states, grid, _ = base._see(pixel_values, **kwargs)
-        image = base._project("image", feature)
-        signal, text = self._find_partners(
+            text_embeds = self._encode_unique_texts(input_ids, attention_mask, text_ids)
+        feature, states, grid, _ = base.encode_pages(pixel_values, **kwargs)
+        image = base.project("image", feature)
+        signal, text = self._embed_signals_and_texts(
             len(image),
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -666,9 +673,9 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             text_embeds=text_embeds,
         )
 
-        terms = self._contrast(image, signal, text, text_mask, text_ids)
+        terms = self._contrastive_terms(image, signal, text, text_mask, text_ids)
         reconstruction = self.decoder(states, grid, **kwargs)
-        terms |= self._compare(reconstruction, waveforms, drawn_mask, signal_mask, identity_mask)
+        terms |= self._reconstruction_terms(reconstruction, waveforms, drawn_mask, signal_mask, identity_mask)
         loss = (
             config.volume_weight * terms["loss_volume"]
             + config.pairwise_weight * terms["loss_pairwise"]
@@ -685,29 +692,32 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             pooler_output=feature,
         )
 
-    def _encode_each_text_once(
+    def _encode_unique_texts(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, text_ids: torch.Tensor
     ) -> torch.Tensor:
-        """Many recordings share a text."""
-        numbers, again = torch.unique(text_ids, return_inverse=True)
-        rows = torch.arange(len(again), device=again.device)
-        first = torch.full_like(numbers, len(again)).scatter_reduce(0, again, rows, "amin")
+        """Encode every distinct text once, since many recordings have the same."""
+        unique_ids, inverse = torch.unique(text_ids, return_inverse=True)
+        rows = torch.arange(len(inverse), device=inverse.device)
+        first = torch.full_like(unique_ids, len(inverse)).scatter_reduce(0, inverse, rows, "amin")
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self.ecg_scan.encode_texts(input_ids[first], attention_mask[first])[again]
+        return self.ecg_scan.encode_texts(input_ids[first], attention_mask[first])[inverse]
 
-    def _find_partners(self, num_pages: int, **inputs: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Signals and texts in the shared space, as far as there are any."""
-        if all(one is None for one in inputs.values()):
+    def _embed_signals_and_texts(
+        self, num_pages: int, **inputs: Any
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """L2-normalized embeddings of signals and texts, if given."""
+        if all(value is None for value in inputs.values()):
             return None, None
-        others = self.ecg_scan(**inputs)
-        for name, one in (("signal_embeds", others.signal_embeds), ("text_embeds", others.text_embeds)):
-            if one is not None and len(one) != num_pages:
-                raise ValueError(f"{name} must be one for each of the {num_pages} pages, got {len(one)}.")
-        return others.signal_embeds, others.text_embeds
+        outputs = self.ecg_scan(**inputs)
+        for name in ("signal_embeds", "text_embeds"):
+            embeds = outputs.get(name)
+            if embeds is not None and len(embeds) != num_pages:
+                raise ValueError(f"{name} must have one row for each of the {num_pages} pages, got {len(embeds)}.")
+        return outputs.signal_embeds, outputs.text_embeds
 
-    # No value is looked at from here on: the device would be waited for.
+    # The methods below avoid reading values from the device, which would synchronize.
 
-    def _contrast(
+    def _contrastive_terms(
         self,
         image: torch.Tensor,
         signal: torch.Tensor | None,
@@ -715,7 +725,7 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
         text_mask: torch.Tensor | None,
         text_ids: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
-        """The alignment with signals and texts: its terms before their weights, and what is watched of it."""
+        """Unweighted contrastive losses and metrics."""
         smoothing = float(self.config.label_smoothing)
         assert self.ecg_scan.pairwise_log_scale is not None
         scale = self.ecg_scan.pairwise_log_scale.clamp(max=MAX_LOG_SCALE)
@@ -728,23 +738,23 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
             nearest = (image.detach() @ signal.detach().T).argmax(dim=1)
             terms["top1"] = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
         if text is not None:
-            chosen = torch.ones(len(text), dtype=torch.bool, device=text.device) if text_mask is None else text_mask
+            has_text = torch.ones(len(text), dtype=torch.bool, device=text.device) if text_mask is None else text_mask
             duplicates = None
             if text_ids is not None:
-                duplicates, terms["duplicate_texts"] = same_texts(text_ids, chosen)
-            pairwise.append(pairwise_contrastive_loss(image, text, scale, duplicates, smoothing, chosen))
-            count = (count + chosen.any()).clamp(min=1)
+                duplicates, terms["duplicate_texts"] = find_duplicate_texts(text_ids, has_text)
+            pairwise.append(pairwise_contrastive_loss(image, text, scale, duplicates, smoothing, has_text))
+            count = (count + has_text.any()).clamp(min=1)
             if signal is not None:
                 scale = self.volume_log_scale.clamp(max=MAX_LOG_SCALE)
                 normalize = self.config.normalize_volume
                 terms["loss_volume"] = gramian_contrastive_loss(
-                    image, signal, text, scale, duplicates, smoothing, normalize, chosen
+                    image, signal, text, scale, duplicates, smoothing, normalize, has_text
                 )
         if pairwise:
             terms["loss_pairwise"] = torch.stack(pairwise).sum() / count
         return terms
 
-    def _compare(
+    def _reconstruction_terms(
         self,
         reconstruction: torch.Tensor,
         waveforms: torch.Tensor | None,
@@ -752,10 +762,10 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
         signal_mask: torch.Tensor | None,
         identity_mask: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
-        """The terms of the reconstruction before their weights."""
+        """Unweighted reconstruction losses."""
         config, shape = self.config, tuple(reconstruction.shape)
         if waveforms is None:
-            # As where nothing was recorded: processes that train together wait for every gradient.
+            # In distributed training, every trainable parameter must get a gradient, even if it is zero.
             waveforms = torch.zeros_like(reconstruction)
             signal_mask = torch.zeros_like(reconstruction, dtype=torch.bool)
             identity_mask = signal_mask[:, 0, 0]
@@ -767,7 +777,7 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
         if signal_mask is not None:
             check_shape("signal_mask", signal_mask, shape)
             weights = weights * signal_mask
-        # In units of the square of huber_delta: in mV^2 both would vanish beside the contrasts.
+        # Expressed in units of `huber_delta ** 2`, since both would be negligible in mV^2.
         delta = float(config.huber_delta)
         terms = {
             "loss_reconstruction": reconstruction_loss(reconstruction, waveforms, weights, delta) / delta**2,
@@ -780,7 +790,7 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
 
 class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassification):
     """
-    The vision tower with a linear classifier of the page, which reads its pooled feature. It holds no teachers.
+    Vision tower with a linear classifier on the pooled feature of the page. It contains no teachers.
 
     Example:
 
@@ -806,7 +816,7 @@ class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassi
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> EcgClassifierOutput:
-        """Scores of pages: inputs as for [`EcgScanModel.forward`], labels as for [`classify`]."""
+        """Classify pages. See [`EcgScanModel.forward`] for the inputs and [`classify`] for the labels."""
         return self.classify(self.ecg_scan(pixel_values, **kwargs), labels, **kwargs)
 
 

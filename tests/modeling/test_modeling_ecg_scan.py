@@ -90,7 +90,7 @@ def test_when_the_tower_is_another_one_then_pages_of_another_size_and_any_poolin
     assert output.reconstruction.shape == (6, 12, 200)
     if pooling != "pooler":
         assert not [name for name, _ in model.named_parameters() if "pooler" in name], "no layer without a gradient"
-        states = model.ecg_scan._see(batch["pixel_values"])[1]
+        states = model.ecg_scan.encode_pages(batch["pixel_values"])[1]
         torch.testing.assert_close(output.pooler_output, states[:, 0] if pooling == "first" else states.mean(dim=1))
 
 
@@ -317,7 +317,7 @@ def test_when_towers_are_pretrained_then_the_model_starts_from_them(tmp_path: Pa
             assert tensor.equal(found.state_dict()[name]), name
     assert model.config.signal_embed_dim == 32
     assert torch.isfinite(model(**make_batch(width=64)).loss)
-    with pytest.raises(ValueError, match="name one of clear_hug, ecg_jepa"):
+    with pytest.raises(ValueError, match="choose one of clear_hug, ecg_jepa"):
         EcgScanForPreTraining.from_towers(config, signal=str(tmp_path / "vision"))
 
 
@@ -328,22 +328,22 @@ def test_when_shapes_or_parts_do_not_fit_then_the_error_says_so() -> None:
     model, batch = pretraining(), make_batch()
     with pytest.raises(ValueError, match=r"pixel_values must have shape \(any, 3, 64, 96\), got \(6, 3, 96, 64\)"):
         model(batch["pixel_values"].transpose(2, 3), waveforms=batch["waveforms"])
-    with pytest.raises(ValueError, match="there is nothing to learn from"):
+    with pytest.raises(ValueError, match="no training targets were passed"):
         model(batch["pixel_values"])
     with pytest.raises(ValueError, match=r"signal_embeds must have shape \(any, 32\)"):
         model(batch["pixel_values"], signal_embeds=torch.zeros(6, 31))
-    with pytest.raises(ValueError, match="one for each of the 6 pages, got 5"):
+    with pytest.raises(ValueError, match="one row for each of the 6 pages, got 5"):
         model(batch["pixel_values"], signal_embeds=batch["signal_embeds"][:5])
     bare = EcgScanModel(make_config(signal_config=None, text_config=None))
-    with pytest.raises(ValueError, match="the model holds no text encoder"):
+    with pytest.raises(ValueError, match="the model has no text encoder"):
         bare.get_text_features(batch["input_ids"])
-    with pytest.raises(ValueError, match="the model holds no signal encoder"):
+    with pytest.raises(ValueError, match="the model has no signal encoder"):
         bare.get_signal_features(input_values=torch.zeros(1, 12, 5, 96))
-    with pytest.raises(ValueError, match="no head for images"):
+    with pytest.raises(ValueError, match="no image projection"):
         bare.get_image_features(batch["pixel_values"])
-    with pytest.raises(ValueError, match="nothing was given"):
+    with pytest.raises(ValueError, match="no inputs were passed"):
         bare()
-    with pytest.raises(ValueError, match="there is nothing to align pages with"):
+    with pytest.raises(ValueError, match="defines neither signals nor texts to align"):
         EcgScanForPreTraining(make_config(signal_config=None, text_config=None))
 
 
