@@ -1,25 +1,23 @@
 """
-R peaks of recordings, by named detectors; the default reads all leads at once.
+R-peak detectors. The default reads all leads jointly.
 
-`"multilead"` follows Pan and Tompkins (IEEE Trans. Biomed. Eng. 32, 1985): band-pass, energy, moving window, a
-threshold that follows the recording's own beats, refractory period, T-wave rule. The leads are joined before anything
-is decided:
+`"multilead"` follows Pan and Tompkins (IEEE Trans. Biomed. Eng. 32, 1985): band-pass filter, energy, moving window,
+adaptive threshold, refractory period and T-wave rule. It combines the leads before detection:
 
-1. One FFT per lead does the band-pass of 8-20 Hz (where the QRS stands out most: Elgendi et al., BIOSIGNALS 2010),
-   with zero phase, and the step to about 100 Hz. Its magnitude is taken, so the sign of a lead does not matter.
-2. Each lead is divided by its own usual peak and cut off at 1: units do not matter, and neither an artifact nor a
-   giant ectopic beat in one lead can outweigh the others. The usual peak is a low quartile over windows of 2 s within
-   10 s, so it comes from the beats that are always there rather than from the largest ones.
-3. The leads are averaged, each weighted by how rarely it is high (a QRS is short, noise is not) and by its squared
-   correlation with the average (a lead that sees other things than the rest is not heard).
-4. A window of 120 ms smooths the average. It is lowered where the same average of the band of 28-40 Hz comes near it:
-   pacing spikes and white noise are as high there, a QRS is not, save in infants, where nothing else looks like one.
-5. Maxima that nothing within 200 ms exceeds are beats if they reach 0.4 of the usual peak of the average, unless they
-   follow a beat by at most 360 ms with less than half of its height (a T wave). Where the average is high all the
-   time there is noise and no beat.
+1. One FFT per lead applies a zero-phase band-pass of 8-20 Hz, where the QRS is most prominent (Elgendi et al.,
+   BIOSIGNALS 2010), and resamples to about 100 Hz. The magnitude makes the result independent of the sign of a lead.
+2. Each lead is divided by its typical peak and clipped at 1, so that neither the unit nor an artifact or a giant
+   ectopic beat in one lead matters. The typical peak is the lower quartile over windows of 2 s within 10 s, so that it
+   represents regular beats rather than the largest ones.
+3. The leads are averaged. A lead has a higher weight if it is rarely high (a QRS is short, noise is not) and if its
+   squared correlation with the average is high.
+4. A window of 120 ms smooths the average. It is attenuated where the average of the 28-40 Hz band is similarly high,
+   as in pacing spikes and white noise but not in a QRS, except in infants, in whom nothing else resembles a QRS.
+5. Local maxima within 200 ms that reach 0.4 of the typical peak of the average are beats, unless they follow a beat
+   within 360 ms and have less than half of its height (T waves). If the average is always high, it is noise.
 
-Pan and Tompkins' search for missed beats at half the threshold is left out: with the leads joined it found nothing to
-add. `benchmarks/beat_detectors.py` measures the detector on cardiologists' marks.
+The search for missed beats at half the threshold of Pan and Tompkins is omitted, since it found no further beats.
+`benchmarks/beat_detectors.py` evaluates the detector on annotations by cardiologists.
 """
 
 from __future__ import annotations
@@ -38,30 +36,30 @@ from .leads import STANDARD_LEADS
 
 
 MINIMUM_RATE = 50.0
-"""Lowest accepted sampling rate [Hz]: below it the QRS complex, which reaches past 20 Hz, is not in the signal."""
+"""Minimum sampling rate [Hz]: the QRS complex contains frequencies above 20 Hz."""
 
-_RATE = 100  # The detector's own rate [Hz].
+_RATE = 100  # sampling rate of the detector [Hz]
 _QRS_BAND = (8.0, 20.0)  # [Hz]
-_SPIKE_BAND = (28.0, 40.0)  # As wide, so that a spike is as high in both; below the 40 Hz that recordings are cut at.
-_QRS_RATIO = (0.12, 0.45)  # Of the two bands' averages at a beat: 0.24 in adults, at most 0.43 in PTB-XL and LUDB.
-_SPIKE_RATIO = 0.78  # From here on a spike or white noise.
-_QRS_LEFT = 0.2  # Usual height of what looks like a QRS, as a share of all, from which spikes are believed to be such.
-_APART = 8  # [samples at _RATE]
-_CLOSING = 0.5  # Length of the ramp that joins a recording's end to its start, for the circular filter [s].
-_BLOCK = 50  # Peaks are taken over blocks of half a second [samples at _RATE], ...
-_WINDOW = 4  # ... windows are 2 s: down to 30 beats a minute each holds a beat, and the quartile forgives down to 25.
-_NEIGHBORHOOD = 17  # Windows that span 10 s.
+_SPIKE_BAND = (28.0, 40.0)  # equally wide, for equal heights of spikes; below 40 Hz, where recordings may be filtered
+_QRS_RATIO = (0.12, 0.45)  # spike band over QRS band at a beat: 0.24 in adults, at most 0.43 in PTB-XL and LUDB
+_SPIKE_RATIO = 0.78  # lowest ratio of spikes and white noise
+_MIN_QRS_HEIGHT = 0.2  # fraction of the typical peak that QRS-like maxima must reach for spikes to be attenuated
+_MIN_DISTANCE = 8  # [samples at _RATE]
+_RAMP_SECONDS = 0.5  # ramp from the end of a recording to its start, for circular filtering [s]
+_BLOCK = 50  # peaks are computed over blocks of 0.5 s [samples at _RATE] ...
+_WINDOW = 4  # ... and windows of 2 s, which contain a beat at 30/min or more; the quartile tolerates 25/min
+_NEIGHBORHOOD = 17  # windows that span 10 s
 _QUARTILE = 0.25
-_LEAST_OF_MEDIAN = 0.4  # A pause longer than the quartile forgives must not turn T waves into peaks.
-_LOWEST_MEAN = 0.06  # A lead high more rarely than slow beats make it has artifacts, not better beats.
-_DEAD = 1e-6  # Peaks below this share of a lead's range are rounding.
-_SMOOTHING = np.hanning(15)[1:-1] / np.hanning(15).sum()  # 120 ms at _RATE.
+_MIN_MEDIAN_FRACTION = 0.4  # prevents a long pause from lowering the typical peak to the height of T waves
+_MIN_MEAN = 0.06  # a lead that is high less often than with slow beats contains artifacts
+_ROUNDING_ERROR = 1e-6  # peaks below this fraction of the range of a lead are ignored
+_SMOOTHING = np.hanning(15)[1:-1] / np.hanning(15).sum()  # 120 ms at _RATE
 _REFRACTORY = 20  # [samples at _RATE]
 _THRESHOLD = 0.4
 _T_WAVE_REACH = 36  # [samples at _RATE]
-_T_WAVE_SHARE = 0.5
-_NOISE = 0.5  # The average's 20th percentile: below 0.3 of its usual peak up to 220 beats a minute, 0.65 in noise.
-_CHUNK = 200_000  # Samples filtered at once: what stays in a core's cache.
+_T_WAVE_FRACTION = 0.5
+_NOISE = 0.5  # 20th percentile over typical peak of the average: below 0.3 up to 220/min, 0.65 in noise
+_CHUNK = 200_000  # samples filtered at once, which fit into the cache of a core
 
 
 def _multilead(signals: np.ndarray, sampling_rate: float, present: np.ndarray) -> list[np.ndarray]:
@@ -70,53 +68,53 @@ def _multilead(signals: np.ndarray, sampling_rate: float, present: np.ndarray) -
     peaks: list[np.ndarray] = []
     for start in range(0, num_recordings, chunk):
         part = slice(start, start + chunk)
-        low, high, usual, step = _lead_magnitudes(signals[part], sampling_rate)
-        usual = np.where(present[part, :, None], usual, 0.0)
-        average = _average_leads(low, high, usual)
-        rows, places = _pick_beats(average)
-        samples = np.minimum(np.rint(places * step).astype(np.int64), num_samples - 1)
+        low, high, typical, step = _lead_magnitudes(signals[part], sampling_rate)
+        typical = np.where(present[part, :, None], typical, 0.0)
+        average = _average_leads(low, high, typical)
+        rows, positions = _pick_beats(average)
+        samples = np.minimum(np.rint(positions * step).astype(np.int64), num_samples - 1)
         peaks += np.split(samples, np.searchsorted(rows, np.arange(1, len(average))))
     return peaks
 
 
 def _lead_magnitudes(signals: np.ndarray, sampling_rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Magnitudes of both bands at `_RATE` (whole blocks), the low one's usual peaks by block, the step in samples."""
+    """Magnitudes of both bands at `_RATE` in full blocks, typical peaks of the QRS band by block, step in samples."""
     num_samples = signals.shape[-1]
-    length = fft.next_fast_len(num_samples + math.ceil(_CLOSING * sampling_rate), real=True)
+    length = fft.next_fast_len(num_samples + math.ceil(_RAMP_SECONDS * sampling_rate), real=True)
     closed = np.empty((*signals.shape[:-1], length), dtype=np.float32)
-    # Less its first sample before it loses digits: an offset must not drown the beats.
+    # Subtract the first sample before rounding to float32, so that a large offset does not cost precision.
     np.subtract(signals, signals[..., :1], out=closed[..., :num_samples], casting="same_kind")
     ramp = np.linspace(1.0, 0.0, length - num_samples, dtype=np.float32)
     np.multiply(closed[..., num_samples - 1 : num_samples], ramp, out=closed[..., num_samples:])
     lead_range = np.maximum(closed.max(axis=-1), -closed.min(axis=-1))
 
-    own_length = round(length * _RATE / sampling_rate)
-    step = length / own_length
-    own_samples = min(math.ceil(num_samples / step), own_length)
-    whole = -(-own_samples // _BLOCK) * _BLOCK
-    spectrum = fft.rfft(closed, axis=-1, overwrite_x=True)[..., : own_length // 2 + 1]
+    new_length = round(length * _RATE / sampling_rate)
+    step = length / new_length
+    new_samples = min(math.ceil(num_samples / step), new_length)
+    padded_samples = -(-new_samples // _BLOCK) * _BLOCK
+    spectrum = fft.rfft(closed, axis=-1, overwrite_x=True)[..., : new_length // 2 + 1]
     magnitudes = []
     for band in (_QRS_BAND, _SPIKE_BAND):
-        gain = _bandpass_gain(band, length, sampling_rate)[: own_length // 2 + 1]
-        filtered = fft.irfft(spectrum * gain, own_length, axis=-1, overwrite_x=True)
-        magnitude = np.empty((*signals.shape[:-1], whole), dtype=np.float32)
-        np.abs(filtered[..., :own_samples], out=magnitude[..., :own_samples])
-        magnitude[..., own_samples:] = 0.0
+        gain = _bandpass_gain(band, length, sampling_rate)[: new_length // 2 + 1]
+        filtered = fft.irfft(spectrum * gain, new_length, axis=-1, overwrite_x=True)
+        magnitude = np.empty((*signals.shape[:-1], padded_samples), dtype=np.float32)
+        np.abs(filtered[..., :new_samples], out=magnitude[..., :new_samples])
+        magnitude[..., new_samples:] = 0.0
         magnitudes.append(magnitude)
-    usual = _usual_peaks(magnitudes[0])
-    return *magnitudes, np.where(usual > _DEAD * lead_range[..., None], usual, 0.0), step
+    typical = _typical_peaks(magnitudes[0])
+    return *magnitudes, np.where(typical > _ROUNDING_ERROR * lead_range[..., None], typical, 0.0), step
 
 
 @lru_cache(maxsize=16)
 def _bandpass_gain(band: tuple[float, float], length: int, sampling_rate: float) -> np.ndarray:
-    """A second-order Butterworth's squared magnitude on each side: what running it forwards and backwards gives."""
+    """Gain of a Butterworth band-pass filter of second order on each side, applied forward and backward."""
     frequencies = np.maximum(fft.rfftfreq(length, 1.0 / sampling_rate), 1e-6)
     gain = 1.0 / ((1.0 + (band[0] / frequencies) ** 4) * (1.0 + (frequencies / band[1]) ** 4))
     return gain.astype(np.float32)
 
 
-def _usual_peaks(values: np.ndarray) -> np.ndarray:
-    """What the peaks around each block usually reach, of shape `(..., num_blocks)`; `values` holds whole blocks."""
+def _typical_peaks(values: np.ndarray) -> np.ndarray:
+    """Typical height of the peaks around each block `(..., num_blocks)`; `values` consist of full blocks."""
     num_blocks = values.shape[-1] // _BLOCK
     # Several times faster than a maximum over the last axis of a reshaped array.
     peaks = np.maximum.reduceat(values.reshape(-1), np.arange(0, values.size, _BLOCK))
@@ -128,74 +126,76 @@ def _usual_peaks(values: np.ndarray) -> np.ndarray:
         windows = np.maximum(windows, peaks[..., offset : offset + num_windows])
     around = min(_NEIGHBORHOOD, num_windows)
     ranked = np.sort(np.lib.stride_tricks.sliding_window_view(windows, around, axis=-1), axis=-1)
-    usual = np.maximum(ranked[..., int(_QUARTILE * (around - 1))], _LEAST_OF_MEDIAN * ranked[..., (around - 1) // 2])
-    # The neighborhood whose middle is nearest to the block.
-    middle = (around + width - 1) // 2
-    return usual[..., np.clip(np.arange(num_blocks) - middle, 0, usual.shape[-1] - 1)]
+    quartile, median = ranked[..., int(_QUARTILE * (around - 1))], ranked[..., (around - 1) // 2]
+    typical = np.maximum(quartile, _MIN_MEDIAN_FRACTION * median)
+    # Select the neighborhood whose center is closest to the block.
+    center = (around + width - 1) // 2
+    return typical[..., np.clip(np.arange(num_blocks) - center, 0, typical.shape[-1] - 1)]
 
 
-def _average_leads(low: np.ndarray, high: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """Weighted mean of the leads in units of their usual peaks, of shape `(num_recordings, num_samples)`."""
-    inverse = np.divide(1.0, usual, out=np.zeros(usual.shape, dtype=np.float32), where=usual > 0, casting="same_kind")
+def _average_leads(low: np.ndarray, high: np.ndarray, typical: np.ndarray) -> np.ndarray:
+    """Weighted mean of the leads in units of their typical peaks, of shape `(num_recordings, num_samples)`."""
+    inverse = np.zeros(typical.shape, dtype=np.float32)
+    np.divide(1.0, typical, out=inverse, where=typical > 0, casting="same_kind")
     for magnitude in (low, high):
-        blocks = magnitude.reshape(*usual.shape, _BLOCK)
+        blocks = magnitude.reshape(*typical.shape, _BLOCK)
         blocks *= inverse[..., None]
         np.minimum(magnitude, 1.0, out=magnitude)
 
     means = low.mean(axis=-1)
-    weights = np.where(means > 0, np.maximum(means, _LOWEST_MEAN) ** -2.0, 0.0)
-    average = _mean_with(weights, low)
+    weights = np.where(means > 0, np.maximum(means, _MIN_MEAN) ** -2.0, 0.0)
+    average = _weighted_mean(weights, low)
     centered = average - average.mean(axis=-1, keepdims=True)
     covariance = np.matmul(low, centered[..., None])[..., 0]
     variance = np.einsum("blt,blt->bl", low, low) - means**2 * low.shape[-1]
     scale = variance * np.square(centered).sum(axis=-1, keepdims=True)
     weights *= np.divide(np.maximum(covariance, 0.0) ** 2, scale, out=np.zeros_like(scale), where=scale > 0)
 
-    average = correlate1d(_mean_with(weights, low), _SMOOTHING, axis=-1, mode="constant")
-    spikes = correlate1d(_mean_with(weights, high), _SMOOTHING, axis=-1, mode="constant")
-    return _lower_spikes(average, spikes)
+    average = correlate1d(_weighted_mean(weights, low), _SMOOTHING, axis=-1, mode="constant")
+    spikes = correlate1d(_weighted_mean(weights, high), _SMOOTHING, axis=-1, mode="constant")
+    return _attenuate_spikes(average, spikes)
 
 
-def _lower_spikes(average: np.ndarray, spikes: np.ndarray) -> np.ndarray:
-    """Less of the average where the band above the QRS comes near it, if enough is left that looks like a QRS."""
+def _attenuate_spikes(average: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+    """Attenuate the average where the band above the QRS is similarly high, if enough QRS-like maxima remain."""
     ratio = np.divide(spikes, average, out=np.zeros_like(average), where=average > 0)
-    highest = maximum_filter1d(average, 2 * _APART + 1, axis=-1, mode="constant")
-    like_qrs = (average == highest) & (ratio > _QRS_RATIO[0]) & (ratio < _QRS_RATIO[1])
-    # In infants the QRS itself is as narrow as a spike; what is left then is T waves, too low or too slow.
-    left = _usual_peaks(np.where(like_qrs, average, np.float32(0.0)))
-    believed = np.repeat(left > _QRS_LEFT * _usual_peaks(average), _BLOCK, axis=-1)
-    share = np.clip((_SPIKE_RATIO - ratio) / (_SPIKE_RATIO - _QRS_RATIO[1]), 0.0, 1.0)
-    return np.where(believed, share * average, average)
+    highest = maximum_filter1d(average, 2 * _MIN_DISTANCE + 1, axis=-1, mode="constant")
+    is_qrs_like = (average == highest) & (ratio > _QRS_RATIO[0]) & (ratio < _QRS_RATIO[1])
+    # The QRS of infants is as narrow as a spike. Then only T waves remain, which are too low or too slow.
+    remaining = _typical_peaks(np.where(is_qrs_like, average, np.float32(0.0)))
+    has_qrs = np.repeat(remaining > _MIN_QRS_HEIGHT * _typical_peaks(average), _BLOCK, axis=-1)
+    factor = np.clip((_SPIKE_RATIO - ratio) / (_SPIKE_RATIO - _QRS_RATIO[1]), 0.0, 1.0)
+    return np.where(has_qrs, factor * average, average)
 
 
-def _mean_with(weights: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
+def _weighted_mean(weights: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
     total = weights.sum(axis=-1, keepdims=True)
-    shares = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)
-    return np.matmul(shares[:, None, :], magnitude)[:, 0]
+    normalized = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)
+    return np.matmul(normalized[:, None, :], magnitude)[:, 0]
 
 
 def _pick_beats(average: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recording and place of each beat, in order; places lie between samples where the maximum does."""
-    usual = np.repeat(_usual_peaks(average), _BLOCK, axis=-1)
+    """Recording index and position of each beat, in order; positions are interpolated between samples."""
+    typical = np.repeat(_typical_peaks(average), _BLOCK, axis=-1)
     sparse = average[:, :: len(_SMOOTHING) // 3]
     fifth = sparse.shape[-1] // 5
-    quiet = np.partition(sparse, fifth, axis=-1)[:, fifth] < _NOISE * usual.mean(axis=-1)
+    quiet = np.partition(sparse, fifth, axis=-1)[:, fifth] < _NOISE * typical.mean(axis=-1)
     highest = maximum_filter1d(average, 2 * _REFRACTORY + 1, axis=-1, mode="constant")
-    beats = (average == highest) & (average > 0) & (average >= _THRESHOLD * usual) & quiet[:, None]
+    beats = (average == highest) & (average > 0) & (average >= _THRESHOLD * typical) & quiet[:, None]
     rows, columns = np.nonzero(beats)
 
     heights = average[rows, columns]
     since = np.where(np.diff(rows, prepend=-1) == 0, np.diff(columns, prepend=0), np.iinfo(np.int64).max)
-    t_wave = (since <= _T_WAVE_REACH) & (heights < _T_WAVE_SHARE * np.roll(heights, 1))
-    # Equal heights within the refractory period are one flat top.
+    t_wave = (since <= _T_WAVE_REACH) & (heights < _T_WAVE_FRACTION * np.roll(heights, 1))
+    # Equal heights within the refractory period belong to one plateau.
     keep = ~t_wave & (since > _REFRACTORY)
     rows, columns, heights = rows[keep], columns[keep], heights[keep]
 
     before = average[rows, np.maximum(columns - 1, 0)]
     after = average[rows, np.minimum(columns + 1, average.shape[-1] - 1)]
-    # Vertex of the parabola through the maximum and its neighbors: finer than the detector's own rate.
-    bend = before - 2.0 * heights + after
-    shift = np.divide(before - after, 2.0 * bend, out=np.zeros_like(bend), where=bend < 0)
+    # Vertex of the parabola through the maximum and its neighbors.
+    curvature = before - 2.0 * heights + after
+    shift = np.divide(before - after, 2.0 * curvature, out=np.zeros_like(curvature), where=curvature < 0)
     return rows, np.maximum(columns + np.clip(shift, -0.5, 0.5), 0.0)
 
 
@@ -217,26 +217,26 @@ def _on_one_lead(
     lead_names: Sequence[str],
     find: Callable[[np.ndarray, float], np.ndarray],
 ) -> list[np.ndarray]:
-    # Lead II, then the others in turn until one has a beat: released tokenizers do the same.
+    # Lead II first, then the others until one has a beat, as in the released tokenizer.
     order = sorted(range(len(lead_names)), key=lambda row: str(lead_names[row]).upper() != "II")
-    peaks = []
+    all_peaks = []
     for recording, has_lead in zip(signals, present, strict=True):
-        found = np.empty(0)
+        peaks = np.empty(0)
         for row in order:
-            # The libraries raise or divide by zero on a flat lead.
+            # The libraries raise errors or divide by zero on flat leads.
             if has_lead[row] and np.ptp(recording[row]) > 0:
-                found = find(recording[row].astype(np.float64), sampling_rate)
-            if found.size:
+                peaks = find(recording[row].astype(np.float64), sampling_rate)
+            if peaks.size:
                 break
-        peaks.append(np.sort(found).astype(np.int64))
-    return peaks
+        all_peaks.append(np.sort(peaks).astype(np.int64))
+    return all_peaks
 
 
 def _regular(signals: np.ndarray, sampling_rate: float, *_: Any) -> list[np.ndarray]:
-    """A place in the middle of every 0.96 s that fits, whatever the signal: the control that knows no beats."""
+    """Centers of consecutive segments of 0.96 s, independent of the signal, as a baseline for beat detection."""
     length = round(0.96 * sampling_rate)
-    places = np.arange(length // 2, signals.shape[-1] - length // 2 + 1, length, dtype=np.int64)
-    return [places if places.size else np.array([signals.shape[-1] // 2], dtype=np.int64)] * len(signals)
+    centers = np.arange(length // 2, signals.shape[-1] - length // 2 + 1, length, dtype=np.int64)
+    return [centers if centers.size else np.array([signals.shape[-1] // 2], dtype=np.int64)] * len(signals)
 
 
 DETECTORS: dict[str, Callable[[np.ndarray, float, np.ndarray, Sequence[str]], list[np.ndarray]]] = {
@@ -246,8 +246,8 @@ DETECTORS: dict[str, Callable[[np.ndarray, float, np.ndarray, Sequence[str]], li
     "regular": _regular,
 }
 """
-Detectors by name: `"multilead"` of this file, `"xqrs"` of wfdb (the paper's) and `"neurokit"` of NeuroKit2.
-`"regular"` finds no beats: it cuts a recording into patches of 0.96 s, the control of beats as tokens.
+Detectors by name: `"multilead"` of this module, `"xqrs"` of wfdb, which Pan et al. (2026) use, and `"neurokit"` of
+NeuroKit2. `"regular"` does not detect beats but divides a recording into segments of 0.96 s, as a baseline.
 """
 
 
@@ -259,51 +259,51 @@ def detect_r_peaks(
     lead_mask: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """
-    Find the R peaks of recordings. No beat is ever invented: a recording without beats gives an empty array (only
-    `"regular"`, the control, looks for none).
+    Detect the R peaks of recordings. The result is empty for a recording without beats.
 
-    A peak of `"multilead"` is where all leads together are highest: in the QRS, within a few ms of the R peak of
-    narrow beats. It does not depend on the order, the sign, the scale or the offset of the leads.
+    The peaks of `"multilead"` are the maxima of the combined leads within the QRS complex, which are within a few ms
+    of the R peaks of narrow beats. They do not depend on the order, sign, scale or offset of the leads.
 
     Args:
         signals (`np.ndarray` of shape `(num_recordings, num_leads, num_samples)` or `(num_leads, num_samples)`):
-            Recordings of one length in any unit, the leads' units may differ. Samples that are not finite are bridged
-            by a straight line.
-        sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the signals [Hz], at least 50.
+            Recordings of equal length in any unit, which may differ between leads. Samples that are not finite are
+            interpolated linearly.
+        sampling_rate (`float`, *optional*, defaults to `100.0`): Sampling rate [Hz], at least 50.
         detector (`str`, *optional*, defaults to `"multilead"`):
-            One of [`DETECTORS`]. `"xqrs"` and `"neurokit"` read one lead, one recording at a time: lead II, or where
-            it has no beat the first of the others that has one.
+            One of [`DETECTORS`]. `"xqrs"` and `"neurokit"` read a single lead: lead II, or the first other lead with
+            beats if it has none.
         lead_names (`Sequence[str]`, *optional*, defaults to the 12 standard leads): Names of the rows.
         lead_mask (`np.ndarray` of shape `(num_recordings, num_leads)` or `(num_leads,)`, *optional*):
-            True where a lead is present; the others are not read. A lead that is flat or has no finite sample may be
-            left present, it has no say.
+            True for leads that are present; others are ignored. Leads that are flat or not finite are ignored anyway.
 
     Returns:
-        `list[np.ndarray]`: For each recording its R peaks, ascending [samples of `signals`], int64. A list of one
-        for two-dimensional `signals`.
+        `list[np.ndarray]`: R peaks of each recording in ascending order [samples], int64. Contains one array if
+        `signals` is two-dimensional.
 
     Raises:
-        InputError: If the detector is unknown, the rate is below 50 Hz, or the shapes do not fit together.
-        ImportError: If the detector's library is not installed.
+        InputError: If the detector is unknown, the sampling rate is below 50 Hz, or the shapes do not match.
+        ImportError: If the library of the detector is not installed.
     """
     if detector not in DETECTORS:
-        raise InputError(f"unknown beat detector {detector!r}: use one of {', '.join(map(repr, DETECTORS))}")
+        raise InputError(f"unknown beat detector {detector!r}: choose one of {', '.join(map(repr, DETECTORS))}")
     signals = np.asarray(signals)
     if signals.ndim == 2:
         signals = signals[None]
     if signals.ndim != 3 or signals.shape[-1] == 0:
         raise InputError(
-            f"signals have the shape {signals.shape}: give (leads, samples) or (recordings, leads, samples), not empty"
+            f"signals must be non-empty of shape (leads, samples) or (recordings, leads, samples), got {signals.shape}"
         )
     if not np.isfinite(sampling_rate) or sampling_rate < MINIMUM_RATE:
-        raise InputError(f"a sampling rate of {sampling_rate} Hz is too low to find beats: give at least 50 Hz")
+        raise InputError(f"sampling_rate must be at least {MINIMUM_RATE:g} Hz to detect beats, got {sampling_rate}")
     if len(lead_names) != signals.shape[1]:
-        raise InputError(f"{len(lead_names)} lead names for {signals.shape[1]} leads: give one name per row")
+        raise InputError(f"lead_names must have one name for each of the {signals.shape[1]} rows, got {lead_names}")
     present = np.ones(signals.shape[:2], dtype=bool)
     if lead_mask is not None:
         lead_mask = np.asarray(lead_mask, dtype=bool)
         if lead_mask.shape not in (present.shape, present.shape[1:]):
-            raise InputError(f"the lead mask has the shape {lead_mask.shape}: give {present.shape} or one per lead")
+            raise InputError(
+                f"lead_mask must have the shape {present.shape} or {present.shape[1:]}, got {lead_mask.shape}"
+            )
         present &= lead_mask
     if not np.issubdtype(signals.dtype, np.floating):
         signals = signals.astype(np.float64)
@@ -312,9 +312,9 @@ def detect_r_peaks(
 
 def _bridge_gaps(signals: np.ndarray) -> np.ndarray:
     """
-    Straight lines over what is not finite, zeros for a lead without one finite sample; a copy only if needed.
+    Interpolate samples that are not finite linearly, or replace them by zero in a lead without finite samples.
 
-    The model's own repair keeps the mean near the gap, which puts steps beside it; a detector takes steps for beats.
+    `repair_non_finite` fills gaps with the mean of nearby samples, whose steps the detectors would mistake for beats.
     """
     finite = np.isfinite(signals)
     if finite.all():

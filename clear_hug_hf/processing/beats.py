@@ -1,8 +1,8 @@
 """
-From R peaks to beats: the tokenizer of Pan et al., 2026 (section "Method", and the released one).
+Segmentation of recordings into beats: the tokenizer of Pan et al. (AAAI 2026, arXiv 2512.24002).
 
-A beat reaches from halfway to the beat before it to halfway to the beat after it, and sits in a window of fixed length
-with its R peak in the middle. All leads share the peaks of the recording.
+A beat extends halfway to the preceding and halfway to the following beat, in a window of fixed length centered on its
+R peak. All leads share the R peaks of the recording.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def pad_peaks(r_peaks: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack peak lists of different lengths to `(num_recordings, longest)`, padded with -1 (at least one column)."""
+    """Stack arrays of peaks to `(num_recordings, max_peaks)`, padded with -1, with at least one column."""
     width = max([1, *(len(peaks) for peaks in r_peaks)])
     padded = np.full((len(r_peaks), width), -1, dtype=np.int64)
     for row, peaks in enumerate(r_peaks):
@@ -25,28 +25,30 @@ def describe_beats(
     beats: np.ndarray, beat_mask: np.ndarray, r_peaks: np.ndarray, sampling_rate: float = 100.0
 ) -> np.ndarray:
     """
-    What is lost of a beat when it is normalized by itself: how large it is beside the other beats of its lead, and how
-    far away its neighbors are. Neither depends on the unit, nor on how a whole lead was scaled.
+    Compute the features of beats that normalization removes: the scale relative to the other beats of the lead and the
+    adjacent RR intervals. They depend neither on the unit nor on the scale of a lead.
 
     Args:
-        beats (`np.ndarray` of shape `(batch_size, num_leads, num_beats, beat_length)`): As [`cut_beats`] gives them.
-        beat_mask (`np.ndarray` of shape `(batch_size, num_beats)`): True for real beats.
-        r_peaks (`np.ndarray` of shape `(batch_size, max_peaks)`): Ascending peaks [samples], padded with -1 at the
-            end; also those after the last beat.
-        sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the peaks [Hz].
+        beats (`np.ndarray` of shape `(batch_size, num_leads, num_beats, beat_length)`): Output of [`cut_beats`].
+        beat_mask (`np.ndarray` of shape `(batch_size, num_beats)`): True for beats that are present.
+        r_peaks (`np.ndarray` of shape `(batch_size, max_peaks)`): All R peaks in ascending order [samples], padded
+        with
+            -1.
+        sampling_rate (`float`, *optional*, defaults to `100.0`): Sampling rate of the peaks [Hz].
 
     Returns:
-        `np.ndarray` of shape `(batch_size, num_leads, num_beats, 3)`, float32: the natural logarithm of the beat's
-        standard deviation over the root mean square of these in its lead, between -3 and 3 (0 for a flat lead); and
-        the RR intervals before and after it [s], at most 3, 0 where there is no neighbor. All 0 for a missing beat.
+        `np.ndarray` of shape `(batch_size, num_leads, num_beats, 3)`, float32: the natural logarithm of the ratio of
+        the standard deviation of the beat to the root mean square of these in its lead, between -3 and 3 (0 for a flat
+        lead), and the preceding and following RR interval [s], at most 3 and 0 if there is none. Zero for missing
+        beats.
     """
     num_beats = beats.shape[2]
-    real = beat_mask[:, None, :]
-    deviation = np.where(real, beats.std(axis=-1, dtype=np.float64), 0.0)
+    present = beat_mask[:, None, :]
+    deviation = np.where(present, beats.std(axis=-1, dtype=np.float64), 0.0)
     count = np.maximum(beat_mask.sum(axis=1), 1)[:, None, None]
-    usual = np.sqrt(np.square(deviation).sum(axis=2, keepdims=True) / count)
+    lead_deviation = np.sqrt(np.square(deviation).sum(axis=2, keepdims=True) / count)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(real & (usual > 0), np.log(deviation / usual), 0.0).clip(-3, 3)
+        scale = np.where(present & (lead_deviation > 0), np.log(deviation / lead_deviation), 0.0).clip(-3, 3)
 
     peaks = np.full((len(beats), max(num_beats, r_peaks.shape[1]) + 1), -1, dtype=np.int64)
     peaks[:, : r_peaks.shape[1]] = r_peaks
@@ -67,28 +69,28 @@ def cut_beats(
     lengths: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Cut the beats of a batch of recordings, for all leads and beats at once.
+    Cut a batch of recordings into beats, vectorized over recordings, leads and beats.
 
-    With peaks `r_1 .. r_m`, beat `j` covers `[(r_{j-1} + r_j) // 2, (r_j + r_{j+1}) // 2)`; the first begins half a
-    window before its peak, the last ends half a window after, both inside the signal. A beat longer than the window
-    is cut to the window's length from half a window before its peak. The peak falls on the middle of the window (one
-    with more than half a window before it starts at the window's first sample instead). Samples outside a beat are
-    zero.
+    With R peaks `r_1 .. r_m`, beat `j` covers `[(r_{j-1} + r_j) // 2, (r_j + r_{j+1}) // 2)`. The first one starts
+    half a window before its peak and the last one ends half a window after its peak, within the signal. Beats that are
+    longer than the window are cut to its length, starting half a window before the peak. The peak is in the center of
+    the window, except for a beat with more than half a window before its peak, which starts at the first sample of the
+    window. Samples outside the beat are zero.
 
     Args:
         signals (`np.ndarray` of shape `(batch_size, num_leads, num_samples)`): Signals at `sampling_rate`.
-        r_peaks (`np.ndarray` of shape `(batch_size, max_peaks)`): Ascending peaks [samples], padded with -1 at the
-            end.
-        num_beats (`int`, *optional*, defaults to `15`): Beats kept, from the first.
-        beat_length (`int`, *optional*, defaults to `96`): Length of a beat's window [samples].
-        sampling_rate (`float`, *optional*, defaults to `100.0`): Rate of the signals [Hz], for the time ids.
-        lengths (`np.ndarray` of shape `(batch_size,)`, *optional*): True number of samples where signals are padded.
+        r_peaks (`np.ndarray` of shape `(batch_size, max_peaks)`): R peaks in ascending order [samples], padded with
+        -1.
+        num_beats (`int`, *optional*, defaults to `15`): Maximum number of beats; later ones are dropped.
+        beat_length (`int`, *optional*, defaults to `96`): Window length [samples].
+        sampling_rate (`float`, *optional*, defaults to `100.0`): Sampling rate of the signals [Hz].
+        lengths (`np.ndarray` of shape `(batch_size,)`, *optional*): Number of samples before padding.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: The beats `(batch_size, num_leads, num_beats, beat_length)` in the
-        signals' dtype; a boolean mask `(batch_size, num_beats)`, true for real beats; and time ids
-        `(batch_size, num_beats)`, the 1-based second of each peak, 0 for missing beats (and, as in the released
-        tokenizer, for a peak on sample 0).
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: Beats `(batch_size, num_leads, num_beats, beat_length)` in the
+        dtype of the signals; a boolean mask `(batch_size, num_beats)`, True for beats that are present; and time ids
+        `(batch_size, num_beats)`, the one-based second of each peak, 0 for missing beats and, as in the released
+        tokenizer, for a peak at sample 0.
     """
     batch_size, num_leads, num_samples = signals.shape
     half = beat_length // 2
@@ -111,8 +113,8 @@ def cut_beats(
     end = np.where(too_long, window_start + beat_length, end)
     end = np.minimum(end, length)
 
-    # The R peak sits in the middle of its window, except where more than half a window lies before it: such a beat
-    # starts at the window's first sample, as in the released tokenizer, so that none of its head is lost.
+    # As in the released tokenizer, a beat with more than half a window before its peak starts at the first sample of
+    # the window, so that its beginning is not cut off.
     sample = np.minimum(peaks - half, start)[:, :, None] + np.arange(beat_length)
     inside = mask[:, :, None] & (sample >= start[:, :, None]) & (sample < end[:, :, None])
     sample = np.where(inside, sample, 0).reshape(batch_size, 1, num_beats * beat_length)

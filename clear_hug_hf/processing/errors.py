@@ -1,4 +1,4 @@
-"""What a user can mend: the one exception that every room raises for input, and libraries that are not installed."""
+"""Errors that users can fix: invalid input and missing optional libraries."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ OPTIONAL_LIBRARIES = {
     "wfdb": ("wfdb", None),
 }
 """
-Libraries that are imported where they are used: the package to install, and the extra of this package that includes
-it; `None` where the package itself does.
+Libraries that are imported lazily: the package on PyPI, and the extra of this package that includes it, or `None` if
+it is a core dependency.
 """
 
 
 class InputError(ValueError):
     """
-    A recording, a label, a folder or an option that cannot be used as it was given.
+    Invalid recording, label, folder or option.
 
-    The message is one sentence that says what was wrong and what to do. The command line prints it on stderr and exits
-    with status 2; Python callers catch it as a `ValueError`.
+    The message is one sentence that states the problem and its solution. The command line prints it to stderr and
+    exits with status 2.
     """
 
 
 def import_library(name: str, use: str, package: str | None = None) -> Any:
     """
-    A module of a library that only some uses need, or one, also relative to a package, that imports such a library.
+    Import a module of an optional library, or a (relative) module that imports one.
 
     Raises:
-        ImportError: If the library is not installed; the message says what to install for this `use`.
+        ImportError: If the library is not installed. The message names the `use` that requires it and what to install.
     """
     try:
         return import_module(name, package)
@@ -59,12 +59,12 @@ def import_library(name: str, use: str, package: str | None = None) -> Any:
 
 
 def missing_library(error: ModuleNotFoundError, use: str) -> str | None:
-    """One sentence that says what to install for this `use`, `None` if the module is of none of these libraries."""
+    """Error message that names the `use` and what to install, or `None` for a module of another library."""
     library = str(error.name).partition(".")[0]
     if library not in OPTIONAL_LIBRARIES:
         return None
     package, extra = OPTIONAL_LIBRARIES[library]
-    # A copy beside published weights works without this package.
+    # A copy of this file that was published with weights works without this package.
     is_installed = __name__.startswith("clear_hug_hf.")
     remedy = f"'clear-hug-hf[{extra}]'" if extra and is_installed else package
     return f"{use} needs {package}, which is not installed: pip install {remedy}"

@@ -12,7 +12,7 @@ from .ecg_paper import LAYOUTS, PaperStyle, draw_page
 from .errors import InputError
 from .feature_extraction_ecg import EcgFeatureExtractor
 from .image_processing_ecg_scan import EcgScanImageProcessor, check_image_settings
-from .leads import obeys_identities
+from .leads import satisfies_identities
 from .page_augmentation import augment_page
 from .setting_checks import Flag, check_choice, check_number
 from .signal_cleaning import canonical_unit
@@ -151,7 +151,7 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
                 targets["waveforms"][index, :, :length] = signal
                 targets["drawn_mask"][index, :, :length] = page.drawn
                 targets["signal_mask"][index, :, :length] = np.asarray(present, dtype=bool)[:, None]
-                targets["identity_mask"][index] = bool(np.all(present[:6])) and obeys_identities(signal)
+                targets["identity_mask"][index] = bool(np.all(present[:6])) and satisfies_identities(signal)
         return {"pixel_values": self.image_processor.normalize_pages(pages), **targets}
 
 

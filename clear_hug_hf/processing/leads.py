@@ -1,9 +1,9 @@
 """
-Lead names and identities of the 12-lead ECG.
+Names and identities of the leads of the 12-lead ECG.
 
-Recordings come with their leads in any order, in any case and with a few naming habits (`AVR`, `aVR`, `avr`, `DII`,
-`Lead II`, and `-aVR` for an inverted lead). Everything after this file sees the 12 standard leads, in one order and
-with their standard signs, found by name.
+Recordings contain their leads in any order and under different names (`AVR`, `aVR`, `avr`, `DII`, `Lead II`, or `-aVR`
+for an inverted lead). This module maps them by name to the 12 standard leads in a fixed order with their standard
+signs.
 """
 
 from __future__ import annotations
@@ -17,42 +17,40 @@ from .errors import InputError
 
 
 STANDARD_LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-"""The 12 standard leads in the order in which every array of this package holds them."""
+"""The 12 standard leads in the order that all arrays of this package use."""
 
-# Leads that real 12-lead files carry beside the standard ones: Frank's orthogonal leads, posterior and right-sided
-# leads.
+# Additional leads of 12-lead recordings: Frank's orthogonal leads, posterior and right-sided leads.
 _EXTRA_LEADS = frozenset(["VX", "VY", "VZ", "X", "Y", "Z", "V7", "V8", "V9", "V1R", "V2R", "V3R", "V4R", "V5R", "V6R"])
 
 _CANONICAL = {name.upper(): name for name in STANDARD_LEADS}
-# Portuguese and Spanish files (CODE-15%) write the limb leads with a D for "derivation".
+# Portuguese and Spanish names (CODE-15%) start with D for "derivation".
 _CANONICAL |= {"DI": "I", "DII": "II", "DIII": "III"}
 
-# A minus before the lead inverts it: "-aVR", "Lead -aVR". A hyphen after the prefix only joins: "ECG-II", "ECG - II".
+# A minus sign in front of the lead inverts it ("-aVR", "Lead -aVR"); a hyphen after a prefix does not ("ECG-II").
 _MINUS = "[-\u2212\u2013]"  # hyphen, minus sign and en dash
 _LEAD_NAME = re.compile(
     rf"(?P<before>{_MINUS} *)?(?:(?:LEAD|ECG)(?: *- +|-)? *){{0,2}}(?P<within>{_MINUS})?(?P<lead>[A-Z0-9]+)"
 )
 
 IDENTITY_TOLERANCE = 0.1
-"""Limb leads obey Einthoven's and Goldberger's identities where what is left of them is below this share of the leads,
-both as root mean squares."""
+"""Maximum ratio of the root mean squares of the residuals of Einthoven's and Goldberger's identities and of the limb
+leads at which a recording satisfies them."""
 
-# Einthoven (1912) and Goldberger (1942): every limb lead as (weight of I, weight of II).
+# Einthoven (1912) and Goldberger (1942): limb leads as (weight of I, weight of II).
 _FROM_I_AND_II = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
 
 
 def lead_and_sign(name: str) -> tuple[str | None, int]:
     """
-    Standard spelling of a lead's name, and whether the lead is inverted.
+    Standard name and sign of a lead.
 
     Args:
-        name (`str`): The name as a file gives it, in any case, with or without a leading "lead" or "ecg"; with a minus
-            in front for an inverted lead: Cabrera's order has `-aVR`.
+        name (`str`): Name of the lead in any case, optionally with a prefix such as "lead" or "ecg", and with a minus
+            sign for an inverted lead, such as `-aVR` in Cabrera's order.
 
     Returns:
-        `tuple[str | None, int]`: One of [`STANDARD_LEADS`], or `None` for a known lead that is not one of the 12
-        (Frank's, posterior and right-sided leads); and the sign that its samples are to be multiplied by: -1 for an
-        inverted lead, else 1.
+        `tuple[str | None, int]`: One of [`STANDARD_LEADS`], or `None` for additional leads (Frank's, posterior and
+        right-sided leads), and -1 for an inverted lead or 1 otherwise.
 
     Raises:
         InputError: If the name is unknown.
@@ -65,45 +63,45 @@ def lead_and_sign(name: str) -> tuple[str | None, int]:
         if match["lead"] in _EXTRA_LEADS:
             return None, sign
     raise InputError(
-        f"unknown lead name {name!r}: rename it to one of {', '.join(STANDARD_LEADS)}, or leave that row out"
+        f"unknown lead name {name!r}: rename it to one of {', '.join(STANDARD_LEADS)}, or remove this lead"
     )
 
 
-def limb_lead(lead: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def derive_limb_lead(lead: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
-    III, aVR, aVL or aVF of leads I and II (Einthoven: III = II - I; Goldberger: aVR = -(I + II) / 2, aVL = I - II / 2,
-    aVF = II - I / 2).
+    Compute lead III, aVR, aVL or aVF from leads I and II (Einthoven: III = II - I; Goldberger: aVR = -(I + II) / 2,
+    aVL = I - II / 2, aVF = II - I / 2).
 
     Args:
-        lead (`str`): Which one.
-        first, second (`np.ndarray`): Leads I and II in one unit.
+        lead (`str`): Lead to compute.
+        first, second (`np.ndarray`): Leads I and II in the same unit.
     """
     weight_first, weight_second = _FROM_I_AND_II[lead]
     return weight_first * first + weight_second * second
 
 
-def obeys_identities(signal: np.ndarray) -> bool:
+def satisfies_identities(signal: np.ndarray) -> bool:
     """
-    Whether the limb leads of a recording follow from I and II ([`limb_lead`]) within [`IDENTITY_TOLERANCE`].
+    Whether the limb leads can be derived from I and II ([`derive_limb_lead`]) within [`IDENTITY_TOLERANCE`].
 
     Args:
         signal (`np.ndarray` of shape `(12, num_samples)`): Leads in standard order.
     """
     limb = signal[:6].astype(np.float64)
-    residuals = limb[2:] - np.stack([limb_lead(name, limb[0], limb[1]) for name in STANDARD_LEADS[2:6]])
+    residuals = limb[2:] - np.stack([derive_limb_lead(name, limb[0], limb[1]) for name in STANDARD_LEADS[2:6]])
     level = float(np.sqrt(np.mean(np.square(signal[:6], dtype=np.float64))))
     return level > 0 and float(np.sqrt(np.mean(residuals**2))) < IDENTITY_TOLERANCE * level
 
 
 def is_flat(leads: np.ndarray) -> np.ndarray:
     """
-    Which leads do not vary, as after an electrode fell off.
+    Detect leads without any variation, for example after an electrode has come off.
 
     Args:
-        leads (`np.ndarray` of shape `(..., num_samples)`): Leads; NaN and Inf do not count as variation.
+        leads (`np.ndarray` of shape `(..., num_samples)`): Leads. NaN and Inf are ignored.
 
     Returns:
-        `np.ndarray` of shape `(...)`: True where all finite samples are equal, or none is finite.
+        `np.ndarray` of shape `(...)`: True for leads whose finite samples are all equal, or that have none.
     """
     finite = np.isfinite(leads)
     if not finite.all():
@@ -115,25 +113,23 @@ def arrange_leads(
     waveform: np.ndarray, lead_names: Sequence[str], derive: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Put the leads of one recording in the standard order.
+    Arrange the leads of a recording in the standard order.
 
-    An inverted lead such as `-aVR` gets its standard sign. III, aVR, aVL and aVF are computed from I and II
-    ([`limb_lead`]) when they are absent, unless I or II is flat: what an electrode that fell off gives is no lead. Any
-    other missing lead stays a row of zeros that the mask marks as missing. Extra leads are left out.
+    Inverted leads such as `-aVR` are negated. Missing limb leads III, aVR, aVL and aVF are derived from I and II
+    ([`derive_limb_lead`]) unless one of these is flat. Other missing leads are zero. Additional leads are dropped.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording, all leads in one unit.
-        lead_names (`Sequence[str]`): One name per row.
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): Recording with all leads in the same unit.
+        lead_names (`Sequence[str]`): Name of each row.
         derive (`bool`, *optional*, defaults to `True`):
-            Whether absent limb leads are computed. Must be off where leads were scaled one by one, since the
-            identities do not hold there.
+            Whether to derive missing limb leads. Must be `False` for leads that were scaled individually.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: The leads of shape `(12, num_samples)` and a boolean mask of shape `(12,)`,
-        true where the lead is present.
+        `tuple[np.ndarray, np.ndarray]`: Leads `(12, num_samples)` and a boolean mask `(12,)`, True for leads that are
+        present.
 
     Raises:
-        InputError: If a name is unknown or appears twice, or if none of the 12 leads is there.
+        InputError: If a name is unknown or duplicated, or the recording contains none of the 12 leads.
     """
     rows: dict[str, int] = {}
     signs: dict[str, int] = {}
@@ -142,10 +138,10 @@ def arrange_leads(
         if lead is None:
             continue
         if lead in rows:
-            raise InputError(f"lead {lead} appears twice among {list(lead_names)}: keep one of the two rows")
+            raise InputError(f"lead {lead} is duplicated in {list(lead_names)}: keep only one of them")
         rows[lead], signs[lead] = row, sign
     if not rows:
-        raise InputError(f"none of the 12 standard leads is among {list(lead_names)}: at least one is needed")
+        raise InputError(f"lead_names must contain at least one of the 12 standard leads, got {list(lead_names)}")
 
     in_order = list(rows.values()) == list(range(12)) and tuple(rows) == STANDARD_LEADS and len(waveform) == 12
     if in_order and min(signs.values()) > 0:
@@ -159,6 +155,6 @@ def arrange_leads(
             arranged[index] = waveform[rows[lead]] if signs[lead] > 0 else -waveform[rows[lead]]
             present[index] = True
         elif derive and lead in _FROM_I_AND_II:
-            arranged[index] = limb_lead(lead, arranged[0], arranged[1])
+            arranged[index] = derive_limb_lead(lead, arranged[0], arranged[1])
             present[index] = True
     return arranged, present

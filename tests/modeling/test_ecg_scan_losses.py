@@ -21,7 +21,7 @@ from clear_hug_hf.modeling.losses_ecg_scan import (
     soft_lead_loss,
 )
 from clear_hug_hf.processing import STANDARD_LEADS
-from clear_hug_hf.processing.leads import limb_lead
+from clear_hug_hf.processing.leads import derive_limb_lead
 
 
 SCALE = torch.tensor(2.0)
@@ -132,7 +132,7 @@ def test_when_residuals_are_taken_then_they_are_of_the_identities_that_derive_ab
     leads = np.random.default_rng(0).normal(size=(12, 40))
     found = lead_residuals(torch.from_numpy(leads)).numpy()
     for index, name in enumerate(STANDARD_LEADS[2:6]):
-        expected = leads[2 + index] - limb_lead(name, leads[0], leads[1])
+        expected = leads[2 + index] - derive_limb_lead(name, leads[0], leads[1])
         np.testing.assert_allclose(found[index], expected, atol=1e-12, err_msg=name)
 
 

@@ -308,9 +308,9 @@ def test_when_lead_ii_has_no_beat_then_a_library_detector_reads_the_next_lead(
         ({"signals": np.zeros((12, 0))}, "shape"),
         ({"sampling_rate": 40}, "50 Hz"),
         ({"sampling_rate": float("nan")}, "50 Hz"),
-        ({"signals": np.zeros((3, 1000))}, "lead names"),
-        ({"lead_mask": np.ones(8, dtype=bool)}, "lead mask"),
-        ({"detector": "hamilton"}, f"'hamilton': use one of {', '.join(map(repr, DETECTORS))}"),
+        ({"signals": np.zeros((3, 1000))}, "lead_names must have one name for each"),
+        ({"lead_mask": np.ones(8, dtype=bool)}, "lead_mask must have the shape"),
+        ({"detector": "hamilton"}, f"'hamilton': choose one of {', '.join(map(repr, DETECTORS))}"),
     ],
 )
 def test_when_the_input_does_not_fit_then_it_is_refused(arguments: dict, words: str) -> None:

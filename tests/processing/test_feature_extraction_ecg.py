@@ -346,7 +346,7 @@ def test_when_settings_make_no_sense_then_they_are_refused_for_good_and_for_a_ca
         ({"waveforms": np.zeros((12, 5000))}, "all leads are flat"),
         ({"waveforms": np.full((12, 5000), np.nan)}, "no usable signal"),
         ({"waveforms": np.full((12, 5000), "x")}, "dtype"),
-        ({"waveforms": np.zeros((0, 5000)), "lead_names": []}, "none of the 12 standard leads"),
+        ({"waveforms": np.zeros((0, 5000)), "lead_names": []}, "at least one of the 12 standard leads"),
         ({"waveforms": []}, "no recording"),
         ({"waveforms": [make_pulses(), make_pulses()], "sampling_rate": [500.0]}, "1 entries for 2 recordings"),
         ({"waveforms": [make_pulses(), np.zeros((12, 5000))]}, r"^recording 1: all leads are flat"),

@@ -99,9 +99,9 @@ def test_when_a_chest_lead_is_missing_then_it_is_masked_and_not_invented() -> No
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["II", "ii"], "lead II appears twice"),
-        (["-aVR", "aVR"], "lead aVR appears twice"),
-        (["vx", "vy"], "none of the 12 standard leads"),
+        (["II", "ii"], "lead II is duplicated"),
+        (["-aVR", "aVR"], "lead aVR is duplicated"),
+        (["vx", "vy"], "at least one of the 12 standard leads"),
     ],
 )
 def test_when_leads_cannot_be_arranged_then_they_are_refused(names: list[str], message: str) -> None:
