@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-gpu lint types format docs benchmark weights cards clean
+.PHONY: help install demo test test-slow test-gpu lint types format docs wheel benchmark weights cards clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -45,6 +45,11 @@ format: install  ## mend style
 docs: install  ## build the documentation into site/; a broken link is an error
 	$(BIN)/zensical build --strict --clean
 
+wheel: install  ## build the package into dist/, install it alone in a new environment, and predict there
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python scripts/check_wheel.py dist/*.whl
+
 benchmark: install  ## print and save the speed and accuracy tables
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beat_detectors.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/preparation.py
@@ -61,4 +66,4 @@ cards: install  ## measure what is in model_cards/ again and make its cards anew
 	$(BIN)/python scripts/cards.py $(SOURCES) $(NAMES)
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo dist site .pytest_cache .mypy_cache .ruff_cache

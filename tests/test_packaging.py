@@ -44,7 +44,7 @@ NEEDING = {
     "render": (["render", "record", "new.png"], "opencv-python-headless", "pages"),
     "pictures": (["predict", "record", "--model", MODEL, "--pictures", "new"], "matplotlib", "plots"),
     "table": (["predict", "table.csv", "--model", MODEL], "pandas", "train"),
-    "page": (["predict", "page.png", "--model", "ecg-scan-tiny-ptbxl-super"], "opencv-python-headless", "pages"),
+    "page": (["predict", "page.png", "--model", "ecg-scan-tiny-ptbxl-super"], "pillow", "pages"),
     "publish": (["publish", MODEL, "me/mine", "--dry-run", "new"], "jinja2", "train"),
 }
 IN_PYTHON = {
@@ -103,7 +103,7 @@ def core(folder: Path) -> dict[str, Any]:
     request = folder / "request.json"
     verbs = INFERENCE | {name: words for name, (words, _, _) in NEEDING.items()}
     python = {"logits": LOGITS, "pipeline": PIPELINE} | {name: code for name, (code, _, _) in IN_PYTHON.items()}
-    blocked = [name for name, (_, extra) in errors.OPTIONAL_LIBRARIES.items() if extra is not None and name != "PIL"]
+    blocked = [name for name, (_, extra) in errors.OPTIONAL_LIBRARIES.items() if extra is not None]
     request.write_text(json.dumps({"blocked": blocked, "verbs": verbs, "python": python}))
     script = REPOSITORY / "tests" / "support" / "core_only.py"
     subprocess.run([sys.executable, str(script), str(request)], cwd=folder, check=True)
