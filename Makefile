@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: install  ## simulate recordings, pre-train, fine-tune, evaluate and draw; DATA=DIR uses real recordings, also for the shipped weights
-	$(BIN)/clear-hug demo --output demo $(if $(DATA),--data $(DATA))
+	$(BIN)/clear-hug demo --output-dir demo $(if $(DATA),--data $(DATA))
 
 # One file runs in one process, since its tests share what takes long to make.
 test: install  ## the default test suite, one process for each core

@@ -40,7 +40,7 @@ from transformers.utils import logging
 
 from clear_hug_hf.data.prepared import load_prepared, select_labels
 from clear_hug_hf.evaluation.metrics import bootstrap_interval
-from clear_hug_hf.training.benchmark import RANDOM, RESNET, BenchmarkArguments, Cell, recipes, run_benchmark
+from clear_hug_hf.training.benchmark import RANDOM, RESNET, BenchmarkArguments, Cell, run_benchmark
 from clear_hug_hf.training.finetuning import FinetuningArguments
 from clear_hug_hf.training.folders import load_feature_extractor
 from clear_hug_hf.training.pretraining import EPOCH_LOG, pretrain
@@ -95,8 +95,8 @@ DIFFERENCES = [
 
 def recipe_of(variant: str, fold: int, path: Path, epochs: int | None) -> Recipe:
     """How a variant is pre-trained."""
-    options = {"seed": fold, "trackers": [], "model": VARIANTS[variant]}
-    return read_recipe(path, options if epochs is None else {**options, "epochs": epochs})
+    options = {"seed": fold, "config_overrides": VARIANTS[variant]}
+    return read_recipe(path, **(options if epochs is None else {**options, "num_train_epochs": epochs}))
 
 
 def pretrain_variant(variant: str, fold: int, arguments: argparse.Namespace) -> Path:
@@ -128,32 +128,32 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
     task.feature_extractor = load_feature_extractor(models[arguments.variants[0]])  # type: ignore[arg-type]
     for times in (1,) if which == "probes" else (1, TIMES):
         shares: dict[str, Any] = {"fractions": FRACTIONS if times == 1 else FRACTIONS[:1], "draw": "stratified"}
-        whole = FinetuningArguments(
+        full_finetuning = FinetuningArguments(
             method="full",
-            epochs=times * EPOCHS,
-            patience=times * EPOCHS,
-            batch_size=32,
+            num_train_epochs=times * EPOCHS,
+            early_stopping_patience=times * EPOCHS,
+            per_device_train_batch_size=32,
             augmentation=arguments.augmentation,
             bf16=True,
             allow_absent_labels=True,
-            progress=False,
+            disable_tqdm=True,
         )
         chosen = {
-            "probes": BenchmarkArguments(heads=("mean", "hug"), recipes=recipes(**PROBE), **shares, seeds=SEEDS),
+            "probes": BenchmarkArguments(heads=("mean", "hug"), **PROBE, **shares, seeds=SEEDS),
             "finetuning": BenchmarkArguments(
                 heads=("hug",),
                 protocols=("finetune",),
                 **shares,
                 seeds=(fold,),
-                recipes={**recipes(), "finetune": whole},
             ),
             "reference": BenchmarkArguments(
                 protocols=(),
                 **shares,
                 seeds=SEEDS,
-                recipes=recipes(reference_epochs=times * RESNET_EPOCHS),
+                reference_epochs=times * RESNET_EPOCHS,
             ),
         }[which]
+        chosen.recipes["finetune"] = full_finetuning
         tested = {RESNET: None} if which == "reference" else {**models, RANDOM: None}
         run_benchmark([task], tested, cells_of(which, fold, times, arguments), chosen, arguments.output / "features")
 

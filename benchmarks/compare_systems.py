@@ -1,8 +1,8 @@
 """
 CLEAR and ECG-JEPA on the same recordings for the same compute, at tiny size, cross-validated by patient.
 
-    clear-hug prepare PTB_XL --labels ptbxl_super --output prepared/clear
-    clear-hug prepare PTB_XL --labels ptbxl_super --system ecg_jepa --output prepared/jepa
+    clear-hug prepare PTB_XL --labels ptbxl_super --output-dir prepared/clear
+    clear-hug prepare PTB_XL --labels ptbxl_super --system ecg_jepa --output-dir prepared/jepa
     python benchmarks/compare_systems.py --clear prepared/clear --jepa prepared/jepa --output runs/comparison
 
 The recordings that both prepared folders have (folds 1 to 9) are divided into three thirds by patient. For each third,
@@ -37,7 +37,7 @@ from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.evaluation.metrics import bootstrap_interval
 from clear_hug_hf.evaluation.protocol import holdout_split
-from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, recipes, run_benchmark
+from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, run_benchmark
 from clear_hug_hf.training.features import dataset_labels
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe
@@ -96,7 +96,7 @@ class Comparison:
         return {name: max(1, round(self.seconds / min(found))) for name, found in json.loads(path.read_text()).items()}
 
     def _seconds_of_epoch(self, name: str, fold: int) -> float:
-        recipe = read_recipe(None, {"system": SYSTEMS[name], "epochs": 1, "trackers": []})
+        recipe = read_recipe(system=SYSTEMS[name], num_train_epochs=1)
         with tempfile.TemporaryDirectory() as folder:
             result = pretrain(
                 recipe.make_model(),
@@ -114,9 +114,7 @@ class Comparison:
 
     def pretrain(self, name: str, fold: int) -> None:
         """Pre-train a system on all thirds but one, or find that it was."""
-        recipe = read_recipe(
-            None, {"system": SYSTEMS[name], "epochs": self.epochs()[name], "seed": fold, "trackers": []}
-        )
+        recipe = read_recipe(system=SYSTEMS[name], num_train_epochs=self.epochs()[name], seed=fold)
         set_seed(fold)
         rows = np.flatnonzero(self.folds != fold)
         result = pretrain(
@@ -147,7 +145,7 @@ class Comparison:
     def probe(self, name: str, fold: int) -> None:
         """Train and test heads on a third, and on the encoder without its weights."""
         models = {name: self.folder_of(name, fold) / "model", RANDOM: None}
-        arguments = BenchmarkArguments(heads=HEADS[name], fractions=(1.0,), seeds=SEEDS, recipes=recipes(**PROBE))
+        arguments = BenchmarkArguments(heads=HEADS[name], fractions=(1.0,), seeds=SEEDS, **PROBE)
         run_benchmark(
             [self.task(name, fold)], models, self.output / f"probes-{name}-{fold}", arguments, self.output / "features"
         )

@@ -1,10 +1,13 @@
 """
 ECG-Scan on pages of real recordings, cross-validated by patient: what alignment brings, and which of its terms.
 
-    clear-hug prepare PTB_XL --labels ptbxl_all --system ecg_scan --setting millivolts_per_unit=0.11 --output scan/xl
-    clear-hug prepare CHALLENGE --system ecg_scan --setting millivolts_per_unit=0.11 --output scan/challenge
-    clear-hug prepare LUDB --system ecg_scan --setting millivolts_per_unit=0.11 --output scan/ludb
-    clear-hug prepare PTB_XL --labels ptbxl_super --output scan/clear
+    clear-hug prepare PTB_XL --labels ptbxl_all --system ecg_scan \\
+        --extractor-settings millivolts_per_unit=0.11 --output-dir scan/xl
+    clear-hug prepare CHALLENGE --system ecg_scan \\
+        --extractor-settings millivolts_per_unit=0.11 --output-dir scan/challenge
+    clear-hug prepare LUDB --system ecg_scan \\
+        --extractor-settings millivolts_per_unit=0.11 --output-dir scan/ludb
+    clear-hug prepare PTB_XL --labels ptbxl_super --output-dir scan/clear
     python benchmarks/ecg_scan.py --ptbxl scan/xl --clear scan/clear --millivolts scan/challenge scan/ludb
 
 The recordings of PTB-XL (folds 1 to 9) are divided into three thirds by patient. For each third a CLEAR encoder is
@@ -151,7 +154,7 @@ class Experiment:
             everything = datasets.concatenate_datasets(list(sets.values()))
             wanted = {self.rows["record_id"][place] for place in self.parts(fold)["train"]}
             rows = [place for place, record in enumerate(everything["record_id"]) if record in wanted]
-            recipe = read_recipe(None, {"seed": fold, "trackers": [], "epochs": self.arguments.teacher_epochs})
+            recipe = read_recipe(seed=fold, num_train_epochs=self.arguments.teacher_epochs)
             set_seed(fold)
             pretrain(recipe.make_model(), everything.select(rows), extractor, folder, None, recipe.training)
         return folder
@@ -159,18 +162,14 @@ class Experiment:
     def recipe(self, fold: int, variant: str) -> Recipe:
         """How a variant is trained."""
         return read_recipe(
-            None,
-            {
-                "system": "ecg_scan",
-                "signal_encoder": str(self.teacher(fold)),
-                "model": VARIANTS[variant],
-                "epochs": self.arguments.epochs,
-                "batch_size": self.arguments.batch_size,
-                "micro_batch_size": self.arguments.batch_size,
-                "learning_rate": self.arguments.learning_rate,
-                "seed": fold,
-                "trackers": [],
-            },
+            system="ecg_scan",
+            signal_encoder=str(self.teacher(fold)),
+            config_overrides=VARIANTS[variant],
+            num_train_epochs=self.arguments.epochs,
+            train_batch_size=self.arguments.batch_size,
+            per_device_train_batch_size=self.arguments.batch_size,
+            learning_rate=self.arguments.learning_rate,
+            seed=fold,
         )
 
     def align(self, fold: int, variant: str) -> Path:
@@ -308,13 +307,13 @@ class Experiment:
             model, _ = load_for_finetuning(self.output / f"full-{fold}" / "model", names)
         arguments = FinetuningArguments(
             method="full",
-            epochs=self.arguments.finetuning_epochs,
-            patience=self.arguments.finetuning_epochs,
-            batch_size=32,
+            num_train_epochs=self.arguments.finetuning_epochs,
+            early_stopping_patience=self.arguments.finetuning_epochs,
+            per_device_train_batch_size=32,
             encoder_learning_rate=1e-3,
             layer_decay=1.0,
             seed=fold,
-            progress=False,
+            disable_tqdm=True,
         )
         sets = [labelled.select(parts[part]) for part in ("train", "validation")]
         done = finetune(model, sets[0], sets[1], extractor, None, arguments).model.eval()

@@ -45,7 +45,11 @@ def main() -> int:
     sets, _ = load_prepared(arguments.data)
     names = list(sets["train"].features["labels"])
     train = sets["train"].select(range(arguments.recordings))
-    common: dict[str, Any] = {"epochs": arguments.epochs, "patience": arguments.epochs, "allow_absent_labels": True}
+    common: dict[str, Any] = {
+        "num_train_epochs": arguments.epochs,
+        "early_stopping_patience": arguments.epochs,
+        "allow_absent_labels": True,
+    }
     rows: list[dict[str, Any]] = []
     expected = None
     with tempfile.TemporaryDirectory() as cache:
@@ -57,7 +61,7 @@ def main() -> int:
         for form, precompute, cache_dir in forms:
             set_seed(0)
             model, extractor = load_for_finetuning(arguments.model, names, head_type=arguments.head)
-            recipe = FinetuningArguments(precompute=precompute, progress=False, **common)
+            recipe = FinetuningArguments(precompute=precompute, disable_tqdm=True, **common)
             started = time.perf_counter()
             result = finetune(model, train, sets["validation"], extractor, None, recipe, cache_dir=cache_dir)
             seconds = time.perf_counter() - started

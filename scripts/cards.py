@@ -47,7 +47,7 @@ def measure(folder: Path, source: Path, prepared: Path, cache: Path) -> tuple[di
     """The metrics of a shipped classifier with fold 9 evaluated again, and its thresholds."""
     metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     labels = metrics["data"]["label_set"]
-    if command(["prepare", str(source), "--labels", labels, "--model", str(folder), "--output", str(prepared)]):
+    if command(["prepare", str(source), "--labels", labels, "--model", str(folder), "--output-dir", str(prepared)]):
         raise SystemExit(f"{source} could not be prepared for {folder.name}")
     sets, _ = load_prepared(prepared)
     sets = {split: select_labels(dataset, metrics["labels"]) for split, dataset in sets.items()}

@@ -1,7 +1,7 @@
 """
 Train a classifier on labelled recordings: `clear-hug finetune` for `accelerate launch`.
 
-    python scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --output runs/superclasses
+    python scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --output-dir runs/superclasses
     accelerate launch scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --method full
 
 `--help` lists the options. The batch size is that of one process.

@@ -34,17 +34,17 @@ fi
 
 prepare() { # SYSTEM SOURCE [LABELS]: folder in $prepared
     prepared=$runs/prepared/$1/${3:-$2}
-    local options=(--system "$1" --output "$prepared")
+    local options=(--system "$1" --output-dir "$prepared")
     [[ $2 == ptbxl ]] || options+=(--split-fractions 1 0 0)
     # What its files do not say.
     [[ $2 != cinc2011 ]] || options+=(
-        --option "title=PhysioNet/CinC Challenge 2011" --option "license=ODC-By 1.0"
-        --option "citation=Silva et al., Improving the quality of ECGs collected using mobile phones: the\
+        --reader-options "title=PhysioNet/CinC Challenge 2011" "license=ODC-By 1.0"
+        "citation=Silva et al., Improving the quality of ECGs collected using mobile phones: the\
  PhysioNet/Computing in Cardiology Challenge 2011, Comput Cardiol 38, 273-276 (2011)"
     )
     [[ -z ${3:-} ]] || options+=(--labels "$3")
-    # Pages are drawn in millivolts; recordings that came normalised are taken to have this deviation in every lead.
-    [[ $1 != ecg_scan ]] || options+=(--setting millivolts_per_unit=0.11)
+    # Pages are drawn in millivolts; recordings that came normalized are taken to have this deviation in every lead.
+    [[ $1 != ecg_scan ]] || options+=(--extractor-settings millivolts_per_unit=0.11)
     clear-hug prepare "$SOURCES/$2" "${options[@]}"
 }
 
@@ -56,14 +56,14 @@ encoder() { # NAME SYSTEM RECIPE [OPTION ...]
         prepare "$system" "$one"
         folders+=("$prepared")
     done
-    clear-hug pretrain --config "$RECIPES/$recipe" --data "${folders[@]}" --output "$runs/$name" "$@"
+    clear-hug pretrain --config "$RECIPES/$recipe" --data "${folders[@]}" --output-dir "$runs/$name" "$@"
     touch "$runs/$name/finished"
 }
 
 clear_encoder() { encoder clear-hug-small clear_hug clear_small.yaml; }
 
 jepa_encoder() {
-    encoder ecg-jepa-tiny ecg_jepa ecg_jepa_tiny.yaml --epochs 20 --augmentation 1 --mixed-precision bf16
+    encoder ecg-jepa-tiny ecg_jepa ecg_jepa_tiny.yaml --num-train-epochs 20 --augmentation 1 --mixed-precision bf16
 }
 
 scan_encoder() { # Its teacher is the shipped encoder. CinC 2011 has nothing to make texts of.
@@ -75,13 +75,13 @@ scan_encoder() { # Its teacher is the shipped encoder. CinC 2011 has nothing to 
         folders+=("$prepared")
     done
     clear-hug pretrain --config "$RECIPES/ecg_scan_tiny.yaml" --data "${folders[@]}" \
-        --signal-encoder "$CARDS/clear-hug-small" --output "$runs/ecg-scan-tiny"
+        --signal-encoder "$CARDS/clear-hug-small" --output-dir "$runs/ecg-scan-tiny"
     touch "$runs/ecg-scan-tiny/finished"
 }
 
 classifier() { # NAME SYSTEM ENCODER LABELS
     prepare "$2" ptbxl "ptbxl_$4"
-    clear-hug finetune --data "$prepared" --model "$runs/$3" --output "$runs/$1" --min-positives 10
+    clear-hug finetune --data "$prepared" --model "$runs/$3" --output-dir "$runs/$1" --min-positives 10
 }
 
 stage() { # NAME

@@ -181,11 +181,11 @@ def make_house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         small = SMALL_SYSTEMS[name]
         if small.system.objective.teachers:
             _save_teacher(folder / "teacher")
-        _run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", name, "--output", folder / "data")
+        _run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", name, "--output-dir", folder / "data")
         command = ["pretrain", "--data", folder / "data", *small.words(folder), *PRETRAINING]
-        _run(*command, "--output", folder / "pretrained")
+        _run(*command, "--output-dir", folder / "pretrained")
         command = ["finetune", "--data", folder / "data", "--model", folder / "pretrained", *FINETUNING]
-        _run(*command, "--output", folder / "finetuned")
+        _run(*command, "--output-dir", folder / "finetuned")
         return folder
 
     return make
@@ -198,7 +198,7 @@ def _save_teacher(folder: Path) -> None:
     teacher = ClearHugForPreTraining(ClearHugConfig.preset("tiny", **small))
     save_model_folder(folder, teacher, ClearHugFeatureExtractor())
     source = {"title": "CinC 2011", "license": "ODC-By 1.0", "citation": "Silva et al.", "sets": {}}
-    facts = describe_pretraining(teacher, [{"epoch": 7, "validation_loss": None}], {"epochs": 7}, [source])
+    facts = describe_pretraining(teacher, [{"epoch": 7, "validation_loss": None}], {"num_train_epochs": 7}, [source])
     (folder / "pretraining.json").write_text(json.dumps(facts))
 
 

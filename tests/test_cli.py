@@ -17,8 +17,9 @@ from PIL import Image
 from transformers import pipeline
 
 from clear_hug_hf.cli import main
-from clear_hug_hf.cli.predict import REPORTED
 from clear_hug_hf.data.records import Recording, RecordReference
+from clear_hug_hf.workflows.predict import PredictArguments, predict
+from clear_hug_hf.workflows.predict_records import REPORT_COLUMNS, LabeledRecord
 
 
 MakeRecordings = Callable[..., list[Recording]]
@@ -60,10 +61,20 @@ def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_says_s
 ) -> None:
     table = changed_ward(rare=lambda table: (table.index < 3).astype(int))
     prepared, output = tmp_path / "prepared", tmp_path / "finetuned"
-    printed_by("prepare", table, "--labels", "tachy", "rare", "--output", prepared)
-    command = ["finetune", "--data", prepared, "--model", runs / "pretrained", "--output", output, "--epochs", "1"]
+    printed_by("prepare", table, "--labels", "tachy", "rare", "--output-dir", prepared)
+    command = [
+        "finetune",
+        "--data",
+        prepared,
+        "--model",
+        runs / "pretrained",
+        "--output-dir",
+        output,
+        "--num-train-epochs",
+        "1",
+    ]
     assert "no label has 40 training recordings" in refused(*command, "--min-positives", "40")
-    printed = printed_by(*command, "--no-control", "--head", "mean", "--min-positives", "5")
+    printed = printed_by(*command, "--no-control", "--head-type", "mean", "--min-positives", "5")
     assert "fewer than 5 training recordings have them, or have not: rare" in printed
     metrics = json.loads((output / "metrics.json").read_text())
     assert (metrics["labels"], metrics["head"]) == (["tachy"], "mean")
@@ -83,6 +94,46 @@ def test_when_a_model_is_evaluated_then_unknown_labels_are_named_and_fewer_can_b
         assert image.width > 200
 
 
+def test_when_a_prepared_folder_is_evaluated_then_the_batch_size_changes_no_metric(
+    runs: Path, tmp_path: Path, run: Run
+) -> None:
+    command = ["evaluate", "--data", runs / "data", "--model", runs / "finetuned", "--output"]
+    run(*command, tmp_path / "default.json")
+    run(*command, tmp_path / "large.json", "--batch-size", "64")
+    assert (tmp_path / "default.json").read_bytes() == (tmp_path / "large.json").read_bytes()
+    run(*command, tmp_path / "small.json", "--batch-size", "1")
+    default, small = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("default", "small"))
+    assert small["macro_auroc"] == pytest.approx(default["macro_auroc"], abs=1e-6)
+
+
+def test_when_records_are_predicted_then_each_is_passed_on_before_the_next_is_read(
+    runs: Path, ward: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, events = RecordReference.read, []
+
+    def logged(reference: RecordReference) -> Recording:
+        events.append(f"read {reference.record_id}")
+        return read(reference)
+
+    monkeypatch.setattr(RecordReference, "read", logged)
+    table = ward.parent / "three.csv"
+    table.write_text("path\nrecords/0-0\nrecords/1-0\nrecords/2-0\n")
+    arguments = PredictArguments(records=[table], model=runs / "finetuned", top_k=1, threshold=0.0)
+    predicted: list[LabeledRecord] = []
+
+    def passed_on(record: LabeledRecord) -> None:
+        events.append(f"passed on {record.record_id}")
+        predicted.append(record)
+
+    result = predict(arguments, passed_on)
+    assert events == [f"{what} records/{number}-0" for number in range(3) for what in ("read", "passed on")]
+    assert (result.num_records, result.num_rows, result.rejected) == (3, 0, [])
+    for record in predicted:
+        (positive,) = record.spans[0].predicted_positive
+        assert record.spans[0].probabilities.keys() == {positive}
+        assert record.to_dict()["windows"][0]["predicted_positive"] == [positive]
+
+
 def test_when_fewer_labels_are_asked_for_then_only_they_are_shown(
     runs: Path, ptbxl_folder: Path, printed_by: Printed
 ) -> None:
@@ -94,7 +145,7 @@ def test_when_fewer_labels_are_asked_for_then_only_they_are_shown(
     assert {line.split()[-1] for line in lines[2:]} == {"MI", "NORM"}
 
 
-def test_when_a_recording_is_long_then_its_windows_are_said_and_told_as_the_pipeline_does(
+def test_when_a_recording_is_long_then_its_windows_are_those_of_the_pipeline(
     runs: Path, make_recordings: MakeRecordings, write_record: WriteRecord, tmp_path: Path, printed_by: Printed
 ) -> None:
     one = make_recordings(2)[1]
@@ -112,18 +163,18 @@ def test_when_a_recording_is_long_then_its_windows_are_said_and_told_as_the_pipe
     table = tmp_path / "table.csv"
     for aggregate in ("mean", "max", "none"):
         result = pipe(record, aggregate=aggregate)
-        told = json.loads(printed_by(*base, "--aggregate", aggregate, "--json"))
-        assert [(window["start"], window["end"]) for window in told["windows"]] == [(0, 10), (10, 20), (15, 25)]
+        predicted = json.loads(printed_by(*base, "--aggregate", aggregate, "--json"))
+        assert [(window["start"], window["end"]) for window in predicted["windows"]] == [(0, 10), (10, 20), (15, 25)]
         printed_by(*base, "--aggregate", aggregate, "--output", table, "--overwrite")
         rows = pd.read_csv(table, float_precision="round_trip").to_dict("records")
         if aggregate == "none":
             expected = [{entry["label"]: entry["score"] for entry in window["labels"]} for window in result]
-            assert "probabilities" not in told
-            assert [window["probabilities"] for window in told["windows"]] == expected
+            assert "probabilities" not in predicted
+            assert [window["probabilities"] for window in predicted["windows"]] == expected
             assert [(row["start"], row["end"]) for row in rows] == [(0, 10), (10, 20), (15, 25)]
         else:
             expected = [{entry["label"]: entry["score"] for entry in result}]
-            assert told["probabilities"] == expected[0]
+            assert predicted["probabilities"] == expected[0]
         assert [{label: row[label] for label in LABELS} for row in rows] == expected
 
 
@@ -142,10 +193,10 @@ def test_when_a_window_has_no_signal_then_it_is_skipped_by_name_and_the_rest_is_
     off = np.full_like(one.waveform, 5.0)
     parts = replace(one, waveform=np.concatenate([one.waveform, off, one.waveform], axis=1))
     record = write_record(tmp_path / "off", parts)
-    told = json.loads(printed_by("predict", record, "--model", runs / "finetuned", "--json"))
-    assert [(window["start"], window["end"]) for window in told["windows"]] == [(0, 10), (20, 30)]
-    assert told["skipped"] == [{"start": 10, "end": 20}]
-    assert told["report"]["warnings"][0] == "10-20 s left out: every lead is flat or missing there"
+    predicted = json.loads(printed_by("predict", record, "--model", runs / "finetuned", "--json"))
+    assert [(window["start"], window["end"]) for window in predicted["windows"]] == [(0, 10), (20, 30)]
+    assert predicted["skipped"] == [{"start": 10, "end": 20}]
+    assert predicted["report"]["warnings"][0] == "10-20 s left out: every lead is flat or missing there"
 
 
 # ------------------------------------------------------------------------------------------------------- bad records
@@ -234,8 +285,8 @@ def test_when_a_training_record_is_bad_then_the_run_goes_on_and_names_it(
     (data / "records100/00000/00003_lr.dat").write_bytes(b"short")
     output = tmp_path / "run"
     capsys.readouterr()
-    words = ["pretrain", "--data", str(data), "--output", str(output), "--epochs", "1"]
-    words += ["--batch-size", "4", "--limit", "8"]
+    words = ["pretrain", "--data", str(data), "--output-dir", str(output), "--num-train-epochs", "1"]
+    words += ["--train-batch-size", "4", "--max-samples", "8"]
     assert main(words) == 1
     assert "  3: " in capsys.readouterr().err
     assert (output / "model" / "config.json").is_file()
@@ -255,9 +306,10 @@ def test_when_the_model_folder_is_bad_then_it_says_what_is_missing(
     message = refused("predict", record, "--model", runs / "pretrained")
     assert "no fine-tuned classifier" in message
     output = tmp_path / "run"
-    for verb in ("finetune", "evaluate"):
-        arguments = [verb, "--data", ptbxl_folder, "--model", tmp_path / "model", "--output", output]
-        assert "holds no weights" in refused(*arguments)
+    for verb, option in (("finetune", "--output-dir"), ("evaluate", "--output")):
+        assert "holds no weights" in refused(
+            verb, "--data", ptbxl_folder, "--model", tmp_path / "model", option, output
+        )
         assert not output.exists()
 
 
@@ -268,7 +320,7 @@ def test_when_labels_are_not_the_models_or_the_sources_then_they_are_named(
     data, model = ["--data", ptbxl_folder], ["--model", runs / "finetuned"]
     assert "there is no label 'AFIB' in" in refused("predict", record, *model, "--labels", "AFIB")
     assert "there is no label 'HYP'" in refused("evaluate", *data, *model, "--labels", "HYP")
-    finetune = ["finetune", *data, "--model", runs / "pretrained", "--output", output, "--labels"]
+    finetune = ["finetune", *data, "--model", runs / "pretrained", "--output-dir", output, "--labels"]
     message = refused(*finetune, "MI", "HYP", "CD")
     assert "nothing can be learnt about the label(s) HYP, CD" in message
     assert "`--labels MI`" in message
@@ -284,11 +336,11 @@ def test_when_the_data_folder_is_bad_then_nothing_is_written(
     write_record(unlabelled / "one", make_recordings(1)[0])
     for data, message in ((tmp_path / "none", "does not exist"), (empty, "contains no WFDB records")):
         for verb in ("pretrain", "demo"):
-            assert message in refused(verb, "--data", data, "--output", output)
-    arguments = ["finetune", "--model", runs / "pretrained", "--output", output, "--data", unlabelled]
+            assert message in refused(verb, "--data", data, "--output-dir", output)
+    arguments = ["finetune", "--model", runs / "pretrained", "--output-dir", output, "--data", unlabelled]
     assert "there are no labels in" in refused(*arguments)
     (unlabelled / "one.dat").write_bytes(b"")
-    message = refused("pretrain", "--data", unlabelled, "--output", output)
+    message = refused("pretrain", "--data", unlabelled, "--output-dir", output)
     assert "no usable train recordings" in message
     assert "recording one: " in message
     assert "holds 0 samples" in message
@@ -297,7 +349,7 @@ def test_when_the_data_folder_is_bad_then_nothing_is_written(
 
 def test_when_the_output_is_a_file_then_it_is_refused(ptbxl_folder: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("")
-    arguments = ["pretrain", "--data", ptbxl_folder, "--output", tmp_path / "file" / "run"]
+    arguments = ["pretrain", "--data", ptbxl_folder, "--output-dir", tmp_path / "file" / "run"]
     assert "is a file" in refused(*arguments)
 
 
@@ -343,10 +395,20 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     runs: Path, ward: Path, tmp_path: Path, printed_by: Printed, run: Run, refused: Refused
 ) -> None:
     output = tmp_path / "run"
-    base = ["finetune", "--data", ward, "--model", runs / "pretrained", "--output", output]
+    base = ["finetune", "--data", ward, "--model", runs / "pretrained", "--output-dir", output]
     assert "which columns" in refused(*base)
     assert not output.exists()
-    learning = ["--head", "mean", "--method", "full", "--no-control", "--epochs", "10", "--batch-size", "8"]
+    learning = [
+        "--head-type",
+        "mean",
+        "--method",
+        "full",
+        "--no-control",
+        "--num-train-epochs",
+        "10",
+        "--per-device-train-batch-size",
+        "8",
+    ]
     printed = printed_by(*base, "--labels", "tachy", "inv", *learning)
     assert "has no column `split`: 70 % of the patients" in printed
     data = json.loads((output / "metrics.json").read_text())["data"]
@@ -360,7 +422,7 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     table = tmp_path / "predictions.csv"
     run("predict", ward, "--model", output, "--output", table)
     predicted = pd.read_csv(table)
-    about = ["record_id", "start", "end", "found", "notes", *REPORTED]
+    about = ["record_id", "start", "end", "predicted_positive", "notes", *REPORT_COLUMNS]
     assert list(predicted.columns) == [*about, "tachy", "inv"]
     assert predicted["record_id"].tolist() == [f"records/{patient}-0" for patient in range(60)]
     area = _auroc(predicted["tachy"][::2], predicted["tachy"][1::2])
@@ -422,21 +484,21 @@ def test_when_another_source_names_labels_otherwise_then_a_mapping_evaluates_the
     base = ["evaluate", "--data", ward, "--model", runs / "finetuned"]
     assert "has no column 'NORM' or 'MI' or 'STTC': it has tachy, inv" in refused(*base)
     assert "no label 'AFIB'" in refused(*base, "--map", "tachy=AFIB")
-    assert "is no mapping" in refused(*base, "--map", "tachy")
+    assert "is not a mapping" in refused(*base, "--map", "tachy")
     assert "names no label of the data" in refused(*base, "--map", "=MI")
     assert "have no label 'slow'" in refused(*base, "--map", "tachy=MI", "slow=NORM")
     mapped = [*base, "--map", "tachy=MI", "inv=STTC+NORM", "--compare-with", ptbxl_folder, "--split", "all"]
     printed = printed_by(*mapped, "--output", metrics)
     # The split is that of the data: of the model's own source never patients that it was trained on.
-    assert "on 60 all recordings of" in printed
+    assert "on 60 recordings of" in printed
     assert "on 12 test recordings of" in printed
     assert "  lost: " in printed
-    found = json.loads(metrics.read_text())
-    assert found["mapping"] == {"tachy": ["MI"], "inv": ["STTC", "NORM"]}
+    evaluated = json.loads(metrics.read_text())
+    assert evaluated["mapping"] == {"tachy": ["MI"], "inv": ["STTC", "NORM"]}
     # Every synthetic PTB-XL recording that is not fast is normal, so that both classes are in both sources.
-    loss = found["loss"]
+    loss = evaluated["loss"]
     assert loss["labels"] == ["tachy", "inv"]
-    assert loss["other"]["value"] == pytest.approx(found["macro_auroc"]["value"])
+    assert loss["other"]["value"] == pytest.approx(evaluated["macro_auroc"]["value"])
     assert loss["lost"]["value"] == pytest.approx(loss["own"]["value"] - loss["other"]["value"])
     assert loss["lost"]["low"] <= loss["lost"]["value"] <= loss["lost"]["high"]
 
@@ -445,9 +507,9 @@ def test_when_a_benchmark_is_asked_for_then_table_and_csv_are_written(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, run: Run, refused: Refused, printed_by: Printed
 ) -> None:
     prepared, output = tmp_path / "super", tmp_path / "benchmark"
-    run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--output", prepared)
+    run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--output-dir", prepared)
     arguments = ["benchmark", "--tasks", prepared, "--models", f"clear={runs / 'pretrained'}"]
-    arguments += ["--fractions", "25", "100", "--seeds", "0", "--probe-epochs", "2", "--output", output]
+    arguments += ["--fractions", "0.25", "1", "--seeds", "0", "--probe-epochs", "2", "--output-dir", output]
     printed = printed_by(*arguments)
     assert "| method | super 25% | super 100% |" in printed
     assert "super: left out, with fewer than 1 training or test recordings of a class: HYP, CD" in printed
@@ -457,7 +519,7 @@ def test_when_a_benchmark_is_asked_for_then_table_and_csv_are_written(
     }
     assert "two folders are called" in refused(*arguments, "--models", "a=x", "a=y")
     assert "'random' is taken" in refused(*arguments, "--models", f"random={runs / 'pretrained'}")
-    assert "percentages above 0" in refused(*arguments, "--fractions", "0")
+    assert "fractions is 0.0: it must be greater than 0" in refused(*arguments, "--fractions", "0")
 
 
 _WRITING = {
@@ -467,15 +529,18 @@ _WRITING = {
     "picture of predict": ("predict ward.csv --model model --pictures FOLDER", "mine.png"),
     "render": ("render records/0-0 FILE", "mine.png"),
     "embed": ("embed ward.csv --model model --output FILE", "mine.parquet"),
-    "pretrain": ("pretrain --data data --output FOLDER", "thesis.txt"),
-    "restarted pretrain": ("pretrain --data data --restart --output FOLDER", "thesis.txt"),
-    "finetune": ("finetune --data ward.csv --labels tachy --model model --restart --output FOLDER", "metrics.json"),
-    "prepare": ("prepare ward.csv --output FOLDER", "README.md"),
-    "benchmark": ("benchmark --tasks data --models model --output FOLDER", "results.csv"),
-    "demo": ("demo --output FOLDER", "thesis.txt"),
-    "overwriting demo": ("demo --overwrite --output FOLDER", "thesis.txt"),
+    "pretrain": ("pretrain --data data --output-dir FOLDER", "thesis.txt"),
+    "restarted pretrain": ("pretrain --data data --restart --output-dir FOLDER", "thesis.txt"),
+    "finetune": (
+        "finetune --data ward.csv --labels tachy --model model --restart --output-dir FOLDER",
+        "metrics.json",
+    ),
+    "prepare": ("prepare ward.csv --output-dir FOLDER", "README.md"),
+    "benchmark": ("benchmark --tasks data --models model --output-dir FOLDER", "results.csv"),
+    "demo": ("demo --output-dir FOLDER", "thesis.txt"),
+    "overwriting demo": ("demo --overwrite --output-dir FOLDER", "thesis.txt"),
     "publish": ("publish model you/model --dry-run FOLDER", "README.md"),
-    "export": ("export model --output FOLDER", "model.onnx"),
+    "export": ("export model --output-dir FOLDER", "model.onnx"),
     "convert": ("convert clear-hug checkpoint.pth FOLDER", "model.safetensors"),
 }
 
@@ -535,11 +600,11 @@ def test_when_the_output_would_replace_another_model_then_nothing_is_lost(
     for output in (tmp_path / "pretrained", tmp_path / "pretrained" / "model"):
         arguments = ["finetune", "--data", ptbxl_folder, "--model", tmp_path / "pretrained"]
         for more in ([], ["--restart"]):
-            message = refused(*arguments, "--output", output, *more)
+            message = refused(*arguments, "--output-dir", output, *more)
             assert "which no earlier run of this kind wrote" in message or "is or contains the input" in message
     assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before
     weights = (runs / "finetuned" / "model" / "model.safetensors").read_bytes()
-    arguments = ["pretrain", "--data", ptbxl_folder, "--output", runs / "finetuned", "--epochs", "1"]
+    arguments = ["pretrain", "--data", ptbxl_folder, "--output-dir", runs / "finetuned", "--num-train-epochs", "1"]
     for more in ([], ["--restart"]):
         assert "which no earlier run of this kind wrote" in refused(*arguments, *more)
     assert (runs / "finetuned" / "model" / "model.safetensors").read_bytes() == weights
@@ -558,7 +623,7 @@ def test_when_a_table_is_poor_then_it_is_said_what_is_missing_and_there_are_metr
     pd.read_csv(table).drop(columns="patient_id").to_csv(table, index=False)
     output = tmp_path / "run"
     base = ["--data", table, "--labels", "tachy"]
-    train = ["finetune", "--model", runs / "pretrained", "--output", output, "--epochs", "1", *base]
+    train = ["finetune", "--model", runs / "pretrained", "--output-dir", output, "--num-train-epochs", "1", *base]
     assert "make a column of 1 and 0 for each label" in refused(*train[:-1], "rhythm")
     printed = printed_by(*train)
     assert "has no column `patient_id`: each recording counts as a patient of its own" in printed
@@ -577,17 +642,17 @@ def test_when_a_prepared_column_holds_classes_then_training_refuses_it(
 ) -> None:
     table = changed_ward(rhythm=lambda table: np.where(table["tachy"] == 1, *classes))
     output = tmp_path / "prepared"
-    command = ["prepare", table, "--labels", "rhythm", "--output", output]
+    command = ["prepare", table, "--labels", "rhythm", "--output-dir", output]
     said = refused(*command)
     assert "'rhythm'" in said
     assert "make a column of 1 and 0 for each class" in said
     assert not output.exists()
-    run(*command, "--option", "problem_type=single_label_classification")
+    run(*command, "--reader-options", "problem_type=single_label_classification")
     for verb in (
         ["finetune", "--data", output, "--model", runs / "pretrained"],
         ["benchmark", "--tasks", output, "--models", runs / "pretrained"],
     ):
-        said = refused(*verb, "--output", tmp_path / "run")
+        said = refused(*verb, "--output-dir", tmp_path / "run")
         assert f"the labels of {output} are the classes of one column, 'rhythm'" in said
         assert "make a column of 1 and 0 for each class" in said
         assert not (tmp_path / "run").exists()
@@ -605,14 +670,14 @@ def _renamed(runs: Path, folder: Path, names: tuple[str, ...], **settings: Any) 
 def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
     runs: Path, ward: Path, tmp_path: Path, run: Run, refused: Refused
 ) -> None:
-    model = _renamed(runs, tmp_path / "model", ("NORM", "found", "STTC"))
+    model = _renamed(runs, tmp_path / "model", ("NORM", "notes", "STTC"))
     table = tmp_path / "predictions.csv"
     assert "is a folder: name a file" in refused("predict", ward, "--model", model, "--output", tmp_path)
     run("predict", ward.parent / "records/0-0", "--model", model, "--output", table, "--threshold", "0")
-    found = pd.read_csv(table)
-    about = ["record_id", "start", "end", "found", "notes", *REPORTED]
-    assert list(found.columns) == [*about, "NORM", "found (label)", "STTC"]
-    assert set(found["found"][0].split("; ")) == {"NORM", "found", "STTC"}
+    predicted = pd.read_csv(table)
+    about = ["record_id", "start", "end", "predicted_positive", "notes", *REPORT_COLUMNS]
+    assert list(predicted.columns) == [*about, "NORM", "notes (label)", "STTC"]
+    assert set(predicted["predicted_positive"][0].split("; ")) == {"NORM", "notes", "STTC"}
 
 
 def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
@@ -634,11 +699,9 @@ def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
     assert pd.read_csv(rows)["record_id"].tolist() == [f"records/{patient}-0" for patient in range(16)]
 
 
-def test_when_a_seed_is_negative_then_the_option_is_refused(capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["finetune", "--data", "x", "--model", "y", "--seed", "-1"])
-    assert stopped.value.code == 2
-    assert "-1 is not a whole number from 0" in capsys.readouterr().err
+def test_when_a_seed_is_negative_then_the_option_is_refused(refused: Refused) -> None:
+    for verb in ("finetune", "evaluate"):
+        assert "seed is -1: it must be at least 0" in refused(verb, "--data", "x", "--model", "y", "--seed", "-1")
 
 
 def test_when_a_record_is_predicted_then_rate_beats_leads_and_what_is_implausible_are_said(
@@ -675,9 +738,9 @@ def test_when_a_record_is_predicted_then_rate_beats_leads_and_what_is_implausibl
     assert "leads are missing" in title
     assert f"The heart rate of {rate}/min contradicts SBRAD" in title
 
-    told = json.loads(printed_by(*base, "--json"))
-    report = told["report"]
-    assert told["notes"] == {"SBRAD": sentence}
+    predicted = json.loads(printed_by(*base, "--json"))
+    report = predicted["report"]
+    assert predicted["notes"] == {"SBRAD": sentence}
     assert round(report["heart_rate"]) == int(rate)
     assert report["beats_read"] == report["beats_found"] == int(found)
     assert report["flat_leads"] == ["aVL"]

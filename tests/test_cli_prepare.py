@@ -19,15 +19,15 @@ from clear_hug_hf.training.folders import load_feature_extractor
 
 Printed = Callable[..., str]
 Refused = Callable[..., str]
-RECIPE = ["--epochs", "3", "--batch-size", "8", "--no-control"]
+RECIPE = ["--num-train-epochs", "3", "--per-device-train-batch-size", "8", "--no-control"]
 
 
 @pytest.fixture(scope="module")
 def prepared(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """PTB-XL prepared with its superclasses, and one setting that is not a new model's."""
     folder = tmp_path_factory.mktemp("prepare") / "prepared"
-    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", str(folder), "--shard-size", "20"]
-    assert main([*command, "--windows", "all"]) == 0
+    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output-dir", str(folder)]
+    assert main([*command, "--shard-size", "20", "--windows", "all"]) == 0
     return folder
 
 
@@ -36,30 +36,39 @@ def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folders of `pretrain` and `finetune` on the prepared folder."""
     folder, data = tmp_path_factory.mktemp("runs"), ["--data", str(prepared)]
     pretrained = str(folder / "pretrained")
-    assert main(["pretrain", *data, "--output", pretrained, "--epochs", "1", "--batch-size", "16"]) == 0
-    labels = ["--labels", "STTC", "MI"]
-    assert (
-        main(["finetune", *data, "--model", pretrained, "--output", str(folder / "finetuned"), *labels, *RECIPE]) == 0
-    )
+    recipe = ["--num-train-epochs", "1", "--train-batch-size", "16"]
+    assert main(["pretrain", *data, "--output-dir", pretrained, *recipe]) == 0
+    command = ["finetune", *data, "--model", pretrained, "--output-dir", str(folder / "finetuned")]
+    assert main([*command, "--labels", "STTC", "MI", *RECIPE]) == 0
     return folder
 
 
 def test_when_a_source_is_prepared_then_counts_are_shown_and_the_second_time_nothing_is_done(
     ptbxl_folder: Path, tmp_path: Path, printed_by: Printed, refused: Refused
 ) -> None:
-    command = ["prepare", ptbxl_folder, "--output", tmp_path / "prepared"]
+    command = ["prepare", ptbxl_folder, "--output-dir", tmp_path / "prepared"]
     assert "train               48        48         0        48" in printed_by(*command)
     assert "was prepared before with the same settings: no recording was read" in printed_by(*command)
     said = refused(*command, "--windows", "center")
     assert "feature_extractor: windows was 'first' and is now 'center'" in said
 
 
+def test_when_settings_are_in_a_yaml_file_then_options_override_them(
+    prepared: Path, ptbxl_folder: Path, tmp_path: Path, printed_by: Printed, refused: Refused
+) -> None:
+    settings = {"labels": ["ptbxl_super"], "output_dir": str(prepared), "shard-size": 20, "windows": "center"}
+    (tmp_path / "settings.yaml").write_text(json.dumps(settings))
+    command = ["prepare", ptbxl_folder, "--config", tmp_path / "settings.yaml"]
+    assert "windows was 'all' and is 'center' now" in refused(*command)
+    assert "was prepared before with the same settings" in printed_by(*command, "--windows", "all")
+
+
 def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(
     ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["prepare", str(ptbxl_folder), "--output", str(tmp_path / "jobs"), "--shard-size", "20"]
+    command = ["prepare", str(ptbxl_folder), "--output-dir", str(tmp_path / "jobs"), "--shard-size", "20"]
     assert main([*command, "--shard-index", "1", "--num-shards", "2"]) == 0
-    assert "2 of 5 shards are there" in capsys.readouterr().out
+    assert "2 of 5 shards are done" in capsys.readouterr().out
     assert main(command) == 0
     captured = capsys.readouterr()
     assert "resuming, 2 of 5 shards are there" in captured.err
@@ -72,7 +81,7 @@ def test_when_some_records_are_rejected_then_the_status_says_so(
     source, output = tmp_path / "source", tmp_path / "prepared"
     shutil.copytree(ptbxl_folder, source)
     (source / "records100" / "00000" / "00003_lr.dat").unlink()
-    assert main(["prepare", str(source), "--output", str(output)]) == 1
+    assert main(["prepare", str(source), "--output-dir", str(output)]) == 1
     assert "rejected.csv says why" in capsys.readouterr().out
     rejected = pd.read_csv(output / "rejected.csv", dtype=str)
     assert rejected["record_id"].tolist() == ["3"]
@@ -88,7 +97,7 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
         rows.append({"path": recording.record_id, "patient_id": recording.patient_id, "afib": index % 2, "age": 60})
     pd.DataFrame(rows).to_csv(tmp_path / "own.csv", index=False)
     output = tmp_path / "prepared"
-    command = ["prepare", str(tmp_path / "own.csv"), "--labels", "afib", "--output", str(output)]
+    command = ["prepare", str(tmp_path / "own.csv"), "--labels", "afib", "--output-dir", str(output)]
     assert main([*command, "--split-fractions", "0.6", "0.2", "0.2", "--seed", "3"]) == 0
     datasets, _ = load_prepared(output)
     patients = [set(dataset["patient_id"]) for dataset in datasets.values()]
@@ -102,13 +111,17 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
     [
         (["--labels", "nothing"], "nothing"),
         (["--labels", "ptbxl_super", "ptbxl_all"], "2 label sets for ptbxl: name one"),
-        (["--option", "colour=red"], "ptbxl has no option 'colour': it has label_set"),
-        (["--option", "sampling_rate=250"], "not at 250 Hz"),
+        (["--reader-options", "color=red"], "ptbxl has no option 'color': it has label_set"),
+        (["--reader-options", "sampling_rate=250"], "not at 250 Hz"),
         (["--kind", "ludb"], "ludb.csv does not exist"),
-        (["--stride-seconds", "5"], "give --windows all with it"),
+        (["--stride-seconds", "5"], "it needs --windows all"),
         (["--windows", "all", "--stride-seconds", "-5"], "stride_seconds is -5.0: give a number from"),
         (["--shard-index", "3"], "give both"),
         (["--split-fractions", "0.5", "0.5", "0.5"], "add up to 1"),
+        (["--split-fractions", "0.5", "0.5"], "--split-fractions: expected 3 arguments"),
+        (["--split-fractions", "1.5", "0", "0"], "split_fractions is 1.5: it must be at most 1"),
+        (["--extractor-settings", "color=1"], "ClearHugFeatureExtractor has no setting 'color'"),
+        (["--model", "absent", "--system", "clear_hug"], "leave out one of them"),
         (["--model", "absent"], "the model folder absent does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -116,13 +129,13 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
 def test_when_an_option_cannot_be_used_then_one_sentence_says_so_and_nothing_is_written(
     ptbxl_folder: Path, tmp_path: Path, refused: Refused, arguments: list[str], message: str
 ) -> None:
-    assert message in refused("prepare", ptbxl_folder, "--output", tmp_path / "prepared", *arguments)
+    assert message in refused("prepare", ptbxl_folder, "--output-dir", tmp_path / "prepared", *arguments)
     assert not (tmp_path / "prepared").exists()
 
 
 def test_when_there_are_no_records_then_one_sentence_says_so(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "source").mkdir()
-    assert "has no recordings" in refused("prepare", tmp_path / "source", "--output", tmp_path / "prepared")
+    assert "has no recordings" in refused("prepare", tmp_path / "source", "--output-dir", tmp_path / "prepared")
     assert not (tmp_path / "prepared").exists()
 
 
@@ -166,7 +179,7 @@ def test_when_a_folder_was_prepared_otherwise_then_the_model_refuses_it_and_prep
     evaluate = ["evaluate", "--model", str(model), "--labels", "STTC", "MI", "--data"]
     assert main([*evaluate, str(prepared)]) == 2
     assert "was prepared with do_rescale=False, but the model requires do_rescale=True" in capsys.readouterr().err
-    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", str(tmp_path / "again")]
+    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output-dir", str(tmp_path / "again")]
     assert main([*command, "--model", str(model)]) == 0
     assert main([*evaluate, str(tmp_path / "again")]) == 0
 
@@ -175,12 +188,12 @@ def test_when_recordings_are_scaled_and_short_as_the_papers_cpsc_then_the_classi
     runs: Path, ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepared, output = str(tmp_path / "prepared"), tmp_path / "run"
-    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", prepared]
-    command += ["--setting", "do_rescale=true", "--setting", "window_seconds=5", "--windows", "all"]
+    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output-dir", prepared]
+    command += ["--extractor-settings", "do_rescale=true", "window_seconds=5", "--windows", "all"]
     assert main(command) == 0
     assert len(load_prepared(prepared)[0]["test"]) == 24, "two windows of each recording"
-    command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output", str(output)]
-    assert main([*command, "--epochs", "1", "--no-control"]) == 0
+    command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output-dir", str(output)]
+    assert main([*command, "--num-train-epochs", "1", "--no-control"]) == 0
     said = capsys.readouterr().out.split("was prepared: with ")[1].splitlines()[0]
     assert {*said.split(", ")} == {"window_seconds=5", "do_rescale=True"}
     settings = json.loads((output / "model" / "preprocessor_config.json").read_text())
@@ -202,8 +215,8 @@ def test_when_a_prepared_folder_has_no_labels_then_finetuning_says_so(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, run: Callable[..., None], refused: Refused
 ) -> None:
     prepared, output = tmp_path / "prepared", tmp_path / "run"
-    run("prepare", ptbxl_folder, "--output", prepared)
-    said = refused("finetune", "--data", prepared, "--model", runs / "pretrained", "--output", output)
+    run("prepare", ptbxl_folder, "--output-dir", prepared)
+    said = refused("finetune", "--data", prepared, "--model", runs / "pretrained", "--output-dir", output)
     assert "there are no labels in the recordings of" in said
 
 
@@ -212,7 +225,7 @@ def test_when_a_label_has_one_value_then_a_warning_of_one_line_says_so(
 ) -> None:
     record = sorted(ptbxl_folder.rglob("*.hea"))[0]
     (tmp_path / "one.csv").write_text(f"path,af\n{record},0\n")
-    assert main(["prepare", str(tmp_path / "one.csv"), "--labels", "af", "--output", str(tmp_path / "out")]) == 0
+    assert main(["prepare", str(tmp_path / "one.csv"), "--labels", "af", "--output-dir", str(tmp_path / "out")]) == 0
     warned = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(warned) == 1
     assert warned[0].startswith("clear-hug: warning: the label 'af' of")

@@ -28,9 +28,10 @@ from traitlets.config import Config
 from transformers.utils import logging
 
 from clear_hug_hf import STANDARD_LEADS
-from clear_hug_hf.cli import demo, main
+from clear_hug_hf.cli import main
 from clear_hug_hf.data import simulation
 from clear_hug_hf.data.records import Recording
+from clear_hug_hf.workflows import demo
 
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
@@ -62,7 +63,7 @@ def simulated_demo(quick_simulation: None, tmp_path_factory: pytest.TempPathFact
     """The output folder of a small demo without data, and what was printed."""
     output, printed = tmp_path_factory.mktemp("clone") / "demo", io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert main(["demo", "--output", str(output), "--patients", "16", "--epochs", "1"]) == 0
+        assert main(["demo", "--output-dir", str(output), "--num-patients", "16", "--num-train-epochs", "1"]) == 0
     return output, printed.getvalue()
 
 
@@ -117,7 +118,7 @@ def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_
     ward, output = tmp_path / "ward", tmp_path / "run"
     for recording in make_recordings(10):
         write_record(ward / recording.record_id, recording)
-    printed = printed_by("demo", "--data", ward, "--output", output, "--epochs", "1")
+    printed = printed_by("demo", "--data", ward, "--output-dir", output, "--num-train-epochs", "1")
     assert f"{name} on test recording " in printed
     assert (output / "pictures" / f"{name}.png").is_file()
     data = json.loads((output / "pretrained" / "pretraining.json").read_text())["data"][0]

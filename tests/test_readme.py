@@ -84,7 +84,7 @@ def test_when_python_of_a_page_runs_then_it_works(code: str, workplace: Path, mo
     if "onnxruntime" in code:
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
-        assert main(["export", "demo", "--output", "exported"]) == 0
+        assert main(["export", "demo", "--output-dir", "exported"]) == 0
     if '"embeddings.parquet"' in code:
         command = next(words for words in COMMANDS if "embeddings.parquet" in words)
         assert main([word.replace("folder", "record") for word in command[1:]]) == 0
@@ -119,7 +119,7 @@ def test_when_python_of_the_guide_to_pretraining_runs_then_it_works(
     ptbxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", "prepared/ptb-xl"]) == 0
+    assert main(["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output-dir", "prepared/ptb-xl"]) == 0
     (code,) = BLOCKS["pretraining.md"]
     exec(compile(code, "docs/pretraining.md", "exec"), {})
     assert sorted(path.name for path in (tmp_path / "runs" / "mine").iterdir()) == [

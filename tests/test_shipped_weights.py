@@ -31,6 +31,7 @@ from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.hub.model_card import read_card
 from clear_hug_hf.hub.publishing import stage
 from clear_hug_hf.training.folders import classifier_class, load_classifier, load_model
+from clear_hug_hf.utils.arguments import ArgumentParser
 
 
 MODEL_CARDS = Path(__file__).resolve().parents[1] / "model_cards"
@@ -191,8 +192,15 @@ def fold_nine(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         settings = (folder / "preprocessor_config.json").read_text()
         if settings not in prepared:
             output = tmp_path_factory.mktemp("fold-nine") / "prepared"
-            command = ["prepare", str(shared / "data" / "ptbxl"), "--model", str(folder), "--option", "folds=[9]"]
-            assert main([*command, "--output", str(output)]) == 0
+            command = [
+                "prepare",
+                str(shared / "data" / "ptbxl"),
+                "--model",
+                str(folder),
+                "--reader-options",
+                "folds=[9]",
+            ]
+            assert main([*command, "--output-dir", str(output)]) == 0
             prepared[settings] = load_prepared(output)[0]["validation"]
         return prepared[settings]
 
@@ -249,10 +257,26 @@ def test_when_shipped_classifiers_are_measured_again_then_cards_follow_and_weigh
     spec.loader.exec_module(cards)
 
     prepared, folder = str(tmp_path / "prepared"), tmp_path / "cards" / "tiny"
-    options = ["--labels", "ptbxl_super", "--option", "folds=[1, 2, 3, 4, 5, 6, 7, 8, 9]", "--output", prepared]
+    options = [
+        "--labels",
+        "ptbxl_super",
+        "--reader-options",
+        "folds=[1, 2, 3, 4, 5, 6, 7, 8, 9]",
+        "--output-dir",
+        prepared,
+    ]
     assert main(["prepare", str(ptbxl_folder), *options]) == 0
-    run = ["--model", str(MODEL_CARDS / "clear-hug-small"), "--output", str(tmp_path / "run"), "--epochs", "1"]
-    assert main(["finetune", "--data", prepared, *run, "--labels", "NORM", "MI", "STTC", "--no-feature-cache"]) == 0
+    run = [
+        "--model",
+        str(MODEL_CARDS / "clear-hug-small"),
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--num-train-epochs",
+        "1",
+    ]
+    assert (
+        main(["finetune", "--data", prepared, *run, "--labels", "NORM", "MI", "STTC", "--no-use-feature-cache"]) == 0
+    )
     stage(tmp_path / "run", folder, "clear-hug-hf/tiny", license="cc-by-4.0", dtype="float16")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     metrics = json.loads(before["metrics.json"])
@@ -283,7 +307,7 @@ def test_when_shipped_classifiers_are_measured_again_then_cards_follow_and_weigh
 
 RECORDER = """#!/usr/bin/env bash
 printf '%s\\0' "$@" >> "$COMMANDS"; printf '\\n' >> "$COMMANDS"
-while [[ $# -gt 0 ]]; do [[ $1 != --output ]] || mkdir -p "$2"; shift; done
+while [[ $# -gt 0 ]]; do [[ $1 != --output-dir ]] || mkdir -p "$2"; shift; done
 """
 
 
@@ -315,7 +339,8 @@ def test_when_all_weights_are_trained_again_then_every_command_is_one_and_encode
     assert sum(words[0] == "pretrain" for words in commands) == 3
     monkeypatch.chdir(tmp_path)
     for words in commands:
-        # There are no recordings and no models: what parses is refused with a sentence, not by argparse's usage.
+        # All options fit their verb; without recordings and models, the command is refused.
+        ArgumentParser(importlib.import_module(f"clear_hug_hf.cli.{words[0]}").ARGUMENTS).parse(words[1:])
         assert main(words) == 2
         assert "clear-hug: error:" in capsys.readouterr().err
 

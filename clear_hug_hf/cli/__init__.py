@@ -1,26 +1,58 @@
 """
 `clear-hug`: pre-train, fine-tune, evaluate and use ECG models from the command line.
 
-What the user can mend is one sentence on stderr and exit status 2, with nothing written. Most libraries are imported
-inside the verbs, so that `--help` is quick.
+A verb is a module of this folder, imported when it is named. It has `ARGUMENTS`, the dataclasses whose fields are its
+options, `DESCRIPTION` and `EXAMPLES` for `--help`, and `run`, from these dataclasses to the exit status.
+What the user can fix is one sentence on stderr and exit status 2, with nothing written.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-from . import benchmark, convert, demo, embed, evaluate, export, finetune, predict, prepare, pretrain, publish, render
-from .shared import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 
+EXIT_OK, EXIT_SOME_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-_IN_ORDER = (prepare, pretrain, finetune, evaluate, predict, embed, benchmark, publish, convert, export, render, demo)
-# A verb is called as its module.
-_VERBS: dict[str, Any] = {module.__name__.rpartition(".")[2]: module for module in _IN_ORDER}
+VERBS = {
+    "prepare": "turn recordings into a dataset for training",
+    "pretrain": "pre-train an encoder on recordings without labels",
+    "finetune": "train a classifier on labeled recordings",
+    "evaluate": "measure a classifier on labeled recordings",
+    "predict": "predict the labels of recordings or of pictures of ECGs",
+    "embed": "turn recordings into vectors, for search or another classifier",
+    "benchmark": "run a protocol: tasks x label fractions x models x heads",
+    "publish": "upload a model to the Hub, with its card",
+    "convert": "convert a released checkpoint to a model folder",
+    "export": "export a classifier to ONNX",
+    "render": "draw a recording as ECG paper",
+    "demo": "run everything once, on simulated recordings or your own",
+}
+"""What each verb does, in the order of a project."""
+
+_HELP = f"""\
+usage: clear-hug VERB [options]
+
+ECG foundation models: from a recording to predictions, vectors, and models of your own.
+
+verbs:
+{"".join(f"  {verb:10s} {summary}{chr(10)}" for verb, summary in VERBS.items())}
+examples:
+  clear-hug demo
+  clear-hug prepare downloads/ptb-xl --labels ptbxl_super --output-dir ptb-xl
+  clear-hug pretrain --data ptb-xl --output-dir runs/pretrained
+  clear-hug finetune --data ptb-xl --model runs/pretrained --output-dir runs/superclasses
+  clear-hug evaluate --data ptb-xl --model runs/superclasses
+  clear-hug predict patient7.hea --model runs/superclasses
+  clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet
+
+`clear-hug VERB --help` explains a verb and its options; `--config FILE` reads them from YAML.
+`clear-hug --version` prints the version.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,19 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): Arguments after the program's name; those of the process by default.
 
     Returns:
-        `int`: Exit status: 0 all done, 1 some recordings could not be used, 2 bad input, 130 interrupted.
+        `int`: Exit status: 0 for success, 1 if some recordings could not be used, 2 for bad input, 130 if interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(words[:1]).parse_args(words)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return arguments.run(arguments)
+            return _run(words)
     except KeyboardInterrupt:
         print("clear-hug: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output left, as `| head` does; Python must not complain when it closes the pipe.
+        # The reader of our output has left, as `| head` does; Python must not complain when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Exception as error:
@@ -54,13 +85,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
 
 
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP, end="", file=sys.stdout if words else sys.stderr)
+        return EXIT_OK if words else EXIT_BAD_INPUT
+    if words[0] == "--version":
+        from .. import __version__
+
+        print(f"clear-hug {__version__}")
+        return EXIT_OK
+    from ..utils.arguments import ArgumentParser, nearest
+
+    if words[0] not in VERBS:
+        from ..processing.errors import InputError
+
+        raise InputError(f"there is no verb {words[0]!r}{nearest(words[0], VERBS)}")
+    verb = import_module(f".{words[0]}", __name__)
+    parser = ArgumentParser(
+        verb.ARGUMENTS,
+        prog=f"clear-hug {words[0]}",
+        description=verb.DESCRIPTION,
+        epilog=f"examples:\n{verb.EXAMPLES}",
+    )
+    return verb.run(*parser.parse(words[1:]))
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one sentence, without the line of code that Python would show."""
     print(f"clear-hug: warning: {message}", file=sys.stderr)
 
 
 def _user_message(error: Exception) -> str | None:
-    """One sentence for an error that the user can mend, `None` for one that is a fault of this program."""
+    """One sentence for an error that the user can fix, `None` for a bug of this program."""
     from ..processing.errors import InputError, missing_library
 
     if isinstance(error, ModuleNotFoundError) and (message := missing_library(error, "this command")) is not None:
@@ -70,29 +126,3 @@ def _user_message(error: Exception) -> str | None:
     if isinstance(error, InputError | FileNotFoundError | PermissionError | ImportError):
         return " ".join(str(error).split())
     return None
-
-
-def _parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="clear-hug",
-        description="ECG foundation models: from a recording to beats, representations and diagnoses.",
-        epilog="examples:\n"
-        "  clear-hug demo\n"
-        "  clear-hug prepare downloads/ptb-xl --labels ptbxl_super --output ptb-xl\n"
-        "  clear-hug pretrain --data ptb-xl --output runs/pretrained\n"
-        "  clear-hug finetune --data ptb-xl --model runs/pretrained --output runs/superclasses\n"
-        "  clear-hug evaluate --data ptb-xl --model runs/superclasses\n"
-        "  clear-hug predict patient7.hea --model runs/superclasses\n"
-        "  clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet\n"
-        "  clear-hug benchmark --tasks ptb-xl --models runs/pretrained\n"
-        "  clear-hug render patient7.hea page.png\n"
-        "  clear-hug publish runs/superclasses you/ecg-superclasses --dry-run staged\n"
-        "  clear-hug export runs/superclasses --output exported\n\n"
-        "`clear-hug VERB --help` explains each verb.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    # Of a verb that is named, the others need not be built.
-    for verb in [_VERBS[name] for name in asked if name in _VERBS] or _VERBS.values():
-        verb.add(verbs)
-    return parser

@@ -491,7 +491,7 @@ def _made(
         result = _field(encoder, "result", PRETRAINING)
         text = (
             f"**Pre-training** {system.objective.supervision}: {system.display_name}, {encoder.get('size') or 'own'} "
-            f"size, {recipe.get('epochs')} epochs, seed {recipe.get('seed')}."
+            f"size, {recipe.get('num_train_epochs')} epochs, seed {recipe.get('seed')}."
         )
         if encoder.get("chosen"):
             text += f" These are the weights after epoch {result['epoch']}, which had the lowest validation loss."

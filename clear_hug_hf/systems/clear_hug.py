@@ -23,7 +23,7 @@ SYSTEM = System(
             loss="mean squared error of hidden beats",
             loss_report=("loss of hidden beats", " (1 is a flat line)"),
             loss_title="Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
-            picture=".cli.shared:draw_beat_reconstruction",
+            picture=".workflows.shared:draw_beat_reconstruction",
         ),
     ),
     paper="Pan et al., Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction "

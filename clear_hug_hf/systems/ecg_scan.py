@@ -30,7 +30,7 @@ SYSTEM = System(
             teachers=("signal_encoder", "vision", "text"),
             reads_texts=True,
             needs_full_batch=True,
-            picture=".cli.shared:draw_page_reconstruction",
+            picture=".workflows.shared:draw_page_reconstruction",
         ),
     ),
     description="ECG-Scan (an implementation of the published idea)",

@@ -13,6 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -54,11 +55,11 @@ from ..evaluation.protocol import (
 from ..inference.digests import dataset_digest, settings_digest, weights_digest
 from ..modeling.modeling_ecg import masked_mean
 from ..processing.errors import InputError
-from ..systems import DEFAULT_SYSTEM, SYSTEMS, system_of
+from ..systems import system_of
 from ..utils.files import RunFolder, atomic_file, check_writable, read_state, write_csv, write_json, write_text
+from .arguments import BenchmarkArguments
 from .features import EncodedDataset, as_it_is, dataset_labels, encode
 from .finetuning import (
-    FinetuningArguments,
     HeadOnly,
     absent_labels,
     check_apart,
@@ -77,10 +78,9 @@ from .folders import (
     load_for_finetuning,
 )
 from .processes import refuse_launcher
-from .reference import REFERENCE, predict_reference, signals_of, train_reference
+from .reference import predict_reference, signals_of, train_reference
 
 
-PROTOCOLS = ("knn", "probe", "finetune", "lora")
 DRAWS = {
     "plain": "drawn plainly at random, as in the paper",
     "stratified": "drawn by patient such that each label keeps its share",
@@ -156,67 +156,6 @@ class Cell:
     def method(self) -> str:
         """`str`: What is the same for all fractions and seeds."""
         return ", ".join(filter(None, (self.model, self.protocol, self.head)))
-
-
-@dataclass
-class BenchmarkArguments:
-    """
-    Which cells, and how each is trained.
-
-    Args:
-        heads (`Sequence[str]`, *optional*, defaults to `mean` and the usual head of the default system): For all
-            protocols but `knn`; `mean` with `probe` is the linear protocol.
-        protocols (`Sequence[str]`, *optional*, defaults to `probe`): `knn`, `probe` (frozen encoder), `finetune`
-            (whole model), `lora`.
-        fractions (`Sequence[float]`, *optional*, defaults to 0.01, 0.1 and 1): Shares of the training recordings.
-        seeds (`Sequence[int]`, *optional*, defaults to 0, 1, 2): Each draws other recordings and another head.
-        draw (`str`, *optional*, defaults to `"plain"`): How these shares are drawn: `"plain"` as in the paper (see
-            [`random_subset`]), or `"stratified"` (see [`stratified_subset`]), which has more of the rare labels.
-        recipes (`Mapping[str, FinetuningArguments]`, *optional*): How each protocol, and `supervised`, trains.
-        num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples of patients.
-    """
-
-    heads: Sequence[str] = ("mean", next(iter(SYSTEMS[DEFAULT_SYSTEM].heads)))
-    protocols: Sequence[str] = ("probe",)
-    fractions: Sequence[float] = (0.01, 0.1, 1.0)
-    seeds: Sequence[int] = (0, 1, 2)
-    draw: str = "plain"
-    recipes: Mapping[str, FinetuningArguments] = field(default_factory=lambda: recipes())
-    num_samples: int = 1000
-
-    def __post_init__(self) -> None:
-        for name in self.protocols:
-            if name not in PROTOCOLS:
-                raise InputError(f"there is no protocol {name!r}: choose from {', '.join(PROTOCOLS)}")
-        if self.draw not in DRAWS:
-            raise InputError(f"there is no draw {self.draw!r}: choose from {', '.join(DRAWS)}")
-        for fraction in self.fractions:
-            if not 0 < fraction <= 1:
-                raise InputError(f"the fraction is {100 * fraction:g} %: give percentages above 0 and up to 100")
-
-
-def recipes(
-    probe_epochs: int = 100,
-    finetune_epochs: int = 20,
-    reference_epochs: int = 10,
-    probe_batch_size: int = 256,
-    probe_min_learning_rate: float | None = 1e-5,
-) -> dict[str, Any]:
-    """
-    How each protocol trains: the paper's recipe of a probe with its 100 epochs, batch and lowest rate, and no early
-    stop anywhere, so that every cell of a column has had the same chance.
-    """
-    common: dict[str, Any] = {"allow_absent_labels": True, "progress": False}
-    probe: dict[str, Any] = {"batch_size": probe_batch_size, "min_learning_rate": probe_min_learning_rate}
-    whole: dict[str, Any] = {"epochs": finetune_epochs, "patience": finetune_epochs, "batch_size": 32}
-    return {
-        "probe": FinetuningArguments(epochs=probe_epochs, patience=probe_epochs, **probe, **common),
-        "finetune": FinetuningArguments(method="full", **whole, **common),
-        "lora": FinetuningArguments(method="lora", **whole, **common),
-        "supervised": FinetuningArguments(
-            **{**REFERENCE, "epochs": reference_epochs, "patience": reference_epochs}, **common
-        ),
-    }
 
 
 def load_task(
@@ -360,11 +299,11 @@ def _fewest(dataset: datasets.Dataset, label: str) -> int:
     return int(min((values == 1).sum(), (values == 0).sum()))
 
 
-def usual_heads(folders: Iterable[Path]) -> tuple[str, ...]:
+def usual_heads(folders: Iterable[Path]) -> list[str]:
     """`mean`, and of the usual heads of the models those that all can have; errors as in [`run_benchmark`]."""
     systems = [system_of(load_config(find_model_folder(folder))) for folder in folders]
     own = (next(iter(system.heads)) for system in systems)
-    return tuple(dict.fromkeys(["mean", *(head for head in own if all(head in one.heads for one in systems))]))
+    return list(dict.fromkeys(["mean", *(head for head in own if all(head in one.heads for one in systems))]))
 
 
 def run_benchmark(
@@ -410,6 +349,9 @@ def run_benchmark(
         for split in ("train", "validation"):
             where = f"in the {split} and in the test recordings"
             check_apart(task.sets[split], task.sets["test"], where, of=f"{task.name}: ")
+    if not arguments.heads:
+        arguments = copy(arguments)
+        arguments.heads = usual_heads(folder for folder in models.values() if folder is not None)
     runner = _Runner(tasks, models, arguments, cache_dir, output_dir)
     runner.check_identity()
     cells = list(_cells(tasks, models, arguments))
@@ -594,7 +536,7 @@ class _Runner:
             on_test,
             task.label_names,
             task.patient_ids("test"),
-            num_samples=self.arguments.num_samples,
+            num_samples=self.arguments.bootstrap_samples,
             thresholds=thresholds,
         )
         result = {
@@ -707,7 +649,7 @@ class _Runner:
                     found,
                     others,
                     self.tasks[task].patient_ids("test"),
-                    self.arguments.num_samples,
+                    self.arguments.bootstrap_samples,
                 )
                 rows.append({"method": method, "task": task, "fraction": fraction, "macro_auroc": interval})
             return protocol_table(rows, published if control is None else {}, columns) if rows else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
 import re
 import shutil
@@ -43,6 +42,7 @@ from ..inference.digests import dataset_digest, weights_digest
 from ..modeling.modeling_ecg import masked_binary_cross_entropy
 from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
+from .arguments import FinetuningArguments
 from .checkpoints import check_sums, write_sums
 from .features import as_it_is, dataset_labels, encode
 from .folders import load_classifier, save_model_folder
@@ -50,108 +50,11 @@ from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, check_cut, dec
 from .processes import average_batch_statistics, connect_processes
 
 
-METHODS = ("frozen", "full", "lora")
-CLASS_WEIGHTS = ("none", "balanced")
 LOG, CHECKPOINTS = "finetuning_log.csv", "checkpoints"
 # A label with fewer positives than one in a hundred would drown the others.
 _MOST_WEIGHT = 100.0
-_HEAD_RATES = {"frozen": 5e-3, "full": 1e-3, "lora": 1e-3}
-_ENCODER_RATES = {"frozen": 0.0, "full": 5e-4, "lora": 2e-3}
-
-
-@dataclass
-class FinetuningArguments:
-    """
-    How a classifier is trained; the defaults are the paper's recipe except for its length and batch.
-
-    Args:
-        method (`str`, *optional*, defaults to `"frozen"`): `"frozen"` trains head and classifier on an encoder that
-            stays as it is, `"full"` the whole model, `"lora"` the head and low-rank updates of the encoder's attention
-            (Hu et al., 2021; needs peft), which are merged into the weights at the end.
-        epochs (`int`, *optional*, defaults to 40): Most passes over the training recordings.
-        batch_size (`int`, *optional*, defaults to 64): Recordings per step and device.
-        head_learning_rate (`float`, *optional*, defaults to 5e-3 with a frozen encoder, else 1e-3):
-            Highest rate of head and classifier.
-        encoder_learning_rate (`float`, *optional*, defaults to 5e-4, with LoRA 2e-3): Highest rate of the encoder's
-            last layer, or of the low-rank updates.
-        layer_decay (`float`, *optional*, defaults to 0.75): With `"full"`, each layer's rate is this times that of the
-            layer above it; the embeddings are the lowest. 1 trains all at one rate.
-        lora_rank (`int`, *optional*, defaults to 8): Rank of the updates; they are scaled by 2.
-        class_weights (`str`, *optional*, defaults to `"none"`): `"balanced"` weighs the recordings with a label by
-            how many more there are without it, at most 100 times. Probabilities are then too high for rare labels.
-        warmup_share (`float`, *optional*, defaults to 0.1): Share of the steps over which the rates rise.
-        min_learning_rate (`float`, *optional*): Where the cosine ends for head and classifier; the encoder's rates end
-            at the same share of their own. 0 by default.
-        weight_decay (`float`, *optional*, defaults to 0.05): For the weights of linear and convolution layers only.
-        patience (`int`, *optional*, defaults to 10): Epochs without a better validation macro AUROC before it stops.
-        allow_absent_labels (`bool`, *optional*, defaults to `False`): Whether labels may have no training recording
-            with them, or none without: nothing is learnt about them then. Refused by default.
-        precompute (`bool`, *optional*, defaults to `True`): With `"frozen"`, read each recording once with the encoder
-            instead of once per epoch; the result is the same.
-        augmentation (`float`, *optional*): With `"full"` and `"lora"`: how much training recordings are changed, each
-            time anew, from 0, not at all, to 2. Of models that read signals window, baseline, breathing and leads
-            change (see `augment_recording`; 0 by default), of those that read pictures the pages, in every layout,
-            are bent, shaded and blurred as photographs are (see `augment_page`; 1 by default). Validation recordings
-            stay as they are.
-        bf16 (`bool`, *optional*, defaults to `False`): Whether to compute in bfloat16 where that is safe.
-        seed (`int`, *optional*, defaults to 0): Of the order and dropout.
-        num_workers (`int`, *optional*, defaults to 0): Processes that make batches.
-        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
-    """
-
-    method: str = "frozen"
-    epochs: int = 40
-    batch_size: int = 64
-    head_learning_rate: float | None = None
-    encoder_learning_rate: float | None = None
-    layer_decay: float = 0.75
-    lora_rank: int = 8
-    class_weights: str = "none"
-    warmup_share: float = 0.1
-    min_learning_rate: float | None = None
-    weight_decay: float = 0.05
-    patience: int = 10
-    allow_absent_labels: bool = False
-    precompute: bool = True
-    augmentation: float | None = None
-    bf16: bool = False
-    seed: int = 0
-    num_workers: int = 0
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("method", METHODS), ("class_weights", CLASS_WEIGHTS)):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}: choose from {', '.join(allowed)}")
-        if self.head_learning_rate is None:
-            self.head_learning_rate = _HEAD_RATES[self.method]
-        if self.encoder_learning_rate is None:
-            self.encoder_learning_rate = _ENCODER_RATES[self.method]
-        if self.augmentation is not None and not 0 <= self.augmentation <= 2:
-            raise InputError(f"augmentation is {self.augmentation}: it must lie between 0 and 2")
-        if self.augmentation and self.method == "frozen":
-            raise InputError(
-                "a frozen encoder reads each recording once, so that there is nothing to augment: choose --method "
-                "full or lora, or leave out --augmentation"
-            )
-        for name in ("epochs", "batch_size", "head_learning_rate", "layer_decay", "lora_rank", "patience"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be positive")
-        if self.encoder_learning_rate < 0 or (self.method != "frozen" and not self.encoder_learning_rate):
-            raise InputError(f"encoder_learning_rate is {self.encoder_learning_rate}: it must be positive")
-        if not 0 <= (self.min_learning_rate or 0.0) < self.head_learning_rate:
-            raise InputError(
-                f"min_learning_rate is {self.min_learning_rate}: it must lie between 0 and head_learning_rate, "
-                f"{self.head_learning_rate:g}"
-            )
-        if self.layer_decay > 1:
-            raise InputError(f"layer_decay is {self.layer_decay}: it must be at most 1")
-        if self.method == "lora" and importlib.util.find_spec("peft") is None:
-            raise InputError("LoRA needs the package peft: `pip install 'clear-hug-hf[lora]'`")
-
-
 # Settings that change no number.
-_FREE = ("precompute", "num_workers", "progress")
+_FREE = ("precompute", "dataloader_num_workers", "disable_tqdm")
 
 
 @dataclass
@@ -246,7 +149,7 @@ def finetune(
     train_collate: Any = collator
     if arguments.method == "frozen" and arguments.precompute:
         # Nothing changes before the head, so that the encoder reads every recording once instead of once per epoch.
-        sets = [encode(model, one, collator, progress=arguments.progress, cache_dir=cache_dir) for one in sets]
+        sets = [encode(model, one, collator, progress=not arguments.disable_tqdm, cache_dir=cache_dir) for one in sets]
         collate = train_collate = as_it_is
     else:
         if hasattr(feature_extractor, "image_processor") and arguments.method != "frozen":
@@ -313,14 +216,14 @@ def train_with_trainer(
     temporary = nullcontext(str(kept)) if kept else tempfile.TemporaryDirectory(prefix="finetuning-")
     with temporary as folder, _config_kept(getattr(module, "config", None)):
         checkpoints = Path(folder)
-        course = _Course(arguments.patience, arguments.progress)
+        course = _Course(arguments.early_stopping_patience, not arguments.disable_tqdm)
         trainer = FinetuningTrainer(
             model=module,
             args=TrainingArguments(
                 output_dir=str(checkpoints),
-                num_train_epochs=arguments.epochs,
-                per_device_train_batch_size=arguments.batch_size,
-                per_device_eval_batch_size=arguments.batch_size,
+                num_train_epochs=arguments.num_train_epochs,
+                per_device_train_batch_size=arguments.per_device_train_batch_size,
+                per_device_eval_batch_size=arguments.per_device_train_batch_size,
                 lr_scheduler_type="cosine_with_min_lr",
                 lr_scheduler_kwargs={
                     "min_lr_rate": (arguments.min_learning_rate or 0.0) / float(arguments.head_learning_rate or 1.0)
@@ -339,7 +242,7 @@ def train_with_trainer(
                 logging_strategy="epoch",
                 remove_unused_columns=False,
                 label_names=["labels"],
-                dataloader_num_workers=0 if collate is as_it_is else arguments.num_workers,
+                dataloader_num_workers=0 if collate is as_it_is else arguments.dataloader_num_workers,
                 dataloader_pin_memory=torch.cuda.is_available(),
                 seed=arguments.seed,
                 report_to="none",
@@ -363,7 +266,7 @@ def train_with_trainer(
         PartialState().wait_for_everyone()
         if newest is not None and PartialState().is_main_process:
             _find_best_here(newest)
-            if arguments.progress:
+            if not arguments.disable_tqdm:
                 tqdm.write(f"{output_dir}: going on after {newest.name}")
         PartialState().wait_for_everyone()
         with _without_bars():
@@ -421,8 +324,8 @@ def _without_bars() -> Iterator[None]:
 
 def _warmup_steps(num_recordings: int, arguments: FinetuningArguments) -> int:
     """Whole steps of the warm-up, rounded down: the only step of a run would else be at rate 0."""
-    per_epoch = math.ceil(num_recordings / (arguments.batch_size * PartialState().num_processes))
-    return math.floor(arguments.warmup_share * per_epoch * arguments.epochs + 1e-9)
+    per_epoch = math.ceil(num_recordings / (arguments.per_device_train_batch_size * PartialState().num_processes))
+    return math.floor(arguments.warmup_ratio * per_epoch * arguments.num_train_epochs + 1e-9)
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

@@ -55,6 +55,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..data.collator import EcgCollator
 from ..processing.errors import InputError
 from ..utils.files import check_writable, remove_leftovers, write_csv
+from .arguments import PretrainingArguments
 from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, share_loader, step_loader
 from .checkpoints import Checkpoints
 from .folders import save_model_folder
@@ -64,101 +65,20 @@ from .processes import average_batch_statistics, check_connected, on_connected_c
 EPOCH_LOG, STEP_LOG = "pretraining_log.csv", "pretraining_steps.csv"
 MODEL_FOLDER, BEST_FOLDER, TRACKING_FOLDER = "model", "best", "tracking"
 FINETUNING_RUN = "finetuning.json"  # a fine-tuning run's own mark
-TRACKERS = ("tensorboard", "wandb", "trackio")
 _STEP_COLUMNS = ("step", "epoch", "loss", "gradient_norm", "learning_rate")
-
-
-@dataclass
-class PretrainingArguments:
-    """
-    How a model is pre-trained; the defaults are the paper's recipe except for its length and batch.
-
-    Args:
-        epochs (`int`, *optional*, defaults to 100): Passes over the training recordings.
-        batch_size (`int`, *optional*, defaults to 64): Recordings of one optimiser step, over all processes. A run is
-            the same on one device or several, as far as they hold it.
-        micro_batch_size (`int`, *optional*): Most recordings that a process computes at once; the gradients of a
-            step's parts add up. Without it the whole share of the process, or 16 on a CPU: parts of like length need
-            less padding.
-        learning_rate (`float`, *optional*, defaults to 5e-4): Highest rate, at the end of the warm-up.
-        min_learning_rate (`float`, *optional*, defaults to 1e-5): Rate at the end of the cosine.
-        warmup_epochs (`float`, *optional*, defaults to 5.0): Length of the linear warm-up; at most a tenth of the run.
-        weight_decay (`float`, *optional*, defaults to 0.05): For the weights of linear and convolution layers only.
-        betas (`tuple[float, float]`, *optional*, defaults to `(0.9, 0.98)`): Of AdamW's two averages.
-        max_grad_norm (`float`, *optional*, defaults to 3.0): Gradients are clipped to this norm.
-        mixed_precision (`str`, *optional*, defaults to `"auto"`): `"no"`, `"bf16"`, or `"auto"`: bf16 on a GPU that
-            has it, or where the launcher asks for it.
-        compile (`bool`, *optional*, defaults to `False`): Compile each layer with `torch.compile`.
-        gradient_checkpointing (`bool`, *optional*, defaults to `False`): Compute the layers' states again in the
-            backward pass instead of keeping them: less memory, more time.
-        seed (`int`, *optional*, defaults to 0): Of the order, the hidden beats and dropout.
-        num_workers (`int`, *optional*, defaults to 0): Processes that make batches; 0 makes them in the training
-            process.
-        shuffle_buffer (`int`, *optional*, defaults to 10000): Recordings among which a stream is shuffled. Other
-            datasets are shuffled as a whole.
-        recordings_per_epoch (`int`, *optional*): Recordings of an epoch of a stream; a prepared folder knows its own.
-        checkpoint_every (`int`, *optional*): Steps between two checkpoints, beside one at the end of every epoch.
-        keep_checkpoints (`int`, *optional*, defaults to 2): Newest checkpoints that are kept.
-        log_every (`int`, *optional*, defaults to 10): Steps between two readings of the loss; each waits for the
-            device.
-        trackers (`tuple[str]`, *optional*, defaults to `()`): Where losses also go: `tensorboard`, `wandb`, `trackio`.
-        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
-    """
-
-    epochs: int = 100
-    batch_size: int = 64
-    micro_batch_size: int | None = None
-    learning_rate: float = 5e-4
-    min_learning_rate: float = 1e-5
-    warmup_epochs: float = 5.0
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    max_grad_norm: float = 3.0
-    mixed_precision: str = "auto"
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    num_workers: int = 0
-    shuffle_buffer: int = 10_000
-    recordings_per_epoch: int | None = None
-    checkpoint_every: int | None = None
-    keep_checkpoints: int = 2
-    log_every: int = 10
-    trackers: tuple[str, ...] = ()
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        self.trackers = tuple(self.trackers)
-        positive = ("epochs", "batch_size", "micro_batch_size", "learning_rate", "max_grad_norm", "shuffle_buffer")
-        for name in (*positive, "recordings_per_epoch", "checkpoint_every", "keep_checkpoints", "log_every"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} is {value}: it must be positive")
-        for name in ("min_learning_rate", "warmup_epochs", "weight_decay", "num_workers"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}: it must not be negative")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"betas are {self.betas}: give two numbers from 0 to below 1")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}: it must lie between 0 and {2**32 - 1}")
-        if self.mixed_precision not in ("auto", "no", "bf16"):
-            raise InputError(f"mixed_precision is {self.mixed_precision!r}: choose 'auto', 'no' or 'bf16'")
-        for name in self.trackers:
-            if name not in TRACKERS:
-                raise InputError(f"there is no tracker {name!r}: choose from {', '.join(TRACKERS)}")
 
 
 # Settings that may change when a run goes on: at most they round otherwise, or draw dropout otherwise.
 _FREE = (
-    "micro_batch_size",
-    "compile",
+    "per_device_train_batch_size",
+    "torch_compile",
     "gradient_checkpointing",
-    "num_workers",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_every",
-    "trackers",
-    "progress",
+    "dataloader_num_workers",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "report_to",
+    "disable_tqdm",
 )
 
 
@@ -295,7 +215,7 @@ def settings(arguments: PretrainingArguments) -> dict[str, Any]:
 
 
 def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Accelerator:
-    for name in arguments.trackers:
+    for name in arguments.report_to:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"the tracker {name} is not installed: `pip install {name}`, or choose another")
     # Without a GPU, Accelerate connects processes only if it is told that they are to use the CPU.
@@ -311,7 +231,7 @@ def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Ac
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=precision,
-        log_with=list(arguments.trackers) if arguments.trackers and output_dir is not None else None,
+        log_with=list(arguments.report_to) if arguments.report_to and output_dir is not None else None,
         project_dir=None if output_dir is None else str(output_dir / TRACKING_FOLDER),
         kwargs_handlers=[
             # Buffers are constants, or statistics that are averaged where they are read.
@@ -391,16 +311,18 @@ def _plan(dataset: Any, arguments: PretrainingArguments, accelerator: Accelerato
             raise InputError("a stream does not say how many recordings it holds: set recordings_per_epoch")
     else:
         found = len(dataset)
-    batch, processes = arguments.batch_size, accelerator.num_processes
+    batch, processes = arguments.train_batch_size, accelerator.num_processes
     if not found:
         raise InputError("there are no recordings to pre-train on")
     if batch > found:
-        raise InputError(f"batch_size is {batch} and there are {found} recordings to train on: choose at most {found}")
+        raise InputError(
+            f"train_batch_size is {batch} and there are {found} recordings to train on: choose at most {found}"
+        )
     if batch % processes:
         raise InputError(
-            f"batch_size is {batch} and there are {processes} processes: choose a multiple of {processes}"
+            f"train_batch_size is {batch} and there are {processes} processes: choose a multiple of {processes}"
         )
-    return StepPlan(found, batch, arguments.epochs, arguments.seed, accelerator.process_index, processes)
+    return StepPlan(found, batch, arguments.num_train_epochs, arguments.seed, accelerator.process_index, processes)
 
 
 def _identity(
@@ -502,7 +424,7 @@ class _Loop:
         if validation_dataset is not None and len(validation_dataset):
             self.validation_dataset = _only(validation_dataset, collator)
         share = plan.batch_size // plan.num_processes
-        most = arguments.micro_batch_size or (16 if accelerator.device.type == "cpu" else share)
+        most = arguments.per_device_train_batch_size or (16 if accelerator.device.type == "cpu" else share)
         self.micro_batch_size = min(most, share)
         self.monitors: tuple[str, ...] = tuple(getattr(model, "monitors", ()))
         takes = inspect.signature(model.forward).parameters
@@ -511,12 +433,12 @@ class _Loop:
         if arguments.gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
             enable()
-        if arguments.compile:
+        if arguments.torch_compile:
             compile_layers(model)
         optimizer = torch.optim.AdamW(
             decay_groups(model, arguments.weight_decay),
             lr=arguments.learning_rate,
-            betas=arguments.betas,
+            betas=(arguments.adam_beta1, arguments.adam_beta2),
             fused=accelerator.device.type in ("cpu", "cuda"),
         )
         plugin = getattr(accelerator.state, "fsdp_plugin", None)
@@ -541,7 +463,7 @@ class _Loop:
         set_seed(arguments.seed)
         checkpoints, resumed_from = None, None
         if output_dir is not None:
-            checkpoints = Checkpoints(output_dir, accelerator, self.identity, arguments.keep_checkpoints)
+            checkpoints = Checkpoints(output_dir, accelerator, self.identity, arguments.save_total_limit)
             if accelerator.is_main_process:
                 checkpoints.clean(restart)
                 self._clean(output_dir, restart)
@@ -555,17 +477,17 @@ class _Loop:
             plan,
             StepCollator(self.collator, self.micro_batch_size, arguments.seed, self.with_seeds),
             self.step,
-            arguments.num_workers,
-            arguments.shuffle_buffer,
+            arguments.dataloader_num_workers,
+            arguments.shuffle_buffer_size,
         )
         if accelerator.log_with and output_dir is not None:
             accelerator.init_trackers("pretraining", config=_flat(self.identity))
         self._started = self._epoch_started = time.perf_counter()
         self._epoch_first = self.step
-        shown = arguments.progress and accelerator.is_main_process
+        shown = not arguments.disable_tqdm and accelerator.is_main_process
         bar = tqdm(total=plan.num_steps, initial=self.step, desc="pre-train", unit="step", disable=not shown)
         self.model.train()
-        with bar, ExitStack() as at_exit, sizes_kept_apart() if arguments.compile else nullcontext():
+        with bar, ExitStack() as at_exit, sizes_kept_apart() if arguments.torch_compile else nullcontext():
             for tracker in accelerator.trackers:
                 at_exit.callback(tracker.finish)  # has it write down what it has, however the run ends
             for batches in _explained(loader):
@@ -573,9 +495,9 @@ class _Loop:
                 bar.update(1)
                 at_end = self.step % plan.steps_per_epoch == 0
                 due = checkpoints is not None and (
-                    at_end or (arguments.checkpoint_every and self.step % arguments.checkpoint_every == 0)
+                    at_end or (arguments.save_steps and self.step % arguments.save_steps == 0)
                 )
-                if len(self._unread) >= arguments.log_every or at_end or due:
+                if len(self._unread) >= arguments.logging_steps or at_end or due:
                     self._read_losses(bar)
                 if at_end or due:
                     average_batch_statistics(self.model)
@@ -589,7 +511,7 @@ class _Loop:
 
     def _train_step(self, step: StepBatches) -> None:
         arguments, plan, accelerator = self.arguments, self.plan, self.accelerator
-        warmup = round(min(arguments.warmup_epochs, arguments.epochs / 10) * plan.steps_per_epoch)
+        warmup = round(min(arguments.warmup_epochs, arguments.num_train_epochs / 10) * plan.steps_per_epoch)
         rate = learning_rate_at(
             self.step, plan.num_steps, warmup, arguments.learning_rate, arguments.min_learning_rate
         )
@@ -699,7 +621,7 @@ class _Loop:
             accelerator.num_processes,
             # Sharded models compute together: no process may have a batch more than another.
             equal=accelerator.distributed_type == DistributedType.FSDP,
-            num_workers=self.arguments.num_workers,
+            num_workers=self.arguments.dataloader_num_workers,
         )
         for batch in loader:
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
@@ -722,7 +644,7 @@ class _Loop:
         self.seconds_before = state["seconds"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         self.steps = [row for row in _read_steps(output_dir / STEP_LOG) if row["step"] <= self.step]
-        if self.arguments.progress and self.accelerator.is_main_process:
+        if not self.arguments.disable_tqdm and self.accelerator.is_main_process:
             tqdm.write(f"{output_dir}: going on after step {self.step} of {self.plan.num_steps}")
         return self.step
 

@@ -7,7 +7,7 @@ pre-trained. It is no model of this package's own: it is not saved or published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -19,8 +19,9 @@ from torch import nn
 from transformers import set_seed
 
 from ..modeling.modeling_ecg import masked_binary_cross_entropy
+from .arguments import REFERENCE, FinetuningArguments
 from .features import EncodedDataset, as_it_is, dataset_labels
-from .finetuning import FinetuningArguments, train_with_trainer
+from .finetuning import train_with_trainer
 from .pretraining import decay_groups
 
 
@@ -85,10 +86,6 @@ class ResNet1d(nn.Module):
         if labels is None:
             return {"logits": logits}
         return {"loss": masked_binary_cross_entropy(logits, labels), "logits": logits}
-
-
-REFERENCE: Mapping[str, Any] = {"epochs": 30, "batch_size": 32, "head_learning_rate": 3e-3, "weight_decay": 0.01}
-"""Recipe of the reference: chosen once for PTB-XL's superclasses, used for all tasks."""
 
 
 def signals_of(dataset: datasets.Dataset, label_names: Sequence[str], num_samples: int) -> EncodedDataset:

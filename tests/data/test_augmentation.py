@@ -101,7 +101,7 @@ def test_when_the_strength_makes_no_sense_then_it_is_refused(strength: float) ->
 
 
 def test_when_a_recipe_augments_then_its_batches_do_and_by_default_only_those_of_pages() -> None:
-    make: Callable[..., Any] = lambda **values: read_recipe(None, {"trackers": [], **values})  # noqa: E731
+    make: Callable[..., Any] = lambda **values: read_recipe(**values)  # noqa: E731
     assert make().make_collator(None, ClearHugFeatureExtractor()) is None
     collator = make(augmentation=0.5).make_collator(None, ClearHugFeatureExtractor())
     assert isinstance(collator, AugmentingCollator)
@@ -112,7 +112,7 @@ def test_when_a_recipe_augments_then_its_batches_do_and_by_default_only_those_of
 def test_when_an_objective_has_a_collator_of_its_own_then_it_is_asked_without_augmentation_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recipe = read_recipe(None, {"trackers": []})
+    recipe = read_recipe()
     monkeypatch.setattr(Recipe, "objective", replace(recipe.objective, collator="functools:partial"))
     extractor = ClearHugFeatureExtractor()
     collator = recipe.make_collator(None, extractor)

@@ -302,8 +302,9 @@ def test_when_a_converted_encoder_is_finetuned_then_the_card_of_the_result_says_
 ):
     path = _save(released, "pretrain", tmp_path / "checkpoint-99.pth")
     convert_to_folder(path, tmp_path / "encoder", **HEADS)
-    recipe = ["--data", ptbxl_folder, "--labels", "MI", "--epochs", "1", "--no-control", "--no-feature-cache"]
-    run("finetune", *recipe, "--model", tmp_path / "encoder", "--output", tmp_path / "run")
+    recipe = ["--labels", "MI", "--num-train-epochs", "1", "--no-control", "--no-use-feature-cache"]
+    command = ["finetune", "--data", ptbxl_folder, "--model", tmp_path / "encoder", "--output-dir", tmp_path / "run"]
+    run(*command, *recipe)
     run("publish", tmp_path / "run", "you/fast", "--dry-run", tmp_path / "staged", "--license", "mit")
     card = (tmp_path / "staged" / "README.md").read_text()
     assert "**Encoder**: converted from `checkpoint-99.pth`" in card

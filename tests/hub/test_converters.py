@@ -12,6 +12,8 @@ from released import clear_tensors, jepa_tensors
 from clear_hug_hf.hub.convert_clear_hug import convert_clear_hug_state_dict
 from clear_hug_hf.hub.convert_ecg_jepa import convert_ecg_jepa_state_dict
 from clear_hug_hf.processing import InputError
+from clear_hug_hf.systems import Converter, ConverterOption
+from clear_hug_hf.workflows.convert import option_fields
 
 
 CONVERTERS = {
@@ -120,3 +122,15 @@ def test_when_heads_cannot_be_known_or_do_not_fit_then_one_sentence_says_so(
     with pytest.raises(InputError, match=message) as caught:
         convert(make_tensors(*widths), num_attention_heads=heads)
     assert "\n" not in str(caught.value)
+
+
+def test_when_systems_declare_one_option_then_its_help_says_what_it_is_for_each() -> None:
+    first, second = ConverterOption(help="of the encoder"), ConverterOption(help="of both towers")
+    converters = {
+        name: Converter(function="", reads="", example="", options=options)
+        for name, options in {"a": {"heads": first}, "b": {"heads": second}, "c": {"heads": first}}.items()
+    }
+    ((name, _, made),) = option_fields(converters)
+    assert (name, made.metadata["help"]) == ("heads", "a, c: of the encoder; b: of both towers")
+    del converters["b"]
+    assert option_fields(converters)[0][2].metadata["help"] == "of the encoder"

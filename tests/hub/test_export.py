@@ -98,7 +98,7 @@ def test_when_an_export_cannot_be_then_one_sentence_says_why(tmp_path: Path, ref
     ):
         folder.mkdir()
         (folder / name).write_text(content)
-        assert message in refused("export", tmp_path / "model", "--output", folder)
+        assert message in refused("export", tmp_path / "model", "--output-dir", folder)
         assert (folder / name).read_text() == content
-    assert "does not exist" in refused("export", tmp_path / "absent", "--output", tmp_path / "new")
+    assert "does not exist" in refused("export", tmp_path / "absent", "--output-dir", tmp_path / "new")
     assert not (tmp_path / "new").exists()

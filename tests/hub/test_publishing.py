@@ -369,7 +369,7 @@ def test_when_a_dry_run_is_asked_for_then_all_is_written_and_said_and_nothing_se
     assert "missing: the licence of the weights (--license)" in printed
     assert "missing: the tested dataset's name on the Hub" in printed
     assert "model.safetensors" in printed
-    assert f"{REPO} --license LICENCE --message 'two words' --private" in printed
+    assert f"{REPO} --license LICENSE --message 'two words' --private" in printed
     assert (tmp_path / "staged" / "README.md").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".staged.staged.json", "staged"]
 

@@ -53,9 +53,9 @@ class Entries:
 
     def command_line(self, path: Path) -> list[dict[str, float]]:
         assert main(["predict", str(path), "--model", str(self.folder), "--json"]) == 0
-        told = json.loads(self.capsys.readouterr().out)
-        windows = told["windows"] if len(told["windows"]) > 1 else []
-        return [one["probabilities"] for one in (told, *windows)]
+        record = json.loads(self.capsys.readouterr().out)
+        windows = record["windows"] if len(record["windows"]) > 1 else []
+        return [span["probabilities"] for span in (record, *windows)]
 
 
 @pytest.fixture(params=CLASSIFIERS, ids=lambda path: path.name)

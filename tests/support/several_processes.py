@@ -88,7 +88,12 @@ def make_collator(system: str) -> Any:
 def train(data: Path, system: str, tower: str, precision: str, output: Path | None = None) -> Any:
     """Two epochs of two steps of six recordings, three at a time; the first four validate what is saved."""
     arguments = PretrainingArguments(
-        epochs=2, batch_size=6, micro_batch_size=3, learning_rate=2e-3, mixed_precision=precision, progress=False
+        num_train_epochs=2,
+        train_batch_size=6,
+        per_device_train_batch_size=3,
+        learning_rate=2e-3,
+        mixed_precision=precision,
+        disable_tqdm=True,
     )
     dataset = datasets.load_from_disk(str(data / system))
     model, extractor = make_model(system, tower), EXTRACTORS[system]

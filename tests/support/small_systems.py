@@ -19,8 +19,8 @@ from clear_hug_hf.systems import SYSTEMS, System
 
 Batch = dict[str, torch.Tensor]
 # How the fixtures' models are trained.
-PRETRAINING = ["--epochs", 2, "--batch-size", 16, "--no-progress", "--trackers"]
-FINETUNING = ["--epochs", 10, "--batch-size", 8, "--seed", 0, "--no-feature-cache"]
+PRETRAINING = ["--num-train-epochs", 2, "--train-batch-size", 16, "--disable-tqdm"]
+FINETUNING = ["--num-train-epochs", 10, "--per-device-train-batch-size", 8, "--seed", 0, "--no-use-feature-cache"]
 # Larger than the default, so that what must differ differs visibly.
 WIDE = {"initializer_range": 0.2}
 
@@ -78,7 +78,7 @@ class SmallSystem:
 
     def words(self, folder: Any) -> list[Any]:
         """What `clear-hug pretrain` needs to build it small, besides the recordings; `folder` holds a `teacher`."""
-        words = [word for name, value in self.options.items() for word in ("--model-option", f"{name}={value}")]
+        words = [word for name, value in self.options.items() for word in ("--config-overrides", f"{name}={value}")]
         if "signal_encoder" in self.system.objective.teachers:
             words += ["--signal-encoder", folder / "teacher"]
         return ["--system", self.name, *words]

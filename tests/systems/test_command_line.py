@@ -59,7 +59,7 @@ def test_when_recordings_are_prepared_then_rows_are_as_the_system_reads_them_and
     row = sets["train"].with_format("numpy")[0]
     assert row["signal"].shape[0] == 12
     assert float(row["sampling_rate"]) == extractor.sampling_rate
-    run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", small.name, "--output", house / "data")
+    run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", small.name, "--output-dir", house / "data")
     printed = capsys.readouterr().out
     assert "no recording was read" in printed
     option = "" if small.system.is_default else f" --system {small.name}"
@@ -113,8 +113,8 @@ def test_when_a_run_is_killed_twice_then_the_same_command_ends_with_the_same_wei
 ) -> None:
     """Also of parts that no gradient moves; and what is drawn at random is drawn again."""
     model_class = small.models["AutoModelForPreTraining"]
-    command = ["pretrain", "--data", house / "data", *small.words(house), *PRETRAINING, "--checkpoint-every", 4]
-    command += ["--output", tmp_path / "run"]
+    command = ["pretrain", "--data", house / "data", *small.words(house), *PRETRAINING, "--save-steps", 4]
+    command += ["--output-dir", tmp_path / "run"]
     # Before there is a checkpoint, and after it.
     for stop_at, kept in ((3, []), (6, ["step-00000004"])):
         with monkeypatch.context() as patched:
@@ -135,7 +135,7 @@ def test_when_recordings_were_prepared_for_another_system_then_one_sentence_says
     name: str, other: str, make_house: Callable[[str], Path], refused: Refused, tmp_path: Path
 ) -> None:
     small, house, data = SMALL_SYSTEMS[name], make_house(name), make_house(other) / "data"
-    to = ["--output", tmp_path / "out"]
+    to = ["--output-dir", tmp_path / "out"]
     start = f"the recordings were prepared for another system than {name}: prepare them with"
     assert (
         refused("pretrain", "--data", data, *small.words(house), *to) == f"{start} `clear-hug prepare --system {name}`"
@@ -149,7 +149,7 @@ def test_when_recordings_were_prepared_for_another_system_then_one_sentence_says
     if not small.system.objective.teachers:
         assert refused("demo", "--system", name, "--data", data, *to).startswith(start)
     command = ["prepare", data, "--model", house / "pretrained", "--system", name]
-    assert "give one of them" in refused(*command, *to)
+    assert "leave out one of them" in refused(*command, *to)
     assert not (tmp_path / "out").exists()
 
 
@@ -188,7 +188,7 @@ def test_when_seeds_are_equal_then_two_finetunings_are_and_a_finished_one_trains
     house: Path, run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     command = ["finetune", "--data", house / "data", "--model", house / "pretrained", *FINETUNING]
-    run(*command, "--no-control", "--output", tmp_path / "again")
+    run(*command, "--no-control", "--output-dir", tmp_path / "again")
     ours, again = house / "finetuned", tmp_path / "again"
     first = (ours / "metrics.json").read_text()
     assert json.loads((again / "metrics.json").read_text())["pretrained"] == json.loads(first)["pretrained"]
@@ -196,7 +196,7 @@ def test_when_seeds_are_equal_then_two_finetunings_are_and_a_finished_one_trains
     assert (again / weights).read_bytes() == (ours / weights).read_bytes()
     # A run is known by the weights that it starts from: those of the control are the same, too.
     capsys.readouterr()
-    run(*command, "--output", ours)
+    run(*command, "--output-dir", ours)
     assert capsys.readouterr().out.count("finished: nothing was trained") == 2
     assert (ours / "metrics.json").read_text() == first
     # The control has thresholds of its own.
@@ -215,9 +215,9 @@ def test_when_a_head_of_another_system_is_asked_for_then_one_sentence_names_thos
     if foreign is None:
         pytest.skip("has the heads of all systems")
     said = f"{small.name} has no head '{foreign}': head_type must be one of {', '.join(heads)}, got '{foreign}'."
-    to = ["--output", tmp_path / "out"]
+    to = ["--output-dir", tmp_path / "out"]
     command = ["finetune", "--data", tmp_path / "not looked at", "--model", house / "pretrained", *to]
-    assert refused(*command, "--head", foreign) == said
+    assert refused(*command, "--head-type", foreign) == said
     command = ["benchmark", "--tasks", house / "data", "--models", f"one={house / 'pretrained'}", *to]
     assert refused(*command, "--heads", "mean", foreign) == f"model one: {said}"
     assert not (tmp_path / "out").exists()
@@ -238,8 +238,8 @@ def test_when_records_are_predicted_then_each_has_its_labels(
     for line in lines:
         for one in (line, *line["windows"]):
             assert sorted(one["probabilities"]) == sorted(LABELS)
-            found = {name for name, share in one["probabilities"].items() if share >= thresholds[name]}
-            assert set(one["found"]) == found
+            positive = {name for name, score in one["probabilities"].items() if score >= thresholds[name]}
+            assert set(one["predicted_positive"]) == positive
         assert (line["start"], line["end"]) == (line["windows"][0]["start"], line["windows"][-1]["end"]) == (0, 10)
     run("predict", *records, "--model", house / "finetuned", "--output", tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv", float_precision="round_trip")

@@ -129,7 +129,7 @@ def _new_model(**overrides: Any) -> EcgJepaForPreTraining:
 
 def _recipe(**overrides: Any) -> PretrainingArguments:
     return PretrainingArguments(
-        **{"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "progress": False, **overrides}
+        **{"num_train_epochs": 2, "train_batch_size": 4, "learning_rate": 2e-3, "disable_tqdm": True, **overrides}
     )
 
 
@@ -159,9 +159,14 @@ def test_when_a_step_is_computed_in_parts_then_it_is_the_same_step(odd: datasets
             _new_model(),
             odd,
             EcgJepaFeatureExtractor(),
-            arguments=_recipe(batch_size=9, epochs=3, **fields),
+            arguments=_recipe(train_batch_size=9, num_train_epochs=3, **fields),
         )
-        for fields in ({}, {"micro_batch_size": 4}, {"micro_batch_size": 1}, {"gradient_checkpointing": True})
+        for fields in (
+            {},
+            {"per_device_train_batch_size": 4},
+            {"per_device_train_batch_size": 1},
+            {"gradient_checkpointing": True},
+        )
     ]
     for one in runs[1:]:
         for first, second in zip(runs[0].steps, one.steps, strict=True):
@@ -169,23 +174,23 @@ def test_when_a_step_is_computed_in_parts_then_it_is_the_same_step(odd: datasets
             assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], abs=1e-5)
         for first, second in zip(runs[0].model.parameters(), one.model.parameters(), strict=True):
             torch.testing.assert_close(second, first, atol=1e-4, rtol=1e-3)
-    other = pretrain(_new_model(), odd, EcgJepaFeatureExtractor(), arguments=_recipe(batch_size=9, seed=1))
+    other = pretrain(_new_model(), odd, EcgJepaFeatureExtractor(), arguments=_recipe(train_batch_size=9, seed=1))
     assert other.steps[0]["loss"] != pytest.approx(runs[0].steps[0]["loss"], abs=1e-5)
 
 
 def test_when_the_model_reads_other_leads_and_patches_then_the_recordings_are_cut_so(
     house: Path, tmp_path: Path, run: Run, refused: Refused
 ) -> None:
-    command = ["pretrain", "--data", house / "data", *SMALL_SYSTEMS["ecg_jepa"].words(house), "--epochs", 1]
-    command += ["--batch-size", 16, "--no-progress", "--trackers"]
-    change = ["--model-option", "patch_size=25", "--model-option", "lead_names=[V5, II]"]
-    run(*command, "--output", tmp_path / "run", *change)
+    command = ["pretrain", "--data", house / "data", *SMALL_SYSTEMS["ecg_jepa"].words(house), "--num-train-epochs", 1]
+    command += ["--train-batch-size", 16, "--disable-tqdm"]
+    change = ["--config-overrides", "patch_size=25", "--config-overrides", "lead_names=[V5, II]"]
+    run(*command, "--output-dir", tmp_path / "run", *change)
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "run" / "model")
     assert (extractor.patch_size, extractor.lead_names, extractor.num_patches) == (25, ["V5", "II"], 100)
-    arguments = ["--output", tmp_path / "tuned", "--epochs", 1, "--no-control", "--no-feature-cache"]
+    arguments = ["--output-dir", tmp_path / "tuned", "--num-train-epochs", 1, "--no-control", "--no-use-feature-cache"]
     run("finetune", "--data", house / "data", "--model", tmp_path / "run", *arguments)
 
-    said = refused(*command, "--output", tmp_path / "half", "--model-option", "num_samples=1250")
+    said = refused(*command, "--output-dir", tmp_path / "half", "--config-overrides", "num_samples=1250")
     assert "the feature extractor has num_samples 2500 and the model 1250" in said
     with pytest.raises(InputError, match="has patch_size 50 and the model 25"):
         check_fits(EcgJepaConfig(patch_size=25), EcgJepaFeatureExtractor())
@@ -216,7 +221,9 @@ def test_when_adapters_are_trained_then_they_are_merged_into_all_projections(
     pytest.importorskip("peft")
     model = _classifier()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    arguments = FinetuningArguments(method="lora", lora_rank=2, epochs=3, batch_size=4, progress=False)
+    arguments = FinetuningArguments(
+        method="lora", lora_rank=2, num_train_epochs=3, per_device_train_batch_size=4, disable_tqdm=True
+    )
     finetune(model, odd, validation, EcgJepaFeatureExtractor(), tmp_path, arguments)
     assert model.state_dict().keys() == before.keys()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -245,8 +252,8 @@ def test_when_benchmarked_then_the_heads_are_those_that_every_model_has_and_all_
     save_model_folder(tmp_path / "random", other, EcgJepaFeatureExtractor())
     models = [f"blocks={house / 'pretrained'}", f"times={tmp_path / 'random'}"]
     command = ["benchmark", "--tasks", f"ptb-xl={house / 'data'}", "--models", *models, "--protocols", "probe", "knn"]
-    command += ["--fractions", 100, "--seeds", 0, "--probe-epochs", 2, "--no-feature-cache"]
-    run(*command, "--output", tmp_path / "benchmark")
+    command += ["--fractions", 1, "--seeds", 0, "--probe-epochs", 2, "--no-use-feature-cache"]
+    run(*command, "--output-dir", tmp_path / "benchmark")
     rows = pd.read_csv(tmp_path / "benchmark" / "results.csv", dtype={"head": str})
     found = set(zip(rows["model"], rows["protocol"], rows["head"].fillna(""), strict=True))
     assert found == {
@@ -263,20 +270,20 @@ def test_when_systems_are_mixed_in_a_benchmark_then_each_reads_its_own_preparati
     house: Path, tmp_path: Path, run: Run, refused: Refused, clear: Path
 ) -> None:
     models = [f"jepa={house / 'pretrained'}", f"clear={clear / 'pretrained'}"]
-    command = ["benchmark", "--fractions", 50, "--seeds", 0, "--protocols", "knn", "--no-feature-cache"]
+    command = ["benchmark", "--fractions", 0.5, "--seeds", 0, "--protocols", "knn", "--no-use-feature-cache"]
     both = ["--tasks", f"super={house / 'data'}", f"super={clear / 'data'}"]
-    run(*command, *both, "--models", *models, "--output", tmp_path / "mixed")
+    run(*command, *both, "--models", *models, "--output-dir", tmp_path / "mixed")
     mixed = pd.read_csv(tmp_path / "mixed" / "results.csv").set_index("model")
     assert len({*mixed["num_test"]}) == len({*mixed["num_train"]}) == 1
     # Each model gets the numbers that it gets alone.
     for model, folder in zip(models, (house, clear), strict=True):
         name = model.partition("=")[0]
         alone = ["--tasks", f"super={folder / 'data'}", "--models", model, "--no-control"]
-        run(*command, *alone, "--output", tmp_path / name)
+        run(*command, *alone, "--output-dir", tmp_path / name)
         expected = pd.read_csv(tmp_path / name / "results.csv").set_index("model")
         assert mixed.loc[name, "macro_auroc"] == expected.loc[name, "macro_auroc"]
     assert "clear: no control, since its encoder is of another form" in (tmp_path / "mixed" / "table.md").read_text()
-    said = refused(*command, *both[:2], "--models", *models, "--output", tmp_path / "refused")
+    said = refused(*command, *both[:2], "--models", *models, "--output-dir", tmp_path / "refused")
     assert said.startswith(f"model clear: {house / 'data'} was prepared for another system")
     assert said.endswith("a task for models of several systems names a folder for each, super=DIR super=DIR")
     assert not (tmp_path / "refused").exists()
@@ -375,7 +382,7 @@ def test_when_released_weights_are_converted_then_the_folder_gives_the_released_
     tensors, encoder = released.tensors, released.part("encoder")
     torch.save({"encoder": encoder, "epoch": 1}, tmp_path / "multiblock_epoch1.pth")
     command = ["convert", "ecg-jepa", tmp_path / "multiblock_epoch1.pth", tmp_path / "converted"]
-    assert "is not a released size: give --num-attention-heads" in refused(*command)
+    assert "is not a released size: pass --num-attention-heads" in refused(*command)
     heads = ["--num-attention-heads", 4]
     assert f"pre-trained ECG-JEPA encoder: {len(encoder)} tensors" in printed_by(*command, *heads)
     model = AutoModel.from_pretrained(tmp_path / "converted").eval()
@@ -395,7 +402,7 @@ def test_when_released_weights_are_converted_then_the_folder_gives_the_released_
     ):
         assert words in card.text, words
     # Recordings that were resampled otherwise than its weights' are not taken for its own.
-    data = ["finetune", "--data", house / "data", "--model", tmp_path / "converted", "--output", tmp_path / "out"]
+    data = ["finetune", "--data", house / "data", "--model", tmp_path / "converted", "--output-dir", tmp_path / "out"]
     assert "--model`" in refused(*data)
 
     whole = {key: one for key, one in tensors.items() if not key.startswith(("input.", "expected."))}
@@ -422,4 +429,4 @@ def test_when_an_option_of_the_other_system_is_given_then_it_is_refused(
     system: str, option: list[str], tmp_path: Path, refused: Refused
 ) -> None:
     said = refused("convert", system, tmp_path / "not looked at.pth", tmp_path / "out", *option)
-    assert said == f"{system} takes no {option[0]}: leave it out"
+    assert said == f"{system} has no option {option[0]}: leave it out"

@@ -121,7 +121,7 @@ def test_when_pages_are_collated_then_seeds_decide_and_validation_pages_are_alwa
     sets, extractor = load_prepared(house / "data")
     rows = add_text_column(sets["train"]).with_format("numpy")
     batch = [rows[index] for index in range(6)]
-    config = read_recipe(None, {"system": "ecg_scan"}).make_config()
+    config = read_recipe(system="ecg_scan").make_config()
     collator = PageCollator(extractor, tokenizer=make_tokenizer(config), with_targets=True)
     clean = collator(batch)
     torch.testing.assert_close(collator(batch)["pixel_values"], clean["pixel_values"])
@@ -148,7 +148,7 @@ def test_when_the_whole_model_is_finetuned_then_training_pages_are_drawn_anew(
     house: Path, tmp_path: Path, run: Run
 ) -> None:
     command = ["finetune", "--data", house / "data", "--model", house / "pretrained", "--method", "full"]
-    run(*command, "--output", tmp_path / "run", "--epochs", 2, "--no-control")
+    run(*command, "--output-dir", tmp_path / "run", "--num-train-epochs", 2, "--no-control")
     model, extractor = load_classifier(tmp_path / "run")
     assert type(extractor) is EcgScanFeatureExtractor
     before = load_file(house / "pretrained" / "model" / "model.safetensors")
@@ -215,6 +215,18 @@ def test_when_real_scans_are_predicted_then_each_has_labels_and_a_picture(
     assert len(list(tmp_path.glob("*.png"))) == 4
 
 
+def test_when_a_page_is_turned_then_it_is_said_beside_the_json(
+    house: Path, page: Path, tmp_path: Path, run: Run, capsys: Capture
+) -> None:
+    with Image.open(page) as image:
+        image.rotate(90, expand=True).save(tmp_path / "turned.png")
+    capsys.readouterr()
+    run("predict", tmp_path / "turned.png", "--model", house / "finetuned", "--json")
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["record"] == str(tmp_path / "turned.png")
+    assert "turned.png was turned clockwise by" in printed.err
+
+
 @pytest.fixture(scope="module")
 def bad_pictures(page: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bad")
@@ -271,11 +283,20 @@ def test_when_a_model_reads_recordings_then_pictures_are_refused(
 def test_when_something_is_missing_then_one_sentence_says_what(
     house: Path, ptbxl_folder: Path, make_recordings: Callable[..., list[Recording]], tmp_path: Path, refused: Refused
 ) -> None:
-    to = ["--output", tmp_path / "out"]
+    to = ["--output-dir", tmp_path / "out"]
     pages = ["--data", house / "data"]
     pretrain = ["pretrain", *SMALL_SYSTEMS["ecg_scan"].words(house), *pages, *to]
-    finetune = ["finetune", *pages, "--model", house / "pretrained", "--method", "lora", "--output", tmp_path / "lora"]
-    prepare = ["prepare", ptbxl_folder, "--system", "ecg_scan", "--setting", "millivolt=1", *to]
+    finetune = [
+        "finetune",
+        *pages,
+        "--model",
+        house / "pretrained",
+        "--method",
+        "lora",
+        "--output-dir",
+        tmp_path / "lora",
+    ]
+    prepare = ["prepare", ptbxl_folder, "--system", "ecg_scan", "--extractor-settings", "millivolt=1", *to]
     embed = ["embed", ptbxl_folder, "--model", house / "pretrained", "--per-lead", "--output", tmp_path / "e.parquet"]
     for command, said in (
         (["pretrain", "--system", "ecg_scan", *pages, *to], "name the folder of a pre-trained encoder of signals"),
@@ -297,10 +318,10 @@ def test_when_normalized_recordings_are_prepared_with_a_scale_then_rows_are_in_m
 ) -> None:
     record = shared / "data" / "ptbxl" / "records100"
     record = next(iter(sorted(record.rglob("*.hea"))))
-    command = ["prepare", record, "--system", "ecg_scan", "--output"]
+    command = ["prepare", record, "--system", "ecg_scan", "--output-dir"]
     assert status(*command, tmp_path / "refused") != 0
     assert "set `millivolts_per_unit`" in "".join(capsys.readouterr())
-    run(*command, tmp_path / "pages", "--setting", "millivolts_per_unit=0.11")
+    run(*command, tmp_path / "pages", "--extractor-settings", "millivolts_per_unit=0.11")
     sets, extractor = load_prepared(tmp_path / "pages")
     row = next(iter(sets.values())).with_format("numpy")[0]
     signal, _, _ = read_row(row)

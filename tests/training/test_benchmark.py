@@ -34,19 +34,18 @@ from clear_hug_hf.training.benchmark import (
     Cell,
     Task,
     load_task,
-    recipes,
     run_benchmark,
 )
 from clear_hug_hf.training.features import dataset_labels, encode
 from clear_hug_hf.training.folders import load_for_finetuning, save_model_folder
 
 
-RECIPES = recipes(probe_epochs=2, finetune_epochs=1, reference_epochs=1)
+SHORT = {"probe_epochs": 2, "finetune_epochs": 1, "reference_epochs": 1}
 
 
 def _arguments(**overrides: Any) -> BenchmarkArguments:
-    small = {"protocols": ("knn", "probe"), "fractions": (0.25, 1.0), "seeds": (0, 1), "num_samples": 50}
-    return BenchmarkArguments(**{**small, "recipes": RECIPES, **overrides})
+    small = {"protocols": ("knn", "probe"), "fractions": (0.25, 1.0), "seeds": (0, 1), "bootstrap_samples": 50}
+    return BenchmarkArguments(**{**small, **SHORT, **overrides})
 
 
 def _run(tasks: list[Task], models: Mapping[str, Path | None], folder: Path, **arguments: Any) -> list[dict[str, Any]]:
@@ -81,7 +80,16 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ptbxl(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """PTB-XL prepared with its superclasses, of which hypertrophy and conduction disturbance do not occur."""
     folder = tmp_path_factory.mktemp("benchmark") / "prepared"
-    command = ["prepare", str(ptbxl_folder), "--labels", "ptbxl_super", "--output", str(folder), "--shard-size", "20"]
+    command = [
+        "prepare",
+        str(ptbxl_folder),
+        "--labels",
+        "ptbxl_super",
+        "--output-dir",
+        str(folder),
+        "--shard-size",
+        "20",
+    ]
     assert main(command) == 0
     return folder
 
@@ -249,7 +257,7 @@ def test_when_a_label_is_unknown_or_there_are_none_then_it_is_refused(
     with pytest.raises(InputError, match=r"no label 'AF' in .*: the labels are HYP, NORM, MI, CD, STTC"):
         load_task("super", ptbxl, ["MI", "AF"])
     bare = tmp_path / "bare"
-    assert main(["prepare", str(ptbxl_folder), "--output", str(bare)]) == 0
+    assert main(["prepare", str(ptbxl_folder), "--output-dir", str(bare)]) == 0
     with pytest.raises(InputError, match=r"no labels in .*: prepare it with `clear-hug prepare --labels`"):
         load_task("bare", bare)
 
@@ -428,7 +436,7 @@ def test_when_encoders_are_random_then_each_seed_has_its_own(
         return encode(encoder, *rest, **options)
 
     monkeypatch.setattr(benchmark, "encode", noted)
-    _run([task], {"tiny": models["tiny"], "random": None}, tmp_path, protocols=("knn",), num_samples=0)
+    _run([task], {"tiny": models["tiny"], "random": None}, tmp_path, protocols=("knn",), bootstrap_samples=0)
     # One encoder of the model and one of each seed; each reads three splits once, for all fractions.
     assert sorted(Counter(used).values()) == [3, 3, 3]
     known = load_for_finetuning(str(models["tiny"]), task.label_names)[0]
@@ -515,12 +523,11 @@ def test_when_weights_recordings_or_recipe_differ_then_the_folder_is_refused_by_
     before = (copied / "benchmark.json").read_text()
     cells = _count_runs(monkeypatch)
     fewer = replace(task, sets={**task.sets, "test": task.sets["test"].select(range(11))})
-    longer = recipes(probe_epochs=3, finetune_epochs=1, reference_epochs=1)
     for given, weights, changed, message in (
         (task, other_model, {}, r"mismatch in the model 'tiny'\): choose another output folder"),
         (load_task("super", ptbxl, ["MI"]), model, {}, r"contains a different benchmark .*the task 'super': labels"),
         (fewer, model, {}, "the task 'super': recordings: test was"),
-        (task, model, {"recipes": longer}, "the recipe 'probe': epochs was"),
+        (task, model, {"probe_epochs": 3}, "the recipe 'probe': num_train_epochs was"),
         (task, model, {"draw": "stratified"}, "the draw 'of shares' was"),
     ):
         with pytest.raises(InputError, match=message):
@@ -592,9 +599,10 @@ def test_when_nothing_is_asked_for_then_a_probe_is_trained_as_in_the_paper() -> 
     arguments = BenchmarkArguments()
     probe = arguments.recipes["probe"]
     # Pan et al., 2025: batch 256, 5e-3 after 10 of 100 epochs, then a cosine to 1e-5; plain shares of the recordings.
-    assert (probe.batch_size, probe.epochs, probe.warmup_share, probe.weight_decay) == (256, 100, 0.1, 0.05)
+    assert (probe.per_device_train_batch_size, probe.num_train_epochs) == (256, 100)
+    assert (probe.warmup_ratio, probe.weight_decay) == (0.1, 0.05)
     assert (probe.head_learning_rate, probe.min_learning_rate) == (5e-3, 1e-5)
-    assert (arguments.draw, arguments.fractions) == ("plain", (0.01, 0.1, 1.0))
+    assert (arguments.draw, arguments.fractions) == ("plain", [0.01, 0.1, 1.0])
 
 
 def test_when_seeds_fractions_heads_or_tasks_are_added_then_only_the_new_cells_are_run(
@@ -637,7 +645,7 @@ def test_when_a_fraction_lacks_a_class_then_it_is_said_once_by_name(
 ) -> None:
     labels = dataset_labels(task.sets["train"], task.label_names).numpy()
     said: list[str] = []
-    arguments = _arguments(protocols=("knn",), fractions=(0.05, 1.0), num_samples=0)
+    arguments = _arguments(protocols=("knn",), fractions=(0.05, 1.0), bootstrap_samples=0)
     both: dict[str, Path | None] = {"one": model, "other": model}
     rows = _run_without_training(monkeypatch, [task], both, tmp_path, arguments, say=said.append)
     notes = (tmp_path / "table.md").read_text()
@@ -704,10 +712,10 @@ def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_wor
     save_model_folder(folder, make_model(), ClearHugFeatureExtractor(bandpass_low=0.5))
     with pytest.raises(InputError, match=r"bandpass_low=.*, but the model requires bandpass_low=0\.5"):
         _run([task], {"tiny": folder}, tmp_path / "out")
-    with pytest.raises(InputError, match="no protocol 'linear': choose from knn, probe, finetune, lora"):
+    with pytest.raises(InputError, match="protocols is 'linear': choose from knn, probe, finetune, lora"):
         _arguments(protocols=("linear",))
     for fraction in (0.0, 1.5, float("nan")):
-        with pytest.raises(InputError, match="give percentages above 0 and up to 100"):
+        with pytest.raises(InputError, match=r"fractions is .*: it must be (greater than 0|at most 1)"):
             _arguments(fractions=(fraction,))
     assert not (tmp_path / "out").exists()
 
@@ -715,8 +723,13 @@ def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_wor
 def test_when_the_whole_model_is_trained_then_cells_of_each_way_differ_and_features_are_kept_for_probes(
     task: Task, model: Path, tmp_path: Path
 ) -> None:
-    few: dict[str, Any] = {"heads": ("mean",), "fractions": (0.25,), "seeds": (0,), "num_samples": 0}
-    few["recipes"] = recipes(probe_epochs=2, finetune_epochs=2)
+    few: dict[str, Any] = {
+        "heads": ("mean",),
+        "fractions": (0.25,),
+        "seeds": (0,),
+        "bootstrap_samples": 0,
+        "finetune_epochs": 2,
+    }
     arguments = _arguments(protocols=("probe", "finetune", "lora"), **few)
     cache = tmp_path / "cache"
     rows = run_benchmark([task], {"tiny": model}, tmp_path / "out", arguments, cache_dir=cache, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,9 @@ def _model(**overrides: Any) -> ClearHugForSequenceClassification:
 
 
 def _recipe(**overrides: Any) -> FinetuningArguments:
-    return FinetuningArguments(**{"epochs": 8, "batch_size": 8, "progress": False, **overrides})
+    return FinetuningArguments(
+        **{"num_train_epochs": 8, "per_device_train_batch_size": 8, "disable_tqdm": True, **overrides}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +113,15 @@ def test_when_features_are_computed_once_then_the_logits_are_the_models(sets: Se
 def test_when_the_whole_model_is_trained_then_the_encoder_learns_too(sets: Sets) -> None:
     model = _model()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    recipe = _recipe(method="full", epochs=3)
+    recipe = _recipe(method="full", num_train_epochs=3)
     assert recipe.head_learning_rate == 1e-3
-    _finetune(sets, model=model, method="full", epochs=3)
+    _finetune(sets, model=model, method="full", num_train_epochs=3)
     moved = {name: not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()}
     assert all(moved.values()), [name for name, it_did in moved.items() if not it_did]
 
 
 def test_when_nothing_gets_better_then_training_stops(sets: Sets) -> None:
-    result = _finetune(sets, epochs=200, patience=2)
+    result = _finetune(sets, num_train_epochs=200, early_stopping_patience=2)
     assert len(result.history) == result.best_epoch + 2
 
 
@@ -160,7 +163,7 @@ def test_when_there_is_nothing_to_learn_or_choose_by_then_it_is_refused(sets: Se
     with pytest.raises(InputError, match="multi-label"):
         _finetune(sets, model=_model(problem_type="regression"))
     with pytest.raises(InputError, match="epochs is 0"):
-        FinetuningArguments(epochs=0)
+        FinetuningArguments(num_train_epochs=0)
 
 
 # ------------------------------------------------------------------------------------------------------------ methods
@@ -170,7 +173,7 @@ def test_when_features_are_kept_then_the_probe_is_that_of_an_encoder_that_runs_e
     sets: Sets, tmp_path: Path
 ) -> None:
     runs = [
-        _finetune(sets, cache_dir=cache, epochs=3, **how)
+        _finetune(sets, cache_dir=cache, num_train_epochs=3, **how)
         for how, cache in (({"precompute": False}, None), ({}, None), ({}, tmp_path), ({}, tmp_path))
     ]
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
@@ -185,7 +188,7 @@ def test_when_lora_trains_then_the_merged_model_needs_no_peft(sets: Sets, tmp_pa
     pytest.importorskip("peft")
     model = _model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    _finetune(sets, tmp_path, model, method="lora", epochs=2, lora_rank=2)
+    _finetune(sets, tmp_path, model, method="lora", num_train_epochs=2, lora_rank=2)
     assert model.state_dict().keys() == before.keys()
     assert all(parameter.requires_grad for parameter in model.parameters())
     for name, tensor in model.state_dict().items():
@@ -201,7 +204,7 @@ def test_when_lora_trains_then_the_merged_model_needs_no_peft(sets: Sets, tmp_pa
 
 
 def test_when_peft_is_absent_then_lora_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetuning.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'clear-hug-hf\[lora\]'"):
         _recipe(method="lora")
 
@@ -246,8 +249,8 @@ def test_when_classes_are_weighted_then_the_loss_is_that_of_repeated_recordings(
     # Afterwards the model has its own loss again.
     assert model.loss_function(labels, logits, model.config) != weighted
 
-    plain = _finetune(sets, epochs=1)
-    balanced = _finetune(sets, epochs=1, class_weights="balanced")
+    plain = _finetune(sets, num_train_epochs=1)
+    balanced = _finetune(sets, num_train_epochs=1, class_weights="balanced")
     assert not torch.equal(plain.model.classifier.weight, balanced.model.classifier.weight)
 
 
@@ -281,7 +284,7 @@ def _killed_at(step: int, monkeypatch: pytest.MonkeyPatch, sets: Sets, folder: P
 def test_when_a_run_is_killed_then_the_same_call_goes_on_to_the_same_weights(
     method: str, sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = {"method": method, "epochs": 4}
+    recipe = {"method": method, "num_train_epochs": 4}
     if method == "lora":
         pytest.importorskip("peft")
     whole = _finetune(sets, tmp_path / "whole", **recipe)
@@ -313,18 +316,18 @@ def test_when_a_run_is_killed_then_the_same_call_goes_on_to_the_same_weights(
 def test_when_a_run_is_finished_then_the_same_call_trains_nothing(
     sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = _finetune(sets, tmp_path, epochs=2)
+    first = _finetune(sets, tmp_path, num_train_epochs=2)
     assert not first.finished_before
     with monkeypatch.context() as patch:
         patch.setattr(finetuning, "train_with_trainer", None)
-        again = _finetune(sets, tmp_path, epochs=2)
+        again = _finetune(sets, tmp_path, num_train_epochs=2)
     assert again.finished_before
     assert again.history == first.history
     assert torch.equal(again.model.classifier.weight, first.model.classifier.weight)
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(InputError, match="finished, but its model is gone or damaged: start anew with --restart"):
-        _finetune(sets, tmp_path, epochs=2)
-    anew = _finetune(sets, tmp_path, epochs=3, restart=True)
+        _finetune(sets, tmp_path, num_train_epochs=2)
+    anew = _finetune(sets, tmp_path, num_train_epochs=3, restart=True)
     assert len(anew.history) == 3
 
 
@@ -332,7 +335,7 @@ def test_when_a_model_is_trained_then_only_thresholds_and_problem_type_are_new_i
     for method in ("frozen", "full"):
         model = _model()
         before = model.config.to_dict()
-        _finetune(sets, model=model, epochs=1, method=method)
+        _finetune(sets, model=model, num_train_epochs=1, method=method)
         after = model.config.to_dict()
         assert set(after.pop("label_thresholds")) == set(LABELS)
         assert after.pop("problem_type") == "multi_label_classification"
@@ -342,26 +345,26 @@ def test_when_a_model_is_trained_then_only_thresholds_and_problem_type_are_new_i
 
 
 def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, tmp_path: Path) -> None:
-    _finetune(sets, tmp_path, epochs=1)
+    _finetune(sets, tmp_path, num_train_epochs=1)
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     with pytest.raises(
-        InputError, match=r"contains a different fine-tuning run \(the recipe: epochs was 1 and is now 2\)"
+        InputError, match=r"contains a different fine-tuning run \(the recipe: num_train_epochs was 1 and is now 2\)"
     ):
-        _finetune(sets, tmp_path, epochs=2)
+        _finetune(sets, tmp_path, num_train_epochs=2)
     with pytest.raises(InputError, match="mismatch in the training recordings"):
-        _finetune((sets[0].select(range(20)), sets[1]), tmp_path, epochs=1)
+        _finetune((sets[0].select(range(20)), sets[1]), tmp_path, num_train_epochs=1)
     other = _model()
     with torch.no_grad():
         other.clear_hug.norm.weight[0] += 1e-3
     with pytest.raises(InputError, match="mismatch in the model: encoder"):
-        _finetune(sets, tmp_path, other, epochs=1)
+        _finetune(sets, tmp_path, other, num_train_epochs=1)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
 def test_when_one_bit_of_a_checkpoint_flips_then_the_run_does_not_go_on_from_it_but_from_it_as_it_was(
     sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _killed_at(8, monkeypatch, sets, tmp_path, epochs=3)
+    _killed_at(8, monkeypatch, sets, tmp_path, num_train_epochs=3)
     newest = tmp_path / "checkpoints" / "checkpoint-6"
     # What a kill leaves while Trainer removes an older checkpoint.
     shutil.copytree(newest, newest.with_name("checkpoint-1"))
@@ -369,15 +372,15 @@ def test_when_one_bit_of_a_checkpoint_flips_then_the_run_does_not_go_on_from_it_
     content = (newest / "model.safetensors").read_bytes()
     (newest / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(InputError, match=r"checkpoint-6/model\.safetensors is not what was written.*--restart"):
-        _finetune(sets, tmp_path, epochs=3)
+        _finetune(sets, tmp_path, num_train_epochs=3)
     (newest / "model.safetensors").write_bytes(content)
-    assert len(_finetune(sets, tmp_path, epochs=3).history) == 3
+    assert len(_finetune(sets, tmp_path, num_train_epochs=3).history) == 3
 
 
 def test_when_it_computes_in_bfloat16_then_weights_stay_in_float32_and_a_cpu_is_enough(sets: Sets) -> None:
-    found = _finetune(sets, method="full", epochs=1, bf16=True)
+    found = _finetune(sets, method="full", num_train_epochs=1, bf16=True)
     assert {one.dtype for one in found.model.parameters()} == {torch.float32}
-    plain = _finetune(sets, method="full", epochs=1)
+    plain = _finetune(sets, method="full", num_train_epochs=1)
     losses = [one.history[0]["validation_loss"] for one in (found, plain)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
@@ -411,8 +414,8 @@ def test_when_a_process_sees_several_devices_then_it_trains_on_one_with_the_batc
     monkeypatch.setattr(finetuning, "TrainingArguments", OnFourDevices)
     monkeypatch.setattr(finetuning.FinetuningTrainer, "train", watched)
     with pytest.raises(KeyboardInterrupt):
-        _finetune(sets, epochs=1)
-    assert seen == [(1, _recipe().batch_size)]
+        _finetune(sets, num_train_epochs=1)
+    assert seen == [(1, _recipe().per_device_train_batch_size)]
 
 
 def test_when_devices_are_idle_then_it_is_said_how_to_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,7 +435,7 @@ def test_when_a_label_is_absent_from_training_then_it_is_named(sets: Sets) -> No
     rows = [index for index, row in enumerate(sets[0]["labels"]) if not row["inverted"]]
     with pytest.raises(InputError, match=r"about the label\(s\) inverted: .* `--labels fast`"):
         _finetune((sets[0].select(rows), sets[1]))
-    assert _finetune((sets[0].select(rows), sets[1]), epochs=1, allow_absent_labels=True).history
+    assert _finetune((sets[0].select(rows), sets[1]), num_train_epochs=1, allow_absent_labels=True).history
 
 
 def test_when_rate_or_leads_are_not_the_models_then_both_are_named(sets: Sets) -> None:
@@ -467,7 +470,7 @@ def test_when_a_lowest_rate_is_set_then_the_cosine_ends_there(
         return optimizer
 
     monkeypatch.setattr(finetuning, "make_optimizer", watched)
-    _finetune(sets, min_learning_rate=lowest, patience=8)
+    _finetune(sets, min_learning_rate=lowest, early_stopping_patience=8)
     steps, warmup = len(rates), int(0.1 * len(rates))
     by_hand = [
         end + (5e-3 - end) * (1 + np.cos(np.pi * step / (steps - warmup))) / 2 for step in range(steps - warmup)
@@ -481,10 +484,10 @@ def test_when_a_lowest_rate_is_set_then_the_cosine_ends_there(
         ("method", "freeze", "method is 'freeze': choose from frozen, full, lora"),
         ("class_weights", "auto", "choose from none, balanced"),
         ("layer_decay", 1.5, "must be at most 1"),
-        ("batch_size", 0, "batch_size is 0: it must be positive"),
+        ("per_device_train_batch_size", 0, "per_device_train_batch_size is 0: it must be greater than 0"),
         ("augmentation", 1.0, "a frozen encoder reads each recording once"),
-        ("head_learning_rate", -1.0, "must be positive"),
-        ("min_learning_rate", 5e-3, "it must lie between 0 and head_learning_rate, 0.005"),
+        ("head_learning_rate", -1.0, "must be greater than 0"),
+        ("min_learning_rate", 5e-3, "it must be below head_learning_rate, 0.005"),
     ],
 )
 def test_when_a_field_of_the_recipe_is_wrong_then_it_is_named(field: str, value: Any, message: str) -> None:
@@ -503,10 +506,10 @@ def test_when_training_recordings_are_augmented_then_they_change_and_validation_
         return change(signal, *rest)
 
     monkeypatch.setattr(augmentation, "augment_recording", watch)
-    result = _finetune(sets, method="full", epochs=2, augmentation=1.0)
+    result = _finetune(sets, method="full", num_train_epochs=2, augmentation=1.0)
     assert len(seen) == 2 * len(sets[0])
-    plain = _finetune(sets, method="full", epochs=2)
-    again = _finetune(sets, method="full", epochs=2, augmentation=1.0)
+    plain = _finetune(sets, method="full", num_train_epochs=2)
+    again = _finetune(sets, method="full", num_train_epochs=2, augmentation=1.0)
     weights = [one.model.classifier.weight for one in (result, plain, again)]
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])

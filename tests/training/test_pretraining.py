@@ -67,7 +67,7 @@ def _scaled(output: Any, factor: float) -> Any:
 
 def _recipe(**overrides: Any) -> PretrainingArguments:
     return PretrainingArguments(
-        **{"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "progress": False, **overrides}
+        **{"num_train_epochs": 2, "train_batch_size": 4, "learning_rate": 2e-3, "disable_tqdm": True, **overrides}
     )
 
 
@@ -94,7 +94,7 @@ def test_when_a_model_is_pretrained_then_the_loss_falls_and_the_folder_loads(
     dataset: datasets.Dataset, tmp_path: Path
 ) -> None:
     train, validation = dataset.select(range(14)), dataset.select(range(14, 18))
-    result = _pretrain(train, tmp_path / "run", validation, epochs=15)
+    result = _pretrain(train, tmp_path / "run", validation, num_train_epochs=15)
     losses = [row["validation_loss"] for row in result.history]
     assert losses[-1] < 0.8 * losses[0]
     assert not result.model.training
@@ -127,7 +127,7 @@ def test_when_a_model_is_pretrained_then_the_loss_falls_and_the_folder_loads(
 
 def test_when_an_epoch_was_best_then_its_model_is_kept(dataset: datasets.Dataset, tmp_path: Path) -> None:
     model = _changing(lambda output, training, call: output if training else _scaled(output, (1, 0.1, 1)[call - 1]))
-    _pretrain(dataset, tmp_path, dataset.select(range(4)), model=model, epochs=3, keep_checkpoints=3)
+    _pretrain(dataset, tmp_path, dataset.select(range(4)), model=model, num_train_epochs=3, save_total_limit=3)
     kept = {
         name: load_file(tmp_path / name / "model.safetensors")
         for name in ("best", "model", "checkpoints/step-00000008", "checkpoints/step-00000012")
@@ -174,14 +174,14 @@ def test_when_the_loss_is_not_finite_then_the_last_good_folder_stays(
 def test_when_one_part_of_a_step_is_not_finite_then_only_its_recordings_are_named(dataset: datasets.Dataset) -> None:
     model = _changing(lambda output, _, call: _scaled(output, math.inf if call == 6 else 1))
     with pytest.raises(InputError, match=r"loss is (inf|nan) at step 3 .* recordings \d+-0, \d+-0: "):
-        _pretrain(dataset, model=model, micro_batch_size=2)
+        _pretrain(dataset, model=model, per_device_train_batch_size=2)
 
 
 def test_when_a_gradient_is_not_finite_then_the_run_stops_before_the_next_loss(dataset: datasets.Dataset) -> None:
     model = make_model()
     model.decoder.prediction.bias.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(InputError, match="gradient's norm is nan at step 1"):
-        _pretrain(dataset, model=model, log_every=1)
+        _pretrain(dataset, model=model, logging_steps=1)
 
 
 def test_when_parameters_are_grouped_then_only_weights_of_maps_decay() -> None:
@@ -212,9 +212,9 @@ def test_when_the_rate_is_scheduled_then_it_rises_to_the_peak_and_falls_to_the_l
     [
         ("seed", -1),
         ("seed", 2**32),
-        ("betas", (0.9, 1.0)),
-        ("epochs", 0),
-        ("batch_size", -1),
+        ("adam_beta2", 1.0),
+        ("num_train_epochs", 0),
+        ("train_batch_size", -1),
         ("learning_rate", 0.0),
         ("weight_decay", -0.1),
         ("mixed_precision", "fp8"),
@@ -231,16 +231,17 @@ def test_when_a_setting_is_out_of_range_then_it_is_named(field: str, value: Any)
 @pytest.fixture(scope="module")
 def steady(dataset: datasets.Dataset) -> Any:
     """What a run in steps of nine recordings gives."""
-    return _pretrain(dataset, model=make_model(**NO_DROPOUT), batch_size=9)
+    return _pretrain(dataset, model=make_model(**NO_DROPOUT), train_batch_size=9)
 
 
 @pytest.mark.parametrize(
-    "changed", [{"micro_batch_size": 3}, {"micro_batch_size": 1}, {"gradient_checkpointing": True}]
+    "changed",
+    [{"per_device_train_batch_size": 3}, {"per_device_train_batch_size": 1}, {"gradient_checkpointing": True}],
 )
 def test_when_a_step_is_computed_otherwise_then_it_is_the_same_step(
     dataset: datasets.Dataset, steady: Any, changed: dict[str, Any]
 ) -> None:
-    found = _pretrain(dataset, model=make_model(**NO_DROPOUT), batch_size=9, **changed)
+    found = _pretrain(dataset, model=make_model(**NO_DROPOUT), train_batch_size=9, **changed)
     for first, second in zip(steady.steps, found.steps, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
         assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], abs=1e-5)
@@ -318,7 +319,7 @@ def test_when_a_compiled_run_ends_then_torch_compiles_other_models_as_before(
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
-    _pretrain(dataset, model=make_model(**NO_DROPOUT), epochs=1, compile=True)
+    _pretrain(dataset, model=make_model(**NO_DROPOUT), num_train_epochs=1, torch_compile=True)
     assert set(during) == {False}
     assert symbolic_shapes.use_duck_shape == before
 
@@ -326,7 +327,10 @@ def test_when_a_compiled_run_ends_then_torch_compiles_other_models_as_before(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_when_layers_are_compiled_then_the_losses_are_the_same(dataset: datasets.Dataset, tmp_path: Path) -> None:
-    runs = [_pretrain(dataset, tmp_path / str(on), model=make_model(**NO_DROPOUT), compile=on) for on in (False, True)]
+    runs = [
+        _pretrain(dataset, tmp_path / str(on), model=make_model(**NO_DROPOUT), torch_compile=on)
+        for on in (False, True)
+    ]
     for first, second in zip(runs[0].steps, runs[1].steps, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-4)
     AutoModelForPreTraining.from_pretrained(tmp_path / "True" / "model")
@@ -348,7 +352,7 @@ def test_when_on_a_gpu_then_a_step_does_not_wait_for_the_device(
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(pretraining._Loop, "_train_step", watched)
-    result = _pretrain(dataset, epochs=4, mixed_precision=precision, log_every=100)
+    result = _pretrain(dataset, num_train_epochs=4, mixed_precision=precision, logging_steps=100)
     assert next(result.model.parameters()).is_cuda
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
 
@@ -371,7 +375,7 @@ def _same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-LONG = {"epochs": 3, "checkpoint_every": 3, "recordings_per_epoch": 16, "shuffle_buffer": 8}
+LONG = {"num_train_epochs": 3, "save_steps": 3, "recordings_per_epoch": 16, "shuffle_buffer_size": 8}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["rows", "streamed"])
@@ -393,7 +397,9 @@ def test_when_a_run_is_interrupted_then_the_same_call_ends_with_the_same_weights
     with pytest.raises(KeyboardInterrupt):
         _pretrain(rows, tmp_path, validation, model=_stopping(stop_at), **LONG)
     # The new process starts from anywhere, and reads by others.
-    resumed = _pretrain(rows, tmp_path, validation, model=make_model(seed=99), **LONG, num_workers=int(stop_at == 7))
+    resumed = _pretrain(
+        rows, tmp_path, validation, model=make_model(seed=99), **LONG, dataloader_num_workers=int(stop_at == 7)
+    )
     done = [step for step in (3, 4, 6, 8) if step < stop_at]
     assert resumed.resumed_from == (done[-1] if done else None)
     if done:
@@ -435,8 +441,8 @@ def test_when_a_run_is_finished_then_the_same_call_trains_nothing_and_restart_tr
         ({}, {}, range(17), {}, "the dataset: recordings was 18 and is now 17"),
         ({}, {}, range(17, -1, -1), {}, r"mismatch in the dataset: record ids \(sha256\)"),
         ({}, {}, range(18), {"learning_rate": 1e-4}, r"the recipe: learning_rate was 0\.002 and is now 0\.0001"),
-        ({}, {}, range(18), {"epochs": 5}, "the recipe: epochs was 2 and is now 5"),
-        ({}, {}, range(18), {"batch_size": 6}, "the recipe: batch_size was 4 and is now 6"),
+        ({}, {}, range(18), {"num_train_epochs": 5}, "the recipe: num_train_epochs was 2 and is now 5"),
+        ({}, {}, range(18), {"train_batch_size": 6}, "the recipe: train_batch_size was 4 and is now 6"),
         ({}, {}, range(18), {"mixed_precision": "bf16"}, "the recipe: mixed_precision was 'no' and is now 'bf16'"),
     ],
 )
@@ -460,7 +466,7 @@ def test_when_the_folder_holds_another_run_then_what_differs_is_named_and_nothin
 def test_when_a_tracker_is_named_then_losses_go_there_and_a_new_start_leaves_nothing_of_it(
     dataset: datasets.Dataset, tmp_path: Path
 ) -> None:
-    _pretrain(dataset, tmp_path, dataset, trackers=("tensorboard",))
+    _pretrain(dataset, tmp_path, dataset, report_to=("tensorboard",))
     events = EventAccumulator(str(tmp_path / "tracking" / "pretraining")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
     assert [event.step for event in events.Scalars("validation/loss")] == [4, 8]
@@ -476,8 +482,8 @@ def test_when_a_tracker_is_named_then_losses_go_there_and_a_new_start_leaves_not
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"batch_size": 19}, "batch_size is 19 and there are 18 recordings.*at most 18"),
-        ({"trackers": ("wandb",)}, "tracker wandb is not installed: `pip install wandb`"),
+        ({"train_batch_size": 19}, "train_batch_size is 19 and there are 18 recordings.*at most 18"),
+        ({"report_to": ("wandb",)}, "tracker wandb is not installed: `pip install wandb`"),
     ],
 )
 def test_when_a_recipe_does_not_fit_then_it_says_what_would(
@@ -499,7 +505,7 @@ def test_when_a_row_cannot_be_used_then_its_error_is_one_sentence_from_any_proce
 
     collator = Refusing(ClearHugFeatureExtractor(), ())
     with pytest.raises(InputError, match=r"^this row is broken: mend it$"):
-        _pretrain(dataset, num_workers=num_workers, collator=collator)
+        _pretrain(dataset, dataloader_num_workers=num_workers, collator=collator)
 
 
 def test_when_the_validation_loss_is_not_finite_then_the_run_stops(dataset: datasets.Dataset, tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ NUM_STEPS = 60
 
 
 def _start(data: Path, output: Path, launcher: tuple[object, ...] = ()) -> Forked:
-    recipe = ["--epochs", "10", "--batch-size", "8", "--checkpoint-every", "5", "--trackers"]
+    recipe = ["--num-train-epochs", "10", "--train-batch-size", "8", "--save-steps", "5"]
     fields = {**SMALL, **NO_DROPOUT}.items()
-    options = [word for name, value in fields for word in ("--model-option", f"{name}={value}")]
-    words = [*launcher, SCRIPTS / "pretrain.py", "--data", data, "--output", output, *recipe, *options]
+    options = [word for name, value in fields for word in ("--config-overrides", f"{name}={value}")]
+    words = [*launcher, SCRIPTS / "pretrain.py", "--data", data, "--output-dir", output, *recipe, *options]
     return Forked(*words, printed=output.with_suffix(".txt"), environment=ENVIRONMENT)
 
 
@@ -75,7 +75,7 @@ def _steps(output: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def data(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "ptbxl"
-    assert main(["prepare", str(ptbxl_folder), "--output", str(folder)]) == 0
+    assert main(["prepare", str(ptbxl_folder), "--output-dir", str(folder)]) == 0
     return folder
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,25 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from clear_hug_hf import ClearHugFeatureExtractor
-from clear_hug_hf.cli import _parser
+from clear_hug_hf.cli import VERBS
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.splits import assign_splits
 from clear_hug_hf.processing import InputError
-from clear_hug_hf.training.pretraining import PretrainingArguments, learning_rate_at
-from clear_hug_hf.training.recipes import Recipe, add_recipe_options, read_recipe, recipe_from_options
+from clear_hug_hf.training.pretraining import learning_rate_at
+from clear_hug_hf.training.recipes import RECIPE_CLASSES, Recipe, read_recipe
+from clear_hug_hf.utils.arguments import ArgumentParser
 
 
 RECIPES = Path(__file__).resolve().parents[2] / "scripts" / "recipes"
 
 
 def _parse(*words: str) -> Recipe:
-    parser = argparse.ArgumentParser()
-    add_recipe_options(parser)
-    return recipe_from_options(parser.parse_args(words))
+    recipe, training = ArgumentParser(RECIPE_CLASSES).parse(words)
+    return replace(recipe, training=training)
+
+
+def _parser_of(verb: str) -> ArgumentParser:
+    return ArgumentParser(importlib.import_module(f"clear_hug_hf.cli.{verb}").ARGUMENTS)
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -43,7 +48,7 @@ def _write(folder: Path, text: str) -> Path:
 def test_when_a_recipe_of_the_repository_is_read_then_it_makes_a_config(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.make_config().model_type == recipe.system
-    assert recipe.training.batch_size % (recipe.training.micro_batch_size or 1) == 0
+    assert recipe.training.train_batch_size % (recipe.training.per_device_train_batch_size or 1) == 0
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -51,14 +56,14 @@ def test_when_recordings_are_prepared_as_a_recipe_says_then_no_recording_is_kept
     path: Path, make_recordings: Callable[..., list[Recording]]
 ) -> None:
     comments = re.sub(r"\\\n#", "", path.read_text())
-    for line in re.findall(r"^# +clear-hug (prepare .*)", comments, re.M):
-        arguments = _parser().parse_args(shlex.split(line))
+    for line in re.findall(r"^# +clear-hug prepare (.*)", comments, re.M):
+        (arguments,) = _parser_of("prepare").parse(shlex.split(line))
         if arguments.source.name == "ptb-xl":  # has official folds
             assert arguments.split_fractions is None
             continue
         assert arguments.split_fractions is not None, line
-        shares = dict(zip(("train", "validation", "test"), arguments.split_fractions, strict=True))
-        assert set(assign_splits(make_recordings(6), shares).values()) == {"train"}, line
+        fractions = dict(zip(("train", "validation", "test"), arguments.split_fractions, strict=True))
+        assert set(assign_splits(make_recordings(6), fractions).values()) == {"train"}, line
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
@@ -66,8 +71,7 @@ def test_when_recordings_are_prepared_as_a_recipe_says_then_no_recording_is_kept
 def test_when_a_launcher_starts_a_script_then_every_option_reaches_the_script(
     verb: str, launcher: Callable[[], argparse.ArgumentParser]
 ) -> None:
-    verbs = next(one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction))
-    options = [option for one in verbs.choices[verb]._actions for option in one.option_strings]
+    options = [option for action in _parser_of(verb)._actions for option in action.option_strings]
     assert "--help" in options
     words = [word for option in options for word in (option, "x")]
     assert launcher().parse_args([f"scripts/{verb}.py", *words]).training_script_args == words
@@ -81,118 +85,129 @@ def test_when_the_base_recipe_is_read_then_it_is_the_papers() -> None:
     recipe = read_recipe(RECIPES / "clear_base_mimic.yaml")
     training = recipe.training
     assert (recipe.make_config().hidden_size, recipe.make_config().mask_ratio) == (768, 0.8)
-    assert (training.epochs, training.batch_size, training.warmup_epochs) == (100, 6 * 256, 5)
+    assert (training.num_train_epochs, training.train_batch_size, training.warmup_epochs) == (100, 6 * 256, 5)
     assert (training.learning_rate, training.min_learning_rate) == (5e-4, 1e-5)
-    assert (training.betas, training.weight_decay, training.max_grad_norm) == ((0.9, 0.98), 0.05, 3.0)
+    assert (training.adam_beta1, training.adam_beta2) == (0.9, 0.98)
+    assert (training.weight_decay, training.max_grad_norm) == (0.05, 3.0)
 
 
 def test_when_options_are_given_then_they_override_the_file(tmp_path: Path) -> None:
-    path = _write(tmp_path, "size: base\nmodel: {mask_ratio: 0.7, num_beats: 10}\nepochs: 7\nlearning_rate: 5e-4\n")
+    text = "size: base\nconfig_overrides: {mask_ratio: 0.7, num_beats: 10}\nnum_train_epochs: 7\nlearning_rate: 5e-4\n"
+    path = _write(tmp_path, text)
     recipe = _parse(
-        "--config",
-        str(path),
-        *("--epochs", "9", "--betas", "0.8", "0.9", "--data", "2024", "b", "--limit", "50", "--compile"),
-        *("--model-option", "mask_ratio=0.75", "--mixed-precision", "no", "--trackers", "wandb", "--streaming"),
+        *("--config", str(path), "--num-train-epochs", "9", "--adam_beta1", "0.8", "--data", "2024", "b"),
+        *("--max-samples", "50", "--torch-compile", "--config-overrides", "mask_ratio=0.75", 'lead_names=["I"]'),
+        *("--mixed-precision", "no", "--report-to", "wandb", "--streaming"),
     )
-    assert recipe.model == {"mask_ratio": 0.75, "num_beats": 10}
-    assert (recipe.size, recipe.data, recipe.limit, recipe.streaming) == ("base", ("2024", "b"), 50, True)
+    assert recipe.config_overrides == {"mask_ratio": 0.75, "num_beats": 10, "lead_names": ["I"]}
+    assert (recipe.size, recipe.data, recipe.max_samples, recipe.streaming) == ("base", ["2024", "b"], 50, True)
     training = recipe.training
-    assert (training.epochs, training.learning_rate, training.betas) == (9, 5e-4, (0.8, 0.9))
-    assert (training.compile, training.mixed_precision, training.trackers) == (True, "no", ("wandb",))
-    assert _parse("--config", str(path), "--trackers", "--no-progress").training.trackers == ()
-    # What the file leaves out is as for everyone, not as for the tiny recipe.
-    assert _parse("--config", str(path)).training.batch_size == PretrainingArguments().batch_size
+    assert (training.num_train_epochs, training.learning_rate, training.adam_beta1) == (9, 5e-4, 0.8)
+    assert (training.torch_compile, training.mixed_precision, training.report_to) == (True, "no", ["wandb"])
+    assert _parse("--config", str(path), "--report-to", "none").training.report_to == []
+    assert read_recipe(path, config_overrides={"num_beats": 9}).config_overrides == {"mask_ratio": 0.7, "num_beats": 9}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("learning_rat: 1.0e-3", r"unknown field 'learning_rat': did you mean 'learning_rate'\?"),
-        ("epoch: 5", r"unknown field 'epoch': did you mean 'epochs'\?"),
-        ("zzz: 5", r"unknown field 'zzz': choose from system, size"),
-        ("epochs: many", "epochs is 'many': give a whole number"),
-        ("epochs: 2.5", "epochs is 2.5: give a whole number"),
-        ("epochs: 0", "epochs is 0: it must be positive"),
-        ("epochs: .inf", "epochs is inf: give a whole number"),
-        ("limit: 0", "limit is 0: it must be positive"),
-        ("seed: -1", "seed is -1"),
-        ("epochs: true", "epochs is True: give a whole number"),
-        ("compile: 1", "compile is 1: give true or false"),
-        ("model: base", "model is 'base'"),
-        ("betas: [0.9]", "betas"),
-        ("betas: [0.9, x]", "betas is .*give a list"),
-        ("trackers: [mlflow]", "no tracker 'mlflow'"),
-        ("mixed_precision: fp16", "mixed_precision is 'fp16'"),
-        ("- 1\n- 2", "is not a recipe"),
+        ("num_train_epoch: 5", r"unknown field 'num_train_epoch': did you mean 'num_train_epochs'\?"),
+        ("zzz: 5", r"unknown field 'zzz': choose from system, size, config_overrides"),
+        ("help: true", "unknown field 'help'"),
+        ("training: {}", "unknown field 'training'"),
+        ("num_train_epochs: many", "num-train-epochs: invalid int value: 'many'"),
+        ("num_train_epochs: 2.5", "num-train-epochs: invalid int value: '2.5'"),
+        ("num_train_epochs: 0", "num_train_epochs is 0: it must be greater than 0"),
+        ("num_train_epochs: .inf", "num-train-epochs: invalid int value: 'inf'"),
+        ("learning_rate: .nan", "learning_rate is nan: it must be greater than 0"),
+        ("max_samples: 0", "max_samples is 0: it must be greater than 0"),
+        ("seed: -1", "seed is -1: it must be at least 0"),
+        ("num_train_epochs: true", "num-train-epochs: invalid int value: 'True'"),
+        ("torch_compile: 1", "torch_compile is 1: it must be true or false"),
+        ("config_overrides: base", "base is not of the form NAME=VALUE"),
+        ("adam_beta1: [0.9, 0.8]", "0.8"),
+        ("report_to: [mlflow]", "invalid choice: 'mlflow'"),
+        ("report_to: []", "report-to: expected at least one argument"),
+        ("mixed_precision: fp16", "invalid choice: 'fp16'"),
+        ("system: clear", "invalid choice: 'clear'"),
+        ("- 1\n- 2", "must hold lines of `name: value`"),
         ("a: [", "is not a YAML file"),
-        ("", "is not a recipe"),
+        ("", "must hold lines of `name: value`"),
     ],
 )
 def test_when_a_recipe_is_wrong_then_the_field_and_the_mend_are_named(text: str, message: str, tmp_path: Path) -> None:
+    path = _write(tmp_path, text)
     with pytest.raises(InputError, match=message):
-        read_recipe(_write(tmp_path, text))
+        read_recipe(path)
+    with pytest.raises(InputError, match=message):
+        _parse("--config", str(path))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"system": "clear"}, r"no system 'clear': did you mean 'clear_hug'\?"),
-        ({"size": "huge"}, "Unknown preset 'huge'"),
-        ({"model": {"mask_ration": 0.5}}, r"no field 'mask_ration': did you mean 'mask_ratio'\?"),
-        ({"model": {"mask_ratio": 2.0}}, "mask_ratio"),
-        ({"model": {"mask_ratio": "much"}}, "mask_ratio"),
+        ({"size": "huge"}, "no preset 'huge'"),
+        ({"config_overrides": {"mask_ration": 0.5}}, r"no field 'mask_ration': did you mean 'mask_ratio'\?"),
+        ({"config_overrides": {"mask_ratio": 2.0}}, "mask_ratio"),
+        ({"config_overrides": {"mask_ratio": "much"}}, "mask_ratio"),
     ],
 )
 def test_when_the_model_of_a_recipe_is_wrong_then_it_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_recipe(None, values).make_config()
+        read_recipe(**values).make_config()
 
 
 def test_when_the_model_of_a_recipe_is_cut_otherwise_then_the_feature_extractor_goes_along() -> None:
-    fewer = read_recipe(None, {"model": {"num_beats": 10, "beat_length": 64, "sampling_rate": 250}})
+    fewer = read_recipe(config_overrides={"num_beats": 10, "beat_length": 64, "sampling_rate": 250})
     prepared_with = ClearHugFeatureExtractor(detector="neurokit", num_beats=12)
     found = fewer.make_feature_extractor(prepared_with)
     assert (found.num_beats, found.beat_length, found.detector) == (10, 64, "neurokit")
     # What was stored at another rate cannot be made another.
     assert found.sampling_rate == 100.0
-    assert read_recipe(None).make_feature_extractor(prepared_with) is prepared_with
-    described = read_recipe(None, {"model": {"use_beat_features": True}})
+    assert read_recipe().make_feature_extractor(prepared_with) is prepared_with
+    described = read_recipe(config_overrides={"use_beat_features": True})
     assert described.make_feature_extractor(prepared_with).use_beat_features
-    leads = read_recipe(None, {"system": "ecg_jepa", "model": {"lead_names": ["V2", "II"], "mask_type": "random"}})
+    leads = read_recipe(system="ecg_jepa", config_overrides={"lead_names": ["V2", "II"], "mask_type": "random"})
     assert leads.make_feature_extractor().lead_names == ["V2", "II"]
-    pages = read_recipe(None, {"system": "ecg_scan", "size": "large"})
+    pages = read_recipe(system="ecg_scan", size="large")
     assert pages.make_feature_extractor().image_size == pages.make_config().image_size == [336, 336]
     with pytest.raises(InputError, match="were prepared for another system than ecg_jepa: prepare them with"):
         leads.make_feature_extractor(prepared_with)
 
 
-def test_when_a_model_option_is_no_yaml_then_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    for option in ("lead_groups=[1", "mask_ratio"):
-        with pytest.raises(SystemExit):
-            _parse("--model-option", option)
-    assert "is not a value as YAML has it" in capsys.readouterr().err
-
-
 def test_when_a_recipe_is_absent_then_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.yaml does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml do not exist"):
         read_recipe(tmp_path / "none.yaml")
 
 
-def test_when_help_is_asked_for_then_every_field_is_explained() -> None:
-    parser = argparse.ArgumentParser()
-    add_recipe_options(parser)
-    options = {action.dest: action for action in parser._actions}
-    for owner in (Recipe, PretrainingArguments):
-        for one in fields(owner):
-            if one.name != "training":
-                assert len(options[one.name].help or "") > 10
-    parser.format_help()
+@pytest.mark.parametrize("verb", VERBS)
+def test_when_help_is_asked_for_then_every_option_is_explained(
+    verb: str, status: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = _parser_of(verb)
+    assert all(len(action.help or "") > 10 for action in parser._actions)
+    with pytest.raises(SystemExit) as leaving:
+        status(verb, "--help")
+    assert leaving.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: clear-hug {verb}" in shown
+    assert "examples:" in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_when_an_example_of_the_help_is_parsed_then_its_options_exist(verb: str) -> None:
+    examples = importlib.import_module(f"clear_hug_hf.cli.{verb}").EXAMPLES.replace("\\\n", " ")
+    commands = re.findall(rf"^ *clear-hug {verb} ?(.*)$", examples, re.M)
+    assert commands
+    for command in commands:
+        assert _parser_of(verb)._values(shlex.split(command.split(" > ")[0], comments=True)) is not None
 
 
 def test_when_ecg_jepa_base_is_trained_then_its_rates_are_the_released_ones_but_for_where_the_cosine_begins() -> None:
     recipe = read_recipe(RECIPES / "ecg_jepa_base.yaml")
     training, steps_per_epoch = recipe.training, 100
-    steps, warmup = training.epochs * steps_per_epoch, round(training.warmup_epochs * steps_per_epoch)
+    steps, warmup = training.num_train_epochs * steps_per_epoch, round(training.warmup_epochs * steps_per_epoch)
     ours = [
         learning_rate_at(step, steps, warmup, training.learning_rate, training.min_learning_rate)
         for step in range(steps)

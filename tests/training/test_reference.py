@@ -41,7 +41,14 @@ Sets = tuple[EncodedDataset, EncodedDataset, EncodedDataset]
 
 def _recipe(epochs: int, **overrides: object) -> FinetuningArguments:
     return FinetuningArguments(
-        **{**REFERENCE, "epochs": epochs, "batch_size": 8, "patience": epochs, "progress": False, **overrides}
+        **{
+            **REFERENCE,
+            "num_train_epochs": epochs,
+            "per_device_train_batch_size": 8,
+            "early_stopping_patience": epochs,
+            "disable_tqdm": True,
+            **overrides,
+        }
     )
 
 

@@ -98,9 +98,9 @@ def test_when_title_and_licence_of_a_folder_are_given_then_cards_have_them(
     tmp_path: Path, write_records: WriteRecords
 ) -> None:
     write_records(tmp_path / "ward", "a", "b", "c")
-    stated = ["--option", "title=Ward 3", "--option", "license=ODC-By 1.0", "--option", "citation=Us (2026)"]
+    stated = ["--reader-options", "title=Ward 3", "license=ODC-By 1.0", "citation=Us (2026)"]
     folder = tmp_path / "prepared"
-    command = ["prepare", str(tmp_path / "ward"), "--split-fractions", "1", "0", "0", "--output", str(folder)]
+    command = ["prepare", str(tmp_path / "ward"), "--split-fractions", "1", "0", "0", "--output-dir", str(folder)]
     assert main([*command, *stated]) == 0
     about = describe_source(folder)
     assert [about[name] for name in ("title", "license", "citation")] == ["Ward 3", "ODC-By 1.0", "Us (2026)"]

@@ -1,15 +1,16 @@
-"""What several verbs of the command line use: options, sources of recordings, pictures and messages."""
+"""What several workflows use: fields of their arguments, sources of recordings, pictures and messages."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..utils.arguments import Arguments
 
 
 if TYPE_CHECKING:
@@ -18,93 +19,66 @@ if TYPE_CHECKING:
     from ..data.records import Recording, RecordReference, Rejected
 
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
-
 _MOST_NAMED = 20
 
-LABELLED_HELP = (
-    "output of `clear-hug prepare`; or a CSV table of records and labels, as `clear-hug prepare --help` explains it; "
-    "or a folder of PTB-XL, where labels are the five diagnostic superclasses"
+LABELED_HELP = (
+    "Output of `clear-hug prepare`; or a CSV table of records and labels, as `clear-hug prepare --help` explains; or "
+    "a folder of PTB-XL, where labels are the five diagnostic superclasses."
 )
 
 
-def add_verb(verbs: Any, run: Any, summary: str, description: str) -> argparse.ArgumentParser:
-    """A parser of a new verb, called as the module of `run`, which takes the arguments and returns the exit status."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        run.__module__.rpartition(".")[2],
-        help=summary,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def records_field(help: str) -> Any:
+    """The field of the recordings that a verb reads."""
+    return field(metadata={"help": help, "positional": True, "metavar": "RECORD"})
+
+
+def model_field(help: str) -> Any:
+    """The field of the model that a verb loads."""
+    return field(metadata={"help": f"{help}, or hf://ORG/NAME.", "metavar": "FOLDER"})
+
+
+def output_dir_field(default: str | None = None, help: str = "Folder of the run.") -> Any:
+    """The field of the folder that a verb writes; required without a default."""
+    metadata = {"help": help, "metavar": "DIR"}
+    return field(metadata=metadata) if default is None else field(default=Path(default), metadata=metadata)
+
+
+def max_samples_field() -> Any:
+    """The field that limits how many recordings are used."""
+    help = "Use only the first recordings of each split."
+    return field(default=None, metadata={"help": help, "gt": 0, "metavar": "N"})
+
+
+def seed_field(help: str) -> Any:
+    """The field of a seed that NumPy and PyTorch accept."""
+    return field(default=0, metadata={"help": help, "ge": 0, "lt": 2**32})
+
+
+def overwrite_field(what: str) -> Any:
+    """The field without which no existing file is replaced."""
+    return field(default=False, metadata={"help": f"Replace {what} if it exists; never an input."})
+
+
+@dataclass(kw_only=True)
+class CacheArguments(Arguments):
+    """Where the features of frozen encoders are cached."""
+
+    feature_cache: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Cache of the features of frozen encoders (default: clear_hug_features in the cache of Hugging "
+            "Face).",
+            "metavar": "DIR",
+        },
     )
-    parser.set_defaults(run=run)
-    return parser
+    use_feature_cache: bool = field(default=True, metadata={"help": "Keep the features of frozen encoders on disk."})
 
+    @property
+    def cache_dir(self) -> Path | None:
+        """The cache, or `None` for none."""
+        from ..training.features import default_cache
 
-def positive(text: str) -> int:
-    """A whole number from 1, of an option."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
-
-
-def seed(text: str) -> int:
-    """A seed that NumPy and PyTorch take, of an option."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**32 - 1}")
-    return value
-
-
-def share(text: str, most: float = 1.0) -> float:
-    """A number from 0 to 1, or to another `most`, of an option."""
-    value = float(text)
-    if not 0.0 <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {most:g}")
-    return value
-
-
-def add_count_option(
-    parser: argparse.ArgumentParser, option: str, default: int, counted: str = "", dest: str | None = None
-) -> None:
-    """An option of a whole number from 1; its help says what is `counted`, and the default."""
-    shown = f"{counted} (default: {default})" if counted else f"default: {default}"
-    parser.add_argument(option, dest=dest, type=positive, default=default, metavar="N", help=shown)
-
-
-def add_model_option(parser: argparse.ArgumentParser, taken: str) -> None:
-    """The option that names a model; its help says what is `taken`, besides models on the Hub."""
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help=f"{taken}, or hf://ORG/NAME")
-
-
-def add_records_option(parser: argparse.ArgumentParser, taken: str) -> None:
-    """The paths of recordings; the help says which are `taken`."""
-    parser.add_argument("records", nargs="+", type=Path, metavar="RECORD", help=taken)
-
-
-def add_cache_options(parser: argparse.ArgumentParser) -> None:
-    """Options that `cache_dir` reads."""
-    parser.add_argument(
-        "--feature-cache",
-        type=Path,
-        metavar="DIR",
-        help="where features of frozen encoders are kept (default: clear_hug_features in the cache of Hugging Face)",
-    )
-    parser.add_argument("--no-feature-cache", action="store_true", help="keep no features on disk")
-
-
-def cache_dir(arguments: argparse.Namespace) -> Path | None:
-    """Where features of frozen encoders are kept, `None` for nowhere."""
-    from ..training.features import default_cache
-
-    if arguments.no_feature_cache:
-        return None
-    return arguments.feature_cache or default_cache()
-
-
-def add_overwrite_option(parser: argparse.ArgumentParser, what: str) -> None:
-    """The option without which nothing that exists is replaced."""
-    parser.add_argument("--overwrite", action="store_true", help=f"replace {what} if there; never what is read")
+        return (self.feature_cache or default_cache()) if self.use_feature_cache else None
 
 
 @dataclass
@@ -186,7 +160,7 @@ def read_source(
 def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], known_only: bool) -> Sources:
     from ..data.readers import CsvSource
     from ..data.splits import assign_splits
-    from ..processing import InputError
+    from ..processing.errors import InputError
     from ..training.provenance import RANDOM_SPLITS, SOURCE_SPLITS, describe_source
 
     free = CsvSource(path).free_columns
@@ -226,7 +200,7 @@ def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], kno
 
 def choose_labels(asked: Sequence[str] | None, known: Sequence[str] | None, whose: str) -> list[str]:
     """The labels asked for, or all that are known; `whose` says in errors what should have them."""
-    from ..processing import InputError
+    from ..processing.errors import InputError
 
     if known is None:
         raise InputError(
@@ -266,7 +240,7 @@ def prepare_splits(
 
 def require(sets: Container[str | None], rejected: Sequence[Rejected], *splits: str) -> None:
     """Refuse recordings of which a split is missing, with the reason for the first that was rejected."""
-    from ..processing import InputError
+    from ..processing.errors import InputError
 
     for split in splits:
         if split not in sets:
@@ -421,17 +395,15 @@ def print_metrics(metrics: dict[str, Any]) -> None:
 
 
 def report_rejected(rejected: Sequence[Rejected]) -> int:
-    """Name the recordings that could not be used, the first ones if they are many; returns the exit status."""
-    if not rejected:
-        return EXIT_OK
-    if not is_main_process():
-        return EXIT_SOME_FAILED
+    """Name the recordings that could not be used, the first ones if they are many; returns the exit status 0 or 1."""
+    if not rejected or not is_main_process():
+        return int(bool(rejected))
     print(f"clear-hug: {len(rejected)} recording(s) could not be used:", file=sys.stderr)
     for record, reason in rejected[:_MOST_NAMED]:
         print(f"  {record}: {reason}", file=sys.stderr)
     if len(rejected) > _MOST_NAMED:
         print(f"  and {len(rejected) - _MOST_NAMED} more", file=sys.stderr)
-    return EXIT_SOME_FAILED
+    return 1
 
 
 def quiet_libraries() -> None:

@@ -1,0 +1,309 @@
+"""How models are pre-trained and fine-tuned: settings, named as those of `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..processing.errors import InputError
+from ..systems import head_types
+from ..utils.arguments import Arguments
+
+
+_SEED = {"ge": 0, "lt": 2**32}
+
+
+@dataclass
+class PretrainingArguments(Arguments):
+    """
+    How a model is pre-trained. The defaults suit tiny models on a few thousand recordings and two CPU cores; what does
+    not depend on the size follows Pan et al. (2026, appendix).
+
+    Raises:
+        InputError: If a value is outside its bounds.
+    """
+
+    _group = "training"
+
+    num_train_epochs: int = field(default=25, metadata={"help": "Passes over the training recordings.", "gt": 0})
+    train_batch_size: int = field(
+        default=32,
+        metadata={
+            "help": "Recordings per optimizer step over all processes together: a run is the same on one device or "
+            "several.",
+            "gt": 0,
+        },
+    )
+    per_device_train_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most recordings that a process computes at once; the gradients of a step's parts add up. By "
+            "default all of the process's recordings on a GPU and 16 on a CPU, where parts of similar length need "
+            "less padding.",
+            "gt": 0,
+        },
+    )
+    learning_rate: float = field(
+        default=1e-3, metadata={"help": "Peak learning rate, at the end of the warmup.", "gt": 0}
+    )
+    min_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate at the end of the cosine schedule.", "ge": 0}
+    )
+    warmup_epochs: float = field(
+        default=5.0, metadata={"help": "Length of the linear warmup; at most a tenth of the run.", "ge": 0}
+    )
+    weight_decay: float = field(
+        default=0.05, metadata={"help": "Weight decay of linear and convolution weights; others have none.", "ge": 0}
+    )
+    adam_beta1: float = field(default=0.9, metadata={"help": "First moment decay of AdamW.", "ge": 0, "lt": 1})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Second moment decay of AdamW.", "ge": 0, "lt": 1})
+    max_grad_norm: float = field(default=3.0, metadata={"help": "Norm to which gradients are clipped.", "gt": 0})
+    mixed_precision: Literal["auto", "no", "bf16"] = field(
+        default="auto",
+        metadata={"help": "auto is bf16 on a GPU that supports it, or where the launcher asks for it."},
+    )
+    torch_compile: bool = field(default=False, metadata={"help": "Compile each layer with torch.compile."})
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={"help": "Recompute activations in the backward pass: less memory, more time."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the order, the masks and dropout.", **_SEED})
+    dataloader_num_workers: int = field(
+        default=0, metadata={"help": "Processes that make batches; 0 uses the training process.", "ge": 0}
+    )
+    shuffle_buffer_size: int = field(
+        default=10_000,
+        metadata={"help": "With --streaming: recordings among which a stream is shuffled.", "gt": 0},
+    )
+    recordings_per_epoch: int | None = field(
+        default=None,
+        metadata={"help": "With --streaming: length of an epoch (default: the prepared folders' size).", "gt": 0},
+    )
+    save_steps: int | None = field(
+        default=None, metadata={"help": "Steps between checkpoints (default: one at the end of every epoch).", "gt": 0}
+    )
+    save_total_limit: int = field(default=2, metadata={"help": "Newest checkpoints that are kept.", "gt": 0})
+    logging_steps: int = field(
+        default=10, metadata={"help": "Steps between readings of the loss; each waits for the device.", "gt": 0}
+    )
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "none"]] = field(
+        default_factory=list, metadata={"help": "Trackers that losses are also reported to (default: none)."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.report_to = [tracker for tracker in self.report_to if tracker != "none"]
+
+
+@dataclass
+class FinetuningArguments(Arguments):
+    """
+    How a classifier is trained. With a frozen encoder the recipe is that of Pan et al. (2026, appendix) except for
+    its length and batch size.
+
+    Raises:
+        InputError: If a value is outside its bounds, or does not fit the method.
+    """
+
+    _group = "training"
+
+    method: Literal["frozen", "full", "lora"] = field(
+        default="frozen",
+        metadata={
+            "help": "frozen trains the head on a frozen encoder, full trains all weights with lower rates for lower "
+            "layers, lora trains the head and low-rank updates of the encoder's attention (Hu et al., 2021), which "
+            "are merged at the end."
+        },
+    )
+    num_train_epochs: int = field(
+        default=60, metadata={"help": "Maximum number of passes over the training recordings.", "gt": 0}
+    )
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Recordings per step and device.", "gt": 0})
+    early_stopping_patience: int = field(
+        default=10, metadata={"help": "Stop after this many epochs without a better validation macro AUROC.", "gt": 0}
+    )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the head (default: 0.005, the paper's; 0.001 if the encoder is trained).",
+            "gt": 0,
+        },
+    )
+    encoder_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the encoder's last layer or of LoRA's updates (default: 0.0005; 0.002 for "
+            "LoRA).",
+            "ge": 0,
+        },
+    )
+    min_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the head at the end of the cosine schedule; the encoder's rates end at the same "
+            "fraction of their peaks (default: 0; the paper: 1e-5).",
+            "ge": 0,
+        },
+    )
+    warmup_ratio: float = field(
+        default=0.1, metadata={"help": "Fraction of the steps over which the rates rise.", "ge": 0, "le": 1}
+    )
+    weight_decay: float = field(
+        default=0.05, metadata={"help": "Weight decay of linear and convolution weights; others have none.", "ge": 0}
+    )
+    layer_decay: float = field(
+        default=0.75,
+        metadata={
+            "help": "With --method full: learning rate of a layer relative to the layer above it; 1 trains all at one "
+            "rate.",
+            "gt": 0,
+            "le": 1,
+        },
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of LoRA's updates, which are scaled by 2.", "gt": 0})
+    augmentation: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --method full or lora: strength of the augmentation, from 0 (none) to 2. Signals change in "
+            "window, baseline, breathing and leads (default: 0); pages are bent, shaded and blurred like photographs "
+            "(default: 1).",
+            "ge": 0,
+            "le": 2,
+        },
+    )
+    class_weights: Literal["none", "balanced"] = field(
+        default="none",
+        metadata={
+            "help": "balanced weights the positives of a label by the ratio of negatives to positives, at most 100; "
+            "the probabilities of rare labels are then too high."
+        },
+    )
+    allow_absent_labels: bool = field(
+        default=False,
+        metadata={"help": "Train although a label has no positive or no negative training recording."},
+    )
+    precompute: bool = field(
+        default=True,
+        metadata={"help": "With --method frozen: compute the encoder's features once, not in every epoch."},
+    )
+    bf16: bool = field(
+        default=False, metadata={"help": "Compute in bfloat16 where that is safe: faster on processors with it."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the head, the order and dropout.", **_SEED})
+    dataloader_num_workers: int = field(
+        default=0, metadata={"help": "Processes that make batches; 0 uses the training process.", "ge": 0}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head_learning_rate is None:
+            self.head_learning_rate = 5e-3 if self.method == "frozen" else 1e-3
+        if self.encoder_learning_rate is None:
+            self.encoder_learning_rate = {"frozen": 0.0, "full": 5e-4, "lora": 2e-3}[self.method]
+        if self.augmentation and self.method == "frozen":
+            raise InputError(
+                "a frozen encoder reads each recording once, so there is nothing to augment: choose --method full or "
+                "lora, or leave out --augmentation"
+            )
+        if self.method != "frozen" and not self.encoder_learning_rate:
+            raise InputError("encoder_learning_rate is 0: it must be positive, or choose --method frozen")
+        if (self.min_learning_rate or 0.0) >= self.head_learning_rate:
+            raise InputError(
+                f"min_learning_rate is {self.min_learning_rate}: it must be below head_learning_rate, "
+                f"{self.head_learning_rate:g}"
+            )
+        if self.method == "lora" and importlib.util.find_spec("peft") is None:
+            raise InputError("LoRA needs the package peft: `pip install 'clear-hug-hf[lora]'`")
+
+
+REFERENCE: dict[str, Any] = {
+    "num_train_epochs": 30,
+    "per_device_train_batch_size": 32,
+    "head_learning_rate": 3e-3,
+    "weight_decay": 0.01,
+}
+"""How the supervised ResNet is trained: chosen once for PTB-XL's superclasses, used for all tasks."""
+
+
+@dataclass
+class BenchmarkArguments(Arguments):
+    """
+    Which cells a benchmark has, and how each is trained. `recipes` holds the [`FinetuningArguments`] of each protocol
+    and of the `supervised` reference; none stops early, so that all cells of a column have the same chance.
+
+    Raises:
+        InputError: If a value is outside its bounds.
+    """
+
+    _group = "cells"
+
+    protocols: list[Literal["knn", "probe", "finetune", "lora"]] = field(
+        default_factory=lambda: ["probe"],
+        metadata={"help": "k nearest neighbors, head on the frozen encoder, full fine-tuning, LoRA."},
+    )
+    heads: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Heads of all protocols but knn; mean with probe is the linear probe (default: mean, and the "
+            "models' usual head if all support it).",
+            "choices": head_types(),
+        },
+    )
+    fractions: list[float] = field(
+        default_factory=lambda: [0.01, 0.1, 1.0],
+        metadata={"help": "Fractions of the training recordings.", "gt": 0, "le": 1},
+    )
+    draw: Literal["plain", "stratified"] = field(
+        default="plain",
+        metadata={
+            "help": "How these are drawn: plain is at random, as in the paper; stratified is by patient and keeps the "
+            "fraction of each label, which gives more recordings with rare ones."
+        },
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2],
+        metadata={"help": "Each draws other recordings and another head.", **_SEED},
+    )
+    probe_epochs: int = field(
+        default=100, metadata={"help": "Epochs of a probe; the default is the paper's.", "gt": 0}
+    )
+    probe_batch_size: int = field(
+        default=256, metadata={"help": "Batch size of a probe; the default is the paper's.", "gt": 0}
+    )
+    probe_min_learning_rate: float | None = field(
+        default=1e-5, metadata={"help": "Final learning rate of a probe; the default is the paper's.", "ge": 0}
+    )
+    finetune_epochs: int = field(default=20, metadata={"help": "Epochs of full fine-tuning and LoRA.", "gt": 0})
+    reference_epochs: int = field(default=10, metadata={"help": "Epochs of the supervised ResNet.", "gt": 0})
+    bootstrap_samples: int = field(
+        default=1000, metadata={"help": "Bootstrap samples of patients for the intervals.", "ge": 0}
+    )
+    recipes: dict[str, FinetuningArguments] = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+
+        def recipe(epochs: int, **settings: Any) -> FinetuningArguments:
+            return FinetuningArguments(
+                num_train_epochs=epochs,
+                early_stopping_patience=epochs,
+                allow_absent_labels=True,
+                disable_tqdm=True,
+                **settings,
+            )
+
+        reference = {name: value for name, value in REFERENCE.items() if name != "num_train_epochs"}
+        self.recipes = {
+            "probe": recipe(
+                self.probe_epochs,
+                per_device_train_batch_size=self.probe_batch_size,
+                min_learning_rate=self.probe_min_learning_rate,
+            ),
+            "finetune": recipe(self.finetune_epochs, method="full", per_device_train_batch_size=32),
+            "supervised": recipe(self.reference_epochs, **reference),
+        }
+        if "lora" in self.protocols:
+            self.recipes["lora"] = recipe(self.finetune_epochs, method="lora", per_device_train_batch_size=32)

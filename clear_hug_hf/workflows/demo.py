@@ -1,0 +1,164 @@
+"""Everything once, on simulated recordings or the user's own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..systems import DEFAULT_SYSTEM, SYSTEMS
+from ..training.arguments import FinetuningArguments
+from ..utils.arguments import Arguments
+from .finetune import FinetuneArguments, finetune_and_report, leave_out_rare
+from .pretrain import pretrain_and_draw
+from .shared import (
+    Sources,
+    draw_first_prediction,
+    max_samples_field,
+    output_dir_field,
+    overwrite_field,
+    prepare_splits,
+    quiet_libraries,
+    read_source,
+    require,
+    say,
+    seed_field,
+)
+
+
+if TYPE_CHECKING:
+    import datasets
+
+    from ..data.records import Rejected
+
+SHIPPED = Path(__file__).resolve().parents[2] / "model_cards"
+"""Where a checkout has the shipped weights; an installed package comes without."""
+
+
+@dataclass(kw_only=True)
+class DemoArguments(Arguments):
+    """Which recordings the demo runs on, and for how long."""
+
+    data: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Real recordings: the output of `clear-hug prepare`; a folder of PTB-XL (ptbxl_database.csv, "
+            "scp_statements.csv and records100 or records500), where folds 1-8 train, 9 validates, 10 tests, and "
+            "labels are the five diagnostic superclasses; or any folder of WFDB records, which has no labels, so that "
+            "nothing is fine-tuned.",
+            "metavar": "DIR",
+        },
+    )
+    output_dir: Path = output_dir_field("demo")
+    num_patients: int = field(
+        default=80, metadata={"help": "Simulated patients, with three recordings each.", "gt": 0}
+    )
+    num_train_epochs: int = field(default=25, metadata={"help": "Epochs of pre-training.", "gt": 0})
+    system: str = field(
+        default=DEFAULT_SYSTEM,
+        metadata={
+            "help": "Family of models.",
+            "choices": tuple(name for name, system in SYSTEMS.items() if not system.objective.teachers),
+        },
+    )
+    max_samples: int | None = max_samples_field()
+    seed: int = seed_field("Seed of everything.")
+    overwrite: bool = overwrite_field("an earlier demo")
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Whether the recordings have labels, so that a classifier was trained, and those that could not be used."""
+
+    has_labels: bool
+    rejected: list[Rejected]
+
+
+def demo(arguments: DemoArguments) -> DemoResult:
+    """
+    Pre-train a tiny encoder and, where there are labels, fine-tune it, evaluate it and draw pictures.
+
+    Raises:
+        InputError: If the recordings cannot be used, or the output folder is not empty.
+    """
+    from ..utils.files import check_writable
+
+    output = check_writable(arguments.output_dir, ["pretrained"] if arguments.overwrite else (), [arguments.data])
+
+    from ..data.simulation import SIMULATED_LABELS, simulate_recordings
+    from ..training.provenance import count_sets, describe_source
+
+    if arguments.data is not None:
+        sources = read_source(arguments.data, arguments.max_samples, divided=True)
+    else:
+        say(f"simulating recordings of {arguments.num_patients} patients")
+        num_workers = min(os.cpu_count() or 1, 8)
+        recordings = simulate_recordings(arguments.num_patients, seed=arguments.seed, num_workers=num_workers)
+        sources = Sources.by_split(recordings, arguments.max_samples, list(SIMULATED_LABELS), describe_source(None))
+    quiet_libraries()
+    from ..training.recipes import read_recipe
+
+    recipe = read_recipe(system=arguments.system, num_train_epochs=arguments.num_train_epochs, seed=arguments.seed)
+    if arguments.data is None:
+        # A few hundred recordings make too few steps per epoch for larger batches.
+        recipe.training.train_batch_size = 8
+
+    extractor = recipe.make_feature_extractor(sources.extractor)
+    sets, rejected = prepare_splits(sources, extractor, sources.label_names)
+    require(sets, rejected, "train", "validation")
+    recipe.training.train_batch_size = min(recipe.training.train_batch_size, len(sets["train"]))
+    about = {**sources.about, "sets": count_sets(sets)}
+    if arguments.data is not None:
+        _predict_with_shipped(sets, extractor, output / "pictures")
+    elif SHIPPED.is_dir():
+        say(
+            "what the shipped weights say is shown of real recordings only: clear-hug demo --data FOLDER_OF_RECORDINGS"
+        )
+    pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
+    if sources.label_names is not None:
+        sets, label_names, _ = leave_out_rare(sets, sources.label_names)
+        finetune = FinetuneArguments(
+            data=arguments.data or output,
+            model=output / "pretrained",
+            output_dir=output,
+            use_feature_cache=False,
+            restart=True,
+        )
+        training = FinetuningArguments(seed=arguments.seed)
+        folder = output / "pretrained" / "model"
+        finetune_and_report(finetune, training, folder, extractor, sets, label_names, about)
+    return DemoResult(sources.label_names is not None, rejected)
+
+
+def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pictures: Path) -> None:
+    """What the shipped classifiers that read recordings as `extractor` does say about a held-out real one."""
+    from ..data.model_files import extractor_settings
+    from ..data.prepared import select_labels
+    from ..evaluation.predictions import predict
+    from ..inference.classifier_outputs import model_thresholds
+    from ..training.folders import load_model
+
+    shown = "test" if "test" in sets else "validation"
+    one = select_labels(sets[shown], None).select([0])
+    folders = sorted(path.parent for path in SHIPPED.glob("*/config.json"))
+    asked = 0
+    for folder in folders:
+        model, reads, auto_class = load_model(folder)
+        if auto_class != "AutoModelForSequenceClassification" or type(reads) is not type(extractor):
+            continue
+        if extractor_settings(reads) != extractor_settings(extractor):
+            continue  # The recordings were prepared in another way.
+        asked += 1
+        found = predict(model, one, reads)
+        thresholds = model_thresholds(model.config)
+        rows = zip(found.label_names, found.probabilities[0], thresholds, strict=True)
+        best = sorted(rows, key=lambda row: -row[1])[:3]
+        told = ", ".join(f"{name} {share:.0%}{'*' if share >= least else ''}" for name, share, least in best)
+        say(f"{folder.name} on {shown} recording {found.record_ids[0]}: {told}")
+        draw_first_prediction(model, one, found, pictures / f"{folder.name}.png")
+    if folders and not asked:
+        say(
+            "the shipped weights read recordings that are prepared in another way: clear-hug predict RECORD "
+            f"--model {SHIPPED.name}/NAME"
+        )

@@ -1,0 +1,111 @@
+"""Pictures of predictions: a recording with its beats and labels, or a page and what the model sees of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .shared import draw_prediction, short_name
+
+
+if TYPE_CHECKING:
+    from ..data.records import Recording, RecordReference
+    from ..inference.records import RecordPrediction
+
+
+@dataclass
+class PredictionPictures:
+    """Draws predictions into a folder, each under a name of its own; `thresholds` are in the order of the model."""
+
+    folder: Path
+    model: Any
+    extractor: Any
+    thresholds: dict[str, float]
+    aggregate: str
+    _drawn: set[Path] = field(default_factory=set)
+
+    def draw(self, source: Path | RecordReference, prediction: RecordPrediction) -> None:
+        """The pictures of one recording, which is read again, or of a picture of a page."""
+        if isinstance(source, Path):
+            self._draw_page(source, prediction)
+        else:
+            self._draw_recording(source.read(), prediction)
+
+    def _draw_page(self, picture: Path, prediction: RecordPrediction) -> None:
+        """A picture with the outline of its page, what the model sees of it, and its labels."""
+        from ..plotting import plot_page, save_figure
+        from ..processing import load_page
+
+        assert prediction.page is not None
+        figure = plot_page(
+            load_page(picture),
+            prediction.page.corners,
+            self.extractor.image_processor.page_of(prediction.page.image, do_find_page=False),
+            label_names=list(self.thresholds),
+            probabilities=prediction.windows[0].probabilities,
+            thresholds=list(self.thresholds.values()),
+            title=short_name(str(picture)),
+        )
+        save_figure(figure, self._free_path(str(picture.with_suffix(""))))
+
+    def _draw_recording(self, recording: Recording, prediction: RecordPrediction) -> None:
+        """A picture of each stretch as long as the model's window, with all that was read of it."""
+        import numpy as np
+
+        from ..inference.classifier_outputs import aggregate_windows
+        from ..processing.signal_cleaning import canonical_unit
+
+        inputs = recording.as_inputs()
+        signal, lead_mask = self.extractor.clean(inputs.pop("waveforms"), **inputs)
+        windows = self.extractor.replace(windows="all").split(signal, self.extractor.detect([signal], [lead_mask])[0])
+        report = prediction.report
+        assert report is not None
+        units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
+        unit = "NU" if self.extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
+        for number in dict.fromkeys(part.place.window for part in prediction.windows):
+            parts = [part for part in prediction.windows if part.place.window == number]
+            window = windows[number]
+            start = f"{window.start / self.extractor.sampling_rate:g}"
+            contributions = [part.contributions for part in parts if part.contributions is not None]
+            # Without a combination of all windows, the parts of one are still averaged.
+            probabilities = aggregate_windows(
+                np.stack([part.probabilities for part in parts]), "max" if self.aggregate == "max" else "mean"
+            )
+            assert probabilities is not None
+            notes = {name: note for part in parts for name, note in part.notes.items()}
+            positive = [
+                name
+                for (name, threshold), probability in zip(self.thresholds.items(), probabilities, strict=True)
+                if probability >= threshold
+            ]
+            sentences = [*report.warnings, *(notes[name] for name in positive if name in notes)]
+            where = f" from {start} s; the whole recording" if len(windows) > 1 else ""
+            draw_prediction(
+                self.model,
+                recording.record_id,
+                self._free_path(recording.record_id, f"_{start}s" if len(windows) > 1 else ""),
+                thresholds=list(self.thresholds.values()),
+                probabilities=probabilities,
+                contributions=np.mean(contributions, axis=0) if contributions else None,
+                signal=window.signal,
+                r_peaks=window.r_peaks,
+                lead_mask=lead_mask,
+                sampling_rate=self.extractor.sampling_rate,
+                unit=unit,
+                note=". ".join(
+                    [
+                        f"{where}: {report.summary()}",
+                        *(sentence[0].upper() + sentence[1:] for sentence in sentences),
+                    ]
+                ),
+            )
+
+    def _free_path(self, record_id: str, suffix: str = "") -> Path:
+        """A path that no other picture has, named after the parts of a record's id."""
+        name = "_".join(part for part in Path(record_id).parts if part not in ("/", "..", "."))
+        path = self.folder / f"{name}{suffix}.png"
+        while path in self._drawn:
+            path = path.with_name(f"{path.stem}+.png")
+        self._drawn.add(path)
+        return path

@@ -1,0 +1,132 @@
+"""The labels of a recording, and how they read as text, as JSON, and as rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from ..processing import SignalReport
+
+
+REPORT_COLUMNS = (
+    "heart_rate",
+    "sdnn_ms",
+    "rmssd_ms",
+    "irregularity",
+    "beats_found",
+    "beats_read",
+    "missing_leads",
+    "flat_leads",
+    "clipped_leads",
+    "amplitude_mv",
+    "warnings",
+)
+"""Columns of the table that describe the signal, named as in [`SignalReport`]."""
+_AGGREGATES = {"mean": "their mean", "max": "the highest of each label"}
+
+
+@dataclass(frozen=True)
+class LabeledSpan:
+    """
+    Labels of a recording or one of its windows.
+
+    Args:
+        start, end (`float`): Where it is in the recording [s].
+        heart_rate (`float`, *optional*): Its heart rate [1/min].
+        predicted_positive (`list[str]`): Labels whose probability reaches their threshold, most probable first.
+        probabilities (`dict[str, float]`): Probability of each label, most probable first.
+        notes (`dict[str, str]`): Predicted positives that the heart rate contradicts, each with a sentence.
+    """
+
+    start: float
+    end: float
+    heart_rate: float | None
+    predicted_positive: list[str]
+    probabilities: dict[str, float]
+    notes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LabeledRecord:
+    """
+    Labels of a recording (`overall`, `None` with `aggregate="none"`) and of its windows, `start` and `end` [s] of
+    parts that were skipped, and a report on its signal; or labels of a picture, and by how many degrees it was turned.
+    """
+
+    record_id: str
+    aggregate: str
+    overall: LabeledSpan | None
+    windows: list[LabeledSpan]
+    skipped: list[dict[str, float]]
+    report: SignalReport | None = None
+    rotation: int = 0
+
+    @property
+    def spans(self) -> list[LabeledSpan]:
+        """The whole recording, or each window where these are not combined."""
+        return self.windows if self.overall is None else [self.overall]
+
+    @property
+    def end(self) -> float:
+        """Where the last of the windows ends [s]."""
+        return max(window.end for window in self.windows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values for JSON; its own labels are absent with `aggregate="none"`."""
+        overall = {} if self.overall is None else asdict(self.overall)
+        return {
+            "record": self.record_id,
+            "start": self.windows[0].start,
+            "end": self.end,
+            "aggregate": self.aggregate,
+            "report": None if self.report is None else self.report.to_dict(),
+            **{name: value for name, value in overall.items() if name not in ("start", "end", "heart_rate")},
+            "windows": [asdict(window) for window in self.windows],
+            "skipped": self.skipped,
+        }
+
+    def to_rows(self, label_names: Sequence[str]) -> list[dict[str, Any]]:
+        """One row of a table for each of [`LabeledRecord.spans`], with a column for each label."""
+        report = {} if self.report is None else self.report.to_dict()
+        rows = []
+        for span in self.spans:
+            values = {
+                "record_id": self.record_id,
+                "start": span.start,
+                "end": span.end,
+                "predicted_positive": span.predicted_positive,
+                "notes": [*span.notes.values()],
+                **{name: report.get(name) for name in REPORT_COLUMNS},
+                "heart_rate": span.heart_rate,
+            }
+            row = {
+                name: "; ".join(value) if isinstance(value, list) else "" if value is None else value
+                for name, value in values.items()
+            }
+            # A label may have the name of one of these columns.
+            row |= {
+                f"{name} (label)" if name in values else name: span.probabilities.get(name, "") for name in label_names
+            }
+            rows.append(row)
+        return rows
+
+    def to_text(self) -> str:
+        """Lines for people: the record, its signal, and its labels, predicted positives with an asterisk."""
+        about = "a picture of a page" if self.report is None else f"{self.end:g} s"
+        if len(self.windows) > 1:
+            about += f", read in {len(self.windows)} windows"
+            about += "" if self.overall is None else f": {_AGGREGATES[self.aggregate]}"
+        lines = [f"{self.record_id}  ({about})"]
+        if self.report is not None:
+            lines += [f"  {self.report.summary()}", *(f"  ! {warning}" for warning in self.report.warnings)]
+        for span in self.spans:
+            if self.overall is None and len(self.windows) > 1:
+                lines.append(f"  {span.start:g}-{span.end:g} s")
+            for name, probability in span.probabilities.items():
+                mark = "*" if name in span.predicted_positive else " "
+                note = f"  ! {span.notes[name]}" if name in span.notes else ""
+                lines.append(f"  {mark} {probability:6.1%}  {name}{note}")
+        return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""Recordings to a dataset for training, as Parquet shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.label_sets import LABEL_SETS
+from ..data.readers import READERS
+from ..processing.errors import InputError
+from ..systems import DEFAULT_SYSTEM, SYSTEMS
+from ..utils.arguments import Arguments
+from .shared import output_dir_field, quiet_libraries, seed_field
+
+
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclass(kw_only=True)
+class PrepareArguments(Arguments):
+    """
+    Which recordings are prepared, how, and where the dataset goes.
+
+    Raises:
+        InputError: If values are out of bounds or contradict each other.
+    """
+
+    source: Path = field(
+        metadata={"help": "Folder of recordings, one record, or a CSV table.", "positional": True, "metavar": "SOURCE"}
+    )
+    output_dir: Path = output_dir_field(help="New folder, or one to resume.")
+    kind: str | None = field(
+        default=None,
+        metadata={"help": "Layout of the source (default: detected from its files).", "choices": tuple(READERS)},
+    )
+    labels: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"A label set ({', '.join(LABEL_SETS)}), or the label columns of a CSV table (default: no labels)."
+        },
+    )
+    reader_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Options of the reader, such as sampling_rate=500 for ptbxl; the error for an unknown one lists "
+            "them all."
+        },
+    )
+    model: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Preprocess for this model, a folder or hf://ORG/NAME (default: for a new one).",
+            "metavar": "FOLDER",
+        },
+    )
+    system: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Without --model: preprocess for new models of this system (default: {DEFAULT_SYSTEM}).",
+            "choices": tuple(SYSTEMS),
+        },
+    )
+    extractor_settings: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Settings of the feature extractor, such as millivolts_per_unit=0.1 for pages of normalized "
+            "recordings."
+        },
+    )
+    windows: Literal["first", "center", "all"] | None = field(
+        default=None,
+        metadata={
+            "help": "Part of a recording longer than the model's window (default: as the model does, usually first)."
+        },
+    )
+    stride_seconds: float | None = field(
+        default=None,
+        metadata={"help": "With --windows all: step between windows (default: one window).", "metavar": "S"},
+    )
+    split_fractions: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Draw splits by patient (default: the official ones; without these 0.7 0.1 0.2).",
+            "nargs": len(_SPLITS),
+            "metavar": tuple(name.upper() for name in _SPLITS),
+            "ge": 0,
+            "le": 1,
+        },
+    )
+    seed: int = seed_field("Seed of drawn splits.")
+    num_proc: int = field(default=1, metadata={"help": "Number of processes.", "gt": 0})
+    shard_size: int = field(
+        default=1000,
+        metadata={
+            "help": "Recordings per file; a killed run repeats at most this many per process.",
+            "gt": 0,
+        },
+    )
+    shard_index: int | None = field(
+        default=None, metadata={"help": "In a job array: index of this job, from 0.", "metavar": "I"}
+    )
+    num_shards: int | None = field(default=None, metadata={"help": "In a job array: number of jobs.", "gt": 0})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model is not None and self.system is not None:
+            raise InputError("--model and --system both choose the preprocessing: leave out one of them")
+        if self.split_fractions is not None and len(self.split_fractions) != len(_SPLITS):
+            raise InputError(f"split_fractions has {len(self.split_fractions)} values: it must have {len(_SPLITS)}")
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """
+    The state of a prepared folder.
+
+    Args:
+        num_done, num_planned (`int`): Shards in the folder, and shards of the whole dataset.
+        is_new (`bool`): Whether any shard is new.
+        manifest (`dict`, *optional*): The manifest, if the dataset is complete.
+        system (`str`): The system whose models read the dataset.
+    """
+
+    num_done: int
+    num_planned: int
+    is_new: bool
+    manifest: dict[str, Any] | None
+    system: str
+
+
+def prepare(arguments: PrepareArguments) -> PrepareResult:
+    """
+    Read, clean and search recordings once, and store them as Parquet shards; a folder of the same settings is resumed.
+
+    Raises:
+        FileNotFoundError: If the source or the model does not exist.
+        InputError: If the source, a label or an option cannot be used, or the folder holds something else.
+    """
+    from ..data.sharding import prepare_shards
+    from ..systems import system_of
+
+    source = _open_source(arguments)
+    quiet_libraries()
+    extractor = _feature_extractor(arguments)
+    fractions = arguments.split_fractions
+    outcome = prepare_shards(
+        source,
+        arguments.output_dir,
+        extractor,
+        num_proc=arguments.num_proc,
+        shard_size=arguments.shard_size,
+        split_fractions=None if fractions is None else dict(zip(_SPLITS, fractions, strict=True)),
+        seed=arguments.seed,
+        shard_index=arguments.shard_index,
+        num_shards=arguments.num_shards,
+    )
+    return PrepareResult(
+        outcome.num_done,
+        outcome.num_planned,
+        outcome.num_existing < outcome.num_planned,
+        outcome.manifest,
+        system_of(extractor).name,
+    )
+
+
+def _open_source(arguments: PrepareArguments) -> Any:
+    from ..data.readers import guess_kind, open_source
+
+    options = dict(arguments.reader_options)
+    kind = arguments.kind or guess_kind(arguments.source)
+    if arguments.labels and kind == "csv":
+        options["label_columns"] = arguments.labels
+    elif arguments.labels:
+        if len(arguments.labels) > 1:
+            raise InputError(f"{len(arguments.labels)} label sets for {kind}: name one; only CSV tables have columns")
+        options["label_set"] = arguments.labels[0]
+    source = open_source(kind, arguments.source, **options)
+    if source.problem_type == "single_label_classification" and options.get("problem_type") != source.problem_type:
+        raise InputError(
+            f"the column {source.settings['label_columns'][0]!r} of {arguments.source} holds classes, and training on "
+            "mutually exclusive classes is not supported yet: make a column of 1 and 0 for each class (for a Trainer "
+            "of your own, --reader-options problem_type=single_label_classification prepares it)"
+        )
+    return source
+
+
+def _feature_extractor(arguments: PrepareArguments) -> Any:
+    from ..data.model_files import extractor_settings
+
+    if arguments.model is None:
+        extractor: Any = SYSTEMS[arguments.system or DEFAULT_SYSTEM].feature_extractor()
+    else:
+        from ..data.model_files import load_feature_extractor
+        from ..training.folders import find_model_folder
+
+        extractor = load_feature_extractor(find_model_folder(arguments.model))
+    known = extractor_settings(extractor)
+    if unknown := [name for name in arguments.extractor_settings if name not in known]:
+        raise InputError(
+            f"{type(extractor).__name__} has no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}"
+        )
+    options = {"windows": arguments.windows, "stride_seconds": arguments.stride_seconds}
+    options = {name: value for name, value in options.items() if value is not None}
+    extractor = type(extractor)(**{**known, **arguments.extractor_settings, **options})
+    if arguments.stride_seconds is not None and extractor.windows != "all":
+        raise InputError("--stride-seconds is the step between windows: it needs --windows all")
+    return extractor

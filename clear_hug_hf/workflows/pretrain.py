@@ -1,0 +1,166 @@
+"""Pre-training on recordings without labels: `recipe` says on what, its `training` how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..processing.errors import InputError
+from ..training.recipes import Recipe
+from .shared import (
+    draw_recording,
+    is_main_process,
+    prepare_splits,
+    quiet_libraries,
+    read_source,
+    require,
+    resumable,
+    say,
+    say_unused_devices,
+)
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..data.records import Rejected
+    from ..training.pretraining import PretrainingResult
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """The trained model, the rows of its log, and the recordings that could not be used."""
+
+    model: PreTrainedModel
+    history: list[dict[str, Any]]
+    rejected: list[Rejected]
+
+
+def pretrain(recipe: Recipe, restart: bool = False) -> PretrainResult:
+    """
+    Read the recordings of a recipe, pre-train a model on them, and write it with its log, its facts and pictures.
+
+    Args:
+        recipe ([`Recipe`]): What is pre-trained, and how.
+        restart (`bool`, *optional*, defaults to `False`): Whether to start over where the folder holds a run.
+
+    Raises:
+        InputError: If the recipe does not fit the recordings, or the folder holds another run.
+    """
+    from ..training import checkpoints, pretraining
+    from ..utils.files import check_writable
+
+    if not recipe.data:
+        raise InputError("there are no recordings to pre-train on: name their folders with --data or in the recipe")
+    recipe.make_config()
+    own = [checkpoints.FOLDER, *([pretraining.EPOCH_LOG] if restart else [])]
+    check_writable(recipe.output_dir, own, [*recipe.data, recipe.signal_encoder])
+    quiet_libraries()
+    say_unused_devices("`accelerate launch --num_processes {count} -m clear_hug_hf.cli pretrain ...` uses all")
+    extractor, sets, data, rejected = _read_for_pretraining(recipe, [Path(folder) for folder in recipe.data])
+    require(sets, rejected, "train")
+    with resumable("from the last checkpoint", restart):
+        result = pretrain_and_draw(recipe, extractor, sets, data, Path(recipe.output_dir), restart)
+    return PretrainResult(result.model, result.history, rejected)
+
+
+def _read_for_pretraining(
+    recipe: Recipe, folders: Sequence[Path]
+) -> tuple[Any, dict[str, Any], list[dict[str, Any]], list[Rejected]]:
+    """The feature extractor, the recordings of all folders by split, what they are, and those that cannot be used."""
+    import datasets
+
+    from ..data.prepared import count_prepared
+    from ..data.texts import add_text_column
+    from ..training.provenance import count_sets
+
+    if recipe.objective.teachers and recipe.streaming:
+        raise InputError(f"{recipe.system} cannot be trained from a stream: teachers read all recordings before")
+    streamed = ("train",) if recipe.streaming else ()
+    all_sources = [read_source(folder, recipe.max_samples, streamed) for folder in folders]
+    for folder, sources in zip(folders, all_sources, strict=True):
+        if recipe.streaming and sources.prepared is None:
+            raise InputError(f"{folder} is not prepared, so it cannot be streamed: `clear-hug prepare` it first")
+    extractor = recipe.make_feature_extractor(next((one.extractor for one in all_sources if one.extractor), None))
+    parts: dict[str, list[Any]] = {}
+    data: list[dict[str, Any]] = []
+    rejected: list[Rejected] = []
+    texts = recipe.objective.reads_texts
+    for sources in all_sources:
+        sets, failed = prepare_splits(sources, extractor, sources.label_names if texts else None)
+        rejected += failed
+        if texts:
+            sets = {split: add_text_column(dataset) for split, dataset in sets.items()}
+        data.append({**sources.about, "sets": count_sets(sets)})
+        for split, dataset in sets.items():
+            parts.setdefault(split, []).append(dataset)
+    if recipe.streaming and recipe.training.recordings_per_epoch is None:
+        counts = [count_prepared(folder).get("train", 0) for folder in folders]
+        recipe.training.recordings_per_epoch = sum(min(count, recipe.max_samples or count) for count in counts)
+    return extractor, {split: datasets.concatenate_datasets(some) for split, some in parts.items()}, data, rejected
+
+
+def pretrain_and_draw(
+    recipe: Recipe, extractor: Any, sets: dict[str, Any], data: list[dict[str, Any]], output: Path, restart: bool
+) -> PretrainingResult:
+    """Pre-train on the sets, which `data` describes, and write the facts and pictures of the run; also for `demo`."""
+    from transformers import set_seed
+
+    from ..plotting import plot_losses, save_figure
+    from ..systems import load
+    from ..training import pretraining
+    from ..training.folders import PRETRAINING, find_model_folder
+    from ..training.provenance import describe_pretraining
+    from ..utils.files import write_json
+
+    arguments = recipe.training
+    set_seed(arguments.seed)
+    model = recipe.make_model()
+    count = arguments.recordings_per_epoch if recipe.streaming else len(sets["train"])
+    say(
+        f"pre-training {recipe.system} {recipe.size} ({model.num_parameters() / 1e6:.1f} M parameters) on "
+        f"{count} recordings, {arguments.num_train_epochs} epochs"
+    )
+    sets = recipe.add_teachers(model, sets)
+    collator = recipe.make_collator(model, extractor)
+    result = pretraining.pretrain(
+        model,
+        sets["train"],
+        extractor,
+        output,
+        sets.get("validation"),
+        arguments,
+        collator=collator,
+        restart=restart,
+    )
+    if result.resumed_from == result.history[-1]["step"]:
+        say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
+    last = result.history[-1]
+    held_out = f", {last['validation_loss']:.3f} held out" if last["validation_loss"] is not None else ""
+    before, after = recipe.objective.loss_report
+    say(f"{before}: {last['train_loss']:.3f} in training{held_out}{after}")
+    if not is_main_process():
+        return result
+    facts = describe_pretraining(
+        result.model,
+        result.history,
+        pretraining.settings(arguments),
+        data,
+        size=recipe.size,
+        options=recipe.config_overrides,
+        augmentation=recipe.augmentation,
+        signal_teacher=find_model_folder(recipe.signal_encoder) if recipe.signal_encoder else None,
+    )
+    write_json(output / PRETRAINING, facts)
+    pictures = output / "pictures"
+    losses = plot_losses(result.history, "Pre-training", f"loss ({recipe.objective.loss})")
+    save_figure(losses, pictures / "pretraining_loss.png")
+    shown = sets.get("validation") or (None if recipe.streaming else sets["train"])
+    if shown is not None:
+        draw_recording(shown, pictures / "recording.png")
+        if recipe.objective.picture is not None:
+            draw = load(recipe.objective.picture)
+            draw(result.model, shown, extractor, pictures / "reconstruction.png")
+    return result
