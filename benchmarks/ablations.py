@@ -138,15 +138,15 @@ def run_fold(fold: int, data: Path, output: Path, which: str) -> None:
         variant: output / "pretrained" / f"{variant}-{fold}" / "model" for variant in PROBED
     }
     arguments = {
-        "probes": BenchmarkArguments(heads=HEADS, fractions=(1.0,), seeds=SEEDS, **PROBE),
+        "probes": BenchmarkArguments(heads=list(HEADS), fractions=[1.0], seeds=list(SEEDS), **PROBE),
         "finetuning": BenchmarkArguments(
-            heads=("mean", "hug"),
-            protocols=("finetune",),
-            fractions=(1.0,),
-            seeds=(fold,),
+            heads=["mean", "hug"],
+            protocols=["finetune"],
+            fractions=[1.0],
+            seeds=[fold],
             finetune_epochs=12,
         ),
-        "reference": BenchmarkArguments(protocols=(), fractions=(1.0,), seeds=SEEDS),
+        "reference": BenchmarkArguments(protocols=[], fractions=[1.0], seeds=list(SEEDS)),
     }[which]
     if which == "finetuning":
         del models["masked_autoencoder"]

@@ -127,7 +127,7 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
     # What is cut of a row is the models' own.
     task.feature_extractor = load_feature_extractor(models[arguments.variants[0]])  # type: ignore[arg-type]
     for times in (1,) if which == "probes" else (1, TIMES):
-        shares: dict[str, Any] = {"fractions": FRACTIONS if times == 1 else FRACTIONS[:1], "draw": "stratified"}
+        shares: dict[str, Any] = {"fractions": list(FRACTIONS if times == 1 else FRACTIONS[:1]), "draw": "stratified"}
         full_finetuning = FinetuningArguments(
             method="full",
             num_train_epochs=times * EPOCHS,
@@ -139,17 +139,17 @@ def run_fold(fold: int, which: str, arguments: argparse.Namespace) -> None:
             disable_tqdm=True,
         )
         chosen = {
-            "probes": BenchmarkArguments(heads=("mean", "hug"), **PROBE, **shares, seeds=SEEDS),
+            "probes": BenchmarkArguments(heads=["mean", "hug"], **PROBE, **shares, seeds=list(SEEDS)),
             "finetuning": BenchmarkArguments(
-                heads=("hug",),
-                protocols=("finetune",),
+                heads=["hug"],
+                protocols=["finetune"],
                 **shares,
-                seeds=(fold,),
+                seeds=[fold],
             ),
             "reference": BenchmarkArguments(
-                protocols=(),
+                protocols=[],
                 **shares,
-                seeds=SEEDS,
+                seeds=list(SEEDS),
                 reference_epochs=times * RESNET_EPOCHS,
             ),
         }[which]

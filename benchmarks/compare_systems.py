@@ -145,7 +145,7 @@ class Comparison:
     def probe(self, name: str, fold: int) -> None:
         """Train and test heads on a third, and on the encoder without its weights."""
         models = {name: self.folder_of(name, fold) / "model", RANDOM: None}
-        arguments = BenchmarkArguments(heads=HEADS[name], fractions=(1.0,), seeds=SEEDS, **PROBE)
+        arguments = BenchmarkArguments(heads=list(HEADS[name]), fractions=[1.0], seeds=list(SEEDS), **PROBE)
         run_benchmark(
             [self.task(name, fold)], models, self.output / f"probes-{name}-{fold}", arguments, self.output / "features"
         )

@@ -313,7 +313,7 @@ def _apply(form: dict[str, Any]) -> None:
 
             setattr(modeling_clear_hug, name, additive)
     if form["dropout"] == "torch":
-        modeling_ecg.drop = lambda states, share, training: F.dropout(states, share, training)
+        modeling_ecg.fast_dropout = F.dropout  # type: ignore[assignment]
     if form["attention"] == "sdpa always":
         # On a CPU the model takes eager attention where there is dropout.
         modeling_ecg.eager_attention_forward = modeling_ecg.ALL_ATTENTION_FUNCTIONS["sdpa"]

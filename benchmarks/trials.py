@@ -129,7 +129,9 @@ def run_trial(name: str, seed: int, prepared: Path, output: Path) -> None:
         }
     facts |= {"recordings": len(rows), "parameters": model.base_model.num_parameters()}
     (folder / "trial.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    arguments = BenchmarkArguments(heads=HEADS, fractions=FRACTIONS, seeds=(seed,), draw="stratified", **PROBE)
+    arguments = BenchmarkArguments(
+        heads=list(HEADS), fractions=list(FRACTIONS), seeds=[seed], draw="stratified", **PROBE
+    )
     run_benchmark([task_of(name, folder, prepared)], {name: folder / "model"}, folder / "probes", arguments)
 
 

@@ -92,17 +92,9 @@ def walks() -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         headers = write_records(folder / "records", 2)
-        prepared = ["--output", str(folder / "prepared"), "--split-fractions", "1", "0", "0"]
-        trained = [
-            "--output",
-            str(folder / "run"),
-            "--epochs",
-            "1",
-            "--batch-size",
-            "4",
-            "--no-progress",
-            "--trackers",
-        ]
+        prepared = ["--output-dir", str(folder / "prepared"), "--split-fractions", "1", "0", "0"]
+        trained = ["--output-dir", str(folder / "run"), "--num-train-epochs", "1", "--train-batch-size", "4"]
+        trained += ["--disable-tqdm"]
 
         def prepare_and_pretrain() -> None:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

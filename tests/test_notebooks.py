@@ -31,7 +31,8 @@ from clear_hug_hf import STANDARD_LEADS
 from clear_hug_hf.cli import main
 from clear_hug_hf.data import simulation
 from clear_hug_hf.data.records import Recording
-from clear_hug_hf.workflows import demo
+from clear_hug_hf.training import folders
+from clear_hug_hf.training.folders import shipped_models
 
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
@@ -77,7 +78,7 @@ def clone(simulated_demo: tuple[Path, str]) -> Path:
 
 def test_when_the_demo_runs_then_everything_is_there(simulated_demo: tuple[Path, str]) -> None:
     output, printed = simulated_demo
-    assert "untrained encoder" in printed
+    assert "randomly initialized" in printed
     assert f"clear-hug predict YOUR_RECORD.hea --model {output}" in printed
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["data"]["title"] == "Simulated recordings of clear_hug_hf"
@@ -97,11 +98,11 @@ def test_when_recordings_are_simulated_then_the_shipped_classifiers_do_not_see_t
     simulated_demo: tuple[Path, str],
 ) -> None:
     output, printed = simulated_demo
-    shipped = {path.name for path in demo.SHIPPED.iterdir() if path.is_dir()}
+    shipped = {*shipped_models()}
     assert shipped
     assert not shipped & {path.stem for path in (output / "pictures").iterdir()}
     assert not [name for name in shipped if name in printed]
-    assert "shown of real recordings only: clear-hug demo --data FOLDER" in printed
+    assert "predict real recordings only: clear-hug demo --data FOLDER" in printed
 
 
 def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_the_shipped_weights(
@@ -113,8 +114,8 @@ def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_
 ) -> None:
     name = "clear-hug-small-ptbxl-super"
     (tmp_path / "shipped").mkdir()
-    (tmp_path / "shipped" / name).symlink_to(demo.SHIPPED / name)
-    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "shipped")
+    (tmp_path / "shipped" / name).symlink_to(folders.SHIPPED / name)
+    monkeypatch.setattr(folders, "SHIPPED", tmp_path / "shipped")
     ward, output = tmp_path / "ward", tmp_path / "run"
     for recording in make_recordings(10):
         write_record(ward / recording.record_id, recording)
@@ -127,7 +128,7 @@ def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_
         "validation": 1,
         "test": 2,
     }
-    assert f"{ward} has no labels, so that nothing was fine-tuned" in printed
+    assert f"{ward} has no labels, so nothing was fine-tuned" in printed
     assert f"clear-hug prepare {ward} --labels" in printed
     assert not (output / "metrics.json").exists()
 
@@ -173,7 +174,7 @@ def _run_here(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
             for cell in nbformat.read(path, as_version=4).cells:
                 if cell.cell_type == "code":
                     # Two epochs show as well as more that training works and is drawn.
-                    source = re.sub(r"epochs=\d+", "epochs=2", cell.source)
+                    source = re.sub(r"num_train_epochs=\d+", "num_train_epochs=2", cell.source)
                     shell.run_cell(source, store_history=True).raise_error()
         return shell.display_pub.outputs
     finally:

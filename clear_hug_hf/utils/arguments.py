@@ -238,7 +238,7 @@ class ArgumentParser(HfArgumentParser):
             if isinstance(action, _Flag):
                 if not isinstance(value, bool):
                     raise InputError(f"{where}: {name} is {value!r}: it must be true or false")
-                words.append(option if value else option.replace("--", "--no-", 1))
+                words.append(option if value else f"--no_{action.dest}")
             elif isinstance(value, Mapping):
                 words += [option, *(f"{key}={json.dumps(item)}" for key, item in value.items())] if value else []
             elif isinstance(value, list | tuple):

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from ..data.records import Rejected
 
-SHIPPED = Path(__file__).resolve().parents[2] / "model_cards"
-"""Where a checkout has the shipped weights; an installed package comes without."""
-
 
 @dataclass(kw_only=True)
 class DemoArguments(Arguments):
@@ -111,10 +108,8 @@ def demo(arguments: DemoArguments) -> DemoResult:
     about = {**sources.about, "sets": count_sets(sets)}
     if arguments.data is not None:
         _predict_with_shipped(sets, extractor, output / "pictures")
-    elif SHIPPED.is_dir():
-        say(
-            "what the shipped weights say is shown of real recordings only: clear-hug demo --data FOLDER_OF_RECORDINGS"
-        )
+    else:
+        say("the shipped models predict real recordings only: clear-hug demo --data FOLDER_OF_RECORDINGS")
     pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
     if sources.label_names is not None:
         sets, label_names, _ = leave_out_rare(sets, sources.label_names)
@@ -132,33 +127,33 @@ def demo(arguments: DemoArguments) -> DemoResult:
 
 
 def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pictures: Path) -> None:
-    """What the shipped classifiers that read recordings as `extractor` does say about a held-out real one."""
+    """Predict a held-out real recording with the shipped classifiers that have the preprocessing of `extractor`."""
     from ..data.model_files import extractor_settings
     from ..data.prepared import select_labels
     from ..evaluation.predictions import predict
     from ..inference.classifier_outputs import model_thresholds
-    from ..training.folders import load_model
+    from ..training.folders import load_model, shipped_models
 
-    shown = "test" if "test" in sets else "validation"
-    one = select_labels(sets[shown], None).select([0])
-    folders = sorted(path.parent for path in SHIPPED.glob("*/config.json"))
-    asked = 0
-    for folder in folders:
-        model, reads, auto_class = load_model(folder)
-        if auto_class != "AutoModelForSequenceClassification" or type(reads) is not type(extractor):
+    split = "test" if "test" in sets else "validation"
+    recording = select_labels(sets[split], None).select([0])
+    num_predicted = 0
+    for name, folder in shipped_models().items():
+        model, own_extractor, auto_class = load_model(folder)
+        if auto_class != "AutoModelForSequenceClassification" or type(own_extractor) is not type(extractor):
             continue
-        if extractor_settings(reads) != extractor_settings(extractor):
-            continue  # The recordings were prepared in another way.
-        asked += 1
-        found = predict(model, one, reads)
-        thresholds = model_thresholds(model.config)
-        rows = zip(found.label_names, found.probabilities[0], thresholds, strict=True)
-        best = sorted(rows, key=lambda row: -row[1])[:3]
-        told = ", ".join(f"{name} {share:.0%}{'*' if share >= least else ''}" for name, share, least in best)
-        say(f"{folder.name} on {shown} recording {found.record_ids[0]}: {told}")
-        draw_first_prediction(model, one, found, pictures / f"{folder.name}.png")
-    if folders and not asked:
-        say(
-            "the shipped weights read recordings that are prepared in another way: clear-hug predict RECORD "
-            f"--model {SHIPPED.name}/NAME"
+        if extractor_settings(own_extractor) != extractor_settings(extractor):
+            continue
+        num_predicted += 1
+        predictions = predict(model, recording, own_extractor)
+        labels = zip(
+            predictions.label_names, predictions.probabilities[0], model_thresholds(model.config), strict=True
         )
+        most_probable = sorted(labels, key=lambda label: -label[1])[:3]
+        text = ", ".join(
+            f"{label} {probability:.0%}{'*' if probability >= threshold else ''}"
+            for label, probability, threshold in most_probable
+        )
+        say(f"{name} on {split} recording {predictions.record_ids[0]}: {text}")
+        draw_first_prediction(model, recording, predictions, pictures / f"{name}.png")
+    if not num_predicted:
+        say("the shipped models need other preprocessing: clear-hug predict RECORD --model NAME")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..data.records import Rejected
-    from ..evaluation.predictions import Evaluated, Predictions
+    from ..evaluation.predictions import LabeledPredictions, Predictions
 
 
 _PICTURE = "roc.png"
@@ -87,8 +87,8 @@ class EvaluateResult:
     """
 
     metrics: dict[str, Any]
-    predictions: Evaluated
-    reference: Evaluated | None
+    predictions: LabeledPredictions
+    reference: LabeledPredictions | None
     written: list[Path]
     rejected: list[Rejected]
 
@@ -136,7 +136,7 @@ def evaluate(arguments: EvaluateArguments) -> EvaluateResult:
     return EvaluateResult(metrics, predictions, reference, written, rejected)
 
 
-def describe_recordings(predictions: Evaluated) -> str:
+def describe_recordings(predictions: LabeledPredictions) -> str:
     """How many recordings of which split were evaluated."""
     split = "" if predictions.split == "all" else f"{predictions.split} "
     return f"{len(predictions.labels)} {split}recordings"
@@ -173,7 +173,7 @@ def _evaluate_source(
     extractor: Any,
     mapping: Mapping[str, tuple[str, ...]] | None,
     is_reference: bool = False,
-) -> tuple[Evaluated, list[Rejected]]:
+) -> tuple[LabeledPredictions, list[Rejected]]:
     """Labels and probabilities of a source; the reference has the model's labels, and others those of the mapping."""
     from ..evaluation.predictions import map_predictions
     from ..inference.classifier_outputs import model_label_names, model_thresholds

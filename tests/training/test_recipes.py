@@ -147,7 +147,7 @@ def test_when_a_recipe_is_wrong_then_the_field_and_the_mend_are_named(text: str,
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"size": "huge"}, "no preset 'huge'"),
+        ({"size": "huge"}, "preset 'huge'"),
         ({"config_overrides": {"mask_ration": 0.5}}, r"no field 'mask_ration': did you mean 'mask_ratio'\?"),
         ({"config_overrides": {"mask_ratio": 2.0}}, "mask_ratio"),
         ({"config_overrides": {"mask_ratio": "much"}}, "mask_ratio"),
