@@ -59,7 +59,7 @@ def test_when_settings_are_in_a_yaml_file_then_options_override_them(
     settings = {"labels": ["ptbxl_super"], "output_dir": str(prepared), "shard-size": 20, "windows": "center"}
     (tmp_path / "settings.yaml").write_text(json.dumps(settings))
     command = ["prepare", ptbxl_folder, "--config", tmp_path / "settings.yaml"]
-    assert "windows was 'all' and is 'center' now" in refused(*command)
+    assert "windows was 'all' and is now 'center'" in refused(*command)
     assert "was prepared before with the same settings" in printed_by(*command, "--windows", "all")
 
 
