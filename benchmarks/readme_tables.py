@@ -1,5 +1,5 @@
 """
-Renew the tables of the README and of docs/ from the files in `benchmarks/results`.
+Renew the tables of the README and of docs/ from the files in `benchmarks/results`, and the options from the parsers.
 
     python benchmarks/readme_tables.py           # rewrite them
     python benchmarks/readme_tables.py --check   # exit status 1 if a table is stale
@@ -12,8 +12,13 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from textwrap import dedent
 
 from machine import REPOSITORY
+
+from clear_hug_hf.cli import VERBS
+from clear_hug_hf.utils.arguments import ArgumentParser
 
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -25,8 +30,8 @@ def _read(name: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def _table(header: list[str], rows: list[list[str]], numbers: bool = True) -> str:
+    lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -499,6 +504,37 @@ def ecg_paper_speed() -> str:
     return _table(header, body) + "\n\n" + _where(rows[0])
 
 
+def command_line() -> str:
+    """The verbs of `clear-hug` and their options, from the dataclasses that make their parsers."""
+    parts = []
+    for verb, summary in VERBS.items():
+        module = import_module(f"clear_hug_hf.cli.{verb}")
+        parser = ArgumentParser(module.ARGUMENTS, prog=f"clear-hug {verb}")
+        usage = parser.format_usage().removeprefix("usage: ").strip()
+        parts += [f"## {verb}", f"*{summary[0].upper()}{summary[1:]}.*", f"```text\n{usage}\n```"]
+        for paragraph in module.DESCRIPTION.split("\n\n"):
+            # What is indented keeps its lines.
+            parts.append(f"```text\n{paragraph}\n```" if paragraph.startswith(" ") else paragraph.replace("*", "\\*"))
+        for group in parser._action_groups:
+            rows = [
+                _option(parser, action) for action in group._group_actions if action.dest not in ("help", "config")
+            ]
+            if rows:
+                title = {"positional arguments": "argument", "options": "option"}.get(
+                    str(group.title), f"{group.title}"
+                )
+                parts.append(_table([title, "meaning"], rows, numbers=False))
+        parts.append(f"```text\n{dedent(module.EXAMPLES).rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
+def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> list[str]:
+    """The row of an option: how it is written, and its help text."""
+    values = "" if action.nargs == 0 else parser._get_formatter()._format_args(action, action.dest.upper())
+    words = f"{', '.join(action.option_strings)} {values}".strip().replace("|", "\\|")
+    return [f"`{words}`", (action.help or "").replace("%%", "%").replace("|", "\\|")]
+
+
 # Columns with numbers from the recordings that models were selected on say so themselves: tables are quoted alone.
 _FOLD_9 = (
     "macro AUROC, fold 9 (optimistic: also used to choose epochs and thresholds)",
@@ -508,6 +544,7 @@ _FOLD_9 = (
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"shipped_weights": shipped_weights},
+    "docs/cli.md": {"command_line": command_line},
     "docs/results.md": {
         "heads": heads,
         "bars": bars,
