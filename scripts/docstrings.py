@@ -1,12 +1,15 @@
 """
 Docstrings in the style of Transformers as Markdown, for the documentation site (`extensions` in `mkdocs.yml`).
 
-Sections become lists, and names in brackets, [`EcgModelOutput`], become links if the site documents them.
+Sections become lists, and names in brackets, [`EcgModelOutput`], become links if the site documents them. A dataclass
+whose fields have help texts for the command line lists them as its arguments.
 """
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import griffe
@@ -32,8 +35,27 @@ class TransformersDocstrings(griffe.Extension):
         paths |= {f"{one.parent.name}.{one.name}": one.path for one in documented if one.parent is not None}
         for one in documented:
             if one.docstring is not None:
-                text = SECTION.sub(_section, one.docstring.value + "\n")
+                settings = "".join(_settings(one)) if one.is_class else ""
+                text = f"{one.docstring.value}\n\n{f'Args:{chr(10)}{settings}' if settings else ''}"
+                text = SECTION.sub(_section, text)
                 one.docstring.value = REFERENCE.sub(lambda match: _link(match[1], paths), text)
+
+
+def _settings(dataclass: griffe.Object) -> Iterator[str]:
+    """A line for each field of a dataclass that has a help text."""
+    for name, member in dataclass.members.items():
+        if not member.is_attribute or not str(member.value).startswith("field("):
+            continue
+        call: Any = ast.parse(str(member.value), mode="eval").body
+        facts = {keyword.arg: keyword.value for keyword in call.keywords}
+        default = f", *optional*, defaults to `{ast.unparse(facts['default'])}`" if "default" in facts else ""
+        metadata = facts.get("metadata")
+        if isinstance(metadata, ast.Dict):
+            texts = {
+                getattr(key, "value", None): value for key, value in zip(metadata.keys, metadata.values, strict=True)
+            }
+            if isinstance(text := texts.get("help"), ast.Constant):
+                yield f"    {name} (`{member.annotation}`{default}): {text.value!s}\n"
 
 
 def _objects(parent: griffe.Object) -> Any:
