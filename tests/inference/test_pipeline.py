@@ -436,7 +436,7 @@ def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sampling_rate": 500.0}, "prepared at 500 Hz and the model expects 100 Hz"),
+        ({"sampling_rate": 500.0}, "prepared at 500 Hz and the model works at 100 Hz"),
         ({"r_peaks": None}, "has no 'r_peaks'"),
         ({"signal": np.zeros((3, 1000))}, r"its signal has the shape \(3, 1000\), and its scales \(12,\)"),
         ({"signal_scale": [1.0]}, r"and its scales \(1,\); prepare the recordings again"),
