@@ -86,7 +86,7 @@ def predictions(data: Path, folder: Path, record: str | None, output: Path) -> l
         contributions_by_label(found),
         names,
         group_names(model.config),
-        f"What each group of leads adds to a label ({len(shown)} recordings, with the label minus without)",
+        f"Contribution of each lead group ({len(shown)} recordings, mean with the label minus mean without)",
     )
     sheet = plot_roc_curves(
         found.labels,
@@ -110,7 +110,7 @@ def predictions(data: Path, folder: Path, record: str | None, output: Path) -> l
         lead_mask,
         float(row["sampling_rate"]),
         str(row["unit"]),
-        f"Recording {row['record_id']}, labelled {', '.join(truth) or 'with none of these'}",
+        f"Recording {row['record_id']}, labeled {', '.join(truth) or 'with none of these'}",
     )
     pictures = {"group_activations.png": of_groups, "roc.png": sheet, "prediction.png": page}
     return [save_figure(figure, output / name) for name, figure in pictures.items()]

@@ -256,9 +256,9 @@ def plot_prediction(
     if len(added):
         subject = _shortened(label_names[explained], 17)  # what fits beside the name of the time axis
         text = (
-            f"leads of the single group that added most to {subject}"
+            f"single lead group that contributes most to {subject}"
             if tinted
-            else f"no single group added to {subject}"
+            else f"no single lead group contributes to {subject}"
         )
         handles = [Patch(facecolor=_TINT if tinted else "none", edgecolor=_FAINT if tinted else "none", label=text)]
         page.legend(
@@ -279,7 +279,7 @@ def plot_prediction(
     if len(added):
         axes = right.add_subplot()
         _draw_contributions(axes, added, groups, tinted.group if tinted else None, num_bars)
-        heading = _wrapped(f"What each group of leads added to {_shortened(label_names[explained], 90)}", 48)
+        heading = _wrapped(f"Contribution of each lead group to {_shortened(label_names[explained], 90)}", 48)
         if not found.any():
             heading += "\n(the most probable label; none reached its threshold)"
         axes.set_title(heading, loc="left", fontsize=11)
@@ -512,7 +512,7 @@ def plot_group_activations(
         text = "n/a" if np.isnan(value) else f"{value:+.2f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=10, color=colour)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label("added to the logit", fontsize=10)
+    bar.set_label("contribution to the logit", fontsize=10)
     axes.set_xlabel("group of leads", fontsize=11)
     axes.set_title(title or "", loc="left", fontsize=12)
     return figure
@@ -852,7 +852,7 @@ def _draw_probabilities(
     _finish_bars(axes, num_bars)
     legend = "probability (black tick: threshold; bold: at or above it)"
     axes.set_xlabel("\n".join([legend, *([_wrapped(note, 70)] if note else [])]), fontsize=10)
-    axes.set_title("What the model finds", loc="left", fontsize=11)
+    axes.set_title("Predicted probabilities", loc="left", fontsize=11)
 
 
 def _draw_contributions(
@@ -875,7 +875,7 @@ def _draw_contributions(
         axes.text(value + gap, place, f"{value:+.2f}", ha=side, va="center", fontsize=10)
     axes.set_yticks(places, [names[index] for index in order], fontsize=10)
     _finish_bars(axes, num_bars)
-    axes.set_xlabel("added to the logit", fontsize=10)
+    axes.set_xlabel("contribution to the logit", fontsize=10)
 
 
 def _finish_bars(axes: Axes, num_bars: int) -> None:

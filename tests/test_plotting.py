@@ -268,7 +268,7 @@ def test_when_groups_contribute_then_those_of_the_label_found_are_shown_stronges
     order = [3, 4, 0, 2, 1, 6, 5]
     assert _bars(figure, 2) == {GROUPS[group]: contributions[group, 2] for group in order}
     assert list(_bars(figure, 2)) == [GROUPS[group] for group in order]
-    assert figure.axes[2].get_title(loc="left") == "What each group of leads added to HYP"
+    assert figure.axes[2].get_title(loc="left") == "Contribution of each lead group to HYP"
     assert _texts(figure, 2)[:2] == ["+0.90", "-0.80"]
 
 
@@ -294,7 +294,7 @@ def test_when_a_single_group_added_most_then_those_of_its_leads_that_were_record
     )
     assert _tinted(figure) == leads
     (text,) = figure.axes[0].get_legend().get_texts()
-    who = "leads of the single group that added most" if leads else "no single group added"
+    who = "single lead group that contributes most" if leads else "no single lead group contributes"
     assert text.get_text() == f"{who} to NORM"
     assert len(figure.axes[2].patches) - len(added) == bool(leads)
 
@@ -305,8 +305,8 @@ def test_when_no_label_is_found_and_no_group_added_then_the_page_says_so(signal:
     )
     assert _tinted(figure) == []
     assert figure.axes[0].get_title(loc="left") == "Recording 7"
-    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "no single group added to MI"
-    assert "added to MI\n(the most probable label; none reached" in figure.axes[2].get_title(loc="left")
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "no single lead group contributes to MI"
+    assert "lead group to MI\n(the most probable label; none reached" in figure.axes[2].get_title(loc="left")
 
 
 def test_when_there_are_more_labels_than_shown_then_their_number_and_those_found_are_named(
