@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 import clear_hug_hf
+from clear_hug_hf.cli import VERBS
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.processing import errors
 
@@ -35,12 +36,13 @@ INFERENCE = {
 }
 NEEDING = {
     "embed": (["embed", "record", "--model", MODEL, "--output", "new.parquet"], "pyarrow", "embed"),
-    "prepare": (["prepare", ".", "--output", "new"], "datasets", "train"),
-    "finetune": (["finetune", "--data", ".", "--model", MODEL, "--output", "new"], "datasets", "train"),
+    "prepare": (["prepare", ".", "--output-dir", "new"], "datasets", "train"),
+    "pretrain": (["pretrain", "--data", ".", "--output-dir", "new"], "accelerate", "train"),
+    "finetune": (["finetune", "--data", ".", "--model", MODEL, "--output-dir", "new"], "datasets", "train"),
     "evaluate": (["evaluate", "--data", ".", "--model", MODEL, "--output", "new.json"], "datasets", "train"),
-    "benchmark": (["benchmark", "--tasks", ".", "--models", MODEL, "--output", "new"], "datasets", "train"),
-    "demo": (["demo", "--output", "new"], "neurokit2", "beats"),
-    "export": (["export", MODEL, "--output", "new"], "onnx", "export"),
+    "benchmark": (["benchmark", "--tasks", ".", "--models", MODEL, "--output-dir", "new"], "datasets", "train"),
+    "demo": (["demo", "--output-dir", "new"], "neurokit2", "beats"),
+    "export": (["export", MODEL, "--output-dir", "new"], "onnx", "export"),
     "render": (["render", "record", "new.png"], "opencv-python-headless", "pages"),
     "pictures": (["predict", "record", "--model", MODEL, "--pictures", "new"], "matplotlib", "plots"),
     "table": (["predict", "table.csv", "--model", MODEL], "pandas", "train"),
@@ -101,7 +103,8 @@ def folder(
 def core(folder: Path) -> dict[str, Any]:
     """What a process does in which no optional library is installed."""
     request = folder / "request.json"
-    verbs = INFERENCE | {name: words for name, (words, _, _) in NEEDING.items()}
+    verbs = INFERENCE | {f"{verb} --help": [verb, "--help"] for verb in VERBS}
+    verbs |= {name: words for name, (words, _, _) in NEEDING.items()}
     python = {"logits": LOGITS, "pipeline": PIPELINE} | {name: code for name, (code, _, _) in IN_PYTHON.items()}
     blocked = [name for name, (_, extra) in errors.OPTIONAL_LIBRARIES.items() if extra is not None]
     request.write_text(json.dumps({"blocked": blocked, "verbs": verbs, "python": python}))
@@ -117,6 +120,8 @@ def test_when_only_the_core_is_installed_then_recordings_are_predicted(folder: P
     assert set(json.loads(core["json"]["out"])["probabilities"]) == {"NORM", "MI", "STTC", "CD", "HYP"}
     assert len((folder / "predictions.csv").read_text().splitlines()) == 2
     assert not core["imported"], "nothing else was imported"
+    for verb in VERBS:
+        assert core[f"{verb} --help"]["value"] == 0, core[f"{verb} --help"]
 
 
 def test_when_only_the_core_is_installed_then_python_gives_the_same_bits(
@@ -174,9 +179,8 @@ def test_when_an_extra_is_named_then_it_brings_the_library() -> None:
 def test_when_a_published_copy_lacks_a_library_then_its_message_names_the_library() -> None:
     copy = ModuleType("transformers_modules.errors")
     exec(Path(errors.__file__).read_text(encoding="utf-8"), copy.__dict__)
-    error = ModuleNotFoundError(name="cv2")
-    assert copy.missing_library(error, "a page").endswith("not installed: pip install opencv-python-headless")
-    assert errors.missing_library(ModuleNotFoundError(name="no_such_library"), "a page") is None
+    assert copy.missing_library("cv2", "a page").endswith("not installed: pip install opencv-python-headless")
+    assert errors.missing_library("no_such_library", "a page") is None
 
 
 def test_when_the_version_is_asked_then_all_places_agree() -> None:

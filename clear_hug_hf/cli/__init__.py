@@ -119,7 +119,7 @@ def _user_message(error: Exception) -> str | None:
     """One sentence for an error that the user can fix, `None` for a bug of this program."""
     from ..processing.errors import InputError, missing_library
 
-    if isinstance(error, ModuleNotFoundError) and (message := missing_library(error, "this command")) is not None:
+    if isinstance(error, ModuleNotFoundError) and (message := missing_library(error.name, "this command")) is not None:
         return message
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

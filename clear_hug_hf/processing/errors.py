@@ -53,14 +53,14 @@ def import_library(name: str, use: str, package: str | None = None) -> Any:
     try:
         return import_module(name, package)
     except ModuleNotFoundError as error:
-        if (message := missing_library(error, use)) is None:
+        if (message := missing_library(error.name, use)) is None:
             raise
         raise ImportError(message) from error
 
 
-def missing_library(error: ModuleNotFoundError, use: str) -> str | None:
+def missing_library(name: str | None, use: str) -> str | None:
     """Error message that names the `use` and what to install, or `None` for a module of another library."""
-    library = str(error.name).partition(".")[0]
+    library = str(name).partition(".")[0]
     if library not in OPTIONAL_LIBRARIES:
         return None
     package, extra = OPTIONAL_LIBRARIES[library]

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..processing.errors import InputError
+from ..processing.errors import InputError, missing_library
 from ..systems import head_types
 from ..utils.arguments import Arguments
 
@@ -216,7 +216,7 @@ class FinetuningArguments(Arguments):
                 f"{self.head_learning_rate:g}"
             )
         if self.method == "lora" and importlib.util.find_spec("peft") is None:
-            raise InputError("LoRA needs the package peft: `pip install 'clear-hug-hf[lora]'`")
+            raise InputError(missing_library("peft", "LoRA"))
 
 
 REFERENCE: dict[str, Any] = {

@@ -53,7 +53,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..data.collator import EcgCollator
-from ..processing.errors import InputError
+from ..processing.errors import InputError, missing_library
 from ..utils.files import check_writable, remove_leftovers, write_csv
 from .arguments import PretrainingArguments
 from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, share_loader, step_loader
@@ -217,7 +217,8 @@ def settings(arguments: PretrainingArguments) -> dict[str, Any]:
 def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Accelerator:
     for name in arguments.report_to:
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"the tracker {name} is not installed: `pip install {name}`, or choose another")
+            missing = f"the tracker {name} is not installed: `pip install {name}`, or choose another"
+            raise InputError(missing_library(name, f"tracking with {name}") or missing)
     # Without a GPU, Accelerate connects processes only if it is told that they are to use the CPU.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or on_connected_cpus()
     precision = arguments.mixed_precision
