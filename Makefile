@@ -1,10 +1,13 @@
 # Everything runs in a virtual environment of the project's own; `make demo` and `make test` work on a fresh clone.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-gpu lint types format docs wheel benchmark weights cards clean
+LOWEST := $(VENV)-lowest
+
+.PHONY: help install demo test test-slow test-gpu test-lowest lint types format docs wheel benchmark weights cards clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -12,10 +15,10 @@ help:  ## what can be made
 install: $(STAMP)  ## virtual environment with the package and its development tools
 
 # torch comes first and alone, so that its CPU build is taken where pip offers one and later steps find it in place.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,benchmarks]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' $(CONSTRAINTS))
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev,benchmarks]'
 	@touch $(STAMP)
 
 demo: install  ## simulate recordings, pre-train, fine-tune, evaluate and draw; DATA=DIR uses real recordings, also for the shipped weights
@@ -30,6 +33,11 @@ test-slow: install  ## the tests marked slow
 
 test-gpu: install  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
+
+test-lowest:  ## the default test suite with the lowest versions that pyproject.toml allows; needs uv
+	uv pip compile --quiet --resolution lowest-direct --python $(PYTHON) --extra all --extra benchmarks \
+		--output-file $(LOWEST).txt pyproject.toml
+	$(MAKE) test VENV=$(LOWEST) CONSTRAINTS=$(LOWEST).txt
 
 lint: install  ## style
 	$(BIN)/ruff check .
@@ -66,4 +74,4 @@ cards: install  ## measure what is in model_cards/ again and make its cards anew
 	$(BIN)/python scripts/cards.py $(SOURCES) $(NAMES)
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) demo dist site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(LOWEST).txt demo dist site .pytest_cache .mypy_cache .ruff_cache
