@@ -535,6 +535,24 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> list[st
     return [f"`{words}`", (action.help or "").replace("%%", "%").replace("|", "\\|")]
 
 
+def startup() -> str:
+    """Time to import the package and to print help texts, at each commit."""
+    rows = _read("startup.csv")
+    commits = list(dict.fromkeys(row["commit"] for row in rows if row["commit"]))
+    times = {
+        (
+            row["measured"],
+            commit,
+        ): f"{float(row['seconds']):.2f} ({float(row['fastest']):.2f} to {float(row['slowest']):.2f})"
+        for row in rows
+        for commit in ([row["commit"]] if row["commit"] else commits)
+    }
+    names = list(dict.fromkeys(row["measured"] for row in rows))
+    body = [[name, *(times.get((name, commit), "") for commit in commits)] for name in names]
+    machine = f"*{rows[0]['cpu']}, {rows[0]['cores']} cores, {rows[0]['date']}; the CSV lists versions.*"
+    return f"{_table(['seconds', *(f'at {commit}' for commit in commits)], body)}\n\n{machine}"
+
+
 # Columns with numbers from the recordings that models were selected on say so themselves: tables are quoted alone.
 _FOLD_9 = (
     "macro AUROC, fold 9 (optimistic: also used to choose epochs and thresholds)",
@@ -573,6 +591,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "ecg_paper_speed": ecg_paper_speed,
         "probe_cache": probe_cache,
         "latency": latency,
+        "startup": startup,
     },
 }
 
