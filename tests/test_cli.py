@@ -196,7 +196,7 @@ def test_when_a_window_has_no_signal_then_it_is_skipped_by_name_and_the_rest_is_
     predicted = json.loads(printed_by("predict", record, "--model", runs / "finetuned", "--json"))
     assert [(window["start"], window["end"]) for window in predicted["windows"]] == [(0, 10), (20, 30)]
     assert predicted["skipped"] == [{"start": 10, "end": 20}]
-    assert predicted["report"]["warnings"][0] == "10-20 s left out: every lead is flat or missing there"
+    assert predicted["report"]["warnings"][0] == "10-20 s skipped: every lead is flat or missing"
 
 
 # ------------------------------------------------------------------------------------------------------- bad records
@@ -214,7 +214,7 @@ def _samples(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
 BAD_RECORDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing header": (Path.unlink, "bad.hea does not exist"),
     "text": (lambda header: header.write_text("Dear colleague,"), "is not a WFDB header"),
-    "truncated": (_samples(lambda all_: all_[:5000]), "holds 208 samples per lead where the header promises 1000"),
+    "truncated": (_samples(lambda all_: all_[:5000]), "contains 208 samples per lead but the header declares 1000"),
     "flat": (_samples(lambda all_: bytes(len(all_))), "all leads are flat"),
     "all missing": (_samples(lambda all_: b"\0\x80" * (len(all_) // 2)), "every lead is NaN or Inf"),
 }
@@ -274,7 +274,7 @@ def test_when_a_table_names_records_that_cannot_be_read_then_the_others_are_done
     lines = captured.err.splitlines()
     assert lines[0] == "clear-hug: 2 recording(s) could not be used:"
     assert lines[1].startswith("  records/absent: ")
-    assert "ecg.xml is not in a format that can be read" in lines[2]
+    assert "ecg.xml is not in a supported format" in lines[2]
 
 
 def test_when_a_training_record_is_bad_then_the_run_goes_on_and_names_it(
@@ -343,7 +343,7 @@ def test_when_the_data_folder_is_bad_then_nothing_is_written(
     message = refused("pretrain", "--data", unlabelled, "--output-dir", output)
     assert "no usable train recordings" in message
     assert "recording one: " in message
-    assert "holds 0 samples" in message
+    assert "contains 0 samples" in message
     assert not output.exists()
 
 

@@ -85,7 +85,7 @@ def test_when_some_records_are_rejected_then_the_status_says_so(
     assert "rejected.csv says why" in capsys.readouterr().out
     rejected = pd.read_csv(output / "rejected.csv", dtype=str)
     assert rejected["record_id"].tolist() == ["3"]
-    assert "00003_lr.dat, which is not beside it" in rejected["reason"][0]
+    assert "00003_lr.dat, which is missing" in rejected["reason"][0]
 
 
 def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_splits_are_kept(
@@ -115,7 +115,7 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
         (["--reader-options", "sampling_rate=250"], "not at 250 Hz"),
         (["--kind", "ludb"], "ludb.csv does not exist"),
         (["--stride-seconds", "5"], "it needs --windows all"),
-        (["--windows", "all", "--stride-seconds", "-5"], "stride_seconds is -5.0: give a number from"),
+        (["--windows", "all", "--stride-seconds", "-5"], "stride_seconds must be a number between"),
         (["--shard-index", "3"], "give both"),
         (["--split-fractions", "0.5", "0.5", "0.5"], "add up to 1"),
         (["--split-fractions", "0.5", "0.5"], "--split-fractions: expected 3 arguments"),

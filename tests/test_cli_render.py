@@ -107,7 +107,7 @@ def test_when_a_record_is_normalized_then_its_height_is_asked_for(
         (["ten", "ten.hea/a.png"], "is a file"),
         (["ten", "a.png", "--layout", "4x3"], "choose one of 3x4"),
         (["ten", "a.png", "--size", "10", "300"], "between 64"),
-        (["ten", "a.png", "--start", "11"], "lasts 10 s"),
+        (["ten", "a.png", "--start", "11"], "the duration of the recording (10 s)"),
     ],
 )
 def test_when_a_page_cannot_be_rendered_then_one_sentence_says_why_and_nothing_is_written(

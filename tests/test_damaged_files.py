@@ -143,7 +143,7 @@ def test_when_a_file_of_a_model_is_mutated_then_only_one_sentence_comes_out(fold
                     loaded(waveform, sampling_rate=500.0, lead_names=leads, unit="mV", on_no_beats="mask")
         except InputError as error:
             refused += 1
-            if "recording" not in str(error) and "lasts" not in str(error):
+            if "recording" not in str(error) and "s long, got" not in str(error):
                 _says_one_sentence(error, path)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {path.read_text(errors='replace')}") from error
@@ -165,16 +165,19 @@ def test_when_settings_are_mutated_then_the_classes_themselves_refuse_them(folde
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window_seconds": 1e9}, "window_seconds is 1000000000.0: give a number from"),
-        ({"sampling_rate": 1e8}, "sampling_rate is 100000000.0: give a number from 50 to 10000"),
-        ({"sampling_rate": "250"}, "sampling_rate is '250': give a number from"),
-        ({"bandpass_order": 2**31}, "bandpass_order is 2147483648: give a whole number from 1 to 20"),
-        ({"bandpass_low": 30.0, "bandpass_high": 20.0, "do_bandpass": True}, "it must be below bandpass_high"),
-        ({"min_seconds": float("nan")}, "min_seconds is nan: give a number from 0"),
-        ({"max_non_finite": None}, "max_non_finite is None: give a number from 0 to 1"),
-        ({"do_repair": "no"}, "do_repair is 'no': give true or false"),
-        ({"detector": ["xqrs"]}, r"detector is \['xqrs'\]: choose one of"),
-        ({"clean": "yes"}, "clean is no setting of"),
+        ({"window_seconds": 1e9}, "window_seconds must be a number between .*, got 1000000000.0"),
+        ({"sampling_rate": 1e8}, "sampling_rate must be a number between 50 and 10000, got 100000000.0"),
+        ({"sampling_rate": "250"}, "sampling_rate must be a number between .*, got '250'"),
+        ({"bandpass_order": 2**31}, "bandpass_order must be an integer between 1 and 20, got 2147483648"),
+        (
+            {"bandpass_low": 30.0, "bandpass_high": 20.0, "do_bandpass": True},
+            "bandpass_low must be below bandpass_high",
+        ),
+        ({"min_seconds": float("nan")}, "min_seconds must be a number between 0 and 1000000, got nan"),
+        ({"max_non_finite": None}, "max_non_finite must be a number between 0 and 1, got None"),
+        ({"do_repair": "no"}, "do_repair must be true or false, got 'no'"),
+        ({"detector": ["xqrs"]}, r"detector must be one of .*, got \['xqrs'\]"),
+        ({"clean": "yes"}, "clean is not a setting of"),
     ],
 )
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -16,7 +16,7 @@ from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..processing.leads import STANDARD_LEADS
 from ..processing.signal_cleaning import canonical_unit
-from ..processing.signal_report import Quality, describe_skipped, find_no_signal, measure_quality
+from ..processing.signal_report import Quality, describe_skipped, find_blank_samples, measure_quality
 from .records import Recording, RecordReference, Rejected, describe_error
 
 
@@ -180,7 +180,7 @@ def _cleaned_batches(
             units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
             # The extractor converts every other unit to mV, unless it rescales each recording.
             unit = "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
-            blank = find_no_signal(*description[:2]) if extractor.do_mask_flat_leads else None
+            blank = find_blank_samples(*description[:2]) if extractor.do_mask_flat_leads else None
             batch.append(_Cleaned(record, unit, signal, lead_mask, blank, measure_quality(*description)))
         except Exception as error:  # an unusable file must not stop the others
             rejected.append(Rejected(record.record_id, describe_error(error)))

@@ -1,9 +1,8 @@
 """
-ECG paper: 12-lead recordings drawn as pages, with the place of every sample.
+Drawing of 12-lead recordings as pages of ECG paper, with the position of every sample.
 
-A page is drawn directly at the size that is asked for: the grid as the exact share of each pixel that its lines cover,
-the traces at several times the resolution, averaged down. How papers on such pages draw them is not known to us:
-layouts, looks and their ranges are our own choice.
+Pages are drawn directly at the requested size: the grid by the exact fraction of each pixel that its lines cover, the
+traces by supersampling. Layouts, styles and their ranges are our choice.
 """
 
 from __future__ import annotations
@@ -23,33 +22,33 @@ from .signal_report import check_amplitude
 
 
 LAYOUTS: tuple[str, ...] = ("3x4", "6x2", "12x1")
-"""Rows x columns of leads. Beneath the 3x4 there is a strip of lead II over all 10 s."""
+"""Rows x columns of leads. The 3x4 layout has a rhythm strip of lead II over all 10 s below."""
 
 PAGE_SECONDS = 10.0
-"""What a row of a page shows [s]; each column shows its own part of it."""
+"""Duration of a row [s], which is divided among its columns."""
 
 PAPER_SPEED = 25.0
-"""Length of a second on ordinary paper [mm]."""
+"""Standard paper speed [mm/s]."""
 
 GAINS: tuple[float, ...] = (10.0, 5.0, 2.5)
-"""Heights of a millivolt on paper [mm]: the ordinary one, and those for high voltages."""
+"""Gains [mm/mV]: the standard one, and those for high voltages."""
 
 GRID_STEPS: tuple[float, float] = (1.0, 5.0)
-"""From a minor line of the grid to the next, and from a major one [mm]."""
+"""Distance of minor and of major grid lines [mm]."""
 
 PULSE_SECONDS = 0.2
-"""Length of the pulse of 1 mV that a row begins with [s]."""
+"""Duration of the calibration pulse of 1 mV at the start of a row [s]."""
 
 RHYTHM_LEAD = "II"
-"""What the strip shows."""
+"""Lead of the rhythm strip."""
 
 MILLIMETERS_PER_INCH = 25.4
 
 MINIMUM_SIZE = 64
-"""Smallest height and width of a page [px]."""
+"""Minimum height and width of a page [px]."""
 
 MAXIMUM_SIZE = 10_000
-"""Largest height and width of a page [px]."""
+"""Maximum height and width of a page [px]."""
 
 DEFAULT_PIXELS_PER_MM = 200.0 / MILLIMETERS_PER_INCH
 
@@ -59,8 +58,8 @@ Color = tuple[int, int, int]
 @dataclass(frozen=True)
 class PageLayout:
     """
-    Where rows lie: `spacing` from a baseline to the next, `edge` from the first and the last one to the margins [mm].
-    A baseline has at least 25 mm to the page's edge at the usual margins, for complexes of 2.5 mV.
+    Layout of a page: `spacing` between baselines, and `edge` between the first or last baseline and the margin [mm].
+    With the default margins, baselines are at least 25 mm from the edge of the page, for complexes of 2.5 mV.
     """
 
     rows: int
@@ -74,7 +73,7 @@ class PageLayout:
         return self.rows + self.strip
 
     def panels(self, strip_lead: str = RHYTHM_LEAD) -> Iterator[tuple[str, int, float, float]]:
-        """Name and row of each lead, and from which to which share of the time it is shown; the strip comes last."""
+        """Yield name, row, and start and end (fraction of the row) of each panel; the rhythm strip is the last."""
         for index, lead in enumerate(STANDARD_LEADS):
             column, row = divmod(index, self.rows)
             yield lead, row, column / self.columns, (column + 1) / self.columns
@@ -88,14 +87,14 @@ PAGE_LAYOUTS: dict[str, PageLayout] = {
     "12x1": PageLayout(rows=12, columns=1, spacing=15.0, edge=20.0),
 }
 
-# A trace thinner than this at the page's size would vanish between the grid's lines [px].
-_THINNEST_TRACE = 0.75
-# Lines are drawn at no less than this resolution, and averaged down to the page's [px/mm].
-_FINE_ENOUGH = 12.0
-_MOST_FINE = 4
-_SHIFT = 4  # Binary places of the coordinates that OpenCV is given.
+# Minimum line width, since thinner traces would be hardly visible among the grid lines [px].
+_MIN_TRACE_WIDTH = 0.75
+# Minimum resolution of the supersampled lines [px/mm], and maximum supersampling factor.
+_MIN_RESOLUTION = 12.0
+_MAX_SUPERSAMPLING = 4
+_SHIFT = 4  # fractional bits of coordinates in OpenCV
 
-# Grid colors, minor and major, of papers in use [RGB].
+# Common grid colors, minor and major [RGB].
 _GRIDS: tuple[tuple[Color, Color], ...] = (
     ((255, 205, 205), (240, 130, 130)),  # red
     ((255, 214, 224), (245, 150, 175)),  # pink
@@ -110,25 +109,25 @@ _GRAY_GRID: tuple[Color, Color] = ((218, 218, 218), (160, 160, 160))
 @dataclass(frozen=True)
 class PaperStyle:
     """
-    How a page looks. The defaults are the usual red grid on white with a black trace.
+    Style of a page. Defaults to a red grid on white paper with black traces.
 
     Args:
-        grid (`bool`, *optional*, defaults to `True`): Whether the paper has a grid: lines each 1 mm and each 5 mm.
+        grid (`bool`, *optional*, defaults to `True`): Whether to draw the grid of 1 mm and 5 mm lines.
         paper_color, minor_color, major_color, trace_color (`tuple[int, int, int]`, *optional*):
-            Colors of the paper, the grid's 1 mm and 5 mm lines, and of traces and writing [RGB, 0 to 255].
-        minor_width, major_width (`float`, *optional*, defaults to 0.1 and 0.25): Width of the grid's lines [mm].
+            Colors of the paper, of 1 mm and 5 mm lines, and of traces and text [RGB, 0 to 255].
+        minor_width, major_width (`float`, *optional*, defaults to 0.1 and 0.25): Width of the grid lines [mm].
         trace_width (`float`, *optional*, defaults to 0.35):
-            Width of the traces [mm]; never drawn thinner than three quarters of a pixel.
-        lead_names (`bool`, *optional*, defaults to `True`): Whether each lead's name stands over its trace.
-        page_text (`bool`, *optional*, defaults to `True`): Whether paper speed and gain stand at the bottom.
+            Width of the traces [mm], at least 0.75 px.
+        lead_names (`bool`, *optional*, defaults to `True`): Whether to draw the names of the leads above the traces.
+        page_text (`bool`, *optional*, defaults to `True`): Whether to draw paper speed and gain at the bottom.
         calibration_pulse (`bool`, *optional*, defaults to `True`):
-            Whether each row begins with a pulse of 1 mV and 0.2 s. Without it, its place is not there either.
+            Whether each row starts with a pulse of 1 mV and 0.2 s.
         text_size (`float`, *optional*, defaults to 3): Height of capital letters [mm].
         margin_left, margin_right, margin_top, margin_bottom (`float`, *optional*, defaults to 5):
-            Paper around rows and traces [mm].
+            Margins of the page [mm].
         grid_offset (`tuple[float, float]`, *optional*, defaults to `(0, 0)`):
-            Where the grid's first 5 mm lines cross, from the page's upper left corner [mm]; at the default, baselines
-            lie on lines.
+            Position of the first 5 mm lines relative to the upper left corner of the page [mm]. By default, baselines
+            coincide with grid lines.
     """
 
     grid: bool = True
@@ -153,37 +152,32 @@ class PaperStyle:
         for name in ("paper_color", "minor_color", "major_color", "trace_color"):
             color = tuple(int(value) for value in getattr(self, name))
             if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-                raise InputError(f"{name} is {getattr(self, name)!r}: give red, green and blue from 0 to 255")
+                raise InputError(f"{name} must be red, green and blue between 0 and 255, got {getattr(self, name)!r}")
             object.__setattr__(self, name, color)
         for name in ("minor_width", "major_width", "trace_width", "text_size"):
             if not 0.0 < getattr(self, name) <= 20.0:
-                raise InputError(f"{name} is {getattr(self, name)!r}: it must be above 0 and at most 20 mm")
+                raise InputError(f"{name} must be above 0 and at most 20 mm, got {getattr(self, name)!r}")
         for name in ("margin_left", "margin_right", "margin_top", "margin_bottom"):
             if not 0.0 <= getattr(self, name) <= 100.0:
-                raise InputError(f"{name} is {getattr(self, name)!r}: it must be between 0 and 100 mm")
+                raise InputError(f"{name} must be between 0 and 100 mm, got {getattr(self, name)!r}")
         object.__setattr__(self, "grid_offset", tuple(float(value) for value in self.grid_offset))
 
     def in_black_and_white(self) -> PaperStyle:
-        """The same style on white paper with a gray grid and a black trace."""
+        """Copy of the style with white paper, gray grid and black traces."""
         minor, major = _GRAY_GRID
         return replace(self, paper_color=(255, 255, 255), minor_color=minor, major_color=major, trace_color=(0, 0, 0))
 
     @classmethod
     def draw(cls, generator: np.random.Generator) -> PaperStyle:
         """
-        A random style for training.
-
-        Black-and-white with probability 0.2 and no grid with 0.1 (spec section 3.3); colors, widths, margins and what
-        stands beside the traces are our choice.
+        Draw a random style for training: black and white with probability 0.2, and without grid with probability 0.1.
 
         Args:
-            generator (`np.random.Generator`): Where the style is drawn from.
+            generator (`np.random.Generator`): Random generator.
         """
         minor, major = _GRIDS[generator.integers(len(_GRIDS))]
-        fade = generator.uniform(-0.15, 0.35)  # toward white, or darker
-        minor, major = (
-            _mixed(color, (255, 255, 255) if fade > 0 else (0, 0, 0), abs(fade)) for color in (minor, major)
-        )
+        fade = generator.uniform(-0.15, 0.35)  # toward white if positive, toward black if negative
+        minor, major = (_mix(color, (255, 255, 255) if fade > 0 else (0, 0, 0), abs(fade)) for color in (minor, major))
         paper = tuple(int(value) for value in 255 - generator.uniform(0, 1) * np.array([4, 8, 20]))
         gray = int(generator.integers(0, 52))  # up to a fifth of white
         trace = (gray, gray, gray) if generator.random() < 0.85 else (gray // 2, gray // 2, 70 + gray)
@@ -213,15 +207,15 @@ class PaperStyle:
 @dataclass(frozen=True)
 class EcgPage:
     """
-    A drawn page.
+    Page with a drawn recording.
 
     Args:
-        image (`np.ndarray` of shape `(height, width, 3)`): The picture, uint8 [RGB].
+        image (`np.ndarray` of shape `(height, width, 3)`): Image, uint8 [RGB].
         positions (`np.ndarray` of shape `(12, num_samples, 2)`):
-            x and y of each sample in its lead's own panel, float32 [px, centers of pixels at whole numbers]; NaN
-            where the sample is not drawn. A sample beyond the page's upper or lower edge keeps its true place.
-        strip_positions (`np.ndarray` of shape `(num_samples, 2)`, *optional*): The same of the lead II strip of 3x4.
-        pixels_per_mm (`tuple[float, float]`): Scale of the page in x and in y [px/mm].
+            x and y of each sample in the panel of its lead, float32 [px, integers at pixel centers]; NaN for samples
+            that are not drawn. Positions may be above or below the page.
+        strip_positions (`np.ndarray` of shape `(num_samples, 2)`, *optional*): Positions in the rhythm strip of 3x4.
+        pixels_per_mm (`tuple[float, float]`): Horizontal and vertical scale of the page [px/mm].
     """
 
     image: np.ndarray
@@ -231,7 +225,7 @@ class EcgPage:
 
     @property
     def drawn(self) -> np.ndarray:
-        """Which samples are drawn anywhere, the strip included: boolean `(12, num_samples)`."""
+        """Boolean mask `(12, num_samples)`, True for samples that are drawn in a panel or in the rhythm strip."""
         drawn = np.isfinite(self.positions[..., 0])
         if self.strip_positions is not None:
             drawn[STANDARD_LEADS.index(RHYTHM_LEAD)] |= np.isfinite(self.strip_positions[:, 0])
@@ -251,50 +245,50 @@ def draw_page(
     gain: float = GAINS[0],
 ) -> EcgPage:
     """
-    Draw 12 clean leads as a page.
+    Draw 12 cleaned leads as a page.
 
-    Each column shows its own part of the 10 s, as paper does: with 3x4, I to III the first 2.5 s, aVR to aVF the next.
-    0 mV lies on a row's baseline. A trace may reach into the rows beside its own, and ends at the page's edge. Missing
-    leads stay blank under their names, and so does the time after the end of a short recording.
+    Columns show successive parts of the 10 s: in the 3x4 layout, I to III show the first 2.5 s, aVR to aVF the next.
+    Traces may extend into adjacent rows and are clipped at the edge of the page. The panels of missing leads, and the
+    time after the end of a short recording, are blank.
 
     Args:
         signals (`np.ndarray` of shape `(12, num_samples)`): Finite leads in standard order [mV], at most 10 s.
-        sampling_rate (`float`): Their rate [Hz].
-        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead is present; all by default.
+        sampling_rate (`float`): Sampling rate [Hz].
+        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True for leads that are present; all by default.
         layout (`str`, *optional*, defaults to `"3x4"`): One of [`LAYOUTS`].
         image_size (`Sequence[int]`, *optional*):
-            Height and width of the picture [px]. The page fills it, squashed straight to it: nothing is cropped.
+            Height and width of the image [px]. The page is scaled to this size without preserving its aspect ratio.
         pixels_per_mm (`float`, *optional*):
-            Scale of a page of true proportions instead [px/mm], 200 dots per inch by default.
-        style ([`PaperStyle`], *optional*): How the page looks.
-        paper_speed (`float`, *optional*, defaults to 25): Length of a second [mm].
-        gain (`float`, *optional*, defaults to 10): Height of a millivolt [mm].
+            Scale of the page [px/mm], instead of `image_size`; 200 dots per inch by default.
+        style ([`PaperStyle`], *optional*): Style of the page.
+        paper_speed (`float`, *optional*, defaults to 25): Paper speed [mm/s].
+        gain (`float`, *optional*, defaults to 10): Gain [mm/mV].
 
     Returns:
-        [`EcgPage`]: The picture and the place of every sample.
+        [`EcgPage`]: Image and position of every sample.
 
     Raises:
-        InputError: If signals, layout or size cannot be used.
+        InputError: If an argument is invalid.
         ImportError: If OpenCV is not installed.
     """
     signals = np.asarray(signals)
     if signals.ndim != 2 or len(signals) != len(STANDARD_LEADS) or not signals.shape[1]:
         raise InputError(
-            f"the signals have the shape {signals.shape}: give 12 leads in standard order (12, num_samples)"
+            f"signals must be 12 leads in standard order of shape (12, num_samples), got shape {signals.shape}"
         )
     if signals.dtype.kind not in "fiu":
-        raise InputError(f"the signals have dtype {signals.dtype}: give real numbers [mV]")
+        raise InputError(f"signals must contain real numbers [mV], got dtype {signals.dtype}")
     present = np.ones(12, dtype=bool) if lead_mask is None else np.asarray(lead_mask, dtype=bool)
     if present.shape != (12,):
-        raise InputError(f"the lead mask has the shape {present.shape}: give one of (12,)")
+        raise InputError(f"lead_mask must have the shape (12,), got {present.shape}")
     rate = _positive(sampling_rate, "the sampling rate")
     num_samples = signals.shape[1]
     if num_samples > math.ceil(PAGE_SECONDS * rate - 1e-6):
         raise InputError(
-            f"the signals last {num_samples / rate:g} s and a page shows {PAGE_SECONDS:g} s: cut them before"
+            f"signals must be at most {PAGE_SECONDS:g} s long, the duration of a page, got {num_samples / rate:g} s"
         )
     if not np.isfinite(signals[present]).all():
-        raise InputError("the signals hold NaN or Inf: repair them first, or draw them with `render_page`")
+        raise InputError("signals must not contain NaN or Inf: repair them, or use `render_page`")
     if layout not in PAGE_LAYOUTS:
         raise InputError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
     plan = PAGE_LAYOUTS[layout]
@@ -306,10 +300,10 @@ def draw_page(
     positions = np.full((12, num_samples, 2), np.nan, dtype=np.float32)
     strip_positions = np.full((num_samples, 2), np.nan, dtype=np.float32) if plan.strip else None
     drawn: list[np.ndarray] = []
-    for name, row, *shares in plan.panels():
+    for name, row, *span in plan.panels():
         lead = STANDARD_LEADS.index(name)
         if present[lead]:
-            edges = [min(math.ceil(share * PAGE_SECONDS * rate - 1e-6), num_samples) for share in shares]
+            edges = [min(math.ceil(edge * PAGE_SECONDS * rate - 1e-6), num_samples) for edge in span]
             target, part = positions[lead], slice(*edges)
             if strip_positions is not None and row == plan.rows:
                 target = strip_positions
@@ -318,14 +312,14 @@ def draw_page(
             target[part, 1] = y * scale_y - 0.5
             drawn.append(target[part])
 
-    paper, writing = _paper(geometry, height, width, scale_x, scale_y)
+    paper, text = _paper(geometry, height, width, scale_x, scale_y)
     pen = _Pen.make(style.trace_width, scale_x, scale_y)
-    ink = np.maximum(pen.cover(drawn, height, width), writing)
+    ink = np.maximum(pen.cover(drawn, height, width), text)
     image = paper.copy()
     inked = np.flatnonzero(ink > 0)
-    share = ink.reshape(-1)[inked, None].astype(np.float32) / 255.0
+    alpha = ink.reshape(-1)[inked, None].astype(np.float32) / 255.0
     pixels = image.reshape(-1, 3)
-    pixels[inked] = pixels[inked] * (1.0 - share) + np.array(style.trace_color, dtype=np.float32) * share + 0.5
+    pixels[inked] = pixels[inked] * (1.0 - alpha) + np.array(style.trace_color, dtype=np.float32) * alpha + 0.5
     return EcgPage(image, positions, strip_positions, (scale_x, scale_y))
 
 
@@ -339,59 +333,54 @@ def render_page(
     start_seconds: float = 0.0,
     do_repair: bool = True,
     max_non_finite: float = 0.2,
-    **as_draw_page: Any,
+    **kwargs: Any,
 ) -> EcgPage:
     """
-    Draw a recording as a page: 10 s of it, or what there is.
+    Draw up to 10 s of a recording as a page.
 
-    Leads are found by name, inverted ones such as `-aVR` get their standard sign, and absent III, aVR, aVL and aVF are
-    computed from I and II unless one of these is flat (see `arrange_leads`). `positions` of the page count samples
-    from `start_seconds` on.
+    The leads are arranged by name, see `arrange_leads`. The samples of `positions` start at `start_seconds`.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): The recording.
-        sampling_rate (`float`): Its rate [Hz].
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): Recording.
+        sampling_rate (`float`): Sampling rate [Hz].
         lead_names (`Sequence[str]`): Name of each row.
         unit (`str` or `Sequence[str]`): Unit of all rows or of each: mV, uV, V or NU.
         millivolts_per_unit (`float`, *optional*):
-            Height of one unit of a normalized recording (NU) [mV]. Such a recording has no millivolts of its own and
-            is refused without it.
-        start_seconds (`float`, *optional*, defaults to 0): Where the page begins in the recording [s].
-        do_repair (`bool`, *optional*, defaults to `True`): Whether NaN and Inf are replaced from their neighbors.
+            Amplitude of one normalized unit (NU) [mV]. Required for recordings in NU.
+        start_seconds (`float`, *optional*, defaults to 0): Start of the page in the recording [s].
+        do_repair (`bool`, *optional*, defaults to `True`): Whether to replace NaN and Inf using nearby samples.
         max_non_finite (`float`, *optional*, defaults to 0.2):
-            A lead of which more than this share of the page's samples is NaN or Inf counts as missing.
-        as_draw_page (*optional*): Layout, size and style, as [`draw_page`] takes them.
+            Maximum fraction of NaN and Inf samples of a lead on the page; other leads are treated as missing.
+        kwargs: Layout, size and style, see [`draw_page`].
 
     Returns:
-        [`EcgPage`]: The picture and the place of every sample.
+        [`EcgPage`]: Image and position of every sample.
 
     Raises:
-        InputError: If the recording cannot be drawn; the message says why and what to do.
+        InputError: If an argument is invalid.
         ImportError: If OpenCV is not installed.
     """
     array, names, units = check_waveform(waveform, lead_names, unit)
-    scales = [MILLIVOLTS_PER_UNIT[one] for one in units]
+    scales = [MILLIVOLTS_PER_UNIT[lead_unit] for lead_unit in units]
     normalized = "NU" in units
     if normalized:
         if millivolts_per_unit is None:
-            raise InputError(
-                "the recording is normalized (unit NU) and has no millivolts to draw: say how high one unit shall be, "
-                "with `millivolts_per_unit`"
-            )
-        height = _positive(millivolts_per_unit, "millivolts_per_unit")
-        scales = [height if one == "NU" else scale for one, scale in zip(units, scales, strict=True)]
+            raise InputError("millivolts_per_unit must be set to draw a recording in normalized units (NU)")
+        scale = _positive(millivolts_per_unit, "millivolts_per_unit")
+        scales = [scale if lead_unit == "NU" else MILLIVOLTS_PER_UNIT[lead_unit] for lead_unit in units]
     elif millivolts_per_unit is not None:
-        raise InputError(f"millivolts_per_unit is for unit NU only, and the unit is {units[0]}: leave it out")
+        raise InputError(f"millivolts_per_unit applies to unit NU only, but the unit is {units[0]}: remove it")
 
     rate = _positive(sampling_rate, "the sampling rate")
     if not (math.isfinite(start_seconds) and 0.0 <= start_seconds < array.shape[1] / rate):
         raise InputError(
-            f"the page cannot begin at {start_seconds:g} s: the recording lasts {array.shape[1] / rate:g} s"
+            f"start_seconds must be between 0 and the duration of the recording ({array.shape[1] / rate:g} s), got "
+            f"{start_seconds:g}"
         )
     first = round(start_seconds * rate)
     part = array[:, first : first + math.ceil(PAGE_SECONDS * rate - 1e-6)]
     if not part.shape[1]:
-        raise InputError(f"no sample is left after {start_seconds:g} s: begin earlier")
+        raise InputError(f"the recording contains no samples after start_seconds={start_seconds:g}: start earlier")
     part = part * np.array(scales, dtype=np.float32)[:, None]
     signals, present = arrange_leads(part, names, derive=not normalized)
     if not normalized:
@@ -400,15 +389,15 @@ def render_page(
     finite = np.isfinite(signals)
     if not finite.all():
         if not do_repair:
-            raise InputError("the recording holds NaN or Inf samples: repair them, or set `do_repair=True`")
+            raise InputError("the recording contains NaN or Inf: repair it, or set do_repair=True")
         present = usable_leads(present, finite, max_non_finite)
         signals = repair_non_finite(np.where(present[:, None], signals, np.float32(0.0)))
-    return draw_page(signals, rate, present, **as_draw_page)
+    return draw_page(signals, rate, present, **kwargs)
 
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Where things lie on a page [mm from its upper left corner]."""
+    """Geometry of a page [mm from its upper left corner]."""
 
     plan: PageLayout
     style: PaperStyle
@@ -417,7 +406,7 @@ class _Geometry:
 
     @property
     def left(self) -> float:
-        """Where time 0 is: after the pulse, and as much again around it, 5 mm at 25 mm/s."""
+        """x at time 0, to the right of the calibration pulse and 5 mm of space around it."""
         return self.style.margin_left + (
             PULSE_SECONDS * self.paper_speed + 5.0 if self.style.calibration_pulse else 0.0
         )
@@ -435,19 +424,19 @@ class _Geometry:
 
 
 def scale_text(paper_speed: float, gain: float) -> str:
-    """Paper speed [mm/s] and gain [mm/mV] as they stand at the bottom of a page."""
+    """Text with paper speed [mm/s] and gain [mm/mV] at the bottom of a page."""
     return f"{paper_speed:g} mm/s  {gain:g} mm/mV"
 
 
 def _page_size(
     geometry: _Geometry, image_size: Sequence[int] | None, pixels_per_mm: float | None
 ) -> tuple[int, int, float, float]:
-    """Height and width [px], and the scales in x and y [px/mm]."""
+    """Height and width [px], and horizontal and vertical scale [px/mm]."""
     if image_size is not None:
         if pixels_per_mm is not None:
-            raise InputError("image_size and pixels_per_mm were both given: give one of them")
+            raise InputError("image_size and pixels_per_mm cannot be combined: pass one of them")
         if len(image_size) != 2 or any(int(side) != side for side in image_size):
-            raise InputError(f"image_size is {image_size!r}: give height and width in pixels")
+            raise InputError(f"image_size must be height and width in pixels, got {image_size!r}")
         height, width = (int(side) for side in image_size)
         scale_x, scale_y = width / geometry.width, height / geometry.height
     else:
@@ -456,8 +445,8 @@ def _page_size(
         scale_x = scale_y = scale
     if min(height, width) < MINIMUM_SIZE or max(height, width) > MAXIMUM_SIZE:
         raise InputError(
-            f"the page would have {width} x {height} pixels: its sides must be between {MINIMUM_SIZE} and "
-            f"{MAXIMUM_SIZE} px"
+            f"height and width of the page must be between {MINIMUM_SIZE} and {MAXIMUM_SIZE} px, got {height} x "
+            f"{width} px"
         )
     return height, width, scale_x, scale_y
 
@@ -465,48 +454,48 @@ def _page_size(
 @dataclass(frozen=True)
 class _Pen:
     """
-    Draws lines of a width.
+    Draws lines of a given width.
 
-    OpenCV draws one pixel wide lines fastest: they are drawn so at `finer` times the page's resolution, widened by
-    dilation with an ellipse of odd sides, and averaged down. What the ellipse lacks in width the `strength` of the
-    ink makes up for.
+    Lines that are one pixel wide, which OpenCV draws fastest, are drawn with `supersampling`, dilated by an ellipse
+    with odd `sides`, and averaged. The `opacity` compensates for the rounded width of the ellipse.
     """
 
-    finer: int
+    supersampling: int
     sides: tuple[int, int]
-    strength: float
+    opacity: float
 
     @classmethod
     def make(cls, millimeters: float, scale_x: float, scale_y: float) -> _Pen:
-        finer = min(max(math.ceil(_FINE_ENOUGH / min(scale_x, scale_y)), 1), _MOST_FINE)
-        widths = [max(millimeters * scale, _THINNEST_TRACE) * finer for scale in (scale_x, scale_y)]
+        factor = min(max(math.ceil(_MIN_RESOLUTION / min(scale_x, scale_y)), 1), _MAX_SUPERSAMPLING)
+        widths = [max(millimeters * scale, _MIN_TRACE_WIDTH) * factor for scale in (scale_x, scale_y)]
         sides = [max(2 * math.floor((width - 1.0) / 2.0 + 1e-9) + 1, 1) for width in widths]
-        strength = math.sqrt(widths[0] / sides[0] * widths[1] / sides[1])
-        return cls(finer, (sides[0], sides[1]), strength)
+        opacity = math.sqrt(widths[0] / sides[0] * widths[1] / sides[1])
+        return cls(factor, (sides[0], sides[1]), opacity)
 
     def cover(self, lines: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-        """How much of each pixel lines through points `(num_points, 2)` [px] cover: `(height, width)` uint8."""
+        """Coverage `(height, width)`, uint8, of each pixel by lines through points `(num_points, 2)` [px]."""
         cv2 = import_cv2()
-        fine = np.zeros((height * self.finer, width * self.finer), dtype=np.uint8)
-        far = 4.0 * max(height, width)  # keeps coordinates within what OpenCV can hold
+        factor = self.supersampling
+        canvas = np.zeros((height * factor, width * factor), dtype=np.uint8)
+        limit = 4.0 * max(height, width)  # keeps coordinates within the range of OpenCV
         points = [
-            np.rint((np.clip(line, -far, far) + 0.5) * (self.finer << _SHIFT) - 0.5 * (1 << _SHIFT)).astype(np.int32)
+            np.rint((np.clip(line, -limit, limit) + 0.5) * (factor << _SHIFT) - 0.5 * (1 << _SHIFT)).astype(np.int32)
             for line in lines
             if len(line)
         ]
-        cv2.polylines(fine, points, False, 255, 1, cv2.LINE_AA if self.finer == 1 else cv2.LINE_8, _SHIFT)
+        cv2.polylines(canvas, points, False, 255, 1, cv2.LINE_AA if factor == 1 else cv2.LINE_8, _SHIFT)
         if self.sides != (1, 1):
-            fine = cv2.dilate(fine, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, self.sides))
-        if self.finer > 1:
-            fine = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
-        return cv2.convertScaleAbs(fine, alpha=self.strength)
+            canvas = cv2.dilate(canvas, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, self.sides))
+        if factor > 1:
+            canvas = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+        return cv2.convertScaleAbs(canvas, alpha=self.opacity)
 
 
 @lru_cache(maxsize=4)
 def _paper(
     geometry: _Geometry, height: int, width: int, scale_x: float, scale_y: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The paper with its grid `(height, width, 3)`, and how much writing and pulses cover it `(height, width)`."""
+    """Paper with its grid `(height, width, 3)`, and coverage by text and calibration pulses `(height, width)`."""
     plan, style = geometry.plan, geometry.style
     paper = np.empty((height, width, 3), dtype=np.uint8)
     paper[:] = style.paper_color
@@ -538,50 +527,52 @@ def _paper(
 
 
 def _grid(style: PaperStyle, height: int, width: int, scale_x: float, scale_y: float) -> np.ndarray:
-    """The paper with lines each 1 mm and 5 mm: `(height, width, 3)` uint8."""
-    shares = [
+    """Paper with lines every 1 mm and 5 mm: `(height, width, 3)` uint8."""
+    coverage = [
         [
-            _line_shares(size, scale, offset, spacing, line)
+            _line_coverage(size, scale, offset, spacing, line)
             for spacing, line in zip(GRID_STEPS, (style.minor_width, style.major_width), strict=True)
         ]
         for size, scale, offset in ((width, scale_x, style.grid_offset[0]), (height, scale_y, style.grid_offset[1]))
     ]
-    across, down = (np.stack(axis, axis=-1) for axis in shares)
-    # Most rows are alike: each kind is computed once.
-    kinds, kind = np.unique(np.rint(down * 128.0), axis=0, return_inverse=True)
-    covered = 1.0 - (1.0 - across[None]) * (1.0 - kinds[:, None] / 128.0)
-    rows = np.empty((len(kinds), width, 3))
-    rows[:] = style.paper_color
+    columns, rows = (np.stack(axis, axis=-1) for axis in coverage)
+    # Compute every distinct row once, since most rows are identical.
+    distinct, index_of_row = np.unique(np.rint(rows * 128.0), axis=0, return_inverse=True)
+    covered = 1.0 - (1.0 - columns[None]) * (1.0 - distinct[:, None] / 128.0)
+    colors = np.empty((len(distinct), width, 3))
+    colors[:] = style.paper_color
     for index, color in enumerate((style.minor_color, style.major_color)):
-        rows += covered[..., index, None] * (np.array(color) - rows)
-    return np.rint(rows).astype(np.uint8)[kind.reshape(-1)]
+        colors += covered[..., index, None] * (np.array(color) - colors)
+    return np.rint(colors).astype(np.uint8)[index_of_row.reshape(-1)]
 
 
-def _line_shares(size: int, scale: float, offset: float, spacing: float, line_width: float) -> np.ndarray:
-    """How much of each pixel of a row or column parallel lines cover: `(size,)`, 0 to 1."""
-    # Integral of the lines' shape up to each pixel's border, in periods.
-    borders = (np.arange(-1, size + 2) / scale - offset) / spacing
-    whole = np.floor(borders + 0.5)
+def _line_coverage(size: int, scale: float, offset: float, spacing: float, line_width: float) -> np.ndarray:
+    """Fraction of each pixel of a row or column that parallel lines cover: `(size,)`, 0 to 1."""
+    # Integral of the line profile up to the edge of each pixel, in periods.
+    edges = (np.arange(-1, size + 2) / scale - offset) / spacing
+    periods = np.floor(edges + 0.5)
     line = line_width / spacing
-    integral = whole * line + np.clip(borders - whole, -line / 2.0, line / 2.0)
-    shares = np.diff(integral) * spacing * scale
+    integral = periods * line + np.clip(edges - periods, -line / 2.0, line / 2.0)
+    coverage = np.diff(integral) * spacing * scale
     if spacing * scale < 2.0:
-        # Lines closer than two pixels would beat with the pixels.
-        shares = np.convolve(shares, [0.25, 0.5, 0.25], mode="same")
-    return np.clip(shares[1:-1], 0.0, 1.0)
+        # Smooth to prevent aliasing of lines that are less than two pixels apart.
+        coverage = np.convolve(coverage, [0.25, 0.5, 0.25], mode="same")
+    return np.clip(coverage[1:-1], 0.0, 1.0)
 
 
-def _write(ink: np.ndarray, text: str, left: float, foot: float, size: float, scale_x: float, scale_y: float) -> None:
-    """Write a text with capitals of `size` into the ink, from `left` on, standing on `foot` [mm]."""
+def _write(
+    ink: np.ndarray, text: str, left: float, baseline: float, size: float, scale_x: float, scale_y: float
+) -> None:
+    """Draw text with capitals of height `size`, starting at `left` on `baseline` [mm]."""
     cv2 = import_cv2()
     letters, capital, below = _letters(text)
     columns = max(round(letters.shape[1] / capital * size * scale_x), 1)
     rows = max(round(letters.shape[0] / capital * size * scale_y), 1)
-    smaller = rows < letters.shape[0]
-    letters = cv2.resize(letters, (columns, rows), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_AREA if rows < letters.shape[0] else cv2.INTER_LINEAR
+    letters = cv2.resize(letters, (columns, rows), interpolation=interpolation)
     x = round(left * scale_x)
-    y = round((foot + below / capital * size) * scale_y) - rows
-    # What does not fit on the page is cut.
+    y = round((baseline + below / capital * size) * scale_y) - rows
+    # Clip at the edge of the page.
     target = ink[max(y, 0) : max(y + rows, 0), max(x, 0) : max(x + columns, 0)]
     source = letters[max(-y, 0) :, max(-x, 0) :][: target.shape[0], : target.shape[1]]
     np.maximum(target, source, out=target)
@@ -589,17 +580,17 @@ def _write(ink: np.ndarray, text: str, left: float, foot: float, size: float, sc
 
 @lru_cache(maxsize=64)
 def _letters(text: str) -> tuple[np.ndarray, int, int]:
-    """A text's coverage in uint8, the height of its capitals, and the room beneath its foot [px]."""
+    """Coverage by a text as uint8, the height of its capitals, and its extent below the baseline [px]."""
     cv2 = import_cv2()
-    font, scale, thickness, room = cv2.FONT_HERSHEY_SIMPLEX, 1.5, 3, 24
+    font, scale, thickness, margin = cv2.FONT_HERSHEY_SIMPLEX, 1.5, 3, 24
     (width, height), _ = cv2.getTextSize(text, font, scale, thickness)
 
-    def draw(what: str) -> np.ndarray:
-        letters = np.zeros((height + 2 * room, width + 2 * room), dtype=np.uint8)
-        cv2.putText(letters, what, (room, height + room), font, scale, 255, thickness, cv2.LINE_AA)
+    def draw(characters: str) -> np.ndarray:
+        letters = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.uint8)
+        cv2.putText(letters, characters, (margin, height + margin), font, scale, 255, thickness, cv2.LINE_AA)
         return letters
 
-    # The fonts of OpenCV 4 and 5 differ: a capital says how high and where they stand.
+    # Measure a capital letter, since the fonts of OpenCV 4 and 5 differ.
     capital = np.flatnonzero(draw("I").max(axis=1) > 127)
     letters = draw(text)
     columns, rows = (np.flatnonzero(letters.max(axis=axis)) for axis in (0, 1))
@@ -608,8 +599,8 @@ def _letters(text: str) -> tuple[np.ndarray, int, int]:
     return inked, int(capital[-1] - capital[0] + 1), int(bottom - capital[-1] - 1)
 
 
-def _mixed(color: Color, other: Color, share: float) -> Color:
-    red, green, blue = (round(one + share * (two - one)) for one, two in zip(color, other, strict=True))
+def _mix(color: Color, other: Color, fraction: float) -> Color:
+    red, green, blue = (round(start + fraction * (end - start)) for start, end in zip(color, other, strict=True))
     return red, green, blue
 
 
@@ -617,12 +608,12 @@ def _positive(value: Any, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{name} is {value!r}: give a number") from None
+        raise InputError(f"{name} must be a number, got {value!r}") from None
     if not (math.isfinite(number) and number > 0.0):
-        raise InputError(f"{name} is {number:g}: it must be above 0")
+        raise InputError(f"{name} must be positive, got {number:g}")
     return number
 
 
 def import_cv2() -> Any:
-    """OpenCV, where something is drawn or warped."""
+    """Import OpenCV, which is optional."""
     return import_library("cv2", "drawing or reading a page")

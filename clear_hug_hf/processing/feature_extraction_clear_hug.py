@@ -1,4 +1,4 @@
-"""Feature extractor of CLEAR-HUG: any recording of the 12-lead ECG to beats."""
+"""Feature extractor of CLEAR-HUG."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from .setting_checks import MAX_WINDOW_SAMPLES, Flag, check_number
 
 class ClearHugFeatureExtractor(EcgFeatureExtractor):
     """
-    Turns recordings into the beats that [`ClearHugModel`] reads.
+    Converts recordings to beats for [`ClearHugModel`].
 
-    A recording is put into 12 named leads, repaired, resampled, band-passed, searched for R peaks with all leads
-    together, and cut into beats (paper section on tokenization; see `cut_beats`). The paper scales the recordings of
-    CPSC2018 and CSN, too: `do_rescale=True`.
+    The 12 leads are arranged by name, repaired, resampled and band-pass filtered; R peaks are detected in all leads
+    jointly, and the recording is cut into beats (Pan et al., 2026; see `cut_beats`). The paper also rescales the
+    recordings of CPSC2018 and CSN: set `do_rescale=True`.
 
     Args:
-        num_beats (`int`): Beats that the model reads at once. Of a window with more the first are kept; with
-            `windows="all"` it gives several windows of consecutive beats, of equal size as nearly as possible. A
-            window without any has an `attention_mask` that is all false, with `on_no_beats="mask"`.
-        beat_length (`int`): Length of one beat's window [samples at `sampling_rate`].
-        use_beat_features (`bool`): Also give `beat_features`, the scale of each beat and the RR intervals around it
-            (see `describe_beats`), which a model with `use_beat_features` reads. Not in the paper.
-        kwargs: Settings that [`EcgFeatureExtractor`] explains.
+        num_beats (`int`): Maximum number of beats per model input. Later beats of a window are dropped, or, with
+            `windows="all"`, distributed over several inputs of nearly equal size. With `on_no_beats="mask"`, the
+            `attention_mask` of a window without beats is all False.
+        beat_length (`int`): Window length of a beat [samples at `sampling_rate`].
+        use_beat_features (`bool`): Also return `beat_features`, the scale of each beat and the adjacent RR intervals
+            (see `describe_beats`), for models with `use_beat_features`. Not part of the paper.
+        kwargs: See [`EcgFeatureExtractor`].
     """
 
     reads_beats: ClassVar[bool] = True
     model_settings: ClassVar[tuple[str, ...]] = ("num_beats", "beat_length", "use_beat_features")
-    # Which axis of each feature counts the beats.
+    # Axis of the beats in each feature.
     _beat_axes: ClassVar[dict[str, int]] = {"input_values": 2, "attention_mask": 1, "time_ids": 1, "beat_features": 2}
 
     on_no_beats = "raise"
     do_bandpass = True
-    num_beats: Annotated[int, partial(check_number, low=1, high=MAX_WINDOW_SAMPLES, whole=True)] = 15
-    beat_length: Annotated[int, partial(check_number, low=2, high=MAX_WINDOW_SAMPLES, whole=True)] = 96
+    num_beats: Annotated[int, partial(check_number, low=1, high=MAX_WINDOW_SAMPLES, integer=True)] = 15
+    beat_length: Annotated[int, partial(check_number, low=2, high=MAX_WINDOW_SAMPLES, integer=True)] = 96
     use_beat_features: Flag = False
 
     def check_settings(self) -> None:
-        """Refuse settings that do not fit together."""
+        """See [`EcgFeatureExtractor.check_settings`]."""
         super().check_settings()
         if self.num_beats * self.beat_length > MAX_WINDOW_SAMPLES:
             raise InputError(
-                f"num_beats={self.num_beats} of beat_length={self.beat_length} are more than the {MAX_WINDOW_SAMPLES} "
-                "samples that the beats of a window may have: choose fewer or shorter beats"
+                f"num_beats={self.num_beats} times beat_length={self.beat_length} must be at most "
+                f"{MAX_WINDOW_SAMPLES}: reduce one of them"
             )
 
     @property
     def model_input_names(self) -> list[str]:
-        """What a model gets."""
+        """Names of the model inputs."""
         names = ["input_values", "attention_mask", "time_ids", "lead_mask"]
         return [*names, "beat_features"] if self.use_beat_features else names
 
@@ -64,10 +64,10 @@ class ClearHugFeatureExtractor(EcgFeatureExtractor):
         self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
         """
-        Cut windows of clean signal into beats at given peaks.
+        Cut windows of a cleaned signal into beats.
 
         Args:
-            signals, r_peaks, lead_masks: As in [`EcgFeatureExtractor.cut`].
+            signals, r_peaks, lead_masks: See [`EcgFeatureExtractor.cut`].
 
         Returns:
             `dict[str, np.ndarray]`: `input_values` `(num_windows, 12, num_beats, beat_length)` float32,
@@ -81,39 +81,39 @@ class ClearHugFeatureExtractor(EcgFeatureExtractor):
         self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]
     ) -> tuple[dict[str, np.ndarray], list[Part]]:
         """
-        As [`cut`], but no beat is left out: a window with more than `num_beats` gives several rows of consecutive
-        beats, of equal size as nearly as possible, so that the last is no stub. Each beat is cut, timed and described
-        among all beats of its window.
+        Like [`cut`], but without dropping beats: a window with more than `num_beats` beats results in several rows of
+        consecutive beats, of nearly equal size. Times and features of the beats refer to the entire window.
 
         Args:
-            signals, r_peaks, lead_masks: As in [`cut`].
+            signals, r_peaks, lead_masks: See [`EcgFeatureExtractor.cut`].
 
         Returns:
-            `tuple[dict[str, np.ndarray], list[Part]]`: As [`cut`], and what each row covers: a part begins and ends
-            midway between two beats, or with the window.
+            `tuple[dict[str, np.ndarray], list[Part]]`: Model inputs, and the part of the window that each row covers.
+            Parts are separated midway between two beats.
         """
-        most = max(len(peaks) for peaks in r_peaks)
-        if most <= self.num_beats:
+        max_beats = max(len(peaks) for peaks in r_peaks)
+        if max_beats <= self.num_beats:
             return super().cut_all(signals, r_peaks, lead_masks)
-        features = self._cut(signals, r_peaks, lead_masks, most)
+        features = self._cut(signals, r_peaks, lead_masks, max_beats)
         parts, firsts, counts = [], [], []
         for window, (signal, peaks) in enumerate(zip(signals, r_peaks, strict=True)):
             groups = np.array_split(np.arange(len(peaks)), max(1, -(-len(peaks) // self.num_beats)))
-            # Rounded up, so that even of two neighboring samples each is in its own part.
+            # Rounded up, so that even peaks at adjacent samples are in different parts.
             bounds = [(int(peaks[group[0] - 1]) + int(peaks[group[0]]) + 1) // 2 for group in groups[1:]]
             edges = [0, *bounds, signal.shape[-1]]
             parts += [Part(window, *pair) for pair in pairwise(edges)]
             firsts += [int(group[0]) if group.size else 0 for group in groups]
             counts += [group.size for group in groups]
-        real = np.arange(self.num_beats) < np.array(counts)[:, None]
-        beats = np.where(real, np.array(firsts)[:, None] + np.arange(self.num_beats), 0)
+        valid = np.arange(self.num_beats) < np.array(counts)[:, None]
+        beats = np.where(valid, np.array(firsts)[:, None] + np.arange(self.num_beats), 0)
         rows = np.array([part.window for part in parts])
         for name, axis in self._beat_axes.items():
             if name in features:
                 array = features[name][rows]
-                shape = [len(rows) if one == 0 else self.num_beats if one == axis else 1 for one in range(array.ndim)]
+                shape = [len(rows), *[1] * (array.ndim - 1)]
+                shape[axis] = self.num_beats
                 array = np.take_along_axis(array, beats.reshape(shape), axis=axis)
-                features[name] = array * real.reshape(shape).astype(array.dtype)
+                features[name] = array * valid.reshape(shape).astype(array.dtype)
         features["lead_mask"] = features["lead_mask"][rows]
         return features, parts
 
@@ -145,7 +145,7 @@ class ClearHugFeatureExtractor(EcgFeatureExtractor):
         return r_peaks[: self.num_beats]
 
     def trim(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """As wide as the window with the most beats, instead of `num_beats`."""
+        """Reduce the number of beats to the maximum in the batch."""
         width = max(1, int(features["attention_mask"].sum(axis=1).max()))
         return {
             name: array.take(range(width), axis=self._beat_axes[name]) if name in self._beat_axes else array
@@ -153,7 +153,7 @@ class ClearHugFeatureExtractor(EcgFeatureExtractor):
         }
 
     def row_length(self, row: Mapping[str, Any]) -> int:
-        """Beats of a row that the model sees."""
+        """Number of beats of a row that the model reads."""
         return min(len(row["r_peaks"]), self.num_beats)
 
 

@@ -1,4 +1,4 @@
-"""Feature extractor of ECG-JEPA: any recording of the 12-lead ECG to the eight leads that the model reads."""
+"""Feature extractor of ECG-JEPA."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from .setting_checks import check_choice, check_list, check_number
 logger = logging.get_logger(__name__)
 
 INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-"""The leads that the other four follow from, in the order of the released weights."""
+"""The eight leads from which the other four are derived, in the order of the released weights."""
 
 RESAMPLE_METHODS = ("polyphase", "fft")
 
 
 class EcgJepaFeatureExtractor(EcgFeatureExtractor):
     """
-    Turns recordings into the signals that [`EcgJepaModel`] reads.
+    Converts recordings to signals for [`EcgJepaModel`].
 
-    A recording is put into 12 named leads, repaired and resampled; the model's leads are taken by name, in mV, neither
-    filtered (the released code does so for fine-tuning only) nor normalized. A recording shorter than the window is
-    followed by zeros that `attention_mask` marks as missing; the released weights were trained on whole windows only.
+    The 12 leads are arranged by name, repaired and resampled. The leads of the model are selected, in mV, without
+    filtering (which the released code does for fine-tuning only) or normalization. Recordings that are shorter than
+    the window are padded with zeros, which `attention_mask` marks as missing.
 
     Args:
         lead_names (`Sequence[str]`): Standard names of the leads that the model reads, in its order.
-        patch_size (`int`): Length of the model's patches [samples at `sampling_rate`], of which a window has a whole
-            number. A patch that a recording does not fill to its end is missing.
-        resample_method (`str`): `"polyphase"` continues a recording on a line at its ends; `"fft"` takes it for
-            periodic, as what the released weights were trained on was made, which bends the ends of a drifting
-            recording.
-        kwargs: Settings that [`EcgFeatureExtractor`] explains.
+        patch_size (`int`): Patch length [samples at `sampling_rate`]. Must divide the window length. Incomplete
+        patches
+            at the end of a recording are treated as missing.
+        resample_method (`str`): `"polyphase"` extrapolates the recording linearly at its ends; `"fft"` assumes that it
+            is periodic, like the training data of the released weights, which distorts the ends if the baseline
+            drifts.
+        kwargs: See [`EcgFeatureExtractor`].
     """
 
     model_input_names: ClassVar[list[str]] = ["input_values", "lead_mask", "attention_mask"]
@@ -49,37 +50,36 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
     sampling_rate = 250.0
     lead_names: Annotated[Sequence[str], partial(check_list, kind=str)] = INDEPENDENT_LEADS
     patch_size: int = 50
-    resample_method: Annotated[str, partial(check_choice, known=RESAMPLE_METHODS)] = "polyphase"
+    resample_method: Annotated[str, partial(check_choice, choices=RESAMPLE_METHODS)] = "polyphase"
 
     def check_settings(self) -> None:
-        """Refuse settings that do not fit together, and leads that cannot be."""
+        """See [`EcgFeatureExtractor.check_settings`]."""
         super().check_settings()
         self.lead_names = list(self.lead_names)
         if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
-            raise InputError(f"lead_names must name at least one lead and each only once, got {self.lead_names}")
+            raise InputError(f"lead_names must contain at least one lead and no duplicates, got {self.lead_names}")
         if unknown := [name for name in self.lead_names if name not in STANDARD_LEADS]:
-            raise InputError(f"lead_names holds {unknown[0]!r}: choose from {', '.join(STANDARD_LEADS)}")
-        check_number("patch_size", self.patch_size, 1, self.window_samples, whole=True)
+            raise InputError(f"unknown lead {unknown[0]!r} in lead_names: choose from {', '.join(STANDARD_LEADS)}")
+        check_number("patch_size", self.patch_size, 1, self.window_samples, integer=True)
         if self.window_samples % self.patch_size:
             raise InputError(
-                f"a window of {self.window_seconds:g} s has {self.window_samples} samples at {self.sampling_rate:g} "
-                f"Hz, which is no whole number of patches of {self.patch_size}: choose another patch_size or "
-                "window_seconds"
+                f"the window length of {self.window_samples} samples ({self.window_seconds:g} s at "
+                f"{self.sampling_rate:g} Hz) must be divisible by patch_size={self.patch_size}"
             )
 
     @property
     def num_patches(self) -> int:
-        """Patches of one lead in a window."""
+        """Number of patches per lead in a window."""
         return self.window_samples // self.patch_size
 
     def _clean(self, *args: Any) -> tuple[np.ndarray, np.ndarray]:
-        """As [`EcgFeatureExtractor.clean`]; also refuses a recording that has none of the leads the model reads."""
+        """See [`EcgFeatureExtractor.clean`]. Also checks that the recording has at least one lead of the model."""
         signal, present = super()._clean(*args)
         if not present[self._lead_rows()].any():
-            found = ", ".join(np.array(STANDARD_LEADS)[present])
+            recorded = ", ".join(np.array(STANDARD_LEADS)[present])
             raise InputError(
-                f"the recording has lead(s) {found} and the model reads {', '.join(self.lead_names)}: at least one of "
-                "these is needed"
+                f"the recording must contain at least one lead of the model ({', '.join(self.lead_names)}), got "
+                f"{recorded}"
             )
         return signal, present
 
@@ -87,16 +87,15 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
         self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
         """
-        Take the model's leads of windows of clean signal, and mark what is missing.
+        Select the leads of the model from windows of a cleaned signal.
 
         Args:
-            signals, r_peaks, lead_masks: As in [`EcgFeatureExtractor.cut`]; signals are read up to `window_seconds`,
-                peaks not at all.
+            signals, r_peaks, lead_masks: See [`EcgFeatureExtractor.cut`]. Peaks are ignored.
 
         Returns:
             `dict[str, np.ndarray]`: `input_values` `(num_windows, num_leads, num_samples)` float32 [mV], zero where
-            there is nothing; `lead_mask` `(num_windows, num_leads)` bool and `attention_mask` `(num_windows,
-            num_patches)` bool, true for leads that are present and patches that the recording fills.
+            missing; `lead_mask` `(num_windows, num_leads)` bool and `attention_mask` `(num_windows, num_patches)`
+            bool, True for leads that are present and for complete patches.
         """
         rows = self._lead_rows()
         input_values = np.zeros((len(signals), len(rows), self.window_samples), dtype=np.float32)
@@ -107,8 +106,8 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
             attention_mask[index, :filled] = True
         if not attention_mask.all():
             logger.warning_once(
-                f"some recordings are shorter than {self.window_seconds:g} s: what they lack is masked, but the "
-                "released weights were trained on whole windows only"
+                f"some recordings are shorter than {self.window_seconds:g} s: missing patches are masked, but the "
+                "released weights were trained on full windows only"
             )
         lead_mask = np.stack(list(lead_masks)).astype(bool)[:, rows]
         return {"input_values": input_values, "lead_mask": lead_mask, "attention_mask": attention_mask}

@@ -1,4 +1,4 @@
-"""Feature extractor of ECG-Scan: any recording of the 12-lead ECG to a drawn page, as its models read pictures."""
+"""Feature extractor of ECG-Scan, which draws recordings as pages."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from .signal_cleaning import canonical_unit
 
 class EcgScanFeatureExtractor(EcgFeatureExtractor):
     """
-    Turns recordings into drawn pages, which [`EcgScanModel`] reads as it reads pictures.
+    Draws recordings as pages for [`EcgScanModel`].
 
-    A recording is put into 12 named leads, repaired and resampled; each window of 10 s is drawn in mV on ECG paper at
-    25 mm/s and 10 mm/mV, directly at the model's size. The saved `preprocessor_config.json` is that of
-    [`EcgScanImageProcessor`], too, so that a model's folder serves recordings and pictures alike.
+    The 12 leads are arranged by name, repaired and resampled. Each window of 10 s is drawn on ECG paper at 25 mm/s and
+    10 mm/mV, directly at the input size of the model. The saved `preprocessor_config.json` also configures
+    [`EcgScanImageProcessor`], so that a model folder supports recordings and images.
 
     Args:
-        layout (`str`): How a page is laid out: `"3x4"` with a strip of lead II, `"6x2"` or `"12x1"`.
-        image_size, image_mean, image_std, do_find_page: As in [`EcgScanImageProcessor`]. Drawn pages have this size
-            and are taken as they are.
-        millivolts_per_unit (`float`, *optional*): How many mV one unit of a recording in `NU` is drawn as. Without it
-            such recordings are refused: a page has a scale, and theirs is not known.
-        kwargs: Settings that [`EcgFeatureExtractor`] explains. `do_rescale` stays off: a page has a scale.
+        layout (`str`): Page layout: `"3x4"` with a rhythm strip of lead II, `"6x2"` or `"12x1"`.
+        image_size, image_mean, image_std, do_find_page: See [`EcgScanImageProcessor`]. `image_size` is the size of the
+            drawn pages.
+        millivolts_per_unit (`float`, *optional*): Amplitude of one normalized unit (`NU`) [mV]. Required for
+        recordings
+            in `NU`, since a page has a scale.
+        kwargs: See [`EcgFeatureExtractor`]. `do_rescale` is not supported, since a page has a scale.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
@@ -40,7 +41,7 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
 
     bandpass_low = 0.5
     bandpass_order = 2
-    layout: Annotated[str, partial(check_choice, known=LAYOUTS)] = "3x4"
+    layout: Annotated[str, partial(check_choice, choices=LAYOUTS)] = "3x4"
     image_size: Sequence[int] = EcgScanImageProcessor.image_size
     image_mean: Sequence[float] = EcgScanImageProcessor.image_mean
     image_std: Sequence[float] = EcgScanImageProcessor.image_std
@@ -53,20 +54,20 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
         super().__init__(**kwargs)
 
     def check_settings(self) -> None:
-        """Refuse settings that do not fit together, and sizes and colors that cannot be."""
+        """See [`EcgFeatureExtractor.check_settings`]."""
         super().check_settings()
         check_image_settings(self)
         if self.window_seconds > 10:
-            raise InputError(f"window_seconds is {self.window_seconds:g}: a page shows 10 s at most")
+            raise InputError(f"window_seconds must be at most 10, the duration of a page, got {self.window_seconds:g}")
 
     @property
     def image_processor(self) -> EcgScanImageProcessor:
-        """[`EcgScanImageProcessor`]: What reads pictures for the same model."""
+        """[`EcgScanImageProcessor`]: Image processor of the same model."""
         shared = ("image_size", "image_mean", "image_std", "do_find_page")
         return EcgScanImageProcessor(**{name: getattr(self, name) for name in shared})
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that is saved: also what makes the file one of [`EcgScanImageProcessor`]."""
+        """Serialize to a dictionary that also configures [`EcgScanImageProcessor`]."""
         fields = super().to_dict()
         fields["image_processor_type"] = EcgScanImageProcessor.__name__
         if fields.get("auto_map"):
@@ -75,19 +76,19 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
         return fields
 
     def _clean(self, *args: Any) -> tuple[np.ndarray, np.ndarray]:
-        """As [`EcgFeatureExtractor.clean`], in mV; also refuses leads in `NU` without `millivolts_per_unit`."""
+        """See [`EcgFeatureExtractor.clean`]. Converts `NU` to mV by `millivolts_per_unit`."""
         *_, unit = args
         units = [] if unit is None else [unit] if isinstance(unit, str) else list(unit)
         normalized = "NU" in map(canonical_unit, units)
         if normalized and self.millivolts_per_unit is None:
             raise InputError(
-                "the recording is in NU, normalized by an unknown scale, and a page is drawn in mV: set "
-                "`millivolts_per_unit` (0.1 is near what a deviation of a filtered lead usually is)"
+                "millivolts_per_unit must be set to draw a recording in normalized units (NU): 0.1 is close to the "
+                "typical standard deviation of a filtered lead"
             )
         signal, present = super()._clean(*args)
         if normalized:
-            if any(canonical_unit(one) != "NU" for one in units):
-                raise InputError("some leads are in NU and some are not: give all in one unit")
+            if any(canonical_unit(lead_unit) != "NU" for lead_unit in units):
+                raise InputError("leads in NU cannot be combined with leads in other units: use one unit for all")
             signal = signal * np.float32(self.millivolts_per_unit or 1.0)
         return signal, present
 
@@ -103,22 +104,22 @@ class EcgScanFeatureExtractor(EcgFeatureExtractor):
         return_targets: bool = False,
     ) -> dict[str, np.ndarray]:
         """
-        Draw windows of clean signal as pages.
+        Draw windows of a cleaned signal as pages.
 
         Args:
-            signals, r_peaks, lead_masks: As in [`EcgFeatureExtractor.cut`]; signals are in mV and are read up to
-                `window_seconds`, peaks not at all.
+            signals, r_peaks, lead_masks: See [`EcgFeatureExtractor.cut`]. Signals are in mV; peaks are ignored.
             layouts (`Sequence[str]`, *optional*): Layout of each page; `layout` by default.
-            generators (`Sequence[np.random.Generator]`, *optional*): Draw the style of each page and how it was
-                photographed; without them all are clean and of one style.
-            strength (`float`, *optional*, defaults to `0.0`): Of the augmentations (see `augment_page`).
-            return_targets (`bool`, *optional*, defaults to `False`): Whether to give what pre-training needs, too.
+            generators (`Sequence[np.random.Generator]`, *optional*): Random generators of the style and augmentation
+                of each page. Without them, all pages have the default style and are not augmented.
+            strength (`float`, *optional*, defaults to `0.0`): Strength of the augmentation (see `augment_page`).
+            return_targets (`bool`, *optional*, defaults to `False`): Whether to return the targets of pre-training.
 
         Returns:
             `dict[str, np.ndarray]`: `pixel_values` `(num_windows, 3, height, width)` float32; with targets also
             `waveforms` `(num_windows, 12, num_samples)` float32 [mV], `drawn_mask` and `signal_mask` of the same
-            shape, true for samples that the page shows and that were recorded, and `identity_mask` `(num_windows,)`,
-            true where all limb leads are there and obey the identities of Einthoven and Goldberger, as measured.
+            shape, True for samples that are visible on the page and that were recorded, and `identity_mask`
+            `(num_windows,)`, True if all limb leads are present and satisfy the identities of Einthoven and
+            Goldberger.
         """
         height, width = self.image_size
         pages = np.empty((len(signals), height, width, 3), dtype=np.uint8)

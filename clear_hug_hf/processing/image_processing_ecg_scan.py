@@ -1,4 +1,4 @@
-"""Image processor of ECG-Scan: pictures of ECG pages to what its models read."""
+"""Image processor of ECG-Scan."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ from .setting_checks import Configurable, Flag, check_list
 
 
 MIN_SIDE, MAX_SIDE = 32, 4096
-"""Least and greatest height and width that a model may read [px]."""
+"""Minimum and maximum height and width of model inputs [px]."""
 
 
-def check_image_settings(pages: Any) -> None:
+def check_image_settings(processor: Any) -> None:
     """
-    Refuse a size and a normalization of a model's pages that cannot be, and make them lists of plain numbers.
+    Validate size and normalization of the images, and convert them to lists.
 
     Args:
-        pages: What has the settings `image_size`, `image_mean` and `image_std` of [`EcgScanImageProcessor`].
+        processor: Object with the settings `image_size`, `image_mean` and `image_std` of [`EcgScanImageProcessor`].
 
     Raises:
-        InputError: If one of them has other values than it can have.
+        InputError: If a setting is invalid.
     """
-    check_list("image_size", pages.image_size, int)
-    if len(pages.image_size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in pages.image_size):
+    check_list("image_size", processor.image_size, int)
+    if len(processor.image_size) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in processor.image_size):
         raise InputError(
-            f"image_size is {list(pages.image_size)}: give height and width of at least {MIN_SIDE} px and at most "
-            f"{MAX_SIDE} px"
+            f"image_size must be a height and a width between {MIN_SIDE} and {MAX_SIDE} px, got "
+            f"{list(processor.image_size)}"
         )
-    check_list("image_mean", pages.image_mean, float, 3)
-    check_list("image_std", pages.image_std, float, 3)
-    if min(pages.image_std) <= 0:
-        raise InputError(f"image_std is {list(pages.image_std)}: give 3 positive numbers")
-    pages.image_size = [int(side) for side in pages.image_size]
-    pages.image_mean, pages.image_std = ([float(one) for one in of] for of in (pages.image_mean, pages.image_std))
+    check_list("image_mean", processor.image_mean, float, 3)
+    check_list("image_std", processor.image_std, float, 3)
+    if min(processor.image_std) <= 0:
+        raise InputError(f"image_std must be 3 positive numbers, got {list(processor.image_std)}")
+    processor.image_size = [int(side) for side in processor.image_size]
+    processor.image_mean = [float(mean) for mean in processor.image_mean]
+    processor.image_std = [float(std) for std in processor.image_std]
 
 
 class EcgScanImageProcessor(Configurable, BaseImageProcessor):
     """
-    Turns pictures of ECG pages, photographs, scans or drawn ones, into the `pixel_values` of [`EcgScanModel`].
+    Converts images of ECG pages (photographs, scans or drawings) to `pixel_values` for [`EcgScanModel`].
 
-    The page is looked for in the picture, turned upright and straightened; then it is resized straight to the model's
-    size. Nothing is cropped: the usual center crop of CLIP's processor would cut the first and last leads off (spec
-    2.4). The aspect is not kept: a page's width is time and its height voltage, whatever its proportions.
+    The page is located in the image, rotated and rectified, and resized to the input size of the model. It is never
+    cropped, since the usual center crop of CLIP would cut off the first and last leads. The aspect ratio is not
+    preserved: the width of a page represents time and its height voltage.
 
     Args:
-        image_size (`Sequence[int]`): Height and width that the model reads [px].
-        image_mean, image_std (`Sequence[float]`): Of the three colors, from 0 to 1: what pixel values are normalized
-            by. CLIP's by default.
-        do_find_page (`bool`): Whether to look for the page. Otherwise a picture is one, from edge to edge.
+        image_size (`Sequence[int]`): Height and width of the model input [px].
+        image_mean, image_std (`Sequence[float]`): Mean and standard deviation of the color channels in [0, 1] for
+            normalization. Defaults to those of CLIP.
+        do_find_page (`bool`): Whether to locate the page. Otherwise the entire image is the page.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012
@@ -67,7 +68,7 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
     do_find_page: Flag = True
 
     def check_settings(self) -> None:
-        """Refuse sizes and colors that cannot be."""
+        """See [`check_image_settings`]."""
         check_image_settings(self)
 
     def preprocess(
@@ -80,41 +81,41 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
         **kwargs: Any,
     ) -> BatchFeature:
         """
-        Read one picture or several.
+        Prepare one or more images.
 
         Args:
-            images: A picture as [`load_page`] takes it, or a list of pictures.
+            images: One image in a form that [`load_page`] accepts, or a list of images.
             return_tensors (`str` or [`~utils.TensorType`], *optional*): `"pt"` or `"np"`.
-            do_find_page (`bool`, *optional*): Overrides the configuration for this call.
-            return_pages (`bool`, *optional*, defaults to `False`): Add `pages`, a [`FoundPage`] of each picture.
+            do_find_page (`bool`, *optional*): Overrides the setting for this call.
+            return_pages (`bool`, *optional*, defaults to `False`): Add `pages`, the [`FoundPage`] of each image.
 
         Returns:
-            [`BatchFeature`]: `pixel_values` `(num_pictures, 3, height, width)` float32.
+            [`BatchFeature`]: `pixel_values` `(num_images, 3, height, width)` float32.
 
         Raises:
-            FileNotFoundError, InputError, ImportError: As [`load_page`] and [`find_page`]; which picture is said.
+            FileNotFoundError, InputError, ImportError: See [`load_page`] and [`find_page`].
         """
-        pictures = list(images) if isinstance(images, list | tuple) else [images]
-        if not pictures:
-            raise InputError("no picture was given: pass at least one")
+        images = list(images) if isinstance(images, list | tuple) else [images]
+        if not images:
+            raise InputError("no image was passed: pass at least one")
         pages = []
-        for index, one in enumerate(pictures):
+        for index, image in enumerate(images):
             try:
-                pages.append(self._find_page(one, do_find_page))
+                pages.append(self._find_page(image, do_find_page))
             except InputError as error:
-                raise InputError(f"picture {index}: {error}" if len(pictures) > 1 else str(error)) from error
-        seen = np.stack([self._resize(page.image) for page in pages])
-        batch = BatchFeature({"pixel_values": self.normalize_pages(seen)}, tensor_type=return_tensors)
+                raise InputError(f"image {index}: {error}" if len(images) > 1 else str(error)) from error
+        resized = np.stack([self._resize(page.image) for page in pages])
+        batch = BatchFeature({"pixel_values": self.normalize_pages(resized)}, tensor_type=return_tensors)
         if return_pages:
             batch["pages"] = pages
         return batch
 
     def page_of(self, image: Any, do_find_page: bool | None = None) -> np.ndarray:
         """
-        The page in a picture at the model's size: what the model sees.
+        Page of an image at the input size of the model, before normalization.
 
         Args:
-            image, do_find_page: As [`preprocess`], one picture.
+            image, do_find_page: See [`preprocess`].
 
         Returns:
             `np.ndarray` of shape `(height, width, 3)`, uint8 [RGB].
@@ -122,7 +123,7 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
         return self._resize(self._find_page(image, do_find_page).image)
 
     def _find_page(self, image: Any, do_find_page: bool | None) -> FoundPage:
-        """The page in a picture, or all of it."""
+        """Locate the page in an image, or use the entire image."""
         picture = load_page(image)
         if self.do_find_page if do_find_page is None else do_find_page:
             return find_page(picture)
@@ -135,16 +136,16 @@ class EcgScanImageProcessor(Configurable, BaseImageProcessor):
         if picture.shape[:2] == (height, width):
             return picture
         image_module, _ = import_pillow()
-        # Pillow's filters widen with the reduction, so that thin lines fade instead of vanishing.
+        # The filters of Pillow scale with the reduction factor, so that thin lines fade instead of disappearing.
         resized = image_module.fromarray(picture).resize((width, height), image_module.Resampling.BOX)
         return np.asarray(resized)
 
     def normalize_pages(self, pages: np.ndarray) -> np.ndarray:
         """
-        Pages at the model's size as the model reads them.
+        Normalize pages at the input size of the model.
 
         Args:
-            pages (`np.ndarray` of shape `(num_pages, height, width, 3)`): uint8 [RGB].
+            pages (`np.ndarray` of shape `(num_pages, height, width, 3)`): Pages, uint8 [RGB].
 
         Returns:
             `np.ndarray` of shape `(num_pages, 3, height, width)`, float32.

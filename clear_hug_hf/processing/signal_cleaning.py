@@ -1,8 +1,8 @@
 """
-Cleaning of ECG signals: checks, repair of non-finite samples, resampling, band-pass, scaling.
+Cleaning of ECG signals: validation, repair of NaN and Inf, resampling, band-pass filtering and rescaling.
 
-Each step is one function of arrays with time on the last axis; which of them run, and with which numbers, is the
-feature extractor's configuration.
+Each step is a function of arrays with time on the last axis. The settings of the feature extractor select and
+configure the steps.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .leads import STANDARD_LEADS
 logger = logging.get_logger(__name__)
 
 MILLIVOLTS_PER_UNIT: dict[str, float] = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "NU": 1.0}
-"""Known units. `NU` (normalized unit) is a signal scaled lead by lead: it has no millivolts and keeps its numbers."""
+"""Supported units. Values in normalized units (`NU`), which have no known scale, are not converted."""
 
-_NEIGHBORS = 6  # How far to look on each side of a sample that is repaired.
+_NEIGHBORS = 6  # samples on each side that are used for repair
 _UNIT_ALIASES = {
     "MV": "mV",
     "MILLIVOLT": "mV",
     "UV": "uV",
-    "\u039cV": "uV",  # what the micro sign and the Greek mu become in upper case
+    "\u039cV": "uV",  # upper case of the micro sign and of the Greek mu
     "MICROVOLT": "uV",
     "V": "V",
     "NU": "NU",
@@ -43,93 +43,91 @@ def canonical_unit(unit: str) -> str:
     Standard spelling of a unit: `mV`, `uV`, `V` or `NU`.
 
     Raises:
-        InputError: If the unit is not one of these.
+        InputError: If the unit is unknown.
     """
-    text = str(unit).strip()
-    known = _UNIT_ALIASES.get(text.upper())
-    if known is None:
+    canonical = _UNIT_ALIASES.get(str(unit).strip().upper())
+    if canonical is None:
         raise InputError(
             f"unknown unit {unit!r}: use one of {', '.join(MILLIVOLTS_PER_UNIT)} (NU: normalized, no unit)"
         )
-    return known
+    return canonical
 
 
 def check_waveform(
     waveform: Any, lead_names: Sequence[str] | None, unit: str | Sequence[str] | None
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """
-    A recording as it came, with a name and a unit for each row.
+    Validate a recording.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): Real numbers.
+        waveform (`np.ndarray` of shape `(num_leads, num_samples)`): Recording.
         lead_names (`Sequence[str]`): Name of each row.
         unit (`str` or `Sequence[str]`): Unit of all rows or of each.
 
     Returns:
-        `tuple[np.ndarray, list[str], list[str]]`: The samples in float32, the names, and the units' standard spelling.
+        `tuple[np.ndarray, list[str], list[str]]`: Samples as float32, lead names, and canonical units of the leads.
 
     Raises:
-        InputError: If one of them is missing, or they do not fit.
+        InputError: If an argument is missing or invalid.
     """
     array = np.asarray(waveform)
     if array.dtype.kind not in "fiu":
-        raise InputError(f"the waveform has dtype {array.dtype}: pass real numbers")
+        raise InputError(f"the waveform must contain real numbers, got dtype {array.dtype}")
     if array.ndim != 2:
-        raise InputError(f"the waveform has {array.ndim} dimension(s): pass one of shape (leads, samples)")
+        raise InputError(f"the waveform must have shape (leads, samples), got {array.ndim} dimension(s)")
     if lead_names is None:
-        raise InputError("the lead names are missing: pass `lead_names=`, one for each row of the waveform")
+        raise InputError("lead_names is required: pass one name for each row of the waveform")
     names = [str(name) for name in lead_names]
     if len(names) != array.shape[0]:
-        hint = "transpose it to (leads, samples)" if len(names) == array.shape[1] else "give one name per row"
-        raise InputError(f"the waveform has {array.shape[0]} rows but {len(names)} lead names were given: {hint}")
+        hint = "transpose it to (leads, samples)" if len(names) == array.shape[1] else "pass one name per row"
+        raise InputError(f"the waveform has {array.shape[0]} rows but there are {len(names)} lead names: {hint}")
     if unit is None:
-        raise InputError("the unit is missing: pass `unit=` as mV, uV, V or NU (normalized), it is never assumed")
+        raise InputError("unit is required: pass mV, uV, V or NU (normalized)")
     units = [unit] * len(names) if isinstance(unit, str) else list(unit)
     if len(units) != len(names):
-        raise InputError(f"{len(units)} units were given for {len(names)} leads: give one for all or one each")
-    return array.astype(np.float32, copy=False), names, [canonical_unit(one) for one in units]
+        raise InputError(f"unit must be one unit, or one for each of the {len(names)} leads, got {len(units)}")
+    return array.astype(np.float32, copy=False), names, [canonical_unit(lead_unit) for lead_unit in units]
 
 
 def usable_leads(present: np.ndarray, finite: np.ndarray, max_non_finite: float) -> np.ndarray:
     """
-    Which leads can be repaired; of the others a warning tells.
+    Select the leads with enough finite samples, and log a warning for the others.
 
     Args:
-        present (`np.ndarray` of shape `(12,)`): True where a lead was recorded.
-        finite (`np.ndarray` of shape `(12, num_samples)`): Which samples are neither NaN nor Inf.
-        max_non_finite (`float`): Share of the others up to which a lead is usable.
+        present (`np.ndarray` of shape `(12,)`): True for recorded leads.
+        finite (`np.ndarray` of shape `(12, num_samples)`): False for samples that are NaN or Inf.
+        max_non_finite (`float`): Maximum fraction of NaN and Inf of a usable lead.
 
     Returns:
-        `np.ndarray` of shape `(12,)`: True where a lead was recorded and is usable.
+        `np.ndarray` of shape `(12,)`: True for usable leads.
 
     Raises:
-        InputError: If none is.
+        InputError: If no lead is usable.
     """
     unusable = present & (1.0 - finite.mean(axis=1) > max_non_finite)
     present = present & ~unusable
     percent = 100 * max_non_finite
     if not present.any():
         raise InputError(
-            f"every lead is NaN or Inf for more than {percent:g} % of its samples: the file holds no usable signal"
+            f"every lead is NaN or Inf in more than {percent:g} % of its samples: the recording contains no usable "
+            "signal"
         )
     if unusable.any():
         names = ", ".join(np.array(STANDARD_LEADS)[unusable])
-        logger.warning("more than %g %% of lead(s) %s is NaN or Inf: treated as missing", percent, names)
+        logger.warning("more than %g %% of lead(s) %s are NaN or Inf: treated as missing", percent, names)
     return present
 
 
 def repair_non_finite(signals: np.ndarray) -> np.ndarray:
     """
-    Replace NaN and Inf by the mean of the finite samples near them (paper's released preprocessing, spec section 2).
-
-    Each such sample becomes the mean of the finite ones among the six samples on either side; where there are none,
-    the straight line between the two nearest finite samples. A lead without one finite sample becomes zeros.
+    Replace NaN and Inf, as in the code released by Pan et al. (2026): by the mean of the finite samples among the six
+    samples on either side, or, if there are none, by linear interpolation. A lead without finite samples becomes zero.
 
     Args:
-        signals (`np.ndarray` of shape `(..., num_samples)`): Signals, left as they are.
+        signals (`np.ndarray` of shape `(..., num_samples)`): Signals, which are not modified.
 
     Returns:
-        `np.ndarray`: The same array if all is finite, else a repaired copy.
+        `np.ndarray`: Repaired copy, or the same array if all samples are finite.
     """
     finite = np.isfinite(signals)
     if finite.all():
@@ -149,20 +147,20 @@ def _repair_lead(lead: np.ndarray, finite: np.ndarray) -> np.ndarray:
     total = np.convolve(np.where(finite, lead, 0.0), kernel)[_NEIGHBORS:-_NEIGHBORS]
     samples = np.arange(lead.size)
     line = np.interp(samples, samples[finite], lead[finite])
-    # `count` is a sum of ones by convolution: compare against a half, not zero, so that rounding cannot matter.
+    # `count` is computed by convolution: comparing with 0.5 instead of 0 is robust to rounding.
     near = np.where(count > 0.5, total / np.maximum(count, 1.0), line)
     return np.where(finite, lead, near).astype(lead.dtype)
 
 
 def resample(signals: np.ndarray, sampling_rate: float, target_rate: float) -> np.ndarray:
     """
-    Resample along the last axis with a polyphase anti-aliasing filter: `scipy.signal.resample_poly` with
-    `padtype="line"`, up to rounding.
+    Resample along the last axis with a polyphase anti-aliasing filter. Equivalent to `scipy.signal.resample_poly` with
+    `padtype="line"` up to rounding.
 
     Args:
-        signals (`np.ndarray` of shape `(..., num_samples)`): Finite signals at `sampling_rate`.
-        sampling_rate (`float`): Present rate [Hz].
-        target_rate (`float`): Wanted rate [Hz].
+        signals (`np.ndarray` of shape `(..., num_samples)`): Finite signals.
+        sampling_rate (`float`): Sampling rate of the signals [Hz].
+        target_rate (`float`): Target sampling rate [Hz].
 
     Returns:
         `np.ndarray` of shape `(..., ceil(num_samples * target_rate / sampling_rate))`.
@@ -182,8 +180,8 @@ def resample(signals: np.ndarray, sampling_rate: float, target_rate: float) -> n
     kinds, width, _ = filters.shape
     starts = np.arange(num_blocks) * _BLOCK * down // up
 
-    # The ends continue on the line through the first and the last sample: zeros outside would put a step at each end
-    # of a drifting baseline.
+    # Extrapolate along the line through the first and last sample: zero padding would add a step at each end if the
+    # baseline drifts.
     slope = (x[:, -1:] - x[:, :1]) / max(num_samples - 1, 1)
     behind = max(int(starts[-1]) + width - reach - num_samples, 0)
     before = x[:, :1] - slope * np.arange(reach, 0, -1, dtype=x.dtype)
@@ -198,17 +196,18 @@ def resample(signals: np.ndarray, sampling_rate: float, target_rate: float) -> n
     return resampled.reshape(len(x), -1)[:, :num_out].reshape(*signals.shape[:-1], num_out)
 
 
-_BLOCKS_AT_ONCE = 2000  # Their samples are copied: those of a whole day would not fit in memory.
-_BLOCK = 20  # Output samples of one matrix product: more would multiply more zeros, fewer would copy more samples.
+_BLOCKS_AT_ONCE = 2000  # limits memory: the samples of each block are copied
+_BLOCK = 20  # output samples per matrix product: more multiply more zeros, fewer copy more samples
 
 
 @lru_cache(maxsize=8)
 def _polyphase_filters(up: int, down: int, dtype: str) -> tuple[np.ndarray, int]:
     """
-    The filter that `scipy.signal.resample_poly` designs, as one matrix per kind of block `(kinds, width, _BLOCK)`.
+    Filter of `scipy.signal.resample_poly` as matrices `(kinds, width, _BLOCK)`, and its `reach`.
 
-    A block is `width` input samples times its matrix: the same sums as tap by tap, several times faster. Block `b`
-    takes the kind `b % kinds` and begins `reach`, the second value, before input sample `b * _BLOCK * down // up`.
+    The product of `width` input samples and a matrix is a block of output samples, which is several times faster than
+    filtering tap by tap. Block `b` uses matrix `b % kinds` and starts `reach` samples before input sample
+    `b * _BLOCK * down // up`.
     """
     factor = max(up, down)
     half = 10 * factor
@@ -234,16 +233,16 @@ def bandpass(signals: np.ndarray, sampling_rate: float, low: float, high: float,
 
     Args:
         signals (`np.ndarray` of shape `(..., num_samples)`): Finite signals.
-        sampling_rate (`float`): Their rate [Hz]; more than twice `high`.
-        low (`float`): Lower corner [Hz].
-        high (`float`): Upper corner [Hz].
-        order (`int`, *optional*, defaults to `5`): Order of the filter, run forwards and backwards.
+        sampling_rate (`float`): Sampling rate [Hz]; more than twice `high`.
+        low (`float`): Lower cutoff frequency [Hz].
+        high (`float`): Upper cutoff frequency [Hz].
+        order (`int`, *optional*, defaults to `5`): Order of the filter, which is applied forward and backward.
 
     Returns:
         `np.ndarray`: Filtered signals of the same shape and dtype.
     """
-    # The same as `scipy.signal.sosfiltfilt` with an odd extension of three seconds, which solves for the initial
-    # state anew at every call: a third of its time at 12 leads x 10 s.
+    # Equivalent to `scipy.signal.sosfiltfilt` with an odd extension of 3 s, which spends a third of its time on
+    # computing the initial state (12 leads x 10 s).
     sections, initial = _bandpass_filter(low, high, order, sampling_rate)
     pad = min(3 * int(sampling_rate), signals.shape[-1] - 1)
     x = signals.reshape(-1, signals.shape[-1]).astype(np.float64)
@@ -256,11 +255,11 @@ def bandpass(signals: np.ndarray, sampling_rate: float, low: float, high: float,
 
 def rescale(signals: np.ndarray, limit: float = 3.0) -> np.ndarray:
     """
-    Scale a whole recording so that its smallest sample is `-limit` and its largest `limit` (CPSC2018 and CSN in the
-    paper's protocol, spec section 2). A recording without any variation is returned as zeros.
+    Rescale a recording so that its minimum is `-limit` and its maximum is `limit`, as the code released by Pan et al.
+    (2026) does for CPSC2018 and CSN. A constant recording becomes zero.
 
     Args:
-        signals (`np.ndarray` of shape `(num_leads, num_samples)`): One recording.
+        signals (`np.ndarray` of shape `(num_leads, num_samples)`): Recording.
         limit (`float`, *optional*, defaults to `3.0`): Half of the resulting range.
     """
     low, high = float(signals.min()), float(signals.max())

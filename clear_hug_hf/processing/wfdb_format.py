@@ -1,10 +1,10 @@
 """
-Reading WFDB records: the header by hand, the samples straight from the file where that is possible.
+Reader for WFDB records.
 
-Nearly every published 12-lead set stores 16-bit samples in one file (format 16, also inside MATLAB v4 `.mat` files at
-an offset of 24 bytes). Those are one `numpy.fromfile` away, several times faster than through `wfdb`, and headers
-that `wfdb` refuses (the Georgia records of the PhysioNet Challenge carry a file suffix in their name field) can be
-read. Everything else goes to `wfdb`. Both ways give the same numbers; a test compares them on real recordings.
+Nearly all published 12-lead datasets store 16-bit samples in a single file (format 16, also in MATLAB v4 `.mat` files
+at an offset of 24 bytes). These are read with `numpy.fromfile`, which is several times faster than `wfdb` and supports
+headers that `wfdb` rejects, such as those of the Georgia records of the PhysioNet Challenge. Other formats are read by
+`wfdb`, with the same result.
 """
 
 from __future__ import annotations
@@ -20,41 +20,40 @@ import numpy as np
 from .errors import InputError, import_library
 
 
-# What a record may be called by, beside its bare name: its header, its signals, its annotations' usual neighbors.
+# Extensions that are accepted in the path of a record.
 _RECORD_SUFFIXES = (".hea", ".dat", ".mat")
-# ADC units per mV, where a header gives none (WFDB header format, section "signal specification").
+# Default gain [ADC units per mV] (WFDB header format, "signal specification").
 _DEFAULT_GAIN = 200.0
-_INVALID_16 = -32768  # the sample value that format 16 reserves for "no value"
-_EXACT = 2**23  # a sample of 16 bits minus a smaller baseline is exact in float32
-_USUAL_GAINS = (1e-6, 1e12)
+_INVALID_16 = -32768  # value of missing samples in format 16
+_EXACT = 2**23  # the difference of a 16-bit sample and a smaller baseline is exact in float32
+_VALID_GAINS = (1e-6, 1e12)
 
-# Only what `wfdb` reads in the same way: digits of other scripts, `1_000`, `5e1` Hz and `1E3/mV` mean something else
-# to it.
-_WHOLE, _SIGNED = r"[0-9]{1,15}", r"-?[0-9]{1,10}"
-_RATE = re.compile(rf"(?P<rate>{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)(?:[/(].*)?")
+# Restricted to numbers that `wfdb` interprets in the same way, unlike non-ASCII digits, `1_000`, `5e1` Hz or `1E3/mV`.
+_INTEGER, _SIGNED = r"[0-9]{1,15}", r"-?[0-9]{1,10}"
+_RATE = re.compile(rf"(?P<rate>{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)(?:[/(].*)?")
 _SIGNAL = re.compile(
     rf"""
     (?P<file_name>[^\s\x00-\x1f]+)
-    [ \t]+ (?P<format>[0-9]{{1,3}})(?:x(?P<frame>{_WHOLE}))?(?::(?P<skew>{_WHOLE}))?(?:\+(?P<offset>{_WHOLE}))?
+    [ \t]+ (?P<format>[0-9]{{1,3}})(?:x(?P<frame>{_INTEGER}))?(?::(?P<skew>{_INTEGER}))?(?:\+(?P<offset>{_INTEGER}))?
     (?:[ \t]+ (?P<gain>-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?)
            (?:\((?P<baseline>{_SIGNED})\))?(?:/(?P<unit>[\w^?%/-]+))?
-    (?:[ \t]+ (?P<resolution>{_WHOLE})
+    (?:[ \t]+ (?P<resolution>{_INTEGER})
     (?:[ \t]+ (?P<zero>{_SIGNED})
     (?:[ \t]+ (?P<first>{_SIGNED})
     (?:[ \t]+ (?P<checksum>{_SIGNED})
-    (?:[ \t]+ (?P<block>{_WHOLE})
+    (?:[ \t]+ (?P<block>{_INTEGER})
     (?:[ \t]+ (?P<name>\S[^\x00-\x1f]*)
     )?)?)?)?)?)?)?""",
     re.VERBOSE,
 )
-# Bits of a sample in a signal file by format; FLAC compresses, at most so far.
+# Bits per sample by format. For FLAC, a lower bound.
 _BITS: dict[str, float] = {"8": 8, "80": 8, "310": 10, "311": 10, "212": 12, "16": 16, "61": 16, "160": 16}
 _BITS |= {"24": 24, "32": 32, "508": 0.01, "516": 0.01, "524": 0.01}
 
 
 @dataclass
 class SignalSpecification:
-    """One signal line of a header."""
+    """Signal line of a header."""
 
     file_name: str
     format: str
@@ -70,7 +69,7 @@ class SignalSpecification:
 
 @dataclass
 class Header:
-    """A WFDB header: rate [Hz], samples per signal (`None` where the header does not say), signals, comment lines."""
+    """WFDB header: sampling rate [Hz], samples per signal (`None` if unspecified), signals and comments."""
 
     path: Path
     sampling_rate: float
@@ -81,23 +80,23 @@ class Header:
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
-    Read a WFDB record: a header with `.dat` or `.mat` files beside it, in any format.
+    Read a WFDB record.
 
     Args:
-        path (`str` or `Path`): The record with or without an extension (`.hea`, `.dat` or `.mat`).
+        path (`str` or `Path`): Path of the record with or without an extension (`.hea`, `.dat` or `.mat`).
 
     Returns:
-        `dict`: `waveform` `(num_leads, num_samples)` float32, all leads in the units of the header, NaN where a sample
-        is marked as missing; `sampling_rate` [Hz]; `lead_names`; `unit`, one string where all leads share it, else a
-        list; `record_id`; and `metadata` with the `path` and the comment lines (`comments`) of the header.
+        `dict`: `waveform` `(num_leads, num_samples)` float32 in the units of the header, NaN for missing samples;
+        `sampling_rate` [Hz]; `lead_names`; `unit`, a string if it is the same for all leads, otherwise a list;
+        `record_id`; and `metadata` with the `path` and `comments` of the header.
 
     Raises:
-        FileNotFoundError: If there is no header file.
-        InputError: If the header or a signal file is damaged, missing or truncated, or no rate is stated.
-        ImportError: If the samples are in a format that only the package `wfdb` reads, and it is not installed.
+        FileNotFoundError: If the header does not exist.
+        InputError: If the header or a signal file is damaged, missing or truncated.
+        ImportError: If the format requires `wfdb`, which is not installed.
     """
     if os.path.isdir(path):
-        raise InputError(f"{path} is a folder: name one record in it, or give a list of its records")
+        raise InputError(f"{path} is a folder: pass one record in it, or a list of its records")
     header = read_header(existing_header(Path(path)))
     waveform = read_samples(header)
     units = [signal.unit for signal in header.signals]
@@ -112,7 +111,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def header_path(path: str | os.PathLike[str]) -> Path:
-    """The header file of a record that is named by its header, by a signal file, or without an extension."""
+    """Path of the header of a record, from the path of the header, of a signal file, or without extension."""
     path = Path(path)
     if path.suffix.lower() in _RECORD_SUFFIXES:
         return path.with_suffix(".hea")
@@ -120,15 +119,14 @@ def header_path(path: str | os.PathLike[str]) -> Path:
 
 
 def existing_header(path: Path) -> Path:
-    """As [`header_path`], of a record that must be there: see [`read_record`] for the errors."""
+    """Like [`header_path`] for a record that must exist, see [`read_record`] for errors."""
     header = header_path(path)
-    # `os.path` takes names that no file can have for absent ones, `Path` has errors for them.
+    # Unlike `Path.is_file`, `os.path.isfile` does not raise errors for invalid names.
     if os.path.isfile(header):
         return header
     if os.path.isfile(path) and path.suffix.lower() not in _RECORD_SUFFIXES:
         raise InputError(
-            f"{path} is not in a format that can be read: records are WFDB (a .hea header with a .dat or .mat file "
-            "beside it); convert it first"
+            f"{path} is not in a supported format: convert it to WFDB, a .hea header and a .dat or .mat file"
         )
     raise FileNotFoundError(f"{header} does not exist: check the path of the record")
 
@@ -138,44 +136,43 @@ def read_header(path: Path) -> Header:
     Parse a WFDB header file.
 
     Args:
-        path (`Path`): The `.hea` file.
+        path (`Path`): Path of the `.hea` file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is not a WFDB header, describes other leads than it promises, names a file in
-            another folder, or states no usable rate.
+        FileNotFoundError: If the file does not exist.
+        InputError: If it is not a valid WFDB header.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: check the path of the record") from None
-    except (OSError, ValueError) as error:  # a folder, a name with a NUL or too many letters, no permission
+    except (OSError, ValueError) as error:  # for example a folder, an invalid name or no permission
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     lines = [line.strip() for line in text.split("\n")]
     comments = [line.lstrip("# ") for line in lines if line.startswith("#")]
     content = [line for line in lines if line and not line.startswith("#")]
     record_line = re.split(r"[ \t]+", content[0]) if content else []
     if len(record_line) < 2 or not re.fullmatch(r"[0-9]{1,6}", record_line[1]):
-        raise InputError(f"{path} is not a WFDB header: its first line must give a name and the number of leads")
+        raise InputError(f"{path} is not a WFDB header: its first line must contain a name and the number of leads")
     if "/" in record_line[0]:
-        raise InputError(f"{path} is a multi-segment record: convert it to a single segment first")
+        raise InputError(f"{path} is a multi-segment record: convert it to a single segment")
 
-    signal_lines, promised = content[1:], int(record_line[1])
-    if promised == 0:
-        raise InputError(f"{path} promises no leads: there is no signal to read")
-    if len(signal_lines) != promised:
-        raise InputError(f"{path} promises {promised} leads but describes {len(signal_lines)}: the header is damaged")
+    signal_lines, num_leads = content[1:], int(record_line[1])
+    if num_leads == 0:
+        raise InputError(f"{path} declares no leads: there is no signal to read")
+    if len(signal_lines) != num_leads:
+        raise InputError(f"{path} declares {num_leads} leads but describes {len(signal_lines)}: the header is damaged")
     if len(record_line) < 3:
-        raise InputError(f"{path} states no sampling rate: add it to the header's first line, it is never assumed")
+        raise InputError(f"{path} contains no sampling rate: add it to the first line of the header")
     rate = _RATE.fullmatch(record_line[2])
     if rate is None or not float(rate["rate"]) > 0:
         raise InputError(
-            f"{path} states the sampling rate {record_line[2].split('/')[0]!r}: it must be a positive number [Hz]"
+            f"the sampling rate in {path} must be a positive number [Hz], got {record_line[2].split('/')[0]!r}"
         )
     num_samples = None
     if len(record_line) > 3:
-        if not re.fullmatch(_WHOLE, record_line[3]):
-            raise InputError(f"{path} states {record_line[3]!r} samples per lead: it must be a whole number")
+        if not re.fullmatch(_INTEGER, record_line[3]):
+            raise InputError(f"the number of samples in {path} must be an integer, got {record_line[3]!r}")
         num_samples = int(record_line[3]) or None
     return Header(
         path, float(rate["rate"]), num_samples, [_parse_signal(path, line) for line in signal_lines], comments
@@ -183,48 +180,45 @@ def read_header(path: Path) -> Header:
 
 
 def _parse_signal(path: Path, line: str) -> SignalSpecification:
-    found = _SIGNAL.fullmatch(line)
-    if found is None:
-        raise InputError(f"{path} has a signal line that cannot be read: {line[:200]!r}")
-    name = found["file_name"]
+    match = _SIGNAL.fullmatch(line)
+    if match is None:
+        raise InputError(f"{path} contains an invalid signal line: {line[:200]!r}")
+    name = match["file_name"]
     if "/" in name or "\\" in name:
-        raise InputError(
-            f"{path} names the signal file {name[:200]!r}: a header may only name files in its own folder"
-        )
-    gain = float(found["gain"] or 0) or _DEFAULT_GAIN
-    if not _USUAL_GAINS[0] <= abs(gain) <= _USUAL_GAINS[1]:
-        raise InputError(f"{path} states the gain {found['gain']!r}, which no recorder has: the header is damaged")
+        raise InputError(f"{path} refers to the signal file {name[:200]!r}: it must be in the folder of the header")
+    gain = float(match["gain"] or 0) or _DEFAULT_GAIN
+    if not _VALID_GAINS[0] <= abs(gain) <= _VALID_GAINS[1]:
+        raise InputError(f"{path} contains the implausible gain {match['gain']!r}: the header is damaged")
     return SignalSpecification(
         file_name=name,
-        format=found["format"],
-        samples_per_frame=int(found["frame"] or 1),
-        skew=int(found["skew"] or 0),
-        byte_offset=int(found["offset"] or 0),
+        format=match["format"],
+        samples_per_frame=int(match["frame"] or 1),
+        skew=int(match["skew"] or 0),
+        byte_offset=int(match["offset"] or 0),
         gain=gain,
-        baseline=int(found["baseline"] or found["zero"] or 0),
-        unit=found["unit"] or "mV",
-        name=found["name"] or "",
-        checksum=None if found["checksum"] is None else int(found["checksum"]),
+        baseline=int(match["baseline"] or match["zero"] or 0),
+        unit=match["unit"] or "mV",
+        name=match["name"] or "",
+        checksum=None if match["checksum"] is None else int(match["checksum"]),
     )
 
 
 def read_samples(header: Header) -> np.ndarray:
     """
-    The samples of a record in the header's physical units.
+    Read the samples of a record in physical units.
 
     Args:
-        header ([`Header`]): As [`read_header`] gives it; the signal files are looked for beside the header.
+        header ([`Header`]): Header from [`read_header`]. The signal files must be in the same folder.
 
     Returns:
-        `np.ndarray` of shape `(num_leads, num_samples)`, float32; samples marked as missing are NaN.
+        `np.ndarray` of shape `(num_leads, num_samples)`, float32, NaN for missing samples.
 
     Raises:
-        InputError: If a signal file is missing or shorter than the header promises, cannot be read, or holds other
-            samples than those whose checksum the header states.
+        InputError: If a signal file is missing, truncated or unreadable, or does not match its checksum.
     """
     for name in sorted({signal.file_name for signal in header.signals}):
         if not os.path.isfile(header.path.parent / name):
-            raise InputError(f"{header.path} refers to {name[:200]}, which is not beside it: copy both files together")
+            raise InputError(f"{header.path} refers to {name[:200]}, which is missing: copy it to the same folder")
     try:
         return _read_16_bit(header) if _is_plain_16_bit(header.signals) else _read_with_wfdb(header)
     except OSError as error:
@@ -233,19 +227,18 @@ def read_samples(header: Header) -> np.ndarray:
 
 def _check_sums(header: Header, sums: np.ndarray) -> None:
     """
-    Compare the sums of all samples with the header's checksums, modulo 65536 (WFDB header format, section "signal
+    Compare the sums of all samples with the checksums of the header, modulo 65536 (WFDB header format, "signal
     specification").
     """
-    stated = [signal.checksum for signal in header.signals]
-    # Writers that compute none write zeros; a length that is not stated does not say which samples were summed.
-    if header.num_samples is None or not any(stated):
+    checksums = [signal.checksum for signal in header.signals]
+    # Some writers set all checksums to zero. Without a length, it is unknown which samples they cover.
+    if header.num_samples is None or not any(checksums):
         return
-    for signal, checksum, found in zip(header.signals, stated, sums.tolist(), strict=True):
-        if checksum is not None and (checksum - found) % 65536:
+    for signal, checksum, actual in zip(header.signals, checksums, sums.tolist(), strict=True):
+        if checksum is not None and (checksum - actual) % 65536:
             raise InputError(
-                f"{header.path} states another checksum for lead {signal.name} than its samples have: they were "
-                "damaged or changed after it was written. Copy the record again; if you changed the samples yourself, "
-                "write the header anew, or 0 for every checksum"
+                f"the samples of lead {signal.name} do not match the checksum in {header.path}: copy the record "
+                "again, or, if you changed the samples, update the header or set every checksum to 0"
             )
 
 
@@ -267,15 +260,15 @@ def _read_16_bit(header: Header) -> np.ndarray:
     num_samples = available if header.num_samples is None else header.num_samples
     if available < num_samples or num_samples <= 0:
         raise InputError(
-            f"{path} holds {max(available, 0)} samples per lead where the header promises {header.num_samples}: "
-            "the file is truncated, or the header describes other leads"
+            f"{path} contains {max(available, 0)} samples per lead but the header declares {header.num_samples}: "
+            "the file is truncated, or the header belongs to another file"
         )
     digital = np.fromfile(path, dtype="<i2", count=num_samples * num_leads, offset=header.signals[0].byte_offset)
     digital = np.ascontiguousarray(digital.reshape(num_samples, num_leads).T)
-    _check_sums(header, digital.sum(axis=1, dtype=np.int16))  # wraps at 16 bits, as the checksum does
+    _check_sums(header, digital.sum(axis=1, dtype=np.int16))  # wraps around at 16 bits like the checksum
     baseline = np.array([signal.baseline for signal in header.signals], dtype=np.float64)[:, None]
     gain = np.array([signal.gain for signal in header.signals], dtype=np.float64)[:, None]
-    # Where baseline and gain are exact in float32, one rounding is left: the same as float64 rounded once.
+    # If baseline and gain are exact in float32, only the division rounds, and the result equals that of float64.
     if (np.abs(baseline) < _EXACT).all() and (gain == gain.astype(np.float32)).all():
         physical = digital.astype(np.float32)
         physical -= baseline.astype(np.float32)
@@ -294,30 +287,30 @@ def _read_with_wfdb(header: Header) -> np.ndarray:
     try:
         record = wfdb.rdrecord(str(header.path.with_suffix("")), physical=False)
         if record.d_signal is None or record.d_signal.shape[1] != len(header.signals):
-            raise InputError(f"{header.path} does not give one signal per lead: convert it to a single-rate record")
+            raise InputError(f"{header.path} has more than one sampling rate: convert it to a single-rate record")
         if all(signal.samples_per_frame == 1 and signal.skew == 0 for signal in header.signals):
             _check_sums(header, record.d_signal.sum(axis=0))
         record.dac(inplace=True)
     except InputError:
         raise
-    except Exception as error:  # wfdb raises many kinds, down to IndexError, for files that are damaged
+    except Exception as error:  # wfdb raises various errors for damaged files, including IndexError
         raise InputError(f"{header.path} cannot be read: {str(error).rstrip('.')}") from error
     return np.ascontiguousarray(record.p_signal.T, dtype=np.float32)
 
 
 def _check_size(header: Header) -> None:
-    """Refuse a header that describes more samples than its files can hold: wfdb would make room for all of them."""
+    """Check that the files are large enough for the header, since wfdb would allocate memory for all samples."""
     for name in sorted({signal.file_name for signal in header.signals}):
         signals = [signal for signal in header.signals if signal.file_name == name]
         if unknown := [signal.format for signal in signals if signal.format not in _BITS]:
-            raise InputError(f"{header.path} stores signals in the format {unknown[0]}, which is none of WFDB's")
+            raise InputError(f"{header.path} contains the unknown signal format {unknown[0]}: the header is damaged")
         if any(signal.skew > (header.num_samples or 0) for signal in signals):
-            raise InputError(f"{header.path} shifts a signal by more than its length: the header is damaged")
+            raise InputError(f"{header.path} contains a skew that exceeds the signal length: the header is damaged")
         size = (header.path.parent / name).stat().st_size - signals[0].byte_offset
         frames = 1 if header.num_samples is None else header.num_samples
         bits = sum(signal.samples_per_frame * _BITS[signal.format] for signal in signals)
         if not signals or bits * frames > 8 * (size + 4):
             raise InputError(
-                f"{header.path.parent / name} holds {max(size, 0)} bytes, fewer than the header promises: the file is "
-                "truncated, or the header describes other leads"
+                f"{header.path.parent / name} contains {max(size, 0)} bytes, fewer than the header declares: the file "
+                "is truncated, or the header belongs to another file"
             )

@@ -54,9 +54,9 @@ def test_when_the_rate_is_not_the_models_then_the_batch_is_refused(dataset: data
     [
         ({"signal_scale": [float("nan")] * 12}, "a scale is not positive"),
         ({"signal_scale": [1.0] * 11}, r"its scales \(11,\)"),
-        ({"r_peaks": [50, 40]}, "its R peaks do not ascend inside the signal"),
-        ({"r_peaks": [-1, 40]}, "its R peaks do not ascend inside the signal"),
-        ({"r_peaks": [50, 10**6]}, "its R peaks do not ascend inside the signal"),
+        ({"r_peaks": [50, 40]}, "its R peaks are not in ascending order within the signal"),
+        ({"r_peaks": [-1, 40]}, "its R peaks are not in ascending order within the signal"),
+        ({"r_peaks": [50, 10**6]}, "its R peaks are not in ascending order within the signal"),
         ({"r_peaks": None}, "values are missing"),
         ({"signal": [[1, 2], *[[1]] * 11]}, "its leads have different lengths"),
         ({"signal": [[]] * 12}, r"its signal has the shape \(12, 0\)"),
@@ -66,5 +66,5 @@ def test_when_a_row_holds_what_no_preparation_writes_then_it_is_named(
     dataset: datasets.Dataset, change: dict, message: str
 ) -> None:
     row = {**dataset[0], **change}
-    with pytest.raises(InputError, match=rf"row {row['record_id']} of the dataset cannot be read: .*{message}"):
+    with pytest.raises(InputError, match=rf"row {row['record_id']} of the dataset is invalid: .*{message}"):
         EcgCollator(ClearHugFeatureExtractor())([dataset[1], row])

@@ -61,7 +61,7 @@ def test_when_some_recordings_are_bad_then_they_are_listed_and_the_counts_add_up
         "1 dimension": {"waveform": good[0].waveform[0]},
         "Q7": {"lead_names": [*good[0].lead_names[:11], "Q7"]},
         "furlong": {"unit": "furlong"},
-        "sampling rate is missing": {"sampling_rate": None},
+        "sampling_rate is required": {"sampling_rate": None},
     }
     bad: list[Any] = [replace(good[0], record_id=reason, **change) for reason, change in changes.items()]
     bad.append(RecordReference(tmp_path / "absent", "does not exist"))

@@ -75,7 +75,7 @@ def test_when_there_is_nothing_to_find_then_that_is_said(tmp_path: Path) -> None
 def test_when_a_file_is_in_another_format_then_the_formats_that_are_read_are_said(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("<ecg/>")
     for read in (read_record, find_records):
-        with pytest.raises(InputError, match=rf"{name} is not in a format that can be read: records are WFDB"):
+        with pytest.raises(InputError, match=rf"{name} is not in a supported format: convert it to WFDB"):
             read(tmp_path / name)
 
 

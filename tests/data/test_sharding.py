@@ -407,7 +407,9 @@ def test_when_no_recording_can_be_used_then_the_first_reason_is_given_and_all_ar
     source: ListSource, tmp_path: Path
 ) -> None:
     flat = source.records[3]
-    with pytest.raises(InputError, match=r"none of the 1 recordings could be used, .*rejected.csv .* flat: all leads"):
+    with pytest.raises(
+        InputError, match=r"none of the 1 recordings could be used, .*rejected.csv .* all leads are flat"
+    ):
         _prepare(ListSource([flat]), tmp_path / "output")
     assert len((tmp_path / "output" / "rejected.csv").read_text().splitlines()) == 2
     assert not (tmp_path / "output" / "manifest.json").exists()

@@ -216,10 +216,12 @@ def test_when_a_record_of_wfdb_is_given_then_its_samples_and_header_are_read(pip
     expanded = wfdb.rdrecord(path, smooth_frames=False)
     for record in (expanded, wfdb.MultiRecord(record_name="one"), wfdb.Record(d_signal=np.zeros((1000, 1), int))):
         record.sig_name = record.sig_name or ["I"]
-        with pytest.raises(ValueError, match=r"holds no samples of one rate for all leads: read it with `wfdb.rdrec"):
+        with pytest.raises(
+            ValueError, match=r"contains no samples at a common sampling rate: read it with `wfdb.rdrec"
+        ):
             pipe(record)
     bare = wfdb.Record(p_signal=physical.p_signal, fs=physical.fs, sig_name=physical.sig_name)
-    with pytest.raises(ValueError, match="unit is missing"):
+    with pytest.raises(ValueError, match="unit is required"):
         pipe(bare)
     assert pipe(bare, unit="mV") == expected
 
@@ -243,9 +245,9 @@ def test_when_a_table_holds_samples_then_it_is_one_recording(pipe: Pipe, recordi
     assert pipe(table, **stated) == expected
     assert pipe([table, table[one.lead_names[::-1]]], **stated) == [expected, expected]
     assert pipe(pd.DataFrame(one.waveform.T), lead_names=one.lead_names, **stated) == expected
-    with pytest.raises(ValueError, match="the sampling rate is missing"):
+    with pytest.raises(ValueError, match="sampling_rate is required"):
         pipe(table, unit="mV")
-    with pytest.raises(ValueError, match=r"holds numbers only, one column per lead.* this one has I, who"):
+    with pytest.raises(ValueError, match=r"must have a numeric column for each lead.* got I, who"):
         pipe(pd.DataFrame({"I": [0.0, 1.0], "who": ["a", "b"]}), **stated)
 
 
@@ -355,14 +357,14 @@ def test_when_a_window_holds_no_beat_then_the_extractors_choice_holds(
     half = replace(recordings[0], waveform=waveform, record_id="half")
     with caplog.at_level("WARNING"):
         np.testing.assert_allclose(_scores(pipe(half)), _scores(pipe(recordings[0])), atol=1e-2)
-    assert caplog.messages == ["half: 10-20 s left out: every lead is flat or missing there"]
+    assert caplog.messages == ["half: 10-20 s skipped: every lead is flat or missing"]
     alone = replace(half, waveform=np.flip(waveform, axis=1))
-    with pytest.raises(InputError, match="half: every lead is flat or missing between 0 s and 10 s"):
+    with pytest.raises(InputError, match="half: the recording contains no signal between 0 s and 10 s"):
         pipe(alone, windows="first")
     masked = pipe(half, on_no_beats="mask")
     np.testing.assert_allclose(_scores(masked), _by_hand(pipe, half, on_no_beats="mask").mean(axis=0), atol=1e-6)
     row = {**dataset[0], "r_peaks": []}
-    with pytest.raises(ValueError, match="the row holds no beat"):
+    with pytest.raises(ValueError, match="the row contains no beats"):
         pipe(row)
     assert len(pipe(row, on_no_beats="mask")) == 3
 
@@ -382,20 +384,20 @@ def test_when_the_model_is_in_training_or_of_half_precision_then_scores_are_stil
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (5, "int is no recording: give the path of a WFDB record, a dict"),
-        (None, "NoneType is no recording"),
-        (b"one", "bytes is no recording"),
+        (5, "int is not a supported recording: pass the path of a WFDB record, a dict"),
+        (None, "NoneType is not a supported recording"),
+        (b"one", "bytes is not a supported recording"),
         ([[[0.0, 1.0]]], "a list inside a list is not a recording"),
-        ([5], "int is no recording"),
-        ({}, "a dict that holds nothing"),
-        ({"array": np.zeros((12, 1000))}, "a dict that holds 'array' and no \"waveform\" is no recording"),
-        ({"signal": np.zeros((12, 1000))}, "has no 'signal_scale'"),
-        (np.zeros(1000), r"the waveform has 1 dimension\(s\): pass one of shape \(leads, samples\), or a list"),
-        (np.zeros((2, 12, 1000)), r"the waveform has 3 dimension\(s\)"),
-        ({"waveform": [[0.0, 1.0], [0.0]]}, "rows of the waveform are of different lengths"),
-        ({"waveform": "one"}, r"the waveform has 0 dimension\(s\)"),
-        (np.zeros((12, 1000)), "the sampling rate is missing"),
-        (np.full((12, 1000), "a"), "pass real numbers"),
+        ([5], "int is not a supported recording"),
+        ({}, "must contain .*, got a dict with nothing"),
+        ({"array": np.zeros((12, 1000))}, "must contain \"waveform\", got a dict with 'array'"),
+        ({"signal": np.zeros((12, 1000))}, "lacks the column 'signal_scale'"),
+        (np.zeros(1000), r"must have shape \(leads, samples\), got 1 dimension\(s\): pass several"),
+        (np.zeros((2, 12, 1000)), r"got 3 dimension\(s\)"),
+        ({"waveform": [[0.0, 1.0], [0.0]]}, "got rows of different lengths"),
+        ({"waveform": "one"}, r"got 0 dimension\(s\)"),
+        (np.zeros((12, 1000)), "sampling_rate is required"),
+        (np.full((12, 1000), "a"), "must contain real numbers"),
     ],
 )
 def test_when_an_input_is_no_recording_then_one_sentence_says_so(pipe: Pipe, inputs: Any, message: str) -> None:
@@ -408,17 +410,17 @@ def test_when_an_input_is_no_recording_then_one_sentence_says_so(pipe: Pipe, inp
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sampling_rate": "fast"}, "the sampling rate 'fast' is not a number"),
+        ({"sampling_rate": "fast"}, "sampling_rate must be a number .*, got 'fast'"),
         ({"sampling_rate": [100, 100]}, "sampling_rate must be one number"),
-        ({"lead_names": None}, "the lead names are missing"),
-        ({"lead_names": "II"}, "lead_names must be a list of names"),
-        ({"lead_names": 12}, "lead_names must be a list of names"),
-        ({"lead_names": ["I", "II"]}, "12 rows but 2 lead names"),
-        ({"unit": 1}, "unit must be one of mV, uV, V and NU"),
+        ({"lead_names": None}, "lead_names is required"),
+        ({"lead_names": "II"}, "lead_names must be a list with one name"),
+        ({"lead_names": 12}, "lead_names must be a list with one name"),
+        ({"lead_names": ["I", "II"]}, "12 rows but there are 2 lead names"),
+        ({"unit": 1}, "unit must be mV, uV, V or NU"),
         ({"unit": "mmHg"}, "mmHg"),
-        ({"unit": ["mV", "mV"]}, "2 units were given for 12 leads"),
+        ({"unit": ["mV", "mV"]}, "one for each of the 12 leads, got 2"),
         ({"waveform": np.zeros((12, 1000))}, "all leads are flat"),
-        ({"waveform": np.zeros((12, 50))}, "less than 1 s"),
+        ({"waveform": np.zeros((12, 50))}, "at least 1 s long"),
     ],
 )
 def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
@@ -436,8 +438,8 @@ def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"sampling_rate": 500.0}, "prepared at 500 Hz and the model works at 100 Hz"),
-        ({"r_peaks": None}, "has no 'r_peaks'"),
+        ({"sampling_rate": 500.0}, "prepared at 500 Hz and the model expects 100 Hz"),
+        ({"r_peaks": None}, "lacks the column 'r_peaks'"),
         ({"signal": np.zeros((3, 1000))}, r"its signal has the shape \(3, 1000\), and its scales \(12,\)"),
         ({"signal_scale": [1.0]}, r"and its scales \(1,\); prepare the recordings again"),
     ],
@@ -462,7 +464,10 @@ def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(
         ({"threshold": 0.5, "function_to_apply": "none"}, "threshold requires scores from 0 to 1"),
         ({"function_to_apply": "relu"}, "function_to_apply is 'relu': choose one of 'sigmoid', 'softmax', 'none'"),
         ({"aggregate": "median"}, "aggregate is 'median': choose one of 'mean', 'max'"),
-        ({"windows": "last"}, "windows is 'last': choose one of 'first', 'center', 'all'"),
+        (
+            {"windows": "last"},
+            "windows is 'last': choose one of 'first', 'center', 'all'",
+        ),
         ({"on_no_beats": "skip"}, "on_no_beats is 'skip': choose one of 'raise', 'mask'"),
         ({"topk": 1}, "unknown parameter 'topk': choose from"),
         ({"batch_size": 0}, "batch_size is 0: it must be an integer of at least 1"),
@@ -485,12 +490,12 @@ def test_when_a_record_cannot_be_read_then_the_file_is_named(
         with pytest.raises(FileNotFoundError, match=r"absent\.hea does not exist: check the path of the record"):
             pipe([path])
     for folder in (str(tmp_path), ""):
-        with pytest.raises(ValueError, match="is a folder: name one record in it"):
+        with pytest.raises(ValueError, match="is a folder: pass one record in it"):
             pipe(folder)
     header = write_record(tmp_path / "one", recordings[0])
     samples = header.with_suffix(".dat").read_bytes()
     header.with_suffix(".dat").write_bytes(samples[:1000])
-    with pytest.raises(ValueError, match=r"one\.dat holds \d+ samples per lead where the header promises 1000"):
+    with pytest.raises(ValueError, match=r"one\.dat contains \d+ samples per lead but the header declares 1000"):
         pipe(header)
     header.with_suffix(".dat").write_bytes(samples)
     silent = replace(recordings[0], waveform=np.zeros((12, 1000), dtype=np.float32))
@@ -661,7 +666,7 @@ def test_when_the_input_is_implausible_then_a_warning_says_so_by_default(
     alone = replace(recordings[0], waveform=recordings[0].waveform[1:2, :100], lead_names=["II"])
     result = pipe(alone, return_report=True)
     assert caplog.messages == [f"{alone.record_id}: {warning}" for warning in result["report"]["warnings"]]
-    assert "lasts 1 s" in caplog.messages[0]
+    assert "the recording is short (1 s" in caplog.messages[0]
     assert "11 of 12 leads are missing" in caplog.messages[1]
 
 

@@ -163,9 +163,9 @@ def test_when_inputs_are_bad_then_the_others_are_read_one_at_a_time(
             results.append(one)
         reasons = [one.reason if isinstance(one, Rejected) else "" for one in results]
         assert [bool(reason) for reason in reasons] == [True, False, True, True, True, True, False]
-        assert results[3] == Rejected("silent", "all leads are flat: the file holds no signal")
-        assert "int is no recording" in reasons[4]
-        assert "page.png is a picture, and ClearHugFeatureExtractor reads recordings" in reasons[5]
+        assert results[3] == Rejected("silent", "the recording contains no signal: all leads are flat")
+        assert "int is not a supported recording" in reasons[4]
+        assert "page.png is an image, but ClearHugFeatureExtractor requires recordings" in reasons[5]
         assert results[6].record_id == good.record_id
 
 

@@ -174,7 +174,7 @@ def test_when_a_page_has_a_grid_then_its_lines_are_each_millimeter_and_each_five
 
 @pytest.mark.parametrize("scale", [0.9, 1.3, 3.7, 8.0])
 def test_when_a_grid_is_coarse_or_fine_then_its_tone_is_the_share_that_its_lines_cover(scale: float) -> None:
-    shares = ecg_paper._line_shares(2000, scale, 0.3, 1.0, 0.1)
+    shares = ecg_paper._line_coverage(2000, scale, 0.3, 1.0, 0.1)
     assert shares.mean() == pytest.approx(0.1, rel=0.02)
     assert shares.max() <= 1.0
 
@@ -272,7 +272,7 @@ def test_when_a_style_is_black_and_white_then_the_page_has_no_color() -> None:
         ({"image_size": (256.5, 256)}, "height and width"),
         ({"pixels_per_mm": 0.2}, "between 64 and"),
         ({"pixels_per_mm": 1e12}, "between 64 and"),
-        ({"pixels_per_mm": float("nan")}, "above 0"),
+        ({"pixels_per_mm": float("nan")}, "must be positive"),
         ({"image_size": (256, 256), "pixels_per_mm": 8.0}, "one of them"),
         ({"paper_speed": 0.0}, "paper_speed"),
         ({"gain": "tall"}, "gain"),
@@ -356,16 +356,16 @@ def test_when_a_recording_is_long_then_ten_seconds_from_the_start_are_drawn() ->
         ({"waveform": np.zeros(2500)}, "(leads, samples)"),
         ({"lead_names": ["I"]}, "one name per row"),
         ({"lead_names": [*STANDARD_LEADS[:11], "V9x"]}, "unknown lead name"),
-        ({"unit": ["mV"]}, "one each"),
+        ({"unit": ["mV"]}, "one for each of the 12 leads, got 1"),
         ({"unit": "furlong"}, "unknown unit"),
         ({"sampling_rate": None}, "sampling rate"),
-        ({"unit": "V"}, "look like mV and were given as V"),
-        ({"unit": "uV"}, "look like mV and were given as uV"),
-        ({"unit": "NU"}, "with `millivolts_per_unit`"),
-        ({"millivolts_per_unit": 0.2}, "leave it out"),
+        ({"unit": "V"}, "the unit is probably mV instead of V"),
+        ({"unit": "uV"}, "the unit is probably mV instead of uV"),
+        ({"unit": "NU"}, "millivolts_per_unit must be set"),
+        ({"millivolts_per_unit": 0.2}, "remove it"),
         ({"waveform": np.full((12, 2500), np.nan)}, "every lead"),
         ({"waveform": np.where(np.arange(2500) == 5, np.nan, _sines()), "do_repair": False}, "do_repair"),
-        *[({"start_seconds": start}, "lasts 10 s") for start in (10.0, -1.0, float("nan"))],
+        *[({"start_seconds": start}, "the duration of the recording (10 s)") for start in (10.0, -1.0, float("nan"))],
     ],
 )
 def test_when_a_recording_cannot_be_read_then_the_error_says_why(change: dict[str, Any], said: str) -> None:

@@ -85,18 +85,18 @@ def test_when_a_picture_is_bad_then_the_error_says_what_to_do(page: np.ndarray, 
     animated = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     side = int(MAX_PIXELS**0.5) + 1
     for source, said in (
-        (b"%PDF-1.7 ...", "is a PDF: save its page as PNG"),
+        (b"%PDF-1.7 ...", "is a PDF: convert the page to PNG"),
         (b"", "empty file"),
-        (b"hello", "no picture that can be read"),
-        (jpeg[: len(jpeg) // 2], "damaged or cut short"),
-        (animated, "holds 2 pictures"),
-        (_saved(Image.new("RGB", (10, 400))), "has 10 x 400 px: a page needs at least 64"),
-        (_bomb(side, side), "more than 100 million: make it smaller"),
+        (b"hello", "is not a supported image"),
+        (jpeg[: len(jpeg) // 2], "damaged or truncated"),
+        (animated, "must contain a single image, got 2 frames"),
+        (_saved(Image.new("RGB", (10, 400))), "must be at least 64 px wide and high, got 10 x 400 px"),
+        (_bomb(side, side), "must have at most 100 million pixels"),
         (_bomb(30000, 30000), "is too large"),
-        (np.zeros((100, 100, 2)), "is no picture: give"),
-        (np.full((100, 100, 3), np.nan), "must hold finite shares"),
-        (np.full((100, 100, 3), -1), "values from -1 to -1"),
-        (12, "a int is no picture"),
+        (np.zeros((100, 100, 2)), "an image array must have shape"),
+        (np.full((100, 100, 3), np.nan), "must contain finite values"),
+        (np.full((100, 100, 3), -1), "values from 0 to 255 or 65535, got -1 to -1"),
+        (12, "images must be a path, .*, got int"),
     ):
         with pytest.raises(InputError, match=said):
             load_page(source)
@@ -122,11 +122,11 @@ def test_when_pages_are_read_then_nothing_is_cropped(page: np.ndarray) -> None:
 def test_when_several_pictures_are_given_then_the_bad_one_is_named(page: np.ndarray) -> None:
     processor = EcgScanImageProcessor()
     assert processor([page, page], return_tensors="np")["pixel_values"].shape == (2, 3, 192, 256)
-    with pytest.raises(InputError, match="picture 1: the picture does not look like an ECG page"):
+    with pytest.raises(InputError, match="image 1: the image does not look like an ECG page"):
         processor([page, np.full((100, 100, 3), 255, dtype=np.uint8)])
-    with pytest.raises(InputError, match="no picture was given"):
+    with pytest.raises(InputError, match="no image was passed"):
         processor([])
-    with pytest.raises(InputError, match="at least 32 px"):
+    with pytest.raises(InputError, match="between 32 and 4096 px"):
         EcgScanImageProcessor(image_size=(8, 8))
 
 

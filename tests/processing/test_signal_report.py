@@ -95,7 +95,7 @@ def test_when_an_extractor_is_asked_then_it_reports_what_its_model_reads(kind: A
     assert [round(one.heart_rate / 10) for one in reports] == [11, 6]
     found, holds_15 = reports[0].beats_found, kind is ClearHugFeatureExtractor
     assert found > 15
-    part = [f"15 of {found} beats are read: use windows='all'"] if holds_15 else []
+    part = [f"only 15 of {found} beats are read: use windows='all'"] if holds_15 else []
     assert [one.warnings for one in reports] == [part, []]
     assert reports[0].beats_read == (15 if holds_15 else found)
     assert [len(one.window_rates) for one in reports] == [1, 1]
@@ -125,7 +125,7 @@ def test_when_the_leads_are_off_for_most_of_the_time_then_the_rest_is_read_and_i
     # Repeating the recording makes two intervals of its seams; the gap would make one of 35 s.
     assert (report.sdnn_ms or 1e9) < 300
     assert report.contradiction("STACH") is None
-    assert report.warnings[0] == "10-20 s, 20-30 s, 30-40 s, 40-50 s left out: every lead is flat or missing there"
+    assert report.warnings[0] == "10-20 s, 20-30 s, 30-40 s, 40-50 s skipped: every lead is flat or missing"
     assert not any("unit" in warning for warning in report.warnings)
 
 
@@ -150,16 +150,16 @@ def test_when_most_of_a_window_holds_no_signal_but_a_sample_then_it_is_left_out(
     waveform[:, 5000:8000] = value
     waveform[:, 6000] = 0.1
     told = _report(extractor, replace(recording, waveform=waveform))
-    assert told.warnings[0] == "10-20 s left out: every lead is flat or missing there"
+    assert told.warnings[0] == "10-20 s skipped: every lead is flat or missing"
     held = recording.waveform.copy()
     for start in range(0, 5000, 250):  # Coarse samples that rest for 0.4 s
         held[:, start : start + 200] = held[:, start : start + 1]
-    assert not any("left out" in warning for warning in _report(extractor, replace(recording, waveform=held)).warnings)
+    assert not any("skipped" in warning for warning in _report(extractor, replace(recording, waveform=held)).warnings)
 
 
 def test_when_no_lead_varies_then_the_unit_is_not_blamed(recording: Recording) -> None:
     extractor = ClearHugFeatureExtractor(do_mask_flat_leads=False)
-    with pytest.raises(InputError, match="the recording holds no signal"):
+    with pytest.raises(InputError, match="the recording contains no signal"):
         extractor.clean(np.zeros((12, 5000)), sampling_rate=500.0, lead_names=STANDARD_LEADS, unit="mV")
 
 
@@ -167,7 +167,7 @@ def test_when_no_lead_varies_then_the_unit_is_not_blamed(recording: Recording) -
 def test_when_a_choice_of_window_drops_beats_then_a_warning_says_so(windows: str, recording: Recording) -> None:
     longer = replace(recording, waveform=np.tile(recording.waveform, 2))
     report = _report(EcgJepaFeatureExtractor(), longer, windows=windows)
-    assert f"{report.beats_read} of {report.beats_found} beats are read: use windows='all'" in report.warnings
+    assert f"only {report.beats_read} of {report.beats_found} beats are read: use windows='all'" in report.warnings
 
 
 def test_when_no_beats_are_sought_then_nothing_is_said_of_the_rhythm(recording: Recording) -> None:
@@ -182,10 +182,10 @@ def test_when_the_unit_is_wrong_by_a_thousand_then_it_is_refused_with_the_right_
     kind: Any, factor: float, looks_like: str, recording: Recording
 ) -> None:
     wrong = replace(recording, waveform=recording.waveform * np.float32(factor))
-    with pytest.raises(InputError, match=f"the samples look like {looks_like} and were given as mV"):
+    with pytest.raises(InputError, match=f"the unit is probably {looks_like} instead of mV"):
         kind()(**wrong.as_inputs())
     kind()(**replace(wrong, unit=looks_like).as_inputs())
-    with pytest.raises(InputError, match="the samples look like mV and were given as uV"):
+    with pytest.raises(InputError, match="the unit is probably mV instead of uV"):
         kind()(**replace(recording, unit="uV").as_inputs())
 
 
@@ -202,9 +202,9 @@ def test_when_a_recording_is_normalized_then_it_has_no_amplitude(recording: Reco
         (lambda waveform: 15 * waveform, r"lead\(s\) I, .* span up to .*: check the unit and the gain"),
         (lambda waveform: 0.05 * waveform, "the largest lead spans .*: check the unit and the gain"),
         (lambda waveform: waveform * np.where(np.arange(12) == 8, 50, 1)[:, None], r"lead\(s\) V3 span up to"),
-        (lambda waveform: waveform[:, :500], "the recording lasts 1 s and holds "),
-        (lambda waveform: waveform[:, :1500], "the recording lasts 3 s and holds "),
-        (lambda waveform: waveform[:, :2450], "the recording lasts 4.9 s and holds "),
+        (lambda waveform: waveform[:, :500], r"the recording is short \(1 s with "),
+        (lambda waveform: waveform[:, :1500], r"the recording is short \(3 s with "),
+        (lambda waveform: waveform[:, :2450], r"the recording is short \(4.9 s with "),
     ],
 )
 def test_when_amplitude_or_length_is_implausible_then_a_warning_says_so(
@@ -226,12 +226,14 @@ def test_when_leads_are_missing_then_a_warning_names_them_and_what_is_left(recor
     assert report.missing_leads == [name for name in STANDARD_LEADS if name != "II"]
     (warning,) = report.warnings
     assert warning.startswith("11 of 12 leads are missing and masked: I, III, aVR, ")
-    assert warning.endswith("rest on II alone")
+    assert warning.endswith("based on II only")
     waveform = recording.waveform.copy()
     waveform[6] = 0.0
     report = _report(ClearHugFeatureExtractor(), replace(recording, waveform=waveform))
     assert report.missing_leads == report.flat_leads == ["V1"]
-    assert report.warnings == ["1 of 12 leads are missing and masked: V1 (flat); the labels rest on the others alone"]
+    assert report.warnings == [
+        "1 of 12 leads are missing and masked: V1 (flat); predictions are based on the others only"
+    ]
     assert report.summary().endswith("; leads missing: V1; leads flat: V1")
 
 
@@ -263,7 +265,7 @@ def test_when_the_rate_is_implausible_then_a_warning_says_so(
 
 def test_when_no_beat_is_found_then_a_warning_says_so(recording: Recording) -> None:
     (warning,) = describe_signal(_quality(recording), ALL_LEADS, np.empty(0, dtype=np.int64)).warnings
-    assert warning.startswith("no beat was found in 10 s")
+    assert warning.startswith("no beats were detected in 10 s")
 
 
 @pytest.mark.parametrize(

@@ -322,8 +322,7 @@ def test_when_no_lead_of_the_model_is_there_then_one_sentence_says_so(
     header = write_record(tmp_path / "augmented", _with_leads(odd_recordings[0], ["aVR", "aVL"]))
     said = refused("predict", header, "--model", house / "finetuned")
     assert said.endswith(
-        "the recording has lead(s) aVR, aVL and the model reads I, II, V1, V2, V3, V4, V5, V6: at least one of these "
-        "is needed"
+        "the recording must contain at least one lead of the model (I, II, V1, V2, V3, V4, V5, V6), got aVR, aVL"
     )
 
 

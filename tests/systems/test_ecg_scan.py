@@ -249,10 +249,10 @@ def test_when_pictures_are_bad_then_they_are_named_and_the_others_predicted(
     status: Callable[..., int],
 ) -> None:
     for name, said in (
-        ("report", "is a PDF: save its page as PNG first"),
+        ("report", "is a PDF: convert the page to PNG"),
         ("white", "does not look like an ECG page"),
-        ("small", "has 10 x 10 px"),
-        ("cut", "is damaged or cut short"),
+        ("small", "got 10 x 10 px"),
+        ("cut", "is damaged or truncated"),
         ("gone", "does not exist"),
     ):
         assert said in refused("predict", bad_pictures[name], "--model", house / "finetuned")
@@ -272,8 +272,8 @@ def test_when_a_model_reads_recordings_then_pictures_are_refused(
 ) -> None:
     clear = make_house("clear_hug") / "finetuned"
     said = refused("predict", page, "--model", clear)
-    assert "is a picture, and ClearHugFeatureExtractor reads recordings" in said
-    with pytest.raises(ValueError, match="is a picture, and ClearHugFeatureExtractor reads recordings"):
+    assert "is an image, but ClearHugFeatureExtractor requires recordings" in said
+    with pytest.raises(ValueError, match="is an image, but ClearHugFeatureExtractor requires recordings"):
         pipeline("ecg-classification", model=str(clear / "model"))(page)
 
 
@@ -320,7 +320,7 @@ def test_when_normalized_recordings_are_prepared_with_a_scale_then_rows_are_in_m
     record = next(iter(sorted(record.rglob("*.hea"))))
     command = ["prepare", record, "--system", "ecg_scan", "--output-dir"]
     assert status(*command, tmp_path / "refused") != 0
-    assert "set `millivolts_per_unit`" in "".join(capsys.readouterr())
+    assert "millivolts_per_unit must be set" in "".join(capsys.readouterr())
     run(*command, tmp_path / "pages", "--extractor-settings", "millivolts_per_unit=0.11")
     sets, extractor = load_prepared(tmp_path / "pages")
     row = next(iter(sets.values())).with_format("numpy")[0]
