@@ -15,7 +15,7 @@ class ExportArguments(Arguments):
 
     model: Path = field(
         metadata={
-            "help": "A model folder, the output of a run, or hf://ORG/NAME.",
+            "help": "A model folder, the output of a run, a shipped model, or hf://ORG/NAME.",
             "positional": True,
             "metavar": "FOLDER",
         }

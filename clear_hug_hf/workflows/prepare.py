@@ -50,7 +50,7 @@ class PrepareArguments(Arguments):
     model: Path | None = field(
         default=None,
         metadata={
-            "help": "Preprocess for this model, a folder or hf://ORG/NAME (default: for a new one).",
+            "help": "Preprocess for this model, a folder, a shipped model or hf://ORG/NAME (default: for a new one).",
             "metavar": "FOLDER",
         },
     )

@@ -34,7 +34,7 @@ def records_field(help: str) -> Any:
 
 def model_field(help: str) -> Any:
     """The field of the model that a verb loads."""
-    return field(metadata={"help": f"{help}, or hf://ORG/NAME.", "metavar": "FOLDER"})
+    return field(metadata={"help": f"{help}, the name of a shipped model, or hf://ORG/NAME.", "metavar": "FOLDER"})
 
 
 def output_dir_field(default: str | None = None, help: str = "Folder of the run.") -> Any:
