@@ -160,6 +160,8 @@ class ArgumentParser(HfArgumentParser):
         if default not in (MISSING, None, "", [], {}) and not isinstance(default, bool):
             shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
             metadata["help"] += f" (default: {shown})"
+        if default is True:
+            metadata["help"] += " (default: yes)"
         metadata["help"] = metadata["help"].replace("%", "%%")
         if not (choices := _choices(setting, item_kind)) and kind is not bool:
             metadata.setdefault("metavar", "NAME=VALUE" if typing.get_origin(kind) is dict else _METAVARS[item_kind])
@@ -186,9 +188,8 @@ class ArgumentParser(HfArgumentParser):
             action.required = default is MISSING
             # Underscores are understood, and not shown.
             action.option_strings = [text for text in action.option_strings if "_" not in text]
-            if kind is bool:
-                off = default is True
-                action.option_strings = [text for text in action.option_strings if text.startswith("--no-") == off]
+            if default is False:
+                action.option_strings = action.option_strings[:1]
 
     def parse(self, words: Sequence[str]) -> tuple[Any, ...]:
         """

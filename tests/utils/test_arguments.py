@@ -124,5 +124,5 @@ def test_when_help_is_printed_then_it_shows_bounds_of_use_and_defaults() -> None
     assert "--num-train-epochs N Epochs. (default: 3)" in shown
     assert "--fractions X [X ...] 100 % or less. (default: 0.5)" in shown
     assert "--json As JSON." in shown
-    assert "--no-control Control." in shown
+    assert "--control, --no-control Control. (default: yes)" in shown
     assert "--num_train_epochs" not in shown
