@@ -39,9 +39,10 @@ test-lowest:  ## the default test suite with the lowest versions that pyproject.
 		--output-file $(LOWEST).txt pyproject.toml
 	$(MAKE) test VENV=$(LOWEST) CONSTRAINTS=$(LOWEST).txt
 
-lint: install  ## style
+lint: install  ## style, and spelling where it is American throughout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell clear_hug_hf/modeling clear_hug_hf/processing tests/modeling tests/processing tests/support
 
 types: install  ## static types
 	$(BIN)/mypy

@@ -216,7 +216,8 @@ def convert_clear_hug_checkpoint(path: str | Path, **kwargs: Any) -> ClearHugPre
     ```python
     >>> model = convert_clear_hug_checkpoint("checkpoint-99.pth")  # doctest: +SKIP
     >>> model.save_pretrained("clear-base")  # doctest: +SKIP
-    ```"""
+    ```
+    """
     return convert_clear_hug_state_dict(load_state_dict(path), **kwargs)
 
 
@@ -312,7 +313,8 @@ def convert_to_folder(
     >>> facts = convert_to_folder("checkpoint-99.pth", "clear-base")  # doctest: +SKIP
     >>> facts["kind"], facts["size"]  # doctest: +SKIP
     ('CLEAR pre-trained model', 'base')
-    ```"""
+    ```
+    """
     path = Path(path)
     folder = check_replaceable(folder, path)
     state_dict = load_state_dict(path)

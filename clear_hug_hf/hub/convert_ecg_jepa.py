@@ -194,7 +194,8 @@ def convert_ecg_jepa_checkpoint(path: str | Path, **kwargs: Any) -> EcgJepaModel
     ```python
     >>> model = convert_ecg_jepa_checkpoint("multiblock_epoch100.pth")  # doctest: +SKIP
     >>> model.save_pretrained("ecg-jepa-base")  # doctest: +SKIP
-    ```"""
+    ```
+    """
     return convert_ecg_jepa_state_dict(load_state_dict(path, entry="encoder"), **kwargs)
 
 

@@ -80,7 +80,8 @@ class EcgClassificationPipeline(ChunkPipeline):
     >>> classify = pipeline("ecg-classification", model=folder, threshold="model")
     >>> classify("records100/00000/00001_lr")
     [{'label': 'NORM', 'score': 0.94}]
-    ```"""
+    ```
+    """
 
     _load_processor: Any = False
     _load_image_processor: Any = False

@@ -110,7 +110,8 @@ class ClearHugConfig(EcgConfig):
 
     >>> config = ClearHugConfig.preset("tiny", mask_ratio=0.75)
     >>> model = ClearHugForPreTraining(config)
-    ```"""
+    ```
+    """
 
     model_type: ClassVar[str] = "clear_hug"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["group_states", "hidden_states", "attentions"]

@@ -111,7 +111,8 @@ class EcgJepaConfig(EcgConfig):
 
     >>> config = EcgJepaConfig.preset("tiny", mask_type="random")
     >>> model = EcgJepaForPreTraining(config)
-    ```"""
+    ```
+    """
 
     model_type: ClassVar[str] = "ecg_jepa"
     auto_classes: ClassVar[dict[str, str]] = {

@@ -155,7 +155,8 @@ class EcgScanConfig(EcgConfig):
     >>> from clear_hug_hf.modeling.modeling_ecg_scan import EcgScanModel
 
     >>> model = EcgScanModel(EcgScanConfig.preset("tiny"))
-    ```"""
+    ```
+    """
 
     model_type: ClassVar[str] = "ecg_scan"
     auto_classes: ClassVar[dict[str, str]] = {

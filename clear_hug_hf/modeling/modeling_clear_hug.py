@@ -581,7 +581,8 @@ class ClearHugModel(ClearHugPreTrainedModel):
     >>> model = ClearHugModel(ClearHugConfig.preset("tiny")).eval()
     >>> model(torch.randn(2, 12, 10, 96)).lead_states.shape
     torch.Size([2, 12, 128])
-    ```"""
+    ```
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^classifier\."]  # noqa: RUF012
 
@@ -825,7 +826,8 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceC
     >>> model = ClearHugForSequenceClassification(config).eval()
     >>> model(torch.randn(2, 12, 10, 96)).logits.sigmoid().shape
     torch.Size([2, 2])
-    ```"""
+    ```
+    """
 
     clear_hug: ClearHugModel
     encoder_class = ClearHugModel

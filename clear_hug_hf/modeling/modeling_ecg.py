@@ -536,9 +536,10 @@ def masked_mean(states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 class EcgHead(nn.Module):
     """
-    Base class of heads, which pool the lead states to one feature vector per recording. Subclasses define
+    Base class of heads, which pool the lead states to one feature vector per recording.
 
-        forward(lead_states (B, L, D), present_leads (B, L)) -> feature (B, D), group states (B, G, D) or None
+    Subclasses define `forward`, which maps `lead_states` `(B, L, D)` and `present_leads` `(B, L)` to a feature `(B,
+    D)` and to group states `(B, G, D)` or `None`.
     """
 
     def __init__(self, config: Any):

@@ -427,7 +427,8 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
     >>> two_leads = torch.tensor(model.config.lead_indices(["II", "V1"]))
     >>> model(torch.randn(2, 2, 2500), lead_indices=two_leads).lead_states.shape
     torch.Size([2, 2, 128])
-    ```"""
+    ```
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\.", r"^classifier\."]  # noqa: RUF012
     cross_pattern: torch.Tensor
@@ -731,7 +732,8 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceCla
     >>> model = EcgJepaForSequenceClassification(config).eval()
     >>> model(torch.randn(2, 8, 2500)).logits.sigmoid().shape
     torch.Size([2, 2])
-    ```"""
+    ```
+    """
 
     ecg_jepa: EcgJepaModel
     encoder_class = EcgJepaModel
@@ -768,7 +770,8 @@ class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):
     >>> model = EcgJepaForTokenClassification(EcgJepaConfig.preset("tiny", id2label=waves)).eval()
     >>> model(torch.randn(2, 8, 2500)).logits.argmax(dim=-1).shape
     torch.Size([2, 8, 2500])
-    ```"""
+    ```
+    """
 
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)

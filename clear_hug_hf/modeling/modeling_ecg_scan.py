@@ -349,7 +349,8 @@ class EcgScanModel(EcgScanPreTrainedModel):
     >>> model = EcgScanModel(EcgScanConfig.preset("tiny")).eval()
     >>> model.get_image_features(torch.zeros(2, 3, 192, 256)).shape
     torch.Size([2, 128])
-    ```"""
+    ```
+    """
 
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
         r"^decoder\.",
@@ -802,7 +803,8 @@ class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassi
     >>> model = EcgScanForImageClassification(config).eval()
     >>> model(torch.zeros(2, 3, 192, 256)).logits.sigmoid().shape
     torch.Size([2, 2])
-    ```"""
+    ```
+    """
 
     ecg_scan: EcgScanModel
     encoder_class = EcgScanModel

@@ -406,7 +406,7 @@ class _Geometry:
 
     @property
     def left(self) -> float:
-        """x at time 0, to the right of the calibration pulse and 5 mm of space around it."""
+        """Horizontal position of time 0, to the right of the calibration pulse and 5 mm of space around it."""
         return self.style.margin_left + (
             PULSE_SECONDS * self.paper_speed + 5.0 if self.style.calibration_pulse else 0.0
         )

@@ -123,4 +123,5 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def import_pillow() -> tuple[Any, Any]:
+    """Import the modules `Image` and `ImageOps` of Pillow, which is optional."""
     return import_library("PIL.Image", "reading pictures"), import_library("PIL.ImageOps", "reading pictures")
