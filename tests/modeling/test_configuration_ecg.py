@@ -23,7 +23,7 @@ from clear_hug_hf.modeling.configuration_ecg import EcgConfig
 from clear_hug_hf.systems import SYSTEMS
 
 
-MODELS: dict[type[EcgConfig], Any] = {one.config: one.model("AutoModel") for one in SYSTEMS.values()}
+MODELS: dict[type[EcgConfig], Any] = {item.config: item.model("AutoModel") for item in SYSTEMS.values()}
 CARDS = sorted((Path(__file__).parents[2] / "model_cards").glob("*/config.json"))
 PIPELINES = {"ecg-classification": {"impl": "pipeline_somewhere.Pipeline", "pt": ["AutoModel"]}}
 SIGNAL = {"model_type": "clear_hug", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -62,12 +62,12 @@ def test_when_config_is_saved_then_it_loads_equal(config_class, fields, tmp_path
 def test_when_a_shipped_config_is_saved_again_then_nothing_changes(path, tmp_path):
     AutoConfig.from_pretrained(path.parent).save_pretrained(tmp_path)
     shipped, saved = json.loads(path.read_text()), _saved(tmp_path)
-    for one in (shipped, saved):
-        one.pop("transformers_version")
+    for item in (shipped, saved):
+        item.pop("transformers_version")
         # Loading leaves pipelines out, and what has its default is not written.
-        one.pop("custom_pipelines", None)
-        if one.get("problem_type") is None:
-            one.pop("problem_type", None)
+        item.pop("custom_pipelines", None)
+        if item.get("problem_type") is None:
+            item.pop("problem_type", None)
     assert saved == shipped
 
 

@@ -34,12 +34,12 @@ def _units(count: int, seed: int, width: int = 16) -> torch.Tensor:
 
 def test_when_a_volume_is_computed_then_it_is_the_root_of_the_determinant() -> None:
     image, signal, text = (_units(5, seed) for seed in range(3))
-    found = gramian_volume(image, signal, text)
+    result = gramian_volume(image, signal, text)
     for row in range(5):
         for column in range(5):
             vectors = torch.stack([image[row], signal[column], text[column]]).double()
             expected = torch.linalg.det(vectors @ vectors.T).sqrt()
-            assert found[row, column].item() == pytest.approx(expected.item(), abs=1e-5)
+            assert result[row, column].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_when_a_pair_agrees_then_its_volume_shrinks_for_every_image() -> None:
@@ -82,8 +82,8 @@ def test_when_nothing_is_left_out_then_the_contrast_is_cross_entropy_both_ways()
     for smoothing in (0.0, 0.1):
         rows = F.cross_entropy(scores, target, label_smoothing=smoothing)
         columns = F.cross_entropy(scores.T, target, label_smoothing=smoothing)
-        found = contrastive_loss(scores, None, smoothing)
-        assert found.item() == pytest.approx((rows + columns).item() / 2, abs=1e-5)
+        result = contrastive_loss(scores, None, smoothing)
+        assert result.item() == pytest.approx((rows + columns).item() / 2, abs=1e-5)
 
 
 def test_when_two_recordings_share_a_text_then_they_are_no_negatives() -> None:
@@ -105,16 +105,16 @@ def test_when_two_recordings_share_a_text_then_they_are_no_negatives() -> None:
 
 
 def _real_leads(shared: Path, source: str) -> list[np.ndarray]:
-    extractor, found = EcgScanFeatureExtractor(), []
+    extractor, result = EcgScanFeatureExtractor(), []
     for path in find_records(shared / "data" / source)[:12]:
         recording = read_record(path)
         signal, present = extractor.clean(
             recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
         )
         if present.all():
-            found.append(signal)
-    assert len(found) > 5
-    return found
+            result.append(signal)
+    assert len(result) > 5
+    return result
 
 
 @pytest.mark.parametrize(("source", "most"), [("challenge", 0.01), ("ludb", 0.1)])
@@ -123,17 +123,17 @@ def test_when_recordings_are_in_millivolts_then_their_leads_obey_the_identities(
 ) -> None:
     """Also a test that each source's leads are where their names say: trap T6. Those of LUDB were filtered apart."""
     residuals = np.stack(
-        [np.sqrt(lead_residuals(torch.from_numpy(one)).square().mean(1)) for one in _real_leads(shared, source)]
+        [np.sqrt(lead_residuals(torch.from_numpy(entry)).square().mean(1)) for entry in _real_leads(shared, source)]
     )
     assert np.median(residuals) < most
 
 
 def test_when_residuals_are_taken_then_they_are_of_the_identities_that_derive_absent_leads() -> None:
     leads = np.random.default_rng(0).normal(size=(12, 40))
-    found = lead_residuals(torch.from_numpy(leads)).numpy()
+    result = lead_residuals(torch.from_numpy(leads)).numpy()
     for index, name in enumerate(STANDARD_LEADS[2:6]):
         expected = leads[2 + index] - derive_limb_lead(name, leads[0], leads[1])
-        np.testing.assert_allclose(found[index], expected, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(result[index], expected, atol=1e-12, err_msg=name)
 
 
 def test_when_two_leads_are_swapped_or_scaled_apart_then_the_residuals_say_so(shared: Path) -> None:

@@ -35,7 +35,7 @@ small_config = partial(SMALL_SYSTEMS["ecg_jepa"].config, num_labels=5)
 
 def make_batch() -> dict[str, torch.Tensor]:
     """Two recordings: a whole one, and one of 9 patches that lacks V5 and V6."""
-    return {name: one for name, one in SMALL_SYSTEMS["ecg_jepa"].make_batch().items() if name != "bool_masked_pos"}
+    return {name: entry for name, entry in SMALL_SYSTEMS["ecg_jepa"].make_batch().items() if name != "bool_masked_pos"}
 
 
 def make_recordings(count: int = 2) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_when_one_patch_changes_then_one_layer_changes_what_may_attend_to_it(imp
             model(first, attention_form=form)
         return
     with torch.no_grad():
-        states = [as_grid(model(one, attention_form=form).last_hidden_state)[0] for one in (first, second)]
+        states = [as_grid(model(entry, attention_form=form).last_hidden_state)[0] for entry in (first, second)]
     changed = (states[0] - states[1]).abs().amax(dim=2)
     meets = torch.full((LEADS, TIMES), pattern == "full")
     meets[3] = True
@@ -258,9 +258,9 @@ def test_when_masks_are_of_blocks_then_they_are_as_large_as_measured():
     assert chances[49].item() == pytest.approx(chances[0].item(), abs=0.02)
     assert chances[49] > 0.07
     # A mask of one block has no gaps.
-    one = draw_many(EcgJepaConfig(num_mask_blocks=1), 50)
-    assert one.diff(dim=1).abs().sum(dim=1).max() <= 2
-    assert one.sum(dim=1).min() >= 8
+    entry = draw_many(EcgJepaConfig(num_mask_blocks=1), 50)
+    assert entry.diff(dim=1).abs().sum(dim=1).max() <= 2
+    assert entry.sum(dim=1).min() >= 8
 
 
 @pytest.mark.parametrize("mask_type", ["multi_block", "random"])
@@ -321,13 +321,13 @@ def test_when_samples_are_hidden_then_the_student_knows_nothing_of_them():
     model = EcgJepaForPreTraining(small_config()).eval()
     first = make_recordings()
     second = torch.where(HIDDEN.repeat_interleave(PATCH), torch.randn_like(first), first)
-    one, other = (
+    entry, other = (
         model(recordings, bool_masked_pos=HIDDEN, output_hidden_states=True) for recordings in (first, second)
     )
-    assert one.prediction.equal(other.prediction)
-    assert all(a.equal(b) for a, b in zip(one.hidden_states, other.hidden_states, strict=True))
-    assert one.hidden_states[0].shape == (2, LEADS * 8, 32)
-    assert (one.target - other.target).abs().mean() > 0.1
+    assert entry.prediction.equal(other.prediction)
+    assert all(a.equal(b) for a, b in zip(entry.hidden_states, other.hidden_states, strict=True))
+    assert entry.hidden_states[0].shape == (2, LEADS * 8, 32)
+    assert (entry.target - other.target).abs().mean() > 0.1
 
 
 def test_when_a_recording_is_short_then_its_own_times_are_hidden_and_the_others_are_as_alone():
@@ -345,8 +345,8 @@ def test_when_a_recording_is_short_then_its_own_times_are_hidden_and_the_others_
         torch.testing.assert_close(output.prediction[0], alone.prediction[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(output.target[0], alone.target[0], atol=1e-4, rtol=1e-4)
         # About the same share of the nine.
-        share = hidden[0, 0].float().mean()
-        assert abs(hidden[1, 0].sum() - 9 * share) <= 2
+        fraction = hidden[0, 0].float().mean()
+        assert abs(hidden[1, 0].sum() - 9 * fraction) <= 2
         if hidden[1, 0].any():
             cropped = {"input_values": batch["input_values"][1:, :6, : 9 * PATCH], "lead_indices": torch.arange(6)}
             alone = model(**cropped, bool_masked_pos=hidden[1, 0, :9])

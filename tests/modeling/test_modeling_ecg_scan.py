@@ -105,7 +105,7 @@ def test_when_the_teacher_is_ecg_jepa_then_it_serves_too() -> None:
 
 def test_when_a_batch_is_learned_by_heart_then_cosine_and_volume_both_find_each_page() -> None:
     model, batch = pretraining(label_smoothing=0.0).train(), make_batch(count=8)
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=5e-3)
+    optimizer = torch.optim.AdamW([entry for entry in model.parameters() if entry.requires_grad], lr=5e-3)
     first = None
     for _ in range(60):
         loss = model(**batch).loss
@@ -153,7 +153,7 @@ def test_when_no_recording_has_a_text_then_pages_are_aligned_with_signals_alone(
     batch["text_mask"] = torch.zeros(6, dtype=torch.bool)
     output = model(**batch)
     assert output.loss_volume.item() == 0.0
-    without = {name: one for name, one in batch.items() if name not in ("input_ids", "attention_mask", "text_ids")}
+    without = {name: entry for name, entry in batch.items() if name not in ("input_ids", "attention_mask", "text_ids")}
     assert model(**without).loss_pairwise.item() == pytest.approx(output.loss_pairwise.item(), abs=1e-6)
     model.train()
     model(**batch).loss.backward()
@@ -185,7 +185,7 @@ def test_when_texts_repeat_then_each_is_read_once_and_they_are_no_negatives() ->
     assert reads == [5]
     assert once.duplicate_texts.item() == pytest.approx(2 / 30)
     embeds = model.ecg_scan.encode_texts(batch["input_ids"], batch["attention_mask"])
-    given = {name: one for name, one in batch.items() if name not in ("input_ids", "attention_mask")}
+    given = {name: entry for name, entry in batch.items() if name not in ("input_ids", "attention_mask")}
     assert model(**given, text_embeds=embeds).loss.item() == pytest.approx(once.loss.item(), abs=1e-5)
 
 
@@ -197,17 +197,17 @@ def test_when_a_batch_is_larger_then_the_device_is_not_waited_for_more_often() -
                 waits.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    model, found = pretraining().train(), []
+    model, result = pretraining().train(), []
     for count in (4, 12):
         waits: list[str] = []
         batch = make_batch(count=count)
         batch["text_mask"] = torch.arange(count) != 1
         with Waits():
             model(**batch)
-        found.append(waits)
-    assert found[0] == found[1]
+        result.append(waits)
+    assert result[0] == result[1]
     # For the texts that differ, and where the text encoder asks whether they are padded.
-    assert len(found[0]) <= 2
+    assert len(result[0]) <= 2
 
 
 def test_when_tokens_change_places_then_the_leads_are_others_where_places_are_known() -> None:
@@ -281,7 +281,7 @@ def test_when_temperatures_were_saved_as_scalars_then_they_load_bit_for_bit(
         model.volume_log_scale.fill_(1.2345678)
         model.ecg_scan.pairwise_log_scale.fill_(2.3456789)
     scalars = {
-        name: one.reshape(()) if name.endswith("_log_scale") else one for name, one in model.state_dict().items()
+        name: entry.reshape(()) if name.endswith("_log_scale") else entry for name, entry in model.state_dict().items()
     }
     model.save_pretrained(tmp_path)
     save_file(scalars, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -312,9 +312,9 @@ def test_when_towers_are_pretrained_then_the_model_starts_from_them(tmp_path: Pa
     signal.save_pretrained(tmp_path / "signal")
     config = make_config(vision_config=None, signal_config=None, image_size=[64, 64])
     model = EcgScanForPreTraining.from_towers(config, vision=str(tmp_path / "vision"), signal=str(tmp_path / "signal"))
-    for found, expected in ((model.ecg_scan.vision_model, vision), (model.ecg_scan.signal_model, signal)):
+    for result, expected in ((model.ecg_scan.vision_model, vision), (model.ecg_scan.signal_model, signal)):
         for name, tensor in expected.state_dict().items():
-            assert tensor.equal(found.state_dict()[name]), name
+            assert tensor.equal(result.state_dict()[name]), name
     assert model.config.signal_embed_dim == 32
     assert torch.isfinite(model(**make_batch(width=64)).loss)
     with pytest.raises(ValueError, match="choose one of clear_hug, ecg_jepa"):

@@ -35,9 +35,9 @@ def ludb(shared: Path) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     return original, resample_poly(original, 1, 5, axis=-1).astype(np.float32), marks
 
 
-def score(found: list[np.ndarray], marks: list[np.ndarray], rate: float = RATE) -> tuple[float, int, np.ndarray]:
+def score(result: list[np.ndarray], marks: list[np.ndarray], rate: float = RATE) -> tuple[float, int, np.ndarray]:
     """F1, number of records wholly right, and the errors of the matched beats [ms]."""
-    matches = [match_beats(peaks * 1000.0 / rate, beats, 150.0) for peaks, beats in zip(found, marks, strict=True)]
+    matches = [match_beats(peaks * 1000.0 / rate, beats, 150.0) for peaks, beats in zip(result, marks, strict=True)]
     pairs, extra, missed = np.sum([match[:3] for match in matches], axis=0)
     right = sum(match[1] == match[2] == 0 for match in matches)
     return 2 * pairs / (2 * pairs + extra + missed), right, np.concatenate([match[3] for match in matches])
@@ -153,10 +153,10 @@ def test_when_only_some_leads_are_present_then_they_suffice(ludb, leads: list[st
     _, signals, marks = ludb
     mask = np.isin(STANDARD_LEADS, leads)
     noisy = signals + 1000 * ~mask[:, None] * np.random.default_rng(0).normal(size=signals.shape)
-    found = detect_r_peaks(noisy, lead_mask=mask)
-    assert score(found, marks)[0] >= bar
+    result = detect_r_peaks(noisy, lead_mask=mask)
+    assert score(result, marks)[0] >= bar
     alone = detect_r_peaks(signals[:, mask], lead_names=leads)
-    assert all(np.array_equal(one, other) for one, other in zip(found, alone, strict=True))
+    assert all(np.array_equal(item, other) for item, other in zip(result, alone, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -174,19 +174,19 @@ def test_when_only_some_leads_are_present_then_they_suffice(ludb, leads: list[st
 )
 def test_when_sign_scale_or_order_of_leads_change_then_the_peaks_do_not(ludb, change) -> None:
     _, signals, _ = ludb
-    for one, other in zip(detect_r_peaks(signals), detect_r_peaks(change(signals)), strict=True):
-        assert one.size == other.size
-        assert np.abs(one - other).max() <= 1  # two samples of one height change places by rounding
-        assert np.mean(one != other) < 0.2
+    for item, other in zip(detect_r_peaks(signals), detect_r_peaks(change(signals)), strict=True):
+        assert item.size == other.size
+        assert np.abs(item - other).max() <= 1  # two samples of one height change places by rounding
+        assert np.mean(item != other) < 0.2
 
 
 def test_when_recordings_come_one_by_one_then_the_peaks_are_those_of_the_batch(ludb) -> None:
     _, signals, _ = ludb
     for recording, expected in zip(signals, detect_r_peaks(signals), strict=True):
-        found = detect_r_peaks(recording)
-        assert len(found) == 1
-        assert found[0].dtype == np.int64
-        np.testing.assert_array_equal(found[0], expected)
+        result = detect_r_peaks(recording)
+        assert len(result) == 1
+        assert result[0].dtype == np.int64
+        np.testing.assert_array_equal(result[0], expected)
 
 
 def test_when_recordings_are_joined_to_a_minute_then_the_beats_inside_are_the_same(ludb) -> None:
@@ -273,14 +273,14 @@ def test_when_a_library_detector_is_named_then_it_reads_lead_ii(detector: str, s
     leads[LEAD_II] = simulated_lead
     leads[LEAD_II, 500] = np.nan
     leads[0] = simulated_lead[::-1]  # lead I has beats at other times
-    found, none = detect_r_peaks(np.stack([leads, np.zeros_like(leads)]), detector=detector)
+    result, none = detect_r_peaks(np.stack([leads, np.zeros_like(leads)]), detector=detector)
     (ours,) = detect_r_peaks(leads[[LEAD_II]], lead_names=["II"])
     # The libraries may miss a beat at an end.
-    pairs, extra, _, _ = match_beats(found, ours, 15)
+    pairs, extra, _, _ = match_beats(result, ours, 15)
     assert ours.size >= 12
     assert pairs >= ours.size - 2
     assert extra == 0
-    assert found.dtype == np.int64
+    assert result.dtype == np.int64
     assert none.size == 0
 
 
@@ -295,10 +295,10 @@ def test_when_lead_ii_has_no_beat_then_a_library_detector_reads_the_next_lead(
         leads[1] = simulated_lead[::-1]
     if lead_ii == "absent":
         names[1] = "III"
-    (found,) = detect_r_peaks(leads, detector="xqrs", lead_names=names, lead_mask=mask)
+    (result,) = detect_r_peaks(leads, detector="xqrs", lead_names=names, lead_mask=mask)
     (expected,) = detect_r_peaks(leads[[2]], detector="xqrs", lead_names=["V1"])
     assert expected.size >= 10
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize(
@@ -321,8 +321,8 @@ def test_when_the_input_does_not_fit_then_it_is_refused(arguments: dict, words: 
 @pytest.mark.parametrize(("rate", "samples"), [(100.0, 1000), (500.0, 5000)])
 def test_when_the_control_without_beats_is_asked_for_then_patches_follow_each_other(rate: float, samples: int) -> None:
     noise = np.random.default_rng(0).normal(size=(2, 12, samples))
-    for found in detect_r_peaks(noise, rate, "regular"):
-        np.testing.assert_allclose(found / rate, 0.48 + 0.96 * np.arange(10))
+    for result in detect_r_peaks(noise, rate, "regular"):
+        np.testing.assert_allclose(result / rate, 0.48 + 0.96 * np.arange(10))
     signal = noise[:1] if rate == 100.0 else noise[:1, :, ::5]
     beats, mask, _ = cut_beats(signal, np.array(detect_r_peaks(signal, 100.0, "regular")))
     np.testing.assert_array_equal(beats[0, :, mask[0]].transpose(1, 0, 2).reshape(12, 960), signal[0, :, :960])

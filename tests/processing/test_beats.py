@@ -88,21 +88,21 @@ def test_when_beats_are_described_then_scale_is_that_of_the_lead_and_intervals_a
     signals[:, 1, 300:400] *= 2  # The fourth of ten equal beats, in the second lead.
     peaks = np.arange(50, 1000, 100)[None]
     beats, mask, _ = cut_beats(signals, peaks, num_beats=12)
-    found = describe_beats(beats, mask, peaks)
-    np.testing.assert_allclose(found[0, 0, 1:9, 0], 0, atol=0.1)
-    assert found[0, 1, 3, 0] - found[0, 1, 4, 0] == pytest.approx(np.log(2), abs=1e-5)
-    assert found[0, :, 0, 1:].tolist() == [[0, 1], [0, 1]], "nobody knows what came before the first beat"
-    assert found[0, :, 1:9, 1:].tolist() == [[[1, 1]] * 8] * 2
-    assert not found[0, :, 10:].any(), "missing beats have no features"
+    result = describe_beats(beats, mask, peaks)
+    np.testing.assert_allclose(result[0, 0, 1:9, 0], 0, atol=0.1)
+    assert result[0, 1, 3, 0] - result[0, 1, 4, 0] == pytest.approx(np.log(2), abs=1e-5)
+    assert result[0, :, 0, 1:].tolist() == [[0, 1], [0, 1]], "nobody knows what came before the first beat"
+    assert result[0, :, 1:9, 1:].tolist() == [[[1, 1]] * 8] * 2
+    assert not result[0, :, 10:].any(), "missing beats have no features"
     scaled, _, _ = cut_beats(signals * np.array([7.0, 0.01])[:, None], peaks, num_beats=12)
-    np.testing.assert_allclose(describe_beats(scaled, mask, peaks), found, atol=1e-5)
+    np.testing.assert_allclose(describe_beats(scaled, mask, peaks), result, atol=1e-5)
 
 
 def test_when_beats_follow_that_are_not_kept_then_the_last_one_still_has_its_interval() -> None:
     peaks = np.array([[100, 180, 280, 400]])
     beats, mask, _ = cut_beats(_ramp(), peaks, num_beats=3)
-    found = describe_beats(beats, mask, peaks)[0, 0, :, 1:]
-    np.testing.assert_allclose(found, [[0, 0.8], [0.8, 1.0], [1.0, 1.2]], rtol=1e-6)
+    result = describe_beats(beats, mask, peaks)[0, 0, :, 1:]
+    np.testing.assert_allclose(result, [[0, 0.8], [0.8, 1.0], [1.0, 1.2]], rtol=1e-6)
 
 
 def test_when_a_lead_is_flat_then_its_scale_is_finite() -> None:

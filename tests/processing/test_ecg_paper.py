@@ -263,7 +263,7 @@ def test_when_a_style_is_black_and_white_then_the_page_has_no_color() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"layout": "4x3"}, "choose one of 3x4, 6x2, 12x1"),
         ({"image_size": (63, 256)}, "between 64 and"),
@@ -285,10 +285,10 @@ def test_when_a_style_is_black_and_white_then_the_page_has_no_color() -> None:
         ({"signals": np.full((12, 100), "a")}, "dtype"),
     ],
 )
-def test_when_a_page_cannot_be_drawn_then_the_error_says_why(change: dict[str, Any], said: str) -> None:
+def test_when_a_page_cannot_be_drawn_then_the_error_says_why(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         draw_page(**{"signals": np.zeros((12, 100)), "sampling_rate": RATE, **change})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_when_a_recording_is_long_then_ten_seconds_from_the_start_are_drawn() ->
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"waveform": np.zeros(2500)}, "(leads, samples)"),
         ({"lead_names": ["I"]}, "one name per row"),
@@ -368,10 +368,10 @@ def test_when_a_recording_is_long_then_ten_seconds_from_the_start_are_drawn() ->
         *[({"start_seconds": start}, "the duration of the recording (10 s)") for start in (10.0, -1.0, float("nan"))],
     ],
 )
-def test_when_a_recording_cannot_be_read_then_the_error_says_why(change: dict[str, Any], said: str) -> None:
+def test_when_a_recording_cannot_be_read_then_the_error_says_why(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         render_page(**{"waveform": _sines(), **_known(), **change})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("record", ["ludb/data/11", "ptb/s0010_re", "challenge/A0001"])

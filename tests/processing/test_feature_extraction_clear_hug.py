@@ -43,26 +43,26 @@ def test_when_the_heart_is_fast_then_windows_by_beats_hold_every_beat_once_and_i
     heart_rate: float,
 ) -> None:
     waveform, given = make_pulses(heart_rate=heart_rate), {"windows": "all", "return_windows": True}
-    found = ClearHugFeatureExtractor(use_beat_features=True)(waveform, **known(), **given, return_r_peaks=True)
+    result = ClearHugFeatureExtractor(use_beat_features=True)(waveform, **known(), **given, return_r_peaks=True)
     # A model that holds them all reads the same beats at once.
     whole = ClearHugFeatureExtractor(use_beat_features=True, num_beats=60)(waveform, **known(), **given)
     total = int(whole["attention_mask"].sum())
     assert total >= round(heart_rate / 6) - 2
-    counts = found["attention_mask"].sum(axis=1)
+    counts = result["attention_mask"].sum(axis=1)
     assert counts.sum() == total
     assert len(counts) == -(-total // 15)
     assert np.ptp(counts) <= 1
     for name, axis in {"input_values": 1, "time_ids": 0, "beat_features": 1}.items():
-        rows = [row.take(range(count), axis=axis) for row, count in zip(found[name], counts, strict=True)]
+        rows = [row.take(range(count), axis=axis) for row, count in zip(result[name], counts, strict=True)]
         np.testing.assert_array_equal(np.concatenate(rows, axis=axis), whole[name][0].take(range(total), axis=axis))
         assert not any(
-            row.take(range(count, 15), axis=axis).any() for row, count in zip(found[name], counts, strict=True)
+            row.take(range(count, 15), axis=axis).any() for row, count in zip(result[name], counts, strict=True)
         )
     # Windows follow one another, from between two beats to between two beats.
-    starts, ends = found["window_starts"], found["window_ends"]
+    starts, ends = result["window_starts"], result["window_ends"]
     assert (starts[0], ends[-1]) == (0, 5000)
     np.testing.assert_array_equal(starts[1:], ends[:-1])
-    beats = [start + 5 * peaks[peaks >= 0] for start, peaks in zip(starts, found["r_peaks"], strict=True)]
-    assert [len(one) for one in beats] == counts.tolist()
+    beats = [start + 5 * peaks[peaks >= 0] for start, peaks in zip(starts, result["r_peaks"], strict=True)]
+    assert [len(item) for item in beats] == counts.tolist()
     assert (np.diff(np.concatenate(beats)) > 0).all()
-    assert all(start < one[0] and one[-1] < end for start, one, end in zip(starts, beats, ends, strict=True))
+    assert all(start < item[0] and item[-1] < end for start, item, end in zip(starts, beats, ends, strict=True))

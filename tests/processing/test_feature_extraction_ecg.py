@@ -42,12 +42,12 @@ def _inputs(extractor: EcgFeatureExtractor, *args: Any, **kwargs: Any) -> np.nda
     return extractor(*args, **kwargs)[extractor.model_input_names[0]]
 
 
-def _assert_alike(found: Any, expected: Any, atol: float = 1e-5) -> None:
+def _assert_alike(result: Any, expected: Any, atol: float = 1e-5) -> None:
     """Equal but for rounding, which may move a pixel of a trace where signals are drawn."""
-    assert found.shape == expected.shape
-    gaps = np.abs(np.asarray(found, dtype=np.float64) - np.asarray(expected, dtype=np.float64))
+    assert result.shape == expected.shape
+    gaps = np.abs(np.asarray(result, dtype=np.float64) - np.asarray(expected, dtype=np.float64))
     assert gaps.mean() < 1e-4
-    if found.ndim < 4 or found.shape[1] != 3:
+    if result.ndim < 4 or result.shape[1] != 3:
         assert gaps.max() <= atol
 
 
@@ -60,14 +60,14 @@ def test_when_leads_unit_and_container_differ_then_the_inputs_are_the_same(extra
     assert set(expected) == set(extractor.model_input_names)
     order = np.random.default_rng(0).permutation(12)
     mixed = np.concatenate([waveform[:6] / 1000.0, waveform[6:]])
-    for other, told in (
+    for other, output in (
         (waveform[order], known(lead_names=[LEADS[i].lower() for i in order])),
         (waveform * 1000.0, known(unit="uV")),
         (mixed, known(unit=["V"] * 6 + ["mV"] * 6)),
         (torch.from_numpy(waveform), known()),
         (waveform[EIGHT], known(lead_names=[LEADS[i] for i in EIGHT])),
     ):
-        _assert_alike(_inputs(extractor, other, **told), expected[extractor.model_input_names[0]])
+        _assert_alike(_inputs(extractor, other, **output), expected[extractor.model_input_names[0]])
 
 
 def test_when_limb_leads_are_absent_then_they_are_derived_but_never_from_normalized_leads(kind) -> None:
@@ -84,9 +84,9 @@ def test_when_limb_leads_are_absent_then_they_are_derived_but_never_from_normali
 def test_when_the_rate_differs_then_the_same_beats_are_found(extractor, rate: float) -> None:
     expected = extractor(make_pulses(), **known(), return_r_peaks=True)["r_peaks"]
     np.testing.assert_allclose(expected[0] / extractor.sampling_rate, np.arange(0.4, 9.8, 60 / 72), atol=0.01)
-    found = extractor(make_pulses(rate=rate), **known(sampling_rate=rate), return_r_peaks=True)["r_peaks"]
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 0.01 * extractor.sampling_rate
+    result = extractor(make_pulses(rate=rate), **known(sampling_rate=rate), return_r_peaks=True)["r_peaks"]
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= 0.01 * extractor.sampling_rate
 
 
 def test_when_recordings_of_different_lengths_and_rates_are_batched_then_each_equals_itself_alone(extractor) -> None:
@@ -108,15 +108,15 @@ def test_when_the_recording_is_longer_than_the_window_then_the_choice_decides_wh
     assert starts() == [0]
     assert starts(windows="center") == [4250]
     assert starts(windows="all", stride_seconds=5.0) == [0, 2500, 5000, 7500, 8500]
-    found = extractor(waveform, **known(), windows="all", return_windows=True, return_r_peaks=True)
-    assert found["window_starts"].tolist() == [0, 5000, 8500], "the last window ends with the recording"
-    assert found["recording_ids"].tolist() == [0, 0, 0]
+    result = extractor(waveform, **known(), windows="all", return_windows=True, return_r_peaks=True)
+    assert result["window_starts"].tolist() == [0, 5000, 8500], "the last window ends with the recording"
+    assert result["recording_ids"].tolist() == [0, 0, 0]
     np.testing.assert_array_equal(
         _inputs(extractor, waveform, **known(), windows="all")[:1], _inputs(extractor, waveform, **known())
     )
     # Peaks mapped back to the recording are its beats.
     expected = np.arange(0.4, 26.8, 60 / 72)
-    for start, peaks in zip(found["window_starts"], found["r_peaks"], strict=True):
+    for start, peaks in zip(result["window_starts"], result["r_peaks"], strict=True):
         seconds = start / RATE + peaks[peaks >= 0] / extractor.sampling_rate
         assert np.abs(seconds[:, None] - expected).min(axis=1).max() <= 0.02
 
@@ -187,9 +187,9 @@ def test_when_the_electrodes_are_off_for_a_window_then_it_is_left_out_by_name(
     with caplog.at_level("WARNING"):
         assert len(_inputs(extractor, [waveform, make_pulses(10.0)], **known())) == 3
     assert "recording 0: 10-20 s skipped: every lead is flat or missing" in caplog.messages
-    told = extractor(waveform, **known(), return_windows=True)
-    assert told["skipped_windows"].tolist() == [[0, 10, 20]]
-    assert told["window_ids"].tolist() == [0, 2]
+    output = extractor(waveform, **known(), return_windows=True)
+    assert output["skipped_windows"].tolist() == [[0, 10, 20]]
+    assert output["window_ids"].tolist() == [0, 2]
     with pytest.raises(InputError, match="no signal between 0 s and 10 s: every lead is flat or missing"):
         extractor(waveform[:, 5000:], **known(), windows="first")
 

@@ -22,8 +22,8 @@ def recording(make_recordings: Callable[..., list[Recording]]) -> Recording:
     return make_recordings(1)[0]
 
 
-def _clean(extractor: EcgScanFeatureExtractor, one: Recording) -> tuple[np.ndarray, np.ndarray]:
-    return extractor.clean(one.waveform, one.sampling_rate, one.lead_names, one.unit)
+def _clean(extractor: EcgScanFeatureExtractor, recording: Recording) -> tuple[np.ndarray, np.ndarray]:
+    return extractor.clean(recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit)
 
 
 def test_when_it_is_saved_then_one_file_serves_recordings_and_pictures(tmp_path: Path) -> None:
@@ -43,16 +43,16 @@ def test_when_a_recording_is_drawn_then_targets_say_what_the_page_shows(recordin
     short = signal[:, :700]
     shares = {"3x4": (250, 1000), "6x2": (500, 500), "12x1": (1000, 1000)}
     for layout in LAYOUTS:
-        found = extractor.cut(
+        result = extractor.cut(
             [signal[:, :1000], short], [None] * 2, [present] * 2, layouts=[layout] * 2, return_targets=True
         )
-        assert found["pixel_values"].shape == (2, 3, 192, 256)
-        assert found["pixel_values"].dtype == np.float32
-        np.testing.assert_array_equal(found["waveforms"][0], signal[:, :1000])
-        assert (found["waveforms"][1, :, 700:] == 0).all()
-        assert found["signal_mask"].sum(axis=(1, 2)).tolist() == [12 * 1000, 12 * 700]
-        assert found["drawn_mask"][0].sum(axis=1)[[0, 1]].tolist() == list(shares[layout]), "lead II has a strip"
-        assert not (found["drawn_mask"] & ~found["signal_mask"]).any()
+        assert result["pixel_values"].shape == (2, 3, 192, 256)
+        assert result["pixel_values"].dtype == np.float32
+        np.testing.assert_array_equal(result["waveforms"][0], signal[:, :1000])
+        assert (result["waveforms"][1, :, 700:] == 0).all()
+        assert result["signal_mask"].sum(axis=(1, 2)).tolist() == [12 * 1000, 12 * 700]
+        assert result["drawn_mask"][0].sum(axis=1)[[0, 1]].tolist() == list(shares[layout]), "lead II has a strip"
+        assert not (result["drawn_mask"] & ~result["signal_mask"]).any()
 
 
 def test_when_leads_obey_the_identities_then_it_is_measured_not_assumed(shared: Path) -> None:
@@ -65,8 +65,8 @@ def test_when_leads_obey_the_identities_then_it_is_measured_not_assumed(shared: 
     missing = present.copy()
     missing[2] = False
     windows = [signal[:, :1000], swapped[:, :1000], apart[:, :1000], signal[:, :1000]]
-    found = extractor.cut(windows, [None] * 4, [present, present, present, missing], return_targets=True)
-    assert found["identity_mask"].tolist() == [True, False, False, False]
+    result = extractor.cut(windows, [None] * 4, [present, present, present, missing], return_targets=True)
+    assert result["identity_mask"].tolist() == [True, False, False, False]
 
 
 def test_when_a_generator_is_given_then_pages_differ_and_its_seed_repeats_them(recording: Recording) -> None:
@@ -90,10 +90,10 @@ def test_when_a_recording_is_in_unknown_units_then_it_is_refused_unless_a_scale_
     with pytest.raises(InputError, match="millivolts_per_unit must be set"):
         EcgScanFeatureExtractor()(**normalized.as_inputs())
     scaled = EcgScanFeatureExtractor(millivolts_per_unit=0.5)
-    found = scaled(**normalized.as_inputs(), return_tensors="pt")["pixel_values"]
+    result = scaled(**normalized.as_inputs(), return_tensors="pt")["pixel_values"]
     half = replace(recording, waveform=recording.waveform * 0.5)
     torch.testing.assert_close(
-        found, EcgScanFeatureExtractor()(**half.as_inputs(), return_tensors="pt")["pixel_values"]
+        result, EcgScanFeatureExtractor()(**half.as_inputs(), return_tensors="pt")["pixel_values"]
     )
     mixed = replace(recording, unit=["NU"] + ["mV"] * (len(recording.lead_names) - 1))
     with pytest.raises(InputError, match="leads in NU cannot be combined"):
@@ -102,7 +102,7 @@ def test_when_a_recording_is_in_unknown_units_then_it_is_refused_unless_a_scale_
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"layout": "4x3"}, "layout must be one of .*, got '4x3'"),
         ({"window_seconds": 12}, "window_seconds must be at most 10"),
@@ -110,6 +110,6 @@ def test_when_a_recording_is_in_unknown_units_then_it_is_refused_unless_a_scale_
         ({"image_size": (8, 8)}, "between 32 and 4096 px"),
     ],
 )
-def test_when_a_setting_cannot_be_then_the_error_says_why(settings: dict, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_when_a_setting_cannot_be_then_the_error_says_why(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         EcgScanFeatureExtractor(**settings).image_processor  # noqa: B018

@@ -57,9 +57,9 @@ def test_when_a_picture_is_transparent_then_what_lies_behind_is_white_paper() ->
     picture = np.zeros((80, 90, 4), dtype=np.uint8)
     picture[:, :40, 3] = 255
     for source in (picture, _saved(Image.fromarray(picture))):
-        found = load_page(source)
-        assert (found[:, :40] == 0).all()
-        assert (found[:, 40:] == 255).all()
+        result = load_page(source)
+        assert (result[:, :40] == 0).all()
+        assert (result[:, 40:] == 255).all()
 
 
 def test_when_a_camera_noted_how_it_was_held_then_the_picture_is_turned(page: np.ndarray) -> None:
@@ -84,7 +84,7 @@ def test_when_a_picture_is_bad_then_the_error_says_what_to_do(page: np.ndarray, 
     frames = [Image.new("RGB", (90, 90), color) for color in ("white", "black")]
     animated = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     side = int(MAX_PIXELS**0.5) + 1
-    for source, said in (
+    for source, message in (
         (b"%PDF-1.7 ...", "is a PDF: convert the page to PNG"),
         (b"", "empty file"),
         (b"hello", "is not a supported image"),
@@ -98,7 +98,7 @@ def test_when_a_picture_is_bad_then_the_error_says_what_to_do(page: np.ndarray, 
         (np.full((100, 100, 3), -1), "values from 0 to 255 or 65535, got -1 to -1"),
         (12, "images must be a path, .*, got int"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             load_page(source)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_page(tmp_path / "none.png")

@@ -11,8 +11,8 @@ from clear_hug_hf.processing import STANDARD_LEADS, InputError, arrange_leads, l
 def _waveform(num_samples: int = 50) -> np.ndarray:
     """Twelve leads that obey Einthoven's and Goldberger's identities."""
     rng = np.random.default_rng(0)
-    one, two = rng.standard_normal((2, num_samples))
-    limb = np.stack([one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2])
+    first, second = rng.standard_normal((2, num_samples))
+    limb = np.stack([first, second, second - first, -(first + second) / 2, first - second / 2, second - first / 2])
     return np.concatenate([limb, rng.standard_normal((6, num_samples))])
 
 

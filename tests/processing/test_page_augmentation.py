@@ -132,7 +132,7 @@ def test_when_a_page_is_augmented_then_its_traces_can_still_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"image": np.zeros((100, 100), dtype=np.uint8)}, "(height, width, 3)"),
         ({"image": np.zeros((100, 100, 3))}, "uint8"),
@@ -142,7 +142,7 @@ def test_when_a_page_is_augmented_then_its_traces_can_still_be_read() -> None:
         ({"only": "flip"}, "choose one of creases, geometry"),
     ],
 )
-def test_when_a_page_cannot_be_augmented_then_the_error_says_why(change: dict[str, Any], said: str) -> None:
+def test_when_a_page_cannot_be_augmented_then_the_error_says_why(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         augment_page(**{"image": np.zeros((100, 100, 3), dtype=np.uint8), "generator": _seeded(0), **change})
-    assert said in str(caught.value)
+    assert message in str(caught.value)

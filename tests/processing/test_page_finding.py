@@ -24,11 +24,11 @@ def _page(shared: Path, layout: str = "3x4", style: PaperStyle | None = None) ->
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_when_a_page_fills_the_picture_then_it_stays_as_it_is(shared: Path, layout: str) -> None:
     page = _page(shared, layout)
-    found = find_page(page)
-    assert found.image.shape == page.shape
-    assert np.array_equal(found.image, page)
-    assert found.rotation == 0
-    assert found.traces > 0.9
+    result = find_page(page)
+    assert result.image.shape == page.shape
+    assert np.array_equal(result.image, page)
+    assert result.rotation == 0
+    assert result.traces > 0.9
 
 
 def test_when_a_page_lies_askew_on_a_table_then_its_corners_are_found_and_it_is_straightened(shared: Path) -> None:
@@ -40,9 +40,9 @@ def test_when_a_page_lies_askew_on_a_table_then_its_corners_are_found_and_it_is_
     matrix = cv2.getPerspectiveTransform(edges, corners)
     table = np.full((900, 1400, 3), (90, 70, 60), dtype=np.uint8)
     photograph = cv2.warpPerspective(page, matrix, (1400, 900), dst=table, borderMode=cv2.BORDER_TRANSPARENT)
-    found = find_page(photograph)
-    assert np.abs(found.corners - corners).max() < 12
-    small = [cv2.resize(one, (270, 150), interpolation=cv2.INTER_AREA).astype(float) for one in (found.image, page)]
+    result = find_page(photograph)
+    assert np.abs(result.corners - corners).max() < 12
+    small = [cv2.resize(item, (270, 150), interpolation=cv2.INTER_AREA).astype(float) for item in (result.image, page)]
     assert np.corrcoef(small[0].ravel(), small[1].ravel())[0, 1] > 0.6, "the same traces at the same places"
     elsewhere = np.roll(small[1], 6, axis=0)
     assert np.corrcoef(small[0].ravel(), elsewhere.ravel())[0, 1] < 0.5
@@ -50,22 +50,22 @@ def test_when_a_page_lies_askew_on_a_table_then_its_corners_are_found_and_it_is_
 
 @pytest.mark.parametrize("name", SCANS)
 def test_when_a_scan_has_a_letterhead_then_the_printed_panel_is_the_page(shared: Path, name: str) -> None:
-    found = find_page(load_page(shared / "data" / "ecg_images" / f"{name}.jpg"))
+    result = find_page(load_page(shared / "data" / "ecg_images" / f"{name}.jpg"))
     # The white panel inside the tinted frame, as it can be measured in the pictures.
     expected = np.array([[73, 289], [2171, 289], [2171, 1507], [73, 1507]])
-    assert np.abs(found.corners - expected).max() < 12
-    assert found.traces > 0.8
+    assert np.abs(result.corners - expected).max() < 12
+    assert result.traces > 0.8
 
 
 def test_when_a_picture_stands_on_its_side_then_traces_run_from_left_to_right_again(shared: Path) -> None:
     page = _page(shared)
     for quarter in (1, 3):
-        found = find_page(np.ascontiguousarray(np.rot90(page, quarter)))
-        assert found.rotation in (90, 270)
-        assert found.image.shape == page.shape
+        result = find_page(np.ascontiguousarray(np.rot90(page, quarter)))
+        assert result.rotation in (90, 270)
+        assert result.image.shape == page.shape
         # Which way up is a guess, which holds for this recording.
-        assert np.array_equal(found.image, page)
-        assert found.corners[0].tolist() == ([0, page.shape[1] - 1] if quarter == 1 else [page.shape[0] - 1, 0])
+        assert np.array_equal(result.image, page)
+        assert result.corners[0].tolist() == ([0, page.shape[1] - 1] if quarter == 1 else [page.shape[0] - 1, 0])
 
 
 def test_when_pages_are_photographed_in_every_style_then_nearly_all_are_found(shared: Path) -> None:

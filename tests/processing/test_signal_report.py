@@ -80,8 +80,10 @@ def test_when_beats_are_regular_or_not_then_rate_and_variability_follow_their_de
     assert bigeminy.sdnn_ms == pytest.approx(np.std([600.0, 1000.0] * 5, ddof=1))
     assert bigeminy.rmssd_ms == pytest.approx(400.0)
     assert bigeminy.irregularity == pytest.approx(0.5)
-    one = describe_signal(quality, ALL_LEADS, np.array([20]), 100.0)
-    assert (one.heart_rate, one.sdnn_ms, one.rmssd_ms, one.irregularity, one.beats_found) == (None,) * 4 + (1,)
+    single = describe_signal(quality, ALL_LEADS, np.array([20]), 100.0)
+    assert (single.heart_rate, single.sdnn_ms, single.rmssd_ms, single.irregularity, single.beats_found) == (
+        None,
+    ) * 4 + (1,)
 
 
 @pytest.mark.parametrize("kind", EXTRACTORS)
@@ -92,13 +94,13 @@ def test_when_an_extractor_is_asked_then_it_reports_what_its_model_reads(kind: A
     features = extractor(**both, return_reports=True, return_tensors="pt")
     assert set(features) == {*extractor(**slow.as_inputs()), "reports"}
     reports = features["reports"]
-    assert [round(one.heart_rate / 10) for one in reports] == [11, 6]
+    assert [round(item.heart_rate / 10) for item in reports] == [11, 6]
     found, holds_15 = reports[0].beats_found, kind is ClearHugFeatureExtractor
     assert found > 15
     part = [f"only 15 of {found} beats are read: use windows='all'"] if holds_15 else []
-    assert [one.warnings for one in reports] == [part, []]
+    assert [item.warnings for item in reports] == [part, []]
     assert reports[0].beats_read == (15 if holds_15 else found)
-    assert [len(one.window_rates) for one in reports] == [1, 1]
+    assert [len(item.window_rates) for item in reports] == [1, 1]
     whole = _report(extractor, fast)
     assert (whole.beats_read, whole.beats_found, whole.warnings) == (found, found, [])
     assert len(whole.window_rates) == (2 if holds_15 else 1)
@@ -149,8 +151,8 @@ def test_when_most_of_a_window_holds_no_signal_but_a_sample_then_it_is_left_out(
     waveform = np.tile(recording.waveform, 2)
     waveform[:, 5000:8000] = value
     waveform[:, 6000] = 0.1
-    told = _report(extractor, replace(recording, waveform=waveform))
-    assert told.warnings[0] == "10-20 s skipped: every lead is flat or missing"
+    output = _report(extractor, replace(recording, waveform=waveform))
+    assert output.warnings[0] == "10-20 s skipped: every lead is flat or missing"
     held = recording.waveform.copy()
     for start in range(0, 5000, 250):  # Coarse samples that rest for 0.4 s
         held[:, start : start + 200] = held[:, start : start + 1]

@@ -143,7 +143,7 @@ def test_when_wfdb_writes_a_record_then_it_comes_back_unless_a_byte_of_it_change
     # A writer that computes no checksums writes zeros.
     lines = header.read_text().splitlines()
     fields = [line.split() for line in lines[1:]]
-    header.write_text("\n".join([lines[0], *(" ".join([*one[:6], "0", *one[7:]]) for one in fields)]))
+    header.write_text("\n".join([lines[0], *(" ".join([*item[:6], "0", *item[7:]]) for item in fields)]))
     assert read_samples(read_header(header)).shape == (3, 60)
 
 
