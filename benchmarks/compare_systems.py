@@ -5,12 +5,12 @@ CLEAR and ECG-JEPA on the same recordings for the same compute, at tiny size, cr
     clear-hug prepare PTB_XL --labels ptbxl_super --system ecg_jepa --output-dir prepared/jepa
     python benchmarks/compare_systems.py --clear prepared/clear --jepa prepared/jepa --output runs/comparison
 
-The recordings that both prepared folders have (folds 1 to 9) are divided into three thirds by patient. For each third,
-an encoder of each system is pre-trained on the other two without labels for the same seconds: how many epochs that
-are is measured first, in turn on one thread, and is then the same for all thirds. Heads are trained on nine tenths of
-these patients and chosen on the last tenth, and the third is tested. The seed of a pre-training run is the number of
-its third; heads have three seeds each. The control of each system is its encoder without its weights. Stopped, the
-same command goes on.
+The recordings that both prepared folders have (folds 1 to 9) are divided into three folds by patient. For each fold,
+an encoder of each system is pre-trained on the other two without labels for the same seconds: how many epochs that are
+is measured first, in turn on one thread, and is then the same for all folds. Heads are trained on nine tenths of these
+patients and chosen on the last tenth, and the fold is tested. The seed of a pre-training run is the number of its
+fold; heads have three seeds each. The control of each system is its encoder without its weights. If interrupted, the
+same command continues.
 
 Writes `benchmarks/results/compare_systems.csv`: macro AUROC of each method with a 95 % bootstrap interval over
 patients, the value of each seed, and paired differences.
@@ -28,8 +28,8 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from cross_validation import PROBE, fold_scores, path_of
 from machine import REPOSITORY, describe_machine, write_csv
-from thirds import PROBE, path_of, third_scores
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -49,24 +49,24 @@ SYSTEMS = {"clear": "clear_hug", "jepa": "ecg_jepa"}
 HEADS = {"clear": ("mean", "hug"), "jepa": ("mean",)}
 # Name, system, whether the encoder is pre-trained, head.
 METHODS = [
-    ("CLEAR untrained + mean", "clear", False, "mean"),
-    ("CLEAR untrained + HUG", "clear", False, "hug"),
+    ("CLEAR randomly initialized + mean", "clear", False, "mean"),
+    ("CLEAR randomly initialized + HUG", "clear", False, "hug"),
     ("CLEAR + mean", "clear", True, "mean"),
     ("CLEAR + HUG", "clear", True, "hug"),
-    ("ECG-JEPA untrained + mean", "jepa", False, "mean"),
+    ("ECG-JEPA randomly initialized + mean", "jepa", False, "mean"),
     ("ECG-JEPA + mean", "jepa", True, "mean"),
 ]
 DIFFERENCES = [
-    ("CLEAR + mean", "CLEAR untrained + mean"),
-    ("CLEAR + HUG", "CLEAR untrained + HUG"),
-    ("ECG-JEPA + mean", "ECG-JEPA untrained + mean"),
+    ("CLEAR + mean", "CLEAR randomly initialized + mean"),
+    ("CLEAR + HUG", "CLEAR randomly initialized + HUG"),
+    ("ECG-JEPA + mean", "ECG-JEPA randomly initialized + mean"),
     ("ECG-JEPA + mean", "CLEAR + mean"),
     ("ECG-JEPA + mean", "CLEAR + HUG"),
 ]
 
 
 class Comparison:
-    """What both systems share: recordings, thirds, and how long they are pre-trained."""
+    """What both systems share: recordings, folds, and how long they are pre-trained."""
 
     def __init__(self, folders: dict[str, Path], output: Path, seconds: float):
         self.output, self.seconds = output, seconds
@@ -109,11 +109,11 @@ class Comparison:
         return float(result.history[-1]["seconds"])
 
     def folder_of(self, name: str, fold: int) -> Path:
-        """Where the encoder of a system and third is."""
+        """Where the encoder of a system and fold is."""
         return self.output / "pretrained" / f"{name}-{fold}"
 
     def pretrain(self, name: str, fold: int) -> None:
-        """Pre-train a system on all thirds but one, or find that it was."""
+        """Pre-train a system on all folds but one, unless it was done."""
         recipe = read_recipe(system=SYSTEMS[name], num_train_epochs=self.epochs()[name], seed=fold)
         set_seed(fold)
         rows = np.flatnonzero(self.folds != fold)
@@ -126,10 +126,10 @@ class Comparison:
             recipe.training,
         )
         last = result.history[-1]
-        print(f"{name}, third {fold}: {last['epoch']} epochs, {last['seconds']:.0f} s, loss {last['train_loss']:.4f}")
+        print(f"{name}, fold {fold}: {last['epoch']} epochs, {last['seconds']:.0f} s, loss {last['train_loss']:.4f}")
 
     def task(self, name: str, fold: int) -> Task:
-        """Train, validation and test recordings of a third."""
+        """Train, validation and test recordings of a fold."""
         everything = self.rows[name]
         names = list(everything.features["labels"])
         others = everything.select(np.flatnonzero(self.folds != fold))
@@ -140,18 +140,18 @@ class Comparison:
             "validation": others.select(second),
             "test": everything.select(np.flatnonzero(self.folds == fold)),
         }
-        return Task(f"third{fold}", sets, names, self.extractors[name])
+        return Task(f"fold{fold}", sets, names, self.extractors[name])
 
     def probe(self, name: str, fold: int) -> None:
-        """Train and test heads on a third, and on the encoder without its weights."""
+        """Train and test heads on a fold, and on the encoder without its weights."""
         models = {name: self.folder_of(name, fold) / "model", RANDOM: None}
         arguments = BenchmarkArguments(heads=list(HEADS[name]), fractions=[1.0], seeds=list(SEEDS), **PROBE)
         run_benchmark(
             [self.task(name, fold)], models, self.output / f"probes-{name}-{fold}", arguments, self.output / "features"
         )
 
-    def summarise(self) -> list[dict[str, Any]]:
-        """Rows of the results, of the methods whose cells are all there."""
+    def summarize(self) -> list[dict[str, Any]]:
+        """Rows of the results, for methods with complete results."""
         samples: dict[str, np.ndarray] = {}
         of_seeds: dict[str, np.ndarray] = {}
         for title, name, trained, head in METHODS:
@@ -164,7 +164,7 @@ class Comparison:
                 ]
                 for fold, task in enumerate(tasks)
             ]
-            if (found := third_scores(tasks, paths)) is not None:
+            if (found := fold_scores(tasks, paths)) is not None:
                 samples[title] = found.samples
                 of_seeds[title] = np.mean(found.by_run, axis=0)
         rows = [_row("macro AUROC", title, "", one, of_seeds[title]) for title, one in samples.items()]
@@ -189,14 +189,14 @@ def _row(kind: str, method: str, minus: str, samples: np.ndarray, by_seed: np.nd
 
 
 def main() -> int:
-    """Run what is asked for, and write the results."""
+    """Run the requested parts and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clear", type=Path, required=True, metavar="DIR", help="prepared for CLEAR")
     parser.add_argument("--jepa", type=Path, required=True, metavar="DIR", help="the same, prepared for ECG-JEPA")
     parser.add_argument("--output", type=Path, default=Path("runs/comparison"), metavar="DIR", help="%(default)s")
     parser.add_argument("--seconds", type=float, default=300.0, metavar="S", help="of each pre-training (%(default)s)")
     parser.add_argument("--only", choices=("epochs", "pretraining", "probes", "summary"), help="one part")
-    parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="thirds")
+    parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="folds")
     parser.add_argument("--systems", nargs="+", choices=tuple(SYSTEMS), default=list(SYSTEMS), help="which")
     parser.add_argument(
         "--results", type=Path, default=REPOSITORY / "benchmarks" / "results" / "compare_systems.csv", metavar="FILE"
@@ -217,7 +217,7 @@ def main() -> int:
                     comparison.pretrain(name, fold)
                 elif part == "probes":
                     comparison.probe(name, fold)
-    rows = comparison.summarise()
+    rows = comparison.summarize()
     if rows:
         write_csv(arguments.results, rows)
     for row in rows:

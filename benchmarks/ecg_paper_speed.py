@@ -73,11 +73,11 @@ class MatplotlibPage:
         axes.axis("off")
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         scale = page.pixels_per_mm[0]
-        for step, line_width, colour in ((1.0, 0.1, "#ffcdcd"), (5.0, 0.25, "#f08282")):
+        for step, line_width, color in ((1.0, 0.1, "#ffcdcd"), (5.0, 0.25, "#f08282")):
             down = np.arange(0.0, width / scale, step) * scale - 0.5
             across = np.arange(0.0, height / scale, step) * scale - 0.5
             lines = [[(x, -0.5), (x, height)] for x in down] + [[(-0.5, y), (width, y)] for y in across]
-            axes.add_collection(LineCollection(lines, colors=colour, linewidths=line_width * 72 / 25.4))
+            axes.add_collection(LineCollection(lines, colors=color, linewidths=line_width * 72 / 25.4))
         self.traces: list[Any] = []
         self.places: list[np.ndarray] = []
         for positions in (*page.positions, *(() if page.strip_positions is None else (page.strip_positions,))):

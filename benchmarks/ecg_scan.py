@@ -10,13 +10,14 @@ ECG-Scan on pages of real recordings, cross-validated by patient: what alignment
     clear-hug prepare PTB_XL --labels ptbxl_super --output-dir scan/clear
     python benchmarks/ecg_scan.py --ptbxl scan/xl --clear scan/clear --millivolts scan/challenge scan/ludb
 
-The recordings of PTB-XL (folds 1 to 9) are divided into three thirds by patient. For each third a CLEAR encoder is
+The recordings of PTB-XL (folds 1 to 9) are divided into three folds by patient. For each fold a CLEAR encoder is
 pre-trained on the signals of nine tenths of the other two; pages of these and of two thirds of the recordings in mV
 are then aligned with it and with sentences of the statements, with all terms, with each left out, and with the volume
-divided by the area of signal and text; the seed of a run is the number of its third. Each vision tower is judged by a
+divided by the area of signal and text; the seed of a run is the number of its fold. Each vision tower is judged by a
 linear probe for the five superclasses (L2 strength chosen on the last tenth of the patients, which no training saw),
 and zero-shot by prompts. Controls: the same tower without training, and trained on the superclasses alone, from
-scratch; ceiling: the probe on what the signal teacher makes of the true signal. Stopped, the same command goes on.
+scratch; ceiling: the probe on what the signal teacher makes of the true signal. If interrupted, the same command
+continues.
 
 Writes `benchmarks/results/ecg_scan.csv`: macro AUROC with 95 % bootstrap intervals over patients, paired differences,
 the share of the gap between control and ceiling that is closed, robustness by layout and strength of the augmentation,
@@ -69,7 +70,7 @@ VARIANTS: dict[str, dict[str, float]] = {
     "no_lead": {"lead_weight": 0.0},
 }
 TITLES = {
-    "untrained": "vision tower without training + linear probe",
+    "random": "randomly initialized vision tower + linear probe",
     "supervised": "vision tower from scratch on the labels",
     "full": "ECG-Scan + linear probe",
     "full zero-shot": "ECG-Scan, zero-shot",
@@ -87,11 +88,11 @@ TITLES = {
     "no_lead zero-shot": "without the lead term, zero-shot",
 }
 DIFFERENCES = [
-    ("full", "untrained"),
+    ("full", "random"),
     ("full", "supervised"),
     ("full fine-tuned", "supervised"),
     ("full", "teacher"),
-    ("no_volume", "untrained"),
+    ("no_volume", "random"),
     ("full", "no_volume"),
     ("full", "normalized"),
     ("full", "no_pairwise"),
@@ -115,7 +116,7 @@ def superclasses(dataset: datasets.Dataset) -> tuple[datasets.Dataset, np.ndarra
 
 
 class Experiment:
-    """The recordings, their thirds, and what was trained on which."""
+    """The recordings, their folds, and what was trained on which."""
 
     def __init__(self, ptbxl: Path, millivolts: list[Path], output: Path, arguments: argparse.Namespace):
         self.output, self.arguments = output, arguments
@@ -134,7 +135,7 @@ class Experiment:
         self.patients = np.array(self.rows["patient_id"])
 
     def parts(self, fold: int) -> dict[str, np.ndarray]:
-        """Places of the training, validation and test recordings of a third."""
+        """Places of the training, validation and test recordings of a fold."""
         others = np.flatnonzero(self.folds != fold)
         first, second = holdout_split(self.labels[others], list(self.patients[others]), 0.1, seed=fold)
         return {
@@ -146,7 +147,7 @@ class Experiment:
     # ------------------------------------------------------------------------------------------------------ training
 
     def teacher(self, fold: int) -> Path:
-        """The signal teacher of a third: CLEAR, pre-trained on the signals of the training part alone."""
+        """The signal teacher of a fold: CLEAR, pre-trained on the signals of the training part alone."""
         folder = self.output / f"teacher-{fold}"
         source = Path(self.arguments.clear)
         if not (folder / "pretraining_log.csv").is_file() or not (folder / "model").is_dir():
@@ -173,7 +174,7 @@ class Experiment:
         )
 
     def align(self, fold: int, variant: str) -> Path:
-        """Pre-train a variant on all thirds but one, or find that it was."""
+        """Pre-train a variant on all folds but one, unless it was done."""
         folder = self.output / f"{variant}-{fold}"
         recipe = self.recipe(fold, variant)
         set_seed(fold)
@@ -186,7 +187,7 @@ class Experiment:
         extractor = self.drawing(recipe)
         result = pretrain(model, sets["train"], extractor, folder, None, recipe.training, collator=collator)
         last = result.history[-1]
-        print(f"{variant}, third {fold}: {last['epoch']} epochs in {last['seconds']:.0f} s, {last}", flush=True)
+        print(f"{variant}, fold {fold}: {last['epoch']} epochs in {last['seconds']:.0f} s, {last}", flush=True)
         return folder / "model"
 
     def drawing(self, recipe: Recipe) -> Any:
@@ -246,7 +247,7 @@ class Experiment:
         return dict(np.load(path))
 
     def evaluate(self, name: str, fold: int) -> dict[str, np.ndarray]:
-        """Scores of a method on the test recordings of a third, computed once."""
+        """Scores of a method on the test recordings of a fold, computed once."""
         return self._kept(name.replace(" ", "_"), fold, lambda: self._evaluate(name, fold))
 
     def _evaluate(self, name: str, fold: int) -> dict[str, np.ndarray]:
@@ -261,14 +262,14 @@ class Experiment:
             return {"scores": score(embeds[parts["test"]])}
         if name in ("supervised", "full fine-tuned"):
             return {"scores": self._finetune(name, fold)}
-        if name == "untrained":
+        if name == "random":
             model: Any = recipe.make_model()
         else:
             model = EcgScanForPreTraining.from_pretrained(self.output / f"{name}-{fold}" / "model")
         found = {part: self.features(model, places, extractor) for part, places in parts.items()}
         score, validation = self.probe({part: one[0] for part, one in found.items()}, fold)
         result = {"scores": score(found["test"][0]), "validation": np.array(validation)}
-        if name == "untrained":
+        if name == "random":
             return result
         result["zero_shot"] = self._zero_shot(model, found["test"][1])
         if name == "full":
@@ -299,7 +300,7 @@ class Experiment:
         names = list(SUPERCLASSES.names)
         feature = {label: datasets.Value("float32") for label in names}
         values = [dict(zip(names, row, strict=True)) for row in self.labels]
-        labelled = self.texts.add_column("labels", values, feature=feature)
+        labeled = self.texts.add_column("labels", values, feature=feature)
         if name == "supervised":
             config = classifier_config(self.recipe(fold, "full").make_config(), names)
             model: Any = EcgScanForImageClassification(config)
@@ -315,7 +316,7 @@ class Experiment:
             seed=fold,
             disable_tqdm=True,
         )
-        sets = [labelled.select(parts[part]) for part in ("train", "validation")]
+        sets = [labeled.select(parts[part]) for part in ("train", "validation")]
         done = finetune(model, sets[0], sets[1], extractor, None, arguments).model.eval()
         with torch.no_grad():
             return torch.cat([done(pixels).logits for pixels in self.pages(parts["test"], extractor)]).numpy()
@@ -349,12 +350,12 @@ class Experiment:
 
     # ------------------------------------------------------------------------------------------------------- results
 
-    def summarise(self) -> list[dict[str, Any]]:
+    def summarize(self) -> list[dict[str, Any]]:
         """Rows of the results, of the methods whose scores are all there."""
         samples: dict[str, np.ndarray] = {}
         by_fold: dict[str, list[float]] = {}
         kept: dict[str, list[dict[str, np.ndarray]]] = {}
-        for name in ("untrained", "supervised", "full fine-tuned", "teacher", *VARIANTS):
+        for name in ("random", "supervised", "full fine-tuned", "teacher", *VARIANTS):
             folds = self.arguments.folds
             paths = [self.output / "scores" / f"{name.replace(' ', '_')}-{fold}.npz" for fold in folds]
             if all(path.is_file() for path in paths):
@@ -391,11 +392,9 @@ class Experiment:
                     )
                 )
         for name in ("full", "full zero-shot", "full fine-tuned", "supervised"):
-            if name in samples and {"untrained", "teacher"} <= samples.keys():
-                gap = samples["teacher"] - samples["untrained"]
-                rows.append(
-                    _row("gap closed", _title(name), "", (samples[name] - samples["untrained"]) / gap, [], ".3f")
-                )
+            if name in samples and {"random", "teacher"} <= samples.keys():
+                gap = samples["teacher"] - samples["random"]
+                rows.append(_row("gap closed", _title(name), "", (samples[name] - samples["random"]) / gap, [], ".3f"))
         rng = np.random.default_rng(0)
         for name, found in kept.items():
             for key in ("mv drawn", "mv unseen", "mv residual"):
@@ -456,7 +455,7 @@ def _row(what: str, method: str, minus: str, samples: np.ndarray, by_fold: list[
         "method": method,
         "minus": minus,
         **{name: f"{value:.5f}" for name, value in interval.items() if value is not None},
-        "thirds": " ".join(f"{value:{form}}" for value in by_fold),
+        "folds": " ".join(f"{value:{form}}" for value in by_fold),
     }
 
 
@@ -476,15 +475,15 @@ def main() -> int:
     parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="%(default)s")
     parser.add_argument("--finetuning-epochs", type=int, default=8, metavar="N", help="%(default)s")
     parser.add_argument("--teacher-epochs", type=int, default=25, metavar="N", help="%(default)s")
-    parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="thirds")
+    parser.add_argument("--folds", nargs="+", type=int, default=list(range(NUM_FOLDS)), metavar="N", help="folds")
     parser.add_argument(
         "--variants", nargs="*", choices=tuple(VARIANTS), default=list(VARIANTS), help="of the objective"
     )
     parser.add_argument(
         "--controls",
         nargs="*",
-        default=["untrained", "teacher", "supervised", "full fine-tuned"],
-        choices=("untrained", "teacher", "supervised", "full fine-tuned"),
+        default=["random", "teacher", "supervised", "full fine-tuned"],
+        choices=("random", "teacher", "supervised", "full fine-tuned"),
         help="what else is evaluated",
     )
     parser.add_argument("--only-summary", action="store_true", help="write the results of what is there")
@@ -507,12 +506,12 @@ def main() -> int:
             for fold in arguments.folds:
                 experiment.evaluate(name, fold)
                 print(name, fold, flush=True)
-    rows = experiment.summarise()
+    rows = experiment.summarize()
     if rows:
         write_csv(arguments.results, rows)
     for row in rows:
         minus = f" - {row['minus']}" if row["minus"] else ""
-        print(f"{row['what']}: {row['method']}{minus}: {row['value']} ({row['low']} to {row['high']}) {row['thirds']}")
+        print(f"{row['what']}: {row['method']}{minus}: {row['value']} ({row['low']} to {row['high']}) {row['folds']}")
     return 0
 
 

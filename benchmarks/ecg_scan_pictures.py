@@ -46,7 +46,7 @@ def draw_pages(path: Path, output: Path) -> None:
             axes[row, column].set_title(what, fontsize=9)
             axes[row, column].set_axis_off()
     path = save_figure(figure, output / "ecg_pages.png")
-    # Few colours: a fifth of the size.
+    # Few colors: a fifth of the size.
     Image.open(path).convert("RGB").quantize(96).save(path, optimize=True)
 
 

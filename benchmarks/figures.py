@@ -1,10 +1,10 @@
 """
 The paper's Figures 4 and 5, a ROC sheet and a page with predictions, from real recordings.
 
-    python benchmarks/figures.py --data prepared/ptb-xl --ablations runs/ablations --model runs/superclasses
+    python benchmarks/figures.py --data prepared/ptb-xl --ablations runs/paper_ablations --model runs/superclasses
 
-`--ablations` is the output of `benchmarks/ablations.py` (its pre-training part is enough) and `--model` that of
-`clear-hug finetune` on the same data. Figure 4 shows a recording of the third that none of its encoders saw;
+`--ablations` is the output of `benchmarks/paper_ablations.py` (its pre-training part is enough) and `--model` that of
+`clear-hug finetune` on the same data. Figure 4 shows a recording of the fold that none of its encoders saw;
 the others show the validation recordings. Writes PNG files to `docs/pictures`.
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from ablations import all_recordings
 from machine import REPOSITORY
+from paper_ablations import all_recordings
 from transformers.utils import logging
 
 from clear_hug_hf.data.collator import EcgCollator
@@ -120,7 +120,7 @@ def main() -> int:
     """Draw what the given folders allow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="output of `clear-hug prepare`")
-    parser.add_argument("--ablations", type=Path, metavar="DIR", help="output of benchmarks/ablations.py")
+    parser.add_argument("--ablations", type=Path, metavar="DIR", help="output of benchmarks/paper_ablations.py")
     parser.add_argument("--model", type=Path, metavar="DIR", help="output of `clear-hug finetune`")
     parser.add_argument("--rebuilt-record", metavar="ID", help="recording of Figure 4 (default: the first)")
     parser.add_argument("--predicted-record", metavar="ID", help="recording of the page (default: the first)")

@@ -141,7 +141,7 @@ def _row(name: str, turns: list[dict[str, Any]], arguments: argparse.Namespace) 
         row["model_gflops"] = round(turns[0]["model_gflops"], 2)
         row["model_tflops_per_second"] = round(rate, 3)
         row["matmul_tflops_per_second"] = round(matmul, 3)
-        row["share_of_matmul"] = round(rate / matmul, 3)
+        row["fraction_of_matmul"] = round(rate / matmul, 3)
         peak = next((peak for chip, peak in PEAK_TFLOPS.items() if chip in turns[0]["device"]), None)
         row["share_of_bf16_peak"] = "" if peak is None else round(rate / peak, 3)
     else:
@@ -150,7 +150,7 @@ def _row(name: str, turns: list[dict[str, Any]], arguments: argparse.Namespace) 
                 "model_gflops",
                 "model_tflops_per_second",
                 "matmul_tflops_per_second",
-                "share_of_matmul",
+                "fraction_of_matmul",
                 "share_of_bf16_peak",
             ],
             "",

@@ -23,11 +23,27 @@ from clear_hug_hf.utils.arguments import ArgumentParser
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 Row = dict[str, str]
+# Today's terms for words in results that were measured earlier, longer ones first.
+_TERMS = {
+    "whole model, untrained": "full fine-tuning from random weights",
+    "whole model from random": "full fine-tuning from random weights",
+    "whole model": "full fine-tuning",
+    "vision tower without training": "randomly initialized vision tower",
+    "untrained": "randomly initialized",
+    "neighbours": "neighbors",  # codespell:ignore neighbours
+    "for shares of": "for fractions of",
+}
 
 
 def _read(name: str) -> list[Row]:
-    with (RESULTS / name).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(_text(name).splitlines()))
+
+
+def _text(name: str) -> str:
+    text = (RESULTS / name).read_text(encoding="utf-8")
+    for word, term in _TERMS.items():
+        text = text.replace(word, term)
+    return text
 
 
 def _table(header: list[str], rows: list[list[str]], numbers: bool = True) -> str:
@@ -116,7 +132,7 @@ def _steps(rows: list[Row]) -> str:
             f"{float(row['times_plain']):.1f}",
             *(f"{float(row[column]):.2f}" for column in columns),
             f"{float(row['peak_memory_mib']) / 1024:.1f}",
-            f"{float(row['share_of_matmul']):.0%}",
+            f"{float(row['fraction_of_matmul']):.0%}",
         ]
         for row in steps
     ]
@@ -178,19 +194,19 @@ def probe_cache() -> str:
 
 def protocol() -> str:
     """The table that `clear-hug benchmark` wrote."""
-    return (RESULTS / "protocol_ptbxl_tiny.md").read_text(encoding="utf-8").strip()
+    return _text("protocol_ptbxl_tiny.md").strip()
 
 
-def ablations() -> str:
+def paper_ablations() -> str:
     """Macro AUROC of each method of the ablations."""
-    rows = [row for row in _read("ablations.csv") if row["what"] == "macro AUROC"]
+    rows = [row for row in _read("paper_ablations.csv") if row["what"] == "macro AUROC"]
     body = [[row["method"], _of_row(row, ".3f"), row["seeds"].replace(" ", ", ")] for row in rows]
     return _table(["method", "macro AUROC (95 %)", "seeds"], body)
 
 
-def ablation_differences() -> str:
+def paper_ablation_differences() -> str:
     """Paired differences of the ablations."""
-    rows = [row for row in _read("ablations.csv") if row["what"] == "difference"]
+    rows = [row for row in _read("paper_ablations.csv") if row["what"] == "difference"]
     body = [[row["method"], row["minus"], _of_row(row, "+.3f")] for row in rows]
     return _table(["macro AUROC of", "minus that of", "difference (95 %)"], body)
 
@@ -204,7 +220,7 @@ def reconstruction() -> str:
         "neither": "without both",
         "masked_autoencoder": "masked autoencoder, full attention",
     }
-    found = {row["method"]: row for row in _read("ablations.csv") if row["what"] == "reconstruction error"}
+    found = {row["method"]: row for row in _read("paper_ablations.csv") if row["what"] == "reconstruction error"}
     return _table(["pre-trained as", "error (95 %)"], [[names[one], _of_row(found[one], ".3f")] for one in names])
 
 
@@ -270,11 +286,11 @@ def compare_systems_differences() -> str:
     return _table(["macro AUROC of", "minus that of", "difference (95 %)"], body)
 
 
-def trials() -> str:
+def pretraining_ablations() -> str:
     """What moves the probe: heads on frozen encoders that were pre-trained in many ways."""
-    rows = _read("trials.csv")
-    of = {(row["what"], row["trial"], row["labels"], row["head"]): row for row in rows}
-    names = list(dict.fromkeys(row["trial"] for row in rows))
+    rows = _read("pretraining_ablations.csv")
+    of = {(row["what"], row["variant"], row["labels"], row["head"]): row for row in rows}
+    names = list(dict.fromkeys(row["variant"] for row in rows))
 
     def cell(what: str, name: str, labels: str, head: str, form: str) -> str:
         row = of.get((what, name, labels, head))
@@ -282,7 +298,7 @@ def trials() -> str:
 
     body = []
     for name in names:
-        row = next(one for one in rows if one["trial"] == name)
+        row = next(one for one in rows if one["variant"] == name)
         values = [
             cell("macro AUROC", name, *which, ".3f") for which in (("100%", "hug"), ("100%", "mean"), ("10%", "hug"))
         ]
@@ -308,9 +324,9 @@ def heads() -> str:
     return _table(header, body)
 
 
-def bars() -> str:
+def baselines() -> str:
     """What the shipped recipe reaches on PTB-XL, cross-validated by patient, beside its controls."""
-    rows = [row for row in _read("bars.csv") if row["what"] == "macro AUROC"]
+    rows = [row for row in _read("baselines.csv") if row["what"] == "macro AUROC"]
     return _by_labels(["macro AUROC (95 %)"], {(row["method"],): row for row in rows}, rows, ".3f")
 
 
@@ -320,7 +336,7 @@ def decoder_rule() -> str:
     names = {
         "CLEAR": "the visible beats of all leads (released code)",
         "CLEAR, decoder of equation 5": "the beats of its own lead (equation 5)",
-        "untrained": "no pre-training",
+        "randomly initialized": "no pre-training",
     }
     of = {(row["method"], row["minus"], row["labels"]): row for row in rows}
     body = []
@@ -337,9 +353,9 @@ def decoder_rule() -> str:
     return _table(header, body) + f"\n\n*{rows[0]['cpu']}, {rows[0]['date']}.*"
 
 
-def bars_differences() -> str:
-    """Paired differences between the methods of `bars`, with what pre-training took."""
-    everything = _read("bars.csv")
+def baseline_differences() -> str:
+    """Paired differences between the methods of `baselines`, with what pre-training took."""
+    everything = _read("baselines.csv")
     rows = [row for row in everything if row["what"] == "difference"]
     table = _by_labels(["macro AUROC of", "minus that of"], {(r["method"], r["minus"]): r for r in rows}, rows, "+.3f")
     names = {"clear": "CLEAR", "masked_autoencoder": "the masked autoencoder"}
@@ -420,7 +436,7 @@ def ecg_scan_long() -> str:
         [
             row["method"].replace("strength", "photographed, strength"),
             _of_row(row, ".3f"),
-            row["thirds"].replace(" ", ", "),
+            row["folds"].replace(" ", ", "),
         ]
         for row in rows
     ]
@@ -438,7 +454,7 @@ def ecg_scan() -> str:
     """Macro AUROC of ECG-Scan on drawn pages, beside its controls and the ceiling."""
     # What follows a comma after the probe is another kind of page: the next table.
     rows = [row for row in _scan("macro AUROC") if not row["method"].startswith("ECG-Scan + linear probe,")]
-    body = [[row["method"], _of_row(row, ".3f"), row["thirds"].replace(" ", ", ")] for row in rows]
+    body = [[row["method"], _of_row(row, ".3f"), row["folds"].replace(" ", ", ")] for row in rows]
     first = rows[0]
     note = (
         f"*{first['recordings']} recordings of PTB-XL, cross-validated by patient (3 folds), and {first['in_mv']} in "
@@ -565,13 +581,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/cli.md": {"command_line": command_line},
     "docs/results.md": {
         "heads": heads,
-        "bars": bars,
-        "bars_differences": bars_differences,
+        "baselines": baselines,
+        "baseline_differences": baseline_differences,
         "protocol": protocol,
-        "ablations": ablations,
-        "ablation_differences": ablation_differences,
+        "paper_ablations": paper_ablations,
+        "paper_ablation_differences": paper_ablation_differences,
         "reconstruction": reconstruction,
-        "trials": trials,
+        "pretraining_ablations": pretraining_ablations,
         "decoder_rule": decoder_rule,
         "cross_dataset": cross_dataset,
         "segmentation_ludb": segmentation_ludb,
@@ -596,17 +612,6 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 }
 
 
-# The terms of the pages for words of the CSV files, longer ones first.
-_TERMS = {
-    "whole model, untrained": "full fine-tuning from random weights",
-    "whole model from random": "full fine-tuning from random weights",
-    "whole model": "full fine-tuning",
-    "vision tower without training": "randomly initialized vision tower",
-    "untrained": "randomly initialized",
-    "neighbours": "neighbors",
-}
-
-
 def renew(page: str, text: str) -> str:
     """The text of a page with each of its tables renewed."""
     for name, make in TABLES[page].items():
@@ -615,10 +620,7 @@ def renew(page: str, text: str) -> str:
         _, ended, after = rest.partition(last)
         if not found or not ended:
             raise ValueError(f"{page} has no place marked for the table {name}")
-        table = make()
-        for word, term in _TERMS.items():
-            table = table.replace(word, term)
-        text = f"{before}{first}\n{table}\n\n{last}{after}"
+        text = f"{before}{first}\n{make()}\n\n{last}{after}"
     return text
 
 

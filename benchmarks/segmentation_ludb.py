@@ -3,14 +3,14 @@ P waves, QRS complexes and T waves in every lead of LUDB: ECG-JEPA fine-tuned, t
 delineator without learning.
 
     python benchmarks/segmentation_ludb.py --ludb LUDB --model runs/pretrained/model --output runs/segmentation
-    python benchmarks/segmentation_ludb.py --ludb LUDB --model ... --standardise   # an encoder of signals without unit
+    python benchmarks/segmentation_ludb.py --ludb LUDB --model ... --standardize   # an encoder of signals without unit
 
 The recordings are divided into five folds by patient. For each fold, `EcgJepaForTokenClassification` is fine-tuned
 whole on nine tenths of the other patients, from the encoder in `--model` and from random weights (the control: its
 architecture, its signals, its recipe). The last tenth of these patients chooses the epoch and the learning rate (mean
 F1 of P, QRS and T), and the fold is predicted: every recording once, by a model that never saw its patient. The
 delineator is the discrete wavelet transform of neurokit2 in each lead, with the R peaks of this package's detector.
-Stopped, the same command goes on with the fits that are missing.
+If interrupted, the same command continues with the fits that are missing.
 
 LUDB marks the middle of each recording only: what lies before the first and after the last marked wave of a lead
 counts nowhere, neither in training nor in the scores.
@@ -64,7 +64,7 @@ SHOWN_LEADS = ("I", "II", "V2", "V5")
 class Ludb:
     """The recordings as the model reads them, their classes, and their folds."""
 
-    def __init__(self, folder: Path, extractor: EcgJepaFeatureExtractor, standardise: bool):
+    def __init__(self, folder: Path, extractor: EcgJepaFeatureExtractor, standardize: bool):
         source = LudbSource(folder)
         self.leads = list(extractor.lead_names)
         self.rate = extractor.sampling_rate
@@ -74,7 +74,7 @@ class Ludb:
         self.r_peaks = [peaks[peaks >= 0] for peaks in (one["r_peaks"][0] for one in raw)]
         self.model_inputs = {name: np.concatenate([one[name] for one in raw]) for name in extractor.model_input_names}
         self.signals = self.model_inputs["input_values"]
-        if standardise:
+        if standardize:
             filtered = np.concatenate([extractor(**one, do_bandpass=True)["input_values"] for one in inputs])
             deviation = filtered.std(axis=-1, keepdims=True)
             filtered -= filtered.mean(axis=-1, keepdims=True)
@@ -149,11 +149,11 @@ def wave_scores(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def fit(ludb: Ludb, fold: int, kind: str, learning_rate: float, arguments: argparse.Namespace) -> None:
-    """Fine-tune and predict a fold, or find that it was."""
+    """Fine-tune and predict a fold, unless it was done."""
     path = path_of(arguments.output, kind, fold, learning_rate)
     set_seed(fold)
     model = make_model(arguments.model, kind == "pretrained")
-    settings = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "standardise")}
+    settings = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "standardize")}
     settings["start"] = digest(model)
     if path.is_file():
         if _read(path)[1]["settings"] != settings:
@@ -280,7 +280,7 @@ def paired(onsets: Any, offsets: Any) -> list[tuple[int, int]]:
     return found
 
 
-def summarise(ludb: Ludb, predictions: dict[str, np.ndarray], about: dict[str, Any]) -> list[dict[str, Any]]:
+def summarize(ludb: Ludb, predictions: dict[str, np.ndarray], about: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the results."""
     samples = {
         name: segmentation_samples(ludb.classes, predicted, ludb.rate, ludb.patients, num_samples=2000)
@@ -331,7 +331,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a pre-trained ECG-JEPA")
     parser.add_argument("--output", type=Path, default=Path("runs/segmentation"), metavar="DIR", help="%(default)s")
     parser.add_argument(
-        "--standardise",
+        "--standardize",
         action="store_true",
         help="band-pass each lead and scale it to mean 0 and deviation 1, as recordings without a unit are: for an "
         "encoder that was pre-trained on such",
@@ -354,7 +354,7 @@ def main() -> int:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    ludb = Ludb(arguments.ludb, EcgJepaFeatureExtractor.from_pretrained(arguments.model), arguments.standardise)
+    ludb = Ludb(arguments.ludb, EcgJepaFeatureExtractor.from_pretrained(arguments.model), arguments.standardize)
     for fold in arguments.folds:
         for kind in FITS if arguments.only is None else (arguments.only,):
             for learning_rate in arguments.learning_rates:
@@ -369,7 +369,7 @@ def main() -> int:
     about = {
         "records": len(ludb.patients),
         "leads": " ".join(ludb.leads),
-        "recipe": f"epochs={arguments.epochs} batch_size={arguments.batch_size} standardise={arguments.standardise} "
+        "recipe": f"epochs={arguments.epochs} batch_size={arguments.batch_size} standardize={arguments.standardize} "
         f"learning_rates={','.join(f'{rate:g}' for rate in arguments.learning_rates)}",
         "fit_cpu_seconds": f"{sum(one['seconds'] for one in fits):.0f}",
         "chosen": " ".join(
@@ -377,7 +377,7 @@ def main() -> int:
             for kind, name in FITS.items()
         ),
     }
-    rows = summarise(ludb, predictions, about)
+    rows = summarize(ludb, predictions, about)
     write_csv(arguments.results, rows)
     for row in rows:
         minus = f" - {row['minus']}" if row["minus"] else ""

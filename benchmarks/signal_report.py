@@ -70,7 +70,7 @@ def count_warnings(data: Path) -> list[dict[str, Any]]:
     }
     totals: Counter[str] = Counter()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    labelled: Counter[str] = Counter()
+    labeled: Counter[str] = Counter()
     contradicted: Counter[str] = Counter()
     for folder in ("ludb", "challenge", "ptb", "ptbxl", "cinc2011"):
         for record, report, labels in reports_of(data / folder):
@@ -84,7 +84,7 @@ def count_warnings(data: Path) -> list[dict[str, Any]]:
                 counts[source][kind] += any(part in warning for warning in report.warnings for part in parts)
             for label in ptbxl.get(record, []) if folder == "ptbxl" else labels:
                 if label in ("SBRAD", "STACH", "426177001", "426627000", "427084000"):
-                    labelled[f"{folder} {label}"] += 1
+                    labeled[f"{folder} {label}"] += 1
                     contradicted[f"{folder} {label}"] += report.contradiction(label) is not None
     rows = [
         {"what": kind, "where": source, "count": counts[source][kind], "of": total, "auroc": ""}
@@ -93,7 +93,7 @@ def count_warnings(data: Path) -> list[dict[str, Any]]:
     ]
     rows += [
         {"what": "contradiction", "where": label, "count": contradicted[label], "of": total, "auroc": ""}
-        for label, total in labelled.items()
+        for label, total in labeled.items()
     ]
     return rows
 
