@@ -331,9 +331,9 @@ def test_when_labels_are_not_the_models_or_the_sources_then_they_are_named(
 def test_when_the_data_folder_is_bad_then_nothing_is_written(
     runs: Path, tmp_path: Path, make_recordings: MakeRecordings, write_record: WriteRecord, refused: Refused
 ) -> None:
-    output, empty, unlabelled = tmp_path / "run", tmp_path / "empty", tmp_path / "unlabelled"
+    output, empty, unlabeled = tmp_path / "run", tmp_path / "empty", tmp_path / "unlabeled"
     empty.mkdir()
-    write_record(unlabelled / "one", make_recordings(1)[0])
+    write_record(unlabeled / "one", make_recordings(1)[0])
     for data, message in ((tmp_path / "none", "does not exist"), (empty, "contains no WFDB records")):
         for verb in ("pretrain", "demo"):
             assert message in refused(verb, "--data", data, "--output-dir", output)

@@ -71,7 +71,7 @@ def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(
     assert "2 of 5 shards are done" in capsys.readouterr().out
     assert main(command) == 0
     captured = capsys.readouterr()
-    assert "resuming, 2 of 5 shards are there" in captured.err
+    assert "resuming, 2 of 5 shards are finished" in captured.err
     assert "train               48" in captured.out
 
 

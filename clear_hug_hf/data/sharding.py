@@ -1,19 +1,19 @@
 """
-A source of recordings to a folder of Parquet shards, in parallel, on one machine or many, and resumable.
+Prepare a source of recordings as a folder of Parquet shards: in parallel, on one or several machines, resumable.
 
-The recordings of each split are divided into runs of `shard_size`, in the source's order: one run, one shard. A shard
-is written under another name, flushed to the disk and renamed, and then described by a small file of its own; what has
-that file is done. So it does not matter in which order, by how many processes or after how many interruptions the
-shards are made: their bytes are the same. When the last one is there, the manifest and the dataset card are written.
+The recordings of each split are divided into shards of `shard_size`, in the order of the source. A shard is written
+atomically, followed by a small summary file that marks it as finished. The bytes of the shards therefore do not depend
+on the order, the number of processes or interruptions. When all shards are finished, the manifest and the dataset card
+are written.
 
 ```
 README.md                          dataset card
 manifest.json                      source, settings, versions, counts, checksums; written last
 preprocessor_config.json           the feature extractor
-rejected.csv                       recordings that could not be used, and why
-excluded.csv                       recordings that the labels or settings asked for leave out
+rejected.csv                       recordings that could not be used, with reasons
+excluded.csv                       recordings that the label set or the options exclude, with reasons
 data/train-00000-of-00003.parquet  rows, see `dataset_features`
-.preparation/                      only while unfinished
+.preparation/                      temporary files of an unfinished preparation
 ```
 """
 
@@ -72,14 +72,14 @@ _CARD, _REJECTED, _DATA = "README.md", "rejected.csv", "data"
 _EXCLUDED = "excluded.csv"
 WORK, _PLAN, _SUMMARIES = ".preparation", "plan.json", "shards"
 _SPLITS = ("train", "validation", "test")
-# What decides about bytes beside the settings: a resumed preparation must not mix two of them.
+# Packages that determine the bytes of the shards: a resumed preparation must not mix versions.
 _VERSIONS = ("clear-hug-hf", "numpy", "scipy", "pyarrow")
 _REMEDY = "choose another output folder, or delete it"
-# Names of licences on the Hub.
+# License names on the Hub.
 _HUB_LICENSES = {"CC BY 4.0": "cc-by-4.0", "ODC-By 1.0": "odc-by", "ODbL 1.0": "odbl"}
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-# Neighbouring samples differ by little, which this encoding stores in few bits; nothing is left to compress then.
+# Neighboring samples differ little, so delta encoding leaves almost nothing to compress.
 _PARQUET: dict[str, Any] = {
     "version": "2.6",
     "use_dictionary": False,
@@ -91,13 +91,13 @@ _PARQUET: dict[str, Any] = {
 
 class PreparationResult(NamedTuple):
     """
-    What [`prepare_shards`] leaves.
+    Result of [`prepare_shards`].
 
     Args:
         folder (`Path`): The output folder.
-        num_done, num_planned (`int`): Shards that are there now, and shards of the whole.
-        num_existing (`int`): Shards that were there before.
-        manifest (`dict`, *optional*): The manifest, once the whole is there.
+        num_done, num_planned (`int`): Number of finished shards, and of all shards.
+        num_existing (`int`): Number of shards that earlier calls finished.
+        manifest (`dict`, *optional*): The manifest, once all shards are finished.
     """
 
     folder: Path
@@ -108,17 +108,17 @@ class PreparationResult(NamedTuple):
 
 
 class _Shard(NamedTuple):
-    """One file to be made."""
+    """A planned shard."""
 
     split: str
     number: int
-    of: int
+    count: int
     position: int
     records: int
 
     @property
     def name(self) -> str:
-        return f"{self.split}-{self.number:05d}-of-{self.of:05d}"
+        return f"{self.split}-{self.number:05d}-of-{self.count:05d}"
 
     @property
     def file(self) -> str:
@@ -143,39 +143,40 @@ def prepare_shards(
     progress: bool = True,
 ) -> PreparationResult:
     """
-    Prepare all recordings of a source, or one job's part of them, or what an interrupted call left to do.
+    Prepare all recordings of a source, or one job's part of them, as Parquet shards. An interrupted preparation
+    resumes when it is called again.
 
-    Processes are started afresh, so a script that calls this with `num_proc` above 1 needs the usual
-    `if __name__ == "__main__":`.
+    Processes are not forked, so scripts that use `num_proc` above 1 need the usual `if __name__ == "__main__":`.
 
     Args:
-        source ([`RecordSource`]): The recordings, as `open_source` gives them.
-        output (`str` or `Path`): Folder for the result: new, empty, or one that the same preparation began.
-        feature_extractor ([`EcgFeatureExtractor`]): Cleans, finds beats and chooses windows; saved beside the
-            shards.
-        num_proc (`int`, *optional*, defaults to 1): Processes that prepare side by side. The result is the same.
-        shard_size (`int`, *optional*, defaults to 1000): Recordings of one shard; about 24 kB each.
-        split_fractions (`Mapping[str, float]`, *optional*), seed (`int`, *optional*, defaults to 0): Splits, as
-            [`assign_splits`] takes them.
-        shard_index, num_shards (`int`, *optional*): Prepare only every `num_shards`-th shard, from `shard_index` on:
-            jobs on several machines share the work and the output folder. The job that ends last finishes the whole.
+        source ([`RecordSource`]): The recordings, as `open_source` returns them.
+        output (`str` or `Path`): Output folder: new, empty, or of the same preparation.
+        feature_extractor ([`EcgFeatureExtractor`]): Cleans recordings, detects beats and selects windows; saved beside
+            the shards.
+        num_proc (`int`, *optional*, defaults to 1): Number of processes. The result does not depend on it.
+        shard_size (`int`, *optional*, defaults to 1000): Recordings per shard, about 24 kB each.
+        split_fractions (`Mapping[str, float]`, *optional*), seed (`int`, *optional*, defaults to 0): Random splits, as
+            in [`assign_splits`].
+        shard_index, num_shards (`int`, *optional*): Prepare only every `num_shards`-th shard, starting at
+            `shard_index`, so that jobs on several machines share the work and the output folder. The last job writes
+            the manifest.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar on stderr.
 
     Returns:
-        [`PreparationResult`]: What is there now. With a finished preparation nothing is done.
+        [`PreparationResult`]: State of the preparation. If it was already finished, nothing is done.
 
     Raises:
-        InputError: If a patient is in two splits, no recording can be used, the folder holds anything else or cannot
-            be written, the device is full, or a process is killed. What is written stays valid, and the same call
-            resumes.
+        InputError: If a patient is in two splits, no recording can be used, the folder contains other files or is not
+            writable, the disk is full, or a process is killed. Finished shards stay valid, and the same call resumes.
     """
     if num_proc < 1 or shard_size < 1:
-        raise InputError(f"num_proc is {num_proc} and shard_size {shard_size}: both must be at least 1")
+        raise InputError(f"num_proc is {num_proc} and shard_size is {shard_size}: both must be at least 1")
     if (shard_index is None) != (num_shards is None) or (
         num_shards is not None and not 0 <= (shard_index or 0) < num_shards
     ):
         raise InputError(
-            f"shard_index is {shard_index} and num_shards {num_shards}: give both, the first from 0 to num_shards - 1"
+            f"shard_index is {shard_index} and num_shards is {num_shards}: set both, with shard_index from 0 to "
+            "num_shards - 1"
         )
     folder = Path(output)
     split_of = assign_splits(source, split_fractions, seed)
@@ -183,26 +184,26 @@ def prepare_shards(
     splits = None if official else {"fractions": dict(split_fractions or DEFAULT_FRACTIONS), "seed": seed}
     plan = _make_plan(source, split_of, feature_extractor, shard_size, splits)
     shards = _plan_shards(plan["source"]["num_records"], shard_size)
-    with _explaining_disk_errors(folder):
+    with _disk_errors(folder):
         if (manifest := _begin(folder, plan)) is not None:
             return PreparationResult(folder, len(shards), len(shards), len(shards), manifest)
-        found = {shard for shard in shards if _read_summary(folder, shard) is not None}
-        if progress and found:
-            tqdm.write(f"{folder}: resuming, {len(found)} of {len(shards)} shards are there", file=sys.stderr)
-        job, jobs = shard_index or 0, num_shards or 1
-        mine = [shard for shard in shards if shard not in found and shard.position % jobs == job]
-        total = sum(shard.records for shard in mine)
+        existing = {shard for shard in shards if _read_summary(folder, shard) is not None}
+        if progress and existing:
+            tqdm.write(f"{folder}: resuming, {len(existing)} of {len(shards)} shards are finished", file=sys.stderr)
+        job, num_jobs = shard_index or 0, num_shards or 1
+        remaining = [shard for shard in shards if shard not in existing and shard.position % num_jobs == job]
+        total = sum(shard.records for shard in remaining)
         with tqdm(desc="prepare", unit="rec", total=total, disable=not progress) as bar:
-            work = _gather(source, split_of, mine, shard_size)
+            work = _gather(source, split_of, remaining, shard_size)
             _write_shards(work, folder, source.label_names, feature_extractor, num_proc, bar)
 
         summaries = [summary for shard in shards if (summary := _read_summary(folder, shard)) is not None]
-        # Another job of the array may have finished the whole meanwhile, and put away the summaries.
+        # Another job may meanwhile have written the manifest and removed the summaries.
         manifest = read_state(folder / MANIFEST, _REMEDY)
         if manifest is None and len(summaries) == len(shards):
             manifest = _finish(folder, plan, summaries, feature_extractor, source.excluded)
     return PreparationResult(
-        folder, len(summaries) if manifest is None else len(shards), len(shards), len(found), manifest
+        folder, len(summaries) if manifest is None else len(shards), len(shards), len(existing), manifest
     )
 
 
@@ -216,14 +217,14 @@ def _make_plan(
     shard_size: int,
     splits: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What two runs must agree on to be the same preparation."""
+    """The settings in which two calls must agree to be the same preparation."""
     counts: Counter[str] = Counter()
     digest = hashlib.sha256()
     for record in source:
         split = split_of[record.record_id]
         counts[split] += 1
-        known = [record.record_id, record.patient_id, split, record.labels]
-        digest.update(json.dumps(known, default=dict).encode())
+        identity = [record.record_id, record.patient_id, split, record.labels]
+        digest.update(json.dumps(identity, default=dict).encode())
     order = sorted(counts, key=lambda split: (_SPLITS.index(split) if split in _SPLITS else len(_SPLITS), split))
     plan = {
         "format": _FORMAT,
@@ -248,30 +249,30 @@ def _make_plan(
 def _plan_shards(counts: Mapping[str, int], shard_size: int) -> list[_Shard]:
     shards: list[_Shard] = []
     for split, count in counts.items():
-        of = -(-count // shard_size)
-        for number in range(of):
-            shards.append(_Shard(split, number, of, len(shards), min(shard_size, count - number * shard_size)))
+        num_shards = -(-count // shard_size)
+        for number in range(num_shards):
+            shards.append(_Shard(split, number, num_shards, len(shards), min(shard_size, count - number * shard_size)))
     return shards
 
 
 def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Take an output folder for a plan if it is free, or begun for the same; its manifest if it is finished."""
-    # In this order, so that a job of an array that begins, or finishes, at this moment is understood.
+    """Claim a new output folder for a plan, or check that it has the same plan; its manifest if it is finished."""
+    # In this order, so that a job that starts or finishes at this moment is handled.
     entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    begun = read_state(folder / WORK / _PLAN, _REMEDY)
+    started = read_state(folder / WORK / _PLAN, _REMEDY)
     manifest = read_state(folder / MANIFEST, _REMEDY)
-    there = manifest or begun
-    if there is None and entries - {WORK}:
-        raise InputError(f"{folder} holds other files: choose a new or an empty output folder")
-    if there is not None:
-        # Another version may make other bytes: that does not matter to what is finished.
+    saved = manifest or started
+    if saved is None and entries - {WORK}:
+        raise InputError(f"{folder} contains other files: choose a new or empty output folder")
+    if saved is not None:
+        # Versions matter only while shards are being written.
         compared = {name: part for name, part in plan.items() if not (manifest and name == "versions")}
-        known = {name: there.get(name) for name in compared}
         words = {"source: records_sha256": "its records have other ids, patients, splits or labels"}
-        RunFolder(folder, MANIFEST, "preparation", _REMEDY, words=words).check_same(known, compared)
+        run_folder = RunFolder(folder, MANIFEST, "preparation", _REMEDY, words=words)
+        run_folder.check_same({name: saved.get(name) for name in compared}, compared)
     if manifest is None:
         (folder / WORK / _SUMMARIES).mkdir(parents=True, exist_ok=True)
-        if begun is None:
+        if started is None:
             write_json(folder / WORK / _PLAN, plan)
         (folder / _DATA).mkdir(exist_ok=True)
     return manifest
@@ -283,18 +284,18 @@ def _begin(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
 def _gather(
     source: RecordSource, split_of: Mapping[str, str], shards: list[_Shard], shard_size: int
 ) -> Iterator[tuple[_Shard, list[RecordReference]]]:
-    """Shards with their recordings, each as soon as the source has given its last one."""
-    wanted = {(shard.split, shard.number): shard for shard in shards}
-    seen: Counter[str] = Counter()
-    members: dict[tuple[str, int], list[RecordReference]] = {}
-    for record in source if wanted else ():
+    """Shards with their recordings, each as soon as the source has returned its last recording."""
+    planned = {(shard.split, shard.number): shard for shard in shards}
+    counts: Counter[str] = Counter()
+    records: dict[tuple[str, int], list[RecordReference]] = {}
+    for record in source if planned else ():
         split = split_of[record.record_id]
-        key = (split, seen[split] // shard_size)
-        seen[split] += 1
-        if key in wanted:
-            members.setdefault(key, []).append(replace(record, split=split))
-            if len(members[key]) == wanted[key].records:
-                yield wanted[key], members.pop(key)
+        key = (split, counts[split] // shard_size)
+        counts[split] += 1
+        if key in planned:
+            records.setdefault(key, []).append(replace(record, split=split))
+            if len(records[key]) == planned[key].records:
+                yield planned[key], records.pop(key)
 
 
 def _write_shards(
@@ -318,7 +319,7 @@ def _write_shards(
             count(_write_shard(folder, shard, records, extractor, label_names))
         return
 
-    # A fork of this process would inherit the locks of its threads; the server imports once what each process needs.
+    # A fork would inherit locks that threads of this process hold. The fork server imports dependencies only once.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
@@ -330,16 +331,16 @@ def _write_shards(
                 job = pool.submit(_write_shard, folder, shard, records, extractor, label_names)
                 running[job] = f"{records[0].record_id} to {records[-1].record_id}"
                 if len(running) > num_proc:
-                    for one in wait(running, return_when=FIRST_COMPLETED).done:
-                        count(one.result())
-                        del running[one]
-            for one in as_completed(running):
-                count(one.result())
+                    for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                        count(finished.result())
+                        del running[finished]
+            for finished in as_completed(running):
+                count(finished.result())
         except BrokenProcessPool:
             raise InputError(
-                "a process was killed, for lack of memory or by a library that crashed, at a record among "
-                f"{'; '.join(running.values())}: start the same preparation again, it resumes; with fewer processes "
-                "if memory is short"
+                "a process was killed, as memory ran out or a library crashed, while preparing one of the records "
+                f"{'; '.join(running.values())}: run the same preparation again to resume, with fewer processes if "
+                "memory is short"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -347,7 +348,7 @@ def _write_shards(
 
 
 def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, too, and shuts this process down
     logging.set_verbosity_error()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -355,7 +356,7 @@ def _start_process() -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """End this process when its parent is killed: it would wait for work for ever."""
+    """Exit when the parent process is killed; otherwise this process would wait for work forever."""
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
 
@@ -367,12 +368,12 @@ def _write_shard(
     extractor: EcgFeatureExtractor,
     label_names: list[str] | None,
 ) -> dict[str, Any]:
-    """Prepare the recordings of one shard and write it; what the manifest says about it, and the rejected ones."""
+    """Prepare and write one shard; returns its entry of the manifest, with the rejected recordings."""
     rejected: list[Rejected] = []
     ids: set[str] = set()
     positive: Counter[str] = Counter()
     rows = num_bytes = 0
-    # One thread: the processes are the parallelism, and the rounding of sums must not depend on it.
+    # A single thread: work is parallel over processes, and rounding must not depend on the number of threads.
     with (
         atomic_file(folder / shard.file) as partial,
         pq.ParquetWriter(partial, dataset_features(label_names).arrow_schema, **_PARQUET) as writer,
@@ -395,16 +396,18 @@ def _write_shard(
         "num_bytes": num_bytes,
         "size": (folder / shard.file).stat().st_size,
         "sha256": file_digest(folder / shard.file),
-        "rejected": [list(one) for one in rejected],
+        "rejected": [list(entry) for entry in rejected],
     }
     if len(ids) + len(rejected) != len(records):
-        raise RuntimeError(f"{shard.file}: {len(records)} records became {len(ids)} and {len(rejected)} rejected ones")
+        raise RuntimeError(
+            f"{shard.file}: {len(records)} records gave {len(ids)} prepared and {len(rejected)} rejected"
+        )
     write_json(folder / shard.summary, summary)
     return summary
 
 
 def _read_summary(folder: Path, shard: _Shard) -> dict[str, Any] | None:
-    """What is known about a shard, if it is done."""
+    """The summary of a shard if it is finished."""
     summary = read_state(folder / shard.summary, _REMEDY)
     path = folder / shard.file
     if summary is None or not path.is_file() or path.stat().st_size != summary["size"]:
@@ -422,12 +425,12 @@ def _finish(
     extractor: EcgFeatureExtractor,
     excluded: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
-    rejected = [one for summary in summaries for one in summary.pop("rejected")]
+    rejected = [entry for summary in summaries for entry in summary.pop("rejected")]
     for name, rows in ((_REJECTED, rejected), (_EXCLUDED, excluded)):
         write_csv(folder / name, [dict(zip(Rejected._fields, row, strict=True)) for row in rows], Rejected._fields)
     if len(rejected) == sum(summary["records"] for summary in summaries):
         raise InputError(
-            f"none of the {len(rejected)} recordings could be used, {folder / _REJECTED} lists them; the first, "
+            f"none of the {len(rejected)} recordings can be used: see {folder / _REJECTED}; the first is "
             f"{rejected[0][0]}: {rejected[0][1]}"
         )
     splits: dict[str, dict[str, Any]] = {}
@@ -451,7 +454,7 @@ def _finish(
 
 
 def _card(manifest: Mapping[str, Any]) -> str:
-    """The dataset card: what the Hub and `datasets.load_dataset` read, and what a person wants to know."""
+    """The dataset card, with the metadata that the Hub and `datasets.load_dataset` read."""
     source, splits = manifest["source"], manifest["splits"]
     features = dataset_features(source["label_names"])
     filled = [split for split in splits if splits[split]["rows"]]
@@ -484,8 +487,8 @@ def _card(manifest: Mapping[str, Any]) -> str:
     )
     datasets.info.DatasetInfosDict({"default": info}).to_dataset_card_data(header)
     counts = "\n".join(
-        f"| {split} | {one['records']} | {one['kept']} | {one['rejected']} | {one['rows']} |"
-        for split, one in splits.items()
+        f"| {split} | {count['records']} | {count['kept']} | {count['rejected']} | {count['rows']} |"
+        for split, count in splits.items()
     )
     labels = ""
     if source["label_names"] and source["problem_type"] != "regression":
@@ -494,7 +497,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
             for name in source["label_names"]
         )
         labels = (
-            f"\n## Labels\n\nRows with each label.\n\n| label | {' | '.join(splits)} |\n|---|{'---|' * len(splits)}\n"
+            f"\n## Labels\n\nPositive rows.\n\n| label | {' | '.join(splits)} |\n|---|{'---|' * len(splits)}\n"
             + "\n".join(lines)
             + "\n"
         )
@@ -505,19 +508,18 @@ def _card(manifest: Mapping[str, Any]) -> str:
 
 # {source["title"]}, prepared
 
-12-lead ECG recordings at {extractor["sampling_rate"]:g} Hz with their heart beats, made by `clear-hug prepare`
-(clear-hug-hf {manifest["versions"]["clear-hug-hf"]}). Licence of the recordings:
+12-lead ECG recordings at {extractor["sampling_rate"]:g} Hz with annotated heartbeats, prepared by `clear-hug prepare`
+(clear-hug-hf {manifest["versions"]["clear-hug-hf"]}). License of the recordings:
 {source["license"] or "see their source"}. {source["citation"] or ""}
 
-| split | records | kept | rejected | rows |
+| split | records | prepared | rejected | rows |
 |---|---|---|---|---|
 {counts}
 
-`{_REJECTED}` says why a recording was rejected; `{_EXCLUDED}` lists the {manifest["excluded"]} that the labels or
-settings asked for leave out. `{MANIFEST}` has the settings and the checksum of every file. The splits are
-{"official" if manifest["random_splits"] is None else "random by patient"}: no patient is in two of them.
-{labels}
-## Use
+`{_REJECTED}` lists rejected recordings with reasons, and `{_EXCLUDED}` the {manifest["excluded"]} that the label set
+or the options exclude. `{MANIFEST}` contains the settings and the checksum of every file. The splits are {
+        "official" if manifest["random_splits"] is None else "random by patient"
+    }: no patient is in more than one. {labels} ## Use
 
 ```python
 import numpy as np
@@ -533,37 +535,37 @@ clear-hug pretrain --data THIS_FOLDER --output runs/pretrained
 
 ## Columns
 
-| column | what |
+| column | content |
 |---|---|
 {_COLUMNS}
 """
 
 
 _COLUMNS = """\
-| `record_id`, `patient_id`, `split` | as the source has them; null where it does not say |
-| `window_start` | where the row begins in its recording [s] |
-| `sampling_rate` | of the signal [Hz] |
-| `unit` | of the signal times its scale: mV, or NU for recordings that were normalised before |
-| `lead_names` | the order of the leads |
-| `signal`, `signal_scale` | cleaned samples as 16-bit integers, and what each lead's are to be multiplied by |
-| `lead_mask` | which leads the signal holds; the others are zeros |
-| `r_peaks`, `num_beats` | all beats [samples from the row's start], and their number |
-| `flat_leads`, `nan_share`, `clipped_share` | the whole recording as it came: leads that do not vary, share of NaN, \
-share at the end of the range |
-| `report` | what was written about the recording; null where nothing is known |
-| `labels` | one number per label: 1 or 0, or a value to regress; NaN where unknown |"""
+| `record_id`, `patient_id`, `split` | as in the source; null if unknown |
+| `window_start` | start of the row in its recording [s] |
+| `sampling_rate` | sampling rate of the signal [Hz] |
+| `unit` | unit of the signal times its scale: mV, or NU for normalized recordings |
+| `lead_names` | names of the leads, in order |
+| `signal`, `signal_scale` | cleaned samples as 16-bit integers, and the scale of each lead |
+| `lead_mask` | whether each lead is present; missing leads are zeros |
+| `r_peaks`, `num_beats` | R peaks of all beats [samples from the start of the row], and their number |
+| `flat_leads`, `nan_share`, `clipped_share` | quality of the original recording: constant leads, fraction of NaN, \
+fraction of clipped samples |
+| `report` | text report of the recording; null if there is none |
+| `labels` | one number per label: 1 or 0, or a regression target; NaN if unknown |"""
 
 
 @contextmanager
-def _explaining_disk_errors(folder: Path) -> Iterator[None]:
+def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise InputError(
-                f"no space is left for {folder}: what is written there stays valid; free some space and start the "
-                "same preparation again, it resumes"
+                f"the disk of {folder} is full: free some space and run the same preparation again to resume; "
+                "finished shards stay valid"
             ) from error
         if error.errno in _NOT_WRITABLE:
-            raise InputError(f"{folder} cannot be written ({error.strerror}): choose another output folder") from error
+            raise InputError(f"{folder} is not writable ({error.strerror}): choose another output folder") from error
         raise

@@ -1,4 +1,4 @@
-"""Which recording is for training, validation and test, such that no patient is on two sides."""
+"""Splits of recordings into training, validation and test sets without common patients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .records import Recording, RecordReference
 
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
-"""Shares of the patients in each split: those of the paper for sets without official splits."""
+"""Fraction of the patients in each split: that of Pan et al. (2026) for datasets without official splits."""
 
 
 def assign_splits(
@@ -23,20 +23,20 @@ def assign_splits(
     seed: int = 0,
 ) -> dict[str, str]:
     """
-    Splits of recordings: the source's official ones, else random ones.
+    Assign recordings to splits: the official ones of the source, or random ones.
 
     Args:
         records (`Iterable[Recording | RecordReference]`): All recordings of a source, in any order.
-        fractions (`Mapping[str, float]`, *optional*): Share of the patients in each split. Official splits are used
-            where this is not given; [`DEFAULT_FRACTIONS`] where there are none.
+        fractions (`Mapping[str, float]`, *optional*): Fraction of the patients in each random split. By default
+            official splits are used if there are any, and [`DEFAULT_FRACTIONS`] otherwise.
         seed (`int`, *optional*, defaults to `0`): Seed of random splits.
 
     Returns:
         `dict[str, str]`: Split of each record id.
 
     Raises:
-        InputError: If only some recordings have an official split, a patient has recordings in two of them, or the
-            fractions are not shares of a whole.
+        InputError: If only some recordings have an official split, a patient is in two official splits, or the
+            fractions are invalid.
     """
     records = list(records)
     if fractions is None:
@@ -44,7 +44,7 @@ def assign_splits(
         if official and len(official) < len(records):
             raise InputError(
                 f"{len(records) - len(official)} of {len(records)} recordings have no split: "
-                "give all of them one, or ask for random splits"
+                "assign a split to all of them, or use random splits"
             )
         if official:
             check_patient_splits(records, official)
@@ -56,30 +56,28 @@ def random_splits(
     records: Iterable[Recording | RecordReference], fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
 ) -> dict[str, str]:
     """
-    Random splits by patient; a recording whose patient is not known counts as one of its own.
+    Assign recordings to random splits by patient. A recording without a patient id counts as a patient of its own.
 
-    Patients are put in the order of a hash of seed and name and cut at the fractions. The result is the same for any
-    order of the recordings and on any machine, and more recordings of known patients change nothing.
+    Patients are sorted by a hash of seed and id and divided by the fractions. The result does not depend on the order
+    of the recordings or on the machine, and does not change when known patients get more recordings.
 
     Args:
         records (`Iterable[Recording | RecordReference]`): All recordings of a source.
-        fractions (`Mapping[str, float]`, *optional*, defaults to 0.7, 0.1 and 0.2): Share of the patients in each
-            split, in order. Every split with a share gets a patient if there are as many patients as splits.
-        seed (`int`, *optional*, defaults to `0`): Another seed gives other splits.
+        fractions (`Mapping[str, float]`, *optional*, defaults to 0.7, 0.1 and 0.2): Fraction of the patients in each
+            split, in order. If there are as many patients as splits, every split with a positive fraction gets one.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
 
     Returns:
         `dict[str, str]`: Split of each record id.
 
     Raises:
-        InputError: If the fractions are negative or do not add up to 1.
+        InputError: If the fractions are negative or do not sum to 1.
     """
-    if not all(0 <= share <= 1 for share in fractions.values()) or not math.isclose(
+    if not all(0 <= fraction <= 1 for fraction in fractions.values()) or not math.isclose(
         sum(fractions.values()), 1.0, abs_tol=1e-6
     ):
-        raise InputError(
-            f"the shares {', '.join(f'{name} {share:g}' for name, share in fractions.items()) or 'given'} "
-            "must be between 0 and 1 and add up to 1"
-        )
+        values = ", ".join(f"{name} {fraction:g}" for name, fraction in fractions.items()) or "(none)"
+        raise InputError(f"the split fractions {values} must be between 0 and 1 and sum to 1")
     patient_of = {record.record_id: patient_key(record.record_id, record.patient_id) for record in records}
     patients = sorted(set(patient_of.values()), key=lambda patient: (_hash(seed, patient), patient))
     split_of: dict[str, str] = {}
@@ -94,16 +92,15 @@ def patient_folds(
     record_ids: Sequence[str], patient_ids: Sequence[str | None], num_folds: int, seed: int = 0
 ) -> np.ndarray:
     """
-    Folds of about as many patients each for cross-validation; all recordings of a patient are in one fold.
+    Assign recordings to folds for cross-validation by patient, with about equally many patients in each.
 
-    A hash of seed and name decides, so that a patient is in the same fold in every dataset, whoever else is in it.
+    A hash of seed and id determines the fold, so that a patient is in the same fold in every dataset.
 
     Args:
-        record_ids (`Sequence[str]`): Name of each recording.
-        patient_ids (`Sequence[str | None]`): Patient of each recording; one without a patient counts as one of its
-            own.
-        num_folds (`int`): At least 2.
-        seed (`int`, *optional*, defaults to `0`): Another seed gives other folds.
+        record_ids (`Sequence[str]`): Id of each recording.
+        patient_ids (`Sequence[str | None]`): Patient of each recording; without one it counts as a patient of its own.
+        num_folds (`int`): Number of folds, at least 2.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
 
     Returns:
         `np.ndarray` of shape `(num_recordings,)`, int64: Fold of each recording, from 0.
@@ -113,59 +110,62 @@ def patient_folds(
     """
     keys = patient_keys(record_ids, patient_ids)
     if num_folds < 2 or len(set(keys)) < num_folds:
-        raise InputError(f"{num_folds} folds of {len(set(keys))} patient(s): give 2 or more, at most one per patient")
+        raise InputError(
+            f"num_folds is {num_folds} for {len(set(keys))} patient(s): it must be at least 2 and at most the number "
+            "of patients"
+        )
     return np.array([int.from_bytes(_hash(seed, key)[:8], "big") * num_folds >> 64 for key in keys], dtype=np.int64)
 
 
 def patient_keys(record_ids: Sequence[str], patient_ids: Sequence[str | None]) -> list[str]:
     """
-    Names of the patients of rows of a prepared dataset, as [`patient_key`] gives them: all windows of a recording
-    without a patient belong together.
+    Unique keys of the patients of dataset rows, see [`patient_key`]. All windows of a recording without a patient
+    share a key.
     """
     return [patient_key(record, patient) for record, patient in zip(record_ids, patient_ids, strict=True)]
 
 
 def group_by_recording(record_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """
-    The recordings of rows of a prepared dataset, which may hold several windows of each.
+    Group the rows of a dataset, which may be several windows of one recording, by recording.
 
     Args:
         record_ids (`Sequence[str]`): Recording of each row.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: The first row of each recording, ascending, and the place of each row's
-        recording among them, both int64.
+        `tuple[np.ndarray, np.ndarray]`: The first row of each recording, ascending, and the index of the recording of
+        each row, both int64.
     """
-    place: dict[str, int] = {}
-    recording_of = np.array([place.setdefault(record, len(place)) for record in record_ids], dtype=np.int64)
+    indices: dict[str, int] = {}
+    recording_of = np.array([indices.setdefault(record, len(indices)) for record in record_ids], dtype=np.int64)
     return np.unique(recording_of, return_index=True)[1], recording_of
 
 
 def patient_key(record_id: str, patient_id: str | None) -> str:
-    """Name of a recording's patient that cannot be confused with that of a recording without one."""
+    """A key of a recording's patient that never collides with the key of a recording without a patient."""
     return f"record {record_id}" if patient_id is None else f"patient {patient_id}"
 
 
 def check_patient_splits(records: Iterable[Recording | RecordReference], splits: Mapping[str, str]) -> None:
     """
-    Make sure that no patient has recordings in two splits.
+    Check that no patient has recordings in two splits.
 
     Args:
         records (`Iterable[Recording | RecordReference]`): The recordings.
         splits (`Mapping[str, str]`): Split of each record id.
 
     Raises:
-        InputError: If a patient is on two sides.
+        InputError: If a patient is in two splits.
     """
-    seen: dict[str, tuple[str, str]] = {}
+    split_of_patient: dict[str, tuple[str, str]] = {}
     for record in records:
         split = splits[record.record_id]
         patient = patient_key(record.record_id, record.patient_id)
-        first, where = seen.setdefault(patient, (record.record_id, split))
-        if where != split:
+        first_record, first_split = split_of_patient.setdefault(patient, (record.record_id, split))
+        if first_split != split:
             raise InputError(
-                f"patient {record.patient_id} is on two sides: recording {first} is for {where}, {record.record_id} "
-                f"for {split}; a model would be tested on patients that it knows"
+                f"patient {record.patient_id} is in two splits (recording {first_record} in {first_split}, "
+                f"{record.record_id} in {split}): move all recordings of a patient to one split"
             )
 
 
@@ -174,15 +174,15 @@ def _hash(seed: int, patient: str) -> bytes:
 
 
 def _counts(total: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers that add up to the total and are nearest to the shares (largest remainders first)."""
-    exact = {name: total * share for name, share in fractions.items()}
-    # A rounding error must not cost a patient: 10 * 0.7 is 7.
+    """Integers that sum to the total and are closest to the fractions (largest remainder method)."""
+    exact = {name: total * fraction for name, fraction in fractions.items()}
+    # Floating-point error must not lose a patient: 10 * 0.7 is 7.
     counts = {name: math.floor(value + 1e-9) for name, value in exact.items()}
     for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: total - sum(counts.values())]:
         counts[name] += 1
-    wanted = [name for name, share in fractions.items() if share > 0]
-    if total >= len(wanted):
-        for name in wanted:
+    nonempty = [name for name, fraction in fractions.items() if fraction > 0]
+    if total >= len(nonempty):
+        for name in nonempty:
             if not counts[name]:
                 counts[Counter(counts).most_common(1)[0][0]] -= 1
                 counts[name] = 1

@@ -234,11 +234,11 @@ def test_when_a_label_is_neither_1_nor_0_then_it_is_refused_unless_it_is_to_be_r
 ) -> None:
     for shard in range(len(json.loads((copied / "manifest.json").read_text())["shards"])):
 
-        def labelled(table: pa.Table) -> pa.Table:
+        def labeled(table: pa.Table) -> pa.Table:
             names = pa.struct([("a", pa.float32())])
             return table.append_column("labels", pa.array([{"a": label}] * len(table), type=names))
 
-        _forge(copied, labelled, shard=shard, label_names=["a"], problem_type=problem_type)
+        _forge(copied, labeled, shard=shard, label_names=["a"], problem_type=problem_type)
     if message is None:
         load_prepared(copied)
     else:

@@ -237,7 +237,9 @@ def test_when_a_device_is_full_then_what_is_written_stays_and_the_same_call_resu
 
     folder = tmp_path / "full"
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(InputError, match=r"no space is left for .*full.*what is written there stays valid.*resumes"):
+    with pytest.raises(
+        InputError, match=r"the disk of .*full is full: free some space.* to resume; finished shards stay valid"
+    ):
         _prepare(source, folder)
     assert not list(folder.rglob("*.partial*"))
     assert _files(folder / "data").items() < _files(prepared / "data").items()
@@ -269,7 +271,7 @@ def test_when_a_process_dies_then_the_error_says_where_and_the_others_work_is_ke
 ) -> None:
     records = [record for record in source.records if record.split == "train"][:12]
     records[-1] = Fatal(Path("crash"), "crash", split="train")
-    with pytest.raises(InputError, match=r"a process was killed, .* at a record among .* to crash.* it resumes"):
+    with pytest.raises(InputError, match=r"a process was killed, .* one of the records .* to crash.* to resume"):
         _prepare(ListSource(records), tmp_path / "dead", num_proc=2, shard_size=2)
     assert list((tmp_path / "dead" / "data").glob("*.parquet"))
     # What is known of the records is the same, so this is the same preparation.
@@ -377,9 +379,9 @@ def test_when_a_preparation_was_begun_with_another_version_then_the_two_are_not_
 
 def test_when_the_output_is_not_for_us_then_it_is_refused(source: ListSource, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other files: choose a new or an empty output folder"):
+    with pytest.raises(InputError, match="contains other files: choose a new or empty output folder"):
         _prepare(source, tmp_path)
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="not writable"):
         _prepare(source, tmp_path / "notes.txt")
 
 
@@ -387,9 +389,9 @@ def test_when_the_output_is_not_for_us_then_it_is_refused(source: ListSource, tm
     ("settings", "message"),
     [
         ({"num_proc": 0}, "num_proc is 0"),
-        ({"shard_size": 0}, "shard_size 0"),
-        ({"shard_index": 1}, "give both"),
-        ({"num_shards": 2}, "give both"),
+        ({"shard_size": 0}, "shard_size is 0"),
+        ({"shard_index": 1}, "set both"),
+        ({"num_shards": 2}, "set both"),
         ({"shard_index": 2, "num_shards": 2}, "from 0 to num_shards - 1"),
         ({"shard_index": 0, "num_shards": 0}, "from 0 to num_shards - 1"),
         ({"shard_index": -1, "num_shards": 2}, "from 0 to num_shards - 1"),
@@ -441,7 +443,7 @@ def test_when_a_source_has_no_splits_then_patients_are_drawn_and_none_is_on_two_
 
 def test_when_official_splits_share_a_patient_then_nothing_is_written(source: ListSource, tmp_path: Path) -> None:
     records = [source.records[0], replace(source.records[1], patient_id="p0", split="test")]
-    with pytest.raises(InputError, match="patient p0 is on two sides"):
+    with pytest.raises(InputError, match="patient p0 is in two splits"):
         _prepare(ListSource(records), tmp_path / "output")
     assert not (tmp_path / "output").exists()
 

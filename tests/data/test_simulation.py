@@ -64,5 +64,5 @@ def test_when_beats_are_found_then_the_rates_are_those_of_the_labels(simulated: 
 
 
 def test_when_there_is_nothing_to_simulate_then_it_is_refused() -> None:
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(InputError, match="must be at least 1"):
         simulate_recordings(num_patients=0)

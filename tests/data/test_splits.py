@@ -92,9 +92,9 @@ def test_when_a_patient_is_on_two_sides_then_both_recordings_are_named() -> None
         RecordReference(Path("x"), "r2", patient_id="q", split="test"),
         RecordReference(Path("x"), "r3", patient_id="p", split="test"),
     ]
-    with pytest.raises(InputError, match="patient p is on two sides: recording r1 is for train, r3 for test"):
+    with pytest.raises(InputError, match=r"patient p is in two splits \(recording r1 in train, r3 in test\)"):
         assign_splits(records)
-    with pytest.raises(InputError, match="patient p is on two sides"):
+    with pytest.raises(InputError, match="patient p is in two splits"):
         check_patient_splits(records, {record.record_id: str(record.split) for record in records})
     assert len(set(assign_splits(records, {"train": 0.5, "test": 0.5}).values())) == 2
 
@@ -107,7 +107,7 @@ def test_when_only_some_recordings_have_a_split_then_that_is_refused() -> None:
 
 @pytest.mark.parametrize("fractions", [{"train": 0.5}, {"train": 1.2, "test": -0.2}, {}, {"train": float("nan")}])
 def test_when_shares_are_no_shares_then_they_are_refused(fractions: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="must be between 0 and 1 and add up to 1"):
+    with pytest.raises(InputError, match="must be between 0 and 1 and sum to 1"):
         random_splits([RecordReference(Path("x"), "r1")], fractions)
 
 
@@ -156,5 +156,5 @@ def test_when_recordings_have_several_windows_then_those_without_a_patient_stay_
 
 @pytest.mark.parametrize(("num_folds", "patients"), [(1, ["a", "b"]), (0, ["a", "b"]), (3, ["a", "b", "b"]), (2, [])])
 def test_when_folds_make_no_sense_then_they_are_refused(num_folds: int, patients: list[str]) -> None:
-    with pytest.raises(InputError, match="give 2 or more, at most one per patient"):
+    with pytest.raises(InputError, match="it must be at least 2 and at most the number of patients"):
         patient_folds([f"r{index}" for index in range(len(patients))], patients, num_folds)

@@ -65,7 +65,7 @@ def test_when_prompts_are_read_then_each_label_has_some() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[1, 2]", "holds no prompts"),
+        ("[1, 2]", "contains no prompts"),
         ("MI: [1]", "the prompts of 'MI'"),
         ("MI: []", "the prompts"),
         ("a: b: c", "YAML"),

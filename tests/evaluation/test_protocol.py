@@ -80,9 +80,9 @@ def test_when_a_fraction_is_drawn_then_patients_are_whole_and_each_label_is_as_f
     # The last patient may bring up to four recordings.
     assert round(fraction * 3000) <= len(chosen) < round(fraction * 3000) + 4
     # Far nearer than chance: a random draw of 10 % misses the common labels by about 12, this one by a patient or two.
-    with_unlabelled = np.column_stack([labels, labels.sum(axis=1) == 0])
-    found = with_unlabelled[chosen].sum(axis=0)
-    assert np.abs(found - fraction * with_unlabelled.sum(axis=0)).max() <= 6
+    with_unlabeled = np.column_stack([labels, labels.sum(axis=1) == 0])
+    found = with_unlabeled[chosen].sum(axis=0)
+    assert np.abs(found - fraction * with_unlabeled.sum(axis=0)).max() <= 6
     assert (found > 0).all() or fraction < 0.1
 
 

@@ -138,9 +138,9 @@ def test_when_labels_do_not_fit_the_model_then_they_are_named(
     more = prepare(make_recordings(4), extractor, (*LABELS, "paced"), progress=False).dataset
     with pytest.raises(InputError, match="training recordings have the label 'paced' and the model does not"):
         _finetune((more, sets[1]))
-    unlabelled = prepare(make_recordings(4), extractor, progress=False).dataset
+    unlabeled = prepare(make_recordings(4), extractor, progress=False).dataset
     with pytest.raises(InputError, match="the model has the label 'fast' and the training recordings do not"):
-        _finetune((unlabelled, sets[1]))
+        _finetune((unlabeled, sets[1]))
 
 
 def test_when_labels_are_numbers_to_be_predicted_then_they_are_refused(

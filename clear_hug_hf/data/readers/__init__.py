@@ -1,5 +1,5 @@
 """
-Readers: one per published layout, and two for recordings of your own, over one interface.
+Readers of published datasets, folders of WFDB records and CSV tables, with a common interface.
 
 ```python
 source = open_source("ptbxl", "data/ptb-xl", label_set="ptbxl_super")
@@ -50,7 +50,7 @@ __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 
 class _Readers(Mapping[str, "type[RecordSource]"]):
-    """Classes by kind, each imported when it is first asked for: the command line lists the kinds alone."""
+    """Reader classes by kind, imported on first use, so that the command line can list the kinds quickly."""
 
     def __getitem__(self, kind: str) -> type[RecordSource]:
         return __getattr__(_KINDS[kind])
@@ -63,7 +63,7 @@ class _Readers(Mapping[str, "type[RecordSource]"]):
 
 
 READERS: Mapping[str, type[RecordSource]] = _Readers()
-"""Readers by the kind of source."""
+"""Reader classes by kind of source."""
 
 
 def open_source(kind: str | None, path: str | Path, **options: Any) -> RecordSource:
@@ -71,23 +71,23 @@ def open_source(kind: str | None, path: str | Path, **options: Any) -> RecordSou
     Open recordings on disk.
 
     Args:
-        kind (`str`, *optional*): One of [`READERS`]; `None` finds it with [`guess_kind`].
+        kind (`str`, *optional*): One of [`READERS`]; `None` detects it with [`guess_kind`].
         path (`str` or `Path`): The folder or, for some kinds, file.
-        **options: Options of that reader.
+        **options: Options of the reader.
 
     Returns:
         [`RecordSource`]: References to the recordings.
 
     Raises:
         FileNotFoundError: If the path does not exist.
-        InputError: If there is no such kind, the reader has no such option, or the reader refuses what it finds.
+        InputError: If the kind or an option is unknown, or the reader cannot use the recordings.
     """
     kind = guess_kind(path) if kind is None else kind
     if kind not in READERS:
-        raise InputError(f"there is no reader {kind!r}: choose from {', '.join(READERS)}")
+        raise InputError(f"unknown reader {kind!r}: choose from {', '.join(READERS)}")
     reader = READERS[kind]
     if unknown := sorted(set(options).difference(reader_options(kind))):
-        raise InputError(f"{kind} has no option {unknown[0]!r}: it has {', '.join(reader_options(kind))}")
+        raise InputError(f"{kind} has no option {unknown[0]!r}: choose from {', '.join(reader_options(kind))}")
     return reader(path, **options)
 
 
@@ -98,7 +98,7 @@ def reader_options(kind: str) -> list[str]:
 
 def guess_kind(path: str | Path) -> str:
     """
-    Find the kind of source from what lies at a path.
+    Detect the kind of source at a path.
 
     Args:
         path (`str` or `Path`): A folder, a CSV table or a WFDB record.
@@ -108,7 +108,7 @@ def guess_kind(path: str | Path) -> str:
 
     Raises:
         FileNotFoundError: If the path does not exist.
-        InputError: If nothing there looks like recordings.
+        InputError: If no known kind of recordings is found.
     """
     from . import code15, cpsc2018, ludb, mimic_iv_ecg, ptbxl
     from .challenge import read_comments
@@ -131,14 +131,14 @@ def guess_kind(path: str | Path) -> str:
     if cpsc2018.find_tables(path):
         return "cpsc2018"
     raise InputError(
-        f"{path} has no recordings: there is neither a .hea file in it or below, nor one of the tables {ptbxl.TABLE}, "
-        f"{mimic_iv_ecg.TABLE}, {code15.TABLE}, {ludb.TABLE} and {cpsc2018.TABLE} of the known sets; for labels of "
-        "your own name the CSV table itself"
+        f"{path} contains no recordings: neither .hea files nor one of the tables {ptbxl.TABLE}, "
+        f"{mimic_iv_ecg.TABLE}, {code15.TABLE}, {ludb.TABLE} and {cpsc2018.TABLE} of the known datasets; to use a CSV "
+        "table of your own, name the table itself"
     )
 
 
 def _first_header(folder: Path) -> Path | None:
-    """The first header below a folder; stops there, since published sets have hundreds of thousands."""
+    """The first header below a folder; the search stops there, as published datasets have hundreds of thousands."""
     for parent, folders, files in os.walk(folder):
         folders.sort()
         if headers := [name for name in files if name.endswith(".hea")]:

@@ -1,4 +1,4 @@
-"""What every reader gives: references to recordings in a fixed order, and what is known about the set."""
+"""Base class of all readers: references to recordings in a fixed order, with information about their dataset."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROBLEM_TYPES = ("multi_label_classification", "single_label_classification", "regression")
-"""What labels can be, under the names that transformers' models use."""
+"""Kinds of labels, with the names of transformers."""
 
-_MOST_NAMED = 10
+_MAX_ITEMS = 10
 
 
 class Excluded(NamedTuple):
-    """A recording that is in the folder but not in the source, and why."""
+    """A recording in the folder that the source excludes, with the reason."""
 
     record_id: str
     reason: str
@@ -35,26 +35,27 @@ class RecordSource(Sequence[RecordReference]):
     """
     Recordings on disk as a sequence of [`RecordReference`]s.
 
-    The order is the same on every machine. Tables are in memory, samples never: a reference reads them when asked.
+    The order is the same on every machine. Only tables are kept in memory; a reference reads its samples on demand.
     References can be pickled, so that other processes can read them.
 
     Args:
-        path (`str` or `Path`): Where the source is.
-        label_set (`str`, *optional*): Name of a label set for this source's codes. `None` gives no labels.
-        keep_unlabeled (`bool`, *optional*, defaults to `False`): Whether recordings that the label set's benchmark
-            leaves out are kept, with 0 for every label.
+        path (`str` or `Path`): Path of the source.
+        label_set (`str`, *optional*): Name of a label set for the codes of this source. Without it there are no
+            labels.
+        keep_unlabeled (`bool`, *optional*, defaults to `False`): Whether to include recordings that the benchmark of
+            the label set excludes, with 0 for every label.
 
     Attributes:
-        kind (`str`): Name of the reader in the registry.
-        title, license, citation (`str`): Of the published set, where there is one.
-        label_names (`list[str]`, *optional*): Labels of the recordings, in order.
-        problem_type (`str`, *optional*): One of [`PROBLEM_TYPES`] where there are labels.
-        settings (`dict`): Everything that decides which recordings come and with which labels.
-        excluded (`list[Excluded]`): Recordings at the path that are not in the sequence, each with a reason.
+        kind (`str`): Name of the reader in [`READERS`].
+        title, license, citation (`str`): Of the published dataset, if it is one.
+        label_names (`list[str]`, *optional*): Label names, in order.
+        problem_type (`str`, *optional*): One of [`PROBLEM_TYPES`], if there are labels.
+        settings (`dict`): All settings that determine the recordings and their labels.
+        excluded (`list[Excluded]`): Recordings at the path that are not in the sequence, with reasons.
 
     Raises:
-        InputError: If there are no recordings, a record id appears twice, or the label set is not for this source.
-        FileNotFoundError: If the path, or a table that the layout needs, does not exist.
+        InputError: If there are no recordings, a record id is not unique, or the label set does not apply.
+        FileNotFoundError: If the path, or a required table, does not exist.
     """
 
     kind: ClassVar[str]
@@ -92,13 +93,13 @@ class RecordSource(Sequence[RecordReference]):
     def __getitem__(self, index: slice) -> list[RecordReference]: ...
     def __getitem__(self, index: int | slice) -> RecordReference | list[RecordReference]:
         if isinstance(index, slice):
-            return [self.reference(one) for one in range(*index.indices(len(self)))]
+            return [self.reference(position) for position in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return self.reference(index % len(self))
 
     def is_excluded(self, record_id: str, codes: Iterable[str]) -> bool:
-        """Whether the label set leaves a recording out, which is then noted in `excluded`."""
+        """Whether the label set excludes a recording, which is then added to `excluded`."""
         if self.label_set is None or self.keep_unlabeled:
             return False
         reason = self.label_set.exclusion_reason(codes)
@@ -107,89 +108,90 @@ class RecordSource(Sequence[RecordReference]):
         return reason is not None
 
     def labels_of(self, codes: Iterable[str]) -> dict[str, float] | None:
-        """Labels of a recording with these codes, `None` where no label set was asked for."""
+        """Labels of a recording with these codes, `None` without a label set."""
         return None if self.label_set is None else self.label_set.labels(codes)
 
     def set_record_ids(self, record_ids: Sequence[str]) -> None:
-        """Say which recordings there are; refuse a source without any, and one where two have one id."""
+        """Set the ids of the recordings; raises if there are none or an id is not unique."""
         if not record_ids:
             reason = ""
             if self.excluded:
-                reason = f"; all {len(self.excluded)} were left out, the first because {self.excluded[0].reason}"
+                reason = f"; all {len(self.excluded)} were excluded, the first because {self.excluded[0].reason}"
             raise InputError(f"{self.path} has no recordings for {self.kind}{reason}")
-        twice = [one for one, count in Counter(record_ids).items() if count > 1]
-        if twice:
+        duplicates = [record_id for record_id, count in Counter(record_ids).items() if count > 1]
+        if duplicates:
             raise InputError(
-                f"{self.path} has duplicates: {summarize_items(twice, 'record id')}; give every recording a unique id"
+                f"{self.path} has duplicates: {summarize_items(duplicates, 'record id')}; give every recording a "
+                "unique id"
             )
         self._record_ids = record_ids
 
 
-def summarize_items(items: Sequence[Any], what: str) -> str:
-    """A count with the first ten items: "12 record ids (a, b, c, ... and 2 more)"."""
-    named = ", ".join(str(item)[:200] for item in items[:_MOST_NAMED])
-    more = f", and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
-    return f"{len(items)} {what}{'' if len(items) == 1 else 's'} ({named}{more})"
+def summarize_items(items: Sequence[Any], noun: str) -> str:
+    """The number of items with the first ten: "12 record ids (a, b, c, ... and 2 more)"."""
+    listed = ", ".join(str(item)[:200] for item in items[:_MAX_ITEMS])
+    more = f", and {len(items) - _MAX_ITEMS} more" if len(items) > _MAX_ITEMS else ""
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'} ({listed}{more})"
 
 
-def read_table(path: Path, columns: Iterable[str], whose: str, complete: bool = False, **options: Any) -> pd.DataFrame:
+def read_table(path: Path, columns: Iterable[str], owner: str, complete: bool = False, **options: Any) -> pd.DataFrame:
     """
-    Read a CSV table and make sure that it is the right one.
+    Read a CSV table and check its columns.
 
     Args:
         path (`Path`): The table, in UTF-8.
-        columns (`Iterable[str]`): Columns that must be there.
-        whose (`str`): What the table belongs to, for errors.
-        complete (`bool`, *optional*, defaults to `False`): Whether each row must have all fields, the last ones, too.
-        options: Of `pandas.read_csv`. Texts (`dtype=str`) that are missing come as empty ones.
+        columns (`Iterable[str]`): Required columns.
+        owner (`str`): The dataset of the table, for error messages.
+        complete (`bool`, *optional*, defaults to `False`): Whether rows with fewer fields than the header are refused.
+        options: Options of `pandas.read_csv`. With `dtype=str`, missing texts are empty.
 
     Raises:
         FileNotFoundError: If the table does not exist.
-        InputError: If it cannot be read, a row has other fields than the header, or a column is missing or there
-            twice.
+        InputError: If it cannot be read, the fields of a row do not match the header, or a column is missing or
+            duplicate.
     """
     pd = import_library("pandas", f"reading the table {path}")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: {whose} comes with it")
+        raise FileNotFoundError(f"{path} does not exist: it is part of {owner}")
     try:
         if options.get("nrows") != 0:
             _check_rows(path, complete)
         table = pd.read_csv(path, encoding="utf-8-sig", **options)
     except InputError:
         raise
-    except (ValueError, OSError, OverflowError, csv.Error) as error:  # pandas' own are ValueErrors
+    except (ValueError, OSError, OverflowError, csv.Error) as error:  # errors of pandas are ValueErrors
         hint = ": save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         raise InputError(f"{path} cannot be read as a CSV table: {' '.join(str(error).split())}{hint}") from error
     if options.get("dtype") is str:
         table = table.fillna("")
     if missing := [column for column in columns if column not in table.columns]:
-        raise InputError(f"{path} has no column {', '.join(missing)}: it is not the table of {whose}")
+        raise InputError(f"{path} has no column {', '.join(missing)}: it is not the table of {owner}")
     return table
 
 
 def _check_rows(path: Path, complete: bool) -> None:
-    """Refuse what pandas reads without a word: it shifts all columns by longer rows and cuts fields at a NUL."""
+    """Refuse errors that pandas ignores: long rows, which shift all columns, and NULs, which truncate fields."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, strict=True)
         header = next(rows, [])
-        if twice := [name for name, count in Counter(header).items() if count > 1 and name]:
-            raise InputError(f"{path} has the column {twice[0]!r} twice: rename one")
+        if duplicates := [name for name, count in Counter(header).items() if count > 1 and name]:
+            raise InputError(f"{path} has the column {duplicates[0]!r} twice: rename one of them")
         for row in rows:
             if row and (len(row) > len(header) or (complete and len(row) < len(header))):
                 raise InputError(
-                    f"{path} has {len(row)} fields in line {rows.line_num} and {len(header)} columns: a text with a "
-                    "comma must stand in quotes"
+                    f"{path} has {len(row)} fields in line {rows.line_num} but {len(header)} columns: put texts with "
+                    "commas in quotes"
                 )
             if any("\0" in field for field in row):
-                raise InputError(f"{path} has a NUL in line {rows.line_num}: it is no text")
+                raise InputError(f"{path} has a NUL character in line {rows.line_num}: it is not a text file")
 
 
 def parse_integers(path: Path, column: str, values: Iterable[Any], missing: bool = False) -> list[int | None]:
     """
-    Values of a column of a table as whole numbers; missing ones as `None` where they may be.
+    Parse the values of a table column as integers, with `None` for missing ones if they are allowed.
 
     Raises:
-        InputError: If one is not a whole number.
+        InputError: If a value is not an integer.
     """
     numbers: list[int | None] = []
     for row, value in enumerate(values):
@@ -202,7 +204,7 @@ def parse_integers(path: Path, column: str, values: Iterable[Any], missing: bool
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{path} has {str(value)[:40]!r} in the column {column!r}, row {row + 1}: it must be a whole number"
+                f"{path} has {str(value)[:40]!r} in the column {column!r}, row {row + 1}: it must be an integer"
             ) from None
         numbers.append(number)
     return numbers
@@ -215,5 +217,5 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def drop_missing(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of some values: without `None`, NaN and empty texts."""
+    """The values without `None`, NaN and empty texts."""
     return {name: value for name, value in values.items() if value is not None and value == value and value != ""}

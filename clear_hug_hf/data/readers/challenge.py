@@ -1,4 +1,4 @@
-"""The layout of the PhysioNet/CinC Challenges 2020 and 2021: WFDB headers with diagnoses in their comments."""
+"""PhysioNet/CinC Challenges 2020 and 2021: WFDB records with diagnoses in header comments."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ DATABASES = {
     "E": "Georgia",
     "JS": "Chapman-Shaoxing-Ningbo",
 }
-"""Database of a recording by the letters that its name starts with."""
+"""Database of a recording by the first letters of its name."""
 
 _NAME = re.compile(r"([A-Z]+)\d+")
 _COMMENT = re.compile(r"^#?\s*(?P<key>\w+)\s*:\s*(?P<value>.*?)\s*$")
-_UNSTATED = ("", "unknown", "nan", "-1")
+_UNKNOWN = ("", "unknown", "nan", "-1")
 
 
 def database_of(record_id: str) -> str | None:
-    """Database that a recording of the Challenges comes from, or `None` where its name is none of theirs."""
+    """The database of a Challenge recording, or `None` for other names."""
     match = _NAME.fullmatch(record_id)
     return None if match is None else DATABASES.get(match[1])
 
 
 def read_comments(lines: Iterable[str]) -> dict[str, Any]:
     """
-    Age [years], sex and diagnosis codes from the comment lines of a header.
+    Read age [years], sex and diagnosis codes from the comment lines of a header.
 
     Args:
-        lines (`Iterable[str]`): Lines such as `#Age: 74`; others are passed over.
+        lines (`Iterable[str]`): Lines such as `#Age: 74`; others are ignored.
 
     Returns:
-        `dict`: `age` (`float`), `sex` (`"female"` or `"male"`) and `codes` (`list[str]`), as far as they are stated.
+        `dict`: `age` (`float`), `sex` (`"female"` or `"male"`) and `codes` (`list[str]`), if present.
     """
-    stated: dict[str, Any] = {}
+    comments: dict[str, Any] = {}
     for line in lines:
         match = _COMMENT.match(line)
         if match is None:
             continue
         key, value = match["key"].lower(), match["value"]
         if key == "dx":
-            stated["codes"] = [code.strip() for code in value.split(",") if code.strip()]
-        elif value.lower() in _UNSTATED:
+            comments["codes"] = [code.strip() for code in value.split(",") if code.strip()]
+        elif value.lower() in _UNKNOWN:
             continue
         elif key == "age" and re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", value):
-            stated["age"] = float(value)
+            comments["age"] = float(value)
         elif key == "sex" and value[0].lower() in "fm":
-            stated["sex"] = "female" if value[0].lower() == "f" else "male"
-    return stated
+            comments["sex"] = "female" if value[0].lower() == "f" else "male"
+    return comments
 
 
 @dataclass(frozen=True)
 class ChallengeReference(RecordReference):
-    """A record whose header comments say age, sex and diagnoses."""
+    """A record with age, sex and diagnoses in header comments."""
 
     def load(self) -> Recording:
         recording = read_record(self.path)
@@ -73,21 +73,21 @@ class ChallengeReference(RecordReference):
 
 class ChallengeSource(RecordSource):
     """
-    Recordings in the Challenges' layout: a header with `#Age`, `#Sex` and `#Dx` and a `.mat` file each, in one folder
-    or nested (`g1`, `g2`, ... or `WFDBRecords/01/010`).
+    Recordings in the layout of the Challenges: a header with `#Age`, `#Sex` and `#Dx` and a `.mat` file each, in one
+    folder or nested (`g1`, `g2`, ... or `WFDBRecords/01/010`).
 
-    This is how CPSC2018, CPSC-Extra, Chapman-Shaoxing-Ningbo and Georgia are published. No patient is known, so that
-    random splits take every recording for another patient's. With a label set all headers are read at once.
+    CPSC2018, CPSC-Extra, Chapman-Shaoxing-Ningbo and Georgia are published in this layout. Patients are unknown, so
+    random splits treat every recording as a different patient. With a label set, all headers are read at once.
 
     Args:
         path (`str` or `Path`): The folder.
         label_set (`str`, *optional*): `"cpsc9"`, `"csn"` or `"csn_published"`.
         keep_unlabeled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
-        databases (`Iterable[str]`, *optional*): Which of [`DATABASES`] to read, by their names; by default those that
-            the label set is for, or all.
+        databases (`Iterable[str]`, *optional*): Names of the [`DATABASES`] to read. Defaults to those of the label
+            set, or all.
 
     Raises:
-        InputError: If the folder holds no such records.
+        InputError: If the folder contains no such records.
     """
 
     kind = "challenge"
@@ -106,28 +106,28 @@ class ChallengeSource(RecordSource):
         databases: Iterable[str] | None = None,
     ):
         super().__init__(path, label_set, keep_unlabeled)
-        asked = None if databases is None else sorted(set(databases))
-        if asked is not None and (unknown := sorted(set(asked).difference(DATABASES.values()))):
-            raise InputError(f"there is no database {unknown[0]!r}: choose from {', '.join(DATABASES.values())}")
-        if asked is None and self.label_set is not None:
-            asked = sorted(self.label_set.databases)
-        self.settings["databases"] = asked
+        selected = None if databases is None else sorted(set(databases))
+        if selected is not None and (unknown := sorted(set(selected).difference(DATABASES.values()))):
+            raise InputError(f"unknown database {unknown[0]!r}: choose from {', '.join(DATABASES.values())}")
+        if selected is None and self.label_set is not None:
+            selected = sorted(self.label_set.databases)
+        self.settings["databases"] = selected
         self._records: list[tuple[Path, tuple[str, ...]]] = []
         for header in find_records(path):
             codes: list[str] = []
-            if asked is not None and database_of(header.stem) not in asked:
-                self.excluded.append(Excluded(header.stem, f"it is not of {' or '.join(asked)}"))
+            if selected is not None and database_of(header.stem) not in selected:
+                self.excluded.append(Excluded(header.stem, f"it is not part of {' or '.join(selected)}"))
                 continue
             if self.label_set is not None:
                 try:
-                    stated = read_comments(header.read_text(encoding="utf-8", errors="replace").splitlines())
+                    comments = read_comments(header.read_text(encoding="utf-8", errors="replace").splitlines())
                 except OSError as error:
                     self.excluded.append(Excluded(header.stem, f"{header} cannot be read: {error.strerror}"))
                     continue
-                if "codes" not in stated:
+                if "codes" not in comments:
                     self.excluded.append(Excluded(header.stem, f"{header} has no #Dx line"))
                     continue
-                codes = stated["codes"]
+                codes = comments["codes"]
                 if self.is_excluded(header.stem, codes):
                     continue
             self._records.append((header, tuple(codes)))

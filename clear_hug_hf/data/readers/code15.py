@@ -1,4 +1,4 @@
-"""CODE-15%: exams in HDF5 shards, with a table of patients and six abnormalities."""
+"""CODE-15%: exams in HDF5 shards, and a table with patients and six abnormalities."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def _import_h5py() -> Any:
 
 @lru_cache(maxsize=4)
 def _open_shard(path: Path, process: int) -> Any:
-    # HDF5 handles must not be shared with forked processes, so that each process has its own.
+    # Each process opens its own handle: HDF5 handles must not be shared with forked processes.
     return _import_h5py().File(path, "r")
 
 
 def read_exam(path: Path, row: int, millivolts_per_unit: float | None = None) -> Recording:
     """
-    Read one exam from a shard, without the zeros that fill it up to 4096 samples on both sides.
+    Read one exam from a shard, without the zero padding on both sides to 4096 samples.
 
     Args:
         path (`Path`): The shard.
         row (`int`): Row of `tracings`, an array of shape `(num_exams, 4096, 12)`.
-        millivolts_per_unit (`float`, *optional*): Size of one stored unit [mV]. Without it the recording's unit is
-            `"NU"`.
+        millivolts_per_unit (`float`, *optional*): Size of one stored unit [mV]. Without it the unit of the recording
+            is `"NU"`.
 
     Raises:
-        InputError: If the shard cannot be read, or the exam is nothing but zeros.
+        InputError: If the shard cannot be read, or all samples are zero.
     """
     try:
         shard = _open_shard(path, os.getpid())
@@ -50,14 +50,14 @@ def read_exam(path: Path, row: int, millivolts_per_unit: float | None = None) ->
         exam = str(int(shard["exam_id"][row]))
     except ImportError:
         raise
-    except Exception as error:  # h5py raises many kinds for files that are damaged
-        raise InputError(f"{path} cannot be read at row {row}: {error}") from error
+    except Exception as error:  # h5py raises many kinds of errors for damaged files
+        raise InputError(f"row {row} of {path} cannot be read: {error}") from error
     if tracing.ndim != 2 or tracing.shape[1] != len(LEAD_NAMES):
         raise InputError(f"{path} has tracings of shape {tracing.shape}: they must be samples x 12 leads")
-    recorded = np.flatnonzero((tracing != 0).any(axis=1))
-    if not recorded.size:
-        raise InputError(f"exam {exam} in {path} is nothing but zeros: there is no signal to read")
-    waveform = np.ascontiguousarray(tracing[recorded[0] : recorded[-1] + 1].T)
+    nonzero = np.flatnonzero((tracing != 0).any(axis=1))
+    if not nonzero.size:
+        raise InputError(f"all samples of exam {exam} in {path} are zero: it has no signal")
+    waveform = np.ascontiguousarray(tracing[nonzero[0] : nonzero[-1] + 1].T)
     return Recording(
         waveform=waveform if millivolts_per_unit is None else waveform * np.float32(millivolts_per_unit),
         sampling_rate=SAMPLING_RATE,
@@ -83,21 +83,20 @@ class Code15Source(RecordSource):
     """
     CODE-15%: `exams.csv` beside `exams_part0.hdf5`, `exams_part1.hdf5`, ... (all or some of them).
 
-    Exams come shard by shard in the order of the rows. Exams of the table whose shard is not there are in `excluded`.
+    Exams are ordered by shard and row. Exams in the table whose shard is missing are in `excluded`.
 
     Args:
         path (`str` or `Path`): The folder.
         label_set (`str`, *optional*, defaults to `"code15"`): The label set, or `None`.
-        keep_unlabeled (`bool`, *optional*, defaults to `False`): Without effect: the label set leaves nothing out.
-        millivolts_per_unit (`float`, *optional*): Size of one stored unit [mV]. The set's description gives a scale of
-            1e-4 V together with a factor of 1000 to volts, which contradict each other (0.1 or 1 mV), so that
-            nothing is assumed: without a number the recordings' unit is `"NU"`. Models that normalise beats do not
-            depend on it.
+        keep_unlabeled (`bool`, *optional*, defaults to `False`): Without effect: the label set excludes nothing.
+        millivolts_per_unit (`float`, *optional*): Size of one stored unit [mV]. The description of the dataset
+            contradicts itself (a scale of 1e-4 V, and a factor of 1000 to volts: 0.1 or 1 mV), so there is no default:
+            without a number the unit of the recordings is `"NU"`. Models that normalize beats do not depend on it.
 
     Raises:
         ImportError: If h5py is not installed.
-        FileNotFoundError: If the table is not there.
-        InputError: If there are no shards, or a table or shard is another one.
+        FileNotFoundError: If the table is missing.
+        InputError: If there are no shards, or a table or shard has another format.
     """
 
     kind = "code15"
@@ -123,21 +122,21 @@ class Code15Source(RecordSource):
             raise InputError(f"{self.path} has no {SHARDS}: unpack the shards beside {TABLE}")
         exams = parse_integers(self.path / TABLE, "exam_id", self._table["exam_id"])
         self.set_record_ids([str(exam) for exam in exams])
-        places = {exam: row for row, exam in enumerate(exams) if exam is not None}
-        absent = dict(places)
-        # One row per exam: shard, row in the shard, row in the table.
+        table_rows = {exam: row for row, exam in enumerate(exams) if exam is not None}
+        missing = dict(table_rows)
+        # One entry per exam: shard, row in the shard, row in the table.
         self._exams: list[tuple[int, int, int]] = []
         for number, shard in enumerate(self._shards):
             for row, exam in enumerate(_exam_ids(shard)):
-                # Shards end with a row of zeros that is no exam.
-                if exam in places:
-                    self._exams.append((number, row, places[exam]))
-                    absent.pop(exam, None)
+                # Shards end with a row of zeros that is not an exam.
+                if exam in table_rows:
+                    self._exams.append((number, row, table_rows[exam]))
+                    missing.pop(exam, None)
                 elif exam:
-                    self.excluded.append(Excluded(str(exam), f"{TABLE} does not list it"))
+                    self.excluded.append(Excluded(str(exam), f"it is not listed in {TABLE}"))
         files = self._table["trace_file"]
-        for exam, row in absent.items():
-            self.excluded.append(Excluded(str(exam), f"it is in none of the shards here, but in {files[row]}"))
+        for exam, row in missing.items():
+            self.excluded.append(Excluded(str(exam), f"its shard {files[row]} is missing"))
         self.set_record_ids([str(self._value("exam_id", row)) for _, _, row in self._exams])
 
     def _value(self, column: str, row: int) -> Any:
@@ -145,17 +144,17 @@ class Code15Source(RecordSource):
         return value.item() if isinstance(value, np.generic) else value
 
     def reference(self, index: int) -> RecordReference:
-        shard, row, place = self._exams[index]
+        shard, row, table_row = self._exams[index]
         names = () if self.label_set is None else self.label_set.names
-        male = self._value("is_male", place) if "is_male" in self._table else None
+        male = self._value("is_male", table_row) if "is_male" in self._table else None
         return Code15Reference(
             path=self._shards[shard],
-            record_id=str(self._value("exam_id", place)),
-            patient_id=str(self._value("patient_id", place)),
-            labels=self.labels_of(name for name in names if _is_true(self._value(name, place))),
+            record_id=str(self._value("exam_id", table_row)),
+            patient_id=str(self._value("patient_id", table_row)),
+            labels=self.labels_of(name for name in names if _is_true(self._value(name, table_row))),
             metadata=drop_missing(
                 {
-                    "age": self._value("age", place) if "age" in self._table else None,
+                    "age": self._value("age", table_row) if "age" in self._table else None,
                     "sex": None if male is None else "male" if _is_true(male) else "female",
                 }
             ),
@@ -169,7 +168,7 @@ def _exam_ids(shard: Path) -> list[int]:
     try:
         with h5py.File(shard, "r") as file:
             return [int(exam) for exam in file["exam_id"][:]]
-    except Exception as error:  # h5py raises many kinds for files that are damaged
+    except Exception as error:  # h5py raises many kinds of errors for damaged files
         raise InputError(f"{shard} is not a shard of CODE-15%: {error}") from error
 
 

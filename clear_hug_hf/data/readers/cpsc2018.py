@@ -1,4 +1,4 @@
-"""CPSC2018 as its organisers first published it: a MATLAB struct per recording and one reference table."""
+"""CPSC2018 in its original layout: a MATLAB struct per recording, and a reference table."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def read_struct(path: Path) -> Recording:
     Read one `.mat` file with a struct `ECG` of `sex`, `age` and `data` (12 leads x samples [mV], 500 Hz).
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it does not hold such a struct.
+        FileNotFoundError: If the file does not exist.
+        InputError: If it does not contain such a struct.
     """
     from scipy.io import loadmat
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: {TABLE} names it")
+        raise FileNotFoundError(f"{path} does not exist: it is listed in {TABLE}")
     try:
         struct = loadmat(str(path))["ECG"][0, 0]
         waveform = np.ascontiguousarray(struct["data"], dtype=np.float32)
         person = _person(struct)
-    except Exception as error:  # scipy raises many kinds for files that are damaged
+    except Exception as error:  # scipy raises many kinds of errors for damaged files
         raise InputError(f"{path} has no struct ECG with 12-lead data: {error}") from error
     if waveform.ndim != 2 or waveform.shape[0] != len(STANDARD_LEADS):
         raise InputError(f"{path} has data of shape {waveform.shape}: it must be 12 leads x samples")
@@ -67,10 +67,10 @@ class Cpsc2018Reference(RecordReference):
 
 class Cpsc2018Source(RecordSource):
     """
-    CPSC2018 in its first layout: `A0001.mat`, ... in one folder or several (`TrainingSet1`, ...), and
+    CPSC2018 in its original layout: `A0001.mat`, ... in one folder or several (`TrainingSet1`, ...), and
     `REFERENCE.csv` with the columns `Recording`, `First_label`, `Second_label` and `Third_label`, numbers 1 to 9.
 
-    No patient is known, so that random splits take every recording for another patient's.
+    Patients are unknown, so random splits treat every recording as a different patient.
 
     Args:
         path (`str` or `Path`): The folder; the table may be in a subfolder.
@@ -78,8 +78,8 @@ class Cpsc2018Source(RecordSource):
         keep_unlabeled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
 
     Raises:
-        FileNotFoundError: If there is no table.
-        InputError: If the table is another one, has a label that is not 1 to 9, or there are no recordings.
+        FileNotFoundError: If the table is missing.
+        InputError: If the table has another format, a label is not 1 to 9, or there are no recordings.
     """
 
     kind = "cpsc2018"
@@ -93,8 +93,8 @@ class Cpsc2018Source(RecordSource):
         super().__init__(path, label_set, keep_unlabeled)
         tables = find_tables(self.path)
         if not tables:
-            raise FileNotFoundError(f"{self.path / TABLE} does not exist: CPSC2018 comes with it")
-        files = {file.stem: file for file in sorted(self.path.rglob("*.mat"), key=lambda one: one.as_posix())}
+            raise FileNotFoundError(f"{self.path / TABLE} does not exist: it is part of CPSC2018")
+        files = {file.stem: file for file in sorted(self.path.rglob("*.mat"), key=lambda file: file.as_posix())}
         self._records: list[tuple[Path, tuple[str, ...]]] = []
         listed: list[str] = []
         for table_path in tables:
@@ -104,17 +104,17 @@ class Cpsc2018Source(RecordSource):
                 listed.append(name)
                 codes = self._codes(table_path, name, [row[column] for column in _LABEL_COLUMNS])
                 if not self.is_excluded(name, codes):
-                    # A recording that is listed but absent is named when it is read.
+                    # A missing recording raises when it is read.
                     self._records.append((files.get(name, table_path.with_name(f"{name}.mat")), codes))
         for name in sorted(set(files).difference(listed)):
-            self.excluded.append(Excluded(name, f"{TABLE} does not list it"))
+            self.excluded.append(Excluded(name, f"it is not listed in {TABLE}"))
         self.set_record_ids([file.stem for file, _ in self._records])
 
     @staticmethod
     def _codes(table: Path, name: str, values: list[float]) -> tuple[str, ...]:
         numbers = [value for value in values if value == value]
-        if wrong := [value for value in numbers if value not in _CLASSES]:
-            raise InputError(f"{table} gives {name} the label {str(wrong[0])[:40]}: CPSC2018's labels are 1 to 9")
+        if invalid := [value for value in numbers if value not in _CLASSES]:
+            raise InputError(f"{table} has the label {str(invalid[0])[:40]} for {name}: labels of CPSC2018 are 1 to 9")
         return tuple(str(int(value)) for value in numbers)
 
     def reference(self, index: int) -> RecordReference:
@@ -123,6 +123,6 @@ class Cpsc2018Source(RecordSource):
 
 
 def find_tables(folder: Path) -> list[Path]:
-    """The reference tables at a folder and one level below it, sorted."""
-    found = [*folder.glob("*.csv"), *folder.glob("*/*.csv")]
-    return sorted(file for file in found if file.name.upper() == TABLE.upper())
+    """The reference tables in a folder and its direct subfolders, sorted."""
+    tables = [*folder.glob("*.csv"), *folder.glob("*/*.csv")]
+    return sorted(table for table in tables if table.name.upper() == TABLE.upper())

@@ -1,4 +1,4 @@
-"""The text that explains CSV tables of recordings and labels."""
+"""Format of CSV tables with recordings and labels, for help texts."""
 
 CSV_CONTRACT = """\
 A CSV table has one row per recording, a header line, commas, and UTF-8 text.
@@ -6,23 +6,22 @@ A CSV table has one row per recording, a header line, commas, and UTF-8 text.
 columns
   path         the recording: a WFDB record with or without extension; relative to
                the table's folder, or to the folder given as root, or absolute
-  record_id    optional: a name that no other row has (default: the path, without
-               its extension)
-  patient_id   optional: rows of one patient never end up on two sides of a split;
-               without it every row counts as a patient of its own
+  record_id    optional: a unique id (default: the path without its extension)
+  patient_id   optional: all rows of a patient are in the same split; without it every
+               row counts as a different patient
   split        optional: train, validation (or val) or test, in every row or in none
-  report       optional: what was written about the recording, for models that read text
-  others       labels if you name them as label columns; the rest is kept as metadata
+  report       optional: text report of the recording, for models that read text
+  others       labels if you name them as label columns, otherwise metadata
 
 label columns are one of
-  several labels at once   one column per label: 1 yes, 0 no, empty unknown
-  one of several classes   one column of names or whole numbers: the class, empty unknown
-  numbers to predict       one or more columns of numbers, empty unknown
-The kind is found from the values: 0, 1 and empty only are labels; text, or whole
-numbers in a single column, are classes; numbers with decimals are to be predicted.
-Give the problem type where that is not what you mean; a mixture is refused.
-`clear-hug finetune` and `benchmark` train labels of 1 and 0: for classes, make a
-column for each.
+  multi-label classification    one column per label: 1 yes, 0 no, empty unknown
+  single-label classification   one column of class names or integers, empty unknown
+  regression                    one or more columns of numbers, empty unknown
+The problem type is detected from the values: columns of 0, 1 and empty are multi-label,
+text or integers in a single column are single-label, and decimal numbers are regression.
+Set the problem type to override this; mixtures are refused.
+`clear-hug finetune` and `benchmark` support multi-label classification only: for
+classes, add a column of 1 and 0 for each.
 
 example, with the label columns afib and lvh
   path,patient_id,split,afib,lvh
@@ -30,4 +29,4 @@ example, with the label columns afib and lvh
   ward3/0002.hea,p17,train,0,
   ward5/0001,p23,test,0,1
 """
-"""What a table of your own must look like; `clear-hug prepare --help` prints it."""
+"""Format of the table; `clear-hug prepare --help` prints it."""

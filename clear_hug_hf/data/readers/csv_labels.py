@@ -1,4 +1,4 @@
-"""Your own recordings and labels: a CSV table with one row per recording."""
+"""Custom recordings and labels in a CSV table with one row per recording."""
 
 from __future__ import annotations
 
@@ -27,35 +27,34 @@ _SPLITS = {
     "test": "test",
 }
 _BINARY = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": math.nan}
-# More whole numbers than this in one column are rather an age or a measurement than classes.
-_MOST_INTEGER_CLASSES = 50
+# A column with more distinct integers is more likely an age or a measurement than a class.
+_MAX_INTEGER_CLASSES = 50
 
 
 class CsvSource(RecordSource):
     """
-    Recordings and labels of a CSV table; [`CSV_CONTRACT`] says what it must look like.
+    Recordings and labels of a CSV table in the format of [`CSV_CONTRACT`].
 
-    Labels of several classes come as one value per class, 1 for the recording's class and 0 for the others. Classes
-    are sorted: whole numbers by size, names by letter.
+    A class column becomes one label per class, 1 for the class of the recording and 0 for the others. Integer classes
+    are sorted numerically, names alphabetically.
 
     Args:
         path (`str` or `Path`): The table.
-        label_set, keep_unlabeled (*optional*): As [`RecordSource`]; without a label set all rows are kept.
-        label_columns (`Sequence[str]`, *optional*): Columns with labels; none by default.
-        problem_type (`str`, *optional*): One of [`PROBLEM_TYPES`]; found from the values by default.
-        path_column, record_column, patient_column, split_column (`str`, *optional*): Names of the columns, where they
-            are not `path`, `record_id`, `patient_id` and `split`. One that is named must be there.
-        root (`str` or `Path`, *optional*): Folder that paths are relative to; the table's by default.
-        check_files (`bool`, *optional*, defaults to `True`): Whether a recording that does not exist is refused here,
-            not when it is read.
+        label_set, keep_unlabeled (*optional*): As [`RecordSource`]; without a label set all rows are included.
+        label_columns (`Sequence[str]`, *optional*): Label columns; none by default.
+        problem_type (`str`, *optional*): One of [`PROBLEM_TYPES`]; detected from the values by default.
+        path_column, record_column, patient_column, split_column (`str`, *optional*): Column names, if they are not
+            `path`, `record_id`, `patient_id` and `split`.
+        root (`str` or `Path`, *optional*): Folder that paths are relative to; that of the table by default.
+        check_files (`bool`, *optional*, defaults to `True`): Whether missing recordings raise here, and not when they
+            are read.
 
     Raises:
-        FileNotFoundError: If there is no table.
-        InputError: If the table is not as [`CSV_CONTRACT`] says: a column is missing, recordings do not exist (all
-            are counted, the first ten named), ids are not unique, or a value makes no sense.
+        FileNotFoundError: If the table does not exist.
+        InputError: If a column is missing, recordings do not exist, ids are not unique, or a value is invalid.
 
     Warns:
-        UserWarning: If a label has the same value in all rows: nothing can be learnt about it.
+        UserWarning: If all rows have the same value of a label.
     """
 
     kind = "csv"
@@ -75,14 +74,14 @@ class CsvSource(RecordSource):
         check_files: bool = True,
     ):
         if problem_type is not None and problem_type not in PROBLEM_TYPES:
-            raise InputError(f"there is no problem type {problem_type!r}: choose from {', '.join(PROBLEM_TYPES)}")
+            raise InputError(f"unknown problem type {problem_type!r}: choose from {', '.join(PROBLEM_TYPES)}")
         super().__init__(path, label_set, keep_unlabeled)
         table = read_table(self.path, (), "your recordings", complete=True, dtype=str, keep_default_na=False)
         self._columns: dict[str, list[str]] = {
             str(name): [value.strip() for value in table[name]] for name in table.columns
         }
-        named = {"path": path_column, "record": record_column, "patient": patient_column, "split": split_column}
-        self._role = self._choose_columns(named)
+        columns = {"path": path_column, "record": record_column, "patient": patient_column, "split": split_column}
+        self._role = self._choose_columns(columns)
         labels = [label_columns] if isinstance(label_columns, str) else list(dict.fromkeys(label_columns or ()))
         self._check_label_columns(labels)
         self._root = self.path.parent if root is None else Path(root)
@@ -99,7 +98,7 @@ class CsvSource(RecordSource):
         if labels:
             self._labels, self.problem_type = self._read_labels(labels, problem_type)
             self.label_names = list(self._labels)
-            self._warn_of_constant_labels()
+            self._warn_about_constant_labels()
         self.settings |= {
             "label_columns": labels,
             "problem_type": self.problem_type,
@@ -107,20 +106,20 @@ class CsvSource(RecordSource):
         }
         self._metadata = [name for name in self._columns if name not in (*labels, *self._role.values())]
 
-    def _choose_columns(self, named: dict[str, str | None]) -> dict[str, str]:
-        usual = {"record": "record_id", "patient": "patient_id", "split": "split"}
-        chosen = {}
-        for role, name in named.items():
+    def _choose_columns(self, columns: dict[str, str | None]) -> dict[str, str]:
+        defaults = {"record": "record_id", "patient": "patient_id", "split": "split"}
+        roles = {}
+        for role, name in columns.items():
             if name is not None and name not in self._columns:
-                hint = "; it looks separated by semicolons, not commas" if ";" in "".join(self._columns) else ""
+                hint = "; separate columns by commas, not semicolons" if ";" in "".join(self._columns) else ""
                 raise InputError(
-                    f"{self.path} has no column {name!r} for the {role}: it has {', '.join(self._columns)}{hint}"
+                    f"{self.path} has no {role} column {name!r}: its columns are {', '.join(self._columns)}{hint}"
                 )
             if name is not None:
-                chosen[role] = name
-            elif usual[role] in self._columns:
-                chosen[role] = usual[role]
-        return chosen
+                roles[role] = name
+            elif defaults[role] in self._columns:
+                roles[role] = defaults[role]
+        return roles
 
     def _check_label_columns(self, labels: list[str]) -> None:
         if unknown := [name for name in labels if name not in self._columns]:
@@ -128,13 +127,18 @@ class CsvSource(RecordSource):
                 f"{self.path} has no label column {', '.join(map(repr, unknown))}: "
                 f"its other columns are {', '.join(self.free_columns) or 'none'}"
             )
-        if taken := [name for name in labels if name in self._role.values()]:
-            raise InputError(f"the column {taken[0]!r} of {self.path} cannot be a label: it is what a row belongs to")
+        if reserved := [name for name in labels if name in self._role.values()]:
+            roles = {name: role for role, name in self._role.items()}
+            raise InputError(
+                f"the column {reserved[0]!r} of {self.path} cannot be a label: it is the {roles[reserved[0]]} column"
+            )
 
     def _check_present(self, role: str) -> None:
         if role in self._role and "" in self._columns[self._role[role]]:
             row = self._columns[self._role[role]].index("")
-            raise InputError(f"{self.path} has no {self._role[role]} in {_line(row)}: fill it in every row or in none")
+            raise InputError(
+                f"{self.path} has no {self._role[role]} in {_line(row)}: fill it in for every row or for none"
+            )
 
     def _check_files(self, paths: list[str]) -> None:
         missing = [
@@ -158,48 +162,52 @@ class CsvSource(RecordSource):
             splits.append(split)
         return splits
 
-    def _read_labels(self, columns: list[str], asked: str | None) -> tuple[dict[str, list[float]], str]:
-        problem_type = self._guess_problem_type(columns) if asked is None else asked
+    def _read_labels(self, columns: list[str], problem_type: str | None) -> tuple[dict[str, list[float]], str]:
+        problem_type = problem_type or self._guess_problem_type(columns)
         if problem_type == "multi_label_classification":
             return {name: self._numbers(name, _BINARY) for name in columns}, problem_type
         if problem_type == "regression":
             return {name: self._numbers(name, None) for name in columns}, problem_type
         if len(columns) != 1:
-            raise InputError(f"classes stand in one column of {self.path}, not in {', '.join(columns)}: name one")
-        values = self._columns[columns[0]]
-        present = sorted({value for value in values if value})
-        if all(map(_is_whole, present)):
-            present.sort(key=int)
-        if len(present) < 2:
             raise InputError(
-                f"the column {columns[0]!r} of {self.path} has {len(present)} class(es): there must be at least two"
+                f"single-label classification needs one class column of {self.path}, not {', '.join(columns)}: name it"
+            )
+        values = self._columns[columns[0]]
+        classes = sorted({value for value in values if value})
+        if all(map(_is_integer, classes)):
+            classes.sort(key=int)
+        if len(classes) < 2:
+            raise InputError(
+                f"the column {columns[0]!r} of {self.path} has {len(classes)} class(es): there must be at least two"
             )
         return {
-            one: [math.nan if not value else float(value == one) for value in values] for one in present
+            name: [math.nan if not value else float(value == name) for value in values] for name in classes
         }, problem_type
 
     def _guess_problem_type(self, columns: list[str]) -> str:
         values = {name: [value for value in dict.fromkeys(self._columns[name]) if value] for name in columns}
-        if all(value in _BINARY for one in values.values() for value in one):
+        if all(value in _BINARY for distinct in values.values() for value in distinct):
             return "multi_label_classification"
-        only = values[columns[0]]
-        numeric = {name: [value for value in one if _to_number(value) is not None] for name, one in values.items()}
-        if len(columns) == 1 and (not numeric[columns[0]] or all(map(_is_whole, only))):
-            if numeric[columns[0]] and len(only) > _MOST_INTEGER_CLASSES:
+        first = values[columns[0]]
+        numeric = {
+            name: [value for value in distinct if _to_number(value) is not None] for name, distinct in values.items()
+        }
+        if len(columns) == 1 and (not numeric[columns[0]] or all(map(_is_integer, first))):
+            if numeric[columns[0]] and len(first) > _MAX_INTEGER_CLASSES:
                 raise InputError(
-                    f"the column {columns[0]!r} of {self.path} has {len(only)} different whole numbers: "
-                    "say whether they are classes (single_label_classification) or to be predicted (regression)"
+                    f"the column {columns[0]!r} of {self.path} has {len(first)} different integers: set the problem "
+                    "type to single_label_classification or regression"
                 )
             return "single_label_classification"
-        # A column with other values than 0 and 1 is named before one that is odd only beside it.
-        for name, one in sorted(values.items(), key=lambda column: all(value in _BINARY for value in column[1])):
-            texts = [value for value in one if value not in numeric[name]]
-            if texts or (one and all(map(_is_whole, one))):
-                odd = (texts or [value for value in one if value not in _BINARY] or one)[0]
-                row = self._columns[name].index(odd)
+        # Report columns with values other than 0 and 1 first.
+        for name, distinct in sorted(values.items(), key=lambda column: all(value in _BINARY for value in column[1])):
+            texts = [value for value in distinct if value not in numeric[name]]
+            if texts or (distinct and all(map(_is_integer, distinct))):
+                invalid = (texts or [value for value in distinct if value not in _BINARY] or distinct)[0]
+                row = self._columns[name].index(invalid)
                 raise InputError(
-                    f"{self.path} has {odd!r} in the label column {name!r}, {_line(row)}: use 1, 0 or nothing for "
-                    "labels, or say the problem type if the columns are classes or numbers to be predicted"
+                    f"{self.path} has {invalid!r} in the label column {name!r}, {_line(row)}: use 1, 0 or nothing for "
+                    "labels, or set the problem type if the columns are classes or regression targets"
                 )
         return "regression"
 
@@ -208,25 +216,23 @@ class CsvSource(RecordSource):
         for row, text in enumerate(self._columns[column]):
             number = allowed.get(text) if allowed is not None else math.nan if not text else _to_number(text)
             if number is None:
-                wanted = "1, 0 or nothing" if allowed is not None else "a finite number or nothing"
+                expected = "1, 0 or nothing" if allowed is not None else "a finite number or nothing"
                 raise InputError(
-                    f"{self.path} has {text!r} in the label column {column!r}, {_line(row)}: use {wanted}"
+                    f"{self.path} has {text!r} in the label column {column!r}, {_line(row)}: use {expected}"
                 )
             numbers.append(number)
         return numbers
 
-    def _warn_of_constant_labels(self) -> None:
+    def _warn_about_constant_labels(self) -> None:
         for name, values in self._labels.items():
-            different = np.unique([value for value in values if not math.isnan(value)])
-            if different.size < 2:
-                what = f"only the value {different[0]:g}" if different.size else "no value in any row"
-                warnings.warn(
-                    f"the label {name!r} of {self.path} has {what}: nothing can be learnt about it", stacklevel=4
-                )
+            distinct = np.unique([value for value in values if not math.isnan(value)])
+            if distinct.size < 2:
+                reason = f"only the value {distinct[0]:g}" if distinct.size else "no value in any row"
+                warnings.warn(f"the label {name!r} of {self.path} has {reason}: a model cannot learn it", stacklevel=4)
 
     @property
     def free_columns(self) -> list[str]:
-        """`list[str]`: Columns that could be labels: all but those that say what a row belongs to."""
+        """`list[str]`: Columns that can be labels: all except path, record, patient and split."""
         return [name for name in self._columns if name not in self._role.values()]
 
     def reference(self, index: int) -> RecordReference:
@@ -250,12 +256,12 @@ def _line(row: int) -> str:
     return f"line {row + 2}"
 
 
-def _is_whole(text: str) -> bool:
+def _is_integer(text: str) -> bool:
     return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
 
 
 def _to_number(text: str) -> float | None:
-    # Python also reads `1_000` and digits of other scripts.
+    # `float` also accepts `1_000` and digits of other scripts.
     try:
         number = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:

@@ -1,4 +1,4 @@
-"""LUDB: two hundred recordings whose waves cardiologists marked, with a table of what they saw."""
+"""LUDB: two hundred recordings with waves annotated by cardiologists, and a table of their findings."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .base import RecordSource, drop_missing, natural_key, read_table
 
 TABLE = "ludb.csv"
 
-# Classes of samples: the places in `evaluation.segmentation.WAVES`, and what losses and scores there leave out.
+# Classes of samples: indices in `evaluation.segmentation.WAVES`, and the class that losses and metrics ignore.
 _CLASSES = {"p": 1, "N": 2, "t": 3}
 _UNKNOWN = -100
-# Onset, peak, offset. Where the onset is the peak's own sample it is missing or follows the peak: some QRS complexes.
+# Onset, peak, offset. If onset and peak of a QRS complex coincide, the onset is missing or follows the peak.
 _WAVE = re.compile(r"\(([pNt])\)|([pNt])\(?\)")
 
 
 class LudbSource(RecordSource):
     """
-    LUDB: `ludb.csv` beside `data/1.hea`, `data/2.hea`, ...; the table's texts come as `metadata`.
+    LUDB: `ludb.csv` beside `data/1.hea`, `data/2.hea`, ...; texts of the table become `metadata`.
 
-    Every recording is another patient's. There is no label set.
+    Every recording is from a different patient. There is no label set.
 
     Args:
         path (`str` or `Path`): The folder with the table.
         label_set, keep_unlabeled (*optional*): As [`RecordSource`]; this source has no label set.
 
     Raises:
-        FileNotFoundError: If the table is not there.
-        InputError: If the table is another one, or there are no records in `data`.
+        FileNotFoundError: If the table is missing.
+        InputError: If the table has another format, or there are no records in `data`.
     """
 
     kind = "ludb"
@@ -56,7 +56,7 @@ class LudbSource(RecordSource):
 
     def reference(self, index: int) -> RecordReference:
         name = self._record_ids[index]
-        # Several findings of one kind stand on lines of their own inside a cell.
+        # A cell lists several findings on separate lines.
         texts = {
             re.sub(r"\W+", "_", str(column).strip().lower()): "; ".join(cell.split("\n")).strip("; ")
             for column, cell in self._rows.get(name, {}).items()
@@ -69,25 +69,25 @@ class LudbSource(RecordSource):
 
 def read_waves(path: str | Path, leads: Sequence[str], sampling_rate: float, num_samples: int) -> np.ndarray:
     """
-    The marked waves of a record as a class for every sample of a signal at any rate.
+    Read the annotated waves of a record as a class for every sample of a signal at any sampling rate.
 
-    Each lead is marked by itself, from its second to its last beat but one or so: what lies before the first or after
-    the last marked wave of a lead is unknown, and so is what lies between marks that make no wave. Seldom an onset is
-    missing, or written after the peak, where the two fall together: such a wave begins there.
+    Leads are annotated separately, from about their second to their second-last beat. Samples before the first or
+    after the last annotated wave of a lead are unknown, and so are those between incomplete annotations. If the onset
+    of a wave coincides with its peak, it may be missing or follow the peak; the wave then starts there.
 
     Args:
         path (`str` or `Path`): The record, with or without an extension.
         leads (`Sequence[str]`): Names of the leads, such as `"aVR"`, in any case.
-        sampling_rate (`float`): Rate of the signal [Hz]; its first sample is the record's.
-        num_samples (`int`): Length of the signal. Marks beyond it are left out.
+        sampling_rate (`float`): Sampling rate of the signal [Hz]; it starts with the record.
+        num_samples (`int`): Length of the signal. Annotations beyond it are ignored.
 
     Returns:
-        `np.ndarray` of shape `(num_leads, num_samples)`, int64: 0 none, 1 P, 2 QRS, 3 T, -100 unknown. A sample
-        belongs to a wave if its time lies between the onset and the offset or on one of them.
+        `np.ndarray` of shape `(num_leads, num_samples)`, int64: 0 none, 1 P, 2 QRS, 3 T, -100 unknown. Onset and
+        offset belong to the wave.
 
     Raises:
-        FileNotFoundError: If the header or the marks of a lead do not exist.
-        InputError: If the header or the marks cannot be read, or the rate or the length is not positive.
+        FileNotFoundError: If the header or the annotations of a lead do not exist.
+        InputError: If the header or the annotations cannot be read, or the rate or the length is not positive.
     """
     import wfdb
 
@@ -96,22 +96,22 @@ def read_waves(path: str | Path, leads: Sequence[str], sampling_rate: float, num
     header = read_header(header_path(path))
     classes = np.full((len(leads), num_samples), _UNKNOWN, dtype=np.int64)
     for row, lead in zip(classes, leads, strict=True):
-        marks = header.path.with_suffix(f".{lead.lower()}")
-        if not marks.is_file():
-            raise FileNotFoundError(f"{marks} does not exist: it should hold the marks of lead {lead}")
+        file = header.path.with_suffix(f".{lead.lower()}")
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} does not exist: it should contain the annotations of lead {lead}")
         try:
-            annotation = wfdb.rdann(str(marks.with_suffix("")), marks.suffix[1:])
-        except Exception as error:  # wfdb raises many kinds for files that are damaged
-            raise InputError(f"{marks} cannot be read: {str(error).rstrip('.')}") from error
-        # A mark of any other kind becomes one character, too, so that the text and the samples keep in step.
+            annotation = wfdb.rdann(str(file.with_suffix("")), file.suffix[1:])
+        except Exception as error:  # wfdb raises many kinds of errors for damaged files
+            raise InputError(f"{file} cannot be read: {str(error).rstrip('.')}") from error
+        # Other annotations become one character each, so that symbols and samples stay aligned.
         symbols = "".join(symbol if symbol in "()pNt" else "?" for symbol in annotation.symbol)
-        places = np.asarray(annotation.sample) * sampling_rate / header.sampling_rate
-        read_until, stop = -1, 0
+        positions = np.asarray(annotation.sample) * sampling_rate / header.sampling_rate
+        previous_end, stop = -1, 0
         for wave in _WAVE.finditer(symbols):
             onset = wave.start() + max(wave[0].find("("), 0)
-            first = math.ceil(places[onset] - 1e-6)
-            if read_until == wave.start():
+            first = math.ceil(positions[onset] - 1e-6)
+            if previous_end == wave.start():
                 row[stop:first] = 0
-            read_until, stop = wave.end(), math.floor(places[wave.end() - 1] + 1e-6) + 1
+            previous_end, stop = wave.end(), math.floor(positions[wave.end() - 1] + 1e-6) + 1
             row[first:stop] = _CLASSES[wave[1] or wave[2]]
     return classes

@@ -1,4 +1,4 @@
-"""MIMIC-IV-ECG: 800,000 records in nested folders, listed in a table, with the machine's report in another."""
+"""MIMIC-IV-ECG: 800,000 records in nested folders, a table that lists them, and a table of automatic reports."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from .base import RecordSource, drop_missing, read_table
 
 
 TABLE, MEASUREMENTS = "record_list.csv", "machine_measurements.csv"
-_ROWS_AT_ONCE = 50_000
+_CHUNK_ROWS = 50_000
 
 
 class MimicIvEcgSource(RecordSource):
     """
     MIMIC-IV-ECG: `record_list.csv` beside `files/p1000/p10000032/s40689238/40689238.hea`, ...
 
-    Recordings come in the table's order with the patient, the time, and the machine's statements as one text in
-    `metadata["report"]`. Their headers put aVF before aVL; leads are found by name, so nothing is to be done about
-    it. A record that was not downloaded is named when it is read.
+    Recordings are in the order of the table, with patient and time, and the statements of the automatic report as one
+    text in `metadata["report"]`. Their headers list aVF before aVL, which does not matter: leads are found by name.
+    Records that were not downloaded raise when they are read.
 
     Args:
         path (`str` or `Path`): The folder with the table.
         label_set, keep_unlabeled (*optional*): As [`RecordSource`]; this source has no label set.
-        reports (`bool`, *optional*, defaults to `True`): Whether to read the statements, where
-            `machine_measurements.csv` is there.
+        reports (`bool`, *optional*, defaults to `True`): Whether to read the reports, if `machine_measurements.csv`
+            exists.
 
     Raises:
-        FileNotFoundError: If the table is not there.
-        InputError: If a table is another one, or lists no records.
+        FileNotFoundError: If the table is missing.
+        InputError: If a table has another format, or lists no records.
     """
 
     kind = "mimic_iv_ecg"
@@ -58,18 +58,18 @@ class MimicIvEcgSource(RecordSource):
 
         path = self.path / MEASUREMENTS
         header = read_table(path, ("study_id", "report_0"), "MIMIC-IV-ECG", nrows=0)
-        # report_0 to report_17; the columns are sorted by their number, whatever their order in the file.
+        # Sort report_0 to report_17 by number.
         columns = sorted(
             (name for name in header.columns if re.fullmatch(r"report_[0-9]{1,9}", name)),
             key=lambda name: int(name[7:]),
         )
         reports: dict[str, str] = {}
-        wanted = ["study_id", *columns]
+        used = ["study_id", *columns]
         try:
-            for chunk in pd.read_csv(path, usecols=wanted, dtype=str, keep_default_na=False, chunksize=_ROWS_AT_ONCE):
-                for study, *lines in chunk[wanted].fillna("").itertuples(index=False, name=None):
+            for chunk in pd.read_csv(path, usecols=used, dtype=str, keep_default_na=False, chunksize=_CHUNK_ROWS):
+                for study, *lines in chunk[used].fillna("").itertuples(index=False, name=None):
                     reports[study] = "; ".join(line.strip() for line in lines if line.strip())
-        except (ValueError, OSError) as error:  # pandas' own are ValueErrors
+        except (ValueError, OSError) as error:  # errors of pandas are ValueErrors
             raise InputError(f"{path} cannot be read as a CSV table: {' '.join(str(error).split())}") from error
         return reports
 

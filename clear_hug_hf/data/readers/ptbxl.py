@@ -1,4 +1,4 @@
-"""PTB-XL as published on PhysioNet: a table, a folder of records per rate, official folds."""
+"""PTB-XL as published on PhysioNet: a table with official folds, and a folder of records per sampling rate."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _METADATA = ("age", "height", "weight", "recording_date", "device", "report", "v
 
 
 def fold_to_split(fold: int) -> str:
-    """Official split of a fold: 1 to 8 train, 9 validation, 10 test."""
+    """The official split of a fold: 1 to 8 train, 9 validation, 10 test."""
     if not 1 <= fold <= 10:
-        raise InputError(f"the fold {fold} is not one of PTB-XL's folds 1 to 10")
+        raise InputError(f"fold {fold} is not one of the folds 1 to 10 of PTB-XL")
     return "train" if fold <= 8 else "validation" if fold == 9 else "test"
 
 
@@ -29,19 +29,19 @@ class PtbXlSource(RecordSource):
     """
     PTB-XL: `ptbxl_database.csv` beside `records100` or `records500`.
 
-    Recordings come in the table's order, with the official split, and the fold, statements, age and sex in `metadata`.
+    Recordings are in the order of the table, with the official split, and fold, statements, age and sex in `metadata`.
 
     Args:
         path (`str` or `Path`): The folder with the table.
         label_set (`str`, *optional*): `"ptbxl_super"`, `"ptbxl_sub"`, `"ptbxl_form"`, `"ptbxl_rhythm"` or
             `"ptbxl_all"`.
         keep_unlabeled (`bool`, *optional*, defaults to `False`): As [`RecordSource`].
-        sampling_rate (`int`, *optional*): 100 or 500 [Hz]; by default the rate whose files the folder has, 100 first.
+        sampling_rate (`int`, *optional*): 100 or 500 [Hz]. Defaults to 100 if the folder has these records.
         folds (`Iterable[int]`, *optional*): Folds to read; all by default.
 
     Raises:
-        FileNotFoundError: If the table is not there.
-        InputError: If the table is not PTB-XL's, or the folder has no records of that rate.
+        FileNotFoundError: If the table is missing.
+        InputError: If the table has another format, or there are no records with that sampling rate.
     """
 
     kind = "ptbxl"
@@ -57,8 +57,8 @@ class PtbXlSource(RecordSource):
         sampling_rate: int | None = None,
         folds: Iterable[int] | None = None,
     ):
-        wanted = None if folds is None else sorted(set(folds))
-        super().__init__(path, label_set, keep_unlabeled, folds=wanted)
+        selected = None if folds is None else sorted(set(folds))
+        super().__init__(path, label_set, keep_unlabeled, folds=selected)
         table = read_table(self.path / TABLE, ("ecg_id", "patient_id", "scp_codes", "strat_fold"), "PTB-XL")
         rate = _choose_rate(self.path, table.columns.to_list(), sampling_rate)
         self.settings["sampling_rate"] = rate
@@ -70,8 +70,8 @@ class PtbXlSource(RecordSource):
         for row, number, fold, patient in zip(table.to_dict("records"), ids, folds_of, patients, strict=True):
             record_id = str(number)
             assert fold is not None
-            if wanted is not None and fold not in wanted:
-                self.excluded.append(Excluded(record_id, f"its fold {fold} was not asked for"))
+            if selected is not None and fold not in selected:
+                self.excluded.append(Excluded(record_id, f"its fold {fold} is not selected"))
                 continue
             codes = self._statements(record_id, row["scp_codes"])
             if self.is_excluded(record_id, codes):
@@ -102,9 +102,9 @@ def _choose_rate(folder: Path, columns: list[str], sampling_rate: int | None) ->
     rates = list(_FILE_COLUMNS) if sampling_rate is None else [sampling_rate]
     for rate in rates:
         if rate not in _FILE_COLUMNS:
-            raise InputError(f"PTB-XL is published at 100 and 500 Hz, not at {rate} Hz: ask for one of them")
-        # The table lists both rates even where only one was downloaded.
+            raise InputError(f"PTB-XL is published at 100 and 500 Hz, not at {rate} Hz: choose one of them")
+        # The table lists both rates, even if only one was downloaded.
         if _FILE_COLUMNS[rate] in columns and (folder / f"records{rate}").is_dir():
             return rate
-    asked = " or ".join(f"{rate} Hz" for rate in rates)
-    raise InputError(f"{folder} has no records at {asked}: download records100 or records500 beside the table")
+    tried = " or ".join(f"{rate} Hz" for rate in rates)
+    raise InputError(f"{folder} has no records at {tried}: download records100 or records500 beside the table")

@@ -1,4 +1,4 @@
-"""Any folder of WFDB records, without labels."""
+"""Any folder of WFDB records without labels."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from .base import RecordSource
 
 class WfdbFolderSource(RecordSource):
     """
-    A WFDB record, or a folder of them with all its subfolders.
+    A WFDB record, or a folder of WFDB records that is searched recursively.
 
-    The id of a recording is its path below the folder, without extension. There are no labels.
+    The id of a recording is its path relative to the folder, without extension. There are no labels.
 
     Args:
         path (`str` or `Path`): The folder, or one record.
         label_set, keep_unlabeled (*optional*): As [`RecordSource`]; this source has no label set.
-        patient_folders (`bool`, *optional*, defaults to `False`): Whether each folder that holds records is one
-            patient, as in the PTB database. Otherwise patients are not known, and random splits take every recording
-            for another patient's.
-        title, license, citation (`str`, *optional*): Of the set, for the cards of what is made of it.
+        patient_folders (`bool`, *optional*, defaults to `False`): Whether each folder of records is one patient, as in
+            the PTB database. Otherwise patients are unknown, and random splits treat every recording as a different
+            patient.
+        title, license, citation (`str`, *optional*): Information about the dataset, for dataset and model cards.
 
     Raises:
         FileNotFoundError: If there is neither a record nor a folder at the path.
-        InputError: If the folder holds no records.
+        InputError: If the folder contains no records.
     """
 
     kind = "wfdb"

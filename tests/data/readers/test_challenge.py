@@ -50,14 +50,14 @@ def test_when_databases_are_named_then_the_others_are_left_out(shared: Path) -> 
     georgia = open_source("challenge", folder, databases=["Georgia"])
     assert {reference.record_id[0] for reference in georgia} == {"E"}
     assert len(georgia.excluded) == 196 - len(georgia) == 152
-    with pytest.raises(InputError, match="no database 'Georgian': choose from CPSC2018"):
+    with pytest.raises(InputError, match="unknown database 'Georgian': choose from CPSC2018"):
         open_source("challenge", folder, databases=["Georgian"])
 
 
 def test_when_a_label_set_fits_no_record_then_the_first_reason_is_told(shared: Path, tmp_path: Path) -> None:
     for header in (shared / "data" / "challenge").glob("E*.hea"):
         (tmp_path / header.name).write_bytes(header.read_bytes())
-    with pytest.raises(InputError, match="all 44 were left out, the first because it is not of CPSC2018"):
+    with pytest.raises(InputError, match="all 44 were excluded, the first because it is not part of CPSC2018"):
         open_source("challenge", tmp_path, label_set="cpsc9")
 
 

@@ -142,7 +142,7 @@ def test_when_recordings_do_not_exist_then_all_are_counted_and_ten_are_named(mak
 def test_when_a_column_of_whole_numbers_is_no_class_then_it_must_be_said(make_table: MakeTable) -> None:
     rows = [f"records/a,{index},{index}" for index in range(51)]
     table = make_table("path,record_id,age", *rows)
-    with pytest.raises(InputError, match=r"'age' of .* has 51 different whole numbers: say whether"):
+    with pytest.raises(InputError, match=r"'age' of .* has 51 different integers: set the problem type"):
         open_source("csv", table, label_columns=["age"])
     assert len(_values(table, label_columns=["age"], problem_type="single_label_classification")) == 51
     assert _values(table, label_columns=["age"], problem_type="regression") == {"age": [float(i) for i in range(51)]}
@@ -150,7 +150,7 @@ def test_when_a_column_of_whole_numbers_is_no_class_then_it_must_be_said(make_ta
 
 def test_when_a_label_never_changes_then_a_warning_names_it(make_table: MakeTable) -> None:
     table = make_table("path,x,y,z", "records/a,1,1,", "records/b,1,0,", "records/c,,0,")
-    with pytest.warns(UserWarning, match="nothing can be learnt about it") as caught:
+    with pytest.warns(UserWarning, match="a model cannot learn it") as caught:
         source = open_source("csv", table, label_columns=["x", "y", "z"])
     texts = [str(one.message) for one in caught]
     assert len(texts) == 2
@@ -168,15 +168,15 @@ FILE, LABEL, LABELS = {"path_column": "file"}, {"label_columns": ["x"]}, {"label
     ("rows", "options", "message"),
     [
         # Columns.
-        (["file,afib", "a,1"], {}, r"no column 'path' for the path: it has file, afib$"),
-        (["file,afib", "a,1"], {**FILE, "patient_column": "who"}, "no column 'who' for the patient"),
+        (["file,afib", "a,1"], {}, r"no path column 'path': its columns are file, afib$"),
+        (["file,afib", "a,1"], {**FILE, "patient_column": "who"}, "no patient column 'who'"),
         (
             ["file,afib", "a,1"],
             {**FILE, "label_columns": ["lvh", "afib", "mi"]},
             "no label column 'lvh', 'mi': its other columns are afib",
         ),
         (["file,afib", "a,1"], {**FILE, "label_columns": ["file"]}, r"'file' of .* cannot be a label"),
-        (["path;afib", "a;1"], {}, "separated by semicolons"),
+        (["path;afib", "a;1"], {}, "separate columns by commas, not semicolons"),
         (["path,x,x", "a,1,0"], {}, "has the column 'x' twice"),
         # Rows.
         (["path"], {}, "has no recordings for csv"),
@@ -187,10 +187,10 @@ FILE, LABEL, LABELS = {"path_column": "file"}, {"label_columns": ["x"]}, {"label
             {},
             "has the split 'holdout' in line 3: use train, validation or test",
         ),
-        (["path,split", "a,train", "b,"], {}, "has no split in line 3: fill it in every row or in none"),
-        (["path,x", "a,1,extra"], {}, "3 fields in line 2 and 2 columns"),
-        (["path,x", "a,1", "b"], {}, "1 fields in line 3 and 2 columns"),
-        (["path,x", "a\0,1"], {}, "has a NUL in line 2"),
+        (["path,split", "a,train", "b,"], {}, "has no split in line 3: fill it in for every row or for none"),
+        (["path,x", "a,1,extra"], {}, "3 fields in line 2 but 2 columns"),
+        (["path,x", "a,1", "b"], {}, "1 fields in line 3 but 2 columns"),
+        (["path,x", "a\0,1"], {}, "has a NUL character in line 2"),
         # Values.
         (
             ["path,x", "a,0", "b,1", "c,maybe"],
@@ -218,9 +218,9 @@ FILE, LABEL, LABELS = {"path_column": "file"}, {"label_columns": ["x"]}, {"label
         (
             ["path,x,y", "a,1,1"],
             {**LABELS, "problem_type": "single_label_classification"},
-            "classes stand in one column",
+            "needs one class column",
         ),
-        (["path,x", "a,1"], {"problem_type": "ranking"}, "no problem type 'ranking': choose from multi_label"),
+        (["path,x", "a,1"], {"problem_type": "ranking"}, "unknown problem type 'ranking': choose from multi_label"),
     ],
 )
 def test_when_a_table_is_damaged_or_makes_no_sense_then_the_message_says_where(

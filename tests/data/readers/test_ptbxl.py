@@ -28,7 +28,7 @@ def test_when_folds_are_asked_for_then_only_they_come(ptbxl_folder: Path) -> Non
     assert {reference.metadata["fold"] for reference in some} == {9, 10}
     assert some.settings["folds"] == [9, 10]
     assert some.settings["sampling_rate"] == 100
-    with pytest.raises(InputError, match="all 72 were left out, the first because its fold 1 was not asked for"):
+    with pytest.raises(InputError, match="all 72 were excluded, the first because its fold 1 is not selected"):
         open_source("ptbxl", ptbxl_folder, folds=[])
 
 
@@ -75,5 +75,5 @@ def test_when_the_table_is_missing_or_another_then_it_is_named(tmp_path: Path) -
 
 def test_when_a_fold_is_not_one_to_ten_then_it_is_refused() -> None:
     assert [fold_to_split(fold) for fold in (1, 8, 9, 10)] == ["train", "train", "validation", "test"]
-    with pytest.raises(InputError, match="the fold 11"):
+    with pytest.raises(InputError, match="fold 11"):
         fold_to_split(11)

@@ -25,7 +25,7 @@ WriteRecord = Callable[[Path, Recording], Path]
 
 
 def _write_cpsc2018(folder: Path) -> list[np.ndarray]:
-    """Two folders of structs and a table with an empty cell per absent label, as the organisers published them."""
+    """Two folders of structs and a table with an empty cell per absent label, as the organizers published them."""
     rng = np.random.default_rng(0)
     waveforms = [rng.normal(size=(12, length)) for length in (3000, 4500, 5000)]
     people = [("Male", 74), ("Female", 49), ("Female", 20)]
@@ -61,7 +61,7 @@ def test_when_cpsc2018_is_incomplete_then_each_recording_is_named(tmp_path: Path
     (tmp_path / "TrainingSet1" / "A0002.mat").rename(tmp_path / "TrainingSet2" / "A0009.mat")
     savemat(tmp_path / "TrainingSet2" / "A0003.mat", {"ECG": {"data": np.zeros((5, 100))}})
     source = open_source("cpsc2018", tmp_path)
-    assert [tuple(one) for one in source.excluded] == [("A0009", "REFERENCE.csv does not list it")]
+    assert [tuple(one) for one in source.excluded] == [("A0009", "it is not listed in REFERENCE.csv")]
     with pytest.raises(InputError, match=r"A0001\.mat has no struct ECG"):
         source[0].read()
     with pytest.raises(FileNotFoundError, match=r"A0002\.mat does not exist"):
@@ -71,7 +71,7 @@ def test_when_cpsc2018_is_incomplete_then_each_recording_is_named(tmp_path: Path
     (tmp_path / "TrainingSet1" / "REFERENCE.csv").write_text(
         "Recording,First_label,Second_label,Third_label\nA0001,5,12,\n"
     )
-    with pytest.raises(InputError, match=r"gives A0001 the label 12: CPSC2018's labels are 1 to 9"):
+    with pytest.raises(InputError, match=r"has the label 12 for A0001: labels of CPSC2018 are 1 to 9"):
         open_source("cpsc2018", tmp_path)
     (tmp_path / "TrainingSet1" / "REFERENCE.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"REFERENCE\.csv does not exist"):
@@ -186,7 +186,7 @@ def test_when_code15_is_read_then_zeros_on_both_sides_go_and_labels_come(tmp_pat
     assert [recording.patient_id for recording in recordings] == ["51421", "1724173", "523632"]
     assert [recording.metadata["sex"] for recording in recordings] == ["male", "female", "male"]
     ((record_id, reason),) = source.excluded
-    assert (record_id, reason) == ("271011", "it is in none of the shards here, but in exams_part13.hdf5")
+    assert (record_id, reason) == ("271011", "its shard exams_part13.hdf5 is missing")
 
 
 def test_when_the_unit_of_code15_is_given_then_recordings_are_in_millivolts(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_when_code15_is_damaged_then_it_is_said_where(tmp_path: Path) -> None:
     _write_code15(tmp_path)
     with h5py.File(tmp_path / "exams_part1.hdf5", "a") as file:
         file["tracings"][0] = 0.0
-    with pytest.raises(InputError, match=r"exam 1169160 .* is nothing but zeros"):
+    with pytest.raises(InputError, match=r"all samples of exam 1169160 .* are zero"):
         open_source("code15", tmp_path)[2].read()
     (tmp_path / "exams_part0.hdf5").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"exams_part0\.hdf5 is not a shard of CODE-15%"):

@@ -1,4 +1,4 @@
-"""Sources are opened by name or recognised by their layout, and behave as sequences of references."""
+"""Sources are opened by name or recognized by their layout, and behave as sequences of references."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WriteRecords = Callable[..., list[Recording]]
     ("folder", "kind"),
     [("ptbxl", "ptbxl"), ("challenge", "challenge"), ("ludb", "ludb"), ("cinc2011", "wfdb"), ("ptb", "wfdb")],
 )
-def test_when_a_real_folder_is_opened_then_its_layout_is_recognised_and_read(
+def test_when_a_real_folder_is_opened_then_its_layout_is_recognized_and_read(
     shared: Path, folder: str, kind: str
 ) -> None:
     source = open_source(None, shared / "data" / folder)
@@ -56,7 +56,7 @@ def test_when_a_file_is_given_then_it_is_a_table_or_a_record(tmp_path: Path, wri
 
 
 def test_when_nothing_is_there_then_it_is_said_what_would_be(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no recordings: there is neither a \.hea file"):
+    with pytest.raises(InputError, match=r"contains no recordings: neither \.hea files"):
         guess_kind(tmp_path)
     with pytest.raises(InputError, match="contains no WFDB records"):
         open_source("wfdb", tmp_path)
@@ -75,9 +75,9 @@ def test_when_the_path_does_not_exist_then_every_reader_names_it(tmp_path: Path,
 
 
 def test_when_kind_option_or_label_set_are_unknown_then_the_choices_are_named(tmp_path: Path, shared: Path) -> None:
-    with pytest.raises(InputError, match="no reader 'dicom': choose from ptbxl"):
+    with pytest.raises(InputError, match="unknown reader 'dicom': choose from ptbxl"):
         open_source("dicom", tmp_path)
-    with pytest.raises(InputError, match="wfdb has no option 'folds': it has label_set"):
+    with pytest.raises(InputError, match="wfdb has no option 'folds': choose from label_set"):
         open_source("wfdb", tmp_path, folds=[1])
     with pytest.raises(InputError, match="unknown label set 'all': choose from ptbxl_super"):
         open_source("ptbxl", shared / "data" / "ptbxl", label_set="all")
