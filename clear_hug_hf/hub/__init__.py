@@ -1,4 +1,4 @@
-"""What brings weights in and takes models out: converters from released checkpoints, export, publishing."""
+"""Converters from released checkpoints, export to ONNX, model cards and publishing to the Hub."""
 
 from importlib import import_module
 from pkgutil import iter_modules

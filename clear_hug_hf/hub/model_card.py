@@ -1,4 +1,4 @@
-"""Model cards, made from the files of the run that made the model: no number stands in a card that is not in them."""
+"""Model cards, generated from the files of the training run: every number in a card comes from these files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
 
 
 CODE_LICENSE = "Apache-2.0"
-# As the Hub spells them; "other" needs a name beside it.
+# License identifiers of the Hub; "other" requires a license name.
 LICENSES = frozenset(
     """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
@@ -38,31 +38,31 @@ LICENSES = frozenset(
     zlib
     """.split()  # noqa: SIM905 (a line for each would be seventy)
 )
-# A threshold chosen on fewer recordings with the label, and an AUROC measured on them, say little.
-_FEW = 10
+# With fewer positive recordings, thresholds and AUROC of a label are unreliable.
+_MIN_POSITIVES = 10
 _TEMPLATE = "model_card_template.md"
-_NEEDED = ("license", "library_name", "tags")
+_REQUIRED_FIELDS = ("license", "library_name", "tags")
 _METRICS = {
     "auroc": ("AUROC", "roc_auc"),
     "average_precision": ("average precision", "average_precision"),
     "f1": ("F1", "f1"),
     "calibration_error": ("calibration error", "expected_calibration_error"),
 }
-# What the card shows the use of; of other models it shows that of their encoder.
+# Cards show how to use these models; for others they show the encoder.
 RECORDING_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
-"""Auto classes of the classifiers of recordings, or of pictures of them."""
+"""Auto classes of models that classify recordings or pictures of recordings."""
 _CLASSIFIERS = (*RECORDING_CLASSIFIERS, "AutoModelForTokenClassification")
 _PIPELINES = {"AutoModelForImageClassification": "image-classification"}
 
 
 class Card(NamedTuple):
     """
-    A model card and what belongs to it.
+    A model card with its evaluation results.
 
     Args:
-        card ([`ModelCard`]): The content of README.md.
+        card ([`ModelCard`]): Content of README.md.
         eval_results (`dict[str, str]`): Content of each `.eval_results/*.yaml` file.
-        missing (`list[str]`): What the card should say and nothing told it, each as a few words.
+        missing (`list[str]`): Missing information, each as a short phrase.
     """
 
     card: ModelCard
@@ -84,53 +84,51 @@ def make_card(
     dtype: str = "float32",
 ) -> Card:
     """
-    The card of a model.
+    Generate the card of a model.
 
     Args:
         repo_id (`str`): `ORG/NAME` on the Hub.
-        config ([`PreTrainedConfig`]): The model's.
-        auto_class (`str`): Auto class that loads it with all its weights, such as `"AutoModelForPreTraining"`.
-        feature_extractor: The model's.
-        facts (`Mapping[str, Mapping]`): What the run wrote, as `find_facts` reads it.
-        license (`str`, *optional*): Of the weights, as the Hub spells it: one of [`LICENSES`].
-        license_name (`str`, *optional*): What it is called, where it is `"other"`.
-        dataset_id (`str`, *optional*): `ORG/NAME` on the Hub of the recordings that were tested; `.eval_results`
-            needs one.
-        num_parameters (`int`, *optional*): Of the model.
-        dtype (`str`, *optional*, defaults to `"float32"`): How its weights are stored.
+        config ([`PreTrainedConfig`]): Config of the model.
+        auto_class (`str`): Auto class that loads all weights, such as `"AutoModelForPreTraining"`.
+        feature_extractor: Feature extractor of the model.
+        facts (`Mapping[str, Mapping]`): Files of the run, as `find_facts` reads them.
+        license (`str`, *optional*): License of the weights, one of [`LICENSES`].
+        license_name (`str`, *optional*): Name of the license if `license` is `"other"`.
+        dataset_id (`str`, *optional*): `ORG/NAME` of the test dataset on the Hub, required for `.eval_results`.
+        num_parameters (`int`, *optional*): Number of parameters of the model.
+        dtype (`str`, *optional*, defaults to `"float32"`): Storage dtype of the weights.
 
     Returns:
         [`Card`]
 
     Raises:
-        InputError: If the licence is none, or a file of the run lacks a field that the card needs, or holds in it what
-            cannot be: the message names it.
+        InputError: If the license is unknown, or a file of the run lacks a required field or has an invalid value.
     """
-    _check_licence(license, license_name)
-    encoder, converted = _of_encoder(facts, PRETRAINING), _of_encoder(facts, CONVERSION)
+    _check_license(license, license_name)
+    encoder, converted = _encoder_facts(facts, PRETRAINING), _encoder_facts(facts, CONVERSION)
     conversion = facts.get(CONVERSION)
     is_classifier = auto_class in RECORDING_CLASSIFIERS
     metrics = facts.get(METRICS) if is_classifier else None
     labels, thresholds = (model_label_names(config), model_thresholds(config)) if is_classifier else ([], [])
     missing = []
     if license is None:
-        missing.append("the licence of the weights (--license)")
+        missing.append("the license of the weights (--license)")
     if is_classifier and all(re.fullmatch(r"LABEL_\d+", name) for name in labels):
-        missing.append("names of the labels (id2label in config.json)")
-    if metrics is not None and (named := _field(metrics, "labels", METRICS)) != labels:
+        missing.append("label names (id2label in config.json)")
+    if metrics is not None and (measured := _field(metrics, "labels", METRICS)) != labels:
         raise InputError(
-            f"{METRICS} is of the labels {', '.join(map(str, named))} and the model names {', '.join(labels)}: the "
-            "file is of another model, take it away"
+            f"{METRICS} has the labels {', '.join(map(str, measured))} but the model has {', '.join(labels)}: remove "
+            "the file, it belongs to another model"
         )
     if is_classifier and metrics is None:
         missing.append(f"metrics ({METRICS}, which `clear-hug finetune` writes)")
     if not is_classifier and encoder is None and conversion is None:
-        missing.append(f"how it was pre-trained ({PRETRAINING}, which `clear-hug pretrain` writes)")
+        missing.append(f"the pre-training run ({PRETRAINING}, which `clear-hug pretrain` writes)")
     tested = _tested(metrics) if metrics is not None else None
     if tested is None and dataset_id is not None:
-        raise InputError(f"nothing is recorded that was tested on {dataset_id}: leave out --dataset")
+        raise InputError(f"there are no results on {dataset_id}: remove --dataset")
     if tested is not None and dataset_id is None:
-        missing.append("the tested dataset's name on the Hub, for .eval_results (--dataset)")
+        missing.append("the name of the test dataset on the Hub, for .eval_results (--dataset)")
 
     name = repo_id.split("/")[-1]
     sources = _source_rows(metrics, encoder)
@@ -160,7 +158,7 @@ def make_card(
         loaded_by=auto_class if auto_class in _CLASSIFIERS else "AutoModel",
         pretrained_with=SYSTEMS[config.model_type].objective.parts,
         reads_pages=hasattr(feature_extractor, "image_processor"),
-        simulated=any(one.get("name") == "simulated" for one in _all_sources(facts)),
+        simulated=any(source.get("name") == "simulated" for source in _all_sources(facts)),
         summary=_summary(config, auto_class, labels, num_parameters, conversion),
         labels=[
             {"name": _cell(label), "threshold": f"{threshold:.3g}"}
@@ -175,7 +173,7 @@ def make_card(
         reads=_reads(config, feature_extractor),
         limits=_limits(metrics, encoder, converted),
         environment=_environment(metrics if is_classifier else encoder, conversion),
-        licence=_licence(license_name or license, facts, converted),
+        license_text=_license_text(license_name or license, facts, converted),
         citations=_citations(config, facts),
         footer=FOOTER,
     )
@@ -183,55 +181,55 @@ def make_card(
     return Card(text, eval_results, missing)
 
 
-def _check_licence(license: str | None, name: str | None) -> None:
+def _check_license(license: str | None, name: str | None) -> None:
     if license is None:
         if name is not None:
-            raise InputError("a name of the licence needs --license other")
+            raise InputError("--license-name requires --license other")
         return
     if license not in LICENSES:
-        near = difflib.get_close_matches(license.lower().replace(" ", "-"), LICENSES, n=2) or ["cc-by-4.0", "other"]
-        raise InputError(f"{license!r} is no licence as the Hub spells it: did you mean {' or '.join(near)}?")
+        close = difflib.get_close_matches(license.lower().replace(" ", "-"), LICENSES, n=2) or ["cc-by-4.0", "other"]
+        raise InputError(f"{license!r} is not a license identifier of the Hub: did you mean {' or '.join(close)}?")
     if (license == "other") != (name is not None):
-        raise InputError("with --license other, and only with it, say what the licence is called: --license-name NAME")
+        raise InputError("--license other requires --license-name NAME, and other licenses do not allow it")
 
 
 def read_card(path: str | Path) -> ModelCard:
     """
-    A card that somebody wrote.
+    Read and check a custom model card.
 
     Args:
-        path (`str` or `Path`): A Markdown file that begins with a header in YAML.
+        path (`str` or `Path`): A Markdown file that starts with a YAML header.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is no text, its header is no YAML, or lacks a field that a model on the Hub needs.
+        FileNotFoundError: If the file does not exist.
+        InputError: If it is not a text file, or its header is invalid or lacks a field that the Hub requires.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"the card {path} does not exist: check the path, or leave out --card")
+        raise FileNotFoundError(f"the card {path} does not exist: check the path, or remove --card")
     if not path.is_file():
-        raise InputError(f"{path} is a folder: name the card, a Markdown file")
+        raise InputError(f"{path} is a folder: name the Markdown file of the card")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"the card {path} is no text in UTF-8: save it as one") from None
-    lacking = list(_NEEDED)
+        raise InputError(f"the card {path} is not UTF-8 text: save it as UTF-8") from None
+    missing = list(_REQUIRED_FIELDS)
     if text.startswith("---"):
         try:
             card = ModelCard(text)
-            found = card.data.to_dict()
+            header = card.data.to_dict()
         except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"the header of the card {path} is no YAML ({reason}): mend the lines between ---"
+                f"the header of the card {path} is not valid YAML ({reason}): fix the lines between ---"
             ) from error
-        lacking = [name for name in _NEEDED if not found.get(name)]
-    if lacking:
+        missing = [name for name in _REQUIRED_FIELDS if not header.get(name)]
+    if missing:
         raise InputError(
-            f"the card {path} lacks {', '.join(lacking)} in its header: add the field(s) between two lines of --- at "
-            "its beginning, or leave out --card to have one made"
+            f"the header of the card {path} lacks {', '.join(missing)}: add the field(s) between two lines of --- at "
+            "the beginning, or remove --card to generate a card"
         )
-    _check_licence(str(found["license"]), found.get("license_name"))
+    _check_license(str(header["license"]), header.get("license_name"))
     return card
 
 
@@ -239,70 +237,70 @@ def read_card(path: str | Path) -> ModelCard:
 
 
 def _field(facts: Mapping[str, Any], path: str, where: str) -> Any:
-    """A field of a run's file by the names on the way to it, parted by slashes: a label may have dots."""
-    found: Any = facts
+    """A nested field of a run's file, by its path with slashes: labels may contain dots."""
+    value: Any = facts
     for name in path.split("/"):
-        if not isinstance(found, Mapping) or name not in found:
+        if not isinstance(value, Mapping) or name not in value:
             raise InputError(
-                f"{where} lacks the field {path.replace('/', '.')}, which the card needs: make the run again with "
-                f"this version, or take {where} away and do without its numbers"
+                f"{where} lacks the field {path.replace('/', '.')}, which the card requires: repeat the run with this "
+                f"version, or remove {where} to publish without its numbers"
             )
-        found = found[name]
-    return found
+        value = value[name]
+    return value
 
 
-def _of_encoder(facts: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
-    """How the encoder came about: a file beside the model, or what the fine-tuning run wrote down of it."""
+def _encoder_facts(facts: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
+    """A file about the encoder: beside the model, or as recorded by the fine-tuning run."""
     return facts.get(name, facts.get(METRICS, {}).get("encoder", {}).get(name))
 
 
-def _pretrained(encoder: Mapping[str, Any]) -> System:
-    """The system of a run of pre-training."""
+def _system(encoder: Mapping[str, Any]) -> System:
+    """The system of a pre-training run."""
     name = _field(encoder, "system", PRETRAINING)
     if name not in SYSTEMS:
-        raise InputError(f"{PRETRAINING} is of the system {name!r}: install the package that brings it")
+        raise InputError(f"{PRETRAINING} is of the unknown system {name!r}: install the package that provides it")
     return SYSTEMS[name]
 
 
-def _earlier(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """The runs that a pre-training went on from, the latest first."""
+def _earlier_runs(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The runs that initialized a pre-training run, latest first."""
     while encoder is not None and (encoder := encoder.get("initialized_from")) is not None:
         yield encoder
 
 
-def _teachers(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """The runs that made the encoder of signals that pages were aligned with."""
+def _teacher_runs(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The pre-training runs of the signal teacher that pages were aligned with."""
     teacher = (encoder or {}).get("signal_teacher")
     if teacher is not None:
-        yield from (*_earlier(teacher), teacher)
+        yield from (*_earlier_runs(teacher), teacher)
 
 
-def _check_metrics(found: Mapping[str, Any], where: str) -> None:
-    """Refuse metrics that lack a part, or are none."""
-    entries = {f"macro_{name}": _field(found, f"macro_{name}", METRICS) for name in _METRICS}
-    for label, entry in _field(found, "per_label", METRICS).items():
+def _check_metrics(metrics: Mapping[str, Any], where: str) -> None:
+    """Raise an [`InputError`] if metrics are incomplete or invalid."""
+    entries = {f"macro_{name}": _field(metrics, f"macro_{name}", METRICS) for name in _METRICS}
+    for label, entry in _field(metrics, "per_label", METRICS).items():
         if entry.get("auroc") is not None:
             entries |= {f"per_label.{label}.{name}": entry.get(name) for name in _METRICS}
     for name, metric in entries.items():
         if metric is None and name.startswith("macro_"):
             continue
-        known = metric if isinstance(metric, Mapping) else {}
-        complete = {"value", "low", "high"} <= known.keys() and known["value"] is not None
-        numbers = [one for part in ("value", "low", "high") if (one := known.get(part)) is not None]
-        if not complete or not all(isinstance(one, int | float) and 0 <= one <= 1 for one in numbers):
+        parts = metric if isinstance(metric, Mapping) else {}
+        is_complete = {"value", "low", "high"} <= parts.keys() and parts["value"] is not None
+        numbers = [number for part in ("value", "low", "high") if (number := parts.get(part)) is not None]
+        if not is_complete or not all(isinstance(number, int | float) and 0 <= number <= 1 for number in numbers):
             raise InputError(
-                f"{METRICS} holds {metric!r} as {where}.{name}, which is no metric with its interval: make the run "
-                "again, or take the file away and do without its numbers"
+                f"{where}.{name} in {METRICS} is {metric!r}, not a metric with an interval: repeat the run, or remove "
+                "the file to publish without its numbers"
             )
 
 
 def _macros(tested: _Tested) -> dict[str, Mapping[str, Any]]:
-    """Means over labels of the metrics that are defined, by name."""
+    """Macro averages of the metrics that are defined, by name."""
     return {name: value for name in _METRICS if (value := tested.metrics[f"macro_{name}"]) is not None}
 
 
 class _Tested(NamedTuple):
-    """The split that results are stated of: the test recordings, where there are none those of the choice."""
+    """The split of the reported results: test or, without test recordings, validation."""
 
     split: str
     metrics: Mapping[str, Any]
@@ -313,19 +311,19 @@ class _Tested(NamedTuple):
 def _tested(metrics: Mapping[str, Any]) -> _Tested:
     results = _field(metrics, "pretrained", METRICS)
     split = "test" if "test" in results else "validation"
-    found = _field(results, split, METRICS)
-    _check_metrics(found, f"pretrained.{split}")
+    split_metrics = _field(results, split, METRICS)
+    _check_metrics(split_metrics, f"pretrained.{split}")
     data = _field(metrics, "data", METRICS)
     if not isinstance(data, Mapping):
-        raise InputError(f"{METRICS} was written by an older version: make the run again")
-    return _Tested(split, found, data, metrics.get("environment", {}).get("date"))
+        raise InputError(f"{METRICS} was written by an older version: repeat the run")
+    return _Tested(split, split_metrics, data, metrics.get("environment", {}).get("date"))
 
 
 # ----------------------------------------------------------------------------------------------------------- results
 
 
 def _model_index(tested: _Tested, dataset_id: str | None) -> list[EvalResult]:
-    """Results as the header's `model-index` has them."""
+    """Results for the `model-index` of the header."""
     return [
         EvalResult(
             task_type="ecg-classification",
@@ -346,7 +344,7 @@ def _model_index(tested: _Tested, dataset_id: str | None) -> list[EvalResult]:
 
 
 def _eval_results(tested: _Tested, dataset_id: str, repo_id: str) -> dict[str, str]:
-    """Results as the Hub reads them from `.eval_results/`."""
+    """Results for `.eval_results/`, as the Hub reads them."""
     entries = []
     for name, value in _macros(tested).items():
         task = "_".join([tested.data.get("label_set") or "labels", "macro", name])
@@ -368,7 +366,7 @@ def _eval_results(tested: _Tested, dataset_id: str, repo_id: str) -> dict[str, s
 def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if metrics is None:
         return []
-    columns = {"pretrained": "this model", "random_initialization": "the same, its encoder never trained"}
+    columns = {"pretrained": "this model", "random_initialization": "randomly initialized encoder"}
     runs = {name: _field(metrics, name, METRICS) for name in columns if name == "pretrained" or name in metrics}
     tables = []
     for split in ("test", "validation"):
@@ -376,13 +374,13 @@ def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             continue
         for name, run in runs.items():
             _check_metrics(_field(run, split, METRICS), f"{name}.{split}")
-        found = runs["pretrained"][split]
-        where = f"On {found['num_recordings']} {split} recordings of {found['num_patients']} patients"
+        result = runs["pretrained"][split]
+        counts = f"{result['num_recordings']} {split} recordings of {result['num_patients']} patients"
         difference = metrics.get("macro_auroc_difference", {}).get(split)
-        note = "Difference of macro AUROC, paired over patients: " + _interval(difference, sign=True) + "."
+        note = "Difference in macro AUROC, paired over patients: " + _interval(difference, sign=True) + "."
         tables.append(
             {
-                "title": f"{where}, with 95 % intervals over patients:",
+                "title": f"Results on {counts}, with 95% confidence intervals over patients:",
                 "columns": [_first_column("metric", split), *(columns[name] for name in runs)],
                 "rows": [
                     [f"macro {title}", *(_interval(run[split][f"macro_{name}"]) for run in runs.values())]
@@ -396,8 +394,8 @@ def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _first_column(name: str, split: str) -> str:
-    """Its header, which says so where numbers are of recordings that chose the model: tables are quoted alone."""
-    return name if split == "test" else f"{name} (optimistic: also used to choose epochs and thresholds)"
+    """The header of the first column, which marks results on validation recordings: tables are quoted alone."""
+    return name if split == "test" else f"{name} (optimistic: epoch and thresholds were selected on these recordings)"
 
 
 def _label_table(tested: _Tested) -> dict[str, Any]:
@@ -406,12 +404,12 @@ def _label_table(tested: _Tested) -> dict[str, Any]:
         if entry["auroc"] is None:
             excluded.append(name)
             continue
-        rows.append([_cell(name), str(entry["num_positive"]), *(_interval(entry[one]) for one in _METRICS)])
+        rows.append([_cell(name), str(entry["num_positive"]), *(_interval(entry[metric]) for metric in _METRICS)])
     note = f"Excluded, with only one class present: {', '.join(map(_cell, excluded))}." if excluded else ""
     first = _first_column("label", tested.split)
     return {
-        "title": f"Per label on the {tested.split} recordings:",
-        "columns": [first, "with the label", *(title for title, _ in _METRICS.values())],
+        "title": f"Results per label on the {tested.split} recordings:",
+        "columns": [first, "positives", *(title for title, _ in _METRICS.values())],
         "rows": rows,
         "note": note,
     }
@@ -426,11 +424,11 @@ def _pretraining_tables(encoder: Mapping[str, Any] | None) -> list[dict[str, Any
         rows.append(["validation recordings", f"{result['validation_loss']:.4f}"])
     return [
         {
-            "title": _pretrained(encoder).objective.loss_title,
+            "title": _system(encoder).objective.loss_title,
             "columns": ["", f"after epoch {_field(result, 'epoch', PRETRAINING)}"],
             "rows": rows,
-            "note": ("The epoch was chosen on the validation recordings. " if encoder.get("chosen") else "")
-            + "What the representation is worth for a task is measured by fine-tuning it.",
+            "note": ("The epoch was selected on the validation recordings. " if encoder.get("chosen") else "")
+            + "Fine-tune the encoder to measure its quality for a task.",
         }
     ]
 
@@ -449,28 +447,28 @@ def _summary(
     size = "" if num_parameters is None else f" ({_parameters(num_parameters)} parameters)"
     if conversion is not None:
         return (
-            f"The released {conversion['kind']} `{conversion['file']}`{size} in the form of Transformers, converted "
-            "by `clear-hug-hf`. The weights are those of the file; nothing was trained."
+            f"The released {conversion['kind']} `{conversion['file']}`{size}, converted to Transformers by "
+            "`clear-hug-hf`. The weights are unchanged."
         )
     if auto_class in RECORDING_CLASSIFIERS:
         head = system.heads.get(getattr(config, "head_type", ""), "classifier")
         count = "1 label" if len(labels) == 1 else f"{len(labels)} labels"
-        what = "a picture of a 12-lead ECG" if auto_class == RECORDING_CLASSIFIERS[1] else "a 12-lead ECG"
-        return f"{system.display_name}{size} that names {count} of {what}, by a {head}."
+        inputs = "pictures of 12-lead ECGs" if auto_class == RECORDING_CLASSIFIERS[1] else "12-lead ECGs"
+        return f"{system.display_name}{size} that predicts {count} from {inputs}, with a {head}."
     if auto_class == "AutoModelForTokenClassification":
         classes = ", ".join(map(_cell, model_label_names(config)))
         return f"{system.display_name}{size} that classifies every sample of every lead of a 12-lead ECG: {classes}."
-    what = f"{size}, alone"
+    parts = size
     if auto_class == "AutoModelForPreTraining":
-        what = f", with the {system.objective.parts} that it was pre-trained with{size.replace(')', ' in all)')}"
+        parts = f" with the {system.objective.parts} of pre-training{size.replace(')', ' in total)')}"
     article = "An" if system.display_name.startswith("E") else "A"
-    return f"{article} {system.display_name} encoder of 12-lead ECGs{what}: a starting point for labels of your own."
+    return f"{article} {system.display_name} encoder of 12-lead ECGs{parts}, for fine-tuning on your own labels."
 
 
 def _threshold_note(config: Any) -> str:
     if getattr(config, "label_thresholds", None):
-        return "Thresholds are those with the best F1 on the validation recordings; they are saved in the config."
-    return "No threshold was chosen for these labels: 0.5 stands for all."
+        return "Thresholds maximize F1 on the validation recordings and are saved in the config."
+    return "No thresholds were selected: 0.5 is used for all labels."
 
 
 def _made(
@@ -479,48 +477,49 @@ def _made(
     paragraphs = []
     if conversion is not None:
         size = f", {conversion['size']} size" if conversion.get("size") else ""
-        what = "Converted from" if metrics is None else "**Encoder**: converted from"
+        verb = "Converted" if metrics is None else "**Encoder**: converted"
         paragraphs.append(
-            f"{what} `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
-            f"{size}, {conversion['num_tensors']} tensors, all of them used. The number of attention heads, "
+            f"{verb} from `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
+            f"{size} with {conversion['num_tensors']} tensors, all of which are used. The number of attention heads, "
             f"{conversion['num_attention_heads']}, is not in the file."
             + "".join(f" {note}" for note in _conversion_notes(conversion))
         )
     if encoder is not None:
-        recipe, system = _field(encoder, "recipe", PRETRAINING), _pretrained(encoder)
+        recipe, system = _field(encoder, "recipe", PRETRAINING), _system(encoder)
         result = _field(encoder, "result", PRETRAINING)
         text = (
             f"**Pre-training** {system.objective.supervision}: {system.display_name}, {encoder.get('size') or 'own'} "
             f"size, {recipe.get('num_train_epochs')} epochs, seed {recipe.get('seed')}."
         )
         if encoder.get("chosen"):
-            text += f" These are the weights after epoch {result['epoch']}, which had the lowest validation loss."
-        for one in _earlier(encoder):
-            text += f" It went on with the model of {_field(one, 'result/epoch', PRETRAINING)} epochs before."
+            text += f" The weights are those of epoch {result['epoch']}, which had the lowest validation loss."
+        for run in _earlier_runs(encoder):
+            text += f" Initialized from a run of {_field(run, 'result/epoch', PRETRAINING)} epochs."
         if (teacher := encoder.get("signal_teacher")) is not None:
             text += (
-                f" The signal teacher: {_pretrained(teacher).display_name}, pre-trained without labels for "
+                f" Signal teacher: {_system(teacher).display_name}, pre-trained without labels for "
                 f"{_field(teacher, 'result/epoch', PRETRAINING)} epochs."
             )
         paragraphs.append(text)
     elif metrics is not None and conversion is None:
-        paragraphs.append("**Pre-training**: nothing is recorded about the encoder that was fine-tuned.")
+        paragraphs.append("**Pre-training**: not recorded.")
     if metrics is not None:
         recipe = _field(metrics, "recipe", METRICS)
         method = {
-            "frozen": "the head was trained, the encoder stayed as it was",
-            "full": "the whole model was trained",
-            "lora": "the head and low-rank updates of the encoder were trained, and merged",
+            "frozen": "head on the frozen encoder",
+            "full": "full fine-tuning",
+            "lora": "head and low-rank adapters of the encoder (LoRA, merged)",
         }[recipe["method"]]
         control = ""
         if "random_initialization" in metrics:
-            control = " The same was done with an encoder that was never trained, as a control."
+            control = " As a control, the same was done with a randomly initialized encoder."
+        selection = _field(metrics, "selected_by", METRICS).split(";")[0]
+        epoch = _field(metrics, "pretrained/best_epoch", METRICS)
         paragraphs.append(
-            f"**Fine-tuning**: {method}; seed {recipe.get('seed')}. Chosen was "
-            f"{_field(metrics, 'selected_by', METRICS).split(',')[0].removesuffix(' in both runs')}: epoch "
-            f"{_field(metrics, 'pretrained/best_epoch', METRICS)}.{control}"
+            f"**Fine-tuning**: {method}, seed {recipe.get('seed')}. Model selection: {selection}; epoch {epoch}."
+            f"{control}"
         )
-    return paragraphs or ["Nothing is recorded about how these weights came about: they may be untrained."]
+    return paragraphs or ["The training of these weights is not recorded. They may be untrained."]
 
 
 def _conversion_notes(conversion: Mapping[str, Any]) -> Iterator[str]:
@@ -533,22 +532,20 @@ def _conversion_notes(conversion: Mapping[str, Any]) -> Iterator[str]:
 def _stored(dtype: str, measured: Mapping[str, Any]) -> list[str]:
     if dtype == "float32":
         return []
-    when = "before they were rounded"
+    when = "before rounding"
     if measured.get("weights") == dtype:
-        when = f"with these weights, again on {measured['environment']['date']}"
-    return [
-        f"The weights are stored as {dtype} and computed with in float32. What was measured here was measured {when}."
-    ]
+        when = f"with the stored weights on {measured['environment']['date']}"
+    return [f"Weights are stored as {dtype} and used in float32. Results were measured {when}."]
 
 
 def _source_rows(metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None) -> list[list[str]]:
     rows = []
-    before = (metrics or {}).get("encoder", {}).get("finetuned_on")
+    earlier = (metrics or {}).get("encoder", {}).get("finetuned_on")
     for used_for, sources in (
-        *(("signal teacher", _field(one, "data", PRETRAINING)) for one in _teachers(encoder)),
-        *(("earlier pre-training", one["data"]) for one in _earlier(encoder)),
+        *(("signal teacher", _field(run, "data", PRETRAINING)) for run in _teacher_runs(encoder)),
+        *(("earlier pre-training", run["data"]) for run in _earlier_runs(encoder)),
         ("pre-training", _field(encoder, "data", PRETRAINING) if encoder is not None else []),
-        ("fine-tuning before", [before] if before else []),
+        ("earlier fine-tuning", [earlier] if earlier else []),
         ("fine-tuning", [_field(metrics, "data", METRICS)] if metrics is not None else []),
     ):
         for source in sources:
@@ -558,7 +555,7 @@ def _source_rows(metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] |
                     _cell(_title(source)),
                     used_for,
                     source.get("license") or "not stated",
-                    _cell(source.get("label_set") or "own") if "fine" in used_for else "",
+                    _cell(source.get("label_set") or "custom") if "fine" in used_for else "",
                     source.get("splits") or "not stated",
                     *(_count(counts.get(split)) for split in ("train", "validation", "test")),
                 ]
@@ -569,121 +566,124 @@ def _source_rows(metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] |
 def _recipes(
     metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Settings by what they were for."""
-    found = []
-    for purpose, facts in (("fine-tuning", metrics), ("pre-training", encoder)):
+    """Hyperparameters by stage of training."""
+    recipes = []
+    for stage, facts in (("fine-tuning", metrics), ("pre-training", encoder)):
         if facts is not None and facts.get("recipe"):
-            chosen = {**facts["recipe"], **{f"model.{name}": one for name, one in (facts.get("model") or {}).items()}}
-            found.append((purpose, [(name, f"`{_cell(str(value))}`") for name, value in sorted(chosen.items())]))
-    return found
+            overrides = {f"model.{name}": value for name, value in (facts.get("model") or {}).items()}
+            settings = sorted({**facts["recipe"], **overrides}.items())
+            recipes.append((stage, [(name, f"`{_cell(str(value))}`") for name, value in settings]))
+    return recipes
 
 
 def _reads(config: Any, extractor: Any) -> str:
-    steps = [
-        f"Any recording with named leads, at any rate from 50 Hz, in mV, uV, V or normalised, becomes "
-        f"{len(config.lead_names)} leads ({', '.join(config.lead_names)}) at {config.sampling_rate:g} Hz"
-    ]
+    leads = f"{len(config.lead_names)} leads ({', '.join(config.lead_names)})"
+    steps = [f"resampled to {config.sampling_rate:g} Hz with {leads}"]
+    if getattr(extractor, "do_bandpass", False):
+        steps.append(f"band-pass filtered from {extractor.bandpass_low:g} to {extractor.bandpass_high:g} Hz")
     if (size := getattr(extractor, "image_size", None)) is not None:
         steps.append(f"drawn as a page of ECG paper of {size[1]} x {size[0]} px, {extractor.layout} by default")
-    if getattr(extractor, "do_bandpass", False):
-        steps.append(f"band-passed from {extractor.bandpass_low:g} to {extractor.bandpass_high:g} Hz")
-    if getattr(extractor, "detector", None) and getattr(extractor, "reads_beats", True):
-        steps.append(f"searched for R peaks by the detector `{extractor.detector}`")
     if getattr(extractor, "num_beats", None):
         steps.append(
-            f"cut into at most {extractor.num_beats} beats of {extractor.beat_length} samples per window of "
+            f"divided into at most {extractor.num_beats} beats of {extractor.beat_length} samples per window of "
             f"{extractor.window_seconds:g} s"
         )
     if getattr(extractor, "patch_size", None):
         steps.append(
-            f"read in windows of {extractor.window_seconds:g} s, in patches of {extractor.patch_size} samples"
+            f"divided into patches of {extractor.patch_size} samples in windows of {extractor.window_seconds:g} s"
         )
-    pictures = ""
-    if size is not None:
-        pictures = (
-            " Pictures of pages, photographs or scans, are searched for the page, straightened and resized to that; "
-            "nothing is cropped. Recordings in unknown units are refused unless `millivolts_per_unit` is set."
-        )
-    return (
-        ", ".join(steps) + f". Missing leads are masked.{pictures} All settings are in `preprocessor_config.json`; "
-        "the code is in this repository."
+    last = f" and {steps.pop()}" if len(steps) > 1 else ""
+    text = (
+        "Recordings with named leads, at any sampling rate from 50 Hz, in mV, uV, V or normalized. They are "
+        f"{', '.join(steps)}{last}."
     )
+    if getattr(extractor, "detector", None) and getattr(extractor, "reads_beats", True):
+        text += f" R peaks are found by the detector `{extractor.detector}`."
+    text += " Missing leads are masked."
+    if size is not None:
+        text += (
+            " In photographs and scans, the page is found, rectified and resized, not cropped. Recordings in unknown "
+            "units are refused unless `millivolts_per_unit` is set."
+        )
+    return f"{text} All settings are in `preprocessor_config.json`, and the code is in this repository."
 
 
 def _limits(
     metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None, conversion: Mapping[str, Any] | None
 ) -> list[str]:
-    limits = ["What other hospitals' devices, populations and labels do to it is not known from what stands here."]
+    limits = ["Performance on other devices, populations and label definitions is unknown."]
     if metrics is not None:
         tested = _tested(metrics)
         if rare := metrics["data"].get("excluded_labels"):
             limits.append(
-                f"Labels that fewer than {rare['fewer_than']} training recordings have are not among its outputs: "
+                f"Labels with fewer than {rare['fewer_than']} training recordings are excluded: "
                 f"{', '.join(map(_cell, rare['labels']))}."
             )
         if tested.split == "validation":
-            limits.append("There were no test recordings: all results are of those that the model was chosen on.")
+            limits.append("There are no test results: the model was selected on the recordings of all results above.")
         few = [
             _cell(name)
-            for name, one in tested.metrics["per_label"].items()
-            if one["num_positive"] < _FEW and one["auroc"] is not None
+            for name, entry in tested.metrics["per_label"].items()
+            if entry["num_positive"] < _MIN_POSITIVES and entry["auroc"] is not None
         ]
         if few:
             limits.append(
-                f"Fewer than {_FEW} {tested.split} recordings have these labels, so that their results are unsure: "
-                f"{', '.join(few)}."
+                f"Results of labels with fewer than {_MIN_POSITIVES} positive {tested.split} recordings are "
+                f"unreliable: {', '.join(few)}."
             )
         if any(value["low"] == value["high"] for value in _macros(tested).values()):
-            limits.append("An interval without width comes of few recordings without an error, not of certainty.")
+            limits.append("Intervals of zero width reflect a small number of recordings, not certainty.")
     if conversion is not None:
         limits.append(
-            "The preprocessing of the converted weights' authors is followed as far as it is known; their results "
-            "have not been measured again."
+            "Preprocessing follows the authors of the converted weights as far as it is known. Their results were not "
+            "reproduced."
         )
     return limits
 
 
 def _environment(facts: Mapping[str, Any] | None, conversion: Mapping[str, Any] | None) -> str | None:
-    found = (facts or {}).get("environment")
-    if found is None:
+    environment = (facts or {}).get("environment")
+    if environment is None:
         if conversion is None or not conversion.get("versions"):
             return None
-        found = {"versions": conversion["versions"]}
-    parts = [f"{name} {one}" for name, one in found["versions"].items()]
-    if "python" in found:
-        parts.insert(0, f"Python {found['python']}")
-    if "device" in found:
-        parts.append(found["device"])
-    return ", ".join(parts) + (f"; {found['date']}." if "date" in found else ".")
+        environment = {"versions": conversion["versions"]}
+    parts = [f"{name} {version}" for name, version in environment["versions"].items()]
+    if "python" in environment:
+        parts.insert(0, f"Python {environment['python']}")
+    if "device" in environment:
+        parts.append(environment["device"])
+    return ", ".join(parts) + (f"; {environment['date']}." if "date" in environment else ".")
 
 
-def _licence(license: str | None, facts: Mapping[str, Mapping[str, Any]], conversion: Mapping[str, Any] | None) -> str:
-    weights = f"Weights: {license}." if license else "**The licence of the weights is not stated: ask before use.**"
+def _license_text(
+    license: str | None, facts: Mapping[str, Mapping[str, Any]], conversion: Mapping[str, Any] | None
+) -> str:
+    weights = f"Weights: {license}." if license else "**No license is stated for the weights: ask before use.**"
     parts = [weights, f"Code in this repository: {CODE_LICENSE}."]
-    stated = {_title(one): one["license"] for one in _all_sources(facts) if one.get("license")}
-    for title, of_data in stated.items():
-        parts.append(f"{title}: {of_data}.")
+    data_licenses = {_title(source): source["license"] for source in _all_sources(facts) if source.get("license")}
+    for title, data_license in data_licenses.items():
+        parts.append(f"{title}: {data_license}.")
     if conversion is not None:
-        note = conversion.get("license_note", "Nothing is recorded about its licence")
+        note = conversion.get("license_note", "Its license is not recorded")
         parts.append(
-            f"The file that was converted is its authors' work. {note}: whether these weights "
-            "may be passed on is for whoever publishes them to find out."
+            f"The converted file is the work of its authors. {note}. Publishers of these weights must check whether "
+            "redistribution is allowed."
         )
     return " ".join(parts)
 
 
 def _citations(config: Any, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    systems = [SYSTEMS[config.model_type], *map(_pretrained, _teachers(_of_encoder(facts, PRETRAINING)))]
-    found = [*(system.paper for system in systems), *(one.get("citation") for one in _all_sources(facts))]
-    return [f"- {one}" for one in dict.fromkeys(filter(None, found))]
+    systems = [SYSTEMS[config.model_type], *map(_system, _teacher_runs(_encoder_facts(facts, PRETRAINING)))]
+    citations = [*(system.paper for system in systems), *(source.get("citation") for source in _all_sources(facts))]
+    return [f"- {citation}" for citation in dict.fromkeys(filter(None, citations))]
 
 
 def _all_sources(facts: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    encoder, metrics = _of_encoder(facts, PRETRAINING) or {}, facts.get(METRICS, {})
-    labelled = [metrics.get("encoder", {}).get("finetuned_on"), metrics.get("data")]
-    runs = (encoder, *_earlier(encoder), *_teachers(encoder))
+    encoder, metrics = _encoder_facts(facts, PRETRAINING) or {}, facts.get(METRICS, {})
+    labeled = [metrics.get("encoder", {}).get("finetuned_on"), metrics.get("data")]
+    runs = (encoder, *_earlier_runs(encoder), *_teacher_runs(encoder))
     pretrained = [source for run in runs for source in run.get("data", [])]
-    return [*pretrained, *(one for one in labelled if isinstance(one, Mapping))]
+    return [*pretrained, *(source for source in labeled if isinstance(source, Mapping))]
 
 
 # ------------------------------------------------------------------------------------------------------------- words
@@ -698,7 +698,7 @@ def _slug(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break a table or become markup."""
+    """Text of a table cell, with Markdown characters escaped."""
     return re.sub(r"([|<>\\*_])", r"\\\1", " ".join(text.split()))
 
 
@@ -722,4 +722,4 @@ def _interval(metric: Mapping[str, Any] | None, sign: bool = False) -> str:
 def _interval_words(metric: Mapping[str, Any]) -> str:
     if metric["low"] is None:
         return ""
-    return f" (95 % interval {metric['low']:.3f} to {metric['high']:.3f})"
+    return f" (95% interval {metric['low']:.3f} to {metric['high']:.3f})"
