@@ -40,7 +40,7 @@ def test_when_a_stranger_adds_a_system_then_every_verb_takes_it(
     told = _run(code, tmp_path, site)
     assert (tmp_path / "runs" / "pretrained" / "pictures" / "pretraining_loss.png").is_file()
     card = (tmp_path / "staged" / "README.md").read_text()
-    assert "Toy (" in card
+    assert "A Toy classifier with" in card
     assert "**Pre-training** without labels: Toy, tiny size, 3 epochs" in card
     published = {path.name for path in (tmp_path / "staged").glob("*.py")}
     assert published >= own.keys()

@@ -337,10 +337,10 @@ def test_when_the_data_folder_is_bad_then_nothing_is_written(
     for data, message in ((tmp_path / "none", "does not exist"), (empty, "contains no WFDB records")):
         for verb in ("pretrain", "demo"):
             assert message in refused(verb, "--data", data, "--output-dir", output)
-    arguments = ["finetune", "--model", runs / "pretrained", "--output-dir", output, "--data", unlabelled]
+    arguments = ["finetune", "--model", runs / "pretrained", "--output-dir", output, "--data", unlabeled]
     assert "there are no labels in" in refused(*arguments)
-    (unlabelled / "one.dat").write_bytes(b"")
-    message = refused("pretrain", "--data", unlabelled, "--output-dir", output)
+    (unlabeled / "one.dat").write_bytes(b"")
+    message = refused("pretrain", "--data", unlabeled, "--output-dir", output)
     assert "no usable train recordings" in message
     assert "recording one: " in message
     assert "contains 0 samples" in message

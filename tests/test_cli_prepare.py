@@ -111,7 +111,7 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
     [
         (["--labels", "nothing"], "nothing"),
         (["--labels", "ptbxl_super", "ptbxl_all"], "2 label sets for ptbxl: name one"),
-        (["--reader-options", "color=red"], "ptbxl has no option 'color': it has label_set"),
+        (["--reader-options", "color=red"], "ptbxl has no option 'color': choose from label_set"),
         (["--reader-options", "sampling_rate=250"], "not at 250 Hz"),
         (["--kind", "ludb"], "ludb.csv does not exist"),
         (["--stride-seconds", "5"], "it needs --windows all"),

@@ -149,10 +149,12 @@ def test_when_numbers_are_of_recordings_that_chose_the_models_then_every_table_s
     assert "random weights (optimistic)" in header
     assert "Optimistic: fold 9 was also used to choose epochs and thresholds." in table
     for folder in CLASSIFIERS:
-        results = (folder / "README.md").read_text().split("## Results")[1].split("## How it was made")[0]
+        results = (folder / "README.md").read_text().split("## Results")[1].split("## Training")[0]
         headers = [before for before, line in pairwise(results.splitlines()) if line.startswith("|---")]
         assert len(headers) == 2
-        assert all("(optimistic: also used to choose epochs and thresholds)" in header for header in headers)
+        assert all(
+            "(optimistic: epoch and thresholds were selected on these recordings)" in header for header in headers
+        )
 
 
 @pytest.mark.parametrize("folder", READERS_OF_SIGNALS, ids=_name)
@@ -299,7 +301,7 @@ def test_when_shipped_classifiers_are_measured_again_then_cards_follow_and_weigh
         assert again["pretrained"]["validation"][name]["value"] == pytest.approx(value, abs=5e-3)
     assert again["environment"] == metrics["environment"]
     card = after["README.md"].decode()
-    assert f"measured with these weights, again on {again['measured']['environment']['date']}" in card
+    assert f"measured with the stored weights on {again['measured']['environment']['date']}" in card
     assert f"{again['pretrained']['validation']['macro_auroc']['value']:.3f}" in card
 
 

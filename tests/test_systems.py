@@ -39,7 +39,7 @@ def test_when_a_system_is_declared_then_its_classes_are_those_of_the_auto_classe
 def test_when_a_system_is_declared_then_it_is_found_by_what_belongs_to_it(system: System) -> None:
     assert system_of(system.config()) is system
     assert system_of(system.feature_extractor()) is system
-    with pytest.raises(KeyError, match=r"str is of no system: choose from .*clear_hug"):
+    with pytest.raises(KeyError, match=r"str belongs to no system: choose from .*clear_hug"):
         system_of("another")
 
 
@@ -61,13 +61,13 @@ def test_when_systems_are_listed_then_one_is_the_default() -> None:
 def test_when_a_plugin_brings_another_system_of_a_name_then_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = EntryPoint(DEFAULT_SYSTEM, "mine.declaration:SYSTEM", systems.GROUP)
     monkeypatch.setattr(systems, "entry_points", lambda group: [mine])
-    with pytest.raises(ImportError, match="two packages bring the system"):
+    with pytest.raises(ImportError, match="two packages provide the system"):
         list(type(SYSTEMS)())
 
 
 def test_when_an_entry_point_is_no_system_then_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systems, "entry_points", lambda group: [EntryPoint("odd", "json:dumps", group)])
-    with pytest.raises(ImportError, match=r"'odd' is no System of that name: mend json:dumps"):
+    with pytest.raises(ImportError, match=r"'odd' is not a System of that name: fix json:dumps"):
         type(SYSTEMS)()["odd"]
 
 

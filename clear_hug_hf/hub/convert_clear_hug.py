@@ -1,4 +1,4 @@
-"""Released CLEAR-HUG weights as models and model folders of this package."""
+"""Convert released CLEAR-HUG weights to models and model folders of this package."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .checkpoints import (
 from .converted import check_replaceable, save_converted
 
 
-# Head counts leave no trace in the shapes: those of the released sizes, by width.
+# Numbers of attention heads of the released sizes, by width. Tensor shapes do not reveal them.
 ENCODER_HEADS = {768: 8, 1024: 16}
 DECODER_HEADS = {512: 16, 1024: 16}
 
@@ -66,15 +66,15 @@ HUG_KEYS = {
 }
 
 PRETRAINED, LINEAR, HUG = "CLEAR pre-trained model", "CLEAR-linear classifier", "CLEAR-HUG classifier"
-"""What a released file may hold."""
+"""Kinds of released files."""
 
-# HeartLang, the parent project, names its embeddings alike and its layers otherwise.
+# HeartLang, the parent project, has the same names for embeddings but not for layers.
 _HEARTLANG_EMBEDDING = re.compile(r"(?:\w+\.)?token_embed\.tokenConv\.weight")
 _HEARTLANG_LAYER = re.compile(r"(?:\w+\.)?transformer\.layers\.\d+\.0\.to_qkv\.weight")
 
 
 def _find_kind(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """What the keys say that a file holds."""
+    """The kind of a file, from its keys."""
     if not any(key.startswith(("backbone.", "mlp_head.")) for key in state_dict):
         return PRETRAINED
     return HUG if any(key.startswith("backbone.moe.") for key in state_dict) else LINEAR
@@ -84,11 +84,10 @@ def _refuse_heartlang(state_dict: Mapping[str, torch.Tensor]) -> None:
     if not all(any(map(key.fullmatch, state_dict)) for key in (_HEARTLANG_EMBEDDING, _HEARTLANG_LAYER)):
         return
     raise InputError(
-        "this is a checkpoint of HeartLang, another network, which no CLEAR-HUG model can hold: it has one summary "
-        "token (cls_token) for the recording and not one per lead, packs the beats of all leads into one row that is "
-        "padded at its end, attends to everything, also to the padding, does not normalise beats, and its layers "
-        "(transformer.layers) normalise before attention and feed-forward and not after, have GELU for ReLU, and have "
-        "queries, keys and values (to_qkv) without bias in a width of their own; use a file of CLEAR or CLEAR-HUG"
+        "this is a checkpoint of HeartLang, whose architecture differs from CLEAR-HUG: it has one summary token "
+        "(cls_token) per recording instead of one per lead, packs the beats of all leads into one padded sequence "
+        "with full attention, does not normalize beats, and its layers (transformer.layers) use pre-normalization, "
+        "GELU, and queries, keys and values (to_qkv) without bias; use a checkpoint of CLEAR or CLEAR-HUG"
     )
 
 
@@ -105,7 +104,7 @@ def _map_layers(state_dict: Mapping[str, torch.Tensor], prefix: str, target: str
 
 
 def _map_keys(state_dict: Mapping[str, torch.Tensor], kind: str, prefix: str) -> dict[str, tuple[str, ...]]:
-    """Where each released tensor goes; the fused queries, keys and values go to three places."""
+    """Target names of each released tensor; fused queries, keys and values have three."""
     names: dict[str, tuple[str, ...]] = {f"{prefix}{old}": (f"clear_hug.{new}",) for old, new in ENCODER_KEYS.items()}
     names |= _map_layers(state_dict, f"{prefix}encoder_transformer.layers.", "clear_hug.layers")
     if kind == PRETRAINED:
@@ -125,20 +124,21 @@ def convert_clear_hug_state_dict(
     **config_overrides: Any,
 ) -> ClearHugPreTrainedModel:
     """
-    A model with released weights. What the file holds is read from its keys: a pre-trained model, or an encoder with a
-    linear classifier or with HUG; sizes are read from the shapes. Every tensor is used.
+    Convert a released state dict to a model. Its keys determine whether it is a pre-trained model, or a classifier
+    with a linear or HUG head, and its shapes determine the sizes. Every tensor is used.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`):
             The released tensors, see [`load_state_dict`].
         num_attention_heads (`int`, *optional*):
-            Heads of the encoder. They leave no trace in the shapes: needed unless the width is 768 or 1024.
+            Attention heads of the encoder. Required unless the width is 768 or 1024: shapes do not reveal it.
         decoder_num_attention_heads (`int`, *optional*):
-            Heads of the decoder; needed for a pre-trained model unless its decoder's width is 512 or 1024.
+            Attention heads of the decoder. Required for a pre-trained model unless the decoder's width is 512 or 1024.
         cls_attention (`str`, *optional*, defaults to `"reference_bias"`):
-            How the summary tokens attend in the encoder: as the released code runs, or `"lead"` as the paper says.
+            Attention of the summary tokens in the encoder: `"reference_bias"` as in the released code, or `"lead"` as
+            in the paper.
         config_overrides:
-            Further fields of [`ClearHugConfig`], such as `id2label` or `problem_type`.
+            Other fields of [`ClearHugConfig`], such as `id2label` or `problem_type`.
 
     Returns:
         [`ClearHugForPreTraining`] or [`ClearHugForSequenceClassification`] with head `"mean"` or `"hug"`, in
@@ -146,11 +146,10 @@ def convert_clear_hug_state_dict(
         as in the released code.
 
     Raises:
-        InputError: If the weights are of another network (keys are missing or left over, or it is HeartLang's), sizes
-            contradict each other, a number of heads is unknown, there are not as many labels as the classifier has, or
-            a field is not one of the config's.
+        InputError: If the weights are of another architecture (missing or unexpected keys, or HeartLang), sizes are
+            inconsistent, a number of heads is unknown, the number of labels is wrong, or a config field is unknown.
 
-    Source: the released code's modules; the tensors' names are all that was taken from them.
+    Only the tensor names are taken from the released code.
     """
     _refuse_heartlang(state_dict)
     kind = _find_kind(state_dict)
@@ -162,7 +161,10 @@ def convert_clear_hug_state_dict(
     num_leads, width = tensor_shape(state_dict, f"{prefix}cls_token", 2)
     num_beats, rest = divmod(tensor_shape(state_dict, f"{prefix}pos_embed", 3)[1] - num_leads, num_leads)
     if rest or num_beats < 1:
-        raise InputError(f"{prefix}pos_embed does not hold a whole number of beats for each of the {num_leads} leads")
+        raise InputError(
+            f"{prefix}pos_embed does not have the same number of beats for each of the {num_leads} leads: check that "
+            "the file is the right one"
+        )
     sizes: dict[str, Any] = {
         "num_beats": num_beats,
         "beat_length": tensor_shape(state_dict, f"{prefix}token_embed.tokenConv.weight", 3)[1],
@@ -177,7 +179,7 @@ def convert_clear_hug_state_dict(
         "decoder_visible_attention": "all",
     }
     if num_leads != 12 and "lead_names" not in config_overrides:
-        raise InputError(f"the state dict has {num_leads} leads instead of the twelve standard ones: pass lead_names")
+        raise InputError(f"the state dict has {num_leads} leads instead of the 12 standard leads: pass lead_names")
     if kind == PRETRAINED:
         decoder_width = tensor_shape(state_dict, "decoder_embed.weight", 2)[0]
         sizes["decoder_hidden_size"] = decoder_width
@@ -191,8 +193,8 @@ def convert_clear_hug_state_dict(
         num_labels = tensor_shape(state_dict, "mlp_head.weight", 2)[0]
         if len(config_overrides.get("id2label") or range(num_labels)) != num_labels:
             raise InputError(
-                f"the classifier has {num_labels} labels and {len(config_overrides['id2label'])} were named: name "
-                "each of them, in the classifier's order"
+                f"the classifier has {num_labels} labels but {len(config_overrides['id2label'])} names were passed: "
+                "name each label, in the order of the outputs"
             )
         if not config_overrides.get("id2label"):
             sizes["num_labels"] = num_labels
@@ -203,7 +205,7 @@ def convert_clear_hug_state_dict(
 
 def convert_clear_hug_checkpoint(path: str | Path, **kwargs: Any) -> ClearHugPreTrainedModel:
     """
-    A model with the weights of a released file.
+    Convert a released file to a model.
 
     Args:
         path (`str` or `Path`):
@@ -223,39 +225,37 @@ def convert_clear_hug_checkpoint(path: str | Path, **kwargs: Any) -> ClearHugPre
 
 def released_feature_extractor(num_beats: int = 15, beat_length: int = 96) -> ClearHugFeatureExtractor:
     """
-    The feature extractor that comes nearest to how the released weights' recordings were prepared.
+    The feature extractor that comes closest to the original preprocessing of the released weights.
 
-    The same as there:
+    Identical to the released code:
 
-    - beats: at given peaks, windows, time ids and the choice of the first 15 equal the released tokenizer's exactly;
-    - leads: the twelve standard ones in their order, found by name; a flat lead stays a lead (`do_mask_flat_leads`);
-    - peaks: `wfdb`'s XQRS on lead II at 100 Hz, after cleaning, and on the other leads in turn where it finds none
+    - beats: for the same peaks, the windows, time ids and selection of the first 15 beats are identical;
+    - leads: the 12 standard leads in order, found by name; flat leads are not masked (`do_mask_flat_leads`);
+    - peaks: XQRS of `wfdb` on lead II at 100 Hz, after cleaning, and on the other leads in turn if it finds none
       (`detector`);
-    - NaN and Inf: each lead is repaired however many it has (`max_non_finite`), a lone sample by the same mean;
-    - band-pass: Butterworth of order 5 from 0.67 to 40 Hz, without phase shift, up to the ends of the recording.
+    - NaN and Inf: each lead is repaired, however many there are (`max_non_finite`), single samples by the same mean;
+    - band-pass: zero-phase Butterworth filter of order 5 from 0.67 to 40 Hz.
 
-    Not the same, and no setting makes it so:
+    Different from the released code, without a setting to change it:
 
-    - Resampling is a polyphase filter here and a Fourier transform there, which takes the recording for periodic. A
-      recording that comes at 100 Hz is left alone by both.
-    - The band-pass continues a recording by three seconds at either end here and by a third of a second there, which
-      shows most in its first and last seconds. With the resampling, this lets XQRS find other peaks in some of them.
-    - In a gap of several samples, those already filled do not count as neighbours here.
-    - A recording without peaks is refused here. The released code invents 15 evenly spaced beats.
-    - Missing beats are marked in `attention_mask`, and the model leaves them out. The released code attends to their
-      zero windows, as the model does when it is called without `attention_mask`.
+    - Resampling uses a polyphase filter instead of a Fourier transform, which assumes a periodic recording.
+      Recordings at 100 Hz are not resampled by either.
+    - The band-pass filter pads recordings by three seconds instead of a third of a second, which matters most in the
+      first and last seconds. Together with resampling, XQRS finds different peaks in some recordings.
+    - In a gap of several samples, samples that were already filled do not count as neighbors.
+    - A recording without peaks is refused. The released code inserts 15 evenly spaced beats.
+    - Missing beats are masked by `attention_mask`. The released code attends to their zero windows, as the model does
+      when it is called without `attention_mask`.
 
-    What differs between data sets is for the call: `do_rescale=True` for CPSC2018 and CSN, and `do_bandpass=False` for
-    PTB-XL and CPSC2018, which HeartLang's preparation does not filter. That the released code keeps five seconds of
-    CPSC2018 and pads them to ten is no setting. The model normalises beat by beat, so that scaling hardly matters.
+    Settings that differ between datasets are left to the caller: `do_rescale=True` for CPSC2018 and CSN, and
+    `do_bandpass=False` for PTB-XL and CPSC2018, which HeartLang does not filter. There is no setting for the five
+    seconds of CPSC2018 that the released code pads to ten. Scaling hardly matters, as the model normalizes each beat.
 
     Args:
         num_beats (`int`, *optional*, defaults to 15):
-            Beats kept.
+            Beats per window.
         beat_length (`int`, *optional*, defaults to 96):
             Samples per beat.
-
-    Source: the released tokenizer and preparation of CLEAR-HUG and of HeartLang, its parent, as far as they were read.
     """
     return ClearHugFeatureExtractor(
         sampling_rate=100.0,
@@ -283,29 +283,28 @@ def convert_to_folder(
     cls_attention: str = "reference_bias",
 ) -> dict[str, Any]:
     """
-    A released file as a model folder, with a feature extractor, a `conversion.json` that says what it was made of, and
-    a card that says the same to people.
+    Convert a released file to a model folder with a feature extractor, a `conversion.json` and a model card.
 
     Args:
         path (`str` or `Path`):
             See [`load_state_dict`].
         folder (`str` or `Path`):
-            Where to. An earlier conversion is replaced, anything else is not.
+            Output folder. An earlier conversion is replaced; other files are refused.
         num_attention_heads, decoder_num_attention_heads, cls_attention:
             See [`convert_clear_hug_state_dict`].
         label_names (`Sequence[str]`, *optional*):
-            Labels of a classifier in the order of its outputs, which the file does not tell. Without them they are
+            Label names of a classifier in the order of its outputs, which the file does not contain. Defaults to
             `LABEL_0`, `LABEL_1` and so on.
 
     Returns:
-        `dict`: What stands in `conversion.json`: `system`, `kind`, `file` (its name), `sha256`, `num_tensors` (all of
-        them are used), `size` (`"base"`, `"large"` or `None`), `num_parameters`, `num_attention_heads`,
-        `cls_attention`, `beat_embedding`, `labels_known` (`None` where there are no labels) and `versions`.
+        `dict`: Content of `conversion.json`: `system`, `kind`, `file` (its name), `sha256`, `num_tensors` (all of them
+        are used), `size` (`"base"`, `"large"` or `None`), `num_parameters`, `num_attention_heads`, `cls_attention`,
+        `beat_embedding`, `labels_known` (`None` without labels) and `versions`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If the file cannot be converted, the labels do not fit, or the folder cannot be written or holds
-            anything else.
+        FileNotFoundError: If the file does not exist.
+        InputError: If the file cannot be converted, the labels do not match, or the folder is not writable or contains
+            other files.
 
     Example:
 
@@ -322,9 +321,9 @@ def convert_to_folder(
     labels: dict[str, Any] = {} if kind == PRETRAINED else {"problem_type": "multi_label_classification"}
     if label_names is not None:
         if kind == PRETRAINED:
-            raise InputError(f"{path} holds a pre-trained model, which has no labels: leave the label names out")
+            raise InputError(f"{path} contains a pre-trained model, which has no labels: remove the label names")
         if len(set(label_names)) != len(label_names) or not all(label_names):
-            raise InputError("a label's name is empty or occurs twice: name each output of the classifier once")
+            raise InputError("a label name is empty or duplicate: give each output of the classifier a unique name")
         labels["id2label"] = dict(enumerate(label_names))
     model = convert_clear_hug_state_dict(
         state_dict,
@@ -342,7 +341,7 @@ def convert_to_folder(
         "cls_attention": config.cls_attention,
         "beat_embedding": config.beat_embedding,
         "labels_known": None if kind == PRETRAINED else label_names is not None,
-        "license_note": "Their repository states no licence",
+        "license_note": "Their repository states no license",
     }
     extractor = released_feature_extractor(config.num_beats, config.beat_length)
     auto_class = "AutoModelForPreTraining" if kind == PRETRAINED else "AutoModelForSequenceClassification"

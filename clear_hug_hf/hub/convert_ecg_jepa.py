@@ -1,4 +1,4 @@
-"""Released ECG-JEPA weights (Kim, arXiv 2410.08559) as models of this package."""
+"""Convert released ECG-JEPA weights (Kim, arXiv 2410.08559) to models of this package."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .checkpoints import (
 from .converted import check_replaceable, save_converted
 
 
-# Head counts leave no trace in the shapes: those of the released sizes, by width.
+# Numbers of attention heads of the released sizes, by width. Tensor shapes do not reveal them.
 ENCODER_HEADS = {768: 16}
 PREDICTOR_HEADS = {384: 12}
 
-# Of the released multiblock_epoch100.pth, as several projects state it; that of the other file is not known.
+# Digest of the released multiblock_epoch100.pth, as several projects state it; that of the other file is unknown.
 MULTI_BLOCK_SHA256 = "61334869f905a7d6de32bc573c60024eaf6efba7c35c0e45fc2ea7d52b6ff66e"
 
 ENCODER, PRETRAINED = "pre-trained ECG-JEPA encoder", "pre-trained ECG-JEPA model"
-"""What a released file may hold: the student alone, or student, teacher and predictor."""
+"""Kinds of released files: the student alone, or student, teacher and predictor."""
 
 STUDENT_PREFIX, TEACHER_PREFIX, PREDICTOR_PREFIX = "encoder.", "target_encoder.", "predictor."
 ENCODER_KEYS = {"W_P": "embeddings.patch_projection", "norm": "norm"}
@@ -50,7 +50,7 @@ POSITIONS = "pos_embed"
 
 
 def _find_kind(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """What the keys say that a file holds."""
+    """The kind of a file, from its keys."""
     prefixes = (STUDENT_PREFIX, TEACHER_PREFIX, PREDICTOR_PREFIX)
     return PRETRAINED if any(key.startswith(prefixes) for key in state_dict) else ENCODER
 
@@ -59,16 +59,16 @@ def _refuse_rope(state_dict: Mapping[str, torch.Tensor], prefix: str) -> None:
     has_encoder = {f"{prefix}W_P.weight", f"{prefix}norm.weight"} <= state_dict.keys()
     if has_encoder and f"{prefix}{POSITIONS}" not in state_dict:
         raise InputError(
-            f"the state dict has an ECG-JEPA encoder without {prefix}{POSITIONS}: it is of the author's later branch, "
-            "which turns queries and keys by their positions (RoPE) in place of adding positions, and is another "
-            "network; use a file of the released model"
+            f"the state dict has an ECG-JEPA encoder without {prefix}{POSITIONS}: it is from the author's later "
+            "branch, which uses rotary position embeddings (RoPE) and is another architecture; use a checkpoint of "
+            "the released model"
         )
 
 
 def _map_part(
     state_dict: Mapping[str, torch.Tensor], keys: Mapping[str, str], layers: str, prefix: str, target: str
 ) -> dict[str, tuple[str, ...]]:
-    """Where each tensor of one of the networks goes; the fused queries, keys and values go to three places."""
+    """Target names of each tensor of one network; fused queries, keys and values have three."""
     named = dict(keys)
     names: dict[str, tuple[str, ...]] = {}
     for index in range(count_layers(state_dict, f"{prefix}{layers}")):
@@ -82,7 +82,7 @@ def _map_part(
 
 
 def _map_keys(state_dict: Mapping[str, torch.Tensor], kind: str) -> dict[str, tuple[str, ...]]:
-    """Where each released tensor goes; positions are made anew and go nowhere."""
+    """Target names of each released tensor; position tables have none, as they are computed."""
     encoders = {"": ""} if kind == ENCODER else {STUDENT_PREFIX: "ecg_jepa.", TEACHER_PREFIX: "teacher."}
     names: dict[str, tuple[str, ...]] = {}
     for prefix, target in encoders.items():
@@ -99,8 +99,8 @@ def _check_positions(positions: torch.Tensor, key: str, num_leads: int, num_patc
     expected = grid_positions(num_leads, num_patches, width).flatten(0, 1) if width % 4 == 0 else None
     if expected is None or not torch.equal(positions.float().cpu(), expected):
         raise InputError(
-            f"{key} is not the fixed table of {num_leads} lead(s) and {num_patches} times: the model was trained with "
-            "learned positions, which no model of this package has, or with other leads, then pass lead_names"
+            f"{key} is not the fixed position table of {num_leads} lead(s) and {num_patches} times: the model has "
+            "learned positions, which this package does not support, or other leads; in that case pass lead_names"
         )
 
 
@@ -112,29 +112,29 @@ def convert_ecg_jepa_state_dict(
     **config_overrides: Any,
 ) -> EcgJepaModel | EcgJepaForPreTraining:
     """
-    A model with released weights. What the file holds is read from its keys: the encoder alone, as it was released,
-    or student, teacher and predictor; sizes are read from the shapes. Every tensor is used, but the tables of
-    positions are made anew after a check that they are equal.
+    Convert a released state dict to a model. Its keys determine whether it is the encoder alone or student, teacher
+    and predictor, and its shapes determine the sizes. Every tensor is used, except the position tables, which are
+    computed and compared.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`):
             The released tensors, see [`load_state_dict`].
         num_attention_heads (`int`, *optional*):
-            Heads of the encoder. They leave no trace in the shapes: needed unless the width is 768.
+            Attention heads of the encoder. Required unless the width is 768: shapes do not reveal it.
         predictor_num_attention_heads (`int`, *optional*):
-            Heads of the predictor; needed for a pre-trained model unless its predictor's width is 384.
+            Attention heads of the predictor. Required for a pre-trained model unless the predictor's width is 384.
         config_overrides:
-            Further fields of [`EcgJepaConfig`], such as `lead_names`.
+            Other fields of [`EcgJepaConfig`], such as `lead_names`.
 
     Returns:
         [`EcgJepaModel`] or [`EcgJepaForPreTraining`], in evaluation mode.
 
     Raises:
-        InputError: If the weights are of another network (keys are missing or left over, or it is the author's later
-            branch), positions are not those of the model, sizes contradict each other, a number of heads is unknown,
-            or a field is not one of the config's.
+        InputError: If the weights are of another architecture (missing or unexpected keys, or the author's later
+            branch), positions are not those of the model, sizes are inconsistent, a number of heads is unknown, or a
+            config field is unknown.
 
-    Source: the tensors' names and shapes; nothing else was taken from the released code.
+    Only the tensor names and shapes are taken from the released code.
     """
     kind = _find_kind(state_dict)
     prefix = "" if kind == ENCODER else STUDENT_PREFIX
@@ -148,8 +148,8 @@ def convert_ecg_jepa_state_dict(
     num_patches, rest = divmod(num_positions, num_leads)
     if rest:
         raise InputError(
-            f"{prefix}{POSITIONS} holds {num_positions} positions, no whole number for each of {num_leads} leads: "
-            "pass lead_names"
+            f"{prefix}{POSITIONS} has {num_positions} positions, which is not a multiple of {num_leads} leads: pass "
+            "lead_names"
         )
     sizes: dict[str, Any] = {
         "num_samples": num_patches * patch_size,
@@ -181,7 +181,7 @@ def convert_ecg_jepa_state_dict(
 
 def convert_ecg_jepa_checkpoint(path: str | Path, **kwargs: Any) -> EcgJepaModel | EcgJepaForPreTraining:
     """
-    A model with the weights of a released file.
+    Convert a released file to a model.
 
     Args:
         path (`str` or `Path`):
@@ -201,18 +201,16 @@ def convert_ecg_jepa_checkpoint(path: str | Path, **kwargs: Any) -> EcgJepaModel
 
 def released_ecg_jepa_feature_extractor(config: EcgJepaConfig | None = None) -> EcgJepaFeatureExtractor:
     """
-    The feature extractor that prepares recordings as those of the released weights were: eight leads in mV by Fourier
-    resampling, neither filtered nor normalised; a flat lead stays a lead, and NaN and Inf are repaired however many
-    there are, where the released code leaves such recordings out.
+    The feature extractor with the original preprocessing of the released weights: eight leads in mV with Fourier
+    resampling, neither filtered nor normalized. Flat leads are not masked. NaN and Inf are repaired, however many
+    there are; the released code excludes such recordings.
 
-    A recording of ten seconds gives the released numbers. Of a longer one, the released code resamples the first ten
-    seconds alone, and this one all of it before they are taken, which shows at their ends.
+    A recording of ten seconds gives the released numbers. Of a longer one, the released code resamples only the first
+    ten seconds, while this extractor resamples the whole recording first, which differs slightly at the ends.
 
     Args:
         config ([`EcgJepaConfig`], *optional*):
-            Of the model, for its leads, rate and window; by default the released ones.
-
-    Source: the released preparation, as far as it was described.
+            Config of the model, for its leads, sampling rate and window; by default the released one.
     """
     config = EcgJepaConfig() if config is None else config
     return EcgJepaFeatureExtractor(
@@ -234,8 +232,7 @@ def convert_ecg_jepa_to_folder(
     predictor_num_attention_heads: int | None = None,
 ) -> dict[str, Any]:
     """
-    A released file as a model folder, with a feature extractor, a `conversion.json` that says what it was made of, and
-    a card that says the same to people.
+    Convert a released file to a model folder with a feature extractor, a `conversion.json` and a model card.
 
     Args:
         path, folder:
@@ -244,13 +241,12 @@ def convert_ecg_jepa_to_folder(
             See [`convert_ecg_jepa_state_dict`].
 
     Returns:
-        `dict`: What stands in `conversion.json`: among others `kind`, `sha256`, `num_tensors` (all of them are used),
-        `size` (`"base"` or `None`) and `mask_type`, `"multi_block"` where the file is the one that is known by its
-        digest.
+        `dict`: Content of `conversion.json`, including `kind`, `sha256`, `num_tensors` (all of them are used), `size`
+        (`"base"` or `None`) and `mask_type`, `"multi_block"` if the digest is that of the released file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If the file cannot be converted, or the folder cannot be written or holds anything else.
+        FileNotFoundError: If the file does not exist.
+        InputError: If the file cannot be converted, or the folder is not writable or contains other files.
     """
     path = Path(path)
     folder = check_replaceable(folder, path)
@@ -260,18 +256,19 @@ def convert_ecg_jepa_to_folder(
         num_attention_heads=num_attention_heads,
         predictor_num_attention_heads=predictor_num_attention_heads,
     )
-    whole = isinstance(model, EcgJepaForPreTraining)
+    is_complete = isinstance(model, EcgJepaForPreTraining)
     facts = {
         "system": "ecg-jepa",
-        "kind": PRETRAINED if whole else ENCODER,
+        "kind": PRETRAINED if is_complete else ENCODER,
         "num_tensors": len(state_dict),
         "size": name_size(model.config),
         "mask_type": "multi_block" if file_digest(path) == MULTI_BLOCK_SHA256 else None,
         "labels_known": None,
-        "license_note": "Their repository is under the MIT licence and says nothing of the weights",
+        "license_note": "Their repository has the MIT license but does not mention the weights",
     }
     extractor = released_ecg_jepa_feature_extractor(model.config)
-    return save_converted(path, folder, model, extractor, "AutoModelForPreTraining" if whole else "AutoModel", facts)
+    auto_class = "AutoModelForPreTraining" if is_complete else "AutoModel"
+    return save_converted(path, folder, model, extractor, auto_class, facts)
 
 
 __all__ = [

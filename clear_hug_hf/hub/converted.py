@@ -1,4 +1,4 @@
-"""Converted checkpoints as model folders, each with what it was made of and a card that says so."""
+"""Save converted checkpoints as model folders with a record of the conversion and a model card."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ..training.folders import CARD, CONVERSION, FOOTER
 from ..utils.files import RunFolder, atomic_folder, check_writable, file_digest, write_json
 
 
-# What a conversion writes.
-_OF_CONVERSION = re.compile(
+# Files that a conversion writes.
+_OUTPUT_FILES = re.compile(
     r"(conversion|config|preprocessor_config)\.json|README\.md|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\w+\.py"
 )
 
 
 def check_replaceable(folder: str | Path, path: Path) -> Path:
     """
-    Refuse, before any work, a folder that cannot be written, or with anything that no conversion of the checkpoint
-    `path` put there.
+    Check, before any work, that a folder can be written and contains nothing but an earlier conversion of the
+    checkpoint `path`.
 
     Raises:
-        InputError: If that is so.
+        InputError: If it is not writable or contains other files.
     """
     folder = check_writable(folder, [CONVERSION], [path])
     remedy = "choose another folder, or delete it"
-    before = RunFolder(folder, CONVERSION, "conversion", remedy, written=_OF_CONVERSION)
-    before.open({"sha256": file_digest(path)} if path.is_file() else {})
+    run_folder = RunFolder(folder, CONVERSION, "conversion", remedy, written=_OUTPUT_FILES)
+    run_folder.open({"sha256": file_digest(path)} if path.is_file() else {})
     if (folder / CARD).is_file() and FOOTER not in (folder / CARD).read_text(encoding="utf-8"):
-        raise InputError(f"{folder} holds a {CARD} that no conversion wrote: move it away, or choose another folder")
+        raise InputError(f"{folder} contains a {CARD} that no conversion wrote: move it, or choose another folder")
     return folder
 
 
@@ -41,21 +41,22 @@ def save_converted(
     path: Path, folder: Path, model: Any, feature_extractor: Any, auto_class: str, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """
-    Write a converted model whole: weights, config, code, preprocessing, the pipeline of a classifier,
+    Save a converted model atomically: weights, config, code, preprocessing, the pipeline of a classifier,
     `conversion.json` and a card.
 
     Args:
         path (`Path`): The released file.
-        folder (`Path`): As [`check_replaceable`] gave it.
-        model ([`PreTrainedModel`]): With the file's weights.
-        feature_extractor: Nearest to how the weights' recordings were prepared.
-        auto_class (`str`): Auto class that loads the model with all its weights.
-        facts (`Mapping`): `system`, `kind`, `num_tensors`, `size`, `license_note`, and what else is to be known.
+        folder (`Path`): Output folder, as [`check_replaceable`] returned it.
+        model ([`PreTrainedModel`]): The converted model.
+        feature_extractor: Closest equivalent of the original preprocessing.
+        auto_class (`str`): Auto class that loads all weights.
+        facts (`Mapping`): `system`, `kind`, `num_tensors`, `size`, `license_note` and other fields of
+            `conversion.json`.
 
     Returns:
-        `dict`: What stands in `conversion.json`.
+        `dict`: Content of `conversion.json`.
     """
-    # Cards bring heavier libraries, which only those who make one need.
+    # Cards need heavy libraries.
     from .model_card import RECORDING_CLASSIFIERS, make_card
 
     conversion: dict[str, Any] = {

@@ -444,6 +444,7 @@ def _summary(
     conversion: Mapping[str, Any] | None,
 ) -> str:
     system = SYSTEMS[config.model_type]
+    article = "An" if system.display_name.startswith("E") else "A"
     size = "" if num_parameters is None else f" ({_parameters(num_parameters)} parameters)"
     if conversion is not None:
         return (
@@ -454,14 +455,15 @@ def _summary(
         head = system.heads.get(getattr(config, "head_type", ""), "classifier")
         count = "1 label" if len(labels) == 1 else f"{len(labels)} labels"
         inputs = "pictures of 12-lead ECGs" if auto_class == RECORDING_CLASSIFIERS[1] else "12-lead ECGs"
-        return f"{system.display_name}{size} that predicts {count} from {inputs}, with a {head}."
+        classifier = f"{article} {system.display_name} classifier"
+        with_size = "" if num_parameters is None else f" with {_parameters(num_parameters)} parameters"
+        return f"{classifier}{with_size} that predicts {count} from {inputs}, using a {head}."
     if auto_class == "AutoModelForTokenClassification":
         classes = ", ".join(map(_cell, model_label_names(config)))
         return f"{system.display_name}{size} that classifies every sample of every lead of a 12-lead ECG: {classes}."
     parts = size
     if auto_class == "AutoModelForPreTraining":
         parts = f" with the {system.objective.parts} of pre-training{size.replace(')', ' in total)')}"
-    article = "An" if system.display_name.startswith("E") else "A"
     return f"{article} {system.display_name} encoder of 12-lead ECGs{parts}, for fine-tuning on your own labels."
 
 
@@ -703,7 +705,7 @@ def _cell(text: str) -> str:
 
 
 def _parameters(number: int) -> str:
-    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.0f} k"
+    return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number / 1e3:.0f}k"
 
 
 def _count(counts: Mapping[str, int] | None) -> str:

@@ -1,4 +1,4 @@
-"""A model folder to a Hub repository: staged whole on disk first, then uploaded in one commit."""
+"""Publish a model folder to the Hub: stage the whole repository on disk, then upload it in one commit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .model_card import RECORDING_CLASSIFIERS, make_card, read_card
 
 
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""How published weights may be stored; 16 bits take half the room."""
+"""Storage dtypes of published weights; 16 bits halve the size."""
 
 
 class Staged(NamedTuple):
@@ -32,10 +32,10 @@ class Staged(NamedTuple):
     A repository on disk, exactly as it would be uploaded.
 
     Args:
-        folder (`Path`): Where it is.
+        folder (`Path`): The folder.
         files (`dict[str, int]`): Size of each file [bytes] by its path in the repository, sorted.
-        missing (`list[str]`): What should be known about the model and is not, each as a few words.
-        license (`str`, *optional*): Licence of the weights that the card states.
+        missing (`list[str]`): Missing information about the model, each as a short phrase.
+        license (`str`, *optional*): License of the weights that the card states.
     """
 
     folder: Path
@@ -46,32 +46,32 @@ class Staged(NamedTuple):
 
 def check_repo_id(repo_id: str) -> str:
     """
-    Refuse what is no name of a Hub repository.
+    Check the id of a Hub repository.
 
     Raises:
-        InputError: If it is not `ORG/NAME` in the Hub's alphabet.
+        InputError: If it is not a valid `ORG/NAME`.
     """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         reason = str(error).split(":")[0].rstrip(".")
         raise InputError(
-            f"{repo_id!r} is no repository id ({reason}): give ORG/NAME, as your-name/ecg-model"
+            f"{repo_id!r} is not a repository id ({reason}): give ORG/NAME, such as your-name/ecg-model"
         ) from None
     if repo_id.count("/") != 1:
-        raise InputError(f"{repo_id!r} does not say whose repository it is: give ORG/NAME, as you/{repo_id}")
+        raise InputError(f"{repo_id!r} has no owner: give ORG/NAME, such as your-name/{repo_id}")
     return repo_id
 
 
 def check_revision(revision: str) -> str:
     """
-    Refuse what git takes for no branch.
+    Check the name of a git branch.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it is invalid.
     """
     if not re.fullmatch(r"[\w][\w./-]*", revision) or ".." in revision or revision.endswith(("/", ".", ".lock")):
-        raise InputError(f"{revision!r} is no name of a branch: give one without spaces and signs, as draft or v1.0")
+        raise InputError(f"{revision!r} is not a branch name: use letters, digits and dashes, such as draft or v1.0")
     return revision
 
 
@@ -87,18 +87,18 @@ def stage(
     dtype: str = "float32",
 ) -> Staged:
     """
-    Write a repository as it would be uploaded.
+    Write a repository exactly as it would be uploaded.
 
-    The model is loaded and saved again, so that what is published has been seen to load: weights as safetensors, the
-    config with all Auto classes, the preprocessing, the code of both, the pipeline of a classifier, the card with
-    `.eval_results`, and the files of the run that the card's numbers are from.
+    The model is loaded and saved again, which checks that it loads. The repository contains the weights as
+    safetensors, the config with all Auto classes, the preprocessing, the code of both, the pipeline of a classifier,
+    the card with `.eval_results`, and the files of the run from which the numbers in the card come.
 
     Args:
         path (`str` or `Path`): A model folder, or the output folder of a run.
-        folder (`str` or `Path`): New or empty, or staged before and not changed since, which is then replaced.
-        repo_id (`str`): `ORG/NAME`, as the card names it.
+        folder (`str` or `Path`): Output folder: new, empty, or staged before and unchanged since, which is replaced.
+        repo_id (`str`): `ORG/NAME`, for the card.
         license, license_name, dataset_id: As in [`~hub.model_card.make_card`].
-        card (`str` or `Path`, *optional*): A card of your own in place of the one that is made.
+        card (`str` or `Path`, *optional*): A custom card instead of the generated one.
         dtype (`str`, *optional*, defaults to `"float32"`): Storage dtype of the weights, one of [`STORAGE_DTYPES`].
             The model computes in float32 in any case.
 
@@ -106,15 +106,15 @@ def stage(
         [`Staged`]
 
     Raises:
-        FileNotFoundError: If there is no such model or card.
-        InputError: If the folder holds no whole model, the repository id, the card or a file of the run is not valid,
-            the folder to write holds something else, or a weight is too large for `dtype`.
+        FileNotFoundError: If the model or card does not exist.
+        InputError: If the model is incomplete, the repository id, the card or a file of the run is invalid, the output
+            folder contains other files, or a weight exceeds the range of `dtype`.
     """
     check_repo_id(repo_id)
     if dataset_id is not None:
         check_repo_id(dataset_id)
     if dtype not in STORAGE_DTYPES:
-        raise InputError(f"weights cannot be stored as {dtype!r}: choose from {', '.join(STORAGE_DTYPES)}")
+        raise InputError(f"dtype is {dtype!r}: choose from {', '.join(STORAGE_DTYPES)}")
     source = find_model_folder(path)
     folder = check_writable(folder, inputs=[source])
     _check_free(folder, repo_id)
@@ -122,7 +122,7 @@ def stage(
         stated = read_card(card).data.to_dict()["license"]
         if license not in (None, stated):
             raise InputError(
-                f"the card {card} says that the licence is {stated}, and --license {license}: which is it?"
+                f"the card {card} states the license {stated}, but --license is {license}: make them agree"
             )
         license = stated
 
@@ -140,7 +140,7 @@ def stage(
         num_parameters=model.num_parameters(),
         dtype=dtype,
     )
-    # A checkpoint of another name, a commit, or a folder of this machine, is no part of what the weights are.
+    # Remove local paths and names of other checkpoints from the config.
     model.config._name_or_path = repo_id
     for part in (getattr(model.config, name) for name in model.config.sub_configs):
         if part is not None:
@@ -155,8 +155,8 @@ def stage(
             _store_as(partial, dtype)
         if (source / "tokenizer_config.json").is_file():
             AutoTokenizer.from_pretrained(source).save_pretrained(partial)
-        text_of_card = str(made.card) if card is None else Path(card).read_text(encoding="utf-8")
-        texts = {CARD: text_of_card, **made.eval_results}
+        card_text = str(made.card) if card is None else Path(card).read_text(encoding="utf-8")
+        texts = {CARD: card_text, **made.eval_results}
         texts |= {name: json.dumps(content, indent=2) + "\n" for name, content in facts.items()}
         for name, text in texts.items():
             (partial / name).parent.mkdir(exist_ok=True)
@@ -168,26 +168,28 @@ def stage(
 
 
 def _store_as(folder: Path, dtype: str) -> None:
-    """Store the floating-point weights of a saved model in another type; its config still says what it computes in."""
+    """Convert the floating-point weights of a saved model to another dtype; its config keeps the compute dtype."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            about = file.metadata()
+            metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
                 tensors[name] = tensor.to(STORAGE_DTYPES[dtype])
                 if not torch.isfinite(tensors[name]).all():
-                    raise InputError(f"the weights {name} do not fit into {dtype}: store them as bfloat16 or float32")
-        save_file(tensors, path, metadata=about)
+                    raise InputError(
+                        f"the weights {name} exceed the range of {dtype}: store them as bfloat16 or float32"
+                    )
+        save_file(tensors, path, metadata=metadata)
 
 
 def _record(folder: Path) -> Path:
-    """What was staged to a folder, written beside it, so that nothing that anybody changed there is ever replaced."""
+    """The file beside a folder that records what was staged there, to detect changes before it is replaced."""
     return folder.with_name(f".{folder.name}.staged.json")
 
 
 def _check_free(folder: Path, repo_id: str) -> None:
-    """Refuse to replace anything but what was staged before for the same repository and is still as it was."""
+    """Refuse to replace anything but an unchanged folder that was staged for the same repository."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     staged = read_state(_record(folder), "choose another folder")
@@ -195,10 +197,10 @@ def _check_free(folder: Path, repo_id: str) -> None:
         raise InputError(f"{folder} contains files that were not staged by `clear-hug publish`: choose another folder")
     if staged["repository"] != repo_id:
         raise InputError(f"{folder} was staged for {staged['repository']}: choose another folder, or delete it")
-    before, now = staged["files"], folder_digests(folder)
-    if changed := sorted(name for name in {*now, *before} if now.get(name) != before.get(name)):
+    saved, current = staged["files"], folder_digests(folder)
+    if changed := sorted(name for name in {*current, *saved} if current.get(name) != saved.get(name)):
         raise InputError(
-            f"{folder} was changed after it was staged ({', '.join(changed[:3])}): choose another folder, and keep a "
+            f"{folder} was changed after it was staged ({', '.join(changed[:3])}): choose another folder, and pass a "
             "card that you edited with --card"
         )
 
@@ -217,40 +219,38 @@ def upload(
     Upload a staged repository in one commit.
 
     Args:
-        staged ([`Staged`]): As [`stage`] wrote it; it stays as it is.
-        repo_id (`str`): `ORG/NAME`; made if it is not there.
+        staged ([`Staged`]): The staged repository; it is not modified.
+        repo_id (`str`): `ORG/NAME`; created if it does not exist.
         private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
-        revision (`str`, *optional*): Branch to commit to, made if it is not there; the main branch by default.
+        revision (`str`, *optional*): Branch to commit to, created if it does not exist; the main branch by default.
         create_pr (`bool`, *optional*, defaults to `False`): Whether to open a pull request instead of committing.
-        token (`str`, *optional*): Of the Hub; the one that is logged in, or `HF_TOKEN`, by default.
-        message (`str`, *optional*): Of the commit.
+        token (`str`, *optional*): Hub token; that of `hf auth login` or `HF_TOKEN` by default.
+        message (`str`, *optional*): Commit message.
 
     Returns:
-        `str`: Address of the commit, or of the pull request.
+        `str`: URL of the commit or pull request.
 
     Raises:
-        InputError: If there is no token, the Hub cannot be reached, or it refuses: in one sentence, with where the
-            staged folder is.
+        InputError: If there is no token or license, or the Hub cannot be reached or refuses the upload.
     """
-    kept = f"the repository is staged in {staged.folder}"
+    staged_in = f"the repository is staged in {staged.folder}"
     if revision is not None:
         check_revision(revision)
     token = token or get_token()
     if token is None:
         raise InputError(
-            f"there is no token of the Hub: log in with `hf auth login`, or set HF_TOKEN, and try again; {kept}"
+            f"there is no Hub token: log in with `hf auth login`, or set HF_TOKEN, and try again; {staged_in}"
         )
     if not staged.license:
         raise InputError(
-            "nobody could tell under which licence the weights may be used: state it with --license, for example "
-            f"cc-by-4.0; {kept}"
+            f"the license of the weights is missing: set it with --license, for example cc-by-4.0; {staged_in}"
         )
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        # Not `upload_folder`, which may make several commits: nobody shall pull half a model.
+        # Unlike `upload_folder`, this makes a single commit, so that no revision has an incomplete model.
         commit = api.create_commit(
             repo_id,
             [CommitOperationAdd(name, str(staged.folder / name)) for name in staged.files],
@@ -258,13 +258,13 @@ def upload(
             create_pr=create_pr,
             commit_message=message or f"Upload {repo_id.split('/')[-1]} with clear-hug-hf",
         )
-    except Exception as error:  # whatever goes wrong on the way, the folder is there and the user can mend it
-        raise InputError(f"{repo_id} was not published: {_reason(error, api.endpoint)}; {kept}") from error
+    except Exception as error:  # the staged folder allows another attempt after any error
+        raise InputError(f"{repo_id} was not published: {_reason(error, api.endpoint)}; {staged_in}") from error
     return str(commit.pr_url or commit.commit_url)
 
 
 def _reason(error: Exception, endpoint: str) -> str:
-    """What an error of the Hub, or on the way there, means in a few words."""
+    """A short description of an error of the Hub or the connection."""
     response: Any = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     server = getattr(error, "server_message", None)

@@ -1,8 +1,8 @@
 """
-The systems of this package, one file each, and those of installed packages. No other file names one.
+Registry of systems: those of this package, one file each, and those of installed packages. No other file names one.
 
-A package of your own adds a system by an entry point of the group `clear_hug_hf.systems`, whose name is the system's
-and whose value the place of its [`System`].
+To add a system from your own package, define an entry point in the group `clear_hug_hf.systems` whose name is that of
+the system and whose value refers to its [`System`].
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ GROUP = "clear_hug_hf.systems"
 
 
 class _Systems(Mapping[str, System]):
-    """Declarations by name, each imported when it is first asked for."""
+    """Declarations by name, imported on first use."""
 
     @cached_property
     def _places(self) -> dict[str, EntryPoint]:
-        own = (one.name for one in iter_modules(__path__) if one.name != "base")
-        places = {name: EntryPoint(name, f"{__name__}.{name}:SYSTEM", GROUP) for name in own}
-        for found in entry_points(group=GROUP):
-            if places.setdefault(found.name, found).value != found.value:
+        modules = (module.name for module in iter_modules(__path__) if module.name != "base")
+        places = {name: EntryPoint(name, f"{__name__}.{name}:SYSTEM", GROUP) for name in modules}
+        for installed in entry_points(group=GROUP):
+            if (place := places.setdefault(installed.name, installed)).value != installed.value:
                 raise ImportError(
-                    f"two packages bring the system {found.name!r} ({places[found.name].value} and {found.value}): "
+                    f"two packages provide the system {installed.name!r} ({place.value} and {installed.value}): "
                     "uninstall one of them"
                 )
         return places
@@ -38,13 +38,13 @@ class _Systems(Mapping[str, System]):
         place = self._places[name]
         try:
             system = place.load()
-        except Exception as error:  # whatever a module of another package raises when it is imported
+        except Exception as error:  # modules of other packages may raise anything
             raise ImportError(
                 f"the system {name!r} cannot be imported from {place.value} ({type(error).__name__}: {error}): "
-                "mend or uninstall the package that brings it"
+                "fix or uninstall the package that provides it"
             ) from error
         if not isinstance(system, System) or system.name != name:
-            raise ImportError(f"the entry point {name!r} is no System of that name: mend {place.value}")
+            raise ImportError(f"the entry point {name!r} is not a System of that name: fix {place.value}")
         return system
 
     def __iter__(self) -> Iterator[str]:
@@ -55,29 +55,29 @@ class _Systems(Mapping[str, System]):
 
 
 SYSTEMS: Mapping[str, System] = _Systems()
-"""Every system by name: those of this folder, then those of installed packages."""
+"""All systems by name: those of this package, then those of installed packages."""
 DEFAULT_SYSTEM = next(name for name, system in SYSTEMS.items() if system.is_default)
 """The one that is meant where none is named."""
 
 
-def system_of(one: Any) -> System:
+def system_of(instance: Any) -> System:
     """
     The system of a config, model, feature extractor or image processor.
 
     Raises:
-        KeyError: If it is of none.
+        KeyError: If it belongs to no system.
     """
-    name = str(getattr(getattr(one, "config", one), "model_type", ""))
+    name = str(getattr(getattr(instance, "config", instance), "model_type", ""))
     if name in SYSTEMS:
         return SYSTEMS[name]
     for system in SYSTEMS.values():
-        if any(base.__name__ in system.public_names for base in type(one).__mro__):
+        if any(base.__name__ in system.public_names for base in type(instance).__mro__):
             return system
-    raise KeyError(f"{type(one).__name__} is of no system: choose from {', '.join(SYSTEMS)}")
+    raise KeyError(f"{type(instance).__name__} belongs to no system: choose from {', '.join(SYSTEMS)}")
 
 
 def head_types() -> tuple[str, ...]:
-    """The heads of all systems' classifiers."""
+    """The head types of the classifiers of all systems."""
     return tuple(dict.fromkeys(head for system in SYSTEMS.values() for head in system.heads))
 
 

@@ -1,9 +1,8 @@
 """
-What a system says of itself: everything that the rest of the package knows of one.
+Declarations of systems: everything that the rest of the package knows about a system.
 
-A declaration is data. Classes and functions stand in it as `"module:name"`, as entry points have them, with a leading
-dot for modules of this package, and are imported when they are first asked for: to list the systems costs no import
-of torch.
+A declaration is data. It refers to classes and functions by `"module:name"`, like entry points, with a leading dot for
+modules of this package. They are imported on first use, so that listing the systems does not import torch.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from typing import Any
 
 def load(reference: str) -> Any:
     """
-    What a reference stands for.
+    Import the object that a reference names.
 
     Args:
-        reference (`str`): `"module:name"`; a module that begins with a dot is one of this package.
+        reference (`str`): `"module:name"`; a leading dot stands for this package.
     """
     module, name = reference.split(":")
     return getattr(import_module(module, __package__.split(".")[0]), name)
@@ -28,28 +27,28 @@ def load(reference: str) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """
-    A way to pre-train an encoder. Several may share one encoder class.
+    A pre-training objective. Several objectives may share one encoder class.
 
     Args:
-        name (`str`): Of the objective among those of its system.
-        model (`str`): Reference to the model class of pre-training.
-        summary (`str`): What it does with recordings, for the help of the command line; goes on after its title.
-        parts (`str`): What the saved model holds beside the encoder, in the words of a sentence.
+        name (`str`): Name of the objective in its system.
+        model (`str`): Reference to the pre-training model class.
+        summary (`str`): Short description for the help of the command line.
+        parts (`str`): Modules that the saved model contains besides the encoder, as part of a sentence.
         supervision (`str`, *optional*, defaults to `"without labels"`): What it learns from besides recordings.
-        loss (`str`): What the loss is, for the axis of its picture.
-        loss_report (`tuple[str, str]`, *optional*): What stands before and after the losses that a run reports.
-        loss_title (`str`, *optional*): What the loss is, above its table in the model card.
-        collator (`str`, *optional*): Reference to what makes batches, called with the feature extractor,
-            `augmentation` and, where it has teachers, what belongs to them; see `Recipe.make_collator`.
-        augmentation (`float`, *optional*, defaults to 0.0): How much recordings are changed unless a recipe says it.
-        teachers (`tuple[str, ...]`, *optional*): Fields of a recipe that name pre-trained encoders which the model
-            aligns its states with or starts from (`from_towers`). All recordings are read by the first of them before
-            training, so that such an objective cannot be trained from a stream.
-        reads_texts (`bool`, *optional*, defaults to `False`): Whether it learns from reports and labels in words, too.
+        loss (`str`): Description of the loss for plots.
+        loss_report (`tuple[str, str]`, *optional*): Text before and after the losses that a run reports.
+        loss_title (`str`, *optional*): Title of the table of losses in the model card.
+        collator (`str`, *optional*): Reference to the collator class, called with the feature extractor,
+            `augmentation` and, with teachers, their arguments; see `Recipe.make_collator`.
+        augmentation (`float`, *optional*, defaults to 0.0): Default strength of augmentations.
+        teachers (`tuple[str, ...]`, *optional*): Fields of a recipe that name pre-trained encoders with which the
+            model is aligned or initialized (`from_towers`). The first one embeds all recordings before training, so
+            that such an objective does not support streaming.
+        reads_texts (`bool`, *optional*, defaults to `False`): Whether it also learns from reports and label texts.
         needs_full_batch (`bool`, *optional*, defaults to `False`): Whether the loss compares the recordings of a batch
             with each other, so that the batch must not be split into micro-batches.
-        picture (`str`, *optional*): Reference to a function of model, dataset, feature extractor and path that draws
-            what the model makes of a recording.
+        picture (`str`, *optional*): Reference to a function of model, dataset, feature extractor and path that plots
+            the model's output for a recording.
     """
 
     name: str
@@ -71,13 +70,13 @@ class Objective:
 @dataclass(frozen=True, kw_only=True)
 class ConverterOption:
     """
-    What may be said of a checkpoint beside its place.
+    An option of a converter.
 
     Args:
-        help (`str`): For the command line.
-        choices (`tuple[str, ...]`, *optional*): Its values; without them it is a positive number.
-        many (`bool`, *optional*, defaults to `False`): Whether it is a list of words.
-        keyword (`str`, *optional*): What the function calls it, if not as the command line does.
+        help (`str`): Help text for the command line.
+        choices (`tuple[str, ...]`, *optional*): Allowed values; without them it is a positive integer.
+        many (`bool`, *optional*, defaults to `False`): Whether it is a list of strings.
+        keyword (`str`, *optional*): Name of the function's argument, if it differs from the option.
     """
 
     help: str
@@ -89,14 +88,14 @@ class ConverterOption:
 @dataclass(frozen=True, kw_only=True)
 class Converter:
     """
-    What makes a model folder of a checkpoint that the paper's authors released.
+    Converts a checkpoint that the authors of the paper released into a model folder.
 
     Args:
-        function (`str`): Reference to a function of checkpoint, folder and the options as keywords. It returns what
-            stands in `conversion.json`.
-        reads (`str`): What it takes, for the help of the command line.
-        example (`str`): Checkpoint and folder of a call, likewise.
-        options (`Mapping[str, ConverterOption]`, *optional*): By name.
+        function (`str`): Reference to a function of checkpoint, folder and the options as keywords. It returns the
+            content of `conversion.json`.
+        reads (`str`): Supported checkpoints, for the help of the command line.
+        example (`str`): Example of checkpoint and folder, for the help of the command line.
+        options (`Mapping[str, ConverterOption]`, *optional*): Options by name.
     """
 
     function: str
@@ -108,24 +107,24 @@ class Converter:
 @dataclass(frozen=True, kw_only=True)
 class System:
     """
-    A family of models with one config class, and what makes their inputs.
+    A family of models with a common config class and feature extractor.
 
     Args:
         name (`str`): The config's `model_type`, and the value of `--system`.
-        title (`str`): What people call it.
+        title (`str`): Name of the system.
         classes (`Mapping[str, str]`): References by Auto class. `AutoConfig`, `AutoModel` and `AutoFeatureExtractor`
-            are needed; `AutoModelForPreTraining` is the model of the first objective and is not named again.
-        objectives (`tuple[Objective, ...]`): How its encoder is pre-trained; the first is the usual one.
-        description (`str`, *optional*): What the model card calls it; the title by default.
+            are required; `AutoModelForPreTraining` is the model of the first objective and is not listed.
+        objectives (`tuple[Objective, ...]`): Pre-training objectives of its encoder, the default first.
+        description (`str`, *optional*): Name in the model card; defaults to the title.
         paper (`str`, *optional*): Authors, title, and a link, in Markdown.
-        published (`Mapping[str, Mapping[str, tuple[float, float, float]]]`, *optional*): Macro AUROC in percent that
-            its paper states with 1, 10 and 100 % of the training recordings, by method and label set.
-        heads (`Mapping[str, str]`, *optional*): Words of the model card for each `head_type` of its classifiers, the
-            usual one first; by default a linear head on the mean of all leads.
-        converter ([`Converter`], *optional*): Where weights were released.
-        conversion_notes (`Mapping[str, Mapping[str, str]]`, *optional*): Sentences of the model card of converted
+        published (`Mapping[str, Mapping[str, tuple[float, float, float]]]`, *optional*): Macro AUROC in percent from
+            the paper, with 1, 10 and 100% of the training recordings, by method and label set.
+        heads (`Mapping[str, str]`, *optional*): Description of each `head_type` for the model card, the default first.
+            Defaults to a linear head on the mean of all leads.
+        converter ([`Converter`], *optional*): Converter of released weights.
+        conversion_notes (`Mapping[str, Mapping[str, str]]`, *optional*): Sentences for the model card of converted
             weights, by field of `conversion.json` and its value.
-        is_default (`bool`, *optional*, defaults to `False`): Whether it is meant where no system is named.
+        is_default (`bool`, *optional*, defaults to `False`): Whether it is used if no system is named.
     """
 
     name: str
@@ -142,28 +141,28 @@ class System:
 
     @property
     def objective(self) -> Objective:
-        """The usual way to pre-train it."""
+        """The default pre-training objective."""
         return self.objectives[0]
 
     @property
     def display_name(self) -> str:
-        """What the model card calls it."""
+        """Name in the model card."""
         return self.description or self.title
 
     @property
     def auto_classes(self) -> dict[str, str]:
-        """References by Auto class, that of pre-training among them."""
+        """References by Auto class, including `AutoModelForPreTraining`."""
         return {**self.classes, "AutoModelForPreTraining": self.objective.model}
 
     @property
     def public_names(self) -> dict[str, str]:
-        """Module by name of each of its classes."""
-        references = [*self.auto_classes.values(), *(one.model for one in self.objectives)]
-        return {name: module for module, name in (one.split(":") for one in references)}
+        """Modules of its classes by class name."""
+        references = [*self.auto_classes.values(), *(objective.model for objective in self.objectives)]
+        return {name: module for module, name in (reference.split(":") for reference in references)}
 
     @property
     def reads_pages(self) -> bool:
-        """Whether it reads pictures of recordings."""
+        """Whether it supports pictures of recordings."""
         return "AutoImageProcessor" in self.classes
 
     @property
@@ -173,9 +172,9 @@ class System:
 
     @property
     def feature_extractor(self) -> Any:
-        """The class of feature extractors."""
+        """The feature extractor class."""
         return load(self.classes["AutoFeatureExtractor"])
 
     def model(self, auto_class: str = "AutoModelForPreTraining") -> Any:
-        """The model class that an Auto class stands for; by default that of the usual pre-training."""
+        """The model class of an Auto class; by default that of the default pre-training objective."""
         return load(self.auto_classes[auto_class])

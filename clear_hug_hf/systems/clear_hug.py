@@ -1,4 +1,4 @@
-"""CLEAR-HUG: masked beats, sparse attention along a lead or a time, and a head over groups of leads."""
+"""CLEAR-HUG: masked beats, sparse attention along leads and times, and a hierarchical head over lead groups."""
 
 from .base import Converter, ConverterOption, Objective, System
 
@@ -17,12 +17,12 @@ SYSTEM = System(
         Objective(
             name="clear",
             model=".modeling.modeling_clear_hug:ClearHugForPreTraining",
-            summary="CLEAR: hide most beats of each recording and rebuild them from the same beat in the other leads "
-            "and from the summary of their own lead",
+            summary="CLEAR: mask most beats of each recording and reconstruct them from the same beat in other leads "
+            "and from the summary token of their lead",
             parts="decoder",
-            loss="mean squared error of hidden beats",
-            loss_report=("loss of hidden beats", " (1 is a flat line)"),
-            loss_title="Mean squared error of hidden beats, each scaled to unit variance (1 is a flat line):",
+            loss="mean squared error of masked beats",
+            loss_report=("loss of masked beats", " (1 for a flat line)"),
+            loss_title="Mean squared error of masked beats, normalized to unit variance (1 for a flat line):",
             picture=".workflows.shared:draw_beat_reconstruction",
         ),
     ),
@@ -63,37 +63,38 @@ SYSTEM = System(
         },
     },
     heads={
-        "hug": "HUG head, which reads the groups of leads one by one, in pairs and together",
+        "hug": "HUG head, which combines lead groups individually, in pairs and all together",
         "mean": "linear head on the mean of all leads",
-        "weighted": "head on a learnt weighting of the leads",
-        "single_level": "head on the groups of leads, without their pairs",
+        "weighted": "linear head on a learned weighting of the leads",
+        "single_level": "head on lead groups without pairs",
     },
     converter=Converter(
         function=".hub.convert_clear_hug:convert_to_folder",
-        reads="CLEAR pre-trained, or with a linear classifier, or with HUG: base and large are recognised",
+        reads="CLEAR pre-trained, with a linear classifier or with HUG, in the sizes base and large",
         example="checkpoint-99.pth converted/clear-base",
         options={
             "labels": ConverterOption(
-                help="of a classifier, in the order of its outputs, which the file does not tell (default: LABEL_0 "
-                "LABEL_1)",
+                help="label names of a classifier in the order of its outputs, which the file does not contain "
+                "(default: LABEL_0 LABEL_1 ...)",
                 many=True,
                 keyword="label_names",
             ),
             "cls_attention": ConverterOption(
-                help="how summary tokens attend, as the released code runs, or as the paper says (default: "
-                "reference_bias)",
+                help="attention of summary tokens, as in the released code (reference_bias) or as in the paper "
+                "(default: reference_bias)",
                 choices=("reference_bias", "lead"),
             ),
             "num_attention_heads": ConverterOption(
-                help="of the encoder, which the file does not tell (default: those of the released size of its width)"
+                help="attention heads of the encoder, which the file does not contain (default: those of the released "
+                "size with the same width)"
             ),
-            "decoder_num_attention_heads": ConverterOption(help="of the decoder, likewise"),
+            "decoder_num_attention_heads": ConverterOption(help="attention heads of the decoder (default: likewise)"),
         },
     ),
     conversion_notes={
         "cls_attention": {
-            "reference_bias": "`cls_attention=reference_bias` runs the encoder as the released code does.",
-            "lead": "`cls_attention=lead` runs the encoder as the paper describes.",
+            "reference_bias": "The encoder runs as in the released code (`cls_attention=reference_bias`).",
+            "lead": "The encoder runs as described in the paper (`cls_attention=lead`).",
         }
     },
 )

@@ -1,4 +1,4 @@
-"""ECG-JEPA (Kim): a teacher's states at hidden times, predicted from those of the others."""
+"""ECG-JEPA (Kim): predict a teacher's hidden states at masked times from the visible ones."""
 
 from .base import Converter, ConverterOption, Objective, System
 
@@ -17,10 +17,10 @@ SYSTEM = System(
         Objective(
             name="jepa",
             model=".modeling.modeling_ecg_jepa:EcgJepaForPreTraining",
-            summary="ECG-JEPA: hide the same times in all leads and predict what a teacher makes of them",
+            summary="ECG-JEPA: mask the same times in all leads and predict the teacher's hidden states there",
             parts="teacher and the predictor",
-            loss="of what was hidden, in the teacher's states",
-            loss_title="Loss of the teacher's states at hidden times, predicted from the others:",
+            loss="prediction error of the teacher's states",
+            loss_title="Prediction error of the teacher's hidden states at masked times:",
         ),
     ),
     description="ECG-JEPA (Kim, with cross-pattern attention)",
@@ -28,13 +28,16 @@ SYSTEM = System(
     "Architecture, [arXiv 2410.08559](https://arxiv.org/abs/2410.08559)",
     converter=Converter(
         function=".hub.convert_ecg_jepa:convert_ecg_jepa_to_folder",
-        reads="the encoder of ECG-JEPA (Kim), or student, teacher and predictor",
+        reads="the encoder of ECG-JEPA (Kim), alone or with teacher and predictor",
         example="multiblock_epoch100.pth converted/ecg-jepa-base",
         options={
             "num_attention_heads": ConverterOption(
-                help="of the encoder, which the file does not tell (default: those of the released size of its width)"
+                help="attention heads of the encoder, which the file does not contain (default: those of the released "
+                "size with the same width)"
             ),
-            "predictor_num_attention_heads": ConverterOption(help="of the predictor, likewise"),
+            "predictor_num_attention_heads": ConverterOption(
+                help="attention heads of the predictor (default: likewise)"
+            ),
         },
     ),
 )

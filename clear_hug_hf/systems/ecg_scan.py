@@ -1,4 +1,4 @@
-"""ECG-Scan: pages of ECG paper, aligned with what other encoders make of the same recordings' signals and reports."""
+"""ECG-Scan: pages of ECG paper, aligned with embeddings of the same recordings' signals and reports."""
 
 from .base import Objective, System
 
@@ -18,13 +18,13 @@ SYSTEM = System(
         Objective(
             name="alignment",
             model=".modeling.modeling_ecg_scan:EcgScanForPreTraining",
-            summary="ECG-Scan: align drawn pages with what a pre-trained encoder of signals (--signal-encoder) and a "
-            "text encoder make of the same recordings",
+            summary="ECG-Scan: align rendered pages with embeddings of a pre-trained signal encoder "
+            "(--signal-encoder) and of a text encoder for the same recordings",
             parts="signal teacher, the text encoder and the decoder",
-            supervision="with the recordings' reports, and their labels in words where there is no report",
-            loss="sum of the weighted terms",
-            loss_title="Sum of the contrasts of pages with signals and texts, the reconstruction and the lead "
-            "constraint:",
+            supervision="with the reports of the recordings, or their label names if there is no report",
+            loss="weighted sum of losses",
+            loss_title="Weighted sum of the contrastive losses with signals and texts, the reconstruction loss and "
+            "the lead constraint:",
             collator=".data.pages:PageCollator",
             augmentation=1.0,
             teachers=("signal_encoder", "vision", "text"),
@@ -33,8 +33,8 @@ SYSTEM = System(
             picture=".workflows.shared:draw_page_reconstruction",
         ),
     ),
-    description="ECG-Scan (an implementation of the published idea)",
+    description="ECG-Scan (reimplementation)",
     paper="Pham et al., Learning ECG Image Representations via Dual Physiological-Aware Alignments, [arXiv "
-    "2604.01526](https://arxiv.org/abs/2604.01526); of which only the abstract could be read: this is an "
-    "implementation of the published idea, and where the paper is silent, the choices are those of `clear-hug-hf`",
+    "2604.01526](https://arxiv.org/abs/2604.01526). Reimplemented from the abstract alone; all details that it does "
+    "not specify are choices of `clear-hug-hf`",
 )

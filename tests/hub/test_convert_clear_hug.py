@@ -78,7 +78,7 @@ def test_when_it_is_heartlang_then_it_says_why_it_cannot_be_converted(prefix):
         f"{prefix}token_embed.tokenConv.weight": torch.zeros(768, 96, 3),
         f"{prefix}transformer.layers.0.0.to_qkv.weight": torch.zeros(1536, 768),
     }
-    with pytest.raises(InputError, match=r"HeartLang.* one summary token \(cls_token\) for the recording") as caught:
+    with pytest.raises(InputError, match=r"HeartLang.* one summary token \(cls_token\) per recording") as caught:
         convert_clear_hug_state_dict(tensors)
     assert "\n" not in str(caught.value)
 
@@ -156,7 +156,7 @@ def test_when_a_file_is_converted_then_the_folder_says_what_it_was_made_of(relea
         "cls_attention": "reference_bias",
         "beat_embedding": "conv",
         "labels_known": False,
-        "license_note": "Their repository states no licence",
+        "license_note": "Their repository states no license",
     }
     config = ClearHugConfig.from_pretrained(tmp_path / "model")
     assert config.id2label[4] == "LABEL_4"
@@ -190,13 +190,13 @@ def test_when_a_folder_holds_anything_else_then_it_is_left_alone(released, tmp_p
         convert_to_folder(other, tmp_path / "model", num_attention_heads=4)
     assert find_facts(tmp_path / "model")["conversion.json"] == again
     (tmp_path / "model" / "README.md").write_text("mine")
-    with pytest.raises(InputError, match=r"holds a README\.md that no conversion wrote"):
+    with pytest.raises(InputError, match=r"contains a README\.md that no conversion wrote"):
         convert_to_folder(path, tmp_path / "model", num_attention_heads=4)
 
 
 def test_when_a_conversion_fails_then_nothing_is_left_and_the_earlier_one_stays(released, tmp_path):
     path = _save(released, "linear", tmp_path / "checkpoint.pth")
-    with pytest.raises(InputError, match="has 5 labels and 2 were named"):
+    with pytest.raises(InputError, match="has 5 labels but 2 names were passed"):
         convert_to_folder(path, tmp_path / "model", num_attention_heads=4, label_names=("a", "b"))
     assert not (tmp_path / "model").exists()
     facts = convert_to_folder(path, tmp_path / "model", num_attention_heads=4)
@@ -209,7 +209,7 @@ def test_when_a_conversion_fails_then_nothing_is_left_and_the_earlier_one_stays(
 def test_when_label_names_make_no_sense_then_it_is_said(released, tmp_path):
     linear = _save(released, "linear", tmp_path / "linear.pth")
     for names in (("a", "b", "c", "d", "a"), ("a", "b", "c", "d", "")):
-        with pytest.raises(InputError, match="empty or occurs twice"):
+        with pytest.raises(InputError, match="is empty or duplicate"):
             convert_to_folder(linear, tmp_path / "model", num_attention_heads=4, label_names=names)
     pretrained = _save(released, "pretrain", tmp_path / "pretrain.pth")
     with pytest.raises(InputError, match="pre-trained model, which has no labels"):
@@ -278,10 +278,10 @@ def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_pa
     for words in (
         "The released CLEAR-HUG classifier `hug_super.pth`",
         f"SHA-256 `{facts['sha256']}`",
-        f"{facts['num_tensors']} tensors, all of them used",
-        "`cls_attention=reference_bias` runs the encoder as the released code does",
-        "Their repository states no licence",
-        "None: this repository holds no file with measured results",
+        f"{facts['num_tensors']} tensors, all of which are used",
+        "The encoder runs as in the released code (`cls_attention=reference_bias`).",
+        "Their repository states no license",
+        "No results are recorded for these weights.",
         "| MI | 0.5 |",
     ):
         assert words in card, words
@@ -293,7 +293,7 @@ def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_pa
     run("convert", "clear-hug", path, tmp_path / "hug", *heads)
     assert "they are LABEL_0, LABEL_1 ...; --labels names them" in capsys.readouterr().out
     run("publish", tmp_path / "hug", "you/hug", "--dry-run", tmp_path / "staged")
-    assert "missing: names of the labels" in capsys.readouterr().out
+    assert "missing: label names" in capsys.readouterr().out
     assert json.loads((tmp_path / "staged" / "conversion.json").read_text())["kind"] == "CLEAR-HUG classifier"
 
 
@@ -308,5 +308,5 @@ def test_when_a_converted_encoder_is_finetuned_then_the_card_of_the_result_says_
     run("publish", tmp_path / "run", "you/fast", "--dry-run", tmp_path / "staged", "--license", "mit")
     card = (tmp_path / "staged" / "README.md").read_text()
     assert "**Encoder**: converted from `checkpoint-99.pth`" in card
-    assert "The file that was converted is its authors' work" in card
-    assert "nothing was trained" not in card
+    assert "The converted file is the work of its authors" in card
+    assert "The weights are unchanged" not in card

@@ -88,7 +88,9 @@ def test_when_positions_are_others_then_they_are_not_replaced_silently(part):
     positions = tensors[f"{part}.pos_embed"].clone()
     positions[3, 5] += 1e-6
     tensors[f"{part}.pos_embed"] = positions
-    with pytest.raises(InputError, match=rf"^{part}\.pos_embed is not the fixed table of [18] lead\(s\) and 50 times"):
+    with pytest.raises(
+        InputError, match=rf"^{part}\.pos_embed is not the fixed position table of [18] lead\(s\) and 50 times"
+    ):
         convert_ecg_jepa_state_dict(tensors)
 
 
@@ -100,7 +102,7 @@ def test_when_the_leads_are_others_then_they_must_be_named():
     model = convert_ecg_jepa_state_dict(tensors, lead_names=list(STANDARD_LEADS))
     assert (model.config.num_leads, model.config.num_patches) == (12, 50)
     tensors["pos_embed"] = grid_positions(1, 50, 768)[0]
-    with pytest.raises(InputError, match="holds 50 positions, no whole number for each of 8 leads"):
+    with pytest.raises(InputError, match="has 50 positions, which is not a multiple of 8 leads"):
         convert_ecg_jepa_state_dict(tensors)
 
 

@@ -25,7 +25,7 @@ from clear_hug_hf.training import folders
 
 
 REPO = "your-name/ecg-demo"
-NO_METRIC = r"metrics\.json holds .* as pretrained\..*, which is no metric"
+NO_METRIC = r"pretrained\..* in metrics\.json is .*, not a metric with an interval"
 CODE = published_files("modeling/modeling_clear_hug.py", "processing/feature_extraction_clear_hug.py")
 AUTO_MAP = {
     "AutoConfig": "configuration_clear_hug.ClearHugConfig",
@@ -93,7 +93,7 @@ def test_when_an_encoder_is_staged_then_its_decoder_and_facts_come_along(made: P
     assert card.data.pipeline_tag == "feature-extraction"
     assert f"{log['best']['validation_loss']:.4f}" in card.text
     assert "model = AutoModel.from_pretrained" in card.text
-    assert "`AutoModelForPreTraining` loads the decoder, too." in card.text
+    assert "`AutoModelForPreTraining` also loads the decoder." in card.text
 
 
 def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
@@ -148,13 +148,13 @@ def test_when_a_card_is_made_then_data_splits_protocol_and_limits_stand_in_it(st
     macro = test["macro_auroc"]
     interval = f"{macro['value']:.3f} ({macro['low']:.3f} to {macro['high']:.3f})"
     assert f"| macro AUROC | {interval} |" in card.text
-    assert "its encoder never trained" in card.text
-    assert "Difference of macro AUROC, paired over patients" in card.text
+    assert "randomly initialized encoder" in card.text
+    assert "Difference in macro AUROC, paired over patients" in card.text
     assert f"| MI | {test['per_label']['MI']['num_positive']} |" in card.text
     for words in (
         "Not a medical device",
         "pre-training",
-        "the head was trained, the encoder stayed as it was",
+        "head on the frozen encoder",
         "official",
         "Weights: cc-by-4.0. Code in this repository: Apache-2.0.",
         "arXiv 2512.24002",
@@ -168,7 +168,7 @@ def test_when_a_card_is_made_then_data_splits_protocol_and_limits_stand_in_it(st
 
 def test_when_results_are_of_recordings_that_chose_the_model_then_the_table_itself_says_so(staged: Any) -> None:
     card = (staged.folder / "README.md").read_text()
-    results = card.split("## Results")[1].split("## How it was made")[0]
+    results = card.split("## Results")[1].split("## Training")[0]
     tables = re.findall(r"^(.*:)\n\n(\|.*)$", results, re.MULTILINE)
     warned = {title.split(" recordings")[0].split()[-1]: "optimistic" in header for title, header in tables}
     assert warned == {"test": False, "validation": True}
@@ -196,14 +196,14 @@ def test_when_nothing_is_known_then_it_is_named_and_no_number_is_made_up(tmp_pat
     folders.save_model_folder(tmp_path / "model", model, ClearHugFeatureExtractor())
     found = stage(tmp_path / "model", tmp_path / "staged", REPO)
     assert [one.split(" (")[0] for one in found.missing] == [
-        "the licence of the weights",
-        "names of the labels",
+        "the license of the weights",
+        "label names",
         "metrics",
     ]
     card = ModelCard.load(found.folder / "README.md")
-    assert "None: this repository holds no file with measured results" in card.text
-    assert "Nothing is recorded about how these weights came about: they may be untrained." in card.text
-    assert "The licence of the weights is not stated" in card.text
+    assert "No results are recorded for these weights." in card.text
+    assert "The training of these weights is not recorded. They may be untrained." in card.text
+    assert "No license is stated for the weights" in card.text
     assert card.data.eval_results is None
     assert not (found.folder / ".eval_results").exists()
 
@@ -234,7 +234,7 @@ def test_when_a_label_is_full_of_markup_then_the_card_stays_a_card(made: Path, t
         ("pretrained/test/macro_f1/value", float("nan"), NO_METRIC),
         ("pretrained/validation/macro_auroc", "good", NO_METRIC),
         ("pretrained/test/per_label/MI/f1", None, NO_METRIC),
-        ("labels", ["NORM", "CD"], "is of the labels NORM, CD and the model names NORM, MI, STTC"),
+        ("labels", ["NORM", "CD"], "has the labels NORM, CD but the model has NORM, MI, STTC"),
         ("", '{"pretrained": ', r"metrics\.json is damaged"),
     ],
 )
@@ -269,14 +269,14 @@ def test_when_the_best_epoch_is_not_the_last_then_the_card_says_which_and_how_it
     for words in (
         "|  | after epoch 1 |",
         "| validation recordings | 0.1234 |",
-        "2 epochs, seed 0. These are the weights after epoch 1, which had the lowest validation loss.",
-        "The epoch was chosen on the validation recordings.",
+        "2 epochs, seed 0. The weights are those of epoch 1, which had the lowest validation loss.",
+        "The epoch was selected on the validation recordings.",
     ):
         assert words in card, words
     last = stage(tmp_path / "run" / "model", tmp_path / "last", REPO)
     card = (last.folder / "README.md").read_text()
     assert "|  | after epoch 2 |" in card
-    assert "chosen on the validation recordings" not in card
+    assert "selected on the validation recordings" not in card
 
 
 def test_when_somebody_wrote_a_card_then_it_is_taken_if_it_has_its_fields(made: Path, tmp_path: Path) -> None:
@@ -285,21 +285,21 @@ def test_when_somebody_wrote_a_card_then_it_is_taken_if_it_has_its_fields(made: 
     found = stage(made / "finetuned", tmp_path / "staged", REPO, card=card)
     assert (found.folder / "README.md").read_text() == card.read_text()
     assert found.license == "mit"
-    assert not any("licence" in one for one in found.missing)
+    assert not any("license" in one for one in found.missing)
     stage(made / "finetuned", tmp_path / "staged", REPO, card=card, license="mit")
-    with pytest.raises(InputError, match=r"says that the licence is mit, and --license cc-by-4.0"):
+    with pytest.raises(InputError, match=r"states the license mit, but --license is cc-by-4.0"):
         stage(made / "finetuned", tmp_path / "staged", REPO, card=card, license="cc-by-4.0")
 
     for content, message in (
         (b"---\ntags: [ecg]\n---\n# Mine\n", "lacks license, library_name"),
         (b"# Mine, without a header\n", "lacks license, library_name, tags"),
-        (b"---\ntags: [ecg\n---\n# Mine\n", r"the header of the card .* is no YAML"),
-        (b"\x89PNG\r\n\x1a\n\xff", "is no text in UTF-8"),
+        (b"---\ntags: [ecg\n---\n# Mine\n", r"the header of the card .* is not valid YAML"),
+        (b"\x89PNG\r\n\x1a\n\xff", "is not UTF-8 text"),
     ):
         card.write_bytes(content)
         with pytest.raises(InputError, match=message):
             stage(made / "finetuned", tmp_path / "staged", REPO, card=card)
-    with pytest.raises(InputError, match="is a folder: name the card"):
+    with pytest.raises(InputError, match="is a folder: name the Markdown file"):
         stage(made / "finetuned", tmp_path / "staged", REPO, card=tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         stage(made / "finetuned", tmp_path / "staged", REPO, card=tmp_path / "none.md")
@@ -319,7 +319,7 @@ def test_when_a_repository_id_is_none_then_it_is_refused(name: str) -> None:
 def test_when_a_licence_is_not_spelt_as_the_hub_does_then_it_is_refused(
     made: Path, tmp_path: Path, license: str
 ) -> None:
-    with pytest.raises(InputError, match="is no licence as the Hub spells it: did you mean"):
+    with pytest.raises(InputError, match="is not a license identifier of the Hub: did you mean"):
         stage(made / "finetuned", tmp_path / "staged", REPO, license=license)
 
 
@@ -366,8 +366,8 @@ def test_when_a_dry_run_is_asked_for_then_all_is_written_and_said_and_nothing_se
     message = ["--message", "two words"]
     assert main(["publish", str(made / "finetuned"), REPO, "--dry-run", "staged", "--private", *message]) == 0
     printed = capsys.readouterr().out
-    assert "missing: the licence of the weights (--license)" in printed
-    assert "missing: the tested dataset's name on the Hub" in printed
+    assert "missing: the license of the weights (--license)" in printed
+    assert "missing: the name of the test dataset on the Hub" in printed
     assert "model.safetensors" in printed
     assert f"{REPO} --license LICENSE --message 'two words' --private" in printed
     assert (tmp_path / "staged" / "README.md").is_file()
@@ -380,25 +380,25 @@ def test_when_there_is_no_token_or_licence_then_one_sentence_says_so_and_the_fol
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("clear_hug_hf.hub.publishing.get_token", lambda: None)
     error = refused("publish", made / "finetuned", REPO, "--license", "cc-by-4.0")
-    assert "no token of the Hub: log in with `hf auth login`" in error
+    assert "no Hub token: log in with `hf auth login`" in error
     assert f"staged in published/{REPO}" in error
     assert AutoConfig.from_pretrained(tmp_path / "published" / REPO).id2label == {0: "NORM", 1: "MI", 2: "STTC"}
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "published" / REPO).num_beats == 15
 
     monkeypatch.setattr("clear_hug_hf.hub.publishing.get_token", lambda: "hf_something")
-    assert "under which licence the weights may be used" in refused("publish", made / "finetuned", REPO)
+    assert "the license of the weights is missing" in refused("publish", made / "finetuned", REPO)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["publish", "{run}/finetuned", "no id at all"], "is no repository id"),
+        (["publish", "{run}/finetuned", "no id at all"], "is not a repository id"),
         (["publish", "{run}/nothing", REPO], "does not exist"),
         (["publish", "{run}/data", REPO], "holds no model"),
-        (["publish", "{run}/finetuned", REPO, "--dataset", "ward"], "does not say whose repository"),
+        (["publish", "{run}/finetuned", REPO, "--dataset", "ward"], "has no owner"),
         (["publish", "{run}/finetuned", REPO, "--card", "none.md"], "card none.md does not exist"),
-        (["publish", "{run}/finetuned", REPO, "--revision", "two words"], "is no name of a branch"),
-        (["publish", "{run}/pretrained", REPO, "--dataset", "you/ward"], "nothing is recorded that was tested"),
+        (["publish", "{run}/finetuned", REPO, "--revision", "two words"], "is not a branch name"),
+        (["publish", "{run}/pretrained", REPO, "--dataset", "you/ward"], "there are no results on"),
         (["publish", "hf://", REPO], "is no model on the Hub"),
         (["publish", "hf://you/model@", REPO], "is no model on the Hub"),
     ],
@@ -438,8 +438,8 @@ def test_when_a_weight_does_not_fit_or_the_type_is_unknown_then_nothing_is_stage
     model, extractor, _ = folders.load_model(folders.find_model_folder(folder))
     model.classifier.bias.data[0] = 1e6
     folders.save_model_folder(folders.find_model_folder(folder), model, extractor)
-    with pytest.raises(InputError, match=r"classifier\.bias do not fit into float16"):
+    with pytest.raises(InputError, match=r"classifier\.bias exceed the range of float16"):
         stage(folder, tmp_path / "staged", REPO, dtype="float16")
-    with pytest.raises(InputError, match="cannot be stored as 'int4'"):
+    with pytest.raises(InputError, match="dtype is 'int4'"):
         stage(folder, tmp_path / "staged", REPO, dtype="int4")
     assert not (tmp_path / "staged").exists()
