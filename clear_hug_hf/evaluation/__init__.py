@@ -4,4 +4,4 @@ from pathlib import Path
 
 
 METRIC_MODULE = str(Path(__file__).parent / "ecg_multilabel")
-"""What `evaluate.load` takes for the metrics of this package; it needs no network."""
+"""Path of the metric module for `evaluate.load`; it needs no network access."""

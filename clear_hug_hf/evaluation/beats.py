@@ -1,42 +1,41 @@
-"""Scores of beat detectors against marked beats."""
+"""Score beat detectors against annotated beats."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def match_beats(found: np.ndarray, marks: np.ndarray, tolerance: float) -> tuple[int, int, int, np.ndarray]:
+def match_beats(detected: np.ndarray, annotated: np.ndarray, tolerance: float) -> tuple[int, int, int, np.ndarray]:
     """
-    Pair found beats with marked ones, each at most once, in the order of time.
+    Match detected beats with annotated ones, each at most once, in temporal order.
 
-    Only what lies between the first and the last mark counts (within the tolerance): whoever marks a recording leaves
-    out beats that its ends cut.
+    Detections before the first or after the last annotation (beyond the tolerance) are ignored, as annotators omit
+    beats that are cut at the ends of a recording.
 
     Args:
-        found (`np.ndarray` of shape `(num_found,)`): Ascending places of the found beats, in any unit.
-        marks (`np.ndarray` of shape `(num_marks,)`): Ascending places of the true beats, in the same unit.
-        tolerance (`float`): Largest distance of a pair, in the same unit.
+        detected (`np.ndarray` of shape `(num_detected,)`): Ascending positions of detected beats, in any unit.
+        annotated (`np.ndarray` of shape `(num_annotated,)`): Ascending positions of true beats, in the same unit.
+        tolerance (`float`): Largest distance of a match, in the same unit.
 
     Returns:
-        `tuple[int, int, int, np.ndarray]`: Number of pairs (true positives), of found beats without a mark (false
-        positives), of marks without a found beat (false negatives), and for each pair found minus marked, of shape
-        `(num_pairs,)`. All zero without marks, since nothing lies between them.
+        `tuple[int, int, int, np.ndarray]`: Number of true positives, false positives and false negatives, and the
+        error of each match, detected minus annotated, of shape `(num_matches,)`. All zero without annotations.
     """
-    found, marks = np.asarray(found), np.asarray(marks)
-    if marks.size == 0:
+    detected, annotated = np.asarray(detected), np.asarray(annotated)
+    if annotated.size == 0:
         return 0, 0, 0, np.empty(0)
-    found = found[(found >= marks[0] - tolerance) & (found <= marks[-1] + tolerance)]
+    detected = detected[(detected >= annotated[0] - tolerance) & (detected <= annotated[-1] + tolerance)]
     errors: list[float] = []
-    mark = beat = 0
-    # In one dimension with one tolerance, pairing the earliest two that fit is a largest possible pairing.
-    while mark < marks.size and beat < found.size:
-        error = float(found[beat]) - float(marks[mark])
+    target = beat = 0
+    # In one dimension, greedily matching the earliest pair within the tolerance gives a maximum matching.
+    while target < annotated.size and beat < detected.size:
+        error = float(detected[beat]) - float(annotated[target])
         if abs(error) <= tolerance:
             errors.append(error)
-            mark, beat = mark + 1, beat + 1
+            target, beat = target + 1, beat + 1
         elif error < 0:
             beat += 1
         else:
-            mark += 1
-    pairs = len(errors)
-    return pairs, found.size - pairs, marks.size - pairs, np.array(errors)
+            target += 1
+    matches = len(errors)
+    return matches, detected.size - matches, annotated.size - matches, np.array(errors)

@@ -1,8 +1,8 @@
 """
-Metrics of multi-label predictions, with intervals over patients.
+Metrics of multi-label predictions with bootstrap intervals over patients.
 
-All metrics are computed with a weight per recording: a bootstrap sample of patients is a row of whole-number weights,
-so that all samples of one label are one pass over its sorted scores.
+All metrics take a weight per recording. A bootstrap sample of patients is a row of integer weights, so that all
+samples of a label are computed in one pass over its sorted scores.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from ..processing.errors import InputError
 
 
-# Samples weighted at once: bounds memory at this many numbers times the number of recordings.
+# Bootstrap samples per chunk, to bound memory.
 _CHUNK = 200
 
 
 def weighted_auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    Area under the ROC curve for many weightings of the same recordings; ties count half.
+    Area under the ROC curve for many weightings of the same recordings. Ties count half.
 
     Args:
         labels (`np.ndarray` of shape `(num_recordings,)`): 1 or 0.
@@ -41,14 +41,14 @@ def weighted_auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) 
 
 def weighted_average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    Average precision (mean of the precision at each threshold, weighted by the step in recall); arguments and result
-    as in [`weighted_auroc`].
+    Average precision, the mean of the precision at each threshold weighted by the increase in recall; arguments and
+    result as in [`weighted_auroc`].
     """
     positive, negative = _class_weights_by_score(labels, scores, weights)
     positive, negative = positive[:, ::-1], negative[:, ::-1]
     hits = np.cumsum(positive, axis=1)
-    called = hits + np.cumsum(negative, axis=1)
-    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    predicted = hits + np.cumsum(negative, axis=1)
+    precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)
     total = hits[:, -1]
     summed = (precision * positive).sum(axis=1)
     both = (total > 0) & (negative.sum(axis=1) > 0)
@@ -58,7 +58,7 @@ def weighted_average_precision(labels: np.ndarray, scores: np.ndarray, weights: 
 def _class_weights_by_score(
     labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of the positives and of the negatives at every distinct score, ascending."""
+    """Weights of positives and negatives at each distinct score, ascending."""
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
@@ -70,42 +70,42 @@ def _class_weights_by_score(
 
 def weighted_f1(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """
-    F1 of the recordings whose score reaches a threshold; arguments and result as in [`weighted_auroc`].
+    F1 at a threshold; arguments and result as in [`weighted_auroc`].
 
-    It is 0, not undefined, where no recording with the label is found.
+    Without true positives it is 0, not undefined.
     """
-    positive, found = labels > 0.5, scores >= threshold
-    hits = weights @ (positive & found).astype(np.float64)
-    wrong = weights @ (positive ^ found).astype(np.float64)
+    positive, predicted = labels > 0.5, scores >= threshold
+    hits = weights @ (positive & predicted).astype(np.float64)
+    wrong = weights @ (positive ^ predicted).astype(np.float64)
     both = (weights @ positive.astype(np.float64) > 0) & (weights @ (~positive).astype(np.float64) > 0)
     return np.divide(2 * hits, 2 * hits + wrong, out=np.full(len(weights), np.nan), where=both)
 
 
 def weighted_calibration_error(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    Expected calibration error of one label (Naeini et al., 2015): the mean distance between the mean probability and
-    the share of recordings with the label, over [`CALIBRATION_BINS`] bins of equal width; arguments and result as in
-    [`weighted_auroc`], with scores that are probabilities, and NaN only where there is no weight at all.
+    Expected calibration error of one label (Naeini et al., 2015): the mean absolute difference between the mean
+    probability and the fraction of positives, over [`CALIBRATION_BINS`] bins of equal width; arguments and result as
+    in [`weighted_auroc`], with probabilities as scores, and NaN only if all weights are zero.
 
-    It is counted from the recordings at hand and too high by what chance adds to each bin: a perfectly calibrated
-    model has an error above 0. [`evaluate_predictions`] corrects it.
+    This estimate is biased upward by sampling noise in each bin: even a perfectly calibrated model has an error above
+    0. [`evaluate_predictions`] corrects the bias.
     """
     return np.abs(_calibration_gaps(labels, scores, weights)).sum(axis=1)
 
 
 def _calibration_gaps(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What each bin adds to the mean of probability minus label, `(num_weightings, CALIBRATION_BINS)`."""
+    """Contribution of each bin to the mean of probability minus label, `(num_weightings, CALIBRATION_BINS)`."""
     bins = np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    member = (bins[:, None] == np.arange(CALIBRATION_BINS)).astype(np.float64)
-    gaps = weights @ (member * (scores - (labels > 0.5))[:, None])
+    in_bin = (bins[:, None] == np.arange(CALIBRATION_BINS)).astype(np.float64)
+    gaps = weights @ (in_bin * (scores - (labels > 0.5))[:, None])
     total = weights.sum(axis=1, keepdims=True)
     return np.divide(gaps, total, out=np.full_like(gaps, np.nan), where=total > 0)
 
 
 def _calibration_error_and_noise(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    For each weighting the calibration error, and the sum over bins of how far the gap is from that of all recordings,
-    `(num_weightings, 2)`.
+    The calibration error of each weighting, and the sum over bins of the absolute deviation of its gaps from those of
+    all recordings, `(num_weightings, 2)`.
     """
     gaps = _calibration_gaps(labels, scores, weights)
     observed = _calibration_gaps(labels, scores, np.ones((1, len(labels))))
@@ -115,17 +115,17 @@ def _calibration_error_and_noise(labels: np.ndarray, scores: np.ndarray, weights
 CALIBRATION_BINS = 15
 
 METRICS = ("auroc", "average_precision", "f1", "calibration_error")
-"""What [`evaluate_predictions`] gives, for each label and as a mean over labels."""
+"""Metrics of [`evaluate_predictions`], for each label and as macro averages."""
 
 
 def patient_weights(patient_ids: Sequence[str | None], num_samples: int, seed: int | Sequence[int] = 0) -> np.ndarray:
     """
-    How often each recording is in each bootstrap sample of patients.
+    Number of times that each recording occurs in each bootstrap sample of patients.
 
     Args:
-        patient_ids (`Sequence[str | None]`): Patient of each recording; one without a patient stands alone.
-        num_samples (`int`): Bootstrap samples.
-        seed (`int` or `Sequence[int]`, *optional*, defaults to 0): Seed of the draw.
+        patient_ids (`Sequence[str | None]`): Patient of each recording; without one it counts as a patient of its own.
+        num_samples (`int`): Number of bootstrap samples.
+        seed (`int` or `Sequence[int]`, *optional*, defaults to 0): Random seed.
 
     Returns:
         `np.ndarray` of shape `(num_samples, num_recordings)`, int64.
@@ -140,26 +140,26 @@ def bootstrap_weights(
     num_recordings: int, patient_ids: Sequence[str | None] | None, num_samples: int, seed: int | Sequence[int] = 0
 ) -> np.ndarray:
     """
-    The recordings as they are, a row of ones, and below it each bootstrap sample of their patients, as
-    [`patient_weights`] gives them; by default each recording is of a patient of its own.
+    A row of ones for the original recordings, followed by the bootstrap samples of [`patient_weights`]. By default
+    every recording is from a different patient.
     """
-    once = np.ones((1, num_recordings), dtype=np.int64)
+    original = np.ones((1, num_recordings), dtype=np.int64)
     patients = [None] * num_recordings if patient_ids is None else patient_ids
-    return np.concatenate([once, patient_weights(patients, num_samples, seed)])
+    return np.concatenate([original, patient_weights(patients, num_samples, seed)])
 
 
 def patient_index(patient_ids: Sequence[str | None]) -> np.ndarray:
-    """A number for the patient of each recording, from 0; one without a patient stands alone."""
+    """Index of the patient of each recording, from 0; without a patient id it counts as a patient of its own."""
     names = [f"\0{index}" if patient is None else str(patient) for index, patient in enumerate(patient_ids)]
     return np.unique(names, return_inverse=True)[1]
 
 
 def macro_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """
-    Mean area under the ROC curve over the labels of which both classes are present; NaN if there are none.
+    Mean area under the ROC curve over labels with both classes present; NaN if there are none.
 
     Args:
-        labels, probabilities: As in [`evaluate_predictions`]; any scores do for probabilities.
+        labels, probabilities: As in [`evaluate_predictions`]; probabilities may be any scores.
     """
     areas = np.array(
         [
@@ -189,25 +189,25 @@ def evaluate_predictions(
     The intervals are percentiles over bootstrap samples of patients. A sample in which a label has only one class is
     excluded for that label and for the macro mean; if at most half of the samples remain, there is no interval.
 
-    The calibration error as it is counted is too high by chance, and higher still in bootstrap samples, so that their
-    percentiles would lie above it. It is reduced by the bias that the bootstrap estimates, down to 0 at most (Efron
-    and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 10). The upper end of its interval is that of the
-    basic bootstrap (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 5.2). The lower end
-    is the counted error less what chance can have added: the upper quantile of the summed deviations of the bins,
-    which bound it by the triangle inequality; that of the basic bootstrap is too high near perfect calibration, where
-    the error has a kink. With `num_samples=0` the error stays as counted.
+    The raw calibration error is biased upward, and more so in bootstrap samples, so that their percentiles would lie
+    above it. It is corrected by the bootstrap estimate of the bias, with a minimum of 0 (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 10). The upper end of its interval is that of the basic bootstrap
+    (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 5.2). The lower end is the raw error
+    minus the upper quantile of the summed deviations of the bins, which bound the bias by the triangle inequality. The
+    lower end of the basic bootstrap is too high near perfect calibration, where the error is not differentiable. With
+    `num_samples=0` the raw error is returned.
 
     Args:
-        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN if unknown.
         probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions, from 0 to 1.
         label_names (`Sequence[str]`): Name of each column.
-        patient_ids (`Sequence[str | None]`, *optional*): Patient of each recording; by default each its own.
-        num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples; 0 gives no intervals, and a calibration
-            error that is not corrected.
+        patient_ids (`Sequence[str | None]`, *optional*): Patient of each recording; by default all are different.
+        num_samples (`int`, *optional*, defaults to 1000): Number of bootstrap samples; 0 gives no intervals, and the
+            raw calibration error.
         confidence (`float`, *optional*, defaults to 0.95): Coverage of the intervals.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
-        thresholds (`Sequence[float]`, *optional*): From which probability on each label counts as found, for F1; 0.5
-            by default. Chosen on other recordings than these, as [`choose_thresholds`] does.
+        thresholds (`Sequence[float]`, *optional*): Decision threshold of each label for F1; 0.5 by default. Select
+            them on other recordings, for example with [`choose_thresholds`].
 
     Returns:
         `dict`: `macro_auroc`, `macro_average_precision`, `macro_f1` and `macro_calibration_error`, each
@@ -216,17 +216,17 @@ def evaluate_predictions(
         so that the result can be written as JSON.
 
     Raises:
-        InputError: If shapes differ, there is nothing to evaluate, a label is neither 1 nor 0 nor NaN, or a
-            probability is NaN or not from 0 to 1.
+        InputError: If shapes differ, there are no recordings, a label is not 1, 0 or NaN, or a probability is not from
+            0 to 1.
     """
     labels, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
     _check_predictions(labels, probabilities, label_names)
     thresholds = [0.5] * len(label_names) if thresholds is None else list(thresholds)
     if len(thresholds) != len(label_names):
-        raise InputError(f"there are {len(thresholds)} thresholds for {len(label_names)} labels: give one for each")
+        raise InputError(f"there are {len(thresholds)} thresholds for {len(label_names)} labels: pass one per label")
     if patient_ids is None:
         patient_ids = [None] * len(labels)
-    once, resampled = np.split(bootstrap_weights(len(labels), patient_ids, num_samples, seed), [1])
+    original, resampled = np.split(bootstrap_weights(len(labels), patient_ids, num_samples, seed), [1])
 
     excluded_labels: list[str] = []
     per_label: dict[str, dict[str, Any]] = {}
@@ -252,12 +252,12 @@ def evaluate_predictions(
             "calibration_error": weighted_calibration_error,
         }
         for name, metric in metrics.items():
-            value = float(metric(truth, scores, once[:, known])[0])
-            sampled = _calibration_error_and_noise if name == "calibration_error" else metric
-            of_samples = _in_chunks(sampled, truth, scores, resampled, known)
-            entry[name] = _with_interval(value, of_samples, confidence)
+            value = float(metric(truth, scores, original[:, known])[0])
+            sample_metric = _calibration_error_and_noise if name == "calibration_error" else metric
+            sampled = _in_chunks(sample_metric, truth, scores, resampled, known)
+            entry[name] = _with_interval(value, sampled, confidence)
             values[name].append(value)
-            samples[name].append(of_samples)
+            samples[name].append(sampled)
 
     macro = {
         f"macro_{name}": _with_interval(float(np.mean(values[name])), np.mean(samples[name], axis=0), confidence)
@@ -282,7 +282,7 @@ def _in_chunks(
     weights: np.ndarray,
     known: np.ndarray,
 ) -> np.ndarray:
-    """A metric of the known recordings for every row of weights, so many rows at once as memory allows."""
+    """A metric of the labeled recordings for every row of weights, computed in chunks to bound memory."""
     chunks = [
         metric(truth, scores, weights[start : start + _CHUNK, known]) for start in range(0, len(weights), _CHUNK)
     ]
@@ -292,60 +292,60 @@ def _in_chunks(
 def _check_predictions(labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]) -> None:
     if labels.shape != probabilities.shape or labels.ndim != 2 or labels.shape[1] != len(label_names):
         raise InputError(
-            f"labels {labels.shape}, probabilities {probabilities.shape} and {len(label_names)} label names do not "
-            "belong together: give one row per recording and one column per label"
+            f"the shapes of labels {labels.shape} and probabilities {probabilities.shape} and {len(label_names)} "
+            "label names do not match: pass one row per recording and one column per label"
         )
     if not len(labels):
         raise InputError("there are no recordings to evaluate")
     if not np.isfinite(probabilities).all():
         rows = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
         raise InputError(
-            f"the probabilities of {len(rows)} recording(s) are NaN or infinite, the first in row {rows[0]}: the "
-            "model or its inputs are broken"
+            f"the probabilities of {len(rows)} recording(s) are NaN or infinite, the first in row {rows[0]}: check "
+            "the model and its inputs"
         )
     if probabilities.min() < 0 or probabilities.max() > 1:
         raise InputError(
-            f"the probabilities lie between {probabilities.min():g} and {probabilities.max():g}: give probabilities "
+            f"the probabilities range from {probabilities.min():g} to {probabilities.max():g}: pass probabilities "
             "from 0 to 1, not logits"
         )
-    if other := [
+    if invalid := [
         name
         for name, column in zip(label_names, labels.T, strict=True)
         if (np.isfinite(column) & (column != 0) & (column != 1)).any()
     ]:
         raise InputError(
-            f"the label {other[0]!r} has values other than 1 and 0: these are metrics of labels, not of numbers to be "
-            "predicted"
+            f"the label {invalid[0]!r} has values other than 1 and 0: these metrics support classification, not "
+            "regression"
         )
 
 
 def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> list[float | None]:
     """
-    For each label the threshold with the highest F1; of equally good ones the lowest.
+    Select the threshold with the highest F1 for each label; the lowest one if several are equally good.
 
     Args:
-        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown. Of validation
-            recordings: on those that a threshold is chosen on, its F1 is too good.
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN if unknown. Use validation
+            recordings: F1 is optimistic on the recordings on which thresholds are selected.
         probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions.
 
     Returns:
-        `list[float | None]`: Half-way between two neighbouring probabilities, so that the same choice is made for
-        probabilities that differ in the last digit; `None` for a label of which only one class is present.
+        `list[float | None]`: Thresholds halfway between two neighboring probabilities, so that rounding differences do
+        not matter; `None` for labels with only one class present.
     """
-    chosen: list[float | None] = []
+    thresholds: list[float | None] = []
     for column, known in enumerate(~np.isnan(labels).T):
         truth, scores = labels[known, column] > 0.5, probabilities[known, column].astype(np.float64)
         if not 0 < truth.sum() < len(truth):
-            chosen.append(None)
+            thresholds.append(None)
             continue
-        distinct, place = np.unique(scores, return_inverse=True)
-        # Of the recordings at or above each distinct score: how many there are, and how many have the label.
-        found = np.bincount(place, minlength=len(distinct))[::-1].cumsum()[::-1]
-        hits = np.bincount(place, weights=truth, minlength=len(distinct))[::-1].cumsum()[::-1]
-        best = int(np.argmax(2 * hits / (found + truth.sum())))
+        distinct, inverse = np.unique(scores, return_inverse=True)
+        # Predicted positives and true positives with each distinct score as threshold.
+        predicted = np.bincount(inverse, minlength=len(distinct))[::-1].cumsum()[::-1]
+        hits = np.bincount(inverse, weights=truth, minlength=len(distinct))[::-1].cumsum()[::-1]
+        best = int(np.argmax(2 * hits / (predicted + truth.sum())))
         below = distinct[best - 1] if best else 0.0
-        chosen.append(float((below + distinct[best]) / 2))
-    return chosen
+        thresholds.append(float((below + distinct[best]) / 2))
+    return thresholds
 
 
 def macro_auroc_interval(
@@ -358,18 +358,18 @@ def macro_auroc_interval(
     seed: int = 0,
 ) -> dict[str, float | None]:
     """
-    Mean macro AUROC of several runs on the same recordings, or how much higher it is than that of other runs.
+    Mean macro AUROC of several runs on the same recordings, or its paired difference from that of other runs.
 
-    All are computed on the same bootstrap samples of patients, so that what makes a sample hard for all cancels in a
-    difference. The interval is over patients; how far the runs lie apart is not in it.
+    All runs are evaluated on the same bootstrap samples of patients, so that differences are paired. The interval
+    covers the variation over patients, not over runs.
 
     Args:
         labels, patient_ids, num_samples, confidence, seed: As in [`evaluate_predictions`].
         runs (`Sequence[np.ndarray]`): Probabilities `(num_recordings, num_labels)` of each run, such as one per seed.
-        others (`Sequence[np.ndarray]`, *optional*): Of the runs whose mean is subtracted.
+        others (`Sequence[np.ndarray]`, *optional*): Probabilities of the runs whose mean is subtracted.
 
     Returns:
-        `dict`: `{"value", "low", "high"}`; NaN as value if no label has both classes.
+        `dict`: `{"value", "low", "high"}`; the value is NaN if no label has both classes.
     """
     samples = macro_auroc_samples(labels, runs, patient_ids, num_samples, seed)
     if others:
@@ -385,13 +385,13 @@ def macro_auroc_samples(
     seed: int | Sequence[int] = 0,
 ) -> np.ndarray:
     """
-    Mean macro AUROC of several runs on the recordings as they are, and on each bootstrap sample of their patients.
+    Mean macro AUROC of several runs on the original recordings, and on each bootstrap sample of their patients.
 
     Args:
         labels, runs, patient_ids, num_samples, seed: As in [`macro_auroc_interval`].
 
     Returns:
-        `np.ndarray` of shape `(1 + num_samples,)`: NaN in samples in which a label has only one class.
+        `np.ndarray` of shape `(1 + num_samples,)`: NaN for samples in which a label has only one class.
     """
     weights = bootstrap_weights(len(labels), patient_ids, num_samples, seed)
     areas = []
@@ -407,15 +407,15 @@ def macro_auroc_samples(
 
 
 def bootstrap_interval(samples: np.ndarray, confidence: float = 0.95) -> dict[str, float | None]:
-    """`{"value", "low", "high"}` of what [`macro_auroc_samples`] gives, or of sums and differences of such."""
+    """`{"value", "low", "high"}` of the result of [`macro_auroc_samples`], or of sums and differences of results."""
     return _with_interval(float(samples[0]), samples[1:], confidence)
 
 
 def _with_interval(value: float, samples: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """A metric with its interval; of the calibration error `samples` are as in [`_calibration_error_and_noise`]."""
+    """A metric with its interval; for the calibration error `samples` are as in [`_calibration_error_and_noise`]."""
     known = ~np.isnan(samples)
     usable = samples[known if samples.ndim == 1 else known.all(axis=1)]
-    # With most samples left out, those that are left are not what other patients would give.
+    # If most samples are undefined, the remaining ones are not representative.
     if 2 * len(usable) <= len(samples):
         return {"value": value, "low": None, "high": None}
     if samples.ndim == 1:
@@ -425,5 +425,5 @@ def _with_interval(value: float, samples: np.ndarray, confidence: float) -> dict
         low = max(0.0, value - np.quantile(noise, (1 + confidence) / 2))
         high = max(0.0, 2 * value - np.quantile(errors, (1 - confidence) / 2))
         value = max(0.0, float(2 * value - errors.mean()))
-    # It holds its value, also where the samples are so skewed that their quantiles do not.
+    # The interval must contain its value, even if the samples are so skewed that their quantiles do not.
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}

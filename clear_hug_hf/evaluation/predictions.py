@@ -1,4 +1,4 @@
-"""Probabilities of a model for a prepared dataset, and what each group of leads contributes to them."""
+"""Predictions of a model for a prepared dataset, their metrics, and contributions of lead groups."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Predictions:
     Args:
         label_names (`list[str]`): Labels of the model.
         record_ids (`list[str]`): Recording of each row.
-        patient_ids (`list[str | None]`): Patient of each row, where known.
-        probabilities (`np.ndarray` of shape `(num_rows, num_labels)`): After the sigmoid or softmax.
-        labels (`np.ndarray` of shape `(num_rows, num_labels)`, *optional*): The truth, where the dataset has it.
-        contributions (`np.ndarray` of shape `(num_rows, 7, num_labels)`, *optional*): With a head over groups of
-            leads, what each group adds to each logit (see [`group_contributions`]).
-        num_windows (`np.ndarray` of shape `(num_rows,)`, *optional*): From how many windows each row was predicted;
-            more than one where it has more beats than the model holds. One each by default.
+        patient_ids (`list[str | None]`): Patient of each row, if known.
+        probabilities (`np.ndarray` of shape `(num_rows, num_labels)`): Probabilities after the sigmoid or softmax.
+        labels (`np.ndarray` of shape `(num_rows, num_labels)`, *optional*): True labels, if the dataset has them.
+        contributions (`np.ndarray` of shape `(num_rows, 7, num_labels)`, *optional*): For heads that read lead groups,
+            the contribution of each group to each logit (see [`group_contributions`]).
+        num_windows (`np.ndarray` of shape `(num_rows,)`, *optional*): Number of windows of each row, more than one if
+            it has more beats than the model reads at once. Defaults to one each.
     """
 
     label_names: list[str]
@@ -56,8 +56,7 @@ class Predictions:
 
     def by_recording(self) -> Predictions:
         """
-        The same with one row per recording, the mean over its windows, in the order of their first ones: windows of a
-        recording are not recordings of other patients. Labels are those of the first window.
+        Average the windows of each recording. Rows are in the order of the first windows, with their labels.
         """
         first, _ = group_by_recording(self.record_ids)
         return Predictions(
@@ -98,53 +97,53 @@ def predict(
     progress: bool = False,
 ) -> Predictions:
     """
-    Predict every row of a prepared dataset. All beats are read: a row with more than the model holds at once gives
-    several windows, whose probabilities and contributions are averaged, as in the pipeline.
+    Predict every row of a prepared dataset. All beats are read: a row with more beats than the model reads at once is
+    divided into windows, whose probabilities and contributions are averaged, as in the pipeline.
 
     Args:
-        model ([`PreTrainedModel`]): Predicts on the device that it is on.
-        dataset ([`datasets.Dataset`]): As `prepare` makes it. Its labels, if it has any, must be among the model's.
-        feature_extractor ([`EcgFeatureExtractor`]): The model's.
-        batch_size (`int`, *optional*, defaults to `64`): Rows at a time.
+        model ([`PreTrainedModel`]): The classifier, on any device.
+        dataset ([`datasets.Dataset`]): A prepared dataset. Its labels, if any, must be labels of the model.
+        feature_extractor ([`EcgFeatureExtractor`]): Feature extractor of the model.
+        batch_size (`int`, *optional*, defaults to `64`): Rows per batch.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
     Returns:
-        [`Predictions`]: `labels` has a column per label of the model; those that the dataset lacks are NaN.
+        [`Predictions`]: `labels` has a column per label of the model, NaN for labels that the dataset lacks.
 
     Raises:
-        InputError: If the dataset has a label that the model does not have, or has no rows.
+        InputError: If the dataset is empty or has a label that the model lacks, or the model is a regression model.
     """
     if not len(dataset):
         raise InputError("there are no recordings to predict")
     names = model_label_names(model.config)
-    has = list(dataset.features["labels"]) if "labels" in dataset.features else []
-    if unknown := [name for name in has if name not in names]:
+    dataset_labels = list(dataset.features["labels"]) if "labels" in dataset.features else []
+    if unknown := [name for name in dataset_labels if name not in names]:
         raise InputError(
-            f"the recordings have the label {unknown[0]!r} and the model does not: it knows {', '.join(names)}"
+            f"the recordings have the label {unknown[0]!r}, which the model lacks: its labels are {', '.join(names)}"
         )
     check_is_classifier(model.config)
-    collator = EcgCollator(feature_extractor, label_names=has, all_beats=True)
+    collator = EcgCollator(feature_extractor, label_names=dataset_labels, all_beats=True)
     loader = DataLoader(dataset.with_format("numpy"), batch_size=batch_size, collate_fn=collator)
     model.eval()
     probabilities, labels, contributions, counts = [], [], [], []
     for batch in tqdm(loader, desc="predict", unit="batch", disable=not progress):
-        if has:
+        if dataset_labels:
             labels.append(batch.pop("labels").numpy())
-        of = batch.pop("rows")
-        counts.append(of.bincount().numpy())
+        row_of_window = batch.pop("rows")
+        counts.append(row_of_window.bincount().numpy())
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
         logits = output.logits.float().cpu()
-        one_of_many = model.config.problem_type == "single_label_classification"
-        scores = logits.softmax(dim=1) if one_of_many else logits.sigmoid()
-        probabilities.append(collator.mean_by_row(scores, of).numpy())
+        single_label = model.config.problem_type == "single_label_classification"
+        scores = logits.softmax(dim=1) if single_label else logits.sigmoid()
+        probabilities.append(collator.mean_by_row(scores, row_of_window).numpy())
         if (states := getattr(output, "group_states", None)) is not None:
-            added = group_contributions(model, states.float()).cpu()
-            contributions.append(collator.mean_by_row(added, of).numpy())
+            by_window = group_contributions(model, states.float()).cpu()
+            contributions.append(collator.mean_by_row(by_window, row_of_window).numpy())
 
     truth = None
-    if has:
+    if dataset_labels:
         truth = np.full((len(dataset), len(names)), np.nan)
-        truth[:, [names.index(name) for name in has]] = np.concatenate(labels)
+        truth[:, [names.index(name) for name in dataset_labels]] = np.concatenate(labels)
     return Predictions(
         label_names=names,
         record_ids=list(dataset["record_id"]),
@@ -163,104 +162,113 @@ def predict_recordings(
     progress: bool = False,
 ) -> tuple[Predictions, list[Recording | RecordReference], list[Rejected]]:
     """
-    Predict recordings from their samples, as the command line and the pipeline do, but only the windows that the
-    extractor chooses.
+    Predict recordings that are not prepared, like the command line and the pipeline, but only the windows that the
+    feature extractor selects.
 
     Args:
         model, feature_extractor, progress: As in [`predict`].
-        records (`Sequence[Recording | RecordReference]`): The recordings; references are read here, one at a time.
+        records (`Sequence[Recording | RecordReference]`): The recordings; references are read one at a time.
 
     Returns:
-        `tuple`: [`Predictions`] without labels and contributions, one row per recording; the recordings of its rows;
-        and those that could not be used, with reasons.
+        `tuple`: [`Predictions`] without labels and contributions, one row per recording; the recordings of the rows;
+        and the recordings that could not be used, with reasons.
     """
-    used, found, rejected = [], [], []
-    each = predict_records(model, feature_extractor, records, windows=feature_extractor.windows)
-    for record, one in tqdm(
-        zip(records, each, strict=True), "predict", len(records), unit="rec", disable=not progress
+    used, results, rejected = [], [], []
+    predictions = predict_records(model, feature_extractor, records, windows=feature_extractor.windows)
+    for record, result in tqdm(
+        zip(records, predictions, strict=True), "predict", len(records), unit="rec", disable=not progress
     ):
-        if isinstance(one, Rejected):
-            rejected.append(one)
+        if isinstance(result, Rejected):
+            rejected.append(result)
         else:
             used.append(record)
-            found.append(one)
+            results.append(result)
     names = model_label_names(model.config)
-    predictions = Predictions(
+    combined = Predictions(
         label_names=names,
         record_ids=[record.record_id for record in used],
         patient_ids=[record.patient_id for record in used],
-        probabilities=np.stack([one.probabilities for one in found]) if found else np.empty((0, len(names))),
-        num_windows=np.array([len(one.windows) for one in found]),
+        probabilities=np.stack([result.probabilities for result in results]) if results else np.empty((0, len(names))),
+        num_windows=np.array([len(result.windows) for result in results]),
     )
-    return predictions, used, rejected
+    return combined, used, rejected
 
 
 def compute_metrics(
-    found: Predictions | LabeledPredictions, thresholds: Sequence[float], seed: int = 0
+    predictions: Predictions | LabeledPredictions, thresholds: Sequence[float], seed: int = 0
 ) -> dict[str, Any]:
     """
-    Metrics of predictions for labelled recordings, one row per recording, as [`evaluate_predictions`] gives them.
+    Metrics of predictions for labeled recordings, as [`evaluate_predictions`] returns them.
 
     Args:
-        found ([`Predictions`] or [`LabeledPredictions`]): With `labels`.
-        thresholds (`Sequence[float]`): One for each label, such as [`model_thresholds`].
+        predictions ([`Predictions`] or [`LabeledPredictions`]): One row per recording, with `labels`.
+        thresholds (`Sequence[float]`): Decision threshold of each label, such as [`model_thresholds`].
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
     """
-    assert found.labels is not None
+    assert predictions.labels is not None
     return evaluate_predictions(
-        found.labels, found.probabilities, found.label_names, found.patient_ids, seed=seed, thresholds=thresholds
+        predictions.labels,
+        predictions.probabilities,
+        predictions.label_names,
+        predictions.patient_ids,
+        seed=seed,
+        thresholds=thresholds,
     )
 
 
-def auroc_difference(found: Predictions, control: Predictions, seed: int = 0) -> dict[str, Any] | None:
+def auroc_difference(predictions: Predictions, control: Predictions, seed: int = 0) -> dict[str, Any] | None:
     """
-    How much higher the macro AUROC of a model is than that of another on the same recordings, paired over patients:
-    `{"value", "low", "high"}`, or `None` where no label has both classes.
+    Difference in macro AUROC of a model and a control on the same recordings, paired over patients: `{"value", "low",
+    "high"}`, or `None` if no label has both classes.
     """
-    assert found.labels is not None
+    assert predictions.labels is not None
     difference = macro_auroc_interval(
-        found.labels, [found.probabilities], [control.probabilities], found.patient_ids, seed=seed
+        predictions.labels,
+        [predictions.probabilities],
+        [control.probabilities],
+        predictions.patient_ids,
+        seed=seed,
     )
     return None if np.isnan(difference["value"] or 0.0) else difference
 
 
 def contributions_by_label(predictions: Predictions) -> np.ndarray:
     """
-    Which groups drive which label: the mean contribution of each group to a label's logit over the recordings with the
-    label, minus that over the recordings without it.
+    Importance of lead groups for labels: the mean contribution of each group to a label's logit over positive
+    recordings, minus that over negative recordings.
 
     Args:
-        predictions ([`Predictions`]): With `labels` and `contributions`.
+        predictions ([`Predictions`]): Predictions with `labels` and `contributions`.
 
     Returns:
-        `np.ndarray` of shape `(num_labels, 7)` [logits]: NaN for a label of which one class is absent.
+        `np.ndarray` of shape `(num_labels, 7)` [logits]: NaN for labels with only one class present.
 
     Raises:
         InputError: If labels or contributions are missing.
     """
     if predictions.labels is None or predictions.contributions is None:
-        raise InputError("group activations need labelled recordings and a model with a head over groups of leads")
+        raise InputError("group activations require labeled recordings and a model whose head reads lead groups")
     rows = []
     for column in range(len(predictions.label_names)):
         truth, values = predictions.labels[:, column], predictions.contributions[:, :, column]
-        with_label, without = values[truth > 0.5], values[truth <= 0.5]
+        positive, negative = values[truth > 0.5], values[truth <= 0.5]
         missing = np.full(values.shape[1], np.nan)
-        rows.append(with_label.mean(axis=0) - without.mean(axis=0) if len(with_label) and len(without) else missing)
+        rows.append(positive.mean(axis=0) - negative.mean(axis=0) if len(positive) and len(negative) else missing)
     return np.stack(rows)
 
 
 @dataclass
 class LabeledPredictions:
     """
-    Labels and probabilities side by side, whoever named the labels.
+    Labels and probabilities for a set of labels that may differ from the model's.
 
     Args:
         label_names (`list[str]`): Labels of the data.
-        labels (`np.ndarray` of shape `(num_rows, num_labels)`): 1, 0, or NaN where unknown.
-        probabilities (`np.ndarray` of shape `(num_rows, num_labels)`): Of the model.
-        patient_ids (`list[str | None]`): Patient of each row, where known.
-        thresholds (`list[float]`): From which probability on a label counts as found.
-        split (`str`): Which recordings these are.
+        labels (`np.ndarray` of shape `(num_rows, num_labels)`): 1, 0, or NaN if unknown.
+        probabilities (`np.ndarray` of shape `(num_rows, num_labels)`): Probabilities of the labels.
+        patient_ids (`list[str | None]`): Patient of each row, if known.
+        thresholds (`list[float]`): Decision threshold of each label.
+        split (`str`): Split of the recordings.
     """
 
     label_names: list[str]
@@ -281,46 +289,48 @@ def map_predictions(
     split: str = "",
 ) -> LabeledPredictions:
     """
-    Probabilities for the labels of another source.
+    Map the predictions of a model to the labels of another source.
 
     Args:
-        predictions ([`Predictions`]): Of the model.
-        truth (`np.ndarray` of shape `(num_rows, len(truth_names))`): Labels of the rows: 1, 0, or NaN where unknown.
-        truth_names (`Sequence[str]`): Their names.
-        thresholds (`Sequence[float]`): The model's, one for each of its labels.
-        mapping (`Mapping[str, Sequence[str]]`): For each label of the source those of the model that mean it. Of
-            several the highest score counts: a probability, stretched such that its threshold is 0.5, so that the
-            label is found where any member is.
-        of_model (`bool`, *optional*, defaults to `False`): Whether `truth` has the model's labels, of which a row then
-            needs any one, instead of the source's.
-        split (`str`, *optional*): Which recordings these are.
+        predictions ([`Predictions`]): Predictions of the model.
+        truth (`np.ndarray` of shape `(num_rows, len(truth_names))`): True labels of the rows: 1, 0, or NaN if unknown.
+        truth_names (`Sequence[str]`): Names of the true labels.
+        thresholds (`Sequence[float]`): Decision threshold of each label of the model.
+        mapping (`Mapping[str, Sequence[str]]`): For each label of the source, the equivalent labels of the model. If
+            there are several, the highest probability counts, rescaled such that each threshold becomes 0.5: the label
+            is predicted if any of them is.
+        of_model (`bool`, *optional*, defaults to `False`): Whether `truth` has the labels of the model instead of the
+            source's. A row is then positive if any equivalent label is.
+        split (`str`, *optional*): Split of the recordings.
     """
-    probabilities, labels, chosen = [], [], []
-    for name, members in mapping.items():
-        columns = [predictions.label_names.index(member) for member in members]
+    probabilities, labels, mapped_thresholds = [], [], []
+    for name, equivalents in mapping.items():
+        columns = [predictions.label_names.index(equivalent) for equivalent in equivalents]
         scores = predictions.probabilities[:, columns].astype(np.float64)
         limits = np.array([thresholds[column] for column in columns], dtype=np.float64)
-        if len(members) > 1:
+        if len(equivalents) > 1:
             scores, limits = _around_half(scores, limits), np.array([0.5])
         probabilities.append(scores.max(axis=1))
-        chosen.append(float(limits[0]))
-        sources = [truth[:, list(truth_names).index(one)] for one in (members if of_model else (name,))]
-        # Unknown only where no member is known to be there and one is unknown.
-        known = np.max([np.nan_to_num(one, nan=0.0) for one in sources], axis=0)
-        unknown = np.any([np.isnan(one) for one in sources], axis=0) & (known < 0.5)
+        mapped_thresholds.append(float(limits[0]))
+        columns_of_truth = [
+            truth[:, list(truth_names).index(label)] for label in (equivalents if of_model else (name,))
+        ]
+        # Unknown if no equivalent label is known to be positive and one is unknown.
+        known = np.max([np.nan_to_num(column, nan=0.0) for column in columns_of_truth], axis=0)
+        unknown = np.any([np.isnan(column) for column in columns_of_truth], axis=0) & (known < 0.5)
         labels.append(np.where(unknown, np.nan, known))
     return LabeledPredictions(
         label_names=list(mapping),
         labels=np.stack(labels, axis=1),
         probabilities=np.stack(probabilities, axis=1),
         patient_ids=predictions.patient_ids,
-        thresholds=chosen,
+        thresholds=mapped_thresholds,
         split=split,
     )
 
 
 def _around_half(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Probabilities stretched below and above their thresholds, which become 0.5; 0 and 1 stay."""
+    """Probabilities rescaled piecewise linearly such that thresholds become 0.5; 0 and 1 are unchanged."""
     below = 0.5 * probabilities / np.maximum(thresholds, 1e-12)
     above = 0.5 + 0.5 * (probabilities - thresholds) / np.maximum(1 - thresholds, 1e-12)
     return np.clip(np.where(probabilities >= thresholds, above, below), 0.0, 1.0)
@@ -330,36 +340,39 @@ def auroc_drop(
     other: LabeledPredictions, own: LabeledPredictions, num_samples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     """
-    How much macro AUROC a model loses from recordings of its own source to those of another.
+    Drop in macro AUROC of a model from its own source to another source.
 
     Args:
-        other ([`LabeledPredictions`]): On the other source.
-        own ([`LabeledPredictions`]): On its own, of patients that it was not trained on.
-        num_samples, seed: As in [`evaluate_predictions`]; the patients of both are drawn independently.
+        other ([`LabeledPredictions`]): Predictions on the other source.
+        own ([`LabeledPredictions`]): Predictions on its own source, for patients that it was not trained on.
+        num_samples, seed: As in [`evaluate_predictions`]; patients of both sources are resampled independently.
 
     Returns:
-        `dict`: `labels`, those that have both classes in both; `own`, `other` and `lost` (own minus other), each
-        `{"value", "low", "high"}`; `per_label`, with `own` and `other` AUROC of each.
+        `dict`: `labels`, those with both classes in both sources; `own`, `other` and `lost` (own minus other), each
+        `{"value", "low", "high"}`; `per_label`, with the `own` and `other` AUROC of each label.
     """
     names = [
-        name for name in other.label_names if name in own.label_names and all(_both(one, name) for one in (other, own))
+        name
+        for name in other.label_names
+        if name in own.label_names and all(_has_both_classes(predictions, name) for predictions in (other, own))
     ]
     result: dict[str, Any] = {"labels": names, "per_label": {}}
     if not names:
         return result
     samples = {}
-    for number, (side, one) in enumerate((("own", own), ("other", other))):
-        columns = [one.label_names.index(name) for name in names]
-        labels, scores = one.labels[:, columns], one.probabilities[:, columns]
-        samples[side] = macro_auroc_samples(labels, [scores], one.patient_ids, num_samples, [seed, number])
-        result[side] = bootstrap_interval(samples[side])
+    for number, (source, predictions) in enumerate((("own", own), ("other", other))):
+        columns = [predictions.label_names.index(name) for name in names]
+        labels, scores = predictions.labels[:, columns], predictions.probabilities[:, columns]
+        patients = predictions.patient_ids
+        samples[source] = macro_auroc_samples(labels, [scores], patients, num_samples, [seed, number])
+        result[source] = bootstrap_interval(samples[source])
         for column, name in enumerate(names):
             area = macro_auroc(labels[:, [column]], scores[:, [column]])
-            result["per_label"].setdefault(name, {})[side] = area
+            result["per_label"].setdefault(name, {})[source] = area
     result["lost"] = bootstrap_interval(samples["own"] - samples["other"])
     return result
 
 
-def _both(one: LabeledPredictions, name: str) -> bool:
-    values = one.labels[:, one.label_names.index(name)]
+def _has_both_classes(predictions: LabeledPredictions, name: str) -> bool:
+    values = predictions.labels[:, predictions.label_names.index(name)]
     return bool((values == 1).any() and (values == 0).any())

@@ -1,7 +1,8 @@
 """
-The protocol of the paper's Table 1: several tasks, with 1 %, 10 % and 100 % of the training recordings, macro AUROC.
+The protocol of Pan et al. (2026), Table 1: macro AUROC on several tasks with 1, 10 and 100% of the training
+recordings.
 
-What is here does not train: which recordings a fraction has, nearest neighbours, and tables of results.
+This module selects the recordings of each fraction, classifies by nearest neighbors, and formats tables of results.
 """
 
 from __future__ import annotations
@@ -21,32 +22,31 @@ from .metrics import macro_auroc, patient_index
 
 def random_subset(record_ids: Sequence[str], fraction: float, seed: int = 0) -> np.ndarray:
     """
-    A share of the recordings, each as likely as any other, whatever its labels and patient: the paper's draw.
+    Draw a random fraction of the recordings, regardless of labels and patients, as Pan et al. (2026) do.
 
-    A smaller fraction with the same seed is part of a larger one.
+    With the same seed, a smaller fraction is a subset of a larger one.
 
     Args:
         record_ids (`Sequence[str]`): Recording of each row; all rows of a recording are drawn together.
-        fraction (`float`): Share of the recordings, above 0 up to 1, rounded down to whole recordings; at least one is
-            taken.
-        seed (`int`, *optional*, defaults to 0): Another seed draws other recordings.
+        fraction (`float`): Fraction of the recordings, above 0 up to 1, rounded down, but at least one recording.
+        seed (`int`, *optional*, defaults to 0): Random seed.
 
     Returns:
-        `np.ndarray` of shape `(num_rows,)`, int64: Positions, ascending.
+        `np.ndarray` of shape `(num_rows,)`, int64: Ascending row indices.
 
     Raises:
-        InputError: If the fraction is not a share, or there are no recordings.
+        InputError: If the fraction is invalid, or there are no recordings.
     """
     _check_fraction(fraction, len(record_ids))
     recordings, recording_of = np.unique(np.asarray(record_ids, dtype=str), return_inverse=True)
     order = np.random.default_rng([seed, len(recordings)]).permutation(len(recordings))
-    taken = order[: max(1, int(fraction * len(recordings) + 1e-9))]
-    return np.flatnonzero(np.isin(recording_of, taken))
+    selected = order[: max(1, int(fraction * len(recordings) + 1e-9))]
+    return np.flatnonzero(np.isin(recording_of, selected))
 
 
 def _check_fraction(fraction: float, num_recordings: int) -> None:
     if not 0 < fraction <= 1:
-        raise InputError(f"the fraction is {fraction:g}: give a share above 0 and up to 1")
+        raise InputError(f"fraction is {fraction:g}: it must be above 0 and at most 1")
     if not num_recordings:
         raise InputError("there are no recordings to draw from")
 
@@ -55,65 +55,65 @@ def stratified_subset(
     labels: np.ndarray, patient_ids: Sequence[str | None], fraction: float, seed: int = 0
 ) -> np.ndarray:
     """
-    A share of the recordings in which each label is about as frequent as in all of them; whole patients only.
+    Draw a fraction of the recordings by patient, stratified by label.
 
-    Patients are drawn one by one, each time one with the label that is furthest behind its share. A smaller fraction
-    with the same seed is part of a larger one. Result and errors are as in [`random_subset`].
+    Patients are drawn one by one, each time one with the label that is most underrepresented so far. With the same
+    seed, a smaller fraction is a subset of a larger one. Result and errors are as in [`random_subset`].
 
     Args:
-        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown, which counts as 0.
-        patient_ids (`Sequence[str | None]`): Patient of each recording; one without a patient stands alone.
-        fraction (`float`): Share of the recordings, above 0 up to 1. At least one recording is taken; the last
-            patient may exceed the share.
-        seed (`int`, *optional*, defaults to 0): Another seed draws other patients.
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN if unknown, which counts as 0.
+        patient_ids (`Sequence[str | None]`): Patient of each recording; without one it counts as a patient of its own.
+        fraction (`float`): Fraction of the recordings, above 0 up to 1, but at least one recording. The last patient
+            may exceed it.
+        seed (`int`, *optional*, defaults to 0): Random seed.
     """
     _check_fraction(fraction, len(labels))
     if fraction == 1:
         return np.arange(len(labels))
-    has = np.nan_to_num(np.asarray(labels, dtype=np.float64)) > 0.5
-    # A recording without any label belongs to a group of its own, which keeps its share, too.
-    has = np.concatenate([has, ~has.any(axis=1, keepdims=True)], axis=1)
+    positive = np.nan_to_num(np.asarray(labels, dtype=np.float64)) > 0.5
+    # Recordings without any label form a stratum of their own.
+    positive = np.concatenate([positive, ~positive.any(axis=1, keepdims=True)], axis=1)
     patient_of = patient_index(patient_ids)
     num_patients = int(patient_of.max()) + 1
-    counts = np.zeros((num_patients, has.shape[1]))
-    np.add.at(counts, patient_of, has)
+    counts = np.zeros((num_patients, positive.shape[1]))
+    np.add.at(counts, patient_of, positive)
     sizes = np.bincount(patient_of, minlength=num_patients)
 
     rng = np.random.default_rng([seed, len(labels)])
     order = rng.permutation(num_patients)
-    waiting = [[patient for patient in order[::-1] if counts[patient, label]] for label in range(has.shape[1])]
-    share = has.sum(axis=0) / len(labels)
-    wanted = max(1, round(fraction * len(labels)))
-    taken = np.zeros(num_patients, dtype=bool)
-    found, num_found = np.zeros(has.shape[1]), 0
-    while num_found < wanted:
-        behind = share * (num_found + 1) - found
-        for label in np.argsort(-behind, kind="stable"):
-            while waiting[label] and taken[waiting[label][-1]]:
-                waiting[label].pop()
-            if waiting[label]:
-                patient = waiting[label].pop()
+    remaining = [[patient for patient in order[::-1] if counts[patient, label]] for label in range(positive.shape[1])]
+    prevalence = positive.sum(axis=0) / len(labels)
+    target_size = max(1, round(fraction * len(labels)))
+    selected = np.zeros(num_patients, dtype=bool)
+    selected_counts, size = np.zeros(positive.shape[1]), 0
+    while size < target_size:
+        deficit = prevalence * (size + 1) - selected_counts
+        for label in np.argsort(-deficit, kind="stable"):
+            while remaining[label] and selected[remaining[label][-1]]:
+                remaining[label].pop()
+            if remaining[label]:
+                patient = remaining[label].pop()
                 break
-        taken[patient] = True
-        found += counts[patient]
-        num_found += int(sizes[patient])
-    return np.flatnonzero(taken[patient_of])
+        selected[patient] = True
+        selected_counts += counts[patient]
+        size += int(sizes[patient])
+    return np.flatnonzero(selected[patient_of])
 
 
 def holdout_split(
     labels: np.ndarray, patient_ids: Sequence[str | None], fraction: float = 0.1, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Recordings in two parts without a common patient, the second with a share of them; arguments and errors as in
+    Split recordings by patient into a larger part and a held-out fraction; arguments and errors as in
     [`stratified_subset`].
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: Positions of the larger part and of the smaller one.
+        `tuple[np.ndarray, np.ndarray]`: Row indices of the larger part and of the held-out part.
     """
     second = stratified_subset(labels, patient_ids, fraction, seed)
     first = np.setdiff1d(np.arange(len(labels)), second)
     if not len(first):
-        raise InputError(f"a share of {fraction:g} of {len(labels)} recording(s) leaves none: there are too few")
+        raise InputError(f"holding out {fraction:g} of {len(labels)} recording(s) leaves none: use more patients")
     return first, second
 
 
@@ -124,14 +124,14 @@ def nearest_neighbor_scores(
     features: np.ndarray, labels: np.ndarray, queries: np.ndarray, num_neighbors: int
 ) -> np.ndarray:
     """
-    Share of the nearest training recordings with each label, each weighted by its cosine similarity.
+    Fraction of positives among the nearest training recordings, weighted by cosine similarity.
 
     Args:
-        features (`np.ndarray` of shape `(num_training, width)`): Of the training recordings.
-        labels (`np.ndarray` of shape `(num_training, num_labels)`): 1, 0, or NaN where unknown: then a neighbour does
+        features (`np.ndarray` of shape `(num_training, width)`): Features of the training recordings.
+        labels (`np.ndarray` of shape `(num_training, num_labels)`): 1, 0, or NaN if unknown: the neighbor then does
             not count for that label.
         queries (`np.ndarray` of shape `(num_recordings, width)`): Features of the recordings to score.
-        num_neighbors (`int`): At most this many.
+        num_neighbors (`int`): Maximum number of neighbors.
 
     Returns:
         `np.ndarray` of shape `(num_recordings, num_labels)`: From 0 to 1.
@@ -139,11 +139,11 @@ def nearest_neighbor_scores(
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
     search = NearestNeighbors(n_neighbors=min(num_neighbors, len(features)), metric="cosine", algorithm="brute")
     distances, nearest = search.fit((features - mean) / deviation).kneighbors((queries - mean) / deviation)
-    # From 0 for opposite to 1 for equal directions: never negative.
+    # From 0 for opposite to 1 for equal directions.
     weights = 1 - distances[:, :, None] / 2
     known = ~np.isnan(labels)[nearest]
     votes = (weights * np.nan_to_num(labels)[nearest] * known).sum(axis=1)
-    # Rounding may exceed 1 in the last digit.
+    # Rounding may exceed 1.
     return np.clip(votes / np.maximum((weights * known).sum(axis=1), 1e-12), 0.0, 1.0)
 
 
@@ -155,10 +155,10 @@ def select_nearest_neighbors(
     queries: np.ndarray,
 ) -> tuple[int, np.ndarray]:
     """
-    Scores by the number of neighbours of [`NUM_NEIGHBORS`] with the best macro AUROC on the validation recordings.
+    Select the number of neighbors from [`NUM_NEIGHBORS`] by macro AUROC on the validation recordings.
 
     Returns:
-        `tuple[int, np.ndarray]`: That number, and the scores as in [`nearest_neighbor_scores`].
+        `tuple[int, np.ndarray]`: The number, and the scores of the queries as in [`nearest_neighbor_scores`].
     """
     usable = [count for count in NUM_NEIGHBORS if count <= len(features)]
     scores = [
@@ -175,13 +175,13 @@ def select_nearest_neighbors(
 @dataclass(frozen=True)
 class Published:
     """
-    What was published of a task.
+    Published results of a task.
 
     Args:
-        title (`str`): Of the task, as in the paper's Table 1.
-        sizes (`tuple[int, int, int]`): Training, validation and test recordings (Liu et al., 2024, MERL).
-        values (`Mapping[str, tuple[float, float, float]]`): Macro AUROC in percent with 1, 10 and 100 % of the
-            training recordings, by method.
+        title (`str`): Title of the task in Pan et al. (2026), Table 1.
+        sizes (`tuple[int, int, int]`): Number of training, validation and test recordings (Liu et al., 2024, MERL).
+        values (`Mapping[str, tuple[float, float, float]]`): Macro AUROC in percent with 1, 10 and 100% of the training
+            recordings, by method.
     """
 
     title: str
@@ -189,7 +189,7 @@ class Published:
     values: Mapping[str, tuple[float, float, float]]
 
 
-# Title and size of the tasks of the paper's Table 1, by label set.
+# Titles and sizes of the tasks in Pan et al. (2026), Table 1, by label set.
 _TASKS = {
     "ptbxl_sub": ("PTB-XL Sub", (17084, 2146, 2158)),
     "ptbxl_super": ("PTB-XL Super", (17084, 2146, 2158)),
@@ -211,18 +211,18 @@ PAPER: Mapping[str, Published] = {
     )
     for task, (title, sizes) in _TASKS.items()
 }
-"""What the papers of all systems state of each task."""
+"""Published results of all systems by task."""
 
 
 def published_for(label_names: Sequence[str], sizes: Mapping[str, int]) -> Published | None:
     """
-    What the paper says about a task, if its recordings are the same set: the same labels in the same order, and as
-    many training, validation and test recordings.
+    Published results of a task if its dataset is the same: the same labels in order, and the same number of training,
+    validation and test recordings.
 
     Args:
         label_names (`Sequence[str]`): Labels of the task.
-        sizes (`Mapping[str, int]`): Recordings of the source by split, before any was rejected or a fraction drawn, as
-            the published files count them.
+        sizes (`Mapping[str, int]`): Number of recordings in each split of the source, before any is rejected and
+            before a fraction is drawn.
     """
     for name, published in PAPER.items():
         same_labels = tuple(label_names) == LABEL_SETS[name].names
@@ -235,27 +235,26 @@ def protocol_table(
     rows: Iterable[Mapping[str, Any]], published: Mapping[str, Published], fractions: Sequence[float]
 ) -> str:
     """
-    A Markdown table laid out as the paper's Table 1: a row per method, for each task a column per fraction.
+    A Markdown table in the layout of Pan et al. (2026), Table 1: a row per method, and a column per task and fraction.
 
     Args:
-        rows (`Iterable[Mapping]`): Each with `method`, `task`, `fraction` (a share) and `macro_auroc`
-            (`{"value", "low", "high"}`, shown in percent; `None` where there is none).
-        published (`Mapping[str, Published]`): The paper's numbers by task, for tasks on the same recordings.
-        fractions (`Sequence[float]`): Columns of each task.
+        rows (`Iterable[Mapping]`): Results with `method`, `task`, `fraction` and `macro_auroc` (`{"value", "low",
+            "high"}`, shown in percent, or `None`).
+        published (`Mapping[str, Published]`): Published results by task, for tasks on the same recordings.
+        fractions (`Sequence[float]`): Fractions of the columns.
     """
     rows = list(rows)
     tasks, methods = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "method"))
-    found = {(row["method"], row["task"], row["fraction"]): row["macro_auroc"] for row in rows}
+    results = {(row["method"], row["task"], row["fraction"]): row["macro_auroc"] for row in rows}
     columns = [(task, fraction) for task in tasks for fraction in fractions]
     lines = [["method", *(f"{task} {100 * fraction:g}%" for task, fraction in columns)]]
     lines.append(["---", *["---:"] * len(columns)])
     for method in methods:
-        lines.append([method, *(_percent(found.get((method, *column))) for column in columns)])
-    paper = list(dict.fromkeys(method for one in published.values() for method in one.values))
-    place = {0.01: 0, 0.1: 1, 1.0: 2}
-    for method in paper:
+        lines.append([method, *(_percent(results.get((method, *column))) for column in columns)])
+    index = {0.01: 0, 0.1: 1, 1.0: 2}
+    for method in dict.fromkeys(method for task in published.values() for method in task.values):
         cells = [
-            f"{published[task].values[method][place[fraction]]:.2f}" if task in published and fraction in place else ""
+            f"{published[task].values[method][index[fraction]]:.2f}" if task in published and fraction in index else ""
             for task, fraction in columns
         ]
         lines.append([f"*{method} (paper)*", *cells])

@@ -1,8 +1,8 @@
 """
-Scores of the waves that a model finds in every lead against those that were marked, with intervals over patients.
+Score predicted waves in every lead against annotated ones, with intervals over patients.
 
-Classes of samples are whole numbers: places in [`WAVES`], or [`UNKNOWN`] where nobody marked anything. What is unknown
-counts nowhere, neither for nor against a prediction.
+Classes of samples are integers: indices in [`WAVES`], or [`UNKNOWN`] for samples that were not annotated, which are
+ignored.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from .metrics import bootstrap_weights
 WAVES = ("none", "P", "QRS", "T")
 """Classes of a sample."""
 UNKNOWN = -100
-"""Class of a sample that was not marked, as the models' losses leave it out."""
+"""Class of a sample that was not annotated; losses ignore it, too."""
 SHORTEST_WAVE_MS = 20.0
-"""What is shorter is no wave of a heart, and what interrupts a wave for less does not divide it."""
+"""Shorter waves and gaps are not physiological: waves are removed, and gaps closed."""
 
-# Bootstrap samples weighted at once where each needs a number per wave: bounds memory.
+# Bootstrap samples per chunk, to bound memory.
 _CHUNK = 100
 
 
 class WaveMatch(NamedTuple):
     """
-    Marked and predicted waves of one kind in one lead.
+    Matched annotated and predicted waves of one kind in one lead.
 
     Args:
-        onset_errors, offset_errors (`np.ndarray` of shape `(num_pairs,)`): Predicted minus marked [samples].
-        missed (`int`): Marked waves without a predicted one.
-        extra (`int`): Predicted waves without a marked one.
+        onset_errors, offset_errors (`np.ndarray` of shape `(num_pairs,)`): Predicted minus annotated [samples].
+        missed (`int`): Number of annotated waves without a match.
+        extra (`int`): Number of predicted waves without a match.
     """
 
     onset_errors: np.ndarray
@@ -46,13 +46,13 @@ class WaveMatch(NamedTuple):
 
 def wave_intervals(classes: np.ndarray, wave: int, shortest: float = 0.0) -> np.ndarray:
     """
-    First and last sample of every wave of a kind.
+    First and last sample of every wave of one kind.
 
     Args:
         classes (`np.ndarray` of shape `(num_samples,)`): Class of every sample.
-        wave (`int`): The kind, a place in [`WAVES`].
-        shortest (`float`, *optional*, defaults to 0): Waves that less than this parts are one; then waves shorter than
-            this are left out [samples].
+        wave (`int`): The kind, an index in [`WAVES`].
+        shortest (`float`, *optional*, defaults to 0): Shorter gaps between waves are closed, and then shorter waves
+            are removed [samples].
 
     Returns:
         `np.ndarray` of shape `(num_waves, 2)`, int64, ascending.
@@ -68,29 +68,29 @@ def wave_intervals(classes: np.ndarray, wave: int, shortest: float = 0.0) -> np.
 
 def match_waves(marked: np.ndarray, predicted: np.ndarray, wave: int, shortest: float = 0.0) -> WaveMatch:
     """
-    Pair marked and predicted waves of one kind that overlap, each at most once, so that they overlap most in all.
+    Match overlapping annotated and predicted waves of one kind, each at most once, with maximum total overlap.
 
-    A predicted wave that has no partner and lies by more than half where nothing is known is left out: it may be
-    right.
+    Predicted waves without a match that lie mostly in unknown samples are ignored: they may be right.
 
     Args:
-        marked, predicted (`np.ndarray` of shape `(num_samples,)`): Class of every sample; of marked ones [`UNKNOWN`]
-            where nobody knows.
-        wave (`int`): The kind, a place in [`WAVES`].
+        marked, predicted (`np.ndarray` of shape `(num_samples,)`): Annotated and predicted class of every sample;
+            annotations may be [`UNKNOWN`].
+        wave (`int`): The kind, an index in [`WAVES`].
         shortest (`float`, *optional*, defaults to 0): As in [`wave_intervals`], for predicted waves [samples].
     """
-    true, found = wave_intervals(marked, wave), wave_intervals(predicted, wave, shortest)
-    start = np.maximum(true[:, None, 0], found[None, :, 0])
-    overlap = np.maximum(np.minimum(true[:, None, 1], found[None, :, 1]) - start + 1, 0)
+    true_waves, predicted_waves = wave_intervals(marked, wave), wave_intervals(predicted, wave, shortest)
+    start = np.maximum(true_waves[:, None, 0], predicted_waves[None, :, 0])
+    overlap = np.maximum(np.minimum(true_waves[:, None, 1], predicted_waves[None, :, 1]) - start + 1, 0)
     rows, columns = linear_sum_assignment(overlap, maximize=True)
     pairs = overlap[rows, columns] > 0
     rows, columns = rows[pairs], columns[pairs]
     known = np.concatenate([[0], np.cumsum(np.asarray(marked) != UNKNOWN)])
-    share = (known[found[:, 1] + 1] - known[found[:, 0]]) / (found[:, 1] + 1 - found[:, 0])
-    counts = share >= 0.5
-    counts[columns] = False
-    errors = found[columns] - true[rows]
-    return WaveMatch(errors[:, 0], errors[:, 1], len(true) - len(rows), int(counts.sum()))
+    lengths = predicted_waves[:, 1] + 1 - predicted_waves[:, 0]
+    known_fraction = (known[predicted_waves[:, 1] + 1] - known[predicted_waves[:, 0]]) / lengths
+    is_extra = known_fraction >= 0.5
+    is_extra[columns] = False
+    errors = predicted_waves[columns] - true_waves[rows]
+    return WaveMatch(errors[:, 0], errors[:, 1], len(true_waves) - len(rows), int(is_extra.sum()))
 
 
 def segmentation_samples(
@@ -102,26 +102,25 @@ def segmentation_samples(
     seed: int = 0,
 ) -> dict[tuple[str, str], np.ndarray]:
     """
-    Scores of predicted waves on the recordings as they are, and on each bootstrap sample of their patients.
+    Scores of predicted waves on the original recordings, and on each bootstrap sample of their patients.
 
-    With the same recordings and seed all methods are scored on the same samples, so that differences are paired.
-    [`~evaluation.metrics.bootstrap_interval`] makes intervals of the samples and of their differences.
+    With the same recordings and seed, all methods are scored on the same samples, so that differences are paired.
+    [`~evaluation.metrics.bootstrap_interval`] computes intervals of the samples and of their differences.
 
     Args:
         marked, predicted (`np.ndarray` of shape `(num_recordings, num_leads, num_samples)`): As in [`match_waves`].
-        sampling_rate (`float`): Their rate [Hz].
+        sampling_rate (`float`): Sampling rate [Hz].
         patient_ids, num_samples, seed: As in [`~evaluation.metrics.evaluate_predictions`].
 
     Returns:
-        `dict[tuple[str, str], np.ndarray]`: Under score and wave, arrays of shape `(1 + num_samples,)`, NaN where a
-        score does not exist. `"f1"` of the samples of each class of [`WAVES`], and of `"mean"`, the mean of P, QRS and
-        T. For each of these three, from waves paired by [`match_waves`]: `"sensitivity"` and `"ppv"` (positive
-        predictive value), and of the pairs `"onset_mean"`, `"onset_sd"`, `"onset_median"` and the same of `"offset"`:
-        mean and standard deviation of predicted minus marked, and median of its absolute value [ms].
+        `dict[tuple[str, str], np.ndarray]`: Arrays of shape `(1 + num_samples,)` by score and wave, NaN if undefined.
+        `"f1"` of samples for each class of [`WAVES`], and for `"mean"`, the mean of P, QRS and T. For each of these
+        three, from the matches of [`match_waves`]: `"sensitivity"`, `"ppv"` (positive predictive value),
+        `"onset_mean"`, `"onset_sd"` and `"onset_median"`, and the same for `"offset"`: mean and standard deviation of
+        the error, predicted minus annotated, and median of its absolute value [ms].
 
     Raises:
-        InputError: If shapes differ, there is nothing to score, the rate is not positive, or a class is not one of
-            these.
+        InputError: If shapes differ, no sample is annotated, the rate is not positive, or a class is invalid.
     """
     marked, predicted = np.asarray(marked), np.asarray(predicted)
     _check(marked, predicted, sampling_rate, patient_ids)
@@ -130,15 +129,15 @@ def segmentation_samples(
     result: dict[tuple[str, str], np.ndarray] = {}
     known = marked != UNKNOWN
     for wave, name in enumerate(WAVES):
-        true, found = known & (marked == wave), known & (predicted == wave)
-        hits, wrong = (true & found).sum(axis=(1, 2)), (true ^ found).sum(axis=(1, 2))
+        is_true, is_predicted = known & (marked == wave), known & (predicted == wave)
+        hits, wrong = (is_true & is_predicted).sum(axis=(1, 2)), (is_true ^ is_predicted).sum(axis=(1, 2))
         result["f1", name] = _ratio(weights @ (2 * hits), weights @ (2 * hits + wrong))
     result["f1", "mean"] = np.mean([result["f1", name] for name in WAVES[1:]], axis=0)
 
     shortest = SHORTEST_WAVE_MS * sampling_rate / 1000
     for wave, name in enumerate(WAVES[1:], start=1):
         matches = [
-            [match_waves(lead, guess, wave, shortest) for lead, guess in zip(*leads, strict=True)]
+            [match_waves(*lead, wave, shortest) for lead in zip(*leads, strict=True)]
             for leads in zip(marked, predicted, strict=True)
         ]
         pairs = np.array([sum(len(lead.onset_errors) for lead in leads) for leads in matches])
@@ -163,15 +162,15 @@ def segmentation_samples(
 
 def weighted_median(values: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """
-    Median of values that are each counted as often as their group, for many weightings.
+    Median of values with integer weights per group, for many weightings.
 
     Args:
-        values (`np.ndarray` of shape `(num_values,)`): Numbers.
-        weights (`np.ndarray` of shape `(num_weightings, num_groups)`): Whole numbers, at least 0.
+        values (`np.ndarray` of shape `(num_values,)`): Values.
+        weights (`np.ndarray` of shape `(num_weightings, num_groups)`): Integers of at least 0.
         groups (`np.ndarray` of shape `(num_values,)`): Group of each value.
 
     Returns:
-        `np.ndarray` of shape `(num_weightings,)`: NaN where nothing has a weight.
+        `np.ndarray` of shape `(num_weightings,)`: NaN if all weights are 0.
     """
     order = np.argsort(values, kind="stable")
     ordered, groups = values[order], groups[order]
@@ -180,7 +179,7 @@ def weighted_median(values: np.ndarray, weights: np.ndarray, groups: np.ndarray)
         count = np.cumsum(weights[start : start + _CHUNK, groups], axis=1)
         for row, total in enumerate(count[:, -1:].ravel() if count.shape[1] else ()):
             if total:
-                # The two in the middle of all that are counted, which are one where their number is odd.
+                # The two middle values, which are the same if the count is odd.
                 middle = np.searchsorted(count[row], [(total - 1) // 2, total // 2], side="right")
                 medians[start + row] = ordered[middle].mean()
     return medians
@@ -195,18 +194,18 @@ def _check(
 ) -> None:
     if marked.ndim != 3 or marked.shape != predicted.shape:
         raise InputError(
-            f"marked {marked.shape} and predicted {predicted.shape} do not belong together: give a class for every "
-            "sample of every lead of every recording in both"
+            f"the shapes of marked {marked.shape} and predicted {predicted.shape} do not match: both must be "
+            "recordings x leads x samples"
         )
     if patient_ids is not None and len(patient_ids) != len(marked):
-        raise InputError(f"there are {len(patient_ids)} patients for {len(marked)} recordings: name one for each")
+        raise InputError(f"there are {len(patient_ids)} patients for {len(marked)} recordings: pass one for each")
     if not sampling_rate > 0:
         raise InputError(f"the sampling rate is {sampling_rate}: it must be a positive number [Hz]")
     if not (marked != UNKNOWN).any():
-        raise InputError("no sample has a known class: there is nothing to score")
+        raise InputError("no sample is annotated: pass recordings with annotations")
     for name, classes, allowed in (
-        ("marked", marked[marked != UNKNOWN], f"0 to {len(WAVES) - 1}, or {UNKNOWN} where nobody knows"),
+        ("marked", marked[marked != UNKNOWN], f"0 to {len(WAVES) - 1}, or {UNKNOWN} if unknown"),
         ("predicted", predicted, f"0 to {len(WAVES) - 1}"),
     ):
         if not np.isin(classes, np.arange(len(WAVES))).all():
-            raise InputError(f"a {name} class is none of {', '.join(WAVES)}: classes are {allowed}")
+            raise InputError(f"a {name} class is invalid: classes are {allowed} ({', '.join(WAVES)})")

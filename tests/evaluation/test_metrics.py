@@ -283,7 +283,7 @@ def test_when_probabilities_differ_in_the_last_digit_then_the_same_recordings_ar
     ("labels", "probabilities", "thresholds", "message"),
     [
         (np.eye(4), np.eye(4), [0.5, 0.5], "2 thresholds for 4 labels"),
-        (np.eye(4), np.eye(4)[:, :3], None, "do not belong together"),
+        (np.eye(4), np.eye(4)[:, :3], None, "do not match"),
         (np.empty((0, 4)), np.empty((0, 4)), None, "no recordings"),
         (np.eye(4), 3 * np.eye(4), None, "probabilities from 0 to 1, not logits"),
         (np.eye(4), np.eye(4) - 0.5, None, "probabilities from 0 to 1, not logits"),

@@ -107,12 +107,12 @@ def test_when_contributions_are_compared_by_label_then_it_is_with_minus_without(
         contributions_by_label(found)[0], (contributions[0] + contributions[2])[:, 0] / 2 - contributions[1, :, 0]
     )
     found.contributions = None
-    with pytest.raises(InputError, match="head over groups of leads"):
+    with pytest.raises(InputError, match="whose head reads lead groups"):
         contributions_by_label(found)
 
 
 def test_when_a_dataset_cannot_be_predicted_then_it_is_refused(dataset: datasets.Dataset) -> None:
-    with pytest.raises(InputError, match="label 'inverted' and the model does not: it knows fast"):
+    with pytest.raises(InputError, match="label 'inverted', which the model lacks: its labels are fast"):
         predict(_model(("fast", "slow")), dataset, ClearHugFeatureExtractor())
     with pytest.raises(InputError, match="no recordings"):
         predict(_model(("fast", "inverted")), dataset.select([]), ClearHugFeatureExtractor())

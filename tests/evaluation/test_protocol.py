@@ -114,9 +114,9 @@ def test_when_there_are_no_labels_or_few_recordings_then_at_least_one_is_drawn()
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
 def test_when_a_fraction_is_no_share_then_it_is_refused(fraction: float) -> None:
-    with pytest.raises(InputError, match="give a share above 0 and up to 1"):
+    with pytest.raises(InputError, match="it must be above 0 and at most 1"):
         stratified_subset(np.eye(3), list("abc"), fraction)
-    with pytest.raises(InputError, match="give a share above 0 and up to 1"):
+    with pytest.raises(InputError, match="it must be above 0 and at most 1"):
         random_subset(list("abc"), fraction)
 
 

@@ -181,15 +181,15 @@ def test_when_medians_are_weighted_then_they_are_those_of_repeated_values(num_va
 
 def test_when_there_is_nothing_to_score_then_the_error_says_why() -> None:
     marked, guess = _beats(2, 2, 0)
-    with pytest.raises(InputError, match="do not belong together"):
+    with pytest.raises(InputError, match="do not match"):
         segmentation_samples(marked, guess[:, :1], RATE)
     with pytest.raises(InputError, match="1 patients for 2"):
         segmentation_samples(marked, guess, RATE, ["a"])
     with pytest.raises(InputError, match="sampling rate is 0"):
         segmentation_samples(marked, guess, 0)
-    with pytest.raises(InputError, match="nothing to score"):
+    with pytest.raises(InputError, match="no sample is annotated"):
         segmentation_samples(np.full_like(marked, UNKNOWN), guess, RATE)
-    with pytest.raises(InputError, match="a predicted class is none of"):
+    with pytest.raises(InputError, match="a predicted class is invalid"):
         segmentation_samples(marked, np.where(guess == T, 4, guess), RATE)
-    with pytest.raises(InputError, match="a marked class is none of"):
+    with pytest.raises(InputError, match="a marked class is invalid"):
         segmentation_samples(np.where(marked == T, 7, marked), guess, RATE)

@@ -13,23 +13,23 @@ from clear_hug_hf.evaluation.metrics import METRICS, evaluate_predictions
 
 
 _DESCRIPTION = """
-Macro and per-label AUROC, average precision, F1 at thresholds and expected calibration error of several labels per
-recording, with bootstrap intervals over patients. Labels of which only one class is present are named and left out.
+Macro and per-label AUROC, average precision, F1 at thresholds and expected calibration error of multi-label
+predictions, with bootstrap intervals over patients. Labels with only one class present are excluded.
 """
 
 _INPUTS = """
 Args:
     predictions (`list[list[float]]`): Probability of each label, one row per recording.
-    references (`list[list[float]]`): 1, 0, or NaN where unknown, one row per recording.
+    references (`list[list[float]]`): 1, 0, or NaN if unknown, one row per recording.
     label_names (`list[str]`, *optional*): Name of each label; numbers from 0 by default.
-    patient_ids (`list[str]`, *optional*): Patient of each recording; by default each its own.
-    thresholds (`list[float]`, *optional*): From which probability on each label counts as found; 0.5 by default.
-    num_samples (`int`, *optional*, defaults to 1000): Bootstrap samples; 0 gives no intervals.
-    seed (`int`, *optional*, defaults to 0): Of the bootstrap.
+    patient_ids (`list[str]`, *optional*): Patient of each recording; by default all are different.
+    thresholds (`list[float]`, *optional*): Decision threshold of each label; 0.5 by default.
+    num_samples (`int`, *optional*, defaults to 1000): Number of bootstrap samples; 0 gives no intervals.
+    seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
 
 Returns:
     `macro_auroc`, `macro_average_precision`, `macro_f1`, `macro_calibration_error`, each also with `_low` and `_high`
-    (`None` where there is no interval); `per_label`; `excluded_labels`.
+    (`None` without an interval); `per_label`; `excluded_labels`.
 
 Examples:
 
@@ -67,11 +67,11 @@ class EcgMultilabel(evaluate.Metric):
         labels, probabilities = np.array(references, dtype=np.float64), np.array(predictions, dtype=np.float64)
         if label_names is None:
             label_names = [str(number) for number in range(labels.shape[-1])]
-        found = evaluate_predictions(
+        metrics = evaluate_predictions(
             labels, probabilities, label_names, patient_ids, num_samples, seed=seed, thresholds=thresholds
         )
         result: dict[str, Any] = {}
         for name in METRICS:
             for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
-                result[f"macro_{name}{suffix}"] = (found[f"macro_{name}"] or {}).get(part)
-        return {**result, "per_label": found["per_label"], "excluded_labels": found["excluded_labels"]}
+                result[f"macro_{name}{suffix}"] = (metrics[f"macro_{name}"] or {}).get(part)
+        return {**result, "per_label": metrics["per_label"], "excluded_labels": metrics["excluded_labels"]}
