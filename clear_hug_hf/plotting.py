@@ -1,9 +1,9 @@
 """
-Pictures: recordings on ECG paper, predictions and which leads spoke for them, reconstructions, waves, group
-activations, ROC curves, loss curves.
+Plots of recordings on ECG paper, predictions and lead contributions, reconstructions, waves, group activations, ROC
+curves and loss curves.
 
-Every function gives a `matplotlib.figure.Figure` of its own, without `pyplot` and its global state: they work without
-a display, and in a notebook a figure shows itself.
+Every function returns a new `matplotlib.figure.Figure` without using `pyplot`, so that it works without a display and
+has no global state. Notebooks display the returned figure.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ from .utils.files import atomic_file
 
 _LAYOUTS = {"clinical": PAGE_LAYOUTS["3x4"], "rows": PAGE_LAYOUTS["12x1"]}
 _FEW_LEADS = 3
-"""So many recorded leads get a row each in the clinical layout, too, instead of a page of blanks."""
+"""Up to this many recorded leads, the clinical layout has a row per lead instead of mostly blank panels."""
 
 _INK, _BEAT, _HIDDEN, _REBUILT = "#1a1a1a", "#0b5394", "#fde9c9", "#c1121f"
 _PAPER, _FINE, _COARSE = "#fffafa", "#f6d9d9", "#e8b4b4"
 _TINT, _FAINT, _AGAINST = "#fff0b3", "#bcc4cc", "#6d94ba"
-_LEAST_ADDED = 0.005  # [logits]; less is written as +0.00.
+_MIN_CONTRIBUTION = 0.005  # [logits]; smaller values are displayed as +0.00.
 _RIGHT, _WRONG = "#e3edf6", "#f9e0e0"
-_WAVE_COLOURS = {"P": "#2a7f9e", "QRS": "#c1121f", "T": "#d98e04"}
+_WAVE_COLORS = {"P": "#2a7f9e", "QRS": "#c1121f", "T": "#d98e04"}
 _LEAD_NAME: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "va": "center", "color": _INK}
 _NOT_RECORDED: dict[str, Any] = {"s": "not recorded", "ha": "center", "va": "center", "color": "#888888"}
-_UNMARKED: dict[str, Any] = {"facecolor": "white", "edgecolor": _FAINT, "hatch": "////", "linewidth": 0}
-_FOUND_ALPHA = 0.28
-_SPACING = 2.6  # Between rows of leads that are not drawn on paper, in the unit of the y axis.
-# Lower and upper end of what stands behind a lead and below it, from the lead's own height.
-_FOUND_SPAN, _MARKED_SPAN = _SPACING * np.array([-0.3, 0.5]), _SPACING * np.array([-0.4, -0.31])
+_NOT_ANNOTATED: dict[str, Any] = {"facecolor": "white", "edgecolor": _FAINT, "hatch": "////", "linewidth": 0}
+_PREDICTED_ALPHA = 0.28
+_SPACING = 2.6  # Distance between rows of leads without ECG paper, in units of the y axis.
+# Lower and upper ends of predicted waves (behind a lead) and annotated waves (below it), relative to the lead.
+_PREDICTED_SPAN, _ANNOTATED_SPAN = _SPACING * np.array([-0.3, 0.5]), _SPACING * np.array([-0.4, -0.31])
 _DPI = 110
 
 _MARGINS = {"left": 0.3, "left_of_names": 0.55, "right": 0.8, "top": 0.45, "bottom": 0.65}  # Around paper [inches].
-_LARGEST_PAPER = 60.0  # [inches]; what is longer is drawn smaller, in true proportions.
+_LARGEST_PAPER = 60.0  # [inches]; longer recordings are scaled down.
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure whole, making the folder it belongs in; as PNG, unless the ending says otherwise."""
+    """Write a figure atomically and create its folder; as PNG, unless the suffix is another format."""
     path = Path(path)
     kind = path.suffix.removeprefix(".") or "png"
     with atomic_file(path) as partial:
@@ -82,25 +82,24 @@ def plot_recording(
     title: str | None = None,
 ) -> Figure:
     """
-    A recording on ECG paper with its beats marked.
+    Plot a recording on ECG paper with its beats.
 
-    The paper is to scale, at the size of a print, too: 25 mm/s, and 10 mm/mV or, where a lead would leave the page, 5
-    or 2.5 mm/mV. Both are written on it. A recording without a unit (NU) gets a round height per unit and a line that
-    says so.
+    The paper is to scale when printed at full size: 25 mm/s, and 10 mm/mV or, if a lead would exceed the page, 5 or
+    2.5 mm/mV, as labeled. A recording without a unit (NU) is scaled to a round height per unit, which is labeled, too.
 
     Args:
         signal (`np.ndarray` of shape `(12, num_samples)`): Leads in the standard order [`unit`].
         r_peaks (`np.ndarray`, *optional*): R peaks [samples], marked by triangles and thin lines.
-        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True where a lead was recorded.
-        sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the signal [Hz].
-        layout (`str`, *optional*, defaults to `"clinical"`): `"clinical"` for three rows of four leads and lead II (or
-            the first lead that was recorded) in full below them, where up to three leads were recorded a row for each
-            of these; `"rows"` for twelve rows.
-        unit (`str`, *optional*, defaults to `"mV"`): Of the signal: mV, uV, V or NU.
-        title (`str`, *optional*): Above the picture.
+        lead_mask (`np.ndarray` of shape `(12,)`, *optional*): True for recorded leads.
+        sampling_rate (`float`, *optional*, defaults to 100.0): Sampling rate of the signal [Hz].
+        layout (`str`, *optional*, defaults to `"clinical"`): `"clinical"` for three rows of four leads with a rhythm
+            strip of lead II (or the first recorded lead), or one row per lead if at most three were recorded; `"rows"`
+            for twelve rows.
+        unit (`str`, *optional*, defaults to `"mV"`): Unit of the signal: mV, uV, V or NU.
+        title (`str`, *optional*): Title of the figure.
 
     Raises:
-        InputError: If the signal has another shape, or the layout or the unit is unknown.
+        InputError: If the shape of the signal is wrong, or the layout or the unit is unknown.
     """
     signal, lead_mask = _checked(signal, lead_mask)
     paper = _Paper.make(layout, signal, lead_mask, sampling_rate, unit)
@@ -114,7 +113,7 @@ def plot_recording(
 def plot_page(
     picture: np.ndarray,
     corners: np.ndarray,
-    seen: np.ndarray,
+    model_input: np.ndarray,
     *,
     reconstruction: np.ndarray | None = None,
     sampling_rate: float = 100.0,
@@ -126,19 +125,18 @@ def plot_page(
     max_labels: int = 8,
 ) -> Figure:
     """
-    A picture of an ECG with the page that was found in it, what the model sees of it, and what it makes of that.
+    Plot a picture of an ECG with the page found in it, the model's input, and its reconstruction and predictions.
 
     Args:
         picture (`np.ndarray` of shape `(height, width, 3)`): The picture, uint8 [RGB].
-        corners (`np.ndarray` of shape `(4, 2)`): Of the page in it, as [`FoundPage`] has them [px].
-        seen (`np.ndarray` of shape `(height, width, 3)`): The page at the model's size, uint8 [RGB].
-        reconstruction (`np.ndarray` of shape `(12, num_samples)`, *optional*): Leads that the model rebuilt of the
-            page [mV]: drawn over it as a page of `layout` would have them.
-        sampling_rate (`float`, *optional*, defaults to 100.0): Rate of the reconstruction [Hz].
-        layout (`str`, *optional*, defaults to `"3x4"`): Where the leads of the reconstruction go.
-        label_names, probabilities, thresholds, max_labels (*optional*): Predictions, as [`plot_prediction`] takes
-            them.
-        title (`str`, *optional*): Above the picture.
+        corners (`np.ndarray` of shape `(4, 2)`): Corners of the page, as in [`FoundPage`] [px].
+        model_input (`np.ndarray` of shape `(height, width, 3)`): The page at the model's resolution, uint8 [RGB].
+        reconstruction (`np.ndarray` of shape `(12, num_samples)`, *optional*): Leads that the model reconstructed from
+            the page [mV], plotted over it in the given layout.
+        sampling_rate (`float`, *optional*, defaults to 100.0): Sampling rate of the reconstruction [Hz].
+        layout (`str`, *optional*, defaults to `"3x4"`): Page layout of the reconstruction.
+        label_names, probabilities, thresholds, max_labels (*optional*): Predictions, as in [`plot_prediction`].
+        title (`str`, *optional*): Title of the figure.
     """
     columns = 2 + (label_names is not None)
     figure = Figure(figsize=(5.2 * columns, 4.2), layout="constrained")
@@ -148,16 +146,16 @@ def plot_page(
     axes[0].imshow(picture)
     closed = np.concatenate([corners, corners[:1]])
     axes[0].plot(closed[:, 0], closed[:, 1], color=_BEAT, linewidth=1.6)
-    axes[0].set_title("the picture, and the page in it", fontsize=9)
-    axes[1].imshow(seen, interpolation="nearest")
-    what = f"what the model sees ({seen.shape[1]} x {seen.shape[0]} px)"
+    axes[0].set_title("picture and detected page", fontsize=9)
+    axes[1].imshow(model_input, interpolation="nearest")
+    what = f"model input ({model_input.shape[1]} x {model_input.shape[0]} px)"
     if reconstruction is not None:
-        page = draw_page(reconstruction, sampling_rate, layout=layout, image_size=seen.shape[:2])
+        page = draw_page(reconstruction, sampling_rate, layout=layout, image_size=model_input.shape[:2])
         for line in (*page.positions, *([] if page.strip_positions is None else [page.strip_positions])):
             axes[1].plot(line[:, 0], line[:, 1], color=_REBUILT, linewidth=0.7, alpha=0.9)
-        axes[1].set_xlim(-0.5, seen.shape[1] - 0.5)
-        axes[1].set_ylim(seen.shape[0] - 0.5, -0.5)
-        what += ", and what it rebuilds of it (red)"
+        axes[1].set_xlim(-0.5, model_input.shape[1] - 0.5)
+        axes[1].set_ylim(model_input.shape[0] - 0.5, -0.5)
+        what += " and reconstruction (red)"
     axes[1].set_title(what, fontsize=9)
     for ax in axes[:2]:
         ax.set_axis_off()
@@ -172,7 +170,7 @@ def plot_page(
         )
         axes[2].plot(limits[shown], np.arange(len(shown)), "|", color=_INK, markersize=12)
         axes[2].set_xlim(0, 1)
-        axes[2].set_xlabel("probability; dark where the label is found, from its threshold (|) on", fontsize=8)
+        axes[2].set_xlabel("probability (dark: at or above the threshold |)", fontsize=8)
         axes[2].spines[["top", "right"]].set_visible(False)
         axes[2].tick_params(labelsize=8)
     return figure
@@ -193,31 +191,30 @@ def plot_prediction(
     max_labels: int = 8,
 ) -> Figure:
     """
-    One page about one recording: the recording on ECG paper, what the model predicts, and which leads spoke for it.
+    Plot a recording on ECG paper with its predicted probabilities and the contributions of lead groups.
 
-    The paper is that of [`plot_recording`]. A label is found if its probability is at least its threshold. The label
-    that is explained is the most probable of those found, or the most probable of all where none is found. The leads
-    of the single group that added most to its logit are tinted on the page, unless no single group with a recorded
-    lead added to it.
+    A label is predicted positive if its probability is at least its threshold. Contributions are shown for the most
+    probable positive label or, if there is none, for the most probable label. The leads of the single group that
+    contributes most to its logit are highlighted, if any group of recorded leads does.
 
     Args:
-        signal, r_peaks, lead_mask, sampling_rate, unit, title: As [`plot_recording`] takes them.
+        signal, r_peaks, lead_mask, sampling_rate, unit, title: As in [`plot_recording`].
         label_names (`Sequence[str]`): Names of the labels.
-        probabilities (`np.ndarray` of shape `(num_labels,)`): Of this recording.
-        thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): From which probability on a label is found; 0.5
-            by default.
-        contributions (`np.ndarray` of shape `(num_groups, num_labels)`, *optional*): What each group of leads added to
-            each logit, as `predict` gives them for models with a head over groups of leads [logits].
-        group_names (`Sequence[str]`, *optional*): Names of the groups, as the function of that name gives them: leads
-            joined by `/` (`V1-V6` for the six), groups joined by ` + `, or `all leads`. Needed with `contributions`.
-        max_labels (`int`, *optional*, defaults to 8): Labels shown, from the most probable on.
+        probabilities (`np.ndarray` of shape `(num_labels,)`): Probabilities of the labels.
+        thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): Decision thresholds; 0.5 by default.
+        contributions (`np.ndarray` of shape `(num_groups, num_labels)`, *optional*): Contribution of each lead group
+            to each logit, as `predict` returns them for heads that read lead groups [logits].
+        group_names (`Sequence[str]`, *optional*): Names of the groups, as in `group_names` of `classifier_outputs`:
+            leads joined by `/` (`V1-V6` for all six), groups joined by ` + `, or `all leads`. Required with
+            `contributions`.
+        max_labels (`int`, *optional*, defaults to 8): Number of labels shown, most probable first.
 
     Returns:
-        `matplotlib.figure.Figure`: Its axes are the page, the probabilities, and with `contributions` those.
+        `matplotlib.figure.Figure`: Its axes are the page, the probabilities, and, if given, the contributions.
 
     Raises:
-        InputError: If lengths do not fit, a probability is NaN or outside 0 to 1, a threshold or contribution is NaN,
-            a group's name holds something else than leads, or the unit is unknown.
+        InputError: If lengths do not match, a probability is not from 0 to 1, a threshold or contribution is NaN, a
+            group name is invalid, or the unit is unknown.
     """
     signal, lead_mask = _checked(signal, lead_mask)
     probabilities = np.asarray(probabilities, dtype=np.float64)
@@ -230,40 +227,42 @@ def plot_prediction(
         if not 0.0 <= probability <= 1.0:
             raise InputError(f"the probability of {name!r} is {probability}: it must lie between 0 and 1")
     if max_labels < 1:
-        raise InputError(f"max_labels is {max_labels}: show at least 1 label")
-    found = probabilities >= thresholds
-    explained = int(np.argmax(np.where(found | ~found.any(), probabilities, -1.0)))
-    tinted: _Tinted | None = None
+        raise InputError(f"max_labels is {max_labels}: it must be at least 1")
+    positive = probabilities >= thresholds
+    explained = int(np.argmax(np.where(positive | ~positive.any(), probabilities, -1.0)))
+    highlighted: _Highlight | None = None
     added = np.empty(0)
     if contributions is not None:
         contributions = np.asarray(contributions, dtype=np.float64)
-        added, tinted = _explain(contributions, group_names, label_names, explained, lead_mask)
+        added, highlighted = _explain(contributions, group_names, label_names, explained, lead_mask)
 
     shown = np.argsort(-probabilities, kind="stable")[:max_labels]
     names = [_wrapped(label_names[index], 30 if len(added) else 60) for index in shown]
     groups = [_wrapped(name, 30) for name in group_names or ()] if len(added) else []
     lines = max(name.count("\n") + 1 for name in (*names, *groups))
     num_bars = max(len(shown), len(added), 3)
-    note = _note_on_hidden_labels(label_names, found, np.setdiff1d(np.arange(len(found)), shown))
+    note = _note_on_hidden_labels(label_names, positive, np.setdiff1d(np.arange(len(positive)), shown))
     paper = _Paper.make("clinical", signal, lead_mask, sampling_rate, unit)
     heights = (paper.size[1], 1.4 + (0.19 + 0.13 * lines) * num_bars + 0.3 * bool(note))
     figure = Figure(figsize=(paper.size[0], sum(heights)), layout="constrained")
     below = figure.add_subfigure(figure.add_gridspec(2, 1, height_ratios=heights)[1])
 
     page = figure.add_axes(paper.place(below=heights[1]))
-    _draw_page(page, paper, signal, r_peaks, lead_mask, sampling_rate, tinted.leads if tinted else ())
+    _draw_page(page, paper, signal, r_peaks, lead_mask, sampling_rate, highlighted.leads if highlighted else ())
     page.set_title(_wrapped(title or "", 110), loc="left", fontsize=12)
     if len(added):
         subject = _shortened(label_names[explained], 17)  # what fits beside the name of the time axis
         text = (
             f"single lead group that contributes most to {subject}"
-            if tinted
+            if highlighted
             else f"no single lead group contributes to {subject}"
         )
-        handles = [Patch(facecolor=_TINT if tinted else "none", edgecolor=_FAINT if tinted else "none", label=text)]
+        handles = [
+            Patch(facecolor=_TINT if highlighted else "none", edgecolor=_FAINT if highlighted else "none", label=text)
+        ]
         page.legend(
             handles=handles,
-            handlelength=2.0 if tinted else 0.0,
+            handlelength=2.0 if highlighted else 0.0,
             loc="upper right",
             bbox_to_anchor=(1.0, -0.22 / paper.inches[1]),  # beneath the ticks
             frameon=False,
@@ -278,9 +277,9 @@ def plot_prediction(
     _draw_probabilities(left.add_subplot(), names, probabilities[shown], thresholds[shown], num_bars, note)
     if len(added):
         axes = right.add_subplot()
-        _draw_contributions(axes, added, groups, tinted.group if tinted else None, num_bars)
+        _draw_contributions(axes, added, groups, highlighted.group if highlighted else None, num_bars)
         heading = _wrapped(f"Contribution of each lead group to {_shortened(label_names[explained], 90)}", 48)
-        if not found.any():
+        if not positive.any():
             heading += "\n(the most probable label; none reached its threshold)"
         axes.set_title(heading, loc="left", fontsize=11)
     return figure
@@ -297,21 +296,21 @@ def plot_reconstruction(
     title: str | None = None,
 ) -> Figure:
     """
-    A recording with its hidden beats shaded and what the model made of them.
+    Plot a recording with its masked beats shaded and their reconstructions (Pan et al., 2026, Figure 4).
 
-    The model rebuilds beats that are normalised one by one; each is shown with the mean and variance of the true beat,
-    so that the picture compares shapes (the paper's Figure 4).
+    The model reconstructs normalized beats. They are plotted with the mean and variance of the true beats, so that the
+    figure compares shapes.
 
     Args:
-        signal (`np.ndarray` of shape `(12, num_samples)`): Cleaned leads, as the beats were cut from.
+        signal (`np.ndarray` of shape `(12, num_samples)`): Cleaned leads from which the beats were cut.
         r_peaks (`np.ndarray`): R peaks [samples].
-        reconstruction (`np.ndarray` of shape `(12, num_beats, beat_length)`): The model's output.
-        bool_masked_pos (`np.ndarray` of shape `(12, num_beats)`): True where a beat was hidden.
-        eps (`float`, *optional*, defaults to 1e-6): The model's `beat_norm_eps`.
-        lead_mask, sampling_rate, title: As [`plot_recording`] takes them.
+        reconstruction (`np.ndarray` of shape `(12, num_beats, beat_length)`): Output of the model.
+        bool_masked_pos (`np.ndarray` of shape `(12, num_beats)`): True for masked beats.
+        eps (`float`, *optional*, defaults to 1e-6): `beat_norm_eps` of the model.
+        lead_mask, sampling_rate, title: As in [`plot_recording`].
 
     Raises:
-        InputError: If shapes do not belong together.
+        InputError: If shapes do not match.
     """
     signal, lead_mask = _checked(signal, lead_mask)
     rebuilt = _rebuild(signal, lead_mask, r_peaks, reconstruction, bool_masked_pos, sampling_rate, eps)
@@ -344,29 +343,26 @@ def plot_reconstructions(
     title: str | None = None,
 ) -> Figure:
     """
-    What several models made of the same hidden beats: a row for each model, a column for each lead (the paper's Figure
-    4).
+    Compare the reconstructions of several models: a row per model and a column per lead (Pan et al., 2026, Figure 4).
 
-    Beats are shown as in [`plot_reconstruction`]. Beside each row stands the mean squared error over the hidden beats
-    of all leads that were recorded, also those that are not shown. It is the model's loss: true beats are normalised
-    one by one, and windows count in full, with the zeros around a beat.
+    Beats are plotted as in [`plot_reconstruction`]. Each row is labeled with the mean squared error over the masked
+    beats of all recorded leads, including leads that are not shown. This is the model's loss, computed on normalized
+    beats over full windows, including the zeros around a beat.
 
     Args:
-        signal, r_peaks, bool_masked_pos, lead_mask, sampling_rate, eps, title: As [`plot_reconstruction`] takes them;
-            the same beats were hidden from all models.
-        reconstructions (`Mapping[str, np.ndarray]`): Output of shape `(12, num_beats, beat_length)` of each model, by
-            the model's name.
-        leads (`Sequence[str]`, *optional*, defaults to `("II", "V2", "V5")`): Leads shown.
+        signal, r_peaks, bool_masked_pos, lead_mask, sampling_rate, eps, title: As in [`plot_reconstruction`]; all
+            models have the same masked beats.
+        reconstructions (`Mapping[str, np.ndarray]`): Outputs of shape `(12, num_beats, beat_length)` by model name.
+        leads (`Sequence[str]`, *optional*, defaults to `("II", "V2", "V5")`): Leads to plot.
 
     Raises:
-        InputError: If shapes do not belong together, a lead is unknown, there are no models or leads, or no beat is
-            hidden.
+        InputError: If shapes do not match, a lead is unknown, there are no models or leads, or no beat is masked.
     """
     signal, lead_mask = _checked(signal, lead_mask)
     if not reconstructions or not leads:
-        raise InputError("there is nothing to show: give at least one reconstruction and one lead")
+        raise InputError("there is nothing to plot: pass at least one reconstruction and one lead")
     if unknown := [lead for lead in leads if lead not in STANDARD_LEADS]:
-        raise InputError(f"there is no lead {unknown[0]!r}: the leads are {', '.join(STANDARD_LEADS)}")
+        raise InputError(f"unknown lead {unknown[0]!r}: choose from {', '.join(STANDARD_LEADS)}")
     figure = Figure(figsize=(2.2 + 4.2 * len(leads), 1.4 + 1.7 * len(reconstructions)), layout="constrained")
     grid = figure.subplots(
         len(reconstructions), len(leads), sharex=True, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.0}
@@ -378,7 +374,7 @@ def plot_reconstructions(
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         if not rebuilt.hidden.any():
-            raise InputError("no beat is hidden: there is no reconstruction to compare")
+            raise InputError("no beat is masked: there is no reconstruction to compare")
         for axes, lead in zip(panels, leads, strict=True):
             axes.set_xlim(-0.02, rebuilt.seconds)
             axes.set_ylim(-0.6 * _SPACING, 0.6 * _SPACING)
@@ -411,22 +407,22 @@ def plot_segmentation(
     title: str | None = None,
 ) -> Figure:
     """
-    The waves of a recording: what a model found behind each lead, what was marked as a bar below it.
+    Plot the waves of a recording: predicted ones behind each lead, and annotated ones as bars below it.
 
     Args:
-        signal (`np.ndarray` of shape `(num_leads, num_samples)`): Any leads [`unit`].
+        signal (`np.ndarray` of shape `(num_leads, num_samples)`): Leads [`unit`].
         lead_names (`Sequence[str]`): Name of each row.
-        sampling_rate (`float`): Rate of the signal [Hz].
-        predicted (`np.ndarray` of shape `(num_leads, num_samples)`): Class of every sample, a place in
+        sampling_rate (`float`): Sampling rate of the signal [Hz].
+        predicted (`np.ndarray` of shape `(num_leads, num_samples)`): Predicted class of every sample, an index in
             [`~evaluation.segmentation.WAVES`].
-        marked (`np.ndarray` of shape `(num_leads, num_samples)`, *optional*): The same as someone marked it, -100
-            where nobody did.
-        unit (`str`, *optional*, defaults to `"mV"`): Named at the scale bar.
-        title (`str`, *optional*): Above the picture.
+        marked (`np.ndarray` of shape `(num_leads, num_samples)`, *optional*): Annotated class of every sample, -100 if
+            unknown.
+        unit (`str`, *optional*, defaults to `"mV"`): Unit of the scale bar.
+        title (`str`, *optional*): Title of the figure.
 
     Raises:
-        InputError: If shapes or names do not belong together, there is no lead, a sample is not finite, or the rate
-            is not positive.
+        InputError: If shapes or names do not match, there is no lead, a sample is not finite, or the rate is not
+            positive.
     """
     signal, predicted = np.asarray(signal, dtype=np.float64), np.asarray(predicted)
     marked = None if marked is None else np.asarray(marked)
@@ -454,12 +450,14 @@ def plot_segmentation(
         offset = -_SPACING * row
         axes.text(-0.1, offset, lead, **_LEAD_NAME, ha="right")
         for wave, name in enumerate(WAVES[1:], start=1):
-            found = {"facecolor": _WAVE_COLOURS[name], "edgecolor": "none", "zorder": 0}
-            _draw_spans(axes, predicted[row], wave, sampling_rate, offset + _FOUND_SPAN, alpha=_FOUND_ALPHA, **found)
+            style = {"facecolor": _WAVE_COLORS[name], "edgecolor": "none", "zorder": 0}
+            _draw_spans(
+                axes, predicted[row], wave, sampling_rate, offset + _PREDICTED_SPAN, alpha=_PREDICTED_ALPHA, **style
+            )
             if marked is not None:
-                _draw_spans(axes, marked[row], wave, sampling_rate, offset + _MARKED_SPAN, **found)
+                _draw_spans(axes, marked[row], wave, sampling_rate, offset + _ANNOTATED_SPAN, **style)
         if marked is not None:
-            _draw_spans(axes, marked[row], UNKNOWN, sampling_rate, offset + _MARKED_SPAN, **_UNMARKED)
+            _draw_spans(axes, marked[row], UNKNOWN, sampling_rate, offset + _ANNOTATED_SPAN, **_NOT_ANNOTATED)
         trace = np.clip(scale * signal[row], -0.45 * _SPACING, 0.6 * _SPACING)
         axes.plot(seconds, offset + trace, color=_INK, linewidth=0.9)
 
@@ -469,11 +467,12 @@ def plot_segmentation(
     _draw_scale_bar(axes, duration, bottom, scale * gain, f"{gain:g} {unit}")
     _finish_time_axis(axes, duration)
     handles = [
-        Patch(facecolor=colour, alpha=_FOUND_ALPHA, label=f"{name} found") for name, colour in _WAVE_COLOURS.items()
+        Patch(facecolor=color, alpha=_PREDICTED_ALPHA, label=f"{name} predicted")
+        for name, color in _WAVE_COLORS.items()
     ]
     if marked is not None:
-        handles += [Patch(facecolor=colour, label=f"{name} marked") for name, colour in _WAVE_COLOURS.items()]
-        handles.append(Patch(**_UNMARKED, label="not marked"))
+        handles += [Patch(facecolor=color, label=f"{name} annotated") for name, color in _WAVE_COLORS.items()]
+        handles.append(Patch(**_NOT_ANNOTATED, label="not annotated"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=11)
     axes.set_title(_wrapped(title or "", 120), loc="left", fontsize=12)
     return figure
@@ -483,16 +482,16 @@ def plot_group_activations(
     activations: np.ndarray, label_names: Sequence[str], group_names: Sequence[str], title: str | None = None
 ) -> Figure:
     """
-    Heat map of what each group of leads adds to each label (the paper's Figure 5).
+    Heat map of the contribution of each lead group to each label (Pan et al., 2026, Figure 5).
 
     Args:
-        activations (`np.ndarray` of shape `(num_labels, num_groups)`): For example from `contributions_by_label`
-            [logits].
-        label_names, group_names (`Sequence[str]`): Names of the rows, and of the columns.
-        title (`str`, *optional*): Above the picture.
+        activations (`np.ndarray` of shape `(num_labels, num_groups)`): Contributions, for example from
+            `contributions_by_label` [logits].
+        label_names, group_names (`Sequence[str]`): Names of the rows and columns.
+        title (`str`, *optional*): Title of the figure.
 
     Raises:
-        InputError: If the names do not fit the matrix.
+        InputError: If the names do not match the matrix.
     """
     activations = np.asarray(activations, dtype=np.float64)
     if activations.shape != (len(label_names), len(group_names)):
@@ -508,9 +507,9 @@ def plot_group_activations(
     axes.tick_params(length=0)
     for row, column in np.ndindex(activations.shape):
         value = activations[row, column]
-        colour = "white" if abs(value) > 0.6 * limit else _INK
+        color = "white" if abs(value) > 0.6 * limit else _INK
         text = "n/a" if np.isnan(value) else f"{value:+.2f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=10, color=colour)
+        axes.text(column, row, text, ha="center", va="center", fontsize=10, color=color)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("contribution to the logit", fontsize=10)
     axes.set_xlabel("group of leads", fontsize=11)
@@ -527,64 +526,65 @@ def plot_roc_curves(
     columns: int = 4,
 ) -> Figure:
     """
-    A panel for each label: its ROC curve, where its threshold lies on it, and what is right and wrong there.
+    Plot the ROC curve of each label with its operating point and confusion matrix.
 
-    The four numbers in a panel count the recordings at the threshold, which is where the dot lies: true and false
-    positives above, false and true negatives below. A label of which only one class is present is named at the bottom.
+    The dot is the operating point at the threshold, and the four numbers are the confusion matrix there: true and
+    false positives above, false and true negatives below. Labels with only one class present are listed at the bottom.
 
     Args:
-        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN where unknown.
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN if unknown.
         probabilities (`np.ndarray` of shape `(num_recordings, num_labels)`): Predictions.
         label_names (`Sequence[str]`): Name of each column.
-        thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): As [`plot_prediction`] takes them.
-        title (`str`, *optional*): Above the picture.
-        columns (`int`, *optional*, defaults to 4): Panels side by side.
+        thresholds (`np.ndarray` of shape `(num_labels,)`, *optional*): As in [`plot_prediction`].
+        title (`str`, *optional*): Title of the figure.
+        columns (`int`, *optional*, defaults to 4): Number of panels per row.
 
     Returns:
         `matplotlib.figure.Figure`: Its axes are the panels, in the order of the labels.
 
     Raises:
-        InputError: If shapes differ, a label is neither 1 nor 0 nor NaN, a probability is not a finite number, a
-            threshold is NaN, or no label has both classes.
+        InputError: If shapes differ, a label is not 1, 0 or NaN, a probability is not finite, a threshold is NaN, or
+        no
+            label has both classes.
     """
     labels, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
     if labels.shape != probabilities.shape or labels.ndim != 2 or labels.shape[1] != len(label_names):
         raise InputError(
-            f"labels {labels.shape}, probabilities {probabilities.shape} and {len(label_names)} label names do not "
-            "belong together: give one row per recording and one column per label"
+            f"the shapes of labels {labels.shape} and probabilities {probabilities.shape} and {len(label_names)} "
+            "label names do not match: pass one row per recording and one column per label"
         )
     if not np.isfinite(probabilities).all():
         row, column = (int(index) for index in np.argwhere(~np.isfinite(probabilities))[0])
         raise InputError(f"the probability of {label_names[column]!r} in row {row} is {probabilities[row, column]}")
     if not np.isin(labels[~np.isnan(labels)], (0.0, 1.0)).all():
-        raise InputError("the labels have values other than 1, 0 and NaN: a ROC curve needs two classes")
+        raise InputError("the labels have values other than 1, 0 and NaN: ROC curves require binary labels")
     if columns < 1:
-        raise InputError(f"columns is {columns}: give at least 1")
+        raise InputError(f"columns is {columns}: it must be at least 1")
     thresholds = _checked_thresholds(thresholds, label_names)
     has_both = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
     if not has_both.any():
-        raise InputError("no label has recordings with it and without it: there is no ROC curve to draw")
-    drawn = [int(column) for column in np.flatnonzero(has_both)]
-    columns = min(columns, len(drawn))
-    num_rows = -(-len(drawn) // columns)
-    names = [_wrapped(label_names[column], 34) for column in drawn]
-    left_out = ", ".join(name for name, both in zip(label_names, has_both, strict=True) if not both)
+        raise InputError("no label has both classes: there is no ROC curve to plot")
+    plotted = [int(column) for column in np.flatnonzero(has_both)]
+    columns = min(columns, len(plotted))
+    num_rows = -(-len(plotted) // columns)
+    names = [_wrapped(label_names[column], 34) for column in plotted]
+    excluded = ", ".join(name for name, both in zip(label_names, has_both, strict=True) if not both)
 
     width = max(3.2 * columns + 0.3, 4.2)
     letters = int(13 * width)
-    bottom = _wrapped(f"left out, only one class present: {left_out}", letters) if left_out else ""
+    bottom = _wrapped(f"excluded, only one class present: {excluded}", letters) if excluded else ""
     top = _wrapped(title, int(10 * width)) if title else ""
     panel = width / columns + 0.35 + 0.16 * max(name.count("\n") + 1 for name in names)
     height = panel * num_rows + 0.16 * (bottom.count("\n") + 2) + 0.2 * (top.count("\n") + 1)
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.add_gridspec(num_rows, columns)
-    for place, (column, name) in enumerate(zip(drawn, names, strict=True)):
+    for place, (column, name) in enumerate(zip(plotted, names, strict=True)):
         axes = figure.add_subplot(grid[place // columns, place % columns])
         known = ~np.isnan(labels[:, column])
         _draw_roc(axes, name, labels[known, column] == 1, probabilities[known, column], thresholds[column])
         if place % columns == 0:
             axes.set_ylabel("sensitivity", fontsize=9)
-        if place + columns >= len(drawn):
+        if place + columns >= len(plotted):
             axes.set_xlabel("1 - specificity", fontsize=9)
     if bottom:
         figure.supxlabel(bottom, x=0.01, ha="left", fontsize=9)
@@ -595,19 +595,19 @@ def plot_roc_curves(
 
 def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None, loss: str = "loss") -> Figure:
     """
-    Training and validation loss over the epochs.
+    Plot training and validation loss over epochs.
 
     Args:
-        history (`Sequence[Mapping]`): Rows with `epoch`, `train_loss` and, where there is one, `validation_loss`.
-        title (`str`, *optional*): Above the picture.
-        loss (`str`, *optional*, defaults to `"loss"`): What the loss is, at its axis.
+        history (`Sequence[Mapping]`): Rows with `epoch`, `train_loss` and optionally `validation_loss`.
+        title (`str`, *optional*): Title of the figure.
+        loss (`str`, *optional*, defaults to `"loss"`): Label of the y axis.
     """
     figure = Figure(figsize=(8.0, 4.5))
     axes = figure.add_subplot()
-    for name, label, colour in (("train_loss", "training", _BEAT), ("validation_loss", "validation", _REBUILT)):
+    for name, label, color in (("train_loss", "training", _BEAT), ("validation_loss", "validation", _REBUILT)):
         points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), ".-", color=colour, label=label)
+            axes.plot(*zip(*points, strict=True), ".-", color=color, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch", fontsize=11)
     axes.set_ylabel(loss, fontsize=11)
@@ -620,12 +620,10 @@ def plot_losses(history: Sequence[Mapping[str, Any]], title: str | None = None, 
 def _checked(signal: np.ndarray, lead_mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     signal = np.asarray(signal, dtype=np.float64)
     if signal.ndim != 2 or len(signal) != len(STANDARD_LEADS):
-        raise InputError(
-            f"the signal has shape {signal.shape}: give the 12 leads as the feature extractor cleans them"
-        )
+        raise InputError(f"the signal has shape {signal.shape}: pass the 12 leads that the feature extractor returns")
     mask = np.ones(len(signal), dtype=bool) if lead_mask is None else np.asarray(lead_mask, dtype=bool)
     if mask.shape != (len(signal),):
-        raise InputError(f"the lead mask has shape {mask.shape}: give one value for each of the 12 leads")
+        raise InputError(f"the lead mask has shape {mask.shape}: pass one value for each of the 12 leads")
     return signal, mask
 
 
@@ -634,10 +632,10 @@ def _checked_thresholds(thresholds: Sequence[float] | np.ndarray | None, label_n
         return np.full(len(label_names), 0.5)
     thresholds = np.asarray(thresholds, dtype=np.float64)
     if thresholds.shape != (len(label_names),):
-        raise InputError(f"{thresholds.shape} thresholds do not fit {len(label_names)} labels: give one per label")
+        raise InputError(f"{thresholds.shape} thresholds do not match {len(label_names)} labels: pass one per label")
     for name, threshold in zip(label_names, thresholds, strict=True):
         if np.isnan(threshold):
-            raise InputError(f"the threshold of {name!r} is NaN")
+            raise InputError(f"the threshold of {name!r} is NaN: it must be a number")
     return thresholds
 
 
@@ -650,18 +648,18 @@ def _shortened(text: str, length: int) -> str:
 
 
 class _Paper(NamedTuple):
-    """A page of ECG paper: seconds to the right, and millimetres upwards from the first row's baseline."""
+    """A page of ECG paper, with seconds to the right and millimeters upward from the baseline of the first row."""
 
-    rows: list[list[tuple[str, float, float]]]  # Leads from left to right, with the time that each shows [s].
-    spacing: float  # From a baseline to the next [mm].
-    low: float  # The page's lower edge [mm].
-    high: float  # The page's upper edge [mm].
-    seconds: float  # The page's length [s].
+    rows: list[list[tuple[str, float, float]]]  # Leads from left to right, with start and end [s].
+    spacing: float  # Distance between baselines [mm].
+    low: float  # Lower edge of the page [mm].
+    high: float  # Upper edge of the page [mm].
+    seconds: float  # Length of the page [s].
     gain: float  # Height of one unit of the signal [mm].
-    bar: str  # What 10 mm are.
-    text: str  # What is written at the bottom.
+    bar: str  # Label of the scale bar of 10 mm.
+    text: str  # Text at the bottom.
     inches: tuple[float, float]  # Width and height of the page.
-    left: float  # Margin on its left [inches].
+    left: float  # Left margin [inches].
 
     @property
     def size(self) -> tuple[float, float]:
@@ -670,7 +668,7 @@ class _Paper(NamedTuple):
         return self.left + width + _MARGINS["right"], _MARGINS["top"] + height + _MARGINS["bottom"]
 
     def place(self, below: float = 0.0) -> tuple[float, float, float, float]:
-        """Where the page is in a figure with so much more below its margins [inches], as matplotlib takes it."""
+        """Position of the page in a figure with additional space below [inches], as matplotlib expects it."""
         width, height = self.size[0], self.size[1] + below
         bottom = below + _MARGINS["bottom"]
         return self.left / width, bottom / height, self.inches[0] / width, self.inches[1] / height
@@ -681,7 +679,7 @@ class _Paper(NamedTuple):
             raise InputError(f"layout is {layout!r}: choose 'clinical' or 'rows'")
         plan, unit = _LAYOUTS[layout], canonical_unit(unit)
         duration = signal.shape[1] / sampling_rate
-        recorded = [lead for lead, is_there in zip(STANDARD_LEADS, lead_mask, strict=True) if is_there]
+        recorded = [lead for lead, is_recorded in zip(STANDARD_LEADS, lead_mask, strict=True) if is_recorded]
         if layout == "clinical" and 0 < len(recorded) <= _FEW_LEADS:
             rows = [[(lead, 0.0, duration)] for lead in recorded]
         else:
@@ -702,11 +700,11 @@ class _Paper(NamedTuple):
 
 
 def _choose_gain(signal: np.ndarray, highest: float, unit: str) -> tuple[float, str]:
-    """The greatest usual height of one unit [mm] at which leads stay below `highest` [mm], and what to write of it."""
-    # Of each lead all but the most extreme samples: no single spike makes a page small.
+    """The largest standard height of one unit [mm] with which leads stay below `highest` [mm], and its label."""
+    # Ignore the most extreme samples of each lead, so that a single spike does not shrink the page.
     level = float(np.quantile(np.abs(signal), 0.995, axis=1).max()) if signal.size else 0.0
     if unit == "NU":
-        # No height is usual: 1, 2 or 5 times a power of ten.
+        # Without a standard height: 1, 2 or 5 times a power of ten.
         limit = highest / level if level > 0 else 10.0
         power = 10.0 ** np.floor(np.log10(limit))
         gain = float(power * max(step for step in (1.0, 2.0, 5.0) if step * power <= limit or step == 1.0))
@@ -723,13 +721,13 @@ def _draw_page(
     r_peaks: np.ndarray | None,
     lead_mask: np.ndarray,
     sampling_rate: float,
-    tinted: Collection[str] = (),
+    highlighted: Collection[str] = (),
 ) -> None:
-    """A recording on ECG paper, its beats marked, with a tint behind some leads where they were recorded."""
+    """Draw a recording on ECG paper with its beats, and highlight some of the recorded leads."""
     seconds = np.arange(signal.shape[1]) / sampling_rate
     spacing = paper.spacing
     has_strip = len(paper.rows[0]) > 1
-    # Twelve rows are too close for names between them.
+    # With twelve rows there is no space for lead names between them.
     names_outside = len(paper.rows) == len(STANDARD_LEADS)
     bottom = -spacing * (len(paper.rows) - 1)
     _draw_paper(axes, paper)
@@ -743,7 +741,7 @@ def _draw_page(
         for lead, start, stop in parts:
             index = STANDARD_LEADS.index(lead)
             inside = (seconds >= start) & (seconds < stop)
-            if lead in tinted and lead_mask[index]:
+            if lead in highlighted and lead_mask[index]:
                 corner = (start, baseline - 0.5 * spacing)
                 axes.add_patch(Rectangle(corner, stop - start, spacing, facecolor=_TINT, edgecolor="none", zorder=-1))
             if lead_mask[index]:
@@ -765,13 +763,13 @@ def _draw_page(
 def _draw_spans(
     axes: Axes, classes: np.ndarray, kind: int, sampling_rate: float, ends: np.ndarray, **style: Any
 ) -> None:
-    """A box for every stretch of a class, from one height to another."""
+    """Draw a box for every interval of a class between two heights."""
     for first, last in wave_intervals(classes, kind):
         corner = (first / sampling_rate, ends[0])
         axes.add_patch(Rectangle(corner, (last + 1 - first) / sampling_rate, ends[1] - ends[0], **style))
 
 
-class _Tinted(NamedTuple):
+class _Highlight(NamedTuple):
     group: int
     leads: list[str]
 
@@ -782,45 +780,48 @@ def _explain(
     label_names: Sequence[str],
     label: int,
     lead_mask: np.ndarray,
-) -> tuple[np.ndarray, _Tinted | None]:
-    """What each group added to a label's logit, and the single group with recorded leads that added most to it."""
+) -> tuple[np.ndarray, _Highlight | None]:
+    """Contributions of groups to a label's logit, and the single group of recorded leads that contributes most."""
     if group_names is None:
-        raise InputError("contributions need the names of their groups: give group_names")
+        raise InputError("contributions require group names: pass group_names")
     if contributions.shape != (len(group_names), len(label_names)) or not len(group_names):
         raise InputError(
-            f"{contributions.shape} contributions do not fit {len(group_names)} groups and {len(label_names)} labels"
+            f"{contributions.shape} contributions do not match {len(group_names)} groups and {len(label_names)} "
+            "labels: pass groups x labels"
         )
     added = contributions[:, label]
     if not np.isfinite(added).all():
-        raise InputError(f"the contributions to {label_names[label]!r} are not all finite numbers")
-    recorded = {lead for lead, is_there in zip(STANDARD_LEADS, lead_mask, strict=True) if is_there}
+        raise InputError(f"the contributions to {label_names[label]!r} must be finite numbers")
+    recorded = {lead for lead, is_recorded in zip(STANDARD_LEADS, lead_mask, strict=True) if is_recorded}
     leads_of = [_leads_of(name) for name in group_names]
     singles = [
-        _Tinted(group, leads)
+        _Highlight(group, leads)
         for group, leads in enumerate(leads_of)
-        if recorded.intersection(leads) and added[group] >= _LEAST_ADDED
+        if recorded.intersection(leads) and added[group] >= _MIN_CONTRIBUTION
     ]
-    return added, max(singles, key=lambda one: added[one.group], default=None)
+    return added, max(singles, key=lambda single: added[single.group], default=None)
 
 
 def _leads_of(group: str) -> list[str]:
-    """Leads of a single group; none for a group of groups."""
+    """Leads of a single group; empty for combined groups."""
     if " + " in group or group == "all leads":
         return []
     leads = [f"V{number}" for number in range(1, 7)] if group == "V1-V6" else group.split("/")
     if unknown := [lead for lead in leads if lead not in STANDARD_LEADS]:
-        raise InputError(f"the group {group!r} holds {unknown[0]!r}: the leads are {', '.join(STANDARD_LEADS)}")
+        raise InputError(
+            f"the group {group!r} has the unknown lead {unknown[0]!r}: choose from {', '.join(STANDARD_LEADS)}"
+        )
     return leads
 
 
-def _note_on_hidden_labels(label_names: Sequence[str], found: np.ndarray, hidden: np.ndarray) -> str:
+def _note_on_hidden_labels(label_names: Sequence[str], positive: np.ndarray, hidden: np.ndarray) -> str:
     if not len(hidden):
         return ""
     note = f"{len(hidden)} less probable label{'s are' if len(hidden) > 1 else ' is'} not shown"
-    if number := int(found[hidden].sum()):
-        names = [_shortened(label_names[index], 24) for index in hidden if found[index]][:3]
+    if number := int(positive[hidden].sum()):
+        names = [_shortened(label_names[index], 24) for index in hidden if positive[index]][:3]
         more = f" and {number - 3} more" if number > 3 else ""
-        note += f"; found among them: {', '.join(names)}{more}"
+        note += f"; positive among them: {', '.join(names)}{more}"
     return note
 
 
@@ -828,15 +829,15 @@ def _draw_probabilities(
     axes: Axes, names: Sequence[str], probabilities: np.ndarray, thresholds: np.ndarray, num_bars: int, note: str
 ) -> None:
     places = np.arange(len(names))
-    found = probabilities >= thresholds
-    axes.barh(places, probabilities, height=0.62, color=np.where(found, _BEAT, _FAINT))
+    positive = probabilities >= thresholds
+    axes.barh(places, probabilities, height=0.62, color=np.where(positive, _BEAT, _FAINT))
     visible = (thresholds >= 0) & (thresholds <= 1)
     ends = (places[visible] - 0.42, places[visible] + 0.42)
     axes.vlines(thresholds[visible], *ends, color="white", linewidth=4.5, clip_on=False)  # Sets it off from the bar.
     axes.vlines(thresholds[visible], *ends, color=_INK, linewidth=2.5, clip_on=False)
     axes.set_yticks(places, names, fontsize=10)
     for place, text in enumerate(axes.get_yticklabels()):
-        weight = "bold" if found[place] else "normal"
+        weight = "bold" if positive[place] else "normal"
         text.set_fontweight(weight)
         axes.annotate(
             f"{probabilities[place]:.2f}",
@@ -856,17 +857,17 @@ def _draw_probabilities(
 
 
 def _draw_contributions(
-    axes: Axes, added: np.ndarray, names: Sequence[str], tinted: int | None, num_bars: int
+    axes: Axes, added: np.ndarray, names: Sequence[str], highlighted: int | None, num_bars: int
 ) -> None:
     order = np.argsort(-np.abs(added), kind="stable")
     places = np.arange(len(order))
     values = added[order]
-    if tinted is not None:
-        strip = int(np.flatnonzero(order == tinted)[0])
+    if highlighted is not None:
+        strip = int(np.flatnonzero(order == highlighted)[0])
         axes.axhspan(strip - 0.47, strip + 0.47, facecolor=_TINT, edgecolor="none", zorder=0)
     axes.barh(places, values, height=0.62, color=np.where(values > 0, _REBUILT, _AGAINST))
     axes.axvline(0.0, color=_INK, linewidth=0.8)
-    # The numbers stand at the ends of the bars, inside the axes.
+    # Values are written at the ends of the bars, inside the axes.
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     reach = (high - low) or 1.0
     axes.set_xlim(low - (0.17 if low < 0 else 0.02) * reach, high + (0.17 if high > 0 else 0.02) * reach)
@@ -879,7 +880,7 @@ def _draw_contributions(
 
 
 def _finish_bars(axes: Axes, num_bars: int) -> None:
-    """Room for so many bars, so that those of two charts side by side are equally thick."""
+    """Set the limits for a number of bars, so that bars of adjacent charts have the same width."""
     axes.set_ylim(num_bars - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -889,22 +890,22 @@ def _draw_roc(axes: Axes, name: str, truth: np.ndarray, scores: np.ndarray, thre
     from sklearn.metrics import auc, roc_curve
 
     false_rate, true_rate, _ = roc_curve(truth, scores)
-    found = scores >= threshold
-    cells = {"TP": found & truth, "FP": found & ~truth, "FN": ~found & truth, "TN": ~found & ~truth}
+    positive = scores >= threshold
+    cells = {"TP": positive & truth, "FP": positive & ~truth, "FN": ~positive & truth, "TN": ~positive & ~truth}
     counts = {kind: int(cell.sum()) for kind, cell in cells.items()}
     axes.plot([0, 1], [0, 1], "--", color=_FAINT, linewidth=0.9)
     axes.plot(false_rate, true_rate, color=_INK, linewidth=1.3)
     x, y = counts["FP"] / (~truth).sum(), counts["TP"] / truth.sum()
     axes.plot([x], [y], "o", color=_REBUILT, markersize=6, clip_on=False, zorder=5)
 
-    # The counts stand below the curve; one that dips there leaves the corner above it free, since it never falls.
+    # Counts are written below the curve or, if the curve is low, above it.
     width, height, left, low = 0.225, 0.19, 0.53, 0.03
     if np.interp(left, false_rate, true_rate) < low + 2 * height + 0.03:
         left, low = 0.02, 0.59
     for cell, (kind, count) in enumerate(counts.items()):
         corner = (left + cell % 2 * width, low + (1 - cell // 2) * height)
-        colour = _RIGHT if kind in ("TP", "TN") else _WRONG
-        axes.add_patch(Rectangle(corner, width, height, facecolor=colour, edgecolor="white", linewidth=1.5))
+        color = _RIGHT if kind in ("TP", "TN") else _WRONG
+        axes.add_patch(Rectangle(corner, width, height, facecolor=color, edgecolor="white", linewidth=1.5))
         axes.text(
             corner[0] + width / 2,
             corner[1] + height / 2,
@@ -930,10 +931,10 @@ class _Rebuilt(NamedTuple):
     signal: np.ndarray
     lead_mask: np.ndarray
     sampling_rate: float
-    values: np.ndarray  # The model's beats with mean and variance of the true ones.
-    samples: np.ndarray  # Of the recording, for each place of a beat's window; -1 outside the beat.
-    hidden: np.ndarray  # Beats that exist and were hidden.
-    error: float  # Mean squared error over them, NaN if there are none.
+    values: np.ndarray  # Reconstructed beats with the mean and variance of the true ones.
+    samples: np.ndarray  # Sample index in the recording for each sample of a beat's window; -1 outside the beat.
+    hidden: np.ndarray  # Existing, masked beats.
+    error: float  # Mean squared error over masked beats, NaN if there are none.
 
     @property
     def seconds(self) -> float:
@@ -949,7 +950,7 @@ def _rebuild(
     sampling_rate: float,
     eps: float,
 ) -> _Rebuilt:
-    """Bring the model's beats to the recording's scale and place, and compare them with the true ones."""
+    """Scale and position reconstructed beats in the recording, and compare them with the true beats."""
     reconstruction, masked = np.asarray(reconstruction), np.asarray(bool_masked_pos, dtype=bool)
     if (
         reconstruction.ndim != 3
@@ -958,11 +959,11 @@ def _rebuild(
         or np.ndim(r_peaks) != 1
     ):
         raise InputError(
-            f"reconstruction {reconstruction.shape}, masked positions {masked.shape}, {np.shape(r_peaks)} R peaks and "
-            "signal do not belong to one recording"
+            f"the shapes of reconstruction {reconstruction.shape}, masked positions {masked.shape} and R peaks "
+            f"{np.shape(r_peaks)} do not match: pass those of one recording"
         )
     num_beats, beat_length = reconstruction.shape[1:]
-    # Cutting the sample numbers as well says where every sample of a beat's window lies (-1 outside the beat).
+    # Cut the sample numbers as well, to locate every sample of a beat's window (-1 outside the beat).
     numbered = np.concatenate([signal, np.arange(1, signal.shape[1] + 1, dtype=np.float64)[None]])
     cut, beat_mask, _ = cut_beats(
         numbered[None], np.asarray(r_peaks, dtype=np.int64)[None], num_beats, beat_length, sampling_rate
@@ -984,22 +985,22 @@ def _rebuild(
 
 
 def _legend() -> list[Any]:
-    """What [`_draw_rebuilt_lead`] draws, also where the first lead was not recorded."""
+    """Legend of [`_draw_rebuilt_lead`], independent of which leads were recorded."""
     return [
         Line2D([], [], color=_INK, linewidth=0.9, label="recorded"),
-        Line2D([], [], color=_REBUILT, linewidth=1.1, label="rebuilt"),
-        Patch(color=_HIDDEN, label="hidden from the model"),
+        Line2D([], [], color=_REBUILT, linewidth=1.1, label="reconstructed"),
+        Patch(color=_HIDDEN, label="masked"),
     ]
 
 
 def _draw_rebuilt_lead(axes: Axes, offset: float, lead: int, rebuilt: _Rebuilt) -> None:
-    """One lead, scaled to its row, with its hidden beats shaded and rebuilt."""
+    """Draw one lead, scaled to its row, with masked beats shaded and their reconstructions."""
     if not rebuilt.lead_mask[lead]:
         axes.text(rebuilt.seconds / 2, offset, **_NOT_RECORDED)
         return
     recorded, sampling_rate = rebuilt.signal[lead], rebuilt.sampling_rate
     scale = 0.8 * _SPACING / max(float(np.ptp(recorded)), 1e-6)
-    centre = (recorded.max() + recorded.min()) / 2
+    center = (recorded.max() + recorded.min()) / 2
     segments = []
     for beat in np.flatnonzero(rebuilt.hidden[lead]):
         inside = rebuilt.samples[beat] >= 0
@@ -1012,11 +1013,11 @@ def _draw_rebuilt_lead(axes: Axes, offset: float, lead: int, rebuilt: _Rebuilt) 
             linewidth=0,
             zorder=0,
         )
-        value = offset + scale * (rebuilt.values[lead, beat, inside] - centre)
+        value = offset + scale * (rebuilt.values[lead, beat, inside] - center)
         segments.append(np.column_stack([when, np.clip(value, offset - 0.6 * _SPACING, offset + 0.6 * _SPACING)]))
     axes.plot(
         np.arange(len(recorded)) / sampling_rate,
-        offset + scale * (recorded - centre),
+        offset + scale * (recorded - center),
         color=_INK,
         linewidth=0.9,
     )
@@ -1024,7 +1025,7 @@ def _draw_rebuilt_lead(axes: Axes, offset: float, lead: int, rebuilt: _Rebuilt) 
 
 
 def _page_scale(signal: np.ndarray) -> tuple[float, float]:
-    """Axis units per unit of the signal, 1 for ordinary amplitudes; and a round height for the scale bar."""
+    """Axis units per unit of the signal, 1 for normal amplitudes; and a round height for the scale bar."""
     height = float(np.quantile(np.abs(signal), 0.999))
     scale = min(1.0, 0.42 * _SPACING / height) if height > 0.35 else 0.4 * _SPACING / max(height, 1e-6)
     bar = next(
@@ -1037,11 +1038,11 @@ def _draw_paper(axes: Axes, paper: _Paper) -> None:
     axes.set_facecolor(_PAPER)
     axes.set_xlim(0.0, paper.seconds)
     axes.set_ylim(paper.low, paper.high)
-    for step, colour, width in zip(GRID_STEPS, (_FINE, _COARSE), (0.3, 0.5), strict=True):
+    for step, color, width in zip(GRID_STEPS, (_FINE, _COARSE), (0.3, 0.5), strict=True):
         times = np.arange(0.0, paper.seconds, step / PAPER_SPEED)
         heights = np.arange(np.ceil(paper.low / step) * step, paper.high, step)  # Baselines lie on lines.
-        axes.vlines(times, paper.low, paper.high, color=colour, linewidth=width, zorder=0)
-        axes.hlines(heights, 0.0, paper.seconds, color=colour, linewidth=width, zorder=0)
+        axes.vlines(times, paper.low, paper.high, color=color, linewidth=width, zorder=0)
+        axes.hlines(heights, 0.0, paper.seconds, color=color, linewidth=width, zorder=0)
 
 
 def _draw_scale_bar(axes: Axes, duration: float, y: float, height: float, text: str) -> None:

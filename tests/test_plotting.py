@@ -200,7 +200,7 @@ def test_when_the_reconstruction_is_perfect_then_it_lies_on_the_recording(signal
         np.testing.assert_allclose(segment[:, 1], recorded[lead].get_ydata()[at], atol=5e-4)
     for drawn in (figure, plot_reconstruction(signal, PEAKS, normalised, hidden, _without("I"))):
         named = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
-        assert named == ["recorded", "rebuilt", "hidden from the model"]
+        assert named == ["recorded", "reconstructed", "masked"]
 
 
 def test_when_several_models_are_compared_then_each_row_shows_the_models_loss(signal: np.ndarray) -> None:
@@ -317,7 +317,7 @@ def test_when_there_are_more_labels_than_shown_then_their_number_and_those_found
     thresholds[30] = 0.05
     figure = plot_prediction(signal, PEAKS, names, probabilities, thresholds, max_labels=20)
     assert list(_bars(figure, 1)) == names[:20]
-    assert "18 less probable labels are not shown; found among them: label 30" in figure.axes[1].get_xlabel()
+    assert "18 less probable labels are not shown; positive among them: label 30" in figure.axes[1].get_xlabel()
 
 
 def test_when_a_roc_sheet_is_drawn_then_dot_and_counts_are_those_at_the_threshold() -> None:
@@ -340,7 +340,7 @@ def test_when_a_label_has_one_class_then_it_is_named_and_has_no_panel() -> None:
     labels[:, 3] = np.where(labels[:, 3] == 1, 1.0, np.nan)
     figure = plot_roc_curves(labels, generator.random((60, 4)), ["NORM", "MI", "HYP", "CD"], title="test")
     assert [axes.get_title().split("\n")[0] for axes in figure.axes] == ["NORM", "HYP"]
-    assert figure.get_supxlabel() == "left out, only one class present: MI, CD"
+    assert figure.get_supxlabel() == "excluded, only one class present: MI, CD"
     assert figure.get_suptitle() == "test"
 
 
@@ -419,7 +419,7 @@ def test_when_waves_are_drawn_then_every_found_and_marked_wave_has_its_box(signa
     unmarked = [(0.0, 0.5), (0.0, 0.5), (3.5, 4.0), (3.5, 4.0)]
     assert below == sorted([*unmarked, *[(1.0, 1.12)] * 2, *[(1.2, 1.3)] * 2, (1.5, 1.8)])
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend[:3] == ["P found", "QRS found", "T found"]
+    assert legend[:3] == ["P predicted", "QRS predicted", "T predicted"]
     assert len(legend) == 7
     assert {"II", "V1"} <= set(_texts(figure))
 
@@ -459,28 +459,32 @@ GIVEN: dict[Callable[..., Figure], dict[str, Any]] = {
         (plot_prediction, {"probabilities": np.array([0.1, np.nan, 0.2])}, "probability of 'MI'"),
         (plot_prediction, {"probabilities": np.array([0.1, 1.5, 0.2])}, "probability of 'MI'"),
         (plot_prediction, {"probabilities": np.array([0.1, -0.1, 0.2])}, "probability of 'MI'"),
-        (plot_prediction, {"thresholds": np.array([0.5])}, "thresholds do not fit"),
+        (plot_prediction, {"thresholds": np.array([0.5])}, "thresholds do not match"),
         (plot_prediction, {"thresholds": np.array([0.5, 0.5, np.nan])}, "threshold of 'HYP' is NaN"),
         (plot_prediction, {"contributions": np.zeros((7, 3))}, "group_names"),
-        (plot_prediction, {"contributions": np.zeros((3, 7)), "group_names": GROUPS}, "fit 7 groups and 3 labels"),
+        (plot_prediction, {"contributions": np.zeros((3, 7)), "group_names": GROUPS}, "match 7 groups and 3 labels"),
         (plot_prediction, {"contributions": np.full((7, 3), np.nan), "group_names": GROUPS}, "finite"),
-        (plot_prediction, {"contributions": np.zeros((1, 3)), "group_names": ["left"]}, "'left' holds 'left'"),
+        (
+            plot_prediction,
+            {"contributions": np.zeros((1, 3)), "group_names": ["left"]},
+            "'left' has the unknown lead 'left'",
+        ),
         (plot_prediction, {"max_labels": 0}, "max_labels"),
         (plot_prediction, {"lead_mask": np.ones(3, dtype=bool)}, "lead mask"),
-        (plot_reconstruction, {"bool_masked_pos": np.zeros((12, 4), dtype=bool)}, "do not belong"),
-        (plot_reconstructions, {"leads": ["II", "V9"]}, "no lead 'V9'"),
+        (plot_reconstruction, {"bool_masked_pos": np.zeros((12, 4), dtype=bool)}, "do not match"),
+        (plot_reconstructions, {"leads": ["II", "V9"]}, "unknown lead 'V9'"),
         (plot_reconstructions, {"reconstructions": {}}, "at least one reconstruction"),
-        (plot_reconstructions, {"reconstructions": {"other": np.zeros((12, 4, 96))}}, "other: .* do not belong"),
-        (plot_reconstructions, {"bool_masked_pos": np.zeros((12, 5), dtype=bool)}, "no beat is hidden"),
+        (plot_reconstructions, {"reconstructions": {"other": np.zeros((12, 4, 96))}}, "other: .* do not match"),
+        (plot_reconstructions, {"bool_masked_pos": np.zeros((12, 5), dtype=bool)}, "no beat is masked"),
         (plot_segmentation, {"lead_names": ["I", "II", "V1"]}, "does not fit 3 leads"),
         (plot_segmentation, {"predicted": np.zeros((2, 399))}, "the predicted classes"),
         (plot_segmentation, {"marked": np.zeros((1, 400))}, "the marked classes"),
         (plot_segmentation, {"signal": np.full((2, 400), np.nan)}, "NaN or infinite"),
         (plot_segmentation, {"sampling_rate": 0.0}, "sampling rate is 0"),
-        (plot_roc_curves, {"probabilities": np.array([[0.8]])}, "do not belong together"),
-        (plot_roc_curves, {"label_names": ["MI", "CD"]}, "do not belong together"),
+        (plot_roc_curves, {"probabilities": np.array([[0.8]])}, "do not match"),
+        (plot_roc_curves, {"label_names": ["MI", "CD"]}, "do not match"),
         (plot_roc_curves, {"probabilities": np.array([[0.8], [np.nan]])}, "probability of 'MI' in row 1 is nan"),
-        (plot_roc_curves, {"labels": np.array([[1.0], [np.nan]])}, "no label has recordings"),
+        (plot_roc_curves, {"labels": np.array([[1.0], [np.nan]])}, "no label has both classes"),
         (plot_roc_curves, {"labels": np.array([[2.0], [0.0]])}, "other than 1, 0 and NaN"),
         (plot_roc_curves, {"columns": 0}, "columns"),
         (plot_group_activations, {"label_names": ["a"]}, "do not fit"),
