@@ -135,7 +135,7 @@ def test_when_an_option_cannot_be_used_then_one_sentence_says_so_and_nothing_is_
 
 def test_when_there_are_no_records_then_one_sentence_says_so(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "source").mkdir()
-    assert "has no recordings" in refused("prepare", tmp_path / "source", "--output-dir", tmp_path / "prepared")
+    assert "contains no recordings" in refused("prepare", tmp_path / "source", "--output-dir", tmp_path / "prepared")
     assert not (tmp_path / "prepared").exists()
 
 

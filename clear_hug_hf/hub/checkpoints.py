@@ -1,4 +1,4 @@
-"""Files of released weights: read without running code from them, and held against what a model expects."""
+"""Load released checkpoints without running their code, and copy their tensors into models."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..processing import InputError
 
 
 _PARALLEL = "module."
-# How files of torch.save begin: those of today are zip archives, those of torch before 1.6 bare pickles.
+# First bytes of files of torch.save: zip archives, or pickles before torch 1.6.
 _MAGIC = (b"PK\x03\x04", b"\x80")
 _NAMED = 5
 
 
 def summarize_names(names: Iterable[object]) -> str:
-    """The first five names, and how many more there are."""
+    """The first five names, and the number of others."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
     return ", ".join(listed[:_NAMED]) + more
@@ -33,22 +33,21 @@ def summarize_names(names: Iterable[object]) -> str:
 
 def load_state_dict(path: str | Path, entry: str = "model") -> dict[str, torch.Tensor]:
     """
-    The tensors of a released file, on the CPU. Nothing in the file is run: beside tensors only plain values are read,
-    among them the `argparse.Namespace` of a training script's options.
+    Load the tensors of a released file on the CPU, without running code from it: besides tensors, only plain values
+    and the `argparse.Namespace` of a training script's options are unpickled.
 
     Args:
         path (`str` or `Path`):
-            A file of `torch.save` with `{entry: state_dict, ...}` or a state dict alone, or a `.safetensors` file.
+            A file of `torch.save` with `{entry: state_dict, ...}` or a state dict, or a `.safetensors` file.
         entry (`str`, *optional*, defaults to `"model"`):
-            Where in a file with several things the state dict is; `"state_dict"` is tried as well.
+            Key of the state dict in a file with several entries; `"state_dict"` is tried as well.
 
     Returns:
-        `dict[str, torch.Tensor]`: As they are in the file, in its order.
+        `dict[str, torch.Tensor]`: The tensors, in the order of the file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it cannot be read, is damaged or no checkpoint, holds what could run code, or holds no state
-            dict or one with other things than tensors in it.
+        FileNotFoundError: If the file does not exist.
+        InputError: If it cannot be read, is damaged, is not a checkpoint, could run code, or has no valid state dict.
     """
     path = Path(path)
     if not path.exists():
@@ -66,7 +65,7 @@ def load_state_dict(path: str | Path, entry: str = "model") -> dict[str, torch.T
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise InputError(f"{path} is no whole safetensors file ({error}): download it again") from error
+            raise InputError(f"{path} is not a complete safetensors file ({error}): download it again") from error
     if not start.startswith(_MAGIC):
         raise InputError(f"{path} is not a checkpoint: name a file that torch.save wrote, or a .safetensors file")
     _check_sums(path)
@@ -74,12 +73,12 @@ def load_state_dict(path: str | Path, entry: str = "model") -> dict[str, torch.T
 
 
 def _check_sums(path: Path) -> None:
-    """Refuse a zip archive whose bytes are not those that were put into it: torch reads them as they are."""
+    """Verify the checksums of a zip archive, which torch does not."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # torch writes zeros where it is told to compute no checksums.
+            # All checksums are zero if torch was configured not to compute them.
             damaged = archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
-    except Exception:  # no archive, or one that the reader below says more of
+    except Exception:  # not an archive, or one for which `torch.load` reports the error
         return
     if damaged is not None:
         raise InputError(f"{path} is damaged: the checksum of {damaged} in it is wrong; download it again")
@@ -88,77 +87,80 @@ def _check_sums(path: Path) -> None:
 def _load_plain(path: Path) -> object:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # on kinds of pickles that are refused below anyway
+            warnings.simplefilter("ignore")  # about pickles that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle may fail with anything
         fault = "is damaged or incomplete, or torch.save did not write it: download it again"
-        not_opened = (
-            "it is not opened because it could run code, so ask its authors for a file of the state dict alone"
-        )
-        if asked := re.search(r"GLOBAL (\S+)", str(error)):
-            fault = f"holds more than tensors and plain values ({asked[1]}): {not_opened}"
+        unsafe = "it is not loaded because it could run code, so ask its authors for a file with only the state dict"
+        if unpickled := re.search(r"GLOBAL (\S+)", str(error)):
+            fault = f"contains other objects than tensors and plain values ({unpickled[1]}): {unsafe}"
         elif "TorchScript" in str(error):
-            fault = f"is a TorchScript program: {not_opened}"
+            fault = f"is a TorchScript program: {unsafe}"
         raise InputError(f"{path} {fault}") from error
 
 
 def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, torch.Tensor]:
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         raise InputError(
-            f"{path} holds no state dict but {_a_kind(checkpoint)}: name a file with the weights of a model"
+            f"{path} contains no state dict but {_describe_type(checkpoint)}: name a file with the weights of a model"
         )
     state_dict = next((checkpoint[name] for name in (entry, "state_dict") if name in checkpoint), checkpoint)
     values = state_dict.values() if isinstance(state_dict, Mapping) else ()
     is_tensor = [isinstance(value, torch.Tensor) for value in values]
     if not any(is_tensor):
         raise InputError(
-            f"{path} holds no state dict, neither by itself nor under {entry!r}: its entries are "
+            f"{path} contains no state dict, neither at the top level nor under {entry!r}: its entries are "
             f"{summarize_names(map(repr, checkpoint))}"
         )
     if not all(is_tensor):
-        others = [f"{key} ({_a_kind(value)})" for key, value in state_dict.items() if not torch.is_tensor(value)]
-        raise InputError(f"the state dict in {path} holds what is no tensor: {summarize_names(others)}")
-    odd = [
+        others = [
+            f"{key} ({_describe_type(value)})" for key, value in state_dict.items() if not torch.is_tensor(value)
+        ]
+        raise InputError(f"the state dict in {path} has values that are not tensors: {summarize_names(others)}")
+    unsupported = [
         key
         for key, value in state_dict.items()
         if value.is_meta or value.is_quantized or value.layout is not torch.strided
     ]
-    if odd:
-        raise InputError(f"{path} holds tensors that are sparse, quantized or without values: {summarize_names(odd)}")
+    if unsupported:
+        raise InputError(
+            f"{path} contains sparse, quantized or meta tensors, which are not supported: "
+            f"{summarize_names(unsupported)}"
+        )
     named = {str(key): value for key, value in state_dict.items()}
     if all(key.startswith(_PARALLEL) for key in named):
-        # Saved from within DistributedDataParallel.
+        # Saved from DistributedDataParallel.
         named = {key.removeprefix(_PARALLEL): value for key, value in named.items()}
     return named
 
 
-def _a_kind(value: object) -> str:
+def _describe_type(value: object) -> str:
     return f"{'an empty' if isinstance(value, Mapping) and not value else 'a'} {type(value).__name__}"
 
 
 def check_keys(state_dict: Mapping[str, torch.Tensor], expected: Iterable[str], kind: str) -> None:
     """
-    Refuse a state dict that lacks a tensor or holds another one.
+    Check the keys of a state dict.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`):
-            What the file holds.
+            The loaded state dict.
         expected (`Iterable[str]`):
-            Every key that the model has under its released names, in the model's order.
+            Released names of all tensors of the model, in order.
         kind (`str`):
-            What the model is called.
+            Name of the model.
 
     Raises:
-        InputError: Names the first keys of either side.
+        InputError: If a tensor is missing or unexpected.
     """
-    wanted = dict.fromkeys(expected)
+    required = dict.fromkeys(expected)
     faults = []
-    if missing := [key for key in wanted if key not in state_dict]:
+    if missing := [key for key in required if key not in state_dict]:
         faults.append(f"it lacks {summarize_names(missing)}")
-    if left := [key for key in state_dict if key not in wanted]:
-        faults.append(f"it holds {summarize_names(left)}, which no such model has")
+    if unexpected := [key for key in state_dict if key not in required]:
+        faults.append(f"it has the unexpected {summarize_names(unexpected)}")
     if faults:
         raise InputError(
             f"the state dict is not that of a {kind}: {', and '.join(faults)}; check that the file is the right one "
@@ -168,51 +170,52 @@ def check_keys(state_dict: Mapping[str, torch.Tensor], expected: Iterable[str], 
 
 def tensor_shape(state_dict: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:
     """
-    The shape of a tensor from which sizes are read.
+    The shape of a tensor that determines sizes of the model.
 
     Raises:
-        InputError: If it has another number of dimensions, or an empty one.
+        InputError: If it has another number of dimensions, or an empty dimension.
     """
     shape = tuple(state_dict[key].shape)
     if len(shape) != dimensions or 0 in shape:
         raise InputError(
-            f"{key} is {shape} and not of {dimensions} dimension(s): check that the file is the right one"
+            f"{key} has the shape {shape} instead of {dimensions} nonempty dimension(s): check that the file is the "
+            "right one"
         )
     return shape
 
 
-def num_heads(width: int, given: int | None, known: Mapping[int, int], argument: str) -> int:
+def num_heads(width: int, num_attention_heads: int | None, released: Mapping[int, int], argument: str) -> int:
     """
-    Attention heads, which leave no trace in the shapes: those given, or those of a released width.
+    The number of attention heads, which tensor shapes do not reveal: as passed, or that of a released width.
 
     Raises:
-        InputError: If neither is there; it says to pass `argument`.
+        InputError: If it was not passed and the width was not released; the message names `argument`.
     """
-    if given is not None:
-        return given
-    if width not in known:
+    if num_attention_heads is not None:
+        return num_attention_heads
+    if width not in released:
         raise InputError(
-            f"the number of attention heads cannot be read from a state dict, and width {width} is not a released "
+            f"a state dict does not contain the number of attention heads, and the width {width} is not a released "
             f"size: pass {argument}"
         )
-    return known[width]
+    return released[width]
 
 
 def count_layers(state_dict: Mapping[str, torch.Tensor], prefix: str) -> int:
-    """How many layers there are whose keys begin with a prefix; at least one, so that what it lacks is told."""
+    """Number of layers whose keys start with a prefix; at least one, so that missing keys are reported."""
     return max(1, len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}))
 
 
 def name_size(config: Any, prefixes: Sequence[str] = ("",)) -> str | None:
     """
-    The released size, `"base"` or `"large"`, that a model has, if any.
+    The released size of a model, `"base"` or `"large"`, or `None`.
 
     Args:
-        config ([`EcgConfig`]): The model's.
-        prefixes (`Sequence[str]`, *optional*): Of the fields that say how large each of its transformers is.
+        config ([`EcgConfig`]): Config of the model.
+        prefixes (`Sequence[str]`, *optional*): Prefixes of the size fields of each of its transformers.
     """
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    for size in [one for one in ("base", "large") if one in config.presets]:
+    for size in [size for size in ("base", "large") if size in config.presets]:
         preset = config.preset(size)
         if all(getattr(config, part + name) == getattr(preset, part + name) for part in prefixes for name in names):
             return size
@@ -226,23 +229,26 @@ def build_model(
     names: Mapping[str, Sequence[str]],
 ) -> Any:
     """
-    A model with released tensors, in evaluation mode.
+    Build a model with released tensors, in evaluation mode.
 
     Args:
-        model_class (`type`): Of the model.
-        fields (`Mapping[str, Any]`): Of its config.
-        state_dict (`Mapping[str, torch.Tensor]`): The tensors under their released names.
-        names (`Mapping[str, Sequence[str]]`): Where each goes in the model. One that goes to several places, as fused
-            queries, keys and values do, is cut into as many parts of the same size.
+        model_class (`type`): Model class.
+        fields (`Mapping[str, Any]`): Fields of its config.
+        state_dict (`Mapping[str, torch.Tensor]`): Tensors by released name.
+        names (`Mapping[str, Sequence[str]]`): Names in the model by released name. A tensor with several names, such
+            as fused queries, keys and values, is split into equal parts.
 
     Raises:
-        InputError: If a field is not one of the config's, or as [`fill_model`].
+        InputError: If a config field is unknown; or as in [`fill_model`].
     """
     tensors: dict[str, torch.Tensor] = {}
     for old, targets in names.items():
         tensor = state_dict[old]
         if targets and (tensor.ndim == 0 or tensor.shape[0] % len(targets)):
-            raise InputError(f"{old} is {tuple(tensor.shape)}, which cannot be cut into queries, keys and values")
+            raise InputError(
+                f"{old} has the shape {tuple(tensor.shape)}, which cannot be split into queries, keys and values: "
+                "check that the file is the right one"
+            )
         tensors |= zip(targets, tensor.chunk(len(targets)) if targets else (), strict=True)
     try:
         model = model_class(model_class.config_class(**fields))
@@ -254,28 +260,29 @@ def build_model(
 
 def fill_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """
-    Copy tensors into a model, every one of its own.
+    Copy tensors into a model, which keeps its dtype.
 
     Args:
         model (`torch.nn.Module`):
-            Keeps its dtype.
+            The model.
         tensors (`Mapping[str, torch.Tensor]`):
-            Under the model's names.
+            All tensors of its state dict.
 
     Raises:
-        InputError: If a shape does not fit, or values are whole numbers, NaN or infinite.
+        InputError: If a shape does not match, or values are integers, NaN or infinite.
     """
-    own = model.state_dict()
-    misfits = [
-        f"{key} is {tuple(tensor.shape)} and not {tuple(own[key].shape)}"
+    current = model.state_dict()
+    mismatches = [
+        f"{key} is {tuple(tensor.shape)} instead of {tuple(current[key].shape)}"
         for key, tensor in tensors.items()
-        if tensor.shape != own[key].shape
+        if tensor.shape != current[key].shape
     ]
-    if misfits:
-        raise InputError(f"the shapes of the tensors do not fit together: {summarize_names(misfits)}")
-    if bad := [key for key, tensor in tensors.items() if not (tensor.is_floating_point() and tensor.isfinite().all())]:
+    if mismatches:
+        raise InputError(f"the shapes of the tensors are inconsistent: {summarize_names(mismatches)}")
+    invalid = [key for key, tensor in tensors.items() if not (tensor.is_floating_point() and tensor.isfinite().all())]
+    if invalid:
         raise InputError(
-            f"the weights are whole numbers, NaN or infinite in {summarize_names(bad)}: take another checkpoint"
+            f"the weights are integers, NaN or infinite in {summarize_names(invalid)}: use another checkpoint"
         )
     model.load_state_dict(dict(tensors))
 

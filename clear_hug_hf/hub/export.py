@@ -1,4 +1,4 @@
-"""Classifiers to ONNX, for where neither this package nor torch is installed: a laptop, a server, a bedside device."""
+"""Export classifiers to ONNX, for environments without this package and torch."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .model_card import RECORDING_CLASSIFIERS
 
 MODEL, INT8_MODEL, FACTS = "model.onnx", "model_int8.onnx", "export.json"
 _OF_EXPORT = re.compile(r"model(_int8)?\.onnx(\.data)?|(export|config|preprocessor_config)\.json|\w+\.py|\..*")
-_MOST_APART = 1e-3  # Logits of the exported and the original model; float32 arithmetic in another order gives 1e-5.
+_MAX_DIFFERENCE = 1e-3  # Largest difference of logits; another order of float32 arithmetic gives 1e-5.
 
 
 class Exported(NamedTuple):
     """
-    What was written.
+    Result of an export.
 
     Args:
-        folder (`Path`): Where.
-        files (`dict[str, dict]`): For each ONNX file its size [bytes] and `largest_difference` of its logits from
-            those of the model in float32, on the recordings that were tried.
+        folder (`Path`): The output folder.
+        files (`dict[str, dict]`): For each ONNX file its size [bytes] and the `largest_difference` of its logits from
+            those of the model in float32, on synthetic recordings.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Exported(NamedTuple):
 
 
 class _Logits(nn.Module):
-    """A classifier that takes its inputs by place and gives nothing but logits."""
+    """A classifier with positional inputs that returns only logits."""
 
     def __init__(self, model: nn.Module, names: list[str]):
         super().__init__()
@@ -56,31 +56,31 @@ class _Logits(nn.Module):
 
 def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> Exported:
     """
-    Write a classifier as ONNX, with its config and preprocessing beside it, and compare what both compute.
+    Export a classifier to ONNX, with its config and preprocessing, and compare its logits with those of the model.
 
-    The file takes batches of any size; its inputs have the names of the feature extractor's outputs. Weights are those
-    of the model in float32; with `int8` there is a second file whose matrix products are in 8 bits (dynamic
-    quantisation), which is smaller and, on some machines, faster.
+    The exported model supports any batch size. Its inputs are named like the outputs of the feature extractor. Weights
+    are float32. With `int8`, a second file has 8-bit matrix products (dynamic quantization), which is smaller and, on
+    some machines, faster.
 
     Args:
         path (`str` or `Path`): A model folder, or the output folder of a run.
-        output (`str` or `Path`): Folder to write; replaced if it holds an earlier export of the same model.
+        output (`str` or `Path`): Output folder; replaced if it contains an earlier export of the same model.
         int8 (`bool`, *optional*, defaults to `False`): Whether to write the 8-bit file, too.
 
     Returns:
         [`Exported`]
 
     Raises:
-        FileNotFoundError: If there is no such model.
+        FileNotFoundError: If the model does not exist.
         ImportError: If `onnx`, `onnxscript` or `onnxruntime` is not installed.
-        InputError: If it is no classifier, the folder to write holds something else, or the exported model computes
-            other logits.
+        InputError: If the model is not a classifier, the output folder contains other files, or the exported model
+            computes different logits.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_library(name, "exporting to ONNX")
     model, extractor, auto_class = load_model(path)
     if auto_class not in RECORDING_CLASSIFIERS:
-        raise InputError(f"{path} holds no classifier of recordings: fine-tune it first, only these are exported")
+        raise InputError(f"{path} is not a classifier of recordings: fine-tune the model first")
     folder = check_writable(output, [FACTS], [path])
     exported = weights_digest(model)
     remedy = "choose another folder, or delete it"
@@ -90,7 +90,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
     with atomic_folder(folder) as partial:
         _export(model, {name: one[:2] for name, one in inputs.items()}, partial / MODEL)
         if int8:
-            _quantise(partial / MODEL, partial / INT8_MODEL)
+            _quantize(partial / MODEL, partial / INT8_MODEL)
         with torch.no_grad():
             expected = model(**inputs).logits.numpy()
         files: dict[str, dict[str, float]] = {}
@@ -100,10 +100,10 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
                 for part, logits in ((slice(0, 1), expected[:1]), (slice(None), expected))
             )
             files[name] = {"bytes": (partial / name).stat().st_size, "largest_difference": apart}
-        if not files[MODEL]["largest_difference"] < _MOST_APART:
+        if not files[MODEL]["largest_difference"] < _MAX_DIFFERENCE:
             raise InputError(
-                f"the exported model computes other logits (by {files[MODEL]['largest_difference']:.2g}): nothing was "
-                "written; please report it with the versions of torch and onnxruntime"
+                f"the logits of the exported model differ by {files[MODEL]['largest_difference']:.2g}: nothing was "
+                "written; please report this with the versions of torch and onnxruntime"
             )
         model.config.save_pretrained(partial)
         extractor.save_pretrained(partial)
@@ -113,7 +113,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
 
 
 def run_onnx(path: Path, inputs: dict[str, np.ndarray], num_threads: int = 1) -> np.ndarray:
-    """Logits `(batch_size, num_labels)` that an exported file computes of what the feature extractor gave."""
+    """Logits `(batch_size, num_labels)` of an exported model for outputs of the feature extractor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -123,7 +123,7 @@ def run_onnx(path: Path, inputs: dict[str, np.ndarray], num_threads: int = 1) ->
 
 
 def _inputs(extractor: Any, count: int) -> dict[str, torch.Tensor]:
-    """What the feature extractor makes of pulses at several rates, one of them without two leads."""
+    """Model inputs of synthetic recordings with several heart rates, one of them without two leads."""
     rng = np.random.default_rng(0)
     rate = 500
     waveforms = []
@@ -141,7 +141,7 @@ def _inputs(extractor: Any, count: int) -> dict[str, torch.Tensor]:
 def _export(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
     names = list(inputs)
     batch = torch.export.Dim("batch_size", min=1, max=65536)
-    # The exporter tells its progress and its plans for later versions; neither helps anybody here.
+    # Silence progress messages and deprecation warnings of the exporter.
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     try:
@@ -162,7 +162,7 @@ def _export(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> No
         quiet.setLevel(level)
 
 
-def _quantise(path: Path, target: Path) -> None:
+def _quantize(path: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     root = logging.getLogger()

@@ -31,28 +31,28 @@ CLEAR_LAYER, JEPA_LAYER = "encoder_transformer.layers.0", "encoder_blocks.blocks
         ("clear_hug", "mask_token", None, f"{CLEAR} lacks mask_token;"),
         ("clear_hug", "norm_layer.bias", None, f"{CLEAR} lacks norm_layer.bias;"),
         ("clear_hug", "decoder_transformer.layers.0.self_attn.in_proj_bias", None, f"{CLEAR} lacks decoder_transf"),
-        ("clear_hug", "moe.level9.weight", (1,), r"it holds moe\.level9\.weight, which no such"),
+        ("clear_hug", "moe.level9.weight", (1,), r"it has the unexpected moe\.level9\.weight"),
         (
             *("clear_hug", "decoder_pred.weight", (50, 512)),
-            r"do not fit together: decoder\.prediction\.weight is \(50, 512\) and not \(96, 512\)",
+            r"are inconsistent: decoder\.prediction\.weight is \(50, 512\) instead of \(96, 512\)",
         ),
         ("clear_hug", "pos_embed", (1, 190, 768), "same number of beats"),
         ("clear_hug", "pos_embed", (1, 12, 768), "same number of beats"),
-        ("clear_hug", "cls_token", (768,), r"cls_token is \(768,\) and not of 2 dimension"),
-        ("clear_hug", "cls_token", (0, 768), r"cls_token is \(0, 768\)"),
+        ("clear_hug", "cls_token", (768,), r"cls_token has the shape \(768,\) instead of 2 nonempty dimension"),
+        ("clear_hug", "cls_token", (0, 768), r"cls_token has the shape \(0, 768\)"),
         ("clear_hug", "cls_token", (8, 768), "8 leads instead of the 12"),
-        ("clear_hug", f"{CLEAR_LAYER}.self_attn.in_proj_bias", (2300,), "cannot be cut into queries, keys"),
-        ("clear_hug", "mask_token", (), r"mask_token is \(\)"),
+        ("clear_hug", f"{CLEAR_LAYER}.self_attn.in_proj_bias", (2300,), "cannot be split into queries, keys"),
+        ("clear_hug", "mask_token", (), r"mask_token has the shape \(\)"),
         ("ecg_jepa", "W_P.bias", None, rf"{JEPA} lacks W_P\.bias;"),
         ("ecg_jepa", f"{JEPA_LAYER}.attn.qkv.weight", None, rf"{JEPA} lacks {JEPA_LAYER}\.attn\.qkv\.weight;"),
         ("ecg_jepa", "norm.weight", None, rf"{JEPA} lacks norm\.weight;"),
-        ("ecg_jepa", f"{JEPA_LAYER}.attn.qkv.bias", (2304,), r"it holds \S+\.attn\.qkv\.bias, which no such model"),
-        ("ecg_jepa", "norm.bias", (767,), r"do not fit together: norm\.bias is \(767,\) and not \(768,\)"),
-        ("ecg_jepa", "pos_embed", (400,), r"pos_embed is \(400,\) and not of 2 dimension"),
+        ("ecg_jepa", f"{JEPA_LAYER}.attn.qkv.bias", (2304,), r"it has the unexpected \S+\.attn\.qkv\.bias"),
+        ("ecg_jepa", "norm.bias", (767,), r"are inconsistent: norm\.bias is \(767,\) instead of \(768,\)"),
+        ("ecg_jepa", "pos_embed", (400,), r"pos_embed has the shape \(400,\) instead of 2 nonempty dimension"),
         ("ecg_jepa", "pos_embed", None, r"pos_embed: it is from the author's later branch.*RoPE"),
         ("whole ecg_jepa", "encoder.pos_embed", None, r"pos_embed: it is from the author's later branch.*RoPE"),
         ("whole ecg_jepa", "predictor.mask_token", None, r"ECG-JEPA model: it lacks predictor\.mask_token;"),
-        ("ecg_jepa", f"{JEPA_LAYER}.attn.qkv.weight", (2303, 768), "cannot be cut into queries, keys"),
+        ("ecg_jepa", f"{JEPA_LAYER}.attn.qkv.weight", (2303, 768), "cannot be split into queries, keys"),
     ],
 )
 def test_when_a_tensor_is_missing_left_over_or_of_another_shape_then_it_is_named(
@@ -85,8 +85,8 @@ def test_when_it_is_another_network_then_the_first_keys_of_both_sides_are_named(
     assert str(caught.value) == (
         "the state dict is not that of a CLEAR pre-trained model: it lacks cls_token, pos_embed, "
         f"token_embed.tokenConv.weight, spa_embed.embed.weight, tem_embed.embed.weight and {others} more, and it "
-        "holds features.0.weight, features.1.weight, features.2.weight, features.3.weight, features.4.weight and 3 "
-        "more, which no such model has; check that the file is the right one and complete"
+        "has the unexpected features.0.weight, features.1.weight, features.2.weight, features.3.weight, "
+        "features.4.weight and 3 more; check that the file is the right one and complete"
     )
 
 

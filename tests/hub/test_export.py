@@ -88,7 +88,7 @@ def test_when_a_classifier_is_exported_then_its_logits_are_those_of_the_model(sy
 def test_when_an_export_cannot_be_then_one_sentence_says_why(tmp_path: Path, refused: Callable[..., str]) -> None:
     encoder = ClearHugForPreTraining(ClearHugConfig(**SMALL))
     save_model_folder(tmp_path / "encoder", encoder, ClearHugFeatureExtractor())
-    with pytest.raises(InputError, match="holds no classifier of recordings: fine-tune it first"):
+    with pytest.raises(InputError, match="is not a classifier of recordings: fine-tune the model first"):
         export_onnx(tmp_path / "encoder", tmp_path / "exported")
     _saved("clear_hug", tmp_path / "model")
     mine, exported = tmp_path / "mine", tmp_path / "exported"
