@@ -81,7 +81,10 @@ def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_says_s
     assert "random_initialization" not in metrics
     assert metrics["data"]["excluded_labels"] == {"labels": ["rare"], "fewer_than": 5}
     printed_by("publish", output, "you/ward", "--dry-run", tmp_path / "staged")
-    assert "5 training recordings have are not among its outputs: rare." in (tmp_path / "staged/README.md").read_text()
+    assert (
+        "Labels with fewer than 5 training recordings are excluded: rare."
+        in (tmp_path / "staged/README.md").read_text()
+    )
 
 
 def test_when_a_model_is_evaluated_then_unknown_labels_are_named_and_fewer_can_be_chosen(

@@ -181,10 +181,10 @@ def test_when_a_lead_is_missing_then_the_picture_says_so_and_the_strip_shows_one
 def test_when_the_reconstruction_is_perfect_then_it_lies_on_the_recording(signal: np.ndarray) -> None:
     beats, _, _ = cut_beats(signal[None], PEAKS[None], num_beats=5)
     deviation = beats[0].std(axis=2, ddof=1, keepdims=True)
-    normalised = (beats[0] - beats[0].mean(axis=2, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
+    normalized = (beats[0] - beats[0].mean(axis=2, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
     hidden = np.zeros((12, 5), dtype=bool)
     hidden[0, 1] = hidden[3, 2] = hidden[3, 4] = True  # there is no fifth beat
-    figure = plot_reconstruction(signal, PEAKS, normalised, hidden)
+    figure = plot_reconstruction(signal, PEAKS, normalized, hidden)
     rebuilt = [
         segment
         for collection in figure.axes[0].collections
@@ -198,7 +198,7 @@ def test_when_the_reconstruction_is_perfect_then_it_lies_on_the_recording(signal
         assert at[0] == (PEAKS[beat - 1] + PEAKS[beat]) // 2
         assert PEAKS[beat] in at
         np.testing.assert_allclose(segment[:, 1], recorded[lead].get_ydata()[at], atol=5e-4)
-    for drawn in (figure, plot_reconstruction(signal, PEAKS, normalised, hidden, _without("I"))):
+    for drawn in (figure, plot_reconstruction(signal, PEAKS, normalized, hidden, _without("I"))):
         named = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
         assert named == ["recorded", "reconstructed", "masked"]
 
@@ -248,8 +248,8 @@ def test_when_a_prediction_is_drawn_then_labels_stand_by_probability_and_found_o
     assert _bars(figure, 1) == {"MI": 0.7, "HYP": 0.6, "NORM": 0.4}
     axes = figure.axes[1]
     assert [label.get_fontweight() for label in axes.get_yticklabels()] == ["normal", "bold", "bold"]
-    colours = [bar.get_facecolor() for bar in axes.containers[0]]
-    assert colours[0] != colours[1] == colours[2]
+    colors = [bar.get_facecolor() for bar in axes.containers[0]]
+    assert colors[0] != colors[1] == colors[2]
     for lines in axes.collections:
         assert [segment[0, 0] for segment in lines.get_segments()] == [0.8, 0.5, 0.4]
     assert _texts(figure, 1) == ["0.70", "0.60", "0.40"]

@@ -410,7 +410,7 @@ def test_when_no_recording_can_be_used_then_the_first_reason_is_given_and_all_ar
 ) -> None:
     flat = source.records[3]
     with pytest.raises(
-        InputError, match=r"none of the 1 recordings could be used, .*rejected.csv .* all leads are flat"
+        InputError, match=r"none of the 1 recordings can be used: see .*rejected.csv; .* all leads are flat"
     ):
         _prepare(ListSource([flat]), tmp_path / "output")
     assert len((tmp_path / "output" / "rejected.csv").read_text().splitlines()) == 2

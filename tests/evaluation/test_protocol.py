@@ -1,4 +1,4 @@
-"""Fractions are stratified and by patient, nearest neighbours are what a plain loop finds, tables follow the paper."""
+"""Fractions are stratified and by patient, nearest neighbors are what a plain loop finds, tables follow the paper."""
 
 from __future__ import annotations
 

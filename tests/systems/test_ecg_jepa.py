@@ -344,7 +344,7 @@ def test_when_published_then_the_card_tells_of_this_system_alone(house: Path, tm
         assert words not in card.text, words
     card = ModelCard.load(tmp_path / "pretrained" / "README.md")
     for words in (
-        "An ECG-JEPA (Kim, with cross-pattern attention) encoder of 12-lead ECGs, with the teacher and the predictor",
+        "An ECG-JEPA (Kim, with cross-pattern attention) encoder of 12-lead ECGs with the teacher and the predictor",
         "`AutoModelForPreTraining` loads the teacher and the predictor, too.",
     ):
         assert words in card.text, words
@@ -407,7 +407,7 @@ def test_when_released_weights_are_converted_then_the_folder_gives_the_released_
     whole = {key: one for key, one in tensors.items() if not key.startswith(("input.", "expected."))}
     save_file(whole, tmp_path / "whole.safetensors")
     command = ["convert", "ecg-jepa", tmp_path / "whole.safetensors", tmp_path / "whole", *heads]
-    assert "give --predictor-num-attention-heads" in refused(*command)
+    assert "pass --predictor-num-attention-heads" in refused(*command)
     run(*command, "--predictor-num-attention-heads", 4)
     pretraining = AutoModelForPreTraining.from_pretrained(tmp_path / "whole").eval()
     with torch.no_grad():
