@@ -104,10 +104,10 @@ def detectors() -> dict[str, Detector]:
 
     def pantompkins(recording: np.ndarray) -> np.ndarray:
         cleaned = neurokit2.ecg_clean(recording[1], sampling_rate=RATE, method="pantompkins1985")
-        found = neurokit2.ecg_peaks(cleaned, sampling_rate=RATE, method="pantompkins1985")
-        return found[1]["ECG_R_Peaks"]
+        signals_and_peaks = neurokit2.ecg_peaks(cleaned, sampling_rate=RATE, method="pantompkins1985")
+        return signals_and_peaks[1]["ECG_R_Peaks"]
 
-    found: dict[str, Detector] = {
+    detectors: dict[str, Detector] = {
         "multilead, batch": lambda signals: detect_r_peaks(signals, RATE),
         "multilead, one by one": one_by_one(lambda recording: detect_r_peaks(recording, RATE)[0]),
         "xqrs (wfdb), lead II": one_by_one(lambda recording: detect_r_peaks(recording, RATE, detector="xqrs")[0]),
@@ -119,8 +119,8 @@ def detectors() -> dict[str, Detector]:
     except ImportError:
         print("sleepecg is not installed, its row is left out: pip install sleepecg")
     else:
-        found["sleepecg, lead II"] = one_by_one(lambda recording: sleepecg.detect_heartbeats(recording[1], RATE))
-    return found
+        detectors["sleepecg, lead II"] = one_by_one(lambda recording: sleepecg.detect_heartbeats(recording[1], RATE))
+    return detectors
 
 
 def score(detector: Detector, signals: np.ndarray, marks: list[np.ndarray], repeats: int) -> dict[str, Any]:
@@ -132,11 +132,11 @@ def score(detector: Detector, signals: np.ndarray, marks: list[np.ndarray], repe
         seconds.append(time.perf_counter() - start)
     pairs = extra = missed = right = 0
     errors = []
-    for found, beats in zip(peaks, marks, strict=True):
-        one_pairs, one_extra, one_missed, one_errors = match_beats(found * 1000.0 / RATE, beats, TOLERANCE_MS)
-        pairs, extra, missed = pairs + one_pairs, extra + one_extra, missed + one_missed
-        right += one_extra == one_missed == 0
-        errors.append(one_errors)
+    for detected, beats in zip(peaks, marks, strict=True):
+        new_pairs, new_extra, new_missed, new_errors = match_beats(detected * 1000.0 / RATE, beats, TOLERANCE_MS)
+        pairs, extra, missed = pairs + new_pairs, extra + new_extra, missed + new_missed
+        right += new_extra == new_missed == 0
+        errors.append(new_errors)
     absolute = np.abs(np.concatenate(errors))
     return {
         "f1": round(2 * pairs / (2 * pairs + extra + missed), 5),

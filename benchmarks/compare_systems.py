@@ -93,7 +93,9 @@ class Comparison:
             times = {name: [self._seconds_of_epoch(name, fold) for fold in range(2)] for name in SYSTEMS}
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(times, indent=2))
-        return {name: max(1, round(self.seconds / min(found))) for name, found in json.loads(path.read_text()).items()}
+        return {
+            name: max(1, round(self.seconds / min(seconds))) for name, seconds in json.loads(path.read_text()).items()
+        }
 
     def _seconds_of_epoch(self, name: str, fold: int) -> float:
         recipe = read_recipe(system=SYSTEMS[name], num_train_epochs=1)
@@ -164,10 +166,13 @@ class Comparison:
                 ]
                 for fold, task in enumerate(tasks)
             ]
-            if (found := fold_scores(tasks, paths)) is not None:
-                samples[title] = found.samples
-                of_seeds[title] = np.mean(found.by_run, axis=0)
-        rows = [_row("macro AUROC", title, "", one, of_seeds[title]) for title, one in samples.items()]
+            if (scores := fold_scores(tasks, paths)) is not None:
+                samples[title] = scores.samples
+                of_seeds[title] = np.mean(scores.by_run, axis=0)
+        rows = [
+            _row("macro AUROC", title, "", method_samples, of_seeds[title])
+            for title, method_samples in samples.items()
+        ]
         for first, second in DIFFERENCES:
             if first in samples and second in samples:
                 between = of_seeds[first] - of_seeds[second]

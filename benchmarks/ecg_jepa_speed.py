@@ -71,8 +71,8 @@ def written_mask(num_leads: int, num_times: int) -> torch.Tensor:
     for lead in range(num_leads):
         own = slice(lead * num_times, (lead + 1) * num_times)
         mask[own, own] = 1.0
-    for one in range(num_times):
-        mask[one::num_times, one::num_times] = 1.0
+    for time_step in range(num_times):
+        mask[time_step::num_times, time_step::num_times] = 1.0
     return mask
 
 
@@ -203,23 +203,23 @@ def attention_case(model: EcgJepaModel, what: str, batch_size: int, num_times: i
     floats = written_mask(num_leads, num_times)
     allowed = cross_pattern(num_leads, num_times).reshape(1, 1, num_tokens, num_tokens)
     sdpa: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    given = (query, key, value)
+    projections = (query, key, value)
     forms: dict[str, Callable[[], torch.Tensor]] = {
-        "plain": lambda: plain_attention_forward(layer, *given, floats, layer.scaling)[0],
-        "eager": lambda: eager_attention_forward(layer, *given, allowed, layer.scaling)[0],
-        "SDPA": lambda: sdpa(layer, *given, allowed, scaling=layer.scaling)[0],
-        "factorised": lambda: CrossPattern(num_leads).attend(layer, *given),
+        "plain": lambda: plain_attention_forward(layer, *projections, floats, layer.scaling)[0],
+        "eager": lambda: eager_attention_forward(layer, *projections, allowed, layer.scaling)[0],
+        "SDPA": lambda: sdpa(layer, *projections, allowed, scaling=layer.scaling)[0],
+        "factorised": lambda: CrossPattern(num_leads).attend(layer, *projections),
     }
     backward = "backward" in what
 
     def run(attend: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        for one in given:
-            one.requires_grad_(backward).grad = None
+        for tensor in projections:
+            tensor.requires_grad_(backward).grad = None
         output = attend()
         if not backward:
             return (output,)
         output.backward(upstream)
-        return (output, *(one.grad for one in given if one.grad is not None))
+        return (output, *(tensor.grad for tensor in projections if tensor.grad is not None))
 
     return Case(what, batch_size, repeats, {name: Form(partial(run, attend)) for name, attend in forms.items()})
 
@@ -262,8 +262,8 @@ def step_case(model: EcgJepaForPreTraining, input_values: torch.Tensor, hidden: 
     kept = (model.config.ema_start + model.config.ema_end) / 2
 
     # The first step makes AdamW's averages, which is not to be timed: one that goes nowhere.
-    for one in model.parameters():
-        one.grad = torch.zeros_like(one) if one.requires_grad else None
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
 
     def differentiate(form: str, inputs: torch.Tensor) -> torch.Tensor:
@@ -278,7 +278,7 @@ def step_case(model: EcgJepaForPreTraining, input_values: torch.Tensor, hidden: 
 
     def check(form: str) -> tuple[torch.Tensor, ...]:
         loss = differentiate(form, input_values[:1])
-        return (loss, *(one.grad for one in model.parameters() if one.grad is not None))
+        return (loss, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None))
 
     def run(form: str) -> None:
         differentiate(form, input_values)
@@ -302,14 +302,14 @@ def follow_case(model: EcgJepaForPreTraining, repeats: int) -> Case:
 
     @torch.no_grad()
     def check(follow: Callable[[], None]) -> tuple[torch.Tensor, ...]:
-        before = [one.clone() for one in weights]
-        for one in weights:
-            one.add_(0.5)  # a new teacher is the student
+        before = [weight.clone() for weight in weights]
+        for weight in weights:
+            weight.add_(0.5)  # a new teacher is the student
         follow()
-        found = tuple(one.clone() for one in weights)
-        for one, old in zip(weights, before, strict=True):
-            one.copy_(old)
-        return found
+        updated = tuple(weight.clone() for weight in weights)
+        for weight, old in zip(weights, before, strict=True):
+            weight.copy_(old)
+        return updated
 
     ways: dict[str, Callable[[], None]] = {
         "plain": partial(plain_follow, model.teacher, model.ecg_jepa, kept),
@@ -358,20 +358,20 @@ def check_forms(case: Case, model: EcgJepaForPreTraining) -> None:
     expected: tuple[torch.Tensor, ...] | None = None
     for name, form in case.forms.items():
         model.set_attn_implementation(form.attention)
-        found = tuple(one.detach() for one in (form.check or form.run)())
+        results = tuple(result.detach() for result in (form.check or form.run)())
         if expected is None:
-            expected = tuple(one.clone() for one in found)
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert one.shape == other.shape
-            apart = float((one.float() - other.float()).abs().max() / other.float().abs().max())
-            assert apart < TOLERANCE, f"{case.what}, {name}: the numbers are {apart:.1e} apart"
+            expected = tuple(result.clone() for result in results)
+        assert len(results) == len(expected)
+        for result, other in zip(results, expected, strict=True):
+            assert result.shape == other.shape
+            difference = float((result.float() - other.float()).abs().max() / other.float().abs().max())
+            assert difference < TOLERANCE, f"{case.what}, {name}: the numbers are {difference:.1e} apart"
 
 
 @contextmanager
 def noting_saved(form: Form, model: EcgJepaForPreTraining) -> Iterator[None]:
     """Note what a form keeps for its backward pass."""
-    weights = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

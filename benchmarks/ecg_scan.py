@@ -108,9 +108,10 @@ def superclasses(dataset: datasets.Dataset) -> tuple[datasets.Dataset, np.ndarra
     """Recordings with at least one of the superclasses of PTB-XL, and these, `(num_recordings, 5)`."""
     known = {code.rstrip("_"): names for code, names in SUPERCLASSES.codes.items()}
     rows = [
-        {name for code, one in row.items() if one == 1 for name in known.get(code, ())} for row in dataset["labels"]
+        {name for code, likelihood in row.items() if likelihood == 1 for name in known.get(code, ())}
+        for row in dataset["labels"]
     ]
-    kept = [place for place, found in enumerate(rows) if found]
+    kept = [place for place, names in enumerate(rows) if names]
     labels = np.array([[name in rows[place] for name in SUPERCLASSES.names] for place in kept], dtype=np.float64)
     return dataset.select(kept), labels
 
@@ -127,8 +128,8 @@ class Experiment:
         self.folds = patient_folds(self.rows["record_id"], self.rows["patient_id"], NUM_FOLDS)
         extra = []
         for folder in millivolts:
-            found, _ = load_prepared(folder)
-            extra += [add_text_column(found[split]) for split in found]
+            splits, _ = load_prepared(folder)
+            extra += [add_text_column(splits[split]) for split in splits]
         self.extra = datasets.concatenate_datasets(extra) if extra else None
         if self.extra is not None:
             self.extra_folds = patient_folds(self.extra["record_id"], self.extra["patient_id"], NUM_FOLDS)
@@ -205,37 +206,37 @@ class Experiment:
             if strength:
                 drawn["generators"] = [np.random.default_rng([7, int(place)]) for place in places[start : start + 64]]
                 drawn["strength"] = strength
-            found = extractor.cut(*zip(*chosen, strict=True), **drawn)
-            yield torch.from_numpy(found["pixel_values"])
+            inputs = extractor.cut(*zip(*chosen, strict=True), **drawn)
+            yield torch.from_numpy(inputs["pixel_values"])
 
     @torch.no_grad()
     def features(self, model: Any, places: np.ndarray, extractor: Any, **how: Any) -> tuple[np.ndarray, np.ndarray]:
         """Pooled features and embeddings (if there are any) of pages."""
         base = model.base_model.eval()
-        found = [base(pixels) for pixels in self.pages(places, extractor, **how)]
-        pooled = torch.cat([one.pooler_output for one in found]).numpy()
-        if found[0].image_embeds is None:
+        outputs = [base(pixels) for pixels in self.pages(places, extractor, **how)]
+        pooled = torch.cat([output.pooler_output for output in outputs]).numpy()
+        if outputs[0].image_embeds is None:
             return pooled, np.zeros((len(pooled), 0))
-        return pooled, torch.cat([one.image_embeds for one in found]).numpy()
+        return pooled, torch.cat([output.image_embeds for output in outputs]).numpy()
 
     def probe(self, features: dict[str, np.ndarray], fold: int) -> tuple[Any, float]:
         """A linear probe for each superclass, with the strength that is best on the validation recordings."""
         parts = self.parts(fold)
         scaler = StandardScaler().fit(features["train"])
-        scaled = {name: scaler.transform(one) for name, one in features.items()}
+        scaled = {name: scaler.transform(values) for name, values in features.items()}
         best: tuple[float, Any] = (-1.0, None)
         for strength in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
             heads = [
                 LogisticRegression(C=strength, max_iter=2000).fit(scaled["train"], self.labels[parts["train"], column])
                 for column in range(self.labels.shape[1])
             ]
-            scores = np.stack([one.decision_function(scaled["validation"]) for one in heads], axis=1)
-            found = macro_auroc(self.labels[parts["validation"]], scores)
-            if found > best[0]:
-                best = (found, heads)
+            scores = np.stack([head.decision_function(scaled["validation"]) for head in heads], axis=1)
+            validation_auroc = macro_auroc(self.labels[parts["validation"]], scores)
+            if validation_auroc > best[0]:
+                best = (validation_auroc, heads)
 
         def score(test: np.ndarray) -> np.ndarray:
-            return np.stack([one.decision_function(scaler.transform(test)) for one in best[1]], axis=1)
+            return np.stack([head.decision_function(scaler.transform(test)) for head in best[1]], axis=1)
 
         return score, best[0]
 
@@ -266,12 +267,12 @@ class Experiment:
             model: Any = recipe.make_model()
         else:
             model = EcgScanForPreTraining.from_pretrained(self.output / f"{name}-{fold}" / "model")
-        found = {part: self.features(model, places, extractor) for part, places in parts.items()}
-        score, validation = self.probe({part: one[0] for part, one in found.items()}, fold)
-        result = {"scores": score(found["test"][0]), "validation": np.array(validation)}
+        features = {part: self.features(model, places, extractor) for part, places in parts.items()}
+        score, validation = self.probe({part: part_features[0] for part, part_features in features.items()}, fold)
+        result = {"scores": score(features["test"][0]), "validation": np.array(validation)}
         if name == "random":
             return result
-        result["zero_shot"] = self._zero_shot(model, found["test"][1])
+        result["zero_shot"] = self._zero_shot(model, features["test"][1])
         if name == "full":
             for layout in ("12x1", "6x2"):
                 result[layout] = score(self.features(model, parts["test"], extractor, layout=layout)[0])
@@ -333,13 +334,13 @@ class Experiment:
         model.eval()
         for start in range(0, len(rows), 64):
             batch = [read_row(rows[place]) for place in range(start, min(start + 64, len(rows)))]
-            found = extractor.cut(*zip(*batch, strict=True), return_targets=True)
-            rebuilt = model.reconstruct(torch.from_numpy(found["pixel_values"])).numpy()
-            truth = found["waveforms"]
+            batch_inputs = extractor.cut(*zip(*batch, strict=True), return_targets=True)
+            rebuilt = model.reconstruct(torch.from_numpy(batch_inputs["pixel_values"])).numpy()
+            truth = batch_inputs["waveforms"]
             residual = lead_residuals(torch.from_numpy(rebuilt)).numpy()
             own = lead_residuals(torch.from_numpy(truth)).numpy()
-            for index in np.flatnonzero(found["identity_mask"]):
-                drawn, there = found["drawn_mask"][index], found["signal_mask"][index]
+            for index in np.flatnonzero(batch_inputs["identity_mask"]):
+                drawn, there = batch_inputs["drawn_mask"][index], batch_inputs["signal_mask"][index]
                 errors = rebuilt[index] - truth[index]
                 columns["drawn"].append(_rms(errors[drawn & there]))
                 columns["unseen"].append(_rms(errors[~drawn & there]))
@@ -361,10 +362,10 @@ class Experiment:
             if all(path.is_file() for path in paths):
                 kept[name] = [dict(np.load(path)) for path in paths]
         scores: dict[str, list[np.ndarray]] = {}
-        for name, found in kept.items():
-            scores[name] = [one["scores"] for one in found]
+        for name, folds_of_method in kept.items():
+            scores[name] = [fold_result["scores"] for fold_result in folds_of_method]
             if name in VARIANTS:
-                scores[f"{name} zero-shot"] = [one["zero_shot"] for one in found]
+                scores[f"{name} zero-shot"] = [fold_result["zero_shot"] for fold_result in folds_of_method]
         if "full" in kept:
             for key in ("12x1", "6x2", *(f"strength {one:g}" for one in STRENGTHS[1:])):
                 scores[f"full, {key}"] = [one[key] for one in kept["full"]]

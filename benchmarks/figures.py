@@ -56,9 +56,9 @@ def reconstructions(data: Path, ablations: Path, record: str | None, output: Pat
     rebuilt, hidden = {}, None
     for title, variant in VARIANTS.items():
         model, _ = load_pretrained(ablations / "pretrained" / f"{variant}-0")
-        found = model(**batch, seeds=torch.tensor([0]))
-        rebuilt[title] = found.reconstruction[0].float().numpy()
-        hidden = found.bool_masked_pos[0].numpy()
+        outputs = model(**batch, seeds=torch.tensor([0]))
+        rebuilt[title] = outputs.reconstruction[0].float().numpy()
+        hidden = outputs.bool_masked_pos[0].numpy()
     assert hidden is not None
     signal, r_peaks, lead_mask = read_row(row)
     figure = plot_reconstructions(
@@ -79,33 +79,33 @@ def predictions(data: Path, folder: Path, record: str | None, output: Path) -> l
     names = model_label_names(model.config)
     sets, _ = load_prepared(data)
     shown = select_labels(sets["validation"], names)
-    found = predict(model, shown, extractor)
-    assert found.labels is not None
+    predictions = predict(model, shown, extractor)
+    assert predictions.labels is not None
     thresholds = model_thresholds(model.config)
     of_groups = plot_group_activations(
-        contributions_by_label(found),
+        contributions_by_label(predictions),
         names,
         group_names(model.config),
         f"Contribution of each lead group ({len(shown)} recordings, mean with the label minus mean without)",
     )
     sheet = plot_roc_curves(
-        found.labels,
-        found.probabilities,
+        predictions.labels,
+        predictions.probabilities,
         names,
         thresholds,
         f"{len(shown)} validation recordings, thresholds as saved",
     )
-    index = 0 if record is None else found.record_ids.index(record)
+    index = 0 if record is None else predictions.record_ids.index(record)
     row = shown.with_format("numpy")[index]
-    truth = [name for name, value in zip(names, found.labels[index], strict=True) if value == 1]
+    truth = [name for name, value in zip(names, predictions.labels[index], strict=True) if value == 1]
     signal, r_peaks, lead_mask = read_row(row)
     page = plot_prediction(
         signal,
         r_peaks,
         names,
-        found.probabilities[index],
+        predictions.probabilities[index],
         thresholds,
-        None if found.contributions is None else found.contributions[index],
+        None if predictions.contributions is None else predictions.contributions[index],
         group_names(model.config),
         lead_mask,
         float(row["sampling_rate"]),

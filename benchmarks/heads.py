@@ -41,13 +41,13 @@ def row_of(folder: Path) -> dict[str, Any]:
         "num_labels": len(metrics["labels"]),
         "recordings": metrics["data"]["sets"]["validation"]["recordings"],
     }
-    found = {
+    metrics_by_name = {
         "auroc": metrics["pretrained"]["validation"]["macro_auroc"],
         "control": metrics["random_initialization"]["validation"]["macro_auroc"],
         "difference": metrics["macro_auroc_difference"]["validation"],
     }
-    for name, one in found.items():
-        row |= {f"{name}_{part}": f"{one[part]:.7f}" for part in ("value", "low", "high")}
+    for name, metric in metrics_by_name.items():
+        row |= {f"{name}_{part}": f"{metric[part]:.7f}" for part in ("value", "low", "high")}
     where = metrics["environment"]
     versions = " ".join(f"{name}={version}" for name, version in sorted(where["versions"].items()))
     return row | {"device": where["device"], "versions": f"python={where['python']} {versions}", "date": where["date"]}

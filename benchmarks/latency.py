@@ -48,12 +48,12 @@ def forms(folder: Path, exported: Path) -> tuple[Any, int, dict[str, Form]]:
     compiled = torch.compile(load_model(folder)[0], dynamic=True)
     export_onnx(folder, exported, int8=True)
 
-    def by_torch(one: Any, dtype: torch.dtype = torch.float32) -> Form:
+    def by_torch(classifier: Any, dtype: torch.dtype = torch.float32) -> Form:
         def run(inputs: dict[str, Any]) -> np.ndarray:
             tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
             tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
             with torch.no_grad():
-                return one(**tensors).logits.float().numpy()
+                return classifier(**tensors).logits.float().numpy()
 
         return run
 
@@ -65,43 +65,43 @@ def forms(folder: Path, exported: Path) -> tuple[Any, int, dict[str, Form]]:
         session = onnxruntime.InferenceSession(str(exported / name), options, providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(["logits"], {k: np.asarray(v) for k, v in inputs.items()})[0]
 
-    found: dict[str, Form] = {
+    forms_by_name: dict[str, Form] = {
         "float32": by_torch(model),
         "bfloat16": by_torch(half, torch.bfloat16),
         "compiled": by_torch(compiled),
         "ONNX": by_onnx(MODEL),
         "ONNX, 8 bits": by_onnx(INT8_MODEL),
     }
-    return extractor, model.num_parameters(), found
+    return extractor, model.num_parameters(), forms_by_name
 
 
 def measure(name: str, folder: Path, recordings: list[Any], repeats: int) -> list[dict[str, Any]]:
     """A row per form of a model."""
     with tempfile.TemporaryDirectory() as place:
-        extractor, parameters, found = forms(folder, Path(place) / "exported")
+        extractor, parameters, forms_by_name = forms(folder, Path(place) / "exported")
 
         def prepare(some: list[Any]) -> dict[str, Any]:
             return dict(
                 extractor(
-                    [one.waveform for one in some],
-                    sampling_rate=[one.sampling_rate for one in some],
-                    lead_names=[list(one.lead_names) for one in some],
-                    unit=[one.unit for one in some],
+                    [recording.waveform for recording in some],
+                    sampling_rate=[recording.sampling_rate for recording in some],
+                    lead_names=[list(recording.lead_names) for recording in some],
+                    unit=[recording.unit for recording in some],
                     return_tensors="np",
                 )
             )
 
         batch = prepare(recordings)
-        expected = found["float32"](batch)
-        apart = {form: float(np.abs(run(batch) - expected).max()) for form, run in found.items()}
-        singles: dict[str, list[float]] = {form: [] for form in found}
-        batches: dict[str, list[float]] = {form: [] for form in found}
+        expected = forms_by_name["float32"](batch)
+        apart = {form: float(np.abs(run(batch) - expected).max()) for form, run in forms_by_name.items()}
+        singles: dict[str, list[float]] = {form: [] for form in forms_by_name}
+        batches: dict[str, list[float]] = {form: [] for form in forms_by_name}
         preparing: list[float] = []
-        for run in found.values():  # Warm up: compilation, caches.
+        for run in forms_by_name.values():  # Warm up: compilation, caches.
             run(prepare(recordings[:1]))
         for repeat in range(repeats):
             one = [recordings[repeat % len(recordings)]]
-            for form, run in found.items():
+            for form, run in forms_by_name.items():
                 started = time.perf_counter()
                 inputs = prepare(one)
                 prepared = time.perf_counter()
@@ -125,7 +125,7 @@ def measure(name: str, folder: Path, recordings: list[Any], repeats: int) -> lis
             "largest_difference": f"{apart[form]:.2g}",
             "threads": torch.get_num_threads(),
         }
-        for form in found
+        for form in forms_by_name
     ]
 
 

@@ -129,7 +129,7 @@ def measure_speed(folders: list[Path], limit: int, repeats: int) -> list[dict[st
                 beats = pipeline(paths, clock)
                 passes[name].append((clock, beats))
         for name, measured in passes.items():
-            clock, beats = min(measured, key=lambda one: sum(one[0].values()))
+            clock, beats = min(measured, key=lambda timing: sum(timing[0].values()))
             total = sum(clock.values())
             for part, seconds in [*clock.items(), ("total", total)]:
                 rows.append(
@@ -184,7 +184,7 @@ def sample_memory(process: psutil.Process, peaks: dict[str, float]) -> None:
         main = process.memory_full_info()
         servers = process.children()
         workers = [worker.memory_full_info() for server in servers for worker in server.children()]
-        together = sum(one.pss for one in (main, *workers, *(server.memory_full_info() for server in servers)))
+        together = sum(memory.pss for memory in (main, *workers, *(server.memory_full_info() for server in servers)))
     except psutil.NoSuchProcess:  # it ended while it was looked at
         return
     peaks["main"] = max(peaks["main"], main.rss)

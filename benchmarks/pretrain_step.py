@@ -115,8 +115,8 @@ def _in_process(form: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{form} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measurement: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measurement
 
 
 def _row(name: str, turns: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -180,8 +180,8 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         workers = int(arguments.form.split()[1])
         return {"device": name, **_measure_loader(step_loader(dataset, plan, collate, 0, workers), arguments)}
     with sizes_kept_apart():
-        found = _measure_steps(form, iter(step_loader(dataset, plan, collate)), device, arguments)
-    return {"device": name, **found}
+        measurement = _measure_steps(form, iter(step_loader(dataset, plan, collate)), device, arguments)
+    return {"device": name, **measurement}
 
 
 def _recordings(arguments: argparse.Namespace) -> tuple[Any, Any]:

@@ -65,8 +65,8 @@ def main() -> int:
             started = time.perf_counter()
             result = finetune(model, train, sets["validation"], extractor, None, recipe, cache_dir=cache_dir)
             seconds = time.perf_counter() - started
-            found = predict(result.model, sets["validation"], extractor).probabilities
-            expected = found if expected is None else expected
+            probabilities = predict(result.model, sets["validation"], extractor).probabilities
+            expected = probabilities if expected is None else expected
             rows.append(
                 {
                     "form": form,
@@ -75,7 +75,7 @@ def main() -> int:
                     "validation_recordings": len(sets["validation"]),
                     "seconds": f"{seconds:.2f}",
                     "times_faster": f"{float(rows[0]['seconds']) / seconds:.1f}" if rows else "1.0",
-                    "largest_difference": f"{np.abs(found - expected).max():.1e}",
+                    "largest_difference": f"{np.abs(probabilities - expected).max():.1e}",
                     "threads": torch.get_num_threads(),
                     **describe_machine("torch", "transformers"),
                 }

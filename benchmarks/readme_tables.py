@@ -220,8 +220,10 @@ def reconstruction() -> str:
         "neither": "without both",
         "masked_autoencoder": "masked autoencoder, full attention",
     }
-    found = {row["method"]: row for row in _read("paper_ablations.csv") if row["what"] == "reconstruction error"}
-    return _table(["pre-trained as", "error (95 %)"], [[names[one], _of_row(found[one], ".3f")] for one in names])
+    row_of = {row["method"]: row for row in _read("paper_ablations.csv") if row["what"] == "reconstruction error"}
+    return _table(
+        ["pre-trained as", "error (95 %)"], [[names[variant], _of_row(row_of[variant], ".3f")] for variant in names]
+    )
 
 
 def _of_row(row: Row, form: str) -> str:
@@ -360,7 +362,7 @@ def baseline_differences() -> str:
     table = _by_labels(["macro AUROC of", "minus that of"], {(r["method"], r["minus"]): r for r in rows}, rows, "+.3f")
     names = {"clear": "CLEAR", "masked_autoencoder": "the masked autoencoder"}
     took = {row["method"]: row for row in everything if row["what"] == "pre-training s"}
-    words = ", ".join(f"{names[one]} {float(row['value']) / 60:.0f} minutes" for one, row in took.items())
+    words = ", ".join(f"{names[method]} {float(row['value']) / 60:.0f} minutes" for method, row in took.items())
     first = rows[0]
     return f"{table}\n\n*Pre-training took {words} on one core ({first['cpu']}, {first['date']}).*"
 

@@ -134,11 +134,11 @@ def make_model(folder: Path, pretrained: bool) -> EcgJepaForTokenClassification:
 
 def digest(model: torch.nn.Module) -> str:
     """Short fingerprint of a model's weights."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, weights in model.state_dict().items():
-        found.update(name.encode())
-        found.update(weights.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def wave_scores(prediction: EvalPrediction) -> dict[str, float]:
@@ -239,9 +239,9 @@ def collect(ludb: Ludb, kind: str, arguments: argparse.Namespace) -> tuple[np.nd
         if not all(path.is_file() for path in paths):
             return None
         fits = [_read(path) for path in paths]
-        found, one = max(fits, key=lambda kept: kept[1]["validation"])
-        predicted[found["places"]] = found["predicted"]
-        about.append({**one, "seconds": sum(kept["seconds"] for _, kept in fits)})
+        predictions, result = max(fits, key=lambda kept: kept[1]["validation"])
+        predicted[predictions["places"]] = predictions["predicted"]
+        about.append({**result, "seconds": sum(kept["seconds"] for _, kept in fits)})
     return predicted, about
 
 
@@ -359,13 +359,13 @@ def main() -> int:
         for kind in FITS if arguments.only is None else (arguments.only,):
             for learning_rate in arguments.learning_rates:
                 fit(ludb, fold, kind, learning_rate, arguments)
-    found = {name: collect(ludb, kind, arguments) for kind, name in FITS.items()}
-    done = {name: one for name, one in found.items() if one is not None}
+    results = {name: collect(ludb, kind, arguments) for kind, name in FITS.items()}
+    done = {name: result for name, result in results.items() if result is not None}
     if len(done) < len(FITS):
         print("some fits are missing: no results are written")
         return 0
     predictions = {**{name: predicted for name, (predicted, _) in done.items()}, DELINEATOR: delineate(ludb)}
-    fits = [one for _, kept in done.values() for one in kept]
+    fits = [fit_result for _, kept in done.values() for fit_result in kept]
     about = {
         "records": len(ludb.patients),
         "leads": " ".join(ludb.leads),

@@ -52,7 +52,7 @@ def reports_of(folder: Path) -> Iterator[tuple[str, SignalReport | str, list[str
     for header in find_records(folder):
         recording = read_record(header)
         codes = [line.split(":")[1] for line in recording.metadata["comments"] if line.strip("# ").startswith("Dx")]
-        labels = [one.strip() for line in codes for one in line.split(",")]
+        labels = [code.strip() for line in codes for code in line.split(",")]
         try:
             yield header.stem, extractor(**recording.as_inputs(), return_reports=True)["reports"][0], labels
         except InputError as error:
@@ -108,25 +108,30 @@ def measure_lengths(data: Path) -> list[dict[str, Any]]:
         recordings = [source.reference(index).read() for index in range(len(source))]
         names = model_label_names(model.config)
         recordings = [
-            replace(one, labels={name: (one.labels or {})[name] for name in names})
-            for one in recordings
-            if one.split == "validation"
+            replace(recording, labels={name: (recording.labels or {})[name] for name in names})
+            for recording in recordings
+            if recording.split == "validation"
         ]
         for seconds in SECONDS:
             short = [
-                replace(one, waveform=one.waveform[:, : round(seconds * one.sampling_rate)]) for one in recordings
+                replace(recording, waveform=recording.waveform[:, : round(seconds * recording.sampling_rate)])
+                for recording in recordings
             ]
             dataset = prepare(short, extractor, names, progress=False).dataset
-            found = predict(model, dataset, extractor)
-            assert found.labels is not None
+            predictions = predict(model, dataset, extractor)
+            assert predictions.labels is not None
             scores = evaluate_predictions(
-                found.labels, found.probabilities, found.label_names, found.patient_ids, num_samples=0
+                predictions.labels,
+                predictions.probabilities,
+                predictions.label_names,
+                predictions.patient_ids,
+                num_samples=0,
             )
             rows.append(
                 {
                     "what": f"first {seconds} s",
                     "where": f"ptbxl_{labels}, fold 9",
-                    "count": len(found.record_ids),
+                    "count": len(predictions.record_ids),
                     "of": len(recordings),
                     "auroc": f"{scores['macro_auroc']['value']:.4f}",
                 }

@@ -102,14 +102,14 @@ def walks() -> dict[str, list[str]]:
                 with contextlib.suppress(_Reached):
                     main(["pretrain", "--data", str(folder / "prepared"), *trained])
 
-        found = {"a recording to its logits": walk(lambda: classify(str(headers[0])))}
+        paths = {"a recording to its logits": walk(lambda: classify(str(headers[0])))}
         loss = clear_hug_hf.ClearHugForPreTraining.forward
         clear_hug_hf.ClearHugForPreTraining.forward = _stop_after(loss)
         try:
-            found["recordings to the first loss"] = walk(prepare_and_pretrain)
+            paths["recordings to the first loss"] = walk(prepare_and_pretrain)
         finally:
             clear_hug_hf.ClearHugForPreTraining.forward = loss
-    return found
+    return paths
 
 
 class _Reached(BaseException):

@@ -56,18 +56,24 @@ def measure(folder: Path, source: Path, prepared: Path, cache: Path) -> tuple[di
     set_seed(recipe.seed)
     control = type(model)(deepcopy(model.config))
     result = finetune(control, sets["train"], sets["validation"], extractor, None, recipe, cache_dir=cache)
-    found, of_control = (predict(one, sets["validation"], extractor).by_recording() for one in (model, result.model))
-    assert found.labels is not None
-    chosen = choose_thresholds(found.labels, found.probabilities)
-    thresholds = {name: one for name, one in zip(found.label_names, chosen, strict=True) if one is not None}
+    predictions, control_predictions = (
+        predict(classifier, sets["validation"], extractor).by_recording() for classifier in (model, result.model)
+    )
+    assert predictions.labels is not None
+    best_thresholds = choose_thresholds(predictions.labels, predictions.probabilities)
+    thresholds = {
+        name: threshold
+        for name, threshold in zip(predictions.label_names, best_thresholds, strict=True)
+        if threshold is not None
+    }
     model.config.label_thresholds = thresholds
-    metrics["pretrained"]["validation"] = compute_metrics(found, model_thresholds(model.config), recipe.seed)
-    of_validation = compute_metrics(of_control, model_thresholds(result.model.config), recipe.seed)
+    metrics["pretrained"]["validation"] = compute_metrics(predictions, model_thresholds(model.config), recipe.seed)
+    of_validation = compute_metrics(control_predictions, model_thresholds(result.model.config), recipe.seed)
     before = metrics["random_initialization"]["best_epoch"]
     if result.best_epoch != before:
         print(f"{folder.name}: the control's best epoch is {result.best_epoch} and was {before}", file=sys.stderr)
     metrics["random_initialization"] = {"best_epoch": result.best_epoch, "validation": of_validation}
-    metrics["macro_auroc_difference"] = {"validation": auroc_difference(found, of_control, recipe.seed)}
+    metrics["macro_auroc_difference"] = {"validation": auroc_difference(predictions, control_predictions, recipe.seed)}
     return {**metrics, "measured": {"weights": STORED_AS, "environment": describe_environment()}}, thresholds
 
 
@@ -75,10 +81,14 @@ def make_card(folder: Path, staged: Path) -> None:
     """Regenerate a card from the files beside it."""
     license = str(read_card(folder / CARD).data.to_dict()["license"])
     stage(folder, staged, f"{ORG}/{folder.name}", license=license, dtype=STORED_AS)
-    ours, theirs = (load_file(one / "model.safetensors") for one in (folder, staged))
+    shipped_weights, staged_weights = (load_file(parent / "model.safetensors") for parent in (folder, staged))
     # Scalars of older folders have the shape (1,) where they are saved now.
-    same = (torch.equal(one.flatten(), theirs[name].flatten()) for name, one in ours.items() if name in theirs)
-    if ours.keys() != theirs.keys() or not all(same):
+    same = (
+        torch.equal(weight.flatten(), staged_weights[name].flatten())
+        for name, weight in shipped_weights.items()
+        if name in staged_weights
+    )
+    if shipped_weights.keys() != staged_weights.keys() or not all(same):
         raise SystemExit(f"{folder.name} would be published with other weights than it holds: nothing was changed")
     shutil.copyfile(staged / CARD, folder / CARD)
 
