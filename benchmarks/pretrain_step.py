@@ -166,7 +166,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from clear_hug_hf.data.collator import EcgCollator
     from clear_hug_hf.training.batches import StepCollator, StepPlan, step_loader
-    from clear_hug_hf.training.pretraining import sizes_kept_apart
+    from clear_hug_hf.training.pretraining import without_duck_shapes
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -179,7 +179,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.form not in FORMS:
         workers = int(arguments.form.split()[1])
         return {"device": name, **_measure_loader(step_loader(dataset, plan, collate, 0, workers), arguments)}
-    with sizes_kept_apart():
+    with without_duck_shapes():
         measurement = _measure_steps(form, iter(step_loader(dataset, plan, collate)), device, arguments)
     return {"device": name, **measurement}
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_says_s
         "--num-train-epochs",
         "1",
     ]
-    assert "no label has 40 training recordings" in refused(*command, "--min-positives", "40")
+    assert "no label has 40 positive and 40 negative training recordings" in refused(*command, "--min-positives", "40")
     printed = printed_by(*command, "--no-control", "--head-type", "mean", "--min-positives", "5")
-    assert "fewer than 5 training recordings have them, or have not: rare" in printed
+    assert "skipped labels with fewer than 5 positive or negative training recordings: rare" in printed
     metrics = json.loads((output / "metrics.json").read_text())
     assert (metrics["labels"], metrics["head"]) == (["tachy"], "mean")
     assert "random_initialization" not in metrics
@@ -91,7 +92,7 @@ def test_when_a_model_is_evaluated_then_unknown_labels_are_named_and_fewer_can_b
     runs: Path, ptbxl_folder: Path, tmp_path: Path, printed_by: Printed
 ) -> None:
     arguments = ["evaluate", "--data", ptbxl_folder, "--model", runs / "finetuned"]
-    assert "since the model does not know them: HYP, CD" in printed_by(*arguments)
+    assert "that the model does not have are not evaluated: HYP, CD" in printed_by(*arguments)
     assert "STTC" not in printed_by(*arguments, "--labels", "MI", "--split", "validation", "--pictures", tmp_path)
     with Image.open(tmp_path / "roc.png") as image:
         assert image.width > 200
@@ -259,7 +260,7 @@ def test_when_one_record_of_a_folder_is_bad_then_the_others_are_done_and_it_is_n
     captured = capsys.readouterr()
     assert [Path(json.loads(line)["record"]).name for line in captured.out.splitlines()] == ["a", "z"]
     lines = captured.err.splitlines()
-    assert lines[0] == "clear-hug: 1 recording(s) could not be used:"
+    assert lines[0] == "clear-hug: 1 recording(s) failed:"
     assert lines[1].startswith(f"  {bad_record.with_suffix('')}: ")
     assert message in lines[1]
 
@@ -275,7 +276,7 @@ def test_when_a_table_names_records_that_cannot_be_read_then_the_others_are_done
     captured = capsys.readouterr()
     assert [json.loads(line)["record"] for line in captured.out.splitlines()] == ["records/0-0", "records/1-0"]
     lines = captured.err.splitlines()
-    assert lines[0] == "clear-hug: 2 recording(s) could not be used:"
+    assert lines[0] == "clear-hug: 2 recording(s) failed:"
     assert lines[1].startswith("  records/absent: ")
     assert "ecg.xml is not in a supported format" in lines[2]
 
@@ -304,13 +305,13 @@ def test_when_the_model_folder_is_bad_then_it_says_what_is_missing(
     record = str(ptbxl_folder / "records100/00000/00001_lr")
     shutil.copytree(runs / "finetuned" / "model", tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
-    assert "holds no weights" in refused("predict", record, "--model", tmp_path / "model")
+    assert "contains no weights" in refused("predict", record, "--model", tmp_path / "model")
     assert "does not exist" in refused("predict", record, "--model", tmp_path / "none")
     message = refused("predict", record, "--model", runs / "pretrained")
     assert "no fine-tuned classifier" in message
     output = tmp_path / "run"
     for verb, option in (("finetune", "--output-dir"), ("evaluate", "--output")):
-        assert "holds no weights" in refused(
+        assert "contains no weights" in refused(
             verb, "--data", ptbxl_folder, "--model", tmp_path / "model", option, output
         )
         assert not output.exists()
@@ -325,7 +326,7 @@ def test_when_labels_are_not_the_models_or_the_sources_then_they_are_named(
     assert "there is no label 'HYP'" in refused("evaluate", *data, *model, "--labels", "HYP")
     finetune = ["finetune", *data, "--model", runs / "pretrained", "--output-dir", output, "--labels"]
     message = refused(*finetune, "MI", "HYP", "CD")
-    assert "nothing can be learnt about the label(s) HYP, CD" in message
+    assert "the label(s) HYP, CD cannot be learned" in message
     assert "`--labels MI`" in message
     assert "'AFIB'" in refused(*finetune, "AFIB")
     assert not output.exists()
@@ -354,6 +355,42 @@ def test_when_the_output_is_a_file_then_it_is_refused(ptbxl_folder: Path, tmp_pa
     (tmp_path / "file").write_text("")
     arguments = ["pretrain", "--data", ptbxl_folder, "--output-dir", tmp_path / "file" / "run"]
     assert "is a file" in refused(*arguments)
+
+
+def test_when_no_verb_is_named_then_the_help_goes_to_stderr(capsys: Capture) -> None:
+    assert main([]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.splitlines()[0]) == ("", "usage: clear-hug VERB [options]")
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == printed.err
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"clear-hug {version('clear-hug-hf')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predikt"], "unknown verb 'predikt': did you mean 'predict'?"),
+        (["predict"], "RECORD is required"),
+        (["publish", "runs/ward"], "ORG/NAME is required"),
+        (["pretrain"], "there are no recordings to pre-train on"),
+        (["predict", "a.hea", "--model", "m", "b.hea"], "unexpected argument 'b.hea': positional arguments must come"),
+        (["predict", "--model", "m", "--labels", "A", "b.hea"], "RECORD is required"),
+        (["predict", "a.hea", "--version"], "unknown option --version"),
+    ],
+)
+def test_when_words_of_a_verb_are_missing_or_too_many_then_the_error_names_them(
+    words: list[str], message: str, refused: Refused
+) -> None:
+    assert message in refused(*words)
+
+
+def test_when_a_record_follows_a_list_option_then_it_is_refused_as_a_label(
+    runs: Path, ward: Path, refused: Refused
+) -> None:
+    records = sorted(ward.parent.rglob("*.hea"))
+    words = ["predict", records[0], "--model", runs / "finetuned", "--labels", "MI", records[1]]
+    assert f"there is no label '{records[1]}' in the model" in refused(*words)
 
 
 def test_when_help_is_asked_for_then_every_verb_shows_an_example(capsys: Capture) -> None:
@@ -485,7 +522,7 @@ def test_when_another_source_names_labels_otherwise_then_a_mapping_evaluates_the
 ) -> None:
     metrics = tmp_path / "metrics.json"
     base = ["evaluate", "--data", ward, "--model", runs / "finetuned"]
-    assert "has no column 'NORM' or 'MI' or 'STTC': it has tachy, inv" in refused(*base)
+    assert "has no column 'NORM' or 'MI' or 'STTC': its columns for labels are tachy, inv" in refused(*base)
     assert "no label 'AFIB'" in refused(*base, "--map", "tachy=AFIB")
     assert "is not a mapping" in refused(*base, "--map", "tachy")
     assert "names no label of the data" in refused(*base, "--map", "=MI")
@@ -520,8 +557,8 @@ def test_when_a_benchmark_is_asked_for_then_table_and_csv_are_written(
     assert set(zip(rows["model"], rows["head"], rows["fraction"], strict=True)) == {
         (model, head, fraction) for model in ("clear", "random") for head in ("mean", "hug") for fraction in (0.25, 1)
     }
-    assert "two folders are called" in refused(*arguments, "--models", "a=x", "a=y")
-    assert "'random' is taken" in refused(*arguments, "--models", f"random={runs / 'pretrained'}")
+    assert "two folders are named" in refused(*arguments, "--models", "a=x", "a=y")
+    assert "'random' is reserved" in refused(*arguments, "--models", f"random={runs / 'pretrained'}")
     assert "fractions is 0.0: it must be greater than 0" in refused(*arguments, "--fractions", "0")
 
 
@@ -627,16 +664,16 @@ def test_when_a_table_is_poor_then_it_is_said_what_is_missing_and_there_are_metr
     output = tmp_path / "run"
     base = ["--data", table, "--labels", "tachy"]
     train = ["finetune", "--model", runs / "pretrained", "--output-dir", output, "--num-train-epochs", "1", *base]
-    assert "make a column of 1 and 0 for each label" in refused(*train[:-1], "rhythm")
+    assert "add a column of 1 and 0 for each label" in refused(*train[:-1], "rhythm")
     printed = printed_by(*train)
-    assert "has no column `patient_id`: each recording counts as a patient of its own" in printed
-    assert "fewer than 10 validation recordings with the label, so that its threshold is unsure: tachy" in printed
-    assert "no ROC curves: no label has both classes" in printed
+    assert "has no column `patient_id`: each recording counts as a patient" in printed
+    assert "uncertain thresholds, from fewer than 10 positive validation recordings: tachy" in printed
+    assert "no ROC curves: no label has both positive and negative recordings" in printed
     text = (output / "metrics.json").read_text()
     assert json.loads(text)["macro_auroc_difference"]["test"] is None
     assert "NaN" not in text
     printed = printed_by("evaluate", *base, "--model", output, "--pictures", tmp_path / "pictures")
-    assert "not defined: no label has both classes" in printed
+    assert "undefined: no label has both positive and negative recordings" in printed
 
 
 @pytest.mark.parametrize("classes", [("fast", "slow"), ("0", "2")], ids=["names", "numbers"])
@@ -648,7 +685,7 @@ def test_when_a_prepared_column_holds_classes_then_training_refuses_it(
     command = ["prepare", table, "--labels", "rhythm", "--output-dir", output]
     said = refused(*command)
     assert "'rhythm'" in said
-    assert "make a column of 1 and 0" in said
+    assert "add a column of 1 and 0" in said
     assert not output.exists()
     run(*command, "--reader-options", "problem_type=single_label_classification")
     for verb in (
@@ -698,7 +735,7 @@ def test_when_a_prediction_is_interrupted_then_what_is_done_is_written(
 
     monkeypatch.setattr(RecordReference, "read", interrupted)
     assert status(*arguments) == 130
-    assert f"{rows} has the first 16 record(s) of 60" in capsys.readouterr().out
+    assert f"{rows} contains the first 16 of 60 record(s)" in capsys.readouterr().out
     assert pd.read_csv(rows)["record_id"].tolist() == [f"records/{patient}-0" for patient in range(16)]
 
 

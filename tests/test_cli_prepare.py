@@ -48,7 +48,7 @@ def test_when_a_source_is_prepared_then_counts_are_shown_and_the_second_time_not
 ) -> None:
     command = ["prepare", ptbxl_folder, "--output-dir", tmp_path / "prepared"]
     assert "train               48        48         0        48" in printed_by(*command)
-    assert "was prepared before with the same settings: no recording was read" in printed_by(*command)
+    assert "was already prepared with these settings: no recording was read" in printed_by(*command)
     said = refused(*command, "--windows", "center")
     assert "feature_extractor: windows was 'first' and is now 'center'" in said
 
@@ -60,7 +60,7 @@ def test_when_settings_are_in_a_yaml_file_then_options_override_them(
     (tmp_path / "settings.yaml").write_text(json.dumps(settings))
     command = ["prepare", ptbxl_folder, "--config", tmp_path / "settings.yaml"]
     assert "windows was 'all' and is now 'center'" in refused(*command)
-    assert "was prepared before with the same settings" in printed_by(*command, "--windows", "all")
+    assert "was already prepared with these settings" in printed_by(*command, "--windows", "all")
 
 
 def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(
@@ -82,7 +82,7 @@ def test_when_some_records_are_rejected_then_the_status_says_so(
     shutil.copytree(ptbxl_folder, source)
     (source / "records100" / "00000" / "00003_lr.dat").unlink()
     assert main(["prepare", str(source), "--output-dir", str(output)]) == 1
-    assert "rejected.csv says why" in capsys.readouterr().out
+    assert "rejected.csv lists the rejected recordings and why" in capsys.readouterr().out
     rejected = pd.read_csv(output / "rejected.csv", dtype=str)
     assert rejected["record_id"].tolist() == ["3"]
     assert "00003_lr.dat, which is missing" in rejected["reason"][0]
@@ -110,11 +110,11 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
     ("arguments", "message"),
     [
         (["--labels", "nothing"], "nothing"),
-        (["--labels", "ptbxl_super", "ptbxl_all"], "2 label sets for ptbxl: name one"),
+        (["--labels", "ptbxl_super", "ptbxl_all"], "2 label sets for ptbxl: choose one"),
         (["--reader-options", "color=red"], "ptbxl has no option 'color': choose from label_set"),
         (["--reader-options", "sampling_rate=250"], "not at 250 Hz"),
         (["--kind", "ludb"], "ludb.csv does not exist"),
-        (["--stride-seconds", "5"], "it needs --windows all"),
+        (["--stride-seconds", "5"], "--stride-seconds needs --windows all"),
         (["--windows", "all", "--stride-seconds", "-5"], "stride_seconds must be a number between"),
         (["--shard-index", "3"], "set both"),
         (["--split-fractions", "0.5", "0.5", "0.5"], "sum to 1"),
@@ -194,7 +194,7 @@ def test_when_recordings_are_scaled_and_short_as_the_papers_cpsc_then_the_classi
     assert len(load_prepared(prepared)[0]["test"]) == 24, "two windows of each recording"
     command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output-dir", str(output)]
     assert main([*command, "--num-train-epochs", "1", "--no-control"]) == 0
-    said = capsys.readouterr().out.split("was prepared: with ")[1].splitlines()[0]
+    said = capsys.readouterr().out.split(f"adopts the preprocessing of {prepared}: ")[1].splitlines()[0]
     assert {*said.split(", ")} == {"window_seconds=5", "do_rescale=True"}
     settings = json.loads((output / "model" / "preprocessor_config.json").read_text())
     assert (settings["do_rescale"], settings["rescale_limit"], settings["window_seconds"]) == (True, 3.0, 5)

@@ -70,8 +70,8 @@ def test_when_looks_are_chosen_then_the_picture_has_them(record: Path, tmp_path:
         return _pixels(page)
 
     plain = render()
-    grey = render("--black-and-white")
-    assert (grey == grey[..., :1]).all()
+    gray = render("--black-and-white")
+    assert (gray == gray[..., :1]).all()
     assert (plain != plain[..., :1]).any()
     assert (render("--no-grid") == 255).all(axis=2).mean() > 0.5
     different = [render(option) for option in ("--no-lead-names", "--no-pulse", "--no-text")]
@@ -87,7 +87,7 @@ def test_when_a_record_is_long_or_lacks_leads_then_it_says_what_is_drawn(
 ) -> None:
     printed = printed_by("render", record.with_name("long"), tmp_path / "a.png", "--start", "20")
     assert "20 to 25 s of 25 s" in printed
-    assert "blank, without a signal in that time: V1, V2, V3, V4, V5, V6" in printed
+    assert "blank leads, without a signal in this interval: V1, V2, V3, V4, V5, V6" in printed
 
 
 def test_when_a_record_is_normalized_then_its_height_is_asked_for(

@@ -1,9 +1,10 @@
 """
 `clear-hug`: pre-train, fine-tune, evaluate and use ECG models from the command line.
 
-A verb is a module of this folder, imported when it is named. It has `ARGUMENTS`, the dataclasses whose fields are its
-options, `DESCRIPTION` and `EXAMPLES` for `--help`, and `run`, from these dataclasses to the exit status.
-What the user can fix is one sentence on stderr and exit status 2, with nothing written.
+Each verb is a module of this folder, which is imported only when the verb is used. It defines `ARGUMENTS`, the
+dataclasses whose fields are its options; `DESCRIPTION` and `EXAMPLES` for `--help`; and `run`, which takes instances
+of the dataclasses and returns the exit status. An error that the user can fix prints one sentence on stderr, exits
+with status 2, and writes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from importlib import import_module
 from typing import Any
 
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
 VERBS = {
     "prepare": "turn recordings into a dataset for training",
@@ -24,20 +25,20 @@ VERBS = {
     "finetune": "train a classifier on labeled recordings",
     "evaluate": "measure a classifier on labeled recordings",
     "predict": "predict the labels of recordings or of pictures of ECGs",
-    "embed": "turn recordings into vectors, for search or another classifier",
-    "benchmark": "run a protocol: tasks x label fractions x models x heads",
-    "publish": "upload a model to the Hub, with its card",
+    "embed": "turn recordings into vectors for search or another classifier",
+    "benchmark": "compare models across tasks, label fractions and heads",
+    "publish": "upload a model and its card to the Hub",
     "convert": "convert a released checkpoint to a model folder",
     "export": "export a classifier to ONNX",
-    "render": "draw a recording as ECG paper",
-    "demo": "run everything once, on simulated recordings or your own",
+    "render": "draw a recording as a paper ECG",
+    "demo": "run the whole pipeline once, on simulated recordings or your own",
 }
-"""What each verb does, in the order of a project."""
+"""Summary of each verb, in the order in which a project uses them."""
 
 _HELP = f"""\
 usage: clear-hug VERB [options]
 
-ECG foundation models: from a recording to predictions, vectors, and models of your own.
+ECG foundation models: predict labels, extract embeddings, and train models of your own.
 
 verbs:
 {"".join(f"  {verb:10s} {summary}{chr(10)}" for verb, summary in VERBS.items())}
@@ -50,7 +51,7 @@ examples:
   clear-hug predict patient7.hea --model runs/superclasses
   clear-hug embed ward3/ --model runs/pretrained --output embeddings.parquet
 
-`clear-hug VERB --help` explains a verb and its options; `--config FILE` reads them from YAML.
+`clear-hug VERB --help` explains a verb and its options; `--config FILE` reads options from YAML.
 `clear-hug --version` prints the version.
 """
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run the command line.
 
     Args:
-        argv (`Sequence[str]`, *optional*): Arguments after the program's name; those of the process by default.
+        argv (`Sequence[str]`, *optional*): Arguments after the program name (default: those of the process).
 
     Returns:
         `int`: Exit status: 0 for success, 1 if some recordings could not be used, 2 for bad input, 130 if interrupted.
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("clear-hug: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has left, as `| head` does; Python must not complain when it closes the pipe.
+        # The reader closed the pipe, as `| head` does; keep Python from raising again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Exception as error:
@@ -99,7 +100,7 @@ def _run(words: Sequence[str]) -> int:
     if words[0] not in VERBS:
         from ..processing.errors import InputError
 
-        raise InputError(f"there is no verb {words[0]!r}{nearest(words[0], VERBS)}")
+        raise InputError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}")
     verb = import_module(f".{words[0]}", __name__)
     parser = ArgumentParser(
         verb.ARGUMENTS,
@@ -111,12 +112,12 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning as one sentence, without the line of code that Python would show."""
+    """Print a warning as one sentence, without the line of code that Python would add."""
     print(f"clear-hug: warning: {message}", file=sys.stderr)
 
 
 def _user_message(error: Exception) -> str | None:
-    """One sentence for an error that the user can fix, `None` for a bug of this program."""
+    """One sentence for an error that the user can fix; `None` for a bug in this program."""
     from ..processing.errors import InputError, missing_library
 
     if isinstance(error, ModuleNotFoundError) and (message := missing_library(error.name, "this command")) is not None:

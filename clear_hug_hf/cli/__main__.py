@@ -1,4 +1,4 @@
-"""`python -m clear_hug_hf.cli`, the same as `clear-hug`."""
+"""Entry point of `python -m clear_hug_hf.cli`, which equals `clear-hug`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`clear-hug benchmark`: the papers' protocol."""
+"""`clear-hug benchmark`: the papers' evaluation protocol."""
 
 from ..training.arguments import BenchmarkArguments
 from ..workflows.benchmark import RunArguments, benchmark
@@ -7,17 +7,18 @@ from ..workflows.shared import say
 
 ARGUMENTS = (RunArguments, BenchmarkArguments)
 DESCRIPTION = """\
-Train and test models on 1, 10 and 100 % of the training recordings of each task, with several seeds, beside the
-same encoder randomly initialized and, with --resnet, a supervised ResNet. The epoch is chosen on validation
-recordings; the test recordings are used once per cell. If a task has no test recordings, its validation recordings
-are tested, and the epoch is chosen on a tenth of the training patients.
+Train and test models on 1, 10 and 100 % of the training recordings of each task, with several seeds.
+Compares them with the same encoder randomly initialized and, with --resnet, with a supervised ResNet.
+Chooses the epoch on the validation recordings and uses the test recordings once per cell (one model, task,
+fraction, seed, protocol and head). If a task has no test recordings, it tests on the validation recordings
+and chooses the epoch on a tenth of the training patients.
 
-If interrupted or killed, the same command continues with the missing cells. To add tasks, models, fractions or
-seeds, name them beside the former ones: table and CSV hold what the command names.
+If interrupted or killed, the same command continues with the missing cells. To add tasks, models, fractions
+or seeds, repeat the command with them added: table and CSV contain what the command names.
 
-Writes to the output folder: results.csv (a row per cell, with intervals), table.md (laid out as Table 1 of Pan et
-al., 2026, with published numbers where the recordings are the same, and differences to the controls),
-benchmark.json and cells/."""
+Writes to the output folder: results.csv (a row per cell, with intervals), table.md (in the layout of Table
+1 of Pan et al., 2026, with their numbers where the recordings are the same, and differences from the
+controls), benchmark.json and cells/."""
 EXAMPLES = """\
   clear-hug benchmark --tasks prepared/super prepared/rhythm --models mine=runs/pretrained
   clear-hug benchmark --tasks super=prepared/first super=prepared/second \\

@@ -1,4 +1,4 @@
-"""`clear-hug convert`: released checkpoints to model folders."""
+"""`clear-hug convert`: convert released checkpoints to model folders."""
 
 from ..workflows.convert import CONVERTERS, ConvertArguments, convert
 from ..workflows.shared import say
@@ -10,10 +10,10 @@ _CALLS = "".join(f"  clear-hug convert {system} {converter.example}\n" for syste
 
 ARGUMENTS = (ConvertArguments,)
 DESCRIPTION = f"""\
-Convert a checkpoint that a paper's authors released into a folder that from_pretrained, finetune, predict and
-publish take, with preprocessing as close to the authors' as possible, and a card that says what was converted.
-The model and its sizes are read from the tensors, each of which must be used. A file that could run code is
-refused, not opened.
+Convert a checkpoint that a paper's authors released into a folder for from_pretrained, finetune, predict
+and publish. Writes the model, preprocessing as close to the authors' as possible, and a model card. Reads
+the architecture from the tensors, and uses every tensor. Refuses files that could run code without opening
+them.
 
 {_READS}"""
 EXAMPLES = f"{_CALLS}  clear-hug finetune --data ptb-xl --model converted/NAME --output-dir runs/superclasses\n"
@@ -28,6 +28,6 @@ def run(arguments: ConvertArguments) -> int:
         "every tensor used"
     )
     if facts["labels_known"] is False:
-        say("the file does not name its labels: they are LABEL_0, LABEL_1 ...; --labels names them")
+        say("the checkpoint has no label names, so they are LABEL_0, LABEL_1 ...: set them with --labels")
     say(f"written: {arguments.folder}")
     return 0

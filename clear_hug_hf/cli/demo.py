@@ -1,4 +1,4 @@
-"""`clear-hug demo`: everything once, on simulated recordings or the user's own."""
+"""`clear-hug demo`: the whole pipeline once, on simulated recordings or the user's own."""
 
 from ..workflows.demo import DemoArguments, demo
 from ..workflows.shared import report_rejected, say, system_options
@@ -6,10 +6,14 @@ from ..workflows.shared import report_rejected, say, system_options
 
 ARGUMENTS = (DemoArguments,)
 DESCRIPTION = """\
-Simulate recordings with several rhythms (or read --data), pre-train a tiny encoder and fine-tune its usual head,
-evaluate it on held-out patients beside a randomly initialized encoder, and draw pictures. The shipped weights
-predict one of the real recordings of --data first, never a simulated one, which is unlike any they were trained on.
-Nothing is downloaded."""
+Simulate recordings with several rhythms (or read --data), pre-train a tiny encoder, fine-tune its usual
+head, evaluate it on held-out patients beside a randomly initialized encoder, and draw pictures. With
+--data, the shipped models first predict one of the recordings; they never predict a simulated one, which
+differs from all recordings that they were trained on. Downloads nothing. Starts over each time: --overwrite
+replaces an earlier demo.
+
+Writes to the output folder: pretrained/ (as `clear-hug pretrain` does), model/, control/, metrics.json and
+pictures/ (as `clear-hug finetune` does)."""
 EXAMPLES = """\
   clear-hug demo
   clear-hug demo --data ptb-xl --output-dir runs/ptb-xl
@@ -32,7 +36,7 @@ def run(arguments: DemoArguments) -> int:
         pictures = [folder / "pictures" for folder in (output, output / "pretrained")]
         steps = [
             f"look at {' and '.join(str(folder) for folder in pictures if folder.is_dir())}",
-            f"clear-hug prepare {data} --labels LABELS --output-dir PREPARED   # with labels, if it has any",
+            f"clear-hug prepare {data} --labels LABELS --output-dir PREPARED   # if it has labels",
             f"clear-hug finetune --data PREPARED --model {output / 'pretrained'} --output-dir runs/labels",
         ]
         say(f"\n{data} has no labels, so nothing was fine-tuned.")

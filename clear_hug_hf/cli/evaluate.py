@@ -6,13 +6,14 @@ from ..workflows.shared import interval, print_metrics, report_rejected, say
 
 ARGUMENTS = (EvaluateArguments,)
 DESCRIPTION = """\
-Macro and per-label AUROC, average precision, F1 at the model's thresholds and calibration error, with 95 % intervals
-over patients. Windows of one recording count once, with their mean probability. Labels of which only one class is
-present are named and left out.
+Compute macro and per-label AUROC, average precision, F1 at the model's thresholds and calibration error,
+with 95 % bootstrap intervals over patients. The windows of a recording count once, with their mean
+probability. Labels without positive or without negative recordings are listed and excluded. Prints the
+metrics; writes them with --output, and ROC curves with --pictures.
 
-Recordings of another source may have other names for their labels: --map says which label of the data is which of
-the model, or which several. With --compare-with, the same labels are evaluated on recordings of the model's own
-source, and the loss of AUROC is reported."""
+Recordings of another source may name their labels differently: --map maps each label of the data to one or
+several of the model. --compare-with also evaluates these labels on recordings of the model's own source,
+and reports by how much the AUROC drops."""
 EXAMPLES = """\
   clear-hug evaluate --data ptb-xl --model runs/superclasses
   clear-hug evaluate --data ward.csv --model runs/ward --output ward_metrics.json --pictures pictures
@@ -33,7 +34,7 @@ def run(arguments: EvaluateArguments) -> int:
     metrics, recordings = result.metrics, describe_recordings(result.predictions)
     say(f"{recordings} of {metrics['num_patients']} patients")
     if metrics["split"] != "test":
-        say("(metrics are too good on recordings that the model was trained or chosen on)")
+        say("(metrics are optimistic on recordings that the model was trained or selected on)")
     for name, title in _METRIC_NAMES.items():
         say(f"macro {title:18s} {interval(metrics[f'macro_{name}'])}")
     print_metrics(metrics)

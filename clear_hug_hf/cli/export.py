@@ -1,4 +1,4 @@
-"""`clear-hug export`: a classifier to ONNX."""
+"""`clear-hug export`: export a classifier to ONNX."""
 
 from ..workflows.export import ExportArguments, export
 from ..workflows.shared import say
@@ -6,8 +6,8 @@ from ..workflows.shared import say
 
 ARGUMENTS = (ExportArguments,)
 DESCRIPTION = """\
-Write a classifier as ONNX, with its config and preprocessing beside it, and say how far its logits are from those
-of the model. It takes batches of any size and runs in onnxruntime on CPUs, browsers and phones.
+Export a classifier to ONNX, with its config and preprocessing, and report how far its logits are from the
+model's. The exported model takes batches of any size and runs in onnxruntime on CPUs, browsers and phones.
 Needs onnx, onnxscript and onnxruntime: pip install 'clear-hug-hf[export]'."""
 EXAMPLES = """\
   clear-hug export runs/superclasses --output-dir exported

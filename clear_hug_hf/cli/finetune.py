@@ -1,4 +1,4 @@
-"""`clear-hug finetune`: a classifier from labeled recordings."""
+"""`clear-hug finetune`: train a classifier on labeled recordings."""
 
 from ..training.arguments import FinetuningArguments
 from ..workflows.finetune import FinetuneArguments, finetune
@@ -7,22 +7,24 @@ from ..workflows.shared import report_rejected, say
 
 ARGUMENTS = (FinetuneArguments, FinetuningArguments)
 DESCRIPTION = """\
-Put a new head on a pre-trained encoder and train it. The epoch with the best validation macro AUROC is kept, and
-for each label the threshold with the best validation F1. The same is done from a randomly initialized encoder,
-which says what the pre-training was worth.
+Put a new head on a pre-trained encoder and train it. Keeps the epoch with the best validation macro AUROC
+and, for each label, the threshold with the best validation F1. Then trains the same model from a randomly
+initialized encoder, which shows what pre-training contributes.
 
-If interrupted or killed, the same command continues from the last epoch. The features of a frozen encoder are
-computed once and cached, so that the next head on it trains in seconds.
+If interrupted or killed, the same command continues from the last epoch. Features of a frozen encoder are
+cached, so that the next head on it trains in seconds.
 
 Writes to the output folder: model/, control/ (from the randomly initialized encoder), finetuning_log.csv,
-metrics.json (metrics with 95 % intervals over patients, beside the control's), and pictures/ (a recording with its
-prediction, ROC curves with confusion matrices, a reconstruction if the model has a decoder, and which groups of
-leads drive each label)."""
+metrics.json (metrics of both with 95 % intervals over patients), and pictures/ (a recording with its
+prediction, ROC curves with confusion matrices, a reconstruction if the model has a decoder, and the
+contribution of each group of leads to each label)."""
 EXAMPLES = """\
   clear-hug finetune --data ward.csv --labels stemi lbbb --model runs/pretrained --output-dir runs/ward
   clear-hug finetune --data ptb-xl --model runs/pretrained --output-dir runs/superclasses
-  clear-hug finetune --data ptb-xl --model runs/pretrained --output-dir runs/full --method full --num-train-epochs 20
-  clear-hug finetune --data ptb-xl --model runs/pretrained --output-dir runs/mi --labels NORM MI --head-type mean
+  clear-hug finetune --data ptb-xl --model runs/pretrained --output-dir runs/full --method full \\
+      --num-train-epochs 20
+  clear-hug finetune --data ptb-xl --labels NORM MI --model runs/pretrained --head-type mean \\
+      --output-dir runs/mi
 """
 
 

@@ -1,15 +1,14 @@
-"""`clear-hug render`: a recording as a page of ECG paper."""
+"""`clear-hug render`: draw a recording as a paper ECG."""
 
 from ..workflows.render import RenderArguments, render
 from ..workflows.shared import say
-from . import EXIT_OK
 
 
 ARGUMENTS = (RenderArguments,)
 DESCRIPTION = """\
-Draw 10 s of a WFDB record (.hea with .dat or .mat; any rate, any order of leads) as a page of ECG paper, at 25 mm/s
-and 10 mm/mV. Each column of leads shows its own part of the 10 s, as on paper. Leads that the record lacks stay
-blank; missing III, aVR, aVL and aVF are computed from I and II."""
+Draw 10 s of a WFDB record (.hea with .dat or .mat; any rate, any order of leads) as a page of ECG paper, at
+25 mm/s and 10 mm/mV. Each column of leads shows its own part of the 10 s, as on paper. Missing leads are
+blank, except that III, aVR, aVL and aVF are computed from I and II."""
 EXAMPLES = """\
   clear-hug render patient7.hea page.png
   clear-hug render patient7.hea page.png --layout 12x1 --start 20 --dpi 300
@@ -28,5 +27,5 @@ def run(arguments: RenderArguments) -> int:
         f"{arguments.layout}, {width} x {height} px"
     )
     if result.blank_leads:
-        say(f"blank, without a signal in that time: {', '.join(result.blank_leads)}")
-    return EXIT_OK
+        say(f"blank leads, without a signal in this interval: {', '.join(result.blank_leads)}")
+    return 0

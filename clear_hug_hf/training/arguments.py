@@ -1,4 +1,4 @@
-"""How models are pre-trained and fine-tuned: settings, named as those of `transformers.TrainingArguments`."""
+"""Settings of pre-training, fine-tuning and benchmarks, named as in `transformers.TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from ..utils.arguments import Arguments
 _SEED = {"ge": 0, "lt": 2**32}
 
 
+def augmentation_field(strength: str) -> Any:
+    """Field of the strength of augmentation, which `strength` names in the help; `None` is the system's default."""
+    help = (
+        f"{strength} of the augmentation, from 0 (none) to 2; signals vary in window, baseline, breathing and leads "
+        "(default: 0), pages are bent, shaded and blurred like photographs (default: 1)."
+    )
+    return field(default=None, metadata={"help": help, "ge": 0, "le": 2})
+
+
 @dataclass
 class PretrainingArguments(Arguments):
     """
-    How a model is pre-trained. The defaults suit tiny models on a few thousand recordings and two CPU cores; what does
-    not depend on the size follows Pan et al. (2026, appendix).
+    Settings of pre-training. The defaults suit tiny models on a few thousand recordings and two CPU cores; settings
+    that do not depend on the size follow Pan et al. (2026, appendix).
 
     Raises:
         InputError: If a value is outside its bounds.
@@ -30,17 +39,16 @@ class PretrainingArguments(Arguments):
     train_batch_size: int = field(
         default=32,
         metadata={
-            "help": "Recordings per optimizer step over all processes together: a run is the same on one device or "
-            "several.",
+            "help": "Recordings per optimizer step over all processes, so that a run is the same on one or several "
+            "devices.",
             "gt": 0,
         },
     )
     per_device_train_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Most recordings that a process computes at once; the gradients of a step's parts add up. By "
-            "default all of the process's recordings on a GPU and 16 on a CPU, where parts of similar length need "
-            "less padding.",
+            "help": "Maximum number of recordings per forward pass; gradients accumulate over a step (default: all of "
+            "the process on a GPU; 16 on a CPU, where small batches of similar length need less padding).",
             "gt": 0,
         },
     )
@@ -51,7 +59,7 @@ class PretrainingArguments(Arguments):
         default=1e-5, metadata={"help": "Learning rate at the end of the cosine schedule.", "ge": 0}
     )
     warmup_epochs: float = field(
-        default=5.0, metadata={"help": "Length of the linear warmup; at most a tenth of the run.", "ge": 0}
+        default=5.0, metadata={"help": "Epochs of linear warmup, at most a tenth of the run.", "ge": 0}
     )
     weight_decay: float = field(
         default=0.05, metadata={"help": "Weight decay of linear and convolution weights; others have none.", "ge": 0}
@@ -61,7 +69,7 @@ class PretrainingArguments(Arguments):
     max_grad_norm: float = field(default=3.0, metadata={"help": "Norm to which gradients are clipped.", "gt": 0})
     mixed_precision: Literal["auto", "no", "bf16"] = field(
         default="auto",
-        metadata={"help": "auto is bf16 on a GPU that supports it, or where the launcher asks for it."},
+        metadata={"help": "Precision of autocast; auto is bf16 if the GPU supports it or the launcher requests it."},
     )
     torch_compile: bool = field(default=False, metadata={"help": "Compile each layer with torch.compile."})
     gradient_checkpointing: bool = field(
@@ -70,27 +78,29 @@ class PretrainingArguments(Arguments):
     )
     seed: int = field(default=0, metadata={"help": "Seed of the order, the masks and dropout.", **_SEED})
     dataloader_num_workers: int = field(
-        default=0, metadata={"help": "Processes that make batches; 0 uses the training process.", "ge": 0}
+        default=0,
+        metadata={"help": "Worker processes that load batches; 0 loads them in the training process.", "ge": 0},
     )
     shuffle_buffer_size: int = field(
         default=10_000,
-        metadata={"help": "With --streaming: recordings among which a stream is shuffled.", "gt": 0},
+        metadata={"help": "With --streaming: size of the shuffle buffer in recordings.", "gt": 0},
     )
     recordings_per_epoch: int | None = field(
         default=None,
-        metadata={"help": "With --streaming: length of an epoch (default: the prepared folders' size).", "gt": 0},
+        metadata={"help": "With --streaming: recordings per epoch (default: all of the prepared folders).", "gt": 0},
     )
     save_steps: int | None = field(
         default=None, metadata={"help": "Steps between checkpoints (default: one at the end of every epoch).", "gt": 0}
     )
-    save_total_limit: int = field(default=2, metadata={"help": "Newest checkpoints that are kept.", "gt": 0})
+    save_total_limit: int = field(default=2, metadata={"help": "Number of checkpoints to keep.", "gt": 0})
     logging_steps: int = field(
-        default=10, metadata={"help": "Steps between readings of the loss; each waits for the device.", "gt": 0}
+        default=10,
+        metadata={"help": "Steps between readings of the loss, each of which waits for the device.", "gt": 0},
     )
     report_to: list[Literal["tensorboard", "wandb", "trackio", "none"]] = field(
-        default_factory=list, metadata={"help": "Trackers that losses are also reported to (default: none)."}
+        default_factory=list, metadata={"help": "Trackers that also receive the losses (default: none)."}
     )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,11 +110,11 @@ class PretrainingArguments(Arguments):
 @dataclass
 class FinetuningArguments(Arguments):
     """
-    How a classifier is trained. With a frozen encoder the recipe is that of Pan et al. (2026, appendix) except for
-    its length and batch size.
+    Settings of fine-tuning. With a frozen encoder, the recipe is that of Pan et al. (2026, appendix) except for the
+    number of epochs and the batch size.
 
     Raises:
-        InputError: If a value is outside its bounds, or does not fit the method.
+        InputError: If a value is outside its bounds or contradicts the method.
     """
 
     _group = "training"
@@ -112,15 +122,17 @@ class FinetuningArguments(Arguments):
     method: Literal["frozen", "full", "lora"] = field(
         default="frozen",
         metadata={
-            "help": "frozen trains the head on a frozen encoder, full trains all weights with lower rates for lower "
-            "layers, lora trains the head and low-rank updates of the encoder's attention (Hu et al., 2021), which "
-            "are merged at the end."
+            "help": "frozen trains the head on a frozen encoder; full trains all weights, with lower learning rates "
+            "for lower layers; lora trains the head and low-rank updates of the encoder's attention (Hu et al., "
+            "2021), and merges them at the end."
         },
     )
     num_train_epochs: int = field(
         default=60, metadata={"help": "Maximum number of passes over the training recordings.", "gt": 0}
     )
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Recordings per step and device.", "gt": 0})
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Recordings per step on each device.", "gt": 0}
+    )
     early_stopping_patience: int = field(
         default=10, metadata={"help": "Stop after this many epochs without a better validation macro AUROC.", "gt": 0}
     )
@@ -142,13 +154,14 @@ class FinetuningArguments(Arguments):
     min_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of the head at the end of the cosine schedule; the encoder's rates end at the same "
-            "fraction of their peaks (default: 0; the paper: 1e-5).",
+            "help": "Learning rate of the head at the end of the cosine schedule; those of the encoder end at the "
+            "same fraction of their peaks (default: 0; the paper's: 1e-5).",
             "ge": 0,
         },
     )
     warmup_ratio: float = field(
-        default=0.1, metadata={"help": "Fraction of the steps over which the rates rise.", "ge": 0, "le": 1}
+        default=0.1,
+        metadata={"help": "Fraction of the steps over which the learning rate rises linearly.", "ge": 0, "le": 1},
     )
     weight_decay: float = field(
         default=0.05, metadata={"help": "Weight decay of linear and convolution weights; others have none.", "ge": 0}
@@ -156,46 +169,39 @@ class FinetuningArguments(Arguments):
     layer_decay: float = field(
         default=0.75,
         metadata={
-            "help": "With --method full: learning rate of a layer relative to the layer above it; 1 trains all at one "
-            "rate.",
+            "help": "With --method full: learning rate of a layer relative to the layer above it; 1 is the same rate "
+            "for all.",
             "gt": 0,
             "le": 1,
         },
     )
-    lora_rank: int = field(default=8, metadata={"help": "Rank of LoRA's updates, which are scaled by 2.", "gt": 0})
-    augmentation: float | None = field(
-        default=None,
-        metadata={
-            "help": "With --method full or lora: strength of the augmentation, from 0 (none) to 2. Signals change in "
-            "window, baseline, breathing and leads (default: 0); pages are bent, shaded and blurred like photographs "
-            "(default: 1).",
-            "ge": 0,
-            "le": 2,
-        },
-    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the LoRA updates, whose scale is 2.", "gt": 0})
+    augmentation: float | None = augmentation_field("With --method full or lora: strength")
     class_weights: Literal["none", "balanced"] = field(
         default="none",
         metadata={
-            "help": "balanced weights the positives of a label by the ratio of negatives to positives, at most 100; "
-            "the probabilities of rare labels are then too high."
+            "help": "balanced weights the positives of a label by the ratio of negatives to positives, at most 100, "
+            "which makes the probabilities of rare labels too high."
         },
     )
     allow_absent_labels: bool = field(
         default=False,
-        metadata={"help": "Train although a label has no positive or no negative training recording."},
+        metadata={"help": "Train even if a label has no positive or no negative training recording."},
     )
     precompute: bool = field(
         default=True,
-        metadata={"help": "With --method frozen: compute the encoder's features once, not in every epoch."},
+        metadata={"help": "With --method frozen: compute the encoder's features once instead of in every epoch."},
     )
     bf16: bool = field(
-        default=False, metadata={"help": "Compute in bfloat16 where that is safe: faster on processors with it."}
+        default=False,
+        metadata={"help": "Use bfloat16 mixed precision, which is faster where the hardware supports it."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of the head, the order and dropout.", **_SEED})
     dataloader_num_workers: int = field(
-        default=0, metadata={"help": "Processes that make batches; 0 uses the training process.", "ge": 0}
+        default=0,
+        metadata={"help": "Worker processes that load batches; 0 loads them in the training process.", "ge": 0},
     )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -209,7 +215,7 @@ class FinetuningArguments(Arguments):
                 "lora, or leave out --augmentation"
             )
         if self.method != "frozen" and not self.encoder_learning_rate:
-            raise InputError("encoder_learning_rate is 0: it must be positive, or choose --method frozen")
+            raise InputError("encoder_learning_rate is 0: it must be greater than 0, or choose --method frozen")
         if (self.min_learning_rate or 0.0) >= self.head_learning_rate:
             raise InputError(
                 f"min_learning_rate is {self.min_learning_rate}: it must be below head_learning_rate, "
@@ -225,14 +231,14 @@ REFERENCE: dict[str, Any] = {
     "head_learning_rate": 3e-3,
     "weight_decay": 0.01,
 }
-"""How the supervised ResNet is trained: chosen once for PTB-XL's superclasses, used for all tasks."""
+"""Recipe of the supervised ResNet, tuned once on the superclasses of PTB-XL and used for all tasks."""
 
 
 @dataclass
 class BenchmarkArguments(Arguments):
     """
     Which cells a benchmark has, and how each is trained. `recipes` holds the [`FinetuningArguments`] of each protocol
-    and of the `supervised` reference; none stops early, so that all cells of a column have the same chance.
+    and of the `supervised` ResNet; no recipe stops early, so that all cells train for equally many epochs.
 
     Raises:
         InputError: If a value is outside its bounds.
@@ -242,13 +248,15 @@ class BenchmarkArguments(Arguments):
 
     protocols: list[Literal["knn", "probe", "finetune", "lora"]] = field(
         default_factory=lambda: ["probe"],
-        metadata={"help": "k nearest neighbors, head on the frozen encoder, full fine-tuning, LoRA."},
+        metadata={
+            "help": "knn is k nearest neighbors, probe a head on the frozen encoder, finetune full fine-tuning."
+        },
     )
     heads: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Heads of all protocols but knn; mean with probe is the linear probe (default: mean, and the "
-            "models' usual head if all support it).",
+            "help": "Heads of all protocols except knn; mean with probe is the linear probe (default: mean and the "
+            "models' usual heads that all models support).",
             "choices": head_types(),
         },
     )
@@ -259,22 +267,18 @@ class BenchmarkArguments(Arguments):
     draw: Literal["plain", "stratified"] = field(
         default="plain",
         metadata={
-            "help": "How these are drawn: plain is at random, as in the paper; stratified is by patient and keeps the "
-            "fraction of each label, which gives more recordings with rare ones."
+            "help": "How the fractions are sampled: plain is at random, as in the paper; stratified samples patients "
+            "and preserves the prevalence of each label, which includes more recordings with rare labels."
         },
     )
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2],
-        metadata={"help": "Each draws other recordings and another head.", **_SEED},
+        metadata={"help": "Seeds; each samples other recordings and another initial head.", **_SEED},
     )
-    probe_epochs: int = field(
-        default=100, metadata={"help": "Epochs of a probe; the default is the paper's.", "gt": 0}
-    )
-    probe_batch_size: int = field(
-        default=256, metadata={"help": "Batch size of a probe; the default is the paper's.", "gt": 0}
-    )
+    probe_epochs: int = field(default=100, metadata={"help": "Epochs of a probe, as in the paper.", "gt": 0})
+    probe_batch_size: int = field(default=256, metadata={"help": "Batch size of a probe, as in the paper.", "gt": 0})
     probe_min_learning_rate: float | None = field(
-        default=1e-5, metadata={"help": "Final learning rate of a probe; the default is the paper's.", "ge": 0}
+        default=1e-5, metadata={"help": "Final learning rate of a probe, as in the paper.", "ge": 0}
     )
     finetune_epochs: int = field(default=20, metadata={"help": "Epochs of full fine-tuning and LoRA.", "gt": 0})
     reference_epochs: int = field(default=10, metadata={"help": "Epochs of the supervised ResNet.", "gt": 0})

@@ -1,8 +1,8 @@
 """
-The paper's protocol run: task x fraction x seed x model x protocol x head, one file per finished cell.
+Benchmarks with the papers' protocol: task x fraction x seed x model x protocol x head, with a file per finished cell.
 
-A benchmark can be stopped at any time and goes on with the cells that are missing; more tasks, models, fractions or
-seeds can be added to the same folder.
+An interrupted benchmark continues with the missing cells; more tasks, models, fractions or seeds can be added to the
+same folder.
 """
 
 from __future__ import annotations
@@ -58,16 +58,15 @@ from ..processing.errors import InputError
 from ..systems import system_of
 from ..utils.files import RunFolder, atomic_file, check_writable, read_state, write_csv, write_json, write_text
 from .arguments import BenchmarkArguments
-from .features import EncodedDataset, as_it_is, dataset_labels, encode
+from .features import EncodedDataset, dataset_labels, encode, identity_collator
 from .finetuning import (
     HeadOnly,
     absent_labels,
-    check_apart,
     check_datasets,
-    check_fits,
+    check_disjoint_patients,
     finetune,
     make_optimizer,
-    settings,
+    recipe_settings,
     train_with_trainer,
 )
 from .folders import (
@@ -77,35 +76,36 @@ from .folders import (
     find_model_folder,
     load_for_finetuning,
 )
+from .pretraining import check_compatible
 from .processes import refuse_launcher
-from .reference import predict_reference, signals_of, train_reference
+from .reference import predict_reference, signal_dataset, train_reference
 
 
 DRAWS = {
-    "plain": "drawn plainly at random, as in the paper",
-    "stratified": "drawn by patient such that each label keeps its share",
+    "plain": "sampled at random, as in the paper",
+    "stratified": "sampled by patient such that each label keeps its prevalence",
 }
-"""How a share of the training recordings is drawn."""
+"""Descriptions of how a fraction of the training recordings is sampled."""
 RANDOM, RESNET = "random", "resnet"
-"""Models that need no folder: the encoder of the first model without its weights, and a supervised ResNet."""
+"""Names of controls, models without a folder: the first model's encoder randomly initialized, and a ResNet."""
 CELLS, CSV, TABLE, RUN = "cells", "results.csv", "table.md", "benchmark.json"
 
 
 @dataclass
 class Task:
     """
-    Recordings with labels, and who is trained, chosen and tested on them.
+    A classification task: recordings with labels for training, validation and testing.
 
     Args:
-        name (`str`): In tables.
+        name (`str`): Name in tables.
         sets (`dict[str, datasets.Dataset]`): Prepared `train`, `validation` and `test` recordings, with the labels of
             the task only.
-        label_names (`list[str]`): Labels that are trained and tested.
-        feature_extractor: The one that they were prepared with.
-        folder (`Path`, *optional*): Where they were prepared.
-        notes (`list[str]`): What a reader of the results must know: labels left out, splits that were made.
-        published (*optional*): What the paper says about the same recordings.
-        others (`list[Task]`): The same rows, prepared for models of other systems.
+        label_names (`list[str]`): Labels to train and test.
+        feature_extractor: Feature extractor that the recordings were prepared with.
+        folder (`Path`, *optional*): Folder of the prepared recordings.
+        notes (`list[str]`): Notes on the results, such as labels that were left out.
+        published (*optional*): Published numbers on the same recordings.
+        others (`list[Task]`): The same rows prepared for models of other systems.
     """
 
     name: str
@@ -118,23 +118,23 @@ class Task:
     others: list[Task] = field(default_factory=list)
 
     def truth(self, split: str) -> np.ndarray:
-        """Labels of each recording of a split, `(num_recordings, num_labels)`: 1, 0, or NaN where unknown."""
+        """Labels of each recording of a split, `(num_recordings, num_labels)`: 1, 0, or NaN if unknown."""
         labels = dataset_labels(self.sets[split], self.label_names).numpy().astype(np.float64)
         return labels[group_by_recording(self.sets[split]["record_id"])[0]]
 
     def patient_ids(self, split: str) -> list[str | None]:
-        """Patient of each recording of a split, where known."""
+        """Patient of each recording of a split, `None` if unknown."""
         patients = self.sets[split]["patient_id"]
         return [patients[row] for row in group_by_recording(self.sets[split]["record_id"])[0]]
 
     def patient_keys(self, split: str) -> list[str]:
-        """Patient of each row of a split; all rows of a recording without one have the same."""
+        """Patient of each row of a split; a recording without one counts as a patient."""
         return patient_keys(self.sets[split]["record_id"], self.sets[split]["patient_id"])
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: what is trained how on what, and tested."""
+    """One run of a benchmark."""
 
     task: str
     fraction: float
@@ -145,16 +145,16 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """`str`: Name of the cell's files."""
+        """`str`: Name of the files of the cell."""
         parts = (self.task, f"{100 * self.fraction:g}pc", f"seed{self.seed}", self.model, self.protocol, self.head)
-        # Other signs by number, so that no two names become one.
+        # Other characters are escaped, so that names remain distinct.
         return "__".join(
             "".join(c if c.isalnum() or c in "-._" else f"~{ord(c):x}~" for c in part) for part in parts if part
         )
 
     @property
     def method(self) -> str:
-        """`str`: What is the same for all fractions and seeds."""
+        """`str`: Model, protocol and head, which all fractions and seeds share."""
         return ", ".join(filter(None, (self.model, self.protocol, self.head)))
 
 
@@ -162,73 +162,74 @@ def load_task(
     name: str, folder: Path | Sequence[Path], label_names: Sequence[str] | None = None, min_positives: int = 1
 ) -> Task:
     """
-    A task of a prepared folder, or of several that were prepared from the same recordings for different systems.
+    Load a task from a prepared folder, or from several folders of the same recordings prepared for different systems.
 
-    Where there are no test recordings the validation recordings are tested, and where there are then none to choose
-    by, a tenth of the training patients is, drawn with seed 0: nothing is ever chosen on what is tested.
+    Without test recordings, the validation recordings are tested. Without (other) validation recordings, a tenth of
+    the training patients, sampled with seed 0, is used for validation. Test recordings are never used for validation.
 
     Args:
-        name (`str`): In tables.
-        folder (`Path` or `Sequence[Path]`): What `clear-hug prepare --labels` wrote. Of several folders, rows that all
-            have are used.
-        label_names (`Sequence[str]`, *optional*): Only these labels; all by default.
-        min_positives (`int`, *optional*, defaults to 1): A label with fewer recordings that have it, or that do not,
-            among the training or the test recordings is left out and named.
+        name (`str`): Name in tables.
+        folder (`Path` or `Sequence[Path]`): Output of `clear-hug prepare --labels`. Of several folders, the rows that
+            all contain are used.
+        label_names (`Sequence[str]`, *optional*): Labels to use (default: all).
+        min_positives (`int`, *optional*, defaults to 1): Labels with fewer positive or negative training or test
+            recordings are left out and noted.
 
     Raises:
-        InputError: If the folder has no labels, or no label is left, or the labels are classes of which a recording
-            has one, or several folders differ in splits, patients or labels.
+        FileNotFoundError: If a folder does not exist.
+        InputError: If a folder has no labels, no label remains, labels are mutually exclusive classes, or the folders
+            differ in splits, patients or labels.
     """
     folders = [folder] if isinstance(folder, Path) else list(folder)
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
         check_independent_labels(folder)
-    loaded = [load_prepared(one) for one in folders]
+    loaded = [load_prepared(folder) for folder in folders]
     folder = folders[0]
-    notes = _keep_shared_rows(folders, [sets for sets, _ in loaded])
+    notes = _select_shared_rows(folders, [sets for sets, _ in loaded])
     sets = loaded[0][0]
     known = list((next(iter(sets.values())).features or {}).get("labels") or ())
     if not known:
         raise InputError(f"there are no labels in {folder}: prepare it with `clear-hug prepare --labels`")
-    if unknown := [one for one in label_names or () if one not in known]:
-        raise InputError(f"there is no label {unknown[0]!r} in {folder}: the labels are {', '.join(known)}")
-    # Of the source: what was published counts recordings that cannot be used, too.
-    sizes = {split: found["records"] for split, found in read_manifest(folder)["splits"].items()}
+    if unknown := [label for label in label_names or () if label not in known]:
+        raise InputError(f"there is no label {unknown[0]!r} in {folder}: choose from {', '.join(known)}")
+    # Sizes of the source: published numbers also count recordings that cannot be used.
+    sizes = {split: counts["records"] for split, counts in read_manifest(folder)["splits"].items()}
     usable = {split: len(set(dataset["record_id"])) for split, dataset in sets.items()}
     for split in ("train", "test"):
         if split not in sets and not (split == "test" and "validation" in sets):
             raise InputError(f"{folder} has no {split} recordings: prepare it with splits")
     if "test" not in sets:
-        for its_sets, _ in loaded:
-            its_sets["test"] = its_sets.pop("validation")
+        for folder_sets, _ in loaded:
+            folder_sets["test"] = folder_sets.pop("validation")
         notes.append("there are no test recordings: the validation recordings are tested")
     if "validation" not in sets:
         labels = dataset_labels(sets["train"], known).numpy()
         patients = patient_keys(sets["train"]["record_id"], sets["train"]["patient_id"])
-        first, second = holdout_split(labels, patients, 0.1, seed=0)
-        for its_sets, _ in loaded:
-            its_sets["validation"], its_sets["train"] = (
-                its_sets["train"].select(rows.tolist()) for rows in (second, first)
+        train_rows, validation_rows = holdout_split(labels, patients, 0.1, seed=0)
+        for folder_sets, _ in loaded:
+            folder_sets["validation"], folder_sets["train"] = (
+                folder_sets["train"].select(rows.tolist()) for rows in (validation_rows, train_rows)
             )
         count = len({*sets["validation"]["record_id"]})
         notes.append(f"the epoch is chosen on {count} training recordings of other patients")
-    least = max(1, min_positives)
-    chosen: list[str] = []
-    left_out: list[str] = []
-    for one in label_names or known:
-        fewest = min(_fewest(sets[split], one) for split in ("train", "test"))
-        (chosen if fewest >= least else left_out).append(one)
-    if left_out:
-        named = ", ".join(left_out)
-        notes.append(f"left out, with fewer than {least} training or test recordings of a class: {named}")
-    if not chosen:
-        raise InputError(f"no label of {folder} has {least} recordings of each class to train and test")
+    min_positives = max(1, min_positives)
+    selected: list[str] = []
+    excluded: list[str] = []
+    for label in label_names or known:
+        count = min(_minority_count(sets[split], label) for split in ("train", "test"))
+        (selected if count >= min_positives else excluded).append(label)
+    if excluded:
+        listed = ", ".join(excluded)
+        notes.append(f"left out, with fewer than {min_positives} training or test recordings of a class: {listed}")
+    if not selected:
+        raise InputError(f"no label of {folder} has {min_positives} recordings of each class to train and test")
     if not any(patient is not None for dataset in sets.values() for patient in dataset["patient_id"]):
         notes.append(
-            "no patients are known, so that each recording counts as one: if patients repeat, the numbers are too good"
+            "patients are unknown, so each recording counts as one: if patients repeat, the metrics are optimistic"
         )
-    published = published_for(chosen, sizes)
+    published = published_for(selected, sizes)
     if published is not None:
         notes.append(
             "the paper's numbers are of the same recordings by its published files; of their "
@@ -238,45 +239,48 @@ def load_task(
     tasks = [
         Task(
             name,
-            {split: select_labels(its_sets[split], chosen) for split in ("train", "validation", "test")},
-            chosen,
-            its_extractor,
-            its_folder,
+            {split: select_labels(folder_sets[split], selected) for split in ("train", "validation", "test")},
+            selected,
+            extractor,
+            folder,
         )
-        for its_folder, (its_sets, its_extractor) in zip(folders, loaded, strict=True)
+        for folder, (folder_sets, extractor) in zip(folders, loaded, strict=True)
     ]
     return replace(tasks[0], notes=notes, published=published, others=tasks[1:])
 
 
-def _keep_shared_rows(folders: Sequence[Path], all_sets: Sequence[dict[str, datasets.Dataset]]) -> list[str]:
+def _select_shared_rows(folders: Sequence[Path], all_sets: Sequence[dict[str, datasets.Dataset]]) -> list[str]:
     """
-    Leave of the splits of several prepared folders what all have, in the order of the first, and say what that was.
+    Keep the rows that the splits of all prepared folders contain, in the order of the first.
+
+    Returns:
+        `list[str]`: A note with the number of other rows, if there are any.
 
     Raises:
-        InputError: If they share nothing, or splits, patients or labels of what they share differ.
+        InputError: If there are no such rows, or their splits, patients or labels differ.
     """
     if len(folders) == 1:
         return []
-    places = [
+    all_positions = [
         {
-            row: (split, number)
+            row: (split, index)
             for split, dataset in sets.items()
-            for number, row in enumerate(zip(dataset["record_id"], dataset["window_start"], strict=True))
+            for index, row in enumerate(zip(dataset["record_id"], dataset["window_start"], strict=True))
         }
         for sets in all_sets
     ]
-    shared = [row for row in places[0] if all(row in one for one in places)]
-    splits = list(dict.fromkeys(places[0][row][0] for row in shared))
-    left_out = max(map(len, places)) - len(shared)
-    for sets, of_sets in zip(all_sets, places, strict=True):
-        kept = {
-            split: dataset.select([of_sets[row][1] for row in shared if of_sets[row][0] == split])
+    shared = [row for row in all_positions[0] if all(row in positions for positions in all_positions)]
+    splits = list(dict.fromkeys(all_positions[0][row][0] for row in shared))
+    num_dropped = max(map(len, all_positions)) - len(shared)
+    for sets, positions in zip(all_sets, all_positions, strict=True):
+        selected = {
+            split: dataset.select([positions[row][1] for row in shared if positions[row][0] == split])
             for split, dataset in sets.items()
         }
         sets.clear()
-        sets.update({split: dataset for split, dataset in kept.items() if len(dataset)})
+        sets.update({split: dataset for split, dataset in selected.items() if len(dataset)})
 
-    def described(sets: dict[str, datasets.Dataset]) -> list[tuple[str, ...]]:
+    def describe(sets: dict[str, datasets.Dataset]) -> list[tuple[str, ...]]:
         columns = ("record_id", "patient_id", "labels")
         return [
             tuple(json.dumps(list(sets[split][name])) for name in columns if name in sets[split].column_names)
@@ -285,25 +289,26 @@ def _keep_shared_rows(folders: Sequence[Path], all_sets: Sequence[dict[str, data
         ]
 
     for folder, sets in zip(folders[1:], all_sets[1:], strict=True):
-        if not shared or described(sets) != described(all_sets[0]):
-            what = "differ in splits, patients or labels" if shared else "share no recording"
+        if not shared or describe(sets) != describe(all_sets[0]):
+            problem = "differ in splits, patients or labels" if shared else "share no recording"
             raise InputError(
-                f"{folders[0]} and {folder} {what}: one task is the same recordings, prepared with the same labels "
-                "and splits for different systems"
+                f"{folders[0]} and {folder} {problem}: the folders of a task must contain the same recordings, "
+                "prepared with the same labels and splits for different systems"
             )
-    return [f"{left_out} rows were left out that one of {len(folders)} preparations lacks"] if left_out else []
+    return [f"{num_dropped} rows that are not in all {len(folders)} folders were left out"] if num_dropped else []
 
 
-def _fewest(dataset: datasets.Dataset, label: str) -> int:
+def _minority_count(dataset: datasets.Dataset, label: str) -> int:
+    """The smaller of the numbers of positive and negative recordings of a label."""
     values = dataset_labels(dataset, [label])[group_by_recording(dataset["record_id"])[0]]
     return int(min((values == 1).sum(), (values == 0).sum()))
 
 
-def usual_heads(folders: Iterable[Path]) -> list[str]:
-    """`mean`, and of the usual heads of the models those that all can have; errors as in [`run_benchmark`]."""
+def default_heads(folders: Iterable[Path]) -> list[str]:
+    """`mean`, and the default heads of the models that all models support; errors as in [`run_benchmark`]."""
     systems = [system_of(load_config(find_model_folder(folder))) for folder in folders]
-    own = (next(iter(system.heads)) for system in systems)
-    return list(dict.fromkeys(["mean", *(head for head in own if all(head in one.heads for one in systems))]))
+    heads = (next(iter(system.heads)) for system in systems)
+    return list(dict.fromkeys(["mean", *(head for head in heads if all(head in system.heads for system in systems))]))
 
 
 def run_benchmark(
@@ -316,57 +321,55 @@ def run_benchmark(
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """
-    Run every cell that is not in the folder yet, and write table and CSV of all that are asked for.
+    Run the cells that are missing in the folder, and write the table and CSV of all requested cells.
 
     Args:
-        tasks (`Sequence[Task]`): See [`load_task`].
+        tasks (`Sequence[Task]`): Tasks from [`load_task`].
         models (`Mapping[str, Path | None]`): Model folders by name; `None` for [`RANDOM`] and [`RESNET`].
-        output_dir (`str` or `Path`): Gets `results.csv`, `table.md`, `benchmark.json` (what was run on what) and
-            `cells/`, a JSON file and the test probabilities of each finished cell.
-        arguments ([`BenchmarkArguments`], *optional*): Which cells.
-        cache_dir (`str` or `Path`, *optional*): Where features of frozen encoders are kept (see [`encode`]).
+        output_dir (`str` or `Path`): Folder for `results.csv`, `table.md`, `benchmark.json` (digests of tasks, models
+            and recipes) and `cells/`, with a JSON file and the test probabilities of each finished cell.
+        arguments ([`BenchmarkArguments`], *optional*): Cells and recipes.
+        cache_dir (`str` or `Path`, *optional*): Cache of the features of frozen encoders (see [`encode`]).
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
-        say (`Callable`, *optional*): Takes what is worth knowing while it runs, such as classes that a fraction has
-            no recording of.
+        say (`Callable`, *optional*): Called with messages, such as labels with recordings of one class only.
 
     Returns:
-        `list[dict]`: The rows of the CSV.
+        `list[dict]`: Rows of the CSV.
 
     Raises:
-        InputError: If a model does not fit a task, or the folder holds cells of other recordings, weights or recipes
-            under the same names.
+        InputError: If a model does not match a task, or the folder contains cells of other recordings, weights or
+            recipes under the same names.
     """
     refuse_launcher("a benchmark")
     arguments = BenchmarkArguments() if arguments is None else arguments
     output_dir = check_writable(output_dir)
     names = [task.name for task in tasks]
-    if double := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two tasks are called {double[0]!r}: give them names of their own")
-    if taken := [name for name in (RANDOM, RESNET) if models.get(name) is not None]:
-        raise InputError(f"the name {taken[0]!r} is taken by a control: give the model another")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two tasks are named {duplicates[0]!r}: rename one")
+    if reserved := [name for name in (RANDOM, RESNET) if models.get(name) is not None]:
+        raise InputError(f"the name {reserved[0]!r} is reserved for a control: rename the model")
     for task in tasks:
         check_datasets(task.sets["train"], task.sets["validation"], task.label_names, allow_absent_labels=True)
         for split in ("train", "validation"):
-            where = f"in the {split} and in the test recordings"
-            check_apart(task.sets[split], task.sets["test"], where, of=f"{task.name}: ")
+            check_disjoint_patients(task.sets[split], task.sets["test"], f"{task.name}: ", splits=f"{split} and test")
     if not arguments.heads:
         arguments = copy(arguments)
-        arguments.heads = usual_heads(folder for folder in models.values() if folder is not None)
+        arguments.heads = default_heads(folder for folder in models.values() if folder is not None)
     runner = _Runner(tasks, models, arguments, cache_dir, output_dir)
     runner.check_identity()
     cells = list(_cells(tasks, models, arguments))
     missing = [cell for cell in cells if runner.read(cell) is None]
-    said: set[str] = set()
-    done = len(cells) - len(missing)
-    with tqdm(total=len(cells), initial=done, desc="benchmark", unit="cell", disable=not progress) as bar:
+    messages: set[str] = set()
+    num_finished = len(cells) - len(missing)
+    with tqdm(total=len(cells), initial=num_finished, desc="benchmark", unit="cell", disable=not progress) as bar:
         for cell in missing:
             bar.set_postfix_str(cell.name, refresh=True)
             result = runner.run(cell)
-            text = f"{_where(cell)}: training recordings of one class only for {', '.join(result['absent'])}"
-            if result["absent"] and text not in said:
-                said.add(text)
+            message = f"{_describe(cell)}: training recordings of one class only for {', '.join(result['absent'])}"
+            if result["absent"] and message not in messages:
+                messages.add(message)
                 bar.clear()
-                say(text)
+                say(message)
             bar.update(1)
     results = {cell: runner.read(cell) for cell in cells}
     rows = [_row(cell, result) for cell, result in results.items() if result is not None]
@@ -377,7 +380,7 @@ def run_benchmark(
 
 def _cells(tasks: Sequence[Task], models: Mapping[str, Path | None], arguments: BenchmarkArguments) -> Iterator[Cell]:
     for task in tasks:
-        # Cheap cells first: a stopped benchmark already says something.
+        # Cheap cells first, so that partial results are informative.
         for fraction in sorted(arguments.fractions):
             for model in models:
                 for seed in arguments.seeds:
@@ -389,42 +392,42 @@ def _cells(tasks: Sequence[Task], models: Mapping[str, Path | None], arguments: 
                             yield Cell(task.name, fraction, seed, model, protocol, head)
 
 
-def draw(how: str, task: Task, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Positions of a share of a task's training rows, whose labels these are, drawn as [`DRAWS`] says."""
-    if how == "plain":
+def draw(method: str, task: Task, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Indices of a fraction of a task's training rows with these labels, sampled by a method of [`DRAWS`]."""
+    if method == "plain":
         return random_subset(task.sets["train"]["record_id"], fraction, seed)
     return stratified_subset(labels, task.patient_keys("train"), fraction, seed)
 
 
-def _where(cell: Cell) -> str:
+def _describe(cell: Cell) -> str:
     return f"{cell.task}, {100 * cell.fraction:g}%, seed {cell.seed}"
 
 
 def _prepared_for(task: Task, folder: Path) -> Task:
     """
-    Which of the preparations of a task is for the model in a folder.
+    The preparation of a task that matches the model in a folder.
 
     Raises:
-        InputError: If there is none: what is wrong with the first, and how to mix systems where it is the system.
+        InputError: If none matches, with the mismatch of the first.
     """
     errors: list[InputError] = []
-    for one in (task, *task.others):
+    for prepared in (task, *task.others):
         try:
-            if one.folder is not None:
-                match_prepared(one.folder, load_feature_extractor(folder))
-            check_fits(load_config(folder), one.feature_extractor, *one.sets.values())
-            return one
+            if prepared.folder is not None:
+                match_prepared(prepared.folder, load_feature_extractor(folder))
+            check_compatible(load_config(folder), prepared.feature_extractor, *prepared.sets.values())
+            return prepared
         except InputError as error:
             errors.append(error)
     if task.folder is None:
         raise errors[0]
     raise InputError(
-        f"{errors[0]}; a task for models of several systems names a folder for each, {task.name}=DIR {task.name}=DIR"
+        f"{errors[0]}; for models of several systems, list a folder for each: {task.name}=DIR {task.name}=DIR"
     ) from errors[0]
 
 
 class _Runner:
-    """Runs cells of a benchmark, and keeps what several of them need."""
+    """Runs the cells of a benchmark, and caches what several of them use."""
 
     def __init__(
         self,
@@ -439,8 +442,8 @@ class _Runner:
         self.cache_dir = cache_dir
         self.folders = {name: find_model_folder(folder) for name, folder in models.items() if folder is not None}
         if RANDOM in models and not self.folders:
-            raise InputError(f"{RANDOM!r} is the first model without its weights: name a model folder, too")
-        # Of each model and task the preparation that is for the model.
+            raise InputError(f"{RANDOM!r} randomly initializes the encoder of the first model: add a model folder")
+        # The preparation of each task that matches a model.
         self.prepared: dict[tuple[str, str], Task] = {}
         for name, folder in self.folders.items():
             try:
@@ -450,12 +453,12 @@ class _Runner:
                     self.prepared[name, task.name] = _prepared_for(task, folder)
             except InputError as error:
                 raise InputError(f"model {name}: {error}") from error
-        self._held: dict[tuple[Any, ...], Any] = {}
+        self._cache: dict[tuple[Any, ...], Any] = {}
 
-    # ---------------------------------------------------------------------------------------------------- what is run
+    # ------------------------------------------------------------------------------------------------------- identity
 
     def check_identity(self) -> None:
-        """Refuse a folder with cells of other data, weights or recipes of the same names; write down what is run."""
+        """Record digests of tasks, models and recipes; raise if the folder has others of the same names."""
         identity: dict[str, dict[str, Any]] = {
             "tasks": {name: self._task_identity(task) for name, task in self.tasks.items()},
             "models": {
@@ -464,8 +467,8 @@ class _Runner:
                 if name != RESNET
             },
             "recipes": {
-                name: settings(one)
-                for name, one in self.arguments.recipes.items()
+                name: recipe_settings(recipe)
+                for name, recipe in self.arguments.recipes.items()
                 if name in self.arguments.protocols or (name == "supervised" and RESNET in self.models)
             },
             "draws": {"of shares": self.arguments.draw},
@@ -473,22 +476,22 @@ class _Runner:
         folder = RunFolder(self.output_dir, RUN, "benchmark", "choose another output folder, or another name")
         before = read_state(folder.mark, folder.remedy)
         if before is not None:
-            # Before there was a choice.
+            # Earlier versions did not record the method.
             before.setdefault("draws", {"of shares": "stratified"})
             for kind, named in identity.items():
-                there = before.get(kind, {})
-                for name in (name for name in named if name in there):
-                    folder.check_same(there[name], named[name], f"the {kind[:-1]} {name!r}")
-                identity[kind] = {**there, **named}
-        # Other processes may fill other cells of the same folder: nothing is removed.
+                recorded = before.get(kind, {})
+                for name in (name for name in named if name in recorded):
+                    folder.check_same(recorded[name], named[name], f"the {kind[:-1]} {name!r}")
+                identity[kind] = {**recorded, **named}
+        # Other processes may run other cells in the same folder, so nothing is removed.
         write_json(folder.mark, identity)
 
     @staticmethod
     def _task_identity(task: Task) -> dict[str, Any]:
         digest = hashlib.sha256()
         for split in ("train", "validation", "test"):
-            for one in (task, *task.others):
-                digest.update(dataset_digest(one.sets[split]).encode())
+            for prepared in (task, *task.others):
+                digest.update(dataset_digest(prepared.sets[split]).encode())
             digest.update(dataset_labels(task.sets[split], task.label_names).numpy().tobytes())
         return {
             "labels": task.label_names,
@@ -497,11 +500,11 @@ class _Runner:
         }
 
     def _encoder_of(self, model: str | None) -> str:
-        """Digest of what makes an encoder before it has weights; a control is fair to models that share it."""
+        """Digest of the config of an encoder; the random control applies to models with an equal one."""
         return settings_digest(load_config(self.folders[model])) if model is not None else ""
 
     def _load(self, model: str, task: str, head: str, seed: int) -> Any:
-        """A classifier with a new head; the encoder of [`RANDOM`] is new, too."""
+        """A classifier with a new head, and for [`RANDOM`] a new encoder."""
         set_seed(seed)
         names = self.tasks[task].label_names
         if model == RANDOM:
@@ -510,7 +513,7 @@ class _Runner:
         return load_for_finetuning(self.folders[model], names, head_type=head)[0]
 
     def _preparation(self, cell: Cell) -> Task:
-        """The cell's task as its model reads it: [`RANDOM`] as the first model, [`RESNET`] as the first folder is."""
+        """The task as prepared for the model: for [`RANDOM`] the first model, for [`RESNET`] the first folder."""
         if cell.model == RESNET:
             return self.tasks[cell.task]
         return self.prepared[next(iter(self.folders)) if cell.model == RANDOM else cell.model, cell.task]
@@ -518,49 +521,48 @@ class _Runner:
     # -------------------------------------------------------------------------------------------------------- running
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Train and test a cell, and write it down."""
+        """Train and test a cell, and write its result."""
         started = time.perf_counter()
         task = self.tasks[cell.task]
         labels = dataset_labels(task.sets["train"], task.label_names)
         rows = draw(self.arguments.draw, task, labels.numpy(), cell.fraction, cell.seed)
         absent = absent_labels(labels[rows], task.label_names)
-        best, *by_row = self._train(cell, self._preparation(cell), rows)
-        on_validation, on_test = (
-            mean_by_recording(found, task.sets[split]["record_id"])
-            for split, found in zip(("validation", "test"), by_row, strict=True)
+        best, *row_probabilities = self._train(cell, self._preparation(cell), rows)
+        validation_probabilities, test_probabilities = (
+            mean_by_recording(probabilities, task.sets[split]["record_id"])
+            for split, probabilities in zip(("validation", "test"), row_probabilities, strict=True)
         )
-        chosen = choose_thresholds(task.truth("validation"), on_validation)
-        thresholds = [0.5 if one is None else one for one in chosen]
+        thresholds = choose_thresholds(task.truth("validation"), validation_probabilities)
         metrics = evaluate_predictions(
             task.truth("test"),
-            on_test,
+            test_probabilities,
             task.label_names,
             task.patient_ids("test"),
             num_samples=self.arguments.bootstrap_samples,
-            thresholds=thresholds,
+            thresholds=[0.5 if threshold is None else threshold for threshold in thresholds],
         )
         result = {
             **asdict(cell),
             "num_train": len({*task.sets["train"].select(rows.tolist())["record_id"]}),
-            "num_validation": len(on_validation),
-            "num_test": len(on_test),
+            "num_validation": len(validation_probabilities),
+            "num_test": len(test_probabilities),
             "absent": absent,
             "chosen": best,
             "seconds": round(time.perf_counter() - started, 2),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "versions": " ".join(f"{one}={version(one)}" for one in ("clear-hug-hf", "torch", "transformers")),
+            "versions": " ".join(f"{name}={version(name)}" for name in ("clear-hug-hf", "torch", "transformers")),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
             "metrics": metrics,
         }
         path = self.output_dir / CELLS / cell.name
         with atomic_file(path.with_name(path.name + ".npy")) as partial:
-            np.save(partial, on_test.astype(np.float32))
-        # Last: a cell whose JSON is there is whole.
+            np.save(partial, test_probabilities.astype(np.float32))
+        # Written last: a cell with its JSON file is complete.
         write_json(path.with_name(path.name + ".json"), result)
         return result
 
     def _train(self, cell: Cell, task: Task, rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-        """What was chosen on the validation recordings (epoch or neighbours), and probabilities there and of test."""
+        """Epoch or number of neighbors chosen on the validation split, and probabilities on validation and test."""
         if cell.protocol == "supervised":
             sets = {split: self._signals(task, split) for split in ("train", "validation", "test")}
             recipe = replace(self.arguments.recipes["supervised"], seed=cell.seed)
@@ -570,144 +572,147 @@ class _Runner:
             encoded = {split: self._features(cell, task, split) for split in ("train", "validation", "test")}
             train = encoded["train"].select(rows.tolist())
             if cell.protocol == "knn":
-                return _neighbours(train, encoded["validation"], encoded["test"])
+                return _nearest_neighbors(train, encoded["validation"], encoded["test"])
             model = self._load(cell.model, cell.task, cell.head, cell.seed)
             recipe = replace(self.arguments.recipes["probe"], seed=cell.seed)
             head = HeadOnly(model)
             best, _ = train_with_trainer(
-                head, train, encoded["validation"], as_it_is, make_optimizer(model, recipe), recipe
+                head, train, encoded["validation"], identity_collator, make_optimizer(model, recipe), recipe
             )
             return best, _probabilities(head, encoded["validation"]), _probabilities(head, encoded["test"])
         model = self._load(cell.model, cell.task, cell.head, cell.seed)
         recipe = replace(self.arguments.recipes[cell.protocol], seed=cell.seed)
         train_rows = task.sets["train"].select(rows.tolist())
-        done = finetune(model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe)
-        found = [
-            predict(done.model, task.sets[split], task.feature_extractor).probabilities
+        result = finetune(model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe)
+        validation, test = (
+            predict(result.model, task.sets[split], task.feature_extractor).probabilities
             for split in ("validation", "test")
-        ]
-        return done.best_epoch, found[0], found[1]
+        )
+        return result.best_epoch, validation, test
 
     def _features(self, cell: Cell, task: Task, split: str) -> EncodedDataset:
         seed = cell.seed if cell.model == RANDOM else 0
         key = ("features", cell.model, seed, cell.task, split)
-        if key not in self._held:
-            # Those of other tasks are not needed again: cells come task by task.
-            self._held = {one: held for one, held in self._held.items() if cell.task in one}
+        if key not in self._cache:
+            # Cells are ordered by task, so other tasks are finished.
+            self._cache = {other: value for other, value in self._cache.items() if cell.task in other}
             model = self._load(cell.model, cell.task, "mean", seed).to(PartialState().device)
             collator = EcgCollator(task.feature_extractor, label_names=task.label_names)
-            self._held[key] = encode(model, task.sets[split], collator, cache_dir=self.cache_dir)
-        return self._held[key]
+            self._cache[key] = encode(model, task.sets[split], collator, cache_dir=self.cache_dir)
+        return self._cache[key]
 
     def _signals(self, task: Task, split: str) -> EncodedDataset:
         key = ("signals", task.name, split)
-        if key not in self._held:
-            self._held = {one: held for one, held in self._held.items() if task.name in one}
-            samples = round(task.feature_extractor.window_seconds * task.feature_extractor.sampling_rate)
-            self._held[key] = signals_of(task.sets[split], task.label_names, samples)
-        return self._held[key]
+        if key not in self._cache:
+            self._cache = {other: value for other, value in self._cache.items() if task.name in other}
+            num_samples = round(task.feature_extractor.window_seconds * task.feature_extractor.sampling_rate)
+            self._cache[key] = signal_dataset(task.sets[split], task.label_names, num_samples)
+        return self._cache[key]
 
     # -------------------------------------------------------------------------------------------------------- results
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """A finished cell; `None` for one that is missing or damaged, which is then run again."""
+        """The result of a cell; `None` if it is missing or damaged."""
         path = self.output_dir / CELLS / cell.name
         try:
             result: Any = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
-            found = np.load(path.with_name(path.name + ".npy"))
+            probabilities = np.load(path.with_name(path.name + ".npy"))
         except (OSError, ValueError, EOFError):
             return None
         task = self.tasks[cell.task]
-        whole = (
+        is_valid = (
             isinstance(result, dict)
             and "metrics" in result
             and all(result.get(name) == value for name, value in asdict(cell).items())
-            and found.shape == task.truth("test").shape
+            and probabilities.shape == task.truth("test").shape
         )
-        return result if whole else None
+        return result if is_valid else None
 
     def tables(self, cells: Sequence[Cell]) -> str:
-        """The table of the paper's form, the differences to the controls, and what a reader must know, as Markdown."""
+        """Markdown: the table in the paper's layout, differences from the controls, and notes."""
         runs: dict[tuple[str, str, float], list[np.ndarray]] = {}
         for cell in cells:
-            found = np.load(self.output_dir / CELLS / (cell.name + ".npy"))
-            runs.setdefault((cell.method, cell.task, cell.fraction), []).append(found)
+            probabilities = np.load(self.output_dir / CELLS / (cell.name + ".npy"))
+            runs.setdefault((cell.method, cell.task, cell.fraction), []).append(probabilities)
         columns = sorted(self.arguments.fractions)
         published = {name: task.published for name, task in self.tasks.items() if task.published is not None}
 
         def table(control: Callable[[str], str | None] | None) -> str:
             rows = []
-            for (method, task, fraction), found in runs.items():
-                others: list[np.ndarray] = []
+            for (method, task, fraction), probabilities in runs.items():
+                control_probabilities: list[np.ndarray] = []
                 if control is not None:
-                    other = control(method)
-                    if other is None or (other, task, fraction) not in runs:
+                    control_method = control(method)
+                    if control_method is None or (control_method, task, fraction) not in runs:
                         continue
-                    others = runs[other, task, fraction]
+                    control_probabilities = runs[control_method, task, fraction]
                 interval = macro_auroc_interval(
                     self.tasks[task].truth("test"),
-                    found,
-                    others,
+                    probabilities,
+                    control_probabilities,
                     self.tasks[task].patient_ids("test"),
                     self.arguments.bootstrap_samples,
                 )
                 rows.append({"method": method, "task": task, "fraction": fraction, "macro_auroc": interval})
             return protocol_table(rows, published if control is None else {}, columns) if rows else ""
 
-        first = [
+        sections = [
             f"Macro AUROC [%], mean of {len(self.arguments.seeds)} seed(s), with 95 % bootstrap intervals over the "
-            f"patients tested, for shares of the training recordings, {DRAWS[self.arguments.draw]}.",
+            f"test patients, for fractions of the training recordings, {DRAWS[self.arguments.draw]}.",
             table(None),
         ]
         first_model = next(iter(self.folders), None)
-        unlike = [name for name in self.folders if self._encoder_of(name) != self._encoder_of(first_model)]
-        with_random = table(lambda method: None if method.partition(", ")[0] in unlike else _instead(method, RANDOM))
+        different = [name for name in self.folders if self._encoder_of(name) != self._encoder_of(first_model)]
+        with_random = table(
+            lambda method: None if method.partition(", ")[0] in different else _with_model(method, RANDOM)
+        )
         if with_random:
-            first += ["Ahead of the same encoder without its weights, paired (points of macro AUROC):", with_random]
+            title = "Difference from the same encoder randomly initialized, paired (points of macro AUROC):"
+            sections += [title, with_random]
         with_resnet = table(lambda method: None if method.startswith(RESNET) else f"{RESNET}, supervised")
         if with_resnet:
-            first += ["Ahead of the supervised ResNet, paired (points of macro AUROC):", with_resnet]
+            sections += ["Difference from the supervised ResNet, paired (points of macro AUROC):", with_resnet]
         notes: dict[str, list[str]] = {}
         for name, task in self.tasks.items():
             for note in task.notes:
                 notes.setdefault(note, []).append(name)
             if name not in published:
-                note = "the paper's numbers are not beside ours, since these are not its recordings"
+                note = "the paper's numbers are omitted, since its recordings differ"
                 notes.setdefault(note, []).append(name)
         lines = [f"- {', '.join(names)}: {note}." for note, names in notes.items()]
         lines += [
-            f"- {name}: no control, since its encoder is of another form than {first_model}'s, which {RANDOM} has."
-            for name in unlike
+            f"- {name}: no control, since {RANDOM} has the encoder config of {first_model}, which differs."
+            for name in different
         ]
-        empty: dict[str, list[str]] = {}
+        absent: dict[str, list[str]] = {}
         for cell in cells:
             result = self.read(cell)
             if result is not None and result["absent"]:
-                empty.setdefault(_where(cell), result["absent"])
+                absent.setdefault(_describe(cell), result["absent"])
         lines += [
-            f"- {where}: training recordings of one class only for {', '.join(labels)}."
-            for where, labels in empty.items()
+            f"- {description}: training recordings of one class only for {', '.join(labels)}."
+            for description, labels in absent.items()
         ]
-        return "\n\n".join([*first, "\n".join(lines)]) + "\n"
+        return "\n\n".join([*sections, "\n".join(lines)]) + "\n"
 
 
-def _instead(method: str, model: str) -> str | None:
-    """The same method with another model; `None` for that model itself and for what has no such control."""
-    own, _, rest = method.partition(", ")
-    return None if own in (model, RESNET) else f"{model}, {rest}"
+def _with_model(method: str, model: str) -> str | None:
+    """The method with another model; `None` for that model itself and for the ResNet."""
+    method_model, _, rest = method.partition(", ")
+    return None if method_model in (model, RESNET) else f"{model}, {rest}"
 
 
-def _neighbours(
+def _nearest_neighbors(
     train: EncodedDataset, validation: EncodedDataset, test: EncodedDataset
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    features = [_mean_feature(one) for one in (train, validation, test)]
-    labels = [one.columns["labels"].numpy().astype(np.float64) for one in (train, validation)]
-    best, on_test = select_nearest_neighbors(features[0], labels[0], features[1], labels[1], features[2])
-    return best, nearest_neighbor_scores(features[0], labels[0], features[1], best), on_test
+    features = [_mean_feature(split) for split in (train, validation, test)]
+    labels = [split.columns["labels"].numpy().astype(np.float64) for split in (train, validation)]
+    best, test_scores = select_nearest_neighbors(features[0], labels[0], features[1], labels[1], features[2])
+    return best, nearest_neighbor_scores(features[0], labels[0], features[1], best), test_scores
 
 
 def _mean_feature(encoded: EncodedDataset) -> np.ndarray:
-    """Mean of the states of the leads that a recording has, `(num_recordings, hidden_size)`."""
+    """Mean of the states of present leads, `(num_recordings, hidden_size)`."""
     return masked_mean(encoded.columns["lead_states"], encoded.columns["present"]).numpy()
 
 

@@ -1,9 +1,9 @@
 """
-Checkpoints of a pre-training run: whole or absent, rotated, and refused for a run that is not the same.
+Checkpoints of a pre-training run: atomic, rotated, and only loaded by the same run.
 
-A checkpoint is written beside the others under a hidden name, flushed to disk, and renamed when it is whole. Whatever
-kills the run, the newest folder under its own name can be read. `SHA256SUMS` in it has the digest of every file, as
-`sha256sum --check` reads it.
+A checkpoint is written under a hidden name, flushed to disk, and renamed when it is complete, so that a kill never
+leaves a partial checkpoint under its final name. Its `SHA256SUMS` holds the digest of every file, for
+`sha256sum --check`.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ class Checkpoints:
     The checkpoints of one run.
 
     Args:
-        output_dir (`Path`): Folder of the run; the checkpoints are in `checkpoints/` there.
-        accelerator ([`Accelerator`]): Saves and loads what it prepared: model and optimiser.
-        identity (`dict`): What two runs must share to be the same, as JSON has it; the keys are words for users.
-        keep (`int`): Newest checkpoints that are kept.
+        output_dir (`Path`): Folder of the run, which holds the checkpoints in `checkpoints/`.
+        accelerator ([`Accelerator`]): Saves and loads the model and the optimizer that it prepared.
+        identity (`dict`): JSON-serializable facts that are equal for equal runs; error messages contain the keys.
+        limit (`int`): Number of checkpoints to keep.
     """
 
-    def __init__(self, output_dir: Path, accelerator: Accelerator, identity: dict[str, Any], keep: int):
+    def __init__(self, output_dir: Path, accelerator: Accelerator, identity: dict[str, Any], limit: int):
         self.folder = output_dir / FOLDER
         self.accelerator = accelerator
         self.identity = json.loads(json.dumps(identity, default=str))
-        self.keep = keep
+        self.limit = limit
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """
-        The newest whole checkpoint and its state.
+        The newest complete checkpoint and its state.
 
         Raises:
-            InputError: If it belongs to another run, with what differs; if a file is other than it was written; or if
-                there are checkpoints and none is whole.
+            InputError: If it belongs to another run (the message names the difference), a file was changed, or all
+                checkpoints are incomplete.
         """
-        everything = self._all()
-        for path in reversed(everything):
+        paths = self._all()
+        for path in reversed(paths):
             state = _read(path)
             if state is None:
                 continue
-            check_sums(path, f"delete {path}, and the same command goes on from the one before it")
-            remedy = "choose another output folder, give the settings of that run, or replace it with --restart"
+            check_sums(path, f"delete {path} to continue from the previous checkpoint with the same command")
+            remedy = "choose another output folder, use the settings of that run, or replace it with --restart"
             RunFolder(self.folder.parent, FOLDER, "run", remedy).check_same(state["identity"], self.identity)
             if state["sharded"] != self._sharded:
                 raise InputError(
                     f"{path} was written {'with' if state['sharded'] else 'without'} FSDP: launch the run as before"
                 )
             return path, state
-        if everything:
-            raise InputError(f"no checkpoint in {self.folder} is whole: start anew with --restart")
+        if paths:
+            raise InputError(f"all checkpoints in {self.folder} are incomplete: start over with --restart")
         return None
 
     @property
@@ -81,8 +81,8 @@ class Checkpoints:
         Write a checkpoint; every process calls this.
 
         Args:
-            step (`int`): Steps done.
-            state (`dict`): What the loop must know to go on, as JSON has it.
+            step (`int`): Number of finished steps.
+            state (`dict`): JSON-serializable state of the loop.
         """
         main = self.accelerator.is_main_process
         partial = self.folder / f"{_PARTIAL}{step:08d}"
@@ -95,20 +95,20 @@ class Checkpoints:
         if not main:
             return
         files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-        known = {"step": step, "identity": self.identity, "files": files, "sharded": self._sharded}
-        (partial / _STATE).write_text(json.dumps({**known, **state}), encoding="utf-8")
+        facts = {"step": step, "identity": self.identity, "files": files, "sharded": self._sharded}
+        (partial / _STATE).write_text(json.dumps({**facts, **state}), encoding="utf-8")
         write_sums(partial)
         final = self.folder / f"{_PREFIX}{step:08d}"
         put_in_place(partial, final)
-        # Later ones were damaged, or the run would have gone on from them.
-        kept = [path for path in self._all() if path <= final][-self.keep :]
+        # Later checkpoints are incomplete, since the run did not resume from them.
+        newest = [path for path in self._all() if path <= final][-self.limit :]
         for path in self._all():
-            if path not in kept:
+            if path not in newest:
                 shutil.rmtree(path, ignore_errors=True)
 
     def load(self, path: Path) -> None:
         """
-        Put the weights and the optimiser's state of a checkpoint back; every process calls this.
+        Load the weights and the state of the optimizer; every process calls this.
 
         Raises:
             InputError: If the files cannot be read.
@@ -119,15 +119,15 @@ class Checkpoints:
             raise
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
             raise InputError(
-                f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): delete that folder, and the "
-                "same command goes on from the one before it"
+                f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): delete it to continue from the "
+                "previous checkpoint with the same command"
             ) from error
 
     def clean(self, restart: bool) -> None:
-        """Remove what killed runs left half written, or everything with `restart`; the main process calls this."""
+        """Remove partial checkpoints of killed runs, or all with `restart`; the main process calls this."""
         for path in self.folder.glob("*" if restart else f"{_PARTIAL}*"):
             shutil.rmtree(path, ignore_errors=True)
-        # From here on the folder is known for that of a pre-training run.
+        # Marks the output folder as that of a pre-training run.
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _all(self) -> list[Path]:
@@ -135,47 +135,46 @@ class Checkpoints:
 
 
 def write_sums(folder: Path) -> None:
-    """Write the digest of every file in a folder beside them."""
+    """Write the digests of all files in a folder to its `SHA256SUMS`."""
     write_text(folder / _SUMS, "".join(f"{digest}  {name}\n" for name, digest in _digests(folder).items()))
 
 
 def check_sums(folder: Path, remedy: str) -> None:
     """
-    Refuse a checkpoint of which a file is not what was written. One without digests is of an earlier version.
+    Check the files of a checkpoint against its digests, if it has any.
 
     Args:
         folder (`Path`): The checkpoint.
-        remedy (`str`): What the error tells users to do.
+        remedy (`str`): Advice that ends the error message.
 
     Raises:
-        InputError: If a file differs, is missing, or has no digest; the message names it.
+        InputError: If a file is changed, is missing, or has no digest; the message names it.
     """
     path = folder / _SUMS
     if not path.is_file():
         return
     lines = path.read_bytes().decode(errors="replace").splitlines()
     digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = _digests(folder)
-    if unlisted := sorted(found.keys() - digests.keys()):
-        raise InputError(f"{path} is not what was written (it has no digest of {unlisted[0]}): {remedy}")
+    actual = _digests(folder)
+    if unlisted := sorted(actual.keys() - digests.keys()):
+        raise InputError(f"{path} was changed (it has no digest of {unlisted[0]}): {remedy}")
     for name, digest in digests.items():
-        if name not in found:
+        if name not in actual:
             raise InputError(f"{folder / name} is missing: {remedy}")
-        if found[name] != digest:
+        if actual[name] != digest:
             raise InputError(
-                f"{folder / name} is not what was written (its SHA-256 differs), and would change the run without a "
-                f"word: {remedy}"
+                f"{folder / name} was changed (its SHA-256 differs) and would silently change the run: {remedy}"
             )
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Digests of all files but hidden ones, which file managers add."""
-    found = folder_digests(folder)
-    return {name: one for name, one in found.items() if name != _SUMS and not Path(name).name.startswith(".")}
+    """Digests of all files except hidden ones, which file managers add."""
+    digests = folder_digests(folder)
+    return {name: digest for name, digest in digests.items() if name != _SUMS and not Path(name).name.startswith(".")}
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The state of a checkpoint, or `None` if a file is missing or of another size than it was written."""
+    """The state of a checkpoint, or `None` if a file is missing or truncated."""
     try:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         if any((folder / name).stat().st_size != size for name, size in state["files"].items()):

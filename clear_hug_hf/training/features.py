@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of recordings: computed once, kept on disk by what it depends on."""
+"""Features of frozen encoders: computed once, and cached under a digest of all that they depend on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..data.collator import EcgCollator
 from ..data.model_files import extractor_settings
 from ..inference.digests import dataset_digest, digest_of, weights_digest
 from ..utils.files import atomic_file, check_writable
-from .processes import gather_shares, own_share
+from .processes import gather_rows, process_rows
 
 
 class EncodedDataset(Dataset):
@@ -43,22 +43,22 @@ class EncodedDataset(Dataset):
         return {name: column[index] for name, column in self.columns.items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch at once, for a loader with [`as_it_is`] as its collator."""
-        chosen = torch.as_tensor(indices)
-        return {name: column[chosen] for name, column in self.columns.items()}
+        """A batch, for a loader with [`identity_collator`]."""
+        rows = torch.as_tensor(indices)
+        return {name: column[rows] for name, column in self.columns.items()}
 
     def select(self, indices: Sequence[int]) -> EncodedDataset:
-        """The recordings at some positions."""
+        """The dataset of the recordings at these indices."""
         return EncodedDataset(self.__getitems__(list(indices)))
 
 
-def as_it_is(batch: Any) -> Any:
-    """A collator for datasets that make whole batches."""
+def identity_collator(batch: Any) -> Any:
+    """Collator for datasets whose items are already batches."""
     return batch
 
 
 def default_cache() -> Path:
-    """Folder of kept features: `clear_hug_features` beside the caches of Hugging Face (`HF_HOME`)."""
+    """Default folder of the feature cache: `clear_hug_features` in `HF_HOME`."""
     return Path(HF_HOME) / "clear_hug_features"
 
 
@@ -71,18 +71,21 @@ def encode(
     cache_dir: str | Path | None = None,
 ) -> EncodedDataset:
     """
-    Read every recording once with the encoder, without dropout; or take what an earlier call kept. Connected processes
-    read a share each, and get the features of all.
+    Compute the features of all recordings without dropout, or load them from the cache. Several processes divide the
+    recordings, and each returns the features of all.
 
     Args:
-        model ([`PreTrainedModel`]): Its encoder is used, on the device that it is on.
-        dataset ([`datasets.Dataset`]): As `prepare` makes it.
-        collator ([`EcgCollator`]): Makes the batches and labels. If it reads `all_beats`, the features of a row are
-            the mean over its windows.
-        batch_size (`int`, *optional*, defaults to `64`): Recordings at a time.
+        model ([`PreTrainedModel`]): Model whose encoder is used, on its current device.
+        dataset ([`datasets.Dataset`]): Prepared recordings.
+        collator ([`EcgCollator`]): Collates batches and labels. If it reads `all_beats`, the features of a row are the
+            mean over its windows.
+        batch_size (`int`, *optional*, defaults to `64`): Recordings per batch.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
-        cache_dir (`str` or `Path`, *optional*): Where features are kept, under the [`features_key`] of encoder,
-            feature extractor and recordings. Not kept without it. A file that is damaged is made anew.
+        cache_dir (`str` or `Path`, *optional*): Folder that caches the features under [`features_key`]; damaged files
+            are replaced. By default, features are not cached.
+
+    Returns:
+        [`EncodedDataset`]
 
     Raises:
         InputError: If `cache_dir` cannot be written.
@@ -92,10 +95,10 @@ def encode(
     if cache_dir is not None:
         check_writable(cache_dir)
         path = Path(cache_dir) / f"{features_key(model, dataset, collator)}.safetensors"
-        kept = _read(path, len(dataset))
-        # Processes encode together or not at all.
-        if all(gather_object([kept is not None])) and kept is not None:
-            return EncodedDataset({**kept, "labels": labels})
+        cached = _read(path, len(dataset))
+        # Either all processes encode or none.
+        if all(gather_object([cached is not None])) and cached is not None:
+            return EncodedDataset({**cached, "labels": labels})
     columns = _encode(model, dataset, collator, batch_size, progress)
     if path is not None and PartialState().is_main_process:
         with atomic_file(path) as partial:
@@ -109,28 +112,29 @@ def _encode(
 ) -> dict[str, torch.Tensor]:
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {"lead_states": [], "present": []}
-    only = EcgCollator(collator.feature_extractor, (), trim=collator.trim, all_beats=collator.all_beats)
-    # Recordings with like many beats together need less padding, and padding costs as much as beats.
+    unlabeled = EcgCollator(collator.feature_extractor, (), trim=collator.trim, all_beats=collator.all_beats)
+    # Batches of recordings with similar numbers of beats need less padding, which costs as much as beats.
     order = sorted(range(len(dataset)), key=[len(peaks) for peaks in dataset["r_peaks"]].__getitem__)
-    rows = dataset.select_columns(only.columns).with_format("numpy").select(own_share(order))
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=only)
-    shown = progress and PartialState().is_main_process
-    for batch in tqdm(loader, desc="encode", unit="batch", disable=not shown):
-        of = batch.pop("rows", None)
+    rows = dataset.select_columns(unlabeled.columns).with_format("numpy").select(process_rows(order))
+    loader = DataLoader(rows, batch_size=batch_size, collate_fn=unlabeled)
+    show_progress = progress and PartialState().is_main_process
+    for batch in tqdm(loader, desc="encode", unit="batch", disable=not show_progress):
+        row_indices = batch.pop("rows", None)
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         encoded = model.base_model(**batch)
         states, present = encoded.lead_states.float().cpu(), encoded.present_leads.cpu()
-        if of is not None:
-            # Windows of one row are of the same leads, and each has beats.
-            states, present = collator.mean_by_row(states, of), collator.mean_by_row(present.float(), of) > 0
+        if row_indices is not None:
+            # All windows of a row have the same leads and at least one beat.
+            states = collator.mean_by_row(states, row_indices)
+            present = collator.mean_by_row(present.float(), row_indices) > 0
         parts["lead_states"].append(states)
         parts["present"].append(present)
-    back = torch.as_tensor(order).argsort()
-    return {name: gather_shares(part)[back] for name, part in parts.items()}
+    inverse_order = torch.as_tensor(order).argsort()
+    return {name: gather_rows(part)[inverse_order] for name, part in parts.items()}
 
 
 def dataset_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> torch.Tensor:
-    """Labels of a prepared dataset as `(num_recordings, num_labels)`: 1, 0, or NaN where unknown."""
+    """Labels of a prepared dataset, `(num_recordings, num_labels)`: 1, 0, or NaN if unknown."""
     names = list(dataset.features["labels"]) if label_names is None else list(label_names)
     return torch.tensor(
         [[float("nan") if row[name] is None else float(row[name]) for name in names] for row in dataset["labels"]]
@@ -142,11 +146,11 @@ def dataset_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None)
 
 def features_key(model: PreTrainedModel, dataset: datasets.Dataset, collator: EcgCollator) -> str:
     """
-    Hexadecimal name of the features of a dataset: another encoder weight or config, another sample, peak or order of
-    the recordings, or another setting of the feature extractor gives another name. Head and labels do not count.
+    Hexadecimal digest of the weights and config of the encoder, the samples, peaks and order of the recordings, and
+    the settings of the feature extractor. Head and labels are not part of it.
     """
-    read = (weights_digest(model.base_model), dataset_digest(dataset), extractor_settings(collator.feature_extractor))
-    return digest_of(*read, *(["all beats"] if collator.all_beats else []))
+    parts = (weights_digest(model.base_model), dataset_digest(dataset), extractor_settings(collator.feature_extractor))
+    return digest_of(*parts, *(["all beats"] if collator.all_beats else []))
 
 
 def _read(path: Path, count: int) -> dict[str, torch.Tensor] | None:
@@ -154,5 +158,5 @@ def _read(path: Path, count: int) -> dict[str, torch.Tensor] | None:
         columns = load_file(path)
     except (OSError, SafetensorError):
         return None
-    fits = set(columns) == {"lead_states", "present"} and all(len(one) == count for one in columns.values())
-    return columns if fits else None
+    is_valid = set(columns) == {"lead_states", "present"} and all(len(column) == count for column in columns.values())
+    return columns if is_valid else None

@@ -1,17 +1,18 @@
 """
-One pre-training loop on Accelerate for every model of this package.
+The pre-training loop of all models, on Accelerate.
 
-A model trains here if its `forward` returns an output with a `loss`, and then may:
+The loop trains a model whose `forward` returns an output with a `loss`. Optionally, the model:
 
-- return `loss_weight`, of how many terms its loss is the mean: the parts of a step, on one process or several, then
-  add up to exactly the loss of the whole step. Without it, recordings count alike;
-- take `seeds`, one per recording, and draw from them what it draws: the same on any device and number of processes;
-- take `seed`, a whole number, and draw from it what is the same for all recordings of a step, in all of its parts;
-- define `after_optimizer_step(progress)`, called with the share of the steps done, to lead a teacher network along;
-- name in `monitors` further fields of its output, numbers that are logged beside the loss: signs of a collapse, say.
+- returns `loss_weight`, the number of terms in the mean of its loss, by which batches of a step are weighted, in one
+or
+  several processes, so that they add up to the exact loss of the step (default: the number of recordings);
+- takes `seeds`, one per recording, for random numbers that do not depend on devices and processes;
+- takes `seed`, an integer, for random numbers that all recordings of a step share;
+- defines `after_optimizer_step(progress)`, called with the fraction of finished steps, such as to update a teacher;
+- lists in `monitors` further scalar fields of its output to log, such as indicators of collapse.
 
-Order and hidden beats follow from the seed and the step alone, dropout from these and the process, so a run goes on
-from a checkpoint as if it had never stopped.
+Order and masked beats depend only on the seed and the step, and dropout also on the process, so that a resumed run
+equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -56,20 +57,20 @@ from ..data.collator import EcgCollator
 from ..processing.errors import InputError, missing_library
 from ..utils.files import check_writable, remove_leftovers, write_csv
 from .arguments import PretrainingArguments
-from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, share_loader, step_loader
+from .batches import Collator, StepBatches, StepCollator, StepPlan, recording_seeds, step_loader, validation_loader
 from .checkpoints import Checkpoints
 from .folders import save_model_folder
-from .processes import average_batch_statistics, check_connected, on_connected_cpus
+from .processes import average_batch_statistics, check_connected, launched_on_cpus
 
 
 EPOCH_LOG, STEP_LOG = "pretraining_log.csv", "pretraining_steps.csv"
 MODEL_FOLDER, BEST_FOLDER, TRACKING_FOLDER = "model", "best", "tracking"
-FINETUNING_RUN = "finetuning.json"  # a fine-tuning run's own mark
+FINETUNING_RUN = "finetuning.json"  # marks the folder of a fine-tuning run
 _STEP_COLUMNS = ("step", "epoch", "loss", "gradient_norm", "learning_rate")
 
 
-# Settings that may change when a run goes on: at most they round otherwise, or draw dropout otherwise.
-_FREE = (
+# Settings that may change when a run resumes: they change at most rounding and dropout.
+_NOT_IN_IDENTITY = (
     "per_device_train_batch_size",
     "torch_compile",
     "gradient_checkpointing",
@@ -85,7 +86,7 @@ _FREE = (
 @dataclass
 class PretrainingResult:
     """
-    What a pre-training run gives.
+    Result of a pre-training run.
 
     Args:
         model ([`PreTrainedModel`]): The trained model, in evaluation mode.
@@ -93,7 +94,7 @@ class PretrainingResult:
             (`None` without validation recordings), `learning_rate`, `seconds`, `recordings_per_second`.
         steps (`list[dict]`): One row per step: `step`, `epoch`, `loss`, `gradient_norm` (before it is clipped),
             `learning_rate`.
-        resumed_from (`int`, *optional*): Step of the checkpoint from which the run went on.
+        resumed_from (`int`, *optional*): Step of the checkpoint from which the run resumed.
     """
 
     model: PreTrainedModel
@@ -104,12 +105,12 @@ class PretrainingResult:
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """
-    Parameter groups for AdamW: only the weights of linear and convolution layers decay, not biases, norms, embeddings,
-    positions and learned tokens.
+    Parameter groups for AdamW. Weight decay applies to weights of linear and convolution layers, not to biases, norms,
+    embeddings, positions and learned tokens.
 
     Args:
-        model (`nn.Module`): Parameters that need no gradient are left out.
-        weight_decay (`float`): Of the first group.
+        model (`nn.Module`): Model, of which parameters without gradients are skipped.
+        weight_decay (`float`): Weight decay of the first group; that of the second is 0.
     """
     decaying = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
@@ -123,34 +124,33 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def compile_layers(model: nn.Module) -> None:
     """
-    Compile the layers of a model, or all of a model without layers, with `torch.compile`.
+    Compile the layers of a model, or a model without layers, with `torch.compile`.
 
-    Any shape is compiled for from the first batch on: a batch is as long as its longest recording, and compiling for
-    each length in turn soon reaches the limit from which torch compiles no more. Torch compiles when batches come:
-    train under [`sizes_kept_apart`].
+    Shapes are dynamic, since the length of batches varies and static compilation would soon reach torch's limit of
+    recompilations. Compilation happens with the first batches: train under [`without_duck_shapes`].
     """
-    # Layers are alike, so that compiling one compiles all of them.
-    layers: list[nn.Module] = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+    # Equal layers share one compilation.
+    layers: list[nn.Module] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for module in layers or [model]:
         module.compile(dynamic=True)
 
 
-def sizes_kept_apart() -> AbstractContextManager[None]:
-    """Has torch compile two sizes that are equal in the first batch by chance, such as leads and beats, as two."""
-    kept: AbstractContextManager[None] = symbolic_shapes.patch(use_duck_shape=False)  # type: ignore[attr-defined]
-    return kept
+def without_duck_shapes() -> AbstractContextManager[None]:
+    """Keep torch from compiling two sizes as one that are only equal in the first batch, such as leads and beats."""
+    context: AbstractContextManager[None] = symbolic_shapes.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+    return context
 
 
 def learning_rate_at(step: int, num_steps: int, warmup_steps: int, peak: float, lowest: float) -> float:
     """
-    Rate of a step: linear from nearly zero to `peak` over the warm-up, then half a cosine to `lowest`.
+    Learning rate of a step: linear warmup from nearly zero to `peak`, then half a cosine to `lowest`.
 
     Args:
-        step (`int`): From 0.
-        num_steps (`int`): Steps of the run.
-        warmup_steps (`int`): Steps of the warm-up.
-        peak (`float`): Highest rate.
-        lowest (`float`): Last rate.
+        step (`int`): Step, from 0.
+        num_steps (`int`): Number of steps of the run.
+        warmup_steps (`int`): Number of warmup steps.
+        peak (`float`): Learning rate at the end of the warmup.
+        lowest (`float`): Learning rate of the last step.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -170,64 +170,66 @@ def pretrain(
     restart: bool = False,
 ) -> PretrainingResult:
     """
-    Pre-train a model on a prepared dataset, or go on where a killed run stopped.
+    Pre-train a model on a prepared dataset, or resume an interrupted run.
 
     Args:
-        model ([`PreTrainedModel`]): Its `forward` returns a `loss`, and may do what stands at the top of this file.
-        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): As `prepare` makes it.
-        feature_extractor: The one that the dataset was prepared with; saved beside the weights.
-        output_dir (`str` or `Path`, *optional*): Gets `model/`, renewed after every epoch, `best/`, the model with the
-            lowest validation loss, `pretraining_log.csv` and `pretraining_steps.csv`, `tracking/`, and `checkpoints/`.
-            If the same run left checkpoints there, it goes on from the newest. Nothing is written without it.
-        validation_dataset ([`datasets.Dataset`], *optional*): Its loss is computed after every epoch.
+        model ([`PreTrainedModel`]): Model whose `forward` returns a `loss`; the docstring of this module lists what
+            else it may do.
+        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): Prepared recordings.
+        feature_extractor: Feature extractor that the dataset was prepared with, saved with the weights.
+        output_dir (`str` or `Path`, *optional*): Folder for `model/`, updated after every epoch, `best/`, the model
+            with the lowest validation loss, `pretraining_log.csv`, `pretraining_steps.csv`, `tracking/` and
+            `checkpoints/`, from which the same run resumes. By default, nothing is written.
+        validation_dataset ([`datasets.Dataset`], *optional*): Recordings whose loss is computed after every epoch.
         arguments ([`PretrainingArguments`], *optional*): The recipe.
-        collator (`Callable`, *optional*): Makes a batch of rows; a [`EcgCollator`] by default.
-        restart (`bool`, *optional*, defaults to `False`): Whether to start anew where there are checkpoints.
+        collator (`Callable`, *optional*): Collates rows into one batch (default: an [`EcgCollator`]).
+        restart (`bool`, *optional*, defaults to `False`): Whether to start over if there are checkpoints.
 
     Returns:
         [`PretrainingResult`]
 
     Raises:
-        InputError: If there is nothing to train on, the batch does not fit, rate, leads or lengths are not the
-            model's, the folder cannot be written or holds another run, or a loss is not finite; that leaves every
-            checkpoint and model folder as it was.
+        InputError: If there are no recordings, or fewer than a batch; processes do not divide the batch; rate, leads
+            or lengths differ from the model's; the folder cannot be written or holds another run; or a loss is not
+            finite, which leaves existing checkpoints and model folders unchanged.
     """
     arguments = PretrainingArguments() if arguments is None else arguments
     if output_dir is not None:
         output_dir = check_writable(output_dir)
         if (output_dir / FINETUNING_RUN).exists():
-            raise InputError(f"{output_dir} holds a fine-tuning run, which would be lost: choose another folder")
+            raise InputError(
+                f"{output_dir} holds a fine-tuning run, which would be overwritten: choose another folder"
+            )
     collator = EcgCollator(feature_extractor, label_names=()) if collator is None else collator
-    _check_rate(model, train_dataset, feature_extractor)
-    check_cut(model.config, feature_extractor)
-    accelerator = _accelerator(arguments, output_dir)
-    plan = _plan(train_dataset, arguments, accelerator)
+    check_compatible(model.config, feature_extractor, train_dataset)
+    accelerator = _make_accelerator(arguments, output_dir)
+    plan = _make_plan(train_dataset, arguments, accelerator)
     loop = _Loop(model, train_dataset, validation_dataset, feature_extractor, collator, arguments, plan, accelerator)
     return loop.run(output_dir, restart)
 
 
-def settings(arguments: PretrainingArguments) -> dict[str, Any]:
-    """The recipe as it is written beside results: what changes what is trained."""
-    return {name: value for name, value in asdict(arguments).items() if name not in _FREE}
+def recipe_settings(arguments: PretrainingArguments) -> dict[str, Any]:
+    """Settings that change results, as recorded with them."""
+    return {name: value for name, value in asdict(arguments).items() if name not in _NOT_IN_IDENTITY}
 
 
-# ------------------------------------------------------------------------------------------------------------ before
+# ------------------------------------------------------------------------------------------------------------- setup
 
 
-def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Accelerator:
+def _make_accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Accelerator:
     for name in arguments.report_to:
         if importlib.util.find_spec(name) is None:
             missing = f"the tracker {name} is not installed: `pip install {name}`, or choose another"
             raise InputError(missing_library(name, f"tracking with {name}") or missing)
-    # Without a GPU, Accelerate connects processes only if it is told that they are to use the CPU.
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or on_connected_cpus()
+    # Without a GPU, Accelerate only connects processes with `cpu=True`.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or launched_on_cpus()
     precision = arguments.mixed_precision
     if precision == "auto":
         has_bf16 = torch.cuda.is_available() and not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        asked = os.environ.get("ACCELERATE_MIXED_PRECISION")
-        precision = "bf16" if asked == "bf16" or has_bf16 else "no"
+        requested = os.environ.get("ACCELERATE_MIXED_PRECISION")
+        precision = "bf16" if requested == "bf16" or has_bf16 else "no"
     sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
-    # Accelerate keeps precision and sharding of the first accelerator of a process; each run here has its own.
+    # Otherwise Accelerate reuses precision and sharding of the first accelerator in this process.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=on_cpu,
@@ -235,15 +237,15 @@ def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Ac
         log_with=list(arguments.report_to) if arguments.report_to and output_dir is not None else None,
         project_dir=None if output_dir is None else str(output_dir / TRACKING_FOLDER),
         kwargs_handlers=[
-            # Buffers are constants, or statistics that are averaged where they are read.
+            # Buffers are constants, or statistics that are averaged before they are read.
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            # A weight that FSDP gathers is let go after its layer; rounded copies must be, too.
+            # FSDP frees gathered weights after each layer; a cache would keep their bfloat16 copies.
             AutocastKwargs(cache_enabled=not sharded),
         ],
     )
     check_connected(accelerator.num_processes)
     if sharded and on_cpu and accelerator.num_processes > 1:
-        # Accelerate shards over GPUs only, and would train without FSDP in silence; torch can.
+        # Accelerate only shards on GPUs, and would silently train without FSDP; torch also shards on CPUs.
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
         for state in (accelerator.state, PartialState()):
             state.distributed_type = DistributedType.FSDP
@@ -251,79 +253,78 @@ def _accelerator(arguments: PretrainingArguments, output_dir: Path | None) -> Ac
     if plugin is not None:
         if plugin.fsdp_version != 2:
             raise InputError("FSDP 1 is not supported: set `fsdp_version: 2`, as scripts/launch/fsdp.yaml does")
-        # Weights are gathered as they are, and autocast rounds what each operation can bear: the loss is that of one
-        # process. Weights, targets and norms in bfloat16 would not be.
+        # Weights are gathered in float32 and autocast chooses the precision of each operation, so that the loss equals
+        # that of one process.
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
     return accelerator
 
 
-def _check_rate(model: PreTrainedModel, dataset: Any, feature_extractor: Any) -> None:
-    wanted = getattr(model.config, "sampling_rate", None)
-    first: dict[str, Any] = next(iter(dataset.take(1)), {})
-    rates = {
-        "the feature extractor works at": getattr(feature_extractor, "sampling_rate", None),
-        "the dataset was prepared at": first.get("sampling_rate"),
-    }
-    for what, rate in rates.items():
-        if wanted is not None and rate is not None and float(rate) != float(wanted):
-            raise InputError(
-                f"{what} {float(rate):g} Hz and the model at {float(wanted):g} Hz: prepare the recordings for this "
-                "model, or set the model's sampling_rate"
-            )
-
-
-def check_cut(config: Any, feature_extractor: Any) -> None:
+def check_compatible(config: Any, feature_extractor: Any, *sets: Any) -> None:
     """
-    Refuse a feature extractor that makes of a recording what a model does not read.
+    Check that a feature extractor and prepared datasets match a model.
 
     Args:
-        config ([`PreTrainedConfig`]): The model's.
-        feature_extractor: Of the same system; what either does not have is not compared.
+        config ([`PreTrainedConfig`]): Config of the model.
+        feature_extractor: Feature extractor of the same system; settings that only one of them has are not compared.
+        sets (`datasets.Dataset` or `datasets.IterableDataset`): Prepared recordings.
 
     Raises:
-        InputError: If leads, or lengths of beats, patches or windows differ, or there are more beats.
+        InputError: If sampling rates, leads or the lengths of beats, patches or windows differ, or the extractor
+            returns more beats than the model reads.
     """
-    found_leads, wanted_leads = list(feature_extractor.lead_names), list(config.lead_names)
-    if found_leads != wanted_leads:
-        raise InputError(
-            f"the feature extractor gives {len(found_leads)} leads ({', '.join(found_leads)}) and the model reads "
-            f"{len(wanted_leads)} ({', '.join(wanted_leads)}): use the one that is saved beside the model"
-        )
-    for name, of_extractor in (
+    for name, extractor_name in (
+        ("sampling_rate", "sampling_rate"),
         ("beat_length", "beat_length"),
         ("num_beats", "num_beats"),
         ("patch_size", "patch_size"),
         ("num_samples", "window_samples"),
         ("image_size", "image_size"),
     ):
-        wanted, found = getattr(config, name, None), getattr(feature_extractor, of_extractor, None)
-        if wanted is None or found is None or found == wanted or (name == "num_beats" and found < wanted):
+        expected, actual = getattr(config, name, None), getattr(feature_extractor, extractor_name, None)
+        if expected is None or actual is None or actual == expected or (name == "num_beats" and actual < expected):
             continue
         raise InputError(
-            f"the feature extractor has {name} {found} and the model {wanted}: use the one that is saved beside the "
-            f"model, or set the model's {name}"
+            f"the feature extractor has {name} {actual} and the model {expected}: use the feature extractor saved "
+            f"with the model, or set the model's {name}"
         )
+    extractor_leads, model_leads = list(feature_extractor.lead_names), list(config.lead_names)
+    if extractor_leads != model_leads:
+        raise InputError(
+            f"the feature extractor returns {len(extractor_leads)} leads ({', '.join(extractor_leads)}), but the "
+            f"model reads {len(model_leads)} ({', '.join(model_leads)}): use that of the saved model"
+        )
+    model_rate = getattr(config, "sampling_rate", None)
+    for dataset in sets:
+        first_row: dict[str, Any] = next(iter(dataset.take(1)), {})
+        rate = first_row.get("sampling_rate")
+        if rate is not None and model_rate is not None and float(rate) != float(model_rate):
+            raise InputError(
+                f"the recordings were prepared at {float(rate):g} Hz, but the model reads {float(model_rate):g} Hz: "
+                "prepare them with the model's feature extractor"
+            )
 
 
-def _plan(dataset: Any, arguments: PretrainingArguments, accelerator: Accelerator) -> StepPlan:
+def _make_plan(dataset: Any, arguments: PretrainingArguments, accelerator: Accelerator) -> StepPlan:
     if isinstance(dataset, datasets.IterableDataset):
-        found = arguments.recordings_per_epoch
-        if found is None:
-            raise InputError("a stream does not say how many recordings it holds: set recordings_per_epoch")
+        count = arguments.recordings_per_epoch
+        if count is None:
+            raise InputError("the number of recordings in a stream is unknown: set recordings_per_epoch")
     else:
-        found = len(dataset)
-    batch, processes = arguments.train_batch_size, accelerator.num_processes
-    if not found:
+        count = len(dataset)
+    batch_size, num_processes = arguments.train_batch_size, accelerator.num_processes
+    if not count:
         raise InputError("there are no recordings to pre-train on")
-    if batch > found:
+    if batch_size > count:
         raise InputError(
-            f"train_batch_size is {batch} and there are {found} recordings to train on: choose at most {found}"
+            f"train_batch_size is {batch_size}, but there are {count} recordings to train on: choose at most {count}"
         )
-    if batch % processes:
+    if batch_size % num_processes:
         raise InputError(
-            f"train_batch_size is {batch} and there are {processes} processes: choose a multiple of {processes}"
+            f"train_batch_size is {batch_size}, but there are {num_processes} processes: choose a multiple of "
+            f"{num_processes}"
         )
-    return StepPlan(found, batch, arguments.num_train_epochs, arguments.seed, accelerator.process_index, processes)
+    epochs, process = arguments.num_train_epochs, accelerator.process_index
+    return StepPlan(count, batch_size, epochs, arguments.seed, process, num_processes)
 
 
 def _identity(
@@ -334,13 +335,13 @@ def _identity(
     arguments: PretrainingArguments,
     precision: str,
 ) -> dict[str, Any]:
-    """What two runs must share for one to go on where the other stopped."""
+    """Facts that must be equal for a run to resume; messages contain the keys."""
 
-    def plain(settings: dict[str, Any]) -> dict[str, Any]:
-        # Versions and how to load say nothing about the numbers, nor do fields that say so.
-        apart = {"transformers_version", "dtype", "auto_map", "architectures", "custom_pipelines"}
-        apart |= {one.name for one in fields(model.config) if not one.metadata.get("changes_numbers", True)}
-        return {k: v for k, v in settings.items() if k not in apart and not k.startswith("_")}
+    def select(settings: dict[str, Any]) -> dict[str, Any]:
+        # Versions, loading and fields with `changes_numbers=False` do not change results.
+        ignored = {"transformers_version", "dtype", "auto_map", "architectures", "custom_pipelines"}
+        ignored |= {field.name for field in fields(model.config) if not field.metadata.get("changes_numbers", True)}
+        return {k: v for k, v in settings.items() if k not in ignored and not k.startswith("_")}
 
     digest = hashlib.sha256()
     if isinstance(dataset, datasets.IterableDataset):
@@ -351,11 +352,11 @@ def _identity(
     for record in ids:
         digest.update(f"{record}\n".encode())
     return {
-        "the model": {"class": type(model).__name__, **plain(model.config.to_dict())},
-        "the feature extractor": plain(feature_extractor.to_dict()),
+        "the model": {"class": type(model).__name__, **select(model.config.to_dict())},
+        "the feature extractor": select(feature_extractor.to_dict()),
         "the dataset": {"recordings": count, "record ids (sha256)": digest.hexdigest()},
         "the recipe": {
-            **settings(arguments),
+            **recipe_settings(arguments),
             "mixed_precision": precision,
             "augmentation": float(getattr(collator, "augmentation", 0.0)),
         },
@@ -364,28 +365,28 @@ def _identity(
 
 def sharded_layers(model: PreTrainedModel) -> list[str]:
     """
-    Names of the classes of layers whose weights FSDP gathers one at a time: those that the model and its towers name
-    in `_no_split_modules`, as far as it has them, and without those that hold what Accelerate shards by itself.
+    Names of the layer classes that FSDP shards one by one: those in `_no_split_modules` of the model and its towers
+    that the model contains, except those that contain the input embedding, which Accelerate shards itself.
     """
     names = set(model._no_split_modules or ())
-    layers = [one for one in model.modules() if type(one).__name__ in names]
+    layers = [module for module in model.modules() if type(module).__name__ in names]
     embedding = model.get_input_embeddings()
-    around = {type(one).__name__ for one in layers if any(part is embedding for part in one.modules())}
-    return sorted({type(one).__name__ for one in layers} - around)
+    excluded = {type(layer).__name__ for layer in layers if any(part is embedding for part in layer.modules())}
+    return sorted({type(layer).__name__ for layer in layers} - excluded)
 
 
 # -------------------------------------------------------------------------------------------------------------- loop
 
 
-class _Unread(NamedTuple):
+class _PendingStep(NamedTuple):
     """
-    What a step gave, still on the device.
+    Results of a step that are still on the device.
 
     Args:
-        learning_rate (`float`): Of the step.
-        values (`torch.Tensor` of shape `(2 + number of monitors,)`): Loss of the whole step, norm of its gradient, and
-            what the model wants watched, as the mean over this process's batches.
-        losses (`list[torch.Tensor]`): Of each batch of this process.
+        learning_rate (`float`): Learning rate of the step.
+        values (`torch.Tensor` of shape `(2 + number of monitors,)`): Loss and gradient norm of the step, and the
+            monitors of the model, averaged over this process's batches.
+        losses (`list[torch.Tensor]`): Loss of each batch of this process.
         record_ids (`list[list[str]]`): Recordings of each batch of this process.
     """
 
@@ -395,13 +396,13 @@ class _Unread(NamedTuple):
     record_ids: list[list[str]]
 
     def suspects(self) -> list[str]:
-        """The recordings of those batches whose loss is not finite; of all if none is."""
+        """Recordings of the batches whose loss is not finite, or of all batches if all losses are finite."""
         bad = [ids for ids, loss in zip(self.record_ids, self.losses, strict=True) if not math.isfinite(loss.item())]
         return [record for ids in (bad or self.record_ids) for record in ids]
 
 
 class _Loop:
-    """One run: what it works with, and where it stands."""
+    """A run and its state."""
 
     def __init__(
         self,
@@ -420,16 +421,16 @@ class _Loop:
         self.identity = _identity(
             model, train_dataset, feature_extractor, collator, arguments, accelerator.mixed_precision
         )
-        self.train_dataset = _only(train_dataset, collator)
+        self.train_dataset = _select_columns(train_dataset, collator)
         self.validation_dataset = None
         if validation_dataset is not None and len(validation_dataset):
-            self.validation_dataset = _only(validation_dataset, collator)
-        share = plan.batch_size // plan.num_processes
-        most = arguments.per_device_train_batch_size or (16 if accelerator.device.type == "cpu" else share)
-        self.micro_batch_size = min(most, share)
+            self.validation_dataset = _select_columns(validation_dataset, collator)
+        process_batch_size = plan.batch_size // plan.num_processes
+        default = 16 if accelerator.device.type == "cpu" else process_batch_size
+        self.micro_batch_size = min(arguments.per_device_train_batch_size or default, process_batch_size)
         self.monitors: tuple[str, ...] = tuple(getattr(model, "monitors", ()))
-        takes = inspect.signature(model.forward).parameters
-        self.with_seeds, self.with_seed = "seeds" in takes, "seed" in takes
+        parameters = inspect.signature(model.forward).parameters
+        self.with_seeds, self.with_seed = "seeds" in parameters, "seed" in parameters
 
         if arguments.gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
@@ -446,7 +447,7 @@ class _Loop:
         if plugin is not None and plugin.transformer_cls_names_to_wrap is None:
             plugin.transformer_cls_names_to_wrap = sharded_layers(model)
         with warnings.catch_warnings():
-            # Newer releases of torch call the option of `_accelerator` by another name, which older ones do not know.
+            # Newer versions of torch rename the option `broadcast_buffers`, which older versions require.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.after_step = getattr(model, "after_optimizer_step", None)
@@ -456,10 +457,10 @@ class _Loop:
         self.steps: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.best_loss = math.inf
-        self._unread: list[_Unread] = []
+        self._pending: list[_PendingStep] = []
 
     def run(self, output_dir: Path | None, restart: bool) -> PretrainingResult:
-        """Train from the newest checkpoint, or from the start, to the end."""
+        """Train to the end, from the newest checkpoint if there is one."""
         arguments, plan, accelerator = self.arguments, self.plan, self.accelerator
         set_seed(arguments.seed)
         checkpoints, resumed_from = None, None
@@ -482,29 +483,29 @@ class _Loop:
             arguments.shuffle_buffer_size,
         )
         if accelerator.log_with and output_dir is not None:
-            accelerator.init_trackers("pretraining", config=_flat(self.identity))
+            accelerator.init_trackers("pretraining", config=_flatten(self.identity))
         self._started = self._epoch_started = time.perf_counter()
         self._epoch_first = self.step
-        shown = not arguments.disable_tqdm and accelerator.is_main_process
-        bar = tqdm(total=plan.num_steps, initial=self.step, desc="pre-train", unit="step", disable=not shown)
+        disable = arguments.disable_tqdm or not accelerator.is_main_process
+        bar = tqdm(total=plan.num_steps, initial=self.step, desc="pre-train", unit="step", disable=disable)
         self.model.train()
-        with bar, ExitStack() as at_exit, sizes_kept_apart() if arguments.torch_compile else nullcontext():
+        with bar, ExitStack() as at_exit, without_duck_shapes() if arguments.torch_compile else nullcontext():
             for tracker in accelerator.trackers:
-                at_exit.callback(tracker.finish)  # has it write down what it has, however the run ends
-            for batches in _explained(loader):
+                at_exit.callback(tracker.finish)  # flushes the tracker however the run ends
+            for batches in _unwrap_worker_errors(loader):
                 self._train_step(batches)
                 bar.update(1)
-                at_end = self.step % plan.steps_per_epoch == 0
-                due = checkpoints is not None and (
-                    at_end or (arguments.save_steps and self.step % arguments.save_steps == 0)
+                is_epoch_end = self.step % plan.steps_per_epoch == 0
+                should_save = checkpoints is not None and (
+                    is_epoch_end or (arguments.save_steps and self.step % arguments.save_steps == 0)
                 )
-                if len(self._unread) >= arguments.logging_steps or at_end or due:
+                if len(self._pending) >= arguments.logging_steps or is_epoch_end or should_save:
                     self._read_losses(bar)
-                if at_end or due:
+                if is_epoch_end or should_save:
                     average_batch_statistics(self.model)
-                if at_end:
+                if is_epoch_end:
                     self._end_epoch(output_dir)
-                if due and checkpoints is not None and output_dir is not None:
+                if should_save and checkpoints is not None and output_dir is not None:
                     self._write_logs(output_dir)
                     checkpoints.save(self.step, self._state())
         accelerator.wait_for_everyone()
@@ -518,59 +519,59 @@ class _Loop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # Dropout, too, follows from the step, so that no generator needs to be saved.
+        # Dropout depends on the step, so that checkpoints need no generator state.
         torch.manual_seed(int(recording_seeds(arguments.seed, [(self.step, plan.process)])[0]))
-        # A number and no tensor: to read one, the processor would wait for the device.
+        # An integer, since reading a tensor would wait for the device.
         shared = {"seed": int(recording_seeds(arguments.seed, [(self.step, 0)])[0])} if self.with_seed else {}
 
         sums = torch.zeros(2, device=accelerator.device)
-        losses, watched = [], torch.zeros(len(self.monitors), device=accelerator.device)
+        losses, monitors = [], torch.zeros(len(self.monitors), device=accelerator.device)
         for number, batch in enumerate(step.batches, start=1):
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            synchronised = nullcontext() if number == len(step.batches) else accelerator.no_sync(self.model)
-            with synchronised, accelerator.autocast():
+            sync_context = nullcontext() if number == len(step.batches) else accelerator.no_sync(self.model)
+            with sync_context, accelerator.autocast():
                 output = self.model(**batch, **shared)
                 loss, weight = _loss_and_weight(output, batch)
                 weighted = loss * weight
                 accelerator.backward(weighted)
             sums += torch.stack((weighted.detach(), weight))
             losses.append(loss.detach())
-            for place, name in enumerate(self.monitors):
-                watched[place] += getattr(output, name).detach().float() / len(step.batches)
+            for index, name in enumerate(self.monitors):
+                monitors[index] += getattr(output, name).detach().float() / len(step.batches)
         sums = accelerator.reduce(sums, "sum")
         weight = sums[1].clamp(min=1)
-        # Gradients are sums over this process's terms, averaged over processes: they become means over all terms.
+        # Gradients are sums over a process's terms, averaged over processes; rescale them to means over all terms.
         norm = scale_and_clip(self.model, plan.num_processes / weight, arguments.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.after_step is not None:
             self.after_step(self.step / plan.num_steps)
-        values = torch.cat((torch.stack((sums[0] / weight, norm)), watched))
-        self._unread.append(_Unread(rate, values, losses, step.record_ids))
+        values = torch.cat((torch.stack((sums[0] / weight, norm)), monitors))
+        self._pending.append(_PendingStep(rate, values, losses, step.record_ids))
 
     def _read_losses(self, bar: Any) -> None:
-        """Read what the device has computed since, write it down, and stop if something is not finite."""
-        unread, self._unread = self._unread, []
-        values = torch.stack([one.values for one in unread]).tolist()
-        first = self.step - len(unread) + 1
-        for number, (one, (loss, norm, *watched)) in enumerate(zip(unread, values, strict=True), start=first):
-            rate = one.learning_rate
+        """Read and log the pending steps; raise `InputError` if a loss or gradient is not finite."""
+        pending, self._pending = self._pending, []
+        values = torch.stack([step.values for step in pending]).tolist()
+        first = self.step - len(pending) + 1
+        for number, (step, (loss, norm, *monitors)) in enumerate(zip(pending, values, strict=True), start=first):
+            rate = step.learning_rate
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                named = sorted(set(gather_object(one.suspects())))
-                what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+                record_ids = sorted(set(gather_object(step.suspects())))
+                problem = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
                 raise InputError(
-                    f"{what} at step {number} with learning rate {rate:.2e}, in the batch of recordings "
-                    f"{_listed(named)}: lower the learning rate, or look at these recordings. Nothing was saved since "
-                    "the last checkpoint"
+                    f"{problem} at step {number} with learning rate {rate:.2e}, in the batch of recordings "
+                    f"{_join_names(record_ids)}: lower the learning rate, or check these recordings. Nothing was "
+                    "saved since the last checkpoint"
                 )
             epoch = (number - 1) // self.plan.steps_per_epoch + 1
             columns = (*_STEP_COLUMNS, *self.monitors)
-            row = dict(zip(columns, (number, epoch, loss, norm, rate, *watched), strict=True))
+            row = dict(zip(columns, (number, epoch, loss, norm, rate, *monitors), strict=True))
             self.steps.append(row)
             self.accelerator.log({f"train/{name}": row[name] for name in columns[2:]}, step=number)
-        done = (self.step - self._epoch_first) * self.plan.batch_size
-        speed = done / (time.perf_counter() - self._epoch_started)
+        num_recordings = (self.step - self._epoch_first) * self.plan.batch_size
+        speed = num_recordings / (time.perf_counter() - self._epoch_started)
         bar.set_postfix(loss=f"{loss:.4f}", lr=f"{rate:.1e}", recordings=f"{speed:.0f}/s", refresh=False)
 
     def _end_epoch(self, output_dir: Path | None) -> None:
@@ -581,8 +582,8 @@ class _Loop:
         validation_loss = self._validation_loss()
         if validation_loss is not None and not math.isfinite(validation_loss):
             raise InputError(
-                f"the validation loss is {validation_loss} after epoch {epoch} and the last step's "
-                f"{steps[-1]['loss']:.4f}: look for broken validation recordings. Nothing was saved since the last "
+                f"the validation loss is {validation_loss} after epoch {epoch}, and the last training loss "
+                f"{steps[-1]['loss']:.4f}: check the validation recordings. Nothing was saved since the last "
                 "checkpoint"
             )
         row = {
@@ -614,14 +615,14 @@ class _Loop:
         accelerator = self.accelerator
         self.model.eval()
         sums = torch.zeros(2, device=accelerator.device)
-        loader = share_loader(
+        loader = validation_loader(
             self.validation_dataset,
             self.collator,
             self.micro_batch_size,
             accelerator.process_index,
             accelerator.num_processes,
-            # Sharded models compute together: no process may have a batch more than another.
-            equal=accelerator.distributed_type == DistributedType.FSDP,
+            # Processes of a sharded model need equally many batches.
+            drop_last=accelerator.distributed_type == DistributedType.FSDP,
             num_workers=self.arguments.dataloader_num_workers,
         )
         for batch in loader:
@@ -636,17 +637,17 @@ class _Loop:
     # ------------------------------------------------------------------------------------------------------- folders
 
     def _resume(self, output_dir: Path, checkpoints: Checkpoints) -> int | None:
-        found = checkpoints.newest()
-        if found is None:
+        checkpoint = checkpoints.newest()
+        if checkpoint is None:
             return None
-        path, state = found
+        path, state = checkpoint
         checkpoints.load(path)
         self.step, self.history = state["step"], state["history"]
         self.seconds_before = state["seconds"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         self.steps = [row for row in _read_steps(output_dir / STEP_LOG) if row["step"] <= self.step]
         if not self.arguments.disable_tqdm and self.accelerator.is_main_process:
-            tqdm.write(f"{output_dir}: going on after step {self.step} of {self.plan.num_steps}")
+            tqdm.write(f"{output_dir}: resuming after step {self.step} of {self.plan.num_steps}")
         return self.step
 
     def _state(self) -> dict[str, Any]:
@@ -663,27 +664,27 @@ class _Loop:
                 write_csv(output_dir / EPOCH_LOG, self.history)
 
     def _save_model(self, folder: Path) -> None:
-        model = self._whole_model()
+        model = self._unwrapped_model()
         if self.accelerator.is_main_process:
-            # A collator that reads texts has their tokenizer, which belongs to the model.
+            # A collator of texts has the tokenizer of the model.
             save_model_folder(folder, model, self.feature_extractor, getattr(self.collator, "tokenizer", None))
         self.accelerator.wait_for_everyone()
 
-    def _whole_model(self) -> PreTrainedModel:
-        """The model without wrappers; where processes hold shards, the first one gets a whole model."""
+    def _unwrapped_model(self) -> PreTrainedModel:
+        """The model without wrappers; of a sharded model, the main process gets a full copy."""
         model: PreTrainedModel = self.accelerator.unwrap_model(self.model)
         if self.accelerator.distributed_type != DistributedType.FSDP:
             return model
-        weights = self.accelerator.get_state_dict(self.model)  # all processes take part
+        weights = self.accelerator.get_state_dict(self.model)  # collective: called by all processes
         if not self.accelerator.is_main_process:
             return model
-        whole = self.model_class(model.config)
-        whole.load_state_dict(weights)
-        return whole
+        full_model = self.model_class(model.config)
+        full_model.load_state_dict(weights)
+        return full_model
 
     @staticmethod
     def _clean(output_dir: Path, restart: bool) -> None:
-        """Remove what killed runs left half written, or all of a former run with `restart`."""
+        """Remove partial files of killed runs, and with `restart` all files of an earlier run."""
         remove_leftovers(output_dir)
         if restart:
             for name in (MODEL_FOLDER, BEST_FOLDER, TRACKING_FOLDER):
@@ -693,19 +694,19 @@ class _Loop:
 
     def _result(self, resumed_from: int | None) -> PretrainingResult:
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        return PretrainingResult(self._whole_model().eval(), self.history, self.steps, resumed_from)
+        return PretrainingResult(self._unwrapped_model().eval(), self.history, self.steps, resumed_from)
 
 
-def _explained(loader: Iterable[StepBatches]) -> Iterator[StepBatches]:
-    """The batches of a loader; the errors of its worker processes without the traceback that torch adds as text."""
+def _unwrap_worker_errors(loader: Iterable[StepBatches]) -> Iterator[StepBatches]:
+    """Iterate over a loader; strip the traceback that torch adds to messages of worker errors."""
     try:
         yield from loader
     except InputError as error:
         raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
 
 
-def _only(dataset: Any, collator: Collator) -> Any:
-    """The columns that the collator reads, if it says so: reading the others takes time."""
+def _select_columns(dataset: Any, collator: Collator) -> Any:
+    """Select the columns that the collator reads, if it lists them."""
     columns = getattr(collator, "columns", None)
     return dataset if columns is None else dataset.select_columns([*columns, "record_id"])
 
@@ -720,30 +721,30 @@ def _loss_and_weight(output: Any, batch: dict[str, torch.Tensor]) -> tuple[torch
 @torch.no_grad()
 def scale_and_clip(model: nn.Module, scale: torch.Tensor, max_norm: float) -> torch.Tensor:
     """
-    Multiply gradients and clip them in one pass.
+    Scale and clip gradients in one pass.
 
     Args:
-        model (`nn.Module`): Holds the gradients.
-        scale (`torch.Tensor` of shape `()`): Multiplies them.
-        max_norm (`float`): Largest norm that they may have then.
+        model (`nn.Module`): Model with gradients.
+        scale (`torch.Tensor` of shape `()`): Factor of the gradients.
+        max_norm (`float`): Maximum norm after scaling.
 
     Returns:
-        `torch.Tensor` of shape `()`: Their norm after scaling, before clipping.
+        `torch.Tensor` of shape `()`: Norm after scaling, before clipping.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
-    norm = getattr(norm, "full_tensor", lambda: norm)() * scale  # of sharded gradients the norm is sharded, too
+    norm = getattr(norm, "full_tensor", lambda: norm)() * scale  # the norm of sharded gradients is sharded
     torch._foreach_mul_(gradients, scale * (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 
-def _listed(names: Sequence[str], most: int = 64) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _join_names(names: Sequence[str], limit: int = 64) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
-def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Settings as trackers take them: plain values only."""
+def _flatten(identity: dict[str, Any]) -> dict[str, Any]:
+    """Settings for trackers, which only take scalars and strings."""
     merged = {**identity["the model"], **identity["the dataset"], **identity["the recipe"]}
     return {
         name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in merged.items()

@@ -1,4 +1,4 @@
-"""Several processes that train one model: connected, working on shares, and with the same batch statistics."""
+"""Training in several processes: connection, division of work, and synchronization of batch statistics."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from ..processing.errors import InputError
 
 def connect_processes() -> None:
     """
-    Connect the processes that a launcher started, on a CPU too, before anything else asks for their number.
+    Connect launched processes, also on CPUs. Call this before anything else initializes Accelerate.
 
     Raises:
-        InputError: If they are not connected: they would train apart in one folder.
+        InputError: If the processes remain unconnected, since each would train alone in the same folder.
     """
-    if on_connected_cpus() and PartialState().num_processes == 1:
-        # Some library may have asked before, without saying that the processes are to use the CPU.
+    if launched_on_cpus() and PartialState().num_processes == 1:
+        # A library may have initialized the state before, without `cpu=True`.
         PartialState._reset_state()
         PartialState(cpu=True)
     check_connected(PartialState().num_processes)
 
 
 def check_connected(num_processes: int) -> None:
-    """Refuse processes that a launcher started and that do not know of each other; `num_processes` are connected."""
+    """Raise `InputError` if not all launched processes are among the `num_processes` connected ones."""
     launched = _launched()
     if num_processes != launched:
         raise InputError(
-            f"{launched} processes were launched and Accelerate connects {num_processes}: they would "
-            "train apart and overwrite each other; launch them with `accelerate launch` or torchrun"
+            f"{launched} processes were launched, but {num_processes} are connected: the others would overwrite its "
+            "files; launch them with `accelerate launch` or torchrun"
         )
 
 
-def on_connected_cpus() -> bool:
-    """Whether several processes were launched without a GPU: Accelerate connects them only if it is told to."""
+def launched_on_cpus() -> bool:
+    """Whether several processes were launched without a GPU, which Accelerate only connects with `cpu=True`."""
     return _launched() > 1 and not torch.accelerator.is_available()
 
 
@@ -48,23 +48,23 @@ def _launched() -> int:
 
 
 def refuse_launcher(what: str) -> None:
-    """Refuse several processes for something that runs in one, such as `a benchmark`."""
+    """Raise `InputError` if several processes were launched for `what`, which runs in one."""
     if _launched() > 1:
         raise InputError(
-            f"{_launched()} processes were launched and {what} runs in one: start it without a launcher, and on other "
-            "devices start others with CUDA_VISIBLE_DEVICES and outputs of their own"
+            f"{_launched()} processes were launched, but {what} runs in one: start it without a launcher, and run "
+            "others on other devices with CUDA_VISIBLE_DEVICES and their own output folders"
         )
 
 
 def unused_devices(how: str) -> str | None:
     """
-    What to say where a process without a launcher leaves devices idle: one process uses one.
+    A message if this process, started without a launcher, leaves devices unused.
 
     Args:
-        how (`str`): What would use the others; `{count}` stands for the number of all.
+        how (`str`): How to use all devices; `{count}` is replaced by their number.
 
     Returns:
-        `str`, *optional*: A sentence; `None` where no device is idle.
+        `str`, *optional*: The message; `None` if no device is unused.
     """
     count = torch.accelerator.device_count()
     if count < 2 or _launched() > 1:
@@ -72,38 +72,37 @@ def unused_devices(how: str) -> str | None:
     return f"one of {count} devices is used: {how.format(count=count)}"
 
 
-def own_share(rows: Sequence[int]) -> Sequence[int]:
-    """Those of some rows that this process computes; see [`gather_shares`]."""
+def process_rows(rows: Sequence[int]) -> Sequence[int]:
+    """The rows that this process computes; [`gather_rows`] gathers the results."""
     state = PartialState()
     return rows[state.process_index :: state.num_processes]
 
 
-def gather_shares(batches: Sequence[torch.Tensor]) -> torch.Tensor:
+def gather_rows(batches: Sequence[torch.Tensor]) -> torch.Tensor:
     """
-    What the processes computed of their shares of rows, as one tensor, the same in every process.
+    Gather results for the rows of all processes as one tensor, in every process.
 
     Args:
-        batches (`Sequence[torch.Tensor]`): Of this process's [`own_share`], in its order, on the CPU.
+        batches (`Sequence[torch.Tensor]`): Results for this process's [`process_rows`], in order, on the CPU.
 
     Returns:
-        `torch.Tensor`: A row for each of all rows, in their order.
+        `torch.Tensor`: Results for all rows, in order.
     """
-    shares = [torch.cat(list(one)) for one in gather_object([batches]) if len(one)]
-    if len(shares) == 1:
-        return shares[0]
-    whole = shares[0].new_empty((sum(map(len, shares)), *shares[0].shape[1:]))
-    for process, share in enumerate(shares):
-        whole[process :: PartialState().num_processes] = share
-    return whole
+    parts = [torch.cat(list(part)) for part in gather_object([batches]) if len(part)]
+    if len(parts) == 1:
+        return parts[0]
+    gathered = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+    for process, part in enumerate(parts):
+        gathered[process :: PartialState().num_processes] = part
+    return gathered
 
 
 @torch.no_grad()
 def average_batch_statistics(model: nn.Module) -> None:
     """
-    Give every process the mean of what batch normalizations have seen in each, so that all evaluate alike.
+    Average the running statistics of batch normalizations over all processes, so that all evaluate alike.
 
-    Training does not read these running means, and their mean is the same whenever it is taken: a batch counts as much
-    as without it.
+    Training does not read running statistics, and averaging is linear, so it may happen at any step.
     """
     if PartialState().num_processes == 1:
         return

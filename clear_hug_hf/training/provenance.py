@@ -1,6 +1,6 @@
 """
-What a run writes down about itself, so that a model card can be made from its files alone: which recordings, of whom,
-under which licence, with which recipe and versions.
+Facts that a run records, from which its model card is generated: recordings and their license, recipe, results and
+versions.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .folders import CONVERSION, METRICS, PRETRAINING
 
 SOURCE_SPLITS, RANDOM_SPLITS = "official", "random by patient"
 
-_REMEDY = "make the run again, or take the file away and do without its numbers"
+_REMEDY = "repeat the run, or remove the file and its numbers from the card"
 _PACKAGES = ("clear-hug-hf", "torch", "transformers", "accelerate", "datasets", "numpy", "scipy")
 
 
 def describe_environment() -> dict[str, Any]:
-    """When, with which versions and on what kind of device something is computed; nothing that names the machine."""
+    """Date, versions and type of device of a computation, without the name of the machine."""
     versions = {}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
@@ -49,19 +49,21 @@ def describe_source(
     path: str | Path | None, source: RecordSource | None = None, splits: str | None = None
 ) -> dict[str, Any]:
     """
-    What is known about where recordings came from.
+    Describe the source of recordings.
 
     Args:
-        path (`str` or `Path`, *optional*): What the user named: a prepared folder, a folder of records or a table;
-            `None` for simulated recordings. Only its name is written down, since a path tells of a machine.
-        source ([`RecordSource`], *optional*): The reader, where the recordings were read from their source.
-        splits (`str`, *optional*): How patients were divided, where that is known; a prepared folder tells it itself.
+        path (`str` or `Path`, *optional*): A prepared folder, a folder of records or a table, of which only the name
+            is recorded; `None` for simulated recordings.
+        source ([`RecordSource`], *optional*): The reader, if the recordings are not prepared.
+        splits (`str`, *optional*): How patients were split, if known; a prepared folder records it itself.
 
     Returns:
-        `dict`: `name`, `title`, `license`, `citation`, `label_set`, `splits` (how patients were divided); `None` where
-        unknown.
+        `dict`: `name`, `title`, `license`, `citation`, `label_set` and `splits`; `None` if unknown.
     """
-    from ..data.prepared import is_prepared, read_manifest  # needs what publishing and exporting do without
+    from ..data.prepared import (
+        is_prepared,
+        read_manifest,
+    )  # imports libraries that publishing and exporting do not need
 
     known: dict[str, Any] = dict.fromkeys(("name", "title", "license", "citation", "label_set", "splits"))
     if path is None:
@@ -73,12 +75,12 @@ def describe_source(
         known["label_set"] = source.settings.get("label_set")
     elif is_prepared(path):
         manifest = read_manifest(path)
-        kept = manifest.get("source", {})
-        known |= {name: kept.get(name) for name in ("title", "license", "citation")}
-        settings = kept.get("settings", {})
+        prepared_source = manifest.get("source", {})
+        known |= {name: prepared_source.get(name) for name in ("title", "license", "citation")}
+        settings = prepared_source.get("settings", {})
         known["label_set"] = settings.get("label_set")
         if known["title"] == settings.get("kind"):
-            # Records and tables of the user's own have no title: the folder's name tells more.
+            # The title of unknown records and tables is only their kind; the name of the folder says more.
             known["title"] = None
         known["splits"] = SOURCE_SPLITS if manifest.get("random_splits") is None else RANDOM_SPLITS
     return known
@@ -86,8 +88,8 @@ def describe_source(
 
 def count_sets(sets: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """
-    Recordings and patients of each split of prepared datasets; a recording without a patient counts as one of its own.
-    Streams, which would have to be read for that, are left out.
+    Count recordings and patients of each split of prepared datasets. A recording without a patient counts as one.
+    Streams are omitted, since counting would read them.
     """
     counts = {}
     for split, dataset in sets.items():
@@ -107,24 +109,25 @@ def describe_pretraining(
     size: str | None = None,
     options: Mapping[str, Any] | None = None,
     augmentation: float | None = None,
-    before: Mapping[str, Any] | None = None,
+    initialized_from: Mapping[str, Any] | None = None,
     signal_teacher: str | Path | None = None,
 ) -> dict[str, Any]:
     """
-    What is written to [`PRETRAINING`] in the folder of a run.
+    The content of [`PRETRAINING`] in the folder of a run.
 
     Args:
-        model ([`PreTrainedModel`]): What was pre-trained.
-        history (`Sequence[Mapping]`): A row per epoch, as `pretrain` gives them.
-        recipe (`Mapping`): Settings of the run, as those of `PretrainingArguments`.
-        data (`Sequence[Mapping]`): For each source what [`describe_source`] gives, and [`count_sets`] as `sets`.
+        model ([`PreTrainedModel`]): The pre-trained model.
+        history (`Sequence[Mapping]`): A row per epoch, as in `PretrainingResult`.
+        recipe (`Mapping`): Settings of the run, from `PretrainingArguments`.
+        data (`Sequence[Mapping]`): For each source, the result of [`describe_source`] with that of [`count_sets`] as
+            `sets`.
         size (`str`, *optional*): Preset of the model's config.
-        options (`Mapping`, *optional*): Fields of the config that differ from the preset.
-        augmentation (`float`, *optional*): How much recordings were changed.
-        before (`Mapping`, *optional*): The same of an earlier run whose model this one went on with.
+        options (`Mapping`, *optional*): Fields of the config that override the preset.
+        augmentation (`float`, *optional*): Strength of the augmentation.
+        initialized_from (`Mapping`, *optional*): The same facts of the run whose model this run started from.
         signal_teacher (`str` or `Path`, *optional*): Folder of the encoder that pages were aligned with.
     """
-    held_out = [row for row in history if row["validation_loss"] is not None]
+    validated = [row for row in history if row["validation_loss"] is not None]
     return {
         "system": model.config.model_type,
         "size": size,
@@ -133,8 +136,8 @@ def describe_pretraining(
         "data": list(data),
         "recipe": {**recipe, **({} if augmentation is None else {"augmentation": augmentation})},
         "result": history[-1],
-        "best": min(held_out, key=lambda row: row["validation_loss"], default=None),
-        "initialized_from": before,
+        "best": min(validated, key=lambda row: row["validation_loss"], default=None),
+        "initialized_from": initialized_from,
         **({} if signal_teacher is None else {"signal_teacher": find_facts(signal_teacher).get(PRETRAINING)}),
         "environment": describe_environment(),
     }
@@ -142,34 +145,32 @@ def describe_pretraining(
 
 def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
     """
-    What the run that made a model wrote about it.
+    Facts that the run of a model recorded.
 
     Args:
-        folder (`str` or `Path`): A model folder. Its own files count, then those of the run that it is the output of.
+        folder (`str` or `Path`): A model folder. Files in it take precedence over those of the run's output folder.
 
     Returns:
-        `dict`: Contents by file name: [`METRICS`], [`PRETRAINING`], [`CONVERSION`], as far as they are there.
+        `dict`: Contents by file name, of those of [`METRICS`], [`PRETRAINING`] and [`CONVERSION`] that exist.
 
     Raises:
         InputError: If one of them is damaged.
     """
     folder = Path(folder)
-    places = [folder]
-    if folder.name in ("model", "best"):
-        places.append(folder.parent)
-    found: dict[str, dict[str, Any]] = {}
+    folders = [folder, folder.parent] if folder.name in ("model", "best") else [folder]
+    facts: dict[str, dict[str, Any]] = {}
     for name in (METRICS, PRETRAINING, CONVERSION):
-        contents = (read_state(place / name, _REMEDY) for place in places)
-        if (content := next((one for one in contents if one is not None), None)) is not None:
-            found[name] = content
-    # The best epoch's model is not that of the last.
-    if folder.name == "best" and found.get(PRETRAINING, {}).get("best"):
-        found[PRETRAINING] |= {"result": found[PRETRAINING]["best"], "chosen": "best"}
-    return found
+        for parent in folders:
+            if name not in facts and (content := read_state(parent / name, _REMEDY)) is not None:
+                facts[name] = content
+    # `best` holds the model of the best epoch, not of the last.
+    if folder.name == "best" and facts.get(PRETRAINING, {}).get("best"):
+        facts[PRETRAINING] |= {"result": facts[PRETRAINING]["best"], "chosen": "best"}
+    return facts
 
 
 def describe_encoder(folder: str | Path) -> dict[str, Any]:
-    """What is known of how the encoder in a model folder was made; errors as in [`find_facts`]."""
+    """Facts about the training of the encoder in a model folder; errors as in [`find_facts`]."""
     facts = find_facts(folder)
     finetuned = facts.pop(METRICS, None)
     if finetuned is None:

@@ -1,4 +1,4 @@
-"""Pre-training recipes: what is pre-trained on what, from a YAML file whose fields the command line overrides."""
+"""Pre-training recipes: the model, its data and its training, from YAML files and the command line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from ..processing.errors import InputError
 from ..systems import DEFAULT_SYSTEM, SYSTEMS, Objective, load
 from ..utils.arguments import ArgumentParser, Arguments, nearest
-from .arguments import PretrainingArguments
+from .arguments import PretrainingArguments, augmentation_field
 
 
 @dataclass
 class Recipe(Arguments):
     """
-    What is pre-trained, on what; `training` says how.
+    The model to pre-train, its data, and the settings of its `training`.
 
     Raises:
-        InputError: If a value is outside its bounds, there is no such system, or it has no such teacher.
+        InputError: If a value is outside its bounds, the system is unknown, or a teacher is set that it does not use.
     """
 
     _group = "model and data"
@@ -29,16 +29,16 @@ class Recipe(Arguments):
     )
     size: str = field(
         default="tiny",
-        metadata={"help": "Preset of the system's config: tiny, and of small, base and large those that it has."},
+        metadata={"help": "Preset of the config: tiny, or small, base or large if the system has it."},
     )
     config_overrides: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "Fields of the config that differ from the preset, such as mask_ratio=0.75."},
+        metadata={"help": "Fields of the config that override the preset, such as mask_ratio=0.75."},
     )
     data: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Folders of recordings, prepared or not; the splits of several are concatenated.",
+            "help": "Folders of recordings, prepared or not; their splits are concatenated.",
             "metavar": "DIR",
         },
     )
@@ -46,15 +46,15 @@ class Recipe(Arguments):
     signal_encoder: str | None = field(
         default=None,
         metadata={
-            "help": "For models of pages: folder of the pre-trained signal encoder that pages are aligned with. It "
-            "should not have seen the recordings that the result is to be tested on.",
+            "help": "For models of pages: folder of the pre-trained signal encoder that pages are aligned with, which "
+            "should not have been trained on the recordings of later tests.",
             "metavar": "FOLDER",
         },
     )
     vision: str | None = field(
         default=None,
         metadata={
-            "help": "For models of pages: name or folder of a vision backbone of transformers to start from (default: "
+            "help": "For models of pages: name or folder of a pre-trained vision backbone of transformers (default: "
             "the preset's, randomly initialized).",
             "metavar": "MODEL",
         },
@@ -63,29 +63,20 @@ class Recipe(Arguments):
         default=None,
         metadata={
             "help": "For models of pages: name or folder of a pre-trained text encoder of transformers (default: a "
-            "small one that reads bytes and is trained).",
+            "small byte-level encoder, trained from random initialization).",
             "metavar": "MODEL",
         },
     )
-    augmentation: float | None = field(
-        default=None,
-        metadata={
-            "help": "Strength of the augmentation, from 0 (none) to 2. Signals change in window, baseline, breathing "
-            "and leads (default: 0, as in the papers); pages are bent, shaded and blurred like photographs (default: "
-            "1).",
-            "ge": 0,
-            "le": 2,
-        },
-    )
+    augmentation: float | None = augmentation_field("Strength")
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read prepared folders while training, without a copy in the cache of datasets: for sets larger "
-            "than the free disk."
+            "help": "Stream prepared folders without copying them to the cache of datasets, for data larger than the "
+            "free disk space."
         },
     )
     max_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first recordings of each split.", "gt": 0, "metavar": "N"}
+        default=None, metadata={"help": "Use only the first N recordings of each split.", "gt": 0, "metavar": "N"}
     )
     training: PretrainingArguments = field(default_factory=PretrainingArguments, metadata={"option": False})
 
@@ -95,13 +86,13 @@ class Recipe(Arguments):
             self.augmentation = self.objective.augmentation
         for name in ("signal_encoder", "vision", "text"):
             if getattr(self, name) is not None and name not in self.objective.teachers:
-                raise InputError(f"{name} is for systems that align pages, not for {self.system}: leave it out")
+                raise InputError(f"{name} is only for systems that align pages, not for {self.system}: leave it out")
         if self.objective.needs_full_batch and self.training.per_device_train_batch_size is None:
             self.training.per_device_train_batch_size = self.training.train_batch_size
 
     @property
     def objective(self) -> Objective:
-        """How the system is pre-trained."""
+        """The pre-training objective of the system."""
         return SYSTEMS[self.system].objective
 
     def make_config(self) -> Any:
@@ -109,15 +100,15 @@ class Recipe(Arguments):
         The model's config.
 
         Raises:
-            InputError: If there is no such size, or a field or value is not one of the config's.
+            InputError: If the preset is unknown, or the config does not have a field or accept its value.
         """
         from huggingface_hub.errors import StrictDataclassError
 
         config_class = SYSTEMS[self.system].config
-        known = [one.name for one in fields(config_class)]
+        known = [setting.name for setting in fields(config_class)]
         for name in self.config_overrides:
             if name not in known:
-                raise InputError(f"the model has no field {name!r}{nearest(name, known)}")
+                raise InputError(f"the config has no field {name!r}{nearest(name, known)}")
         try:
             return config_class.preset(self.size, **self.config_overrides)
         except (TypeError, ValueError, StrictDataclassError) as error:
@@ -125,15 +116,15 @@ class Recipe(Arguments):
 
     def make_feature_extractor(self, prepared_with: Any = None) -> Any:
         """
-        The feature extractor of a new model: its `model_settings` follow the config where the preset or
-        `config_overrides` names them.
+        The feature extractor of a new model. Its `model_settings` follow the config if the preset or
+        `config_overrides` sets them.
 
         Args:
-            prepared_with (*optional*): The one that recordings were prepared with, which decides everything else; a
-                new one of the system by default.
+            prepared_with (*optional*): The feature extractor of prepared recordings, which determines all other
+                settings (default: the system's defaults).
 
         Raises:
-            InputError: If it is of another system, or as in [`make_config`].
+            InputError: If `prepared_with` is of another system, or as in [`make_config`].
         """
         from ..data.model_files import extractor_settings
 
@@ -144,17 +135,16 @@ class Recipe(Arguments):
                 f"the recordings were prepared for another system than {self.system}: prepare them with "
                 f"`clear-hug prepare --system {self.system}`"
             )
-        known = extractor_settings(extractor)
-        named = {**config.presets[self.size], **self.config_overrides}
-        chosen = {name: getattr(config, name) for name in extractor_class.model_settings if name in named}
-        return extractor_class(**{**known, **chosen}) if chosen else extractor
+        explicit = {**config.presets[self.size], **self.config_overrides}
+        overrides = {name: getattr(config, name) for name in extractor_class.model_settings if name in explicit}
+        return extractor_class(**{**extractor_settings(extractor), **overrides}) if overrides else extractor
 
     def make_model(self) -> Any:
         """
-        A new model, with pre-trained towers where they are named; set the seed before.
+        A new model, with the pre-trained towers of the recipe. Set the seed first.
 
         Raises:
-            InputError: As [`make_config`], or if there is nothing to align pages with, or a tower cannot be loaded.
+            InputError: If a page model has no signal encoder, a tower cannot be loaded, or as in [`make_config`].
         """
         from ..data.model_files import load_config
         from .folders import find_model_folder
@@ -164,8 +154,8 @@ class Recipe(Arguments):
             return model_class(config)
         if self.signal_encoder is None and config.signal_embed_dim is None:
             raise InputError(
-                "pages are aligned with signals: name the folder of a pre-trained encoder of signals with "
-                "--signal-encoder, such as `clear-hug pretrain` makes of the same recordings"
+                "pages are aligned with signals: set --signal-encoder to the folder of a pre-trained signal encoder, "
+                "such as one that `clear-hug pretrain` trained on the same recordings"
             )
         signal = None
         if self.signal_encoder is not None:
@@ -177,7 +167,7 @@ class Recipe(Arguments):
             raise InputError(" ".join(str(error).split())) from error
 
     def make_collator(self, model: Any, feature_extractor: Any) -> Any:
-        """What makes batches of rows for the model, where that is not the loop's own."""
+        """The collator of the objective, or `None` for the default of [`pretrain`]."""
         from ..data.augmentation import AugmentingCollator
         from .teachers import make_tokenizer
 
@@ -196,7 +186,7 @@ class Recipe(Arguments):
         )
 
     def add_teachers(self, model: Any, sets: Mapping[str, Any], progress: bool = True) -> dict[str, Any]:
-        """The recordings of each split with what teachers that stay as they are make of them, where there are any."""
+        """Add the embeddings of frozen teachers to the recordings of each split, if the recipe has any."""
         from .teachers import add_signal_embeds
 
         if self.signal_encoder is None:
@@ -212,18 +202,19 @@ RECIPE_CLASSES = (Recipe, PretrainingArguments)
 
 def read_recipe(path: str | Path | None = None, **overrides: Any) -> Recipe:
     """
-    A recipe from a file and what overrides it.
+    Read a recipe from a YAML file and overrides.
 
     Args:
-        path (`str` or `Path`, *optional*): A YAML file; without one, the defaults.
-        **overrides: Fields by name, with values as YAML has them. `config_overrides` are merged.
+        path (`str` or `Path`, *optional*): A YAML file (default: the default recipe).
+        **overrides: Fields by name; `None` restores the default. `config_overrides` are merged.
 
     Returns:
         [`Recipe`]
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is no YAML mapping, a field is unknown (it names the nearest one), or a value does not fit.
+        FileNotFoundError: If the file does not exist.
+        InputError: If the file is not a YAML mapping, a field is unknown (the message names the most similar one), or
+            a value is invalid.
     """
     recipe, training = ArgumentParser(RECIPE_CLASSES).read(None if path is None else Path(path), overrides)
     return replace(recipe, training=training)

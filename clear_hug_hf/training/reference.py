@@ -1,8 +1,8 @@
 """
-A supervised 1-D ResNet on the signal itself: the outside reference that every pre-trained model must be ahead of.
+A supervised 1-D ResNet on the signal, the baseline for pre-trained models.
 
-It sees the same prepared recordings and labels, is chosen by the same validation macro AUROC, and was never
-pre-trained. It is no model of this package's own: it is not saved or published.
+It trains on the same prepared recordings and labels, from random initialization, and its epoch is chosen by the same
+validation macro AUROC. It is only a baseline, and is neither saved nor published.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from transformers import set_seed
 
 from ..modeling.modeling_ecg import masked_binary_cross_entropy
 from .arguments import REFERENCE, FinetuningArguments
-from .features import EncodedDataset, as_it_is, dataset_labels
+from .features import EncodedDataset, dataset_labels, identity_collator
 from .finetuning import train_with_trainer
 from .pretraining import decay_groups
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with batch normalisation and a way around them (He et al., 2016), in one dimension."""
+    """Two 1-D convolutions with batch normalization and a shortcut (He et al., 2016, section 3)."""
 
     def __init__(self, inputs: int, width: int, stride: int):
         super().__init__()
@@ -34,25 +34,25 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.BatchNorm1d(width)
         self.convolution2 = nn.Conv1d(width, width, 7, 1, 3, bias=False)
         self.norm2 = nn.BatchNorm1d(width)
-        self.around = nn.Sequential()
+        self.shortcut = nn.Sequential()
         if stride != 1 or inputs != width:
-            self.around = nn.Sequential(nn.Conv1d(inputs, width, 1, stride, bias=False), nn.BatchNorm1d(width))
+            self.shortcut = nn.Sequential(nn.Conv1d(inputs, width, 1, stride, bias=False), nn.BatchNorm1d(width))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """`(batch_size, inputs, length)` to `(batch_size, width, length / stride)`."""
-        inside = F.relu(self.norm1(self.convolution1(states)))
-        return F.relu(self.norm2(self.convolution2(inside)) + self.around(states))
+        hidden = F.relu(self.norm1(self.convolution1(states)))
+        return F.relu(self.norm2(self.convolution2(hidden)) + self.shortcut(states))
 
 
 class ResNet1d(nn.Module):
     """
-    An 18-layer ResNet over time with the leads as channels; the feature is the mean and the maximum over time. Its
-    first convolution spans 15 samples, all others 7; the feature has a dropout of 0.3.
+    An 18-layer ResNet over time with the leads as input channels. The feature is the mean and maximum over time, with
+    a dropout of 0.3. The first convolution spans 15 samples, all others 7.
 
     Args:
-        num_labels (`int`): Outputs.
-        num_leads (`int`, *optional*, defaults to 12): Inputs.
-        widths (`Sequence[int]`, *optional*, defaults to 64, 96, 128, 192): Channels of the four stages of two blocks.
+        num_labels (`int`): Number of labels.
+        num_leads (`int`, *optional*, defaults to 12): Number of leads.
+        widths (`Sequence[int]`, *optional*, defaults to 64, 96, 128, 192): Channels of the stages, of two blocks each.
     """
 
     def __init__(self, num_labels: int, num_leads: int = 12, widths: Sequence[int] = (64, 96, 128, 192)):
@@ -77,8 +77,8 @@ class ResNet1d(nn.Module):
     def forward(self, signal: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """
         Args:
-            signal (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`): Standardised leads.
-            labels (`torch.Tensor` of shape `(batch_size, num_labels)`, *optional*): 1, 0, or NaN where unknown.
+            signal (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`): Standardized leads.
+            labels (`torch.Tensor` of shape `(batch_size, num_labels)`, *optional*): 1, 0, or NaN if unknown.
         """
         states = self.blocks(self.stem(signal))
         feature = torch.cat((states.mean(dim=2), states.amax(dim=2)), dim=1)
@@ -88,18 +88,18 @@ class ResNet1d(nn.Module):
         return {"loss": masked_binary_cross_entropy(logits, labels), "logits": logits}
 
 
-def signals_of(dataset: datasets.Dataset, label_names: Sequence[str], num_samples: int) -> EncodedDataset:
+def signal_dataset(dataset: datasets.Dataset, label_names: Sequence[str], num_samples: int) -> EncodedDataset:
     """
-    Signals of prepared recordings with their labels.
+    Signals and labels of prepared recordings.
 
     Args:
-        dataset ([`datasets.Dataset`]): As `prepare` makes it.
+        dataset ([`datasets.Dataset`]): Prepared recordings.
         label_names (`Sequence[str]`): Labels, in the order of the outputs.
-        num_samples (`int`): Longer signals are cut, shorter ones end with zeros.
+        num_samples (`int`): Length to which signals are cut or zero-padded.
 
     Returns:
-        [`EncodedDataset`]: With `signal` `(num_leads, num_samples)`, each lead divided by its standard deviation,
-        since sources differ in units; and `labels`.
+        [`EncodedDataset`]: Items with `signal` `(num_leads, num_samples)`, whose leads are standardized since sources
+        differ in units, and `labels`.
     """
     signals = np.zeros((len(dataset), len(dataset[0]["signal"]), num_samples), dtype=np.float32)
     for row, recording in enumerate(dataset.select_columns(["signal"]).with_format("numpy")):
@@ -114,11 +114,12 @@ def train_reference(
     train_set: EncodedDataset, validation_set: EncodedDataset, arguments: FinetuningArguments
 ) -> tuple[ResNet1d, int, list[dict[str, Any]]]:
     """
-    Train the reference from random initialisation.
+    Train the ResNet from random initialization.
 
     Args:
-        train_set, validation_set ([`EncodedDataset`]): As [`signals_of`] makes them.
-        arguments ([`FinetuningArguments`]): Such as [`REFERENCE`]; `head_learning_rate` is that of the whole network.
+        train_set, validation_set ([`EncodedDataset`]): Recordings from [`signal_dataset`].
+        arguments ([`FinetuningArguments`]): Recipe, such as [`REFERENCE`]; `head_learning_rate` applies to all
+            weights.
 
     Returns:
         `tuple[ResNet1d, int, list[dict]]`: The network of the best epoch, that epoch, and a row per epoch.
@@ -129,16 +130,13 @@ def train_reference(
     optimizer = torch.optim.AdamW(
         decay_groups(model, arguments.weight_decay), lr=arguments.head_learning_rate or REFERENCE["head_learning_rate"]
     )
-    best, history = train_with_trainer(model, train_set, validation_set, as_it_is, optimizer, arguments)
+    best, history = train_with_trainer(model, train_set, validation_set, identity_collator, optimizer, arguments)
     return model.eval(), best, history
 
 
 @torch.no_grad()
 def predict_reference(model: ResNet1d, dataset: EncodedDataset, batch_size: int = 64) -> np.ndarray:
-    """Probabilities `(num_recordings, num_labels)` of the reference."""
+    """Probabilities of the ResNet, `(num_recordings, num_labels)`."""
     device = next(model.parameters()).device
-    parts = [
-        model(part.to(device))["logits"].sigmoid().cpu().numpy()
-        for part in dataset.columns["signal"].split(batch_size)
-    ]
-    return np.concatenate(parts)
+    batches = dataset.columns["signal"].split(batch_size)
+    return np.concatenate([model(batch.to(device))["logits"].sigmoid().cpu().numpy() for batch in batches])

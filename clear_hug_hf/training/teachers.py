@@ -1,4 +1,4 @@
-"""What teachers make of recordings: computed once before training, since they stay as they are."""
+"""Frozen teachers: tokenizers, and embeddings of recordings that are computed once before training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..processing.errors import InputError
 from ..processing.leads import STANDARD_LEADS
 from ..processing.recording_inputs import read_row
 from .folders import find_model_folder
-from .processes import connect_processes, gather_shares, own_share
+from .processes import connect_processes, gather_rows, process_rows
 
 
 def make_tokenizer(config: Any, text: str | None = None) -> Any:
@@ -26,15 +26,15 @@ def make_tokenizer(config: Any, text: str | None = None) -> Any:
     The tokenizer of a model's text encoder.
 
     Args:
-        config ([`PreTrainedConfig`]): The model's, with the `text_config` of its text encoder, if it has one.
-        text (`str`, *optional*): Name or folder of the text encoder, which holds its tokenizer. Without it, the one
-            that reads bytes, for which the presets' text encoders are made.
+        config ([`PreTrainedConfig`]): Config of the model, whose `text_config` is that of the text encoder, if any.
+        text (`str`, *optional*): Name or folder of a pre-trained text encoder with its tokenizer (default: the
+            byte-level tokenizer of the presets).
 
     Returns:
-        A tokenizer, or `None` where the model reads no texts.
+        A tokenizer, or `None` if the model reads no texts.
 
     Raises:
-        InputError: If the tokenizer cannot be loaded, or the encoder has fewer embeddings than it has tokens.
+        InputError: If the tokenizer cannot be loaded, or has more tokens than the text encoder has embeddings.
     """
     if config.text_config is None:
         return None
@@ -47,8 +47,8 @@ def make_tokenizer(config: Any, text: str | None = None) -> Any:
             raise InputError(f"the tokenizer of {text} cannot be loaded: {str(error).splitlines()[0]}") from error
     if len(tokenizer) > config.text_config.vocab_size:
         raise InputError(
-            f"it has {len(tokenizer)} tokens and the text encoder {config.text_config.vocab_size}: name the "
-            "text encoder that it belongs to"
+            f"the tokenizer has {len(tokenizer)} tokens and the text encoder {config.text_config.vocab_size}: use the "
+            "tokenizer of this text encoder"
         )
     return tokenizer
 
@@ -58,40 +58,42 @@ def add_signal_embeds(
     dataset: datasets.Dataset, model: Any, folder: str | Path, batch_size: int = 64, progress: bool = True
 ) -> datasets.Dataset:
     """
-    A prepared dataset with the column `signal_embeds`: what the signal teacher makes of each row. Launched processes
-    compute a share each.
+    Add the column `signal_embeds`, the signal teacher's embedding of each row, to a prepared dataset. Several
+    processes divide the rows.
 
     Args:
-        dataset ([`datasets.Dataset`]): Prepared for the model.
-        model ([`PreTrainedModel`]): Holds the teacher, which computes on the device of this process.
-        folder (`str` or `Path`): The teacher's folder, for its feature extractor.
-        batch_size (`int`, *optional*, defaults to 64): Rows at a time.
+        dataset ([`datasets.Dataset`]): Recordings prepared for the model.
+        model ([`PreTrainedModel`]): Model with the teacher, which computes on the device of this process.
+        folder (`str` or `Path`): Folder of the teacher, for its feature extractor.
+        batch_size (`int`, *optional*, defaults to 64): Rows per batch.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
 
     Raises:
-        InputError: If the dataset is a stream, or a row cannot be read by the teacher.
+        InputError: If the dataset is a stream, or the teacher cannot read a row.
     """
     if isinstance(dataset, datasets.IterableDataset):
         raise InputError(
-            "a stream has no column for what a teacher makes of it: train from a prepared folder without --streaming"
+            "embeddings of a teacher cannot be added to a stream: train from a prepared folder without --streaming"
         )
     extractor = load_feature_extractor(find_model_folder(folder))
     connect_processes()
-    state, before = PartialState(), model.device
+    state, original_device = PartialState(), model.device
     model.eval()
     model.signal_model.to(state.device)
-    found = []
-    read = ["signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate", "unit"]
-    rows = dataset.select_columns(read).with_format("numpy")
-    share = own_share(range(len(rows)))
-    shown = progress and state.is_main_process
-    for start in tqdm(range(0, len(share), batch_size), desc="signal teacher", unit="batch", disable=not shown):
+    embeds = []
+    columns = ["signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate", "unit"]
+    rows = dataset.select_columns(columns).with_format("numpy")
+    indices = process_rows(range(len(rows)))
+    show_progress = progress and state.is_main_process
+    for start in tqdm(
+        range(0, len(indices), batch_size), desc="signal teacher", unit="batch", disable=not show_progress
+    ):
         signals, names = [], []
-        batch = [rows[index] for index in share[start : start + batch_size]]
+        batch = [rows[index] for index in indices[start : start + batch_size]]
         for row in batch:
             signal, _, present = read_row(row)
             signals.append(signal[present])
-            names.append([name for name, there in zip(STANDARD_LEADS, present, strict=True) if there])
+            names.append([name for name, is_present in zip(STANDARD_LEADS, present, strict=True) if is_present])
         inputs = extractor(
             signals,
             sampling_rate=[float(row["sampling_rate"]) for row in batch],
@@ -102,9 +104,9 @@ def add_signal_embeds(
             return_tensors="pt",
         )
         inputs = {name: tensor.to(state.device) for name, tensor in inputs.items()}
-        found.append(model.encode_signals(**inputs).float().cpu())
-    model.signal_model.to(before)
+        embeds.append(model.encode_signals(**inputs).float().cpu())
+    model.signal_model.to(original_device)
     width = model.config.signal_embed_dim
-    embeds = gather_shares(found).numpy() if len(rows) else np.zeros((0, width), dtype=np.float32)
+    column = gather_rows(embeds).numpy() if len(rows) else np.zeros((0, width), dtype=np.float32)
     feature = datasets.List(datasets.Value("float32"), length=width)
-    return dataset.add_column(SIGNAL_EMBEDS, list(embeds), feature=feature)
+    return dataset.add_column(SIGNAL_EMBEDS, list(column), feature=feature)

@@ -1,16 +1,16 @@
 """
-Settings as dataclasses, and the parser that turns their fields into options of a command line or a YAML file.
+Dataclasses of settings, and the parser that reads them from a command line or a YAML file.
 
-A field declares its help text, and the values it accepts, in its metadata:
+The metadata of a field holds its help text and the values it accepts:
 
 - `help`: one sentence for the command line;
 - `ge`, `gt`, `le`, `lt`: bounds of a number, or of each number in a list;
-- `choices`: the values it accepts, where they are known only at run time (a `Literal` type says the others);
-- `metavar`: what the help calls its value;
-- `positional`: whether the command line takes it without its name;
-- `option`: `False` if the command line does not have it.
+- `choices`: accepted values that are known only at run time (a `Literal` type declares the others);
+- `metavar`: placeholder of the value in the help;
+- `positional`: whether the command line takes the value without the name of the field;
+- `option`: `False` if the field is not an option.
 
-Other keys, such as `nargs`, go to argparse as they are.
+Other keys, such as `nargs`, are passed to argparse.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import copy
 import difflib
 import json
 import operator
+import shutil
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,14 +38,14 @@ _BOUNDS = {
     "le": (operator.le, "at most"),
     "lt": (operator.lt, "less than"),
 }
-_OWN_METADATA = {*_BOUNDS, "positional", "option"}
+_PRIVATE_METADATA = {*_BOUNDS, "positional", "option"}
 _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 
 
 @dataclass
 class Arguments:
     """
-    Settings that check themselves: a subclass states the fields.
+    Base class of settings, which checks the fields that a subclass declares.
 
     Raises:
         InputError: If a value is outside its bounds or choices; the message names the field.
@@ -52,7 +53,7 @@ class Arguments:
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
-        for setting in (one for one in fields(self) if one.init):
+        for setting in filter(lambda setting: setting.init, fields(self)):
             kind, value = _without_none(hints[setting.name]), getattr(self, setting.name)
             item_kind = _item_kind(kind) or kind
             if item_kind is Path and value is not None:
@@ -64,23 +65,24 @@ class Arguments:
 
 
 def _check(setting: Field, value: Any, choices: Sequence[Any]) -> None:
+    """Raise `InputError` for a value outside the choices or bounds of its field."""
     if choices and value not in choices:
         raise InputError(f"{setting.name} is {value!r}: choose from {', '.join(map(str, choices))}")
-    for name, (holds, words) in _BOUNDS.items():
+    for name, (is_within, phrase) in _BOUNDS.items():
         bound = setting.metadata.get(name)
-        if bound is not None and not holds(value, bound):
-            raise InputError(f"{setting.name} is {value}: it must be {words} {bound}")
+        if bound is not None and not is_within(value, bound):
+            raise InputError(f"{setting.name} is {value}: it must be {phrase} {bound}")
 
 
 def _choices(setting: Field, item_kind: Any) -> tuple[Any, ...]:
-    """The values that a field accepts, if they are known."""
+    """The values that a field accepts; empty if it accepts any."""
     if typing.get_origin(item_kind) is typing.Literal:
         return typing.get_args(item_kind)
     return tuple(setting.metadata.get("choices", ()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known one that is most like it, or all of them."""
+    """The end of a message about an unknown name: the most similar known name, or all of them."""
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f": did you mean {matches[0]!r}?" if matches else f": choose from {', '.join(known)}"
@@ -103,7 +105,7 @@ def _item_kind(kind: Any) -> Any:
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 else:
-    # The file needs nothing else of transformers, whose import alone takes longer than `--help` may.
+    # Loaded by path: the module needs nothing else of transformers, whose import would slow `--help` down.
     _transformers = find_spec("transformers")
     _spec = spec_from_file_location("_hf_argparser", Path(_transformers.origin).with_name("hf_argparser.py"))
     _module = module_from_spec(_spec)
@@ -113,33 +115,33 @@ else:
 
 class ArgumentParser(HfArgumentParser):
     """
-    Options from the fields of dataclasses, each overridden by nothing, a YAML file (`--config`), then the words.
+    Parser whose options are the fields of dataclasses. The command line overrides a YAML file (`--config`), which
+    overrides the defaults.
 
     Args:
-        dataclass_types (`Sequence[type]`): Their fields become the options. Positional ones come first.
-        **settings: As for `argparse.ArgumentParser`.
+        dataclass_types (`Sequence[type]`): Dataclasses to parse; positional fields must come first.
+        **settings: Arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(self, dataclass_types: Sequence[Any], **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("formatter_class", _HelpFormatter)
         super().__init__(dataclass_types, allow_abbrev=False, **settings)
         self.add_argument(
             "--config",
             type=Path,
             metavar="FILE",
             default=argparse.SUPPRESS,
-            help="a YAML file with values of the options below, by name; options on the command line override it",
+            help="YAML file of options by name; options on the command line override it",
         )
         required = [action for action in self._actions if action.required]
-        words = [*(_usage(action) for action in required), "[options]"]
-        self.usage = f"%(prog)s {' '.join(words)}"
+        self.usage = f"%(prog)s {' '.join([*map(_usage, required), '[options]'])}"
         self._required = {action.dest: _usage(action).split()[0] for action in required}
-        # A YAML file may hold some of them, and the words the others.
+        # The YAML file may provide them; `_build` checks that none is missing.
         for action in required:
             action.required, action.default = False, argparse.SUPPRESS
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
-        """Add the fields that are options; those of the parent class without its dependence on argparse's defaults."""
+        """Add the fields that are options."""
         hints = typing.get_type_hints(dtype)
         group = self.add_argument_group(dtype._group) if hasattr(dtype, "_group") else self
         for setting in fields(dtype):
@@ -150,26 +152,25 @@ class ArgumentParser(HfArgumentParser):
     @staticmethod
     def _parse_dataclass_field(parser: Any, setting: Field) -> None:
         """
-        An option as `HfArgumentParser` makes it, but: a truth value takes no word, so that it cannot swallow a
-        positional one; a mapping is `NAME=VALUE ...`; defaults stay with the dataclass.
+        Add an option as `HfArgumentParser` does, with these differences: a boolean takes no value, which could be a
+        positional argument; a mapping is `NAME=VALUE ...`; a repeated list is extended; the dataclass sets defaults.
         """
-        metadata = {name: value for name, value in setting.metadata.items() if name not in _OWN_METADATA}
+        metadata = {name: value for name, value in setting.metadata.items() if name not in _PRIVATE_METADATA}
         kind = _without_none(setting.type)
         item_kind = _item_kind(kind) or kind
         default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
-        if default not in (MISSING, None, "", [], {}) and not isinstance(default, bool):
-            shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
-            metadata["help"] += f" (default: {shown})"
-        if default is True:
-            metadata["help"] += " (default: yes)"
+        if default is not False and default not in (MISSING, None, "", [], {}):
+            text = "yes" if default is True else default
+            text = " ".join(map(str, default)) if isinstance(default, list | tuple) else text
+            metadata["help"] = f"{metadata['help'].removesuffix('.')} (default: {text})."
         metadata["help"] = metadata["help"].replace("%", "%%")
         if not (choices := _choices(setting, item_kind)) and kind is not bool:
             metadata.setdefault("metavar", "NAME=VALUE" if typing.get_origin(kind) is dict else _METAVARS[item_kind])
         if setting.metadata.get("positional"):
-            several: dict[str, Any] = {"nargs": "+"} if kind is not item_kind else {}
-            parser.add_argument(setting.name, type=item_kind, **several, **metadata)
+            nargs: dict[str, Any] = {"nargs": "+"} if kind is not item_kind else {}
+            parser.add_argument(setting.name, type=item_kind, **nargs, **metadata)
             return
-        before = len(parser._actions)
+        num_actions = len(parser._actions)
         options = dict.fromkeys((f"--{setting.name}", f"--{setting.name.replace('_', '-')}"))
         if kind is bool:
             negations = (f"--no_{setting.name}", f"--no-{setting.name.replace('_', '-')}")
@@ -177,82 +178,93 @@ class ArgumentParser(HfArgumentParser):
         elif typing.get_origin(kind) is dict:
             parser.add_argument(*options, nargs="+", type=_name_and_value, action=_Pairs, **metadata)
         elif kind is not item_kind:
-            several = {"nargs": "+", **metadata, "choices": choices or None}
-            parser.add_argument(*options, type=str if choices else item_kind, **several)
+            list_settings = {"nargs": "+", **metadata, "choices": choices or None}
+            parser.add_argument(*options, type=str if choices else item_kind, action="extend", **list_settings)
         else:
-            plain = copy.copy(setting)
-            plain.metadata = types.MappingProxyType(metadata)
-            HfArgumentParser._parse_dataclass_field(parser, plain)
-        for action in parser._actions[before:]:
+            setting = copy.copy(setting)
+            setting.metadata = types.MappingProxyType(metadata)
+            HfArgumentParser._parse_dataclass_field(parser, setting)
+        for action in parser._actions[num_actions:]:
             action.default = argparse.SUPPRESS
             action.required = default is MISSING
-            # Underscores are understood, and not shown.
+            # Options are also accepted with underscores; the help omits these.
             action.option_strings = [text for text in action.option_strings if "_" not in text]
             if default is False:
                 action.option_strings = action.option_strings[:1]
 
     def parse(self, words: Sequence[str]) -> tuple[Any, ...]:
         """
-        The dataclasses, from words of a command line and the YAML file that they may name.
+        Instances of the dataclasses from a command line and the YAML file of its `--config`.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            InputError: If an option is unknown (it names the nearest one) or missing, or a value does not fit.
+            FileNotFoundError: If the YAML file does not exist.
+            InputError: If an option is unknown (the message names the most similar one) or missing, or a value is
+                invalid.
         """
-        values = self._values(words)
+        values = self._parse_words(words)
         return self._build(self._read(values.pop("config", None)), values)
 
     def read(self, path: Path | None, overrides: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The dataclasses, from a YAML file and what overrides it, by name; errors as [`ArgumentParser.parse`]."""
-        return self._build(self._read(path), self._values(self._words(overrides, "the settings"), "the settings: "))
+        """As [`ArgumentParser.parse`], from a YAML file and overrides by name; `None` restores the default."""
+        values = self._read(path)
+        overriding = self._parse_settings(overrides, "the settings")
+        for name in [name for name, value in overrides.items() if value is None]:
+            values.pop(name.replace("-", "_"), None)
+        return self._build(values, overriding)
 
     def _read(self, path: Path | None) -> dict[str, Any]:
-        return {} if path is None else self._values(self._words(_read_yaml(path), str(path)), f"{path}: ")
+        return {} if path is None else self._parse_settings(_read_yaml(path), str(path))
 
     def error(self, message: str) -> typing.NoReturn:
-        """Raise what argparse would print with the usage."""
+        """Raise `InputError` where argparse would print the usage and exit."""
         raise InputError(message)
 
-    def _values(self, words: Sequence[str], where: str = "") -> dict[str, Any]:
-        """The values that are there, by name."""
+    def _parse_words(self, words: Sequence[str], prefix: str = "") -> dict[str, Any]:
+        """Values by name of the arguments that were passed; messages begin with `prefix`."""
         try:
             values, unknown = self.parse_known_args(words)
         except InputError as error:
-            raise InputError(f"{where}{error}") from error
+            raise InputError(f"{prefix}{error}") from error
         if unknown:
-            known = [text for action in self._actions for text in action.option_strings]
+            options = [text for action in self._actions for text in action.option_strings]
             option = unknown[0].partition("=")[0]
             if not option.startswith("-"):
-                raise InputError(f"{where}there is no place for {option!r}: check the words before it")
-            raise InputError(f"{where}there is no option {option}{nearest(option, known)}")
+                raise InputError(
+                    f"{prefix}unexpected argument {unknown[0]!r}: positional arguments must come before the options"
+                )
+            raise InputError(f"{prefix}unknown option {option}{nearest(option, options)}")
         return vars(values)
 
-    def _words(self, settings: Mapping[str, Any], where: str) -> list[str]:
-        """Values by name as words of a command line, which checks and converts them."""
+    def _parse_settings(self, settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """Check and convert values by name, such as those of a YAML file, by parsing them as a command line."""
         options = {action.dest: action for action in self._actions if action.option_strings}
         words: list[str] = []
         for name, value in settings.items():
             if (action := options.get(str(name).replace("-", "_"))) is None or name in ("help", "config"):
                 known = [name for name in options if name not in ("help", "config")]
-                raise InputError(f"{where} has an unknown field {name!r}{nearest(str(name), known)}")
+                raise InputError(f"{source} has an unknown field {name!r}{nearest(str(name), known)}")
             option = f"--{action.dest}"
             if isinstance(action, _Flag):
                 if not isinstance(value, bool):
-                    raise InputError(f"{where}: {name} is {value!r}: it must be true or false")
+                    raise InputError(f"{source}: {name} is {value!r}: it must be true or false")
                 words.append(option if value else f"--no_{action.dest}")
             elif isinstance(value, Mapping):
-                words += [option, *(f"{key}={json.dumps(item)}" for key, item in value.items())] if value else []
+                words += [f"{option}={key}={json.dumps(item, default=str)}" for key, item in value.items()]
             elif isinstance(value, list | tuple):
-                words += [option, *map(str, value)]
+                if invalid := [item for item in value if item is None or isinstance(item, bool)]:
+                    raise InputError(f"{source}: {name} holds {invalid[0]}: put words such as no and null in quotes")
+                # `--name=item` also takes an item that begins with a hyphen.
+                words += [f"{option}={item}" for item in value] if action.nargs == "+" else [option, *map(str, value)]
+                words += [] if value else [option]
             elif value is not None:
-                # YAML takes the word `no` for a truth value.
+                # YAML reads the word `no` as false.
                 words.append(f"{option}={'no' if value is False else value}")
-        return words
+        return self._parse_words(words, f"{source}: ")
 
     def _build(self, values: dict[str, Any], overrides: dict[str, Any]) -> tuple[Any, ...]:
         for name, value in overrides.items():
             values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
-        if missing := [shown for name, shown in self._required.items() if name not in values]:
+        if missing := [usage for name, usage in self._required.items() if name not in values]:
             raise InputError(f"{missing[0]} is required: --help explains it")
         return tuple(
             kind(**{setting.name: values[setting.name] for setting in fields(kind) if setting.name in values})
@@ -260,8 +272,15 @@ class ArgumentParser(HfArgumentParser):
         )
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions, and wraps the help of options at 110 columns or the terminal's width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=min(110, shutil.get_terminal_size((110, 24)).columns))
+
+
 class _Flag(argparse.Action):
-    """A truth value: `--name` or `--no-name`."""
+    """A boolean: `--name` or `--no-name`."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(nargs=0, **settings)
@@ -271,29 +290,29 @@ class _Flag(argparse.Action):
 
 
 class _Pairs(argparse.Action):
-    """Collects the pairs of one option, given once or several times."""
+    """A mapping from pairs; an option that is repeated adds to it."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), **dict(values)})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    """The values of a YAML file by name."""
+    """Values of a YAML file by name."""
     import yaml
 
     if not path.is_file():
-        raise FileNotFoundError(f"the settings {path} do not exist: check the path after --config")
+        raise FileNotFoundError(f"{path} does not exist: check the path after --config")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
-        raise InputError(f"{path} must hold lines of `name: value`")
+        raise InputError(f"{path} must contain lines of `name: value`")
     return settings
 
 
 def _name_and_value(text: str) -> tuple[str, Any]:
-    """The pair of a word `NAME=VALUE`, whose value is JSON, a list or mapping of YAML, or else a string."""
+    """The pair `NAME=VALUE`, whose value is JSON, a list or mapping of YAML, or a string."""
     import yaml
 
     name, separator, value = text.partition("=")
@@ -307,11 +326,11 @@ def _name_and_value(text: str) -> tuple[str, Any]:
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise argparse.ArgumentTypeError(f"{value} is no list or mapping") from None
+        raise argparse.ArgumentTypeError(f"{value} is not a list or mapping") from None
 
 
 def _usage(action: argparse.Action) -> str:
-    """How the first line of the help shows an argument that is required."""
+    """A required argument in the usage line."""
     metavar = str(action.metavar or action.dest.upper())
     value = f"{metavar} ..." if action.nargs == "+" else metavar
     return f"{action.option_strings[-1]} {value}" if action.option_strings else value

@@ -1,1 +1,1 @@
-"""What the verbs of the command line do: dataclasses in, dataclasses out."""
+"""Implementations of the verbs: each takes dataclasses of settings and returns a dataclass of results."""

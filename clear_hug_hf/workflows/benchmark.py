@@ -1,4 +1,4 @@
-"""The papers' protocol: tasks x fractions of the labels x models x heads."""
+"""The papers' evaluation protocol: tasks x label fractions x models x heads."""
 
 from __future__ import annotations
 
@@ -12,28 +12,26 @@ from .shared import CacheArguments, output_dir_field, quiet_libraries, resumable
 
 @dataclass(kw_only=True)
 class RunArguments(CacheArguments):
-    """Which models are tested on which tasks; [`BenchmarkArguments`] says how."""
+    """Tasks and models of a benchmark; [`BenchmarkArguments`] holds the settings of its cells."""
 
     tasks: list[str] = field(
         metadata={
-            "help": "Folders of `clear-hug prepare --labels`, called NAME or as the folder. The same NAME joins the "
-            "same recordings prepared for different systems.",
+            "help": "Folders from `clear-hug prepare --labels`, named NAME or after the folder; one NAME joins "
+            "folders of the same recordings prepared for different systems.",
             "metavar": "[NAME=]DIR",
         }
     )
     models: list[str] = field(
         metadata={
-            "help": "Model folders or outputs of `pretrain`, called as the folder or NAME.",
+            "help": "Model folders or outputs of `clear-hug pretrain`, named NAME or after the folder.",
             "metavar": "[NAME=]FOLDER",
         }
     )
     output_dir: Path = output_dir_field("runs/benchmark")
-    labels: list[str] | None = field(
-        default=None, metadata={"help": "Use only these labels of each task (default: all)."}
-    )
+    labels: list[str] | None = field(default=None, metadata={"help": "Labels of each task to use (default: all)."})
     min_positives: int = field(
         default=1,
-        metadata={"help": "Skip labels with fewer positive or negative training or test recordings.", "gt": 0},
+        metadata={"help": "Skip labels with fewer than N positive or negative training or test recordings.", "gt": 0},
     )
     control: bool = field(default=True, metadata={"help": "Also test the randomly initialized encoder."})
     resnet: bool = field(default=False, metadata={"help": "Also train a supervised 1-D ResNet."})
@@ -41,7 +39,7 @@ class RunArguments(CacheArguments):
 
 @dataclass(frozen=True)
 class RunResult:
-    """The files that a benchmark wrote."""
+    """Files that a benchmark wrote."""
 
     table: Path
     results: Path
@@ -49,22 +47,22 @@ class RunResult:
 
 def benchmark(arguments: RunArguments, cells: BenchmarkArguments) -> RunResult:
     """
-    Run the cells that the output folder does not have, and write the table of all.
+    Run the cells that are missing in the output folder, and write the table of all cells.
 
     Raises:
-        InputError: If names collide, a model does not fit a task, or the folder holds another benchmark.
+        InputError: If two names are equal, a model does not match a task, or the folder holds another benchmark.
     """
     from ..processing.errors import InputError
     from ..training.benchmark import RANDOM, RESNET, RUN, load_task, run_benchmark
     from ..utils.files import check_writable
 
     output = check_writable(arguments.output_dir, [RUN])
-    task_folders = _named_folders(arguments.tasks, several=True)
+    task_folders = _named_folders(arguments.tasks, allow_repeats=True)
     models: dict[str, Path | None] = {name: folders[0] for name, folders in _named_folders(arguments.models).items()}
     quiet_libraries()
-    say_unused_devices("start others with CUDA_VISIBLE_DEVICES, --tasks and --output-dir of their own")
+    say_unused_devices("run other tasks on the others with CUDA_VISIBLE_DEVICES, --tasks and --output-dir")
     if reserved := {RANDOM, RESNET} & models.keys():
-        raise InputError(f"the name {min(reserved)!r} is taken by a control: give the model another, NAME=FOLDER")
+        raise InputError(f"the name {min(reserved)!r} is reserved for a control: rename the model with NAME=FOLDER")
     models |= {RANDOM: None} if arguments.control else {}
     models |= {RESNET: None} if arguments.resnet else {}
     tasks = [load_task(name, dirs, arguments.labels, arguments.min_positives) for name, dirs in task_folders.items()]
@@ -76,18 +74,18 @@ def benchmark(arguments: RunArguments, cells: BenchmarkArguments) -> RunResult:
     return RunResult(output / "table.md", output / "results.csv")
 
 
-def _named_folders(given: Sequence[str], several: bool = False) -> dict[str, list[Path]]:
-    """Folders by name; with `several`, a name that is written out may have more than one."""
+def _named_folders(texts: Sequence[str], allow_repeats: bool = False) -> dict[str, list[Path]]:
+    """Folders by name from `FOLDER` or `NAME=FOLDER`; with `allow_repeats`, an explicit name may have several."""
     from ..processing.errors import InputError
 
     named: dict[str, list[Path]] = {}
-    for text in given:
-        name, found, folder = text.partition("=")
-        path = Path(folder if found else text)
-        name = name if found else path.name
+    for text in texts:
+        name, separator, folder = text.partition("=")
+        path = Path(folder if separator else text)
+        name = name if separator else path.name
         if not name:
-            raise InputError(f"{text!r} has no name: give NAME=FOLDER")
-        if name in named and not (several and found):
-            raise InputError(f"two folders are called {name!r}: give them names, NAME=FOLDER")
+            raise InputError(f"{text!r} has no name: write NAME=FOLDER")
+        if name in named and not (allow_repeats and separator):
+            raise InputError(f"two folders are named {name!r}: rename one with NAME=FOLDER")
         named.setdefault(name, []).append(path)
     return named

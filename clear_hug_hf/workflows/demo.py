@@ -1,4 +1,4 @@
-"""Everything once, on simulated recordings or the user's own."""
+"""The whole pipeline once, on simulated recordings or the user's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..systems import DEFAULT_SYSTEM, SYSTEMS
 from ..training.arguments import FinetuningArguments
 from ..utils.arguments import Arguments
-from .finetune import FinetuneArguments, finetune_and_report, leave_out_rare
+from .finetune import FinetuneArguments, drop_rare_labels, finetune_and_report
 from .pretrain import pretrain_and_draw
 from .shared import (
     Sources,
@@ -21,7 +21,7 @@ from .shared import (
     prepare_splits,
     quiet_libraries,
     read_source,
-    require,
+    require_splits,
     say,
     seed_field,
 )
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class DemoArguments(Arguments):
-    """Which recordings the demo runs on, and for how long."""
+    """Recordings and length of the demo."""
 
     data: Path | None = field(
         default=None,
         metadata={
-            "help": "Real recordings: the output of `clear-hug prepare`; a folder of PTB-XL (ptbxl_database.csv, "
-            "scp_statements.csv and records100 or records500), where folds 1-8 train, 9 validates, 10 tests, and "
-            "labels are the five diagnostic superclasses; or any folder of WFDB records, which has no labels, so that "
-            "nothing is fine-tuned.",
+            "help": "Real recordings: output of `clear-hug prepare`; a folder of PTB-XL (ptbxl_database.csv, "
+            "scp_statements.csv and records100 or records500) with folds 1-8 for training, 9 for validation, 10 for "
+            "testing and the five diagnostic superclasses as labels; or any folder of WFDB records, which are only "
+            "used for pre-training, since they have no labels.",
             "metavar": "DIR",
         },
     )
     output_dir: Path = output_dir_field("demo")
     num_patients: int = field(
-        default=80, metadata={"help": "Simulated patients, with three recordings each.", "gt": 0}
+        default=80, metadata={"help": "Number of simulated patients, with three recordings each.", "gt": 0}
     )
     num_train_epochs: int = field(default=25, metadata={"help": "Epochs of pre-training.", "gt": 0})
     system: str = field(
@@ -60,13 +60,13 @@ class DemoArguments(Arguments):
         },
     )
     max_samples: int | None = max_samples_field()
-    seed: int = seed_field("Seed of everything.")
+    seed: int = seed_field("Seed of all random numbers.")
     overwrite: bool = overwrite_field("an earlier demo")
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Whether the recordings have labels, so that a classifier was trained, and those that could not be used."""
+    """Whether the recordings have labels, so that a classifier was trained, and the recordings that failed."""
 
     has_labels: bool
     rejected: list[Rejected]
@@ -74,7 +74,7 @@ class DemoResult:
 
 def demo(arguments: DemoArguments) -> DemoResult:
     """
-    Pre-train a tiny encoder and, where there are labels, fine-tune it, evaluate it and draw pictures.
+    Pre-train a tiny encoder and, if there are labels, fine-tune it, evaluate it and draw pictures.
 
     Raises:
         InputError: If the recordings cannot be used, or the output folder is not empty.
@@ -87,7 +87,7 @@ def demo(arguments: DemoArguments) -> DemoResult:
     from ..training.provenance import count_sets, describe_source
 
     if arguments.data is not None:
-        sources = read_source(arguments.data, arguments.max_samples, divided=True)
+        sources = read_source(arguments.data, arguments.max_samples, split_at_random=True)
     else:
         say(f"simulating recordings of {arguments.num_patients} patients")
         num_workers = min(os.cpu_count() or 1, 8)
@@ -98,21 +98,21 @@ def demo(arguments: DemoArguments) -> DemoResult:
 
     recipe = read_recipe(system=arguments.system, num_train_epochs=arguments.num_train_epochs, seed=arguments.seed)
     if arguments.data is None:
-        # A few hundred recordings make too few steps per epoch for larger batches.
+        # With larger batches, a few hundred recordings would be too few steps per epoch.
         recipe.training.train_batch_size = 8
 
     extractor = recipe.make_feature_extractor(sources.extractor)
     sets, rejected = prepare_splits(sources, extractor, sources.label_names)
-    require(sets, rejected, "train", "validation")
+    require_splits(sets, rejected, "train", "validation")
     recipe.training.train_batch_size = min(recipe.training.train_batch_size, len(sets["train"]))
     about = {**sources.about, "sets": count_sets(sets)}
     if arguments.data is not None:
         _predict_with_shipped(sets, extractor, output / "pictures")
     else:
-        say("the shipped models predict real recordings only: clear-hug demo --data FOLDER_OF_RECORDINGS")
+        say("the shipped models only predict real recordings: clear-hug demo --data FOLDER_OF_RECORDINGS")
     pretrain_and_draw(recipe, extractor, sets, [about], output / "pretrained", restart=True)
     if sources.label_names is not None:
-        sets, label_names, _ = leave_out_rare(sets, sources.label_names)
+        sets, label_names, _ = drop_rare_labels(sets, sources.label_names)
         finetune = FinetuneArguments(
             data=arguments.data or output,
             model=output / "pretrained",
@@ -127,7 +127,7 @@ def demo(arguments: DemoArguments) -> DemoResult:
 
 
 def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pictures: Path) -> None:
-    """Predict a held-out real recording with the shipped classifiers that have the preprocessing of `extractor`."""
+    """Predict a held-out recording with the shipped classifiers whose preprocessing is that of `extractor`."""
     from ..data.model_files import extractor_settings
     from ..data.prepared import select_labels
     from ..evaluation.predictions import predict
@@ -156,4 +156,4 @@ def _predict_with_shipped(sets: dict[str, datasets.Dataset], extractor: Any, pic
         say(f"{name} on {split} recording {predictions.record_ids[0]}: {text}")
         draw_first_prediction(model, recording, predictions, pictures / f"{name}.png")
     if not num_predicted:
-        say("the shipped models need other preprocessing: clear-hug predict RECORD --model NAME")
+        say("no shipped model shares this preprocessing: clear-hug predict RECORD --model NAME")

@@ -1,4 +1,4 @@
-"""Recordings to vectors, as a Parquet table."""
+"""Embeddings of recordings, as a Parquet table."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class EmbedArguments(Arguments):
-    """Which recordings are embedded, by which model, and where the table goes."""
+    """Recordings to embed, the model, and the table to write."""
 
     records: list[Path] = records_field("Records, folders of records, or CSV tables with a column `path`.")
-    model: Path = model_field("A model folder, or the output of a run")
-    output: Path = field(metadata={"help": "Table to write, a .parquet file.", "metavar": "FILE"})
+    model: Path = model_field("A model folder, the output of a run")
+    output: Path = field(metadata={"help": "Parquet file to write.", "metavar": "FILE"})
     per_lead: bool = field(
         default=False,
         metadata={
-            "help": "Write a vector for each of the model's leads, NaN for missing ones, instead of their mean."
+            "help": "Write a vector for each of the model's leads instead of their mean, with NaN for missing leads."
         },
     )
     batch_size: int = field(
         default=1,
         metadata={
-            "help": "Windows of a recording per batch: larger is faster on a GPU and changes the last digits.",
+            "help": "Windows of a recording per batch; larger batches are faster on a GPU and change the last digits.",
             "gt": 0,
         },
     )
@@ -39,7 +39,7 @@ class EmbedArguments(Arguments):
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """How many records and windows were embedded, the shape of a vector, and the records that failed."""
+    """Numbers of records and windows, the shape of an embedding, and the records that failed."""
 
     num_records: int
     num_rows: int
@@ -49,10 +49,10 @@ class EmbedResult:
 
 def embed(arguments: EmbedArguments) -> EmbedResult:
     """
-    Write a vector for each window of each recording.
+    Write an embedding for each window of each recording.
 
     Raises:
-        InputError: If there is no record, or the table exists and belongs to other records, models or settings.
+        InputError: If there is no record, or the table exists and is of other records, another model or settings.
     """
     from ..inference.embeddings import write_embeddings
     from ..inference.inputs import list_records
@@ -60,7 +60,7 @@ def embed(arguments: EmbedArguments) -> EmbedResult:
     from ..training.folders import load_encoder
     from ..utils.files import check_file
 
-    # A table of the same records, model and settings is made anew; `write_embeddings` looks for that.
+    # `write_embeddings` only replaces a table of the same records, model and settings.
     check_file(arguments.output, True, [*arguments.records, arguments.model], [".parquet"])
     model, extractor = load_on_device(load_encoder, arguments.model)
     references, rejected = list_records(arguments.records)

@@ -1,4 +1,4 @@
-"""Metrics of a classifier on labeled recordings, of its own source or another."""
+"""Metrics of a classifier on labeled recordings, from its own source or another."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .shared import (
     LABELED_HELP,
     Sources,
     choose_labels,
-    draw_roc_sheet,
+    draw_roc_curves,
     load_on_device,
     max_samples_field,
     model_field,
     overwrite_field,
     prepare_splits,
     read_source,
-    require,
+    require_splits,
     say,
     seed_field,
 )
@@ -39,39 +39,42 @@ _PICTURE = "roc.png"
 
 @dataclass(kw_only=True)
 class EvaluateArguments(Arguments):
-    """Which model is evaluated on which recordings, and how their labels correspond."""
+    """Model and recordings to evaluate, and the mapping of their labels."""
 
     data: Path = field(metadata={"help": LABELED_HELP, "metavar": "DATA"})
     model: Path = model_field("Output of `clear-hug finetune`")
     split: Literal["train", "validation", "test", "all"] | None = field(
         default=None,
         metadata={
-            "help": "Recordings to evaluate (default: test, or validation if the data has no test recordings). A CSV "
-            "table without splits is split as `finetune` splits it; `all` is for a table of other patients."
+            "help": "Split to evaluate (default: test, or validation if the data has no test recordings); a CSV table "
+            "without splits is split as by `finetune`, and `all` is for a table of other patients."
         },
     )
-    labels: list[str] | None = field(default=None, metadata={"help": "Only these labels (default: all of the data)."})
+    labels: list[str] | None = field(default=None, metadata={"help": "Labels to evaluate (default: all of the data)."})
     map: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Labels of the data and the model's label, or labels joined by +, that mean them; or a mapping by "
-            f"name: {', '.join(LABEL_MAPS)}.",
+            "help": "Labels of the data, each with the model's label or labels (joined by +) of the same meaning; or "
+            f"a predefined mapping: {', '.join(LABEL_MAPS)}.",
             "metavar": "DATA=MODEL",
         },
     )
     compare_with: Path | None = field(
         default=None,
-        metadata={"help": "Labeled recordings of the source that the model was trained on.", "metavar": "DATA"},
+        metadata={"help": "Labeled recordings from the source that the model was trained on.", "metavar": "DATA"},
     )
-    output: Path | None = field(default=None, metadata={"help": "Write the metrics as JSON.", "metavar": "FILE"})
+    output: Path | None = field(
+        default=None, metadata={"help": "JSON file to write the metrics to.", "metavar": "FILE"}
+    )
     pictures: Path | None = field(
-        default=None, metadata={"help": "Draw ROC curves with confusion matrices.", "metavar": "DIR"}
+        default=None, metadata={"help": "Folder for ROC curves with confusion matrices.", "metavar": "DIR"}
     )
     overwrite: bool = overwrite_field("any metrics or picture of the same name")
     batch_size: int = field(
         default=64,
         metadata={
-            "help": "Rows of a prepared folder per batch: larger is faster on a GPU and changes the last digits.",
+            "help": "Rows of a prepared folder per batch; larger batches are faster on a GPU and change the last "
+            "digits.",
             "gt": 0,
         },
     )
@@ -82,8 +85,8 @@ class EvaluateArguments(Arguments):
 @dataclass(frozen=True)
 class EvaluateResult:
     """
-    Metrics as `--output` has them, and the labels and probabilities they were computed from; `reference` is of the
-    model's own source, with `compare_with`.
+    Metrics as written to `output`, the labels and probabilities that they were computed from, those of
+    `compare_with` (`reference`), files that were written, and recordings that failed.
     """
 
     metrics: dict[str, Any]
@@ -98,7 +101,7 @@ def evaluate(arguments: EvaluateArguments) -> EvaluateResult:
     Evaluate a classifier on labeled recordings.
 
     Raises:
-        InputError: If an output exists, or labels, splits or recordings do not fit the model.
+        InputError: If an output exists, or labels, splits or recordings do not match the model.
     """
     from ..evaluation.predictions import auroc_drop, compute_metrics
     from ..inference.classifier_outputs import model_label_names
@@ -120,15 +123,19 @@ def evaluate(arguments: EvaluateArguments) -> EvaluateResult:
         metrics["mapping"] = {name: list(mapping[name]) for name in predictions.label_names}
     reference = None
     if arguments.compare_with is not None:
-        reference, more = _evaluate_source(arguments, arguments.compare_with, model, extractor, mapping, True)
-        rejected += more
+        reference, rejected_reference = _evaluate_source(
+            arguments, arguments.compare_with, model, extractor, mapping, is_reference=True
+        )
+        rejected += rejected_reference
         metrics["loss"] = auroc_drop(predictions, reference, seed=arguments.seed)
         if not metrics["loss"]["labels"]:
-            raise InputError("no label has both classes in both sources: there is nothing to compare")
+            raise InputError(
+                "no label has positive and negative recordings in both sources: there is nothing to compare"
+            )
     written = []
     if arguments.pictures is not None:
         title = f"{describe_recordings(predictions)} of {arguments.data.name}"
-        if draw_roc_sheet(predictions, predictions.thresholds, title, arguments.pictures / _PICTURE):
+        if draw_roc_curves(predictions, predictions.thresholds, title, arguments.pictures / _PICTURE):
             written.append(arguments.pictures / _PICTURE)
     if arguments.output is not None:
         write_json(arguments.output, metrics)
@@ -137,21 +144,21 @@ def evaluate(arguments: EvaluateArguments) -> EvaluateResult:
 
 
 def describe_recordings(predictions: LabeledPredictions) -> str:
-    """How many recordings of which split were evaluated."""
+    """Number and split of the recordings that were evaluated."""
     split = "" if predictions.split == "all" else f"{predictions.split} "
     return f"{len(predictions.labels)} {split}recordings"
 
 
 def _label_mapping(pairs: Sequence[str] | None, model_names: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
-    """Labels of the data, each with the labels of the model that mean it."""
+    """Labels of the data, each with the labels of the model of the same meaning."""
     if pairs is None:
         return None
     known = ", ".join(model_names)
     mapping: dict[str, tuple[str, ...]] = {}
     for pair in pairs:
         if pair in LABEL_MAPS:
-            # A mapping by name is for a model with all labels: one with fewer is evaluated on what it has.
-            mapping |= {name: means for name, means in LABEL_MAPS[pair].items() if set(means) <= set(model_names)}
+            # A model may have only some of the labels of a predefined mapping.
+            mapping |= {name: targets for name, targets in LABEL_MAPS[pair].items() if set(targets) <= {*model_names}}
             continue
         label, separator, joined = pair.partition("=")
         if not separator:
@@ -174,7 +181,7 @@ def _evaluate_source(
     mapping: Mapping[str, tuple[str, ...]] | None,
     is_reference: bool = False,
 ) -> tuple[LabeledPredictions, list[Rejected]]:
-    """Labels and probabilities of a source; the reference has the model's labels, and others those of the mapping."""
+    """Predict a source. The reference uses the model's label names, other sources those of the mapping."""
     from ..evaluation.predictions import map_predictions
     from ..inference.classifier_outputs import model_label_names, model_thresholds
 
@@ -183,29 +190,29 @@ def _evaluate_source(
     if arguments.labels is not None:
         choose_labels(arguments.labels, list(mapping), f"the model in {arguments.model}, or the mapping to it")
         mapping = {name: mapping[name] for name in arguments.labels}
-    sources_of = {name: means if is_reference else (name,) for name, means in mapping.items()}
-    wanted = list(dict.fromkeys(name for names in sources_of.values() for name in names))
-    sources = read_source(data, arguments.max_samples, label_columns=wanted, known_only=True)
+    columns_of = {name: targets if is_reference else (name,) for name, targets in mapping.items()}
+    wanted = list(dict.fromkeys(name for names in columns_of.values() for name in names))
+    sources = read_source(data, arguments.max_samples, label_columns=wanted, allow_missing=True)
     choose_labels(None if is_reference else arguments.labels, sources.label_names, f"the recordings of {data}")
     available = sources.label_names or []
     known = [name for name in wanted if name in available]
     if arguments.labels is None and (unknown := [name for name in available if name not in wanted]):
         listed = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
-        say(f"labels of {data} that are not evaluated, since the model does not know them: {listed}")
-    named = [] if is_reference else [pair.partition("=")[0] for pair in arguments.map or () if "=" in pair]
-    if absent := [name for name in named if name not in known and name in wanted]:
+        say(f"labels of {data} that the model does not have are not evaluated: {listed}")
+    mapped = [] if is_reference else [pair.partition("=")[0] for pair in arguments.map or () if "=" in pair]
+    if absent := [name for name in mapped if name not in known and name in wanted]:
         raise InputError(f"the recordings of {data} have no label {absent[0]!r}: they have {', '.join(available)}")
     if not known:
         raise InputError(f"the recordings of {data} have none of the labels {', '.join(wanted)}")
-    # Of the model's own source, never the recordings that it was trained on.
+    # The reference never includes recordings that the model was trained on.
     split = (None if is_reference else arguments.split) or ("test" if "test" in sources.splits else "validation")
     if split != "all":
         if split not in sources.splits:
-            hint = "" if is_reference else "; `--split` names others"
+            hint = "" if is_reference else "; choose another with --split"
             raise InputError(f"{data} has no {split} recordings: it has {', '.join(sources.splits)}{hint}")
         sources.splits = {split: sources.splits[split]}
     predictions, labels, rejected = _predict_sources(sources, model, extractor, known, arguments.batch_size)
-    mapping = {name: means for name, means in mapping.items() if set(sources_of[name]) <= set(known)}
+    mapping = {name: targets for name, targets in mapping.items() if set(columns_of[name]) <= set(known)}
     thresholds = model_thresholds(model.config)
     return map_predictions(predictions, labels, known, thresholds, mapping, is_reference, split), rejected
 
@@ -213,7 +220,7 @@ def _evaluate_source(
 def _predict_sources(
     sources: Sources, model: Any, extractor: Any, label_names: list[str], batch_size: int
 ) -> tuple[Predictions, np.ndarray, list[Rejected]]:
-    """Predictions and labels, a row per recording, and the recordings that could not be used."""
+    """Predictions and labels, with a row per recording, and the recordings that failed."""
     import numpy as np
     from datasets import concatenate_datasets
 
@@ -225,7 +232,7 @@ def _predict_sources(
     if sources.prepared is None:
         records = [record for records in sources.splits.values() for record in records]
         predictions, used, rejected = predict_recordings(model, records, extractor, progress=True)
-        require({record.split for record in used}, rejected, *sources.splits)
+        require_splits({record.split for record in used}, rejected, *sources.splits)
         rows = [[(record.labels or {}).get(name, np.nan) for name in label_names] for record in used]
         labels = np.array(rows, dtype=float)
     else:

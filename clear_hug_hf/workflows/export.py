@@ -1,4 +1,4 @@
-"""A classifier to ONNX."""
+"""Export of a classifier to ONNX."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .shared import output_dir_field, quiet_libraries
 
 @dataclass(kw_only=True)
 class ExportArguments(Arguments):
-    """Which classifier is exported, and where it goes."""
+    """Classifier to export, and the output folder."""
 
     model: Path = field(
         metadata={
@@ -24,27 +24,27 @@ class ExportArguments(Arguments):
     int8: bool = field(
         default=False,
         metadata={
-            "help": "Also write model_int8.onnx, with matrix products in 8 bits (dynamic quantization): a quarter of "
-            "the size; how far its logits differ is printed."
+            "help": "Also write model_int8.onnx with dynamic 8-bit quantization of matrix products, a quarter of the "
+            "size, and print by how much its logits differ."
         },
     )
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """For each ONNX file its size in `bytes` and `largest_difference` of its logits from those of the model."""
+    """Size (`bytes`) of each ONNX file, and the `largest_difference` of its logits from the model's."""
 
     files: dict[str, dict[str, float]]
 
 
 def export(arguments: ExportArguments) -> ExportResult:
     """
-    Write a classifier as ONNX, with its config and preprocessing beside it.
+    Export a classifier to ONNX, with its config and preprocessing.
 
     Raises:
-        FileNotFoundError: If there is no such model.
+        FileNotFoundError: If the model does not exist.
         ImportError: If onnx, onnxscript or onnxruntime is not installed.
-        InputError: If the model is no classifier, or the folder holds something else.
+        InputError: If the model is not a classifier, or the folder contains other files.
     """
     from ..hub.export import export_onnx
 

@@ -1,4 +1,4 @@
-"""A classifier from labeled recordings, beside one from a randomly initialized encoder."""
+"""Fine-tuning of a classifier on labeled recordings, beside one from a randomly initialized encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .shared import (
     choose_labels,
     draw_first_prediction,
     draw_recording,
-    draw_roc_sheet,
+    draw_roc_curves,
     interval,
     is_main_process,
     max_samples_field,
@@ -24,7 +24,7 @@ from .shared import (
     print_metrics,
     quiet_libraries,
     read_source,
-    require,
+    require_splits,
     resumable,
     say,
     say_unused_devices,
@@ -42,40 +42,38 @@ _RUN_NAMES = {"pretrained": "pre-trained encoder", "random_initialization": "ran
 
 @dataclass(kw_only=True)
 class FinetuneArguments(CacheArguments):
-    """Which model is fine-tuned on which recordings; [`FinetuningArguments`] says how."""
+    """Model, recordings and output of a fine-tuning run; [`FinetuningArguments`] holds its recipe."""
 
     data: Path = field(metadata={"help": LABELED_HELP, "metavar": "DATA"})
-    model: Path = model_field("A model folder, or the output of `pretrain`")
+    model: Path = model_field("A model folder, the output of `clear-hug pretrain`")
     output_dir: Path = output_dir_field("runs/finetuned")
     labels: list[str] | None = field(
         default=None,
-        metadata={"help": "Labels to train (default: all; required for a CSV table).", "metavar": "NAME"},
+        metadata={"help": "Labels to train on (default: all; required for a CSV table).", "metavar": "NAME"},
     )
     head_type: str | None = field(
         default=None,
         metadata={
-            "help": "mean is the linear probe if the encoder is frozen (default: the usual head of the model's "
-            "system).",
+            "help": "Head of the classifier; mean on a frozen encoder is the linear probe (default: the usual head of "
+            "the model's system).",
             "choices": head_types(),
         },
     )
     min_positives: int = field(
         default=1,
         metadata={
-            "help": "Without --labels: skip labels with fewer positive or negative training recordings.",
+            "help": "Without --labels: skip labels with fewer than N positive or negative training recordings.",
             "gt": 0,
         },
     )
-    control: bool = field(
-        default=True, metadata={"help": "Also train the same model from a randomly initialized encoder."}
-    )
+    control: bool = field(default=True, metadata={"help": "Also train the model from a randomly initialized encoder."})
     restart: bool = field(default=False, metadata={"help": "Start over if the output folder holds a run."})
     max_samples: int | None = max_samples_field()
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What `metrics.json` holds, and the recordings that could not be used."""
+    """Metrics as in `metrics.json`, and the recordings that failed."""
 
     metrics: dict[str, Any]
     rejected: list[Rejected]
@@ -86,7 +84,7 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     Fine-tune a model on the labeled recordings of a folder or table, and write it with its metrics and pictures.
 
     Raises:
-        InputError: If the recordings, labels or head do not fit the model, or the folder holds another run.
+        InputError: If the recordings, labels or head do not match the model, or the folder holds another run.
     """
     from ..data.model_files import extractor_settings, load_feature_extractor
     from ..data.prepared import check_independent_labels, match_prepared
@@ -103,20 +101,21 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     if sources.prepared is not None:
         check_independent_labels(sources.prepared)
     quiet_libraries()
-    say_unused_devices("`accelerate launch --num_processes {count} -m clear_hug_hf.cli finetune ...` uses all")
+    say_unused_devices("use all with `accelerate launch --num_processes {count} -m clear_hug_hf.cli finetune ...`")
     extractor = load_feature_extractor(folder)
     if sources.prepared is not None:
         before, extractor = extractor_settings(extractor), match_prepared(sources.prepared, extractor)
-        if taken := [f"{name}={one}" for name, one in extractor_settings(extractor).items() if before[name] != one]:
-            say(f"the classifier reads recordings as {arguments.data} was prepared: with {', '.join(taken)}")
+        after = extractor_settings(extractor)
+        if changes := [f"{name}={value}" for name, value in after.items() if before[name] != value]:
+            say(f"the classifier adopts the preprocessing of {arguments.data}: {', '.join(changes)}")
     label_names = choose_labels(
         None if sources.is_table else arguments.labels, sources.label_names, f"the recordings of {arguments.data}"
     )
     sets, rejected = prepare_splits(sources, extractor, label_names)
-    require(sets, rejected, "train", "validation")
+    require_splits(sets, rejected, "train", "validation")
     excluded_labels: list[str] = []
     if arguments.labels is None:
-        sets, label_names, excluded_labels = leave_out_rare(sets, label_names, arguments.min_positives)
+        sets, label_names, excluded_labels = drop_rare_labels(sets, label_names, arguments.min_positives)
     check_datasets(sets["train"], sets["validation"], label_names)
     with resumable("from the last epoch", arguments.restart):
         about = {**sources.about, "sets": count_sets(sets)}
@@ -126,31 +125,34 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     return FinetuneResult(metrics, rejected)
 
 
-def leave_out_rare(
-    sets: dict[str, datasets.Dataset], label_names: list[str], fewest: int = 1
+def drop_rare_labels(
+    sets: dict[str, datasets.Dataset], label_names: list[str], min_positives: int = 1
 ) -> tuple[dict[str, datasets.Dataset], list[str], list[str]]:
     """
-    Sets and labels without those that fewer than `fewest` training recordings have, or have not, where nobody asked
-    for these by name; and the names of these.
+    Drop labels with fewer than `min_positives` positive or negative training recordings, unless no label remains.
+
+    Returns:
+        `tuple`: The sets and the names of the labels that remain, and the names of those that were dropped.
+
+    Raises:
+        InputError: If `min_positives` is greater than 1 and no label remains.
     """
     from ..data.prepared import select_labels
     from ..processing.errors import InputError
     from ..training.features import dataset_labels
     from ..training.finetuning import absent_labels
 
-    rare = absent_labels(dataset_labels(sets["train"], label_names), label_names, fewest)
-    kept = [name for name in label_names if name not in rare]
-    if rare and not kept and fewest > 1:
-        raise InputError(f"no label has {fewest} training recordings with and without it: ask for fewer")
-    if not rare or not kept:
+    rare = absent_labels(dataset_labels(sets["train"], label_names), label_names, min_positives)
+    remaining = [name for name in label_names if name not in rare]
+    if rare and not remaining and min_positives > 1:
+        raise InputError(
+            f"no label has {min_positives} positive and {min_positives} negative training recordings: lower "
+            "--min-positives"
+        )
+    if not rare or not remaining:
         return sets, label_names, []
-    why = (
-        "no training recording has them or all have"
-        if fewest == 1
-        else f"fewer than {fewest} training recordings have them, or have not"
-    )
-    say(f"left out, since {why}: {', '.join(rare)}")
-    return {split: select_labels(dataset, kept) for split, dataset in sets.items()}, kept, rare
+    say(f"skipped labels with fewer than {min_positives} positive or negative training recordings: {', '.join(rare)}")
+    return {split: select_labels(dataset, remaining) for split, dataset in sets.items()}, remaining, rare
 
 
 def finetune_and_report(
@@ -163,8 +165,8 @@ def finetune_and_report(
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """
-    Fine-tune on the sets, which `about` describes, compare with a randomly initialized encoder, write metrics and
-    pictures; also for `demo`.
+    Fine-tune the model in `folder` on prepared sets, which `about` describes, and write and return its metrics, beside
+    those of a randomly initialized encoder, with pictures.
     """
     from copy import deepcopy
 
@@ -179,8 +181,8 @@ def finetune_and_report(
 
     output = arguments.output_dir
     set_seed(training.seed)
-    chosen = {} if arguments.head_type is None else {"head_type": arguments.head_type}
-    model, _ = folders.load_for_finetuning(folder, label_names, **chosen)
+    overrides = {} if arguments.head_type is None else {"head_type": arguments.head_type}
+    model, _ = folders.load_for_finetuning(folder, label_names, **overrides)
     head = model.config.head_type
     runs = {"pretrained": model}
     if arguments.control:
@@ -191,33 +193,34 @@ def finetune_and_report(
         "data": about,
         "labels": label_names,
         "head": head,
-        "recipe": finetuning.settings(training),
+        "recipe": finetuning.recipe_settings(training),
         "selected_by": "best validation macro AUROC (epoch) and best validation F1 (thresholds); validation metrics "
         "are optimistic",
     }
     predictions: dict[tuple[str, str], Any] = {}
+    trained_part = {"frozen": f"the {head} head", "full": "all weights", "lora": "the head and LoRA"}[training.method]
     for name, run in runs.items():
-        how = {"frozen": f"the {head} head", "full": "all weights", "lora": "the head and LoRA"}
         count = about["sets"]["train"]["recordings"]
-        say(f"\nfine-tuning {how[training.method]} on {count} recordings ({_RUN_NAMES[name]})")
-        where = output if name == "pretrained" else output / "control"
+        say(f"\nfine-tuning {trained_part} on {count} recordings ({_RUN_NAMES[name]})")
+        run_folder = output if name == "pretrained" else output / "control"
         result = finetuning.finetune(
             run,
             sets["train"],
             sets["validation"],
             extractor,
-            where,
+            run_folder,
             training,
             cache_dir=arguments.cache_dir,
             restart=arguments.restart,
         )
         if result.finished_before:
-            say(f"{where} holds this run, finished: nothing was trained (--restart trains it anew)")
+            say(f"{run_folder} already holds this run: nothing was trained (--restart trains again)")
         runs[name] = result.model
         metrics[name] = {"best_epoch": result.best_epoch}
         for split in held_out:
-            found = predictions[name, split] = predict(result.model, sets[split], extractor).by_recording()
-            metrics[name][split] = compute_metrics(found, model_thresholds(result.model.config), training.seed)
+            predictions[name, split] = predict(result.model, sets[split], extractor).by_recording()
+            thresholds = model_thresholds(result.model.config)
+            metrics[name][split] = compute_metrics(predictions[name, split], thresholds, training.seed)
     if arguments.control:
         metrics["macro_auroc_difference"] = {
             split: auroc_difference(
@@ -231,26 +234,26 @@ def finetune_and_report(
     metrics["environment"] = provenance.describe_environment()
     write_json(output / folders.METRICS, metrics)
 
-    shown, pictures = held_out[-1], output / "pictures"
-    model, found = runs["pretrained"], predictions["pretrained", shown]
-    draw_recording(sets[shown], pictures / "recording.png")
-    # Of its first window, as it is drawn, and not of the whole recording.
-    first = sets[shown].select([0])
+    split, pictures = held_out[-1], output / "pictures"
+    model, evaluated = runs["pretrained"], predictions["pretrained", split]
+    draw_recording(sets[split], pictures / "recording.png")
+    # The picture shows the first window, so predict that window and not the recording.
+    first = sets[split].select([0])
     draw_first_prediction(model, first, predict(model, first, extractor), pictures / "prediction.png")
-    limits = model_thresholds(model.config)
-    draw_roc_sheet(found, limits, f"{len(found.record_ids)} {shown} recordings", pictures / "roc.png")
-    if found.contributions is not None:
+    title = f"{len(evaluated.record_ids)} {split} recordings"
+    draw_roc_curves(evaluated, model_thresholds(model.config), title, pictures / "roc.png")
+    if evaluated.contributions is not None:
         figure = plot_group_activations(
-            contributions_by_label(found),
+            contributions_by_label(evaluated),
             label_names,
             group_names(model.config),
-            f"Which leads drive each label ({len(found.record_ids)} {shown} recordings, with the label minus without)",
+            f"Contribution of leads to each label ({title}, mean with the label minus mean without)",
         )
         save_figure(figure, pictures / "group_activations.png")
-    if folders.holds_decoder(folder):
+    if folders.has_decoder(folder):
         decoder, _ = folders.load_pretrained(folder)
         if (picture := system_of(decoder).objective.picture) is not None:
-            load(picture)(decoder, sets[shown], extractor, pictures / "reconstruction.png")
+            load(picture)(decoder, sets[split], extractor, pictures / "reconstruction.png")
 
     for split in held_out:
         count = metrics["pretrained"][split]["num_recordings"]
@@ -260,10 +263,10 @@ def finetune_and_report(
         if arguments.control:
             say(f"  {'difference':24s} {interval(metrics['macro_auroc_difference'][split], sign=True)}")
         if split == "validation":
-            say("  (the epoch and the thresholds were chosen on these recordings: the numbers are somewhat too good)")
-    few = [name for name, one in metrics["pretrained"]["validation"]["per_label"].items() if one["num_positive"] < 10]
-    if few:
-        say(f"\nfewer than 10 validation recordings with the label, so that its threshold is unsure: {', '.join(few)}")
-    print_metrics(metrics["pretrained"][shown])
+            say("  (optimistic: the epoch and the thresholds were chosen on these recordings)")
+    per_label = metrics["pretrained"]["validation"]["per_label"]
+    if rare := [name for name, metric in per_label.items() if metric["num_positive"] < 10]:
+        say(f"\nuncertain thresholds, from fewer than 10 positive validation recordings: {', '.join(rare)}")
+    print_metrics(metrics["pretrained"][held_out[-1]])
     say(f"\nwritten: {output / 'model'}, {output / 'metrics.json'}, {pictures}")
     return metrics

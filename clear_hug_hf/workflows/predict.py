@@ -1,4 +1,4 @@
-"""Recordings and pictures of ECG pages to labels with probabilities."""
+"""Prediction of recordings and of pictures of ECG pages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class PredictArguments(Arguments):
-    """Which recordings are predicted, by which model, which of its labels are kept, and what is written."""
+    """Recordings to predict, the model, its labels to show, and the outputs."""
 
     records: list[Path] = records_field(
         "Records, folders of records, CSV tables with a column `path`, pictures of pages, or folders of pictures."
@@ -39,20 +39,20 @@ class PredictArguments(Arguments):
     output: Path | None = field(
         default=None,
         metadata={
-            "help": "Write a CSV table instead of printing: a row per record (per window with --aggregate none), with "
-            "the probability of each label and the labels predicted positive.",
+            "help": "CSV table to write instead of printing: a row per record (per window with --aggregate none), "
+            "with the probability of each label and the labels predicted positive.",
             "metavar": "FILE",
         },
     )
     aggregate: Literal["mean", "max", "none"] = field(
         default="mean",
-        metadata={"help": "How the windows of a recording are combined; none: each keeps its own probabilities."},
+        metadata={"help": "How the windows of a recording are combined; none reports each window."},
     )
     pictures: Path | None = field(
         default=None,
         metadata={
-            "help": "Draw each record with its beats, labels and the leads behind them, or a page as the model sees "
-            "it.",
+            "help": "Folder for a picture of each record with its beats, labels and the contributing leads, or of "
+            "each page as the model sees it.",
             "metavar": "DIR",
         },
     )
@@ -60,8 +60,8 @@ class PredictArguments(Arguments):
     threshold: float | None = field(
         default=None,
         metadata={
-            "help": "Predict any label positive from this probability on (default: each label's own in the model, or "
-            "0.5).",
+            "help": "Probability from which a label is predicted positive (default: the model's threshold of each "
+            "label, or 0.5).",
             "ge": 0.0,
             "le": 1.0,
             "metavar": "P",
@@ -75,7 +75,7 @@ class PredictArguments(Arguments):
 
 @dataclass(frozen=True)
 class PredictResult:
-    """How many records were predicted, how many rows the table has, and the records that failed."""
+    """Numbers of records and of rows of the table, and the records that failed."""
 
     num_records: int
     num_rows: int
@@ -84,14 +84,14 @@ class PredictResult:
 
 def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], None] | None = None) -> PredictResult:
     """
-    Predict the labels of recordings and pictures, one after another.
+    Predict the labels of recordings and pictures one by one.
 
     Args:
-        arguments ([`PredictArguments`]): The settings.
+        arguments ([`PredictArguments`]): Inputs, model and outputs.
         on_record (`Callable[[LabeledRecord], None]`, *optional*): Called with each record as soon as it is predicted.
 
     Raises:
-        InputError: If the output exists, or is an input; if the model is no classifier or lacks one of the labels.
+        InputError: If the output exists or is an input, or the model is not a classifier or does not have a label.
     """
     from tqdm.auto import tqdm
 
@@ -139,7 +139,7 @@ def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], No
     except KeyboardInterrupt:
         if arguments.output is not None and table:
             write_csv(arguments.output, table)
-            say(f"\nstopped: {arguments.output} has the first {num_records} record(s) of {len(inputs)}")
+            say(f"\nstopped: {arguments.output} contains the first {num_records} of {len(inputs)} record(s)")
         raise
     if arguments.output is not None and table:
         write_csv(arguments.output, table)
@@ -147,7 +147,7 @@ def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], No
 
 
 def _list_inputs(arguments: PredictArguments) -> tuple[list[Path | RecordReference], list[Rejected]]:
-    """The pictures and records at the paths, none of which the output may replace; and the paths without any."""
+    """Pictures and records at the paths, which the output must not replace, and the paths without any."""
     from ..inference.inputs import find_pictures, list_records
     from ..utils.files import check_file, check_picture_folder
 
@@ -165,7 +165,7 @@ def _label_record(
     shown_names: Sequence[str],
     arguments: PredictArguments,
 ) -> LabeledRecord:
-    """The most probable of the labels to show, of a recording and of its windows."""
+    """The labels to show, of a recording and of its windows."""
 
     def label_span(
         start: float, end: float, heart_rate: float | None, scores: np.ndarray, notes: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Pictures of predictions: a recording with its beats and labels, or a page and what the model sees of it."""
+"""Pictures of predictions: a recording with its beats and labels, or a page as the model sees it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PredictionPictures:
-    """Draws predictions into a folder, each under a name of its own; `thresholds` are in the order of the model."""
+    """Draws predictions into a folder, each with a unique name; `thresholds` are in the order of the model."""
 
     folder: Path
     model: Any
@@ -26,14 +26,14 @@ class PredictionPictures:
     _drawn: set[Path] = field(default_factory=set)
 
     def draw(self, source: Path | RecordReference, prediction: RecordPrediction) -> None:
-        """The pictures of one recording, which is read again, or of a picture of a page."""
+        """Draw a recording, which is read again, or a picture of a page."""
         if isinstance(source, Path):
             self._draw_page(source, prediction)
         else:
             self._draw_recording(source.read(), prediction)
 
     def _draw_page(self, picture: Path, prediction: RecordPrediction) -> None:
-        """A picture with the outline of its page, what the model sees of it, and its labels."""
+        """Draw a picture with the outline of its page, the page as the model sees it, and its labels."""
         from ..plotting import plot_page, save_figure
         from ..processing import load_page
 
@@ -47,10 +47,10 @@ class PredictionPictures:
             thresholds=list(self.thresholds.values()),
             title=short_name(str(picture)),
         )
-        save_figure(figure, self._free_path(str(picture.with_suffix(""))))
+        save_figure(figure, self._unique_path(str(picture.with_suffix(""))))
 
     def _draw_recording(self, recording: Recording, prediction: RecordPrediction) -> None:
-        """A picture of each stretch as long as the model's window, with all that was read of it."""
+        """Draw each window of a recording, with the predictions of all of its parts."""
         import numpy as np
 
         from ..inference.classifier_outputs import aggregate_windows
@@ -68,7 +68,7 @@ class PredictionPictures:
             window = windows[number]
             start = f"{window.start / self.extractor.sampling_rate:g}"
             contributions = [part.contributions for part in parts if part.contributions is not None]
-            # Without a combination of all windows, the parts of one are still averaged.
+            # With aggregate="none", the parts of a window are still averaged.
             probabilities = aggregate_windows(
                 np.stack([part.probabilities for part in parts]), "max" if self.aggregate == "max" else "mean"
             )
@@ -80,11 +80,11 @@ class PredictionPictures:
                 if probability >= threshold
             ]
             sentences = [*report.warnings, *(notes[name] for name in positive if name in notes)]
-            where = f" from {start} s; the whole recording" if len(windows) > 1 else ""
+            position = f" from {start} s; the entire recording" if len(windows) > 1 else ""
             draw_prediction(
                 self.model,
                 recording.record_id,
-                self._free_path(recording.record_id, f"_{start}s" if len(windows) > 1 else ""),
+                self._unique_path(recording.record_id, f"_{start}s" if len(windows) > 1 else ""),
                 thresholds=list(self.thresholds.values()),
                 probabilities=probabilities,
                 contributions=np.mean(contributions, axis=0) if contributions else None,
@@ -95,14 +95,14 @@ class PredictionPictures:
                 unit=unit,
                 note=". ".join(
                     [
-                        f"{where}: {report.summary()}",
+                        f"{position}: {report.summary()}",
                         *(sentence[0].upper() + sentence[1:] for sentence in sentences),
                     ]
                 ),
             )
 
-    def _free_path(self, record_id: str, suffix: str = "") -> Path:
-        """A path that no other picture has, named after the parts of a record's id."""
+    def _unique_path(self, record_id: str, suffix: str = "") -> Path:
+        """A unique path, named after the parts of the record id."""
         name = "_".join(part for part in Path(record_id).parts if part not in ("/", "..", "."))
         path = self.folder / f"{name}{suffix}.png"
         while path in self._drawn:

@@ -1,4 +1,4 @@
-"""The labels of a recording, and how they read as text, as JSON, and as rows of a table."""
+"""The labels of a recording, as text, as JSON and as rows of a table."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ REPORT_COLUMNS = (
     "amplitude_mv",
     "warnings",
 )
-"""Columns of the table that describe the signal, named as in [`SignalReport`]."""
-_AGGREGATES = {"mean": "their mean", "max": "the highest of each label"}
+"""Columns of the table from [`SignalReport`]."""
+_AGGREGATES = {"mean": "their mean", "max": "the maximum of each label"}
 
 
 @dataclass(frozen=True)
 class LabeledSpan:
     """
-    Labels of a recording or one of its windows.
+    Labels of a recording or of one of its windows.
 
     Args:
-        start, end (`float`): Where it is in the recording [s].
-        heart_rate (`float`, *optional*): Its heart rate [1/min].
+        start, end (`float`): Position in the recording [s].
+        heart_rate (`float`, *optional*): Heart rate [1/min].
         predicted_positive (`list[str]`): Labels whose probability reaches their threshold, most probable first.
         probabilities (`dict[str, float]`): Probability of each label, most probable first.
-        notes (`dict[str, str]`): Predicted positives that the heart rate contradicts, each with a sentence.
+        notes (`dict[str, str]`): A sentence for each label predicted positive that the heart rate contradicts.
     """
 
     start: float
@@ -53,7 +53,7 @@ class LabeledSpan:
 class LabeledRecord:
     """
     Labels of a recording (`overall`, `None` with `aggregate="none"`) and of its windows, `start` and `end` [s] of
-    parts that were skipped, and a report on its signal; or labels of a picture, and by how many degrees it was turned.
+    skipped parts, and a report on the signal; or labels of a picture, and its clockwise rotation [degrees].
     """
 
     record_id: str
@@ -66,16 +66,16 @@ class LabeledRecord:
 
     @property
     def spans(self) -> list[LabeledSpan]:
-        """The whole recording, or each window where these are not combined."""
+        """The recording, or its windows if these are not combined."""
         return self.windows if self.overall is None else [self.overall]
 
     @property
     def end(self) -> float:
-        """Where the last of the windows ends [s]."""
+        """End of the last window [s]."""
         return max(window.end for window in self.windows)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain values for JSON; its own labels are absent with `aggregate="none"`."""
+        """The record as a dictionary for JSON; with `aggregate="none"` it has the labels of the windows only."""
         overall = {} if self.overall is None else asdict(self.overall)
         return {
             "record": self.record_id,
@@ -89,7 +89,7 @@ class LabeledRecord:
         }
 
     def to_rows(self, label_names: Sequence[str]) -> list[dict[str, Any]]:
-        """One row of a table for each of [`LabeledRecord.spans`], with a column for each label."""
+        """A row for each of [`LabeledRecord.spans`], with a column for each label."""
         report = {} if self.report is None else self.report.to_dict()
         rows = []
         for span in self.spans:
@@ -106,7 +106,7 @@ class LabeledRecord:
                 name: "; ".join(value) if isinstance(value, list) else "" if value is None else value
                 for name, value in values.items()
             }
-            # A label may have the name of one of these columns.
+            # A label may share the name of another column.
             row |= {
                 f"{name} (label)" if name in values else name: span.probabilities.get(name, "") for name in label_names
             }
@@ -114,7 +114,7 @@ class LabeledRecord:
         return rows
 
     def to_text(self) -> str:
-        """Lines for people: the record, its signal, and its labels, predicted positives with an asterisk."""
+        """Text to print: the record, its signal, and its labels, with an asterisk if predicted positive."""
         about = "a picture of a page" if self.report is None else f"{self.end:g} s"
         if len(self.windows) > 1:
             about += f", read in {len(self.windows)} windows"

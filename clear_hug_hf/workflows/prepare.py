@@ -1,4 +1,4 @@
-"""Recordings to a dataset for training, as Parquet shards."""
+"""Preparation of recordings as a dataset for training, in Parquet shards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPLITS = ("train", "validation", "test")
 @dataclass(kw_only=True)
 class PrepareArguments(Arguments):
     """
-    Which recordings are prepared, how, and where the dataset goes.
+    Recordings to prepare, their preprocessing, and the output folder.
 
     Raises:
         InputError: If values are out of bounds or contradict each other.
@@ -29,7 +29,7 @@ class PrepareArguments(Arguments):
     source: Path = field(
         metadata={"help": "Folder of recordings, one record, or a CSV table.", "positional": True, "metavar": "SOURCE"}
     )
-    output_dir: Path = output_dir_field(help="New folder, or one to resume.")
+    output_dir: Path = output_dir_field(help="Folder to write: a new one, or one to resume.")
     kind: str | None = field(
         default=None,
         metadata={"help": "Layout of the source (default: detected from its files).", "choices": tuple(READERS)},
@@ -37,27 +37,28 @@ class PrepareArguments(Arguments):
     labels: list[str] = field(
         default_factory=list,
         metadata={
-            "help": f"A label set ({', '.join(LABEL_SETS)}), or the label columns of a CSV table (default: no labels)."
+            "help": f"Label set ({', '.join(LABEL_SETS)}), or label columns of a CSV table (default: no labels)."
         },
     )
     reader_options: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "help": "Options of the reader, such as sampling_rate=500 for ptbxl; the error for an unknown one lists "
-            "them all."
+            "help": "Options of the reader, such as sampling_rate=500 for ptbxl; an unknown option raises an error "
+            "that lists all."
         },
     )
     model: Path | None = field(
         default=None,
         metadata={
-            "help": "Preprocess for this model, a folder, a shipped model or hf://ORG/NAME (default: for a new one).",
+            "help": "Model to preprocess for: a folder, the name of a shipped model, or hf://ORG/NAME (default: a new "
+            "model).",
             "metavar": "FOLDER",
         },
     )
     system: str | None = field(
         default=None,
         metadata={
-            "help": f"Without --model: preprocess for new models of this system (default: {DEFAULT_SYSTEM}).",
+            "help": f"Without --model: system of the new models to preprocess for (default: {DEFAULT_SYSTEM}).",
             "choices": tuple(SYSTEMS),
         },
     )
@@ -70,42 +71,43 @@ class PrepareArguments(Arguments):
     )
     windows: Literal["first", "center", "all"] | None = field(
         default=None,
-        metadata={
-            "help": "Part of a recording longer than the model's window (default: as the model does, usually first)."
-        },
+        metadata={"help": "Windows to read of a longer recording (default: the model's setting, usually first)."},
     )
     stride_seconds: float | None = field(
         default=None,
-        metadata={"help": "With --windows all: step between windows (default: one window).", "metavar": "S"},
+        metadata={
+            "help": "With --windows all: seconds between the starts of windows (default: the length of a window).",
+            "metavar": "S",
+        },
     )
     split_fractions: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Draw splits by patient (default: the official ones; without these 0.7 0.1 0.2).",
+            "help": "Fractions of patients for random splits (default: the official splits, otherwise 0.7 0.1 0.2).",
             "nargs": len(_SPLITS),
             "metavar": tuple(name.upper() for name in _SPLITS),
             "ge": 0,
             "le": 1,
         },
     )
-    seed: int = seed_field("Seed of drawn splits.")
+    seed: int = seed_field("Seed of random splits.")
     num_proc: int = field(default=1, metadata={"help": "Number of processes.", "gt": 0})
     shard_size: int = field(
         default=1000,
         metadata={
-            "help": "Recordings per file; a killed run repeats at most this many per process.",
+            "help": "Recordings per file; after a kill, each process repeats at most this many.",
             "gt": 0,
         },
     )
     shard_index: int | None = field(
-        default=None, metadata={"help": "In a job array: index of this job, from 0.", "metavar": "I"}
+        default=None, metadata={"help": "In a job array: index of this job, starting at 0.", "metavar": "I"}
     )
     num_shards: int | None = field(default=None, metadata={"help": "In a job array: number of jobs.", "gt": 0})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model is not None and self.system is not None:
-            raise InputError("--model and --system both choose the preprocessing: leave out one of them")
+            raise InputError("--model and --system both determine the preprocessing: leave out one of them")
         if self.split_fractions is not None and len(self.split_fractions) != len(_SPLITS):
             raise InputError(f"split_fractions has {len(self.split_fractions)} values: it must have {len(_SPLITS)}")
 
@@ -116,10 +118,10 @@ class PrepareResult:
     The state of a prepared folder.
 
     Args:
-        num_done, num_planned (`int`): Shards in the folder, and shards of the whole dataset.
-        is_new (`bool`): Whether any shard is new.
+        num_done, num_planned (`int`): Numbers of shards in the folder and of the complete dataset.
+        is_new (`bool`): Whether this call wrote a shard.
         manifest (`dict`, *optional*): The manifest, if the dataset is complete.
-        system (`str`): The system whose models read the dataset.
+        system (`str`): The system that the dataset was prepared for.
     """
 
     num_done: int
@@ -131,11 +133,12 @@ class PrepareResult:
 
 def prepare(arguments: PrepareArguments) -> PrepareResult:
     """
-    Read, clean and search recordings once, and store them as Parquet shards; a folder of the same settings is resumed.
+    Read recordings, clean them and detect their beats, and store them as Parquet shards. Resumes a folder with the
+    same settings.
 
     Raises:
         FileNotFoundError: If the source or the model does not exist.
-        InputError: If the source, a label or an option cannot be used, or the folder holds something else.
+        InputError: If the source, a label or an option is invalid, or the folder contains something else.
     """
     from ..data.sharding import prepare_shards
     from ..systems import system_of
@@ -173,36 +176,37 @@ def _open_source(arguments: PrepareArguments) -> Any:
         options["label_columns"] = arguments.labels
     elif arguments.labels:
         if len(arguments.labels) > 1:
-            raise InputError(f"{len(arguments.labels)} label sets for {kind}: name one; only CSV tables have columns")
+            raise InputError(
+                f"{len(arguments.labels)} label sets for {kind}: choose one; only CSV tables take columns"
+            )
         options["label_set"] = arguments.labels[0]
     source = open_source(kind, arguments.source, **options)
     if source.problem_type == "single_label_classification" and options.get("problem_type") != source.problem_type:
         raise InputError(
-            f"the column {source.settings['label_columns'][0]!r} of {arguments.source} holds classes, and training on "
-            "mutually exclusive classes is not supported yet: make a column of 1 and 0 for each class (for a Trainer "
-            "of your own, --reader-options problem_type=single_label_classification prepares it)"
+            f"the column {source.settings['label_columns'][0]!r} of {arguments.source} contains classes, and training "
+            "on mutually exclusive classes is not supported yet: add a column of 1 and 0 for each class (or prepare "
+            "it for your own Trainer with --reader-options problem_type=single_label_classification)"
         )
     return source
 
 
 def _feature_extractor(arguments: PrepareArguments) -> Any:
-    from ..data.model_files import extractor_settings
+    from ..data.model_files import extractor_settings, load_feature_extractor
 
     if arguments.model is None:
         extractor: Any = SYSTEMS[arguments.system or DEFAULT_SYSTEM].feature_extractor()
     else:
-        from ..data.model_files import load_feature_extractor
         from ..training.folders import find_model_folder
 
         extractor = load_feature_extractor(find_model_folder(arguments.model))
-    known = extractor_settings(extractor)
-    if unknown := [name for name in arguments.extractor_settings if name not in known]:
+    defaults = extractor_settings(extractor)
+    if unknown := [name for name in arguments.extractor_settings if name not in defaults]:
         raise InputError(
-            f"{type(extractor).__name__} has no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}"
+            f"{type(extractor).__name__} has no setting {unknown[0]!r}: choose from {', '.join(sorted(defaults))}"
         )
     options = {"windows": arguments.windows, "stride_seconds": arguments.stride_seconds}
     options = {name: value for name, value in options.items() if value is not None}
-    extractor = type(extractor)(**{**known, **arguments.extractor_settings, **options})
+    extractor = type(extractor)(**{**defaults, **arguments.extractor_settings, **options})
     if arguments.stride_seconds is not None and extractor.windows != "all":
-        raise InputError("--stride-seconds is the step between windows: it needs --windows all")
+        raise InputError("--stride-seconds needs --windows all")
     return extractor

@@ -1,4 +1,4 @@
-"""Pre-training on recordings without labels: `recipe` says on what, its `training` how."""
+"""Pre-training of a recipe on recordings without labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .shared import (
     prepare_splits,
     quiet_libraries,
     read_source,
-    require,
+    require_splits,
     resumable,
     say,
     say_unused_devices,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """The trained model, the rows of its log, and the recordings that could not be used."""
+    """The trained model, the rows of its log, and the recordings that failed."""
 
     model: PreTrainedModel
     history: list[dict[str, Any]]
@@ -40,27 +40,27 @@ class PretrainResult:
 
 def pretrain(recipe: Recipe, restart: bool = False) -> PretrainResult:
     """
-    Read the recordings of a recipe, pre-train a model on them, and write it with its log, its facts and pictures.
+    Pre-train a model on the recordings of a recipe, and write it with its logs, facts and pictures.
 
     Args:
-        recipe ([`Recipe`]): What is pre-trained, and how.
-        restart (`bool`, *optional*, defaults to `False`): Whether to start over where the folder holds a run.
+        recipe ([`Recipe`]): The recipe.
+        restart (`bool`, *optional*, defaults to `False`): Whether to start over if the folder holds a run.
 
     Raises:
-        InputError: If the recipe does not fit the recordings, or the folder holds another run.
+        InputError: If the recipe does not match the recordings, or the folder holds another run.
     """
     from ..training import checkpoints, pretraining
     from ..utils.files import check_writable
 
     if not recipe.data:
-        raise InputError("there are no recordings to pre-train on: name their folders with --data or in the recipe")
+        raise InputError("there are no recordings to pre-train on: set --data, or `data` in the recipe")
     recipe.make_config()
-    own = [checkpoints.FOLDER, *([pretraining.EPOCH_LOG] if restart else [])]
-    check_writable(recipe.output_dir, own, [*recipe.data, recipe.signal_encoder])
+    replaceable = [checkpoints.FOLDER, *([pretraining.EPOCH_LOG] if restart else [])]
+    check_writable(recipe.output_dir, replaceable, [*recipe.data, recipe.signal_encoder])
     quiet_libraries()
-    say_unused_devices("`accelerate launch --num_processes {count} -m clear_hug_hf.cli pretrain ...` uses all")
+    say_unused_devices("use all with `accelerate launch --num_processes {count} -m clear_hug_hf.cli pretrain ...`")
     extractor, sets, data, rejected = _read_for_pretraining(recipe, [Path(folder) for folder in recipe.data])
-    require(sets, rejected, "train")
+    require_splits(sets, rejected, "train")
     with resumable("from the last checkpoint", restart):
         result = pretrain_and_draw(recipe, extractor, sets, data, Path(recipe.output_dir), restart)
     return PretrainResult(result.model, result.history, rejected)
@@ -69,7 +69,7 @@ def pretrain(recipe: Recipe, restart: bool = False) -> PretrainResult:
 def _read_for_pretraining(
     recipe: Recipe, folders: Sequence[Path]
 ) -> tuple[Any, dict[str, Any], list[dict[str, Any]], list[Rejected]]:
-    """The feature extractor, the recordings of all folders by split, what they are, and those that cannot be used."""
+    """The feature extractor, the recordings of all folders by split, their description, and those that failed."""
     import datasets
 
     from ..data.prepared import count_prepared
@@ -77,21 +77,23 @@ def _read_for_pretraining(
     from ..training.provenance import count_sets
 
     if recipe.objective.teachers and recipe.streaming:
-        raise InputError(f"{recipe.system} cannot be trained from a stream: teachers read all recordings before")
-    streamed = ("train",) if recipe.streaming else ()
-    all_sources = [read_source(folder, recipe.max_samples, streamed) for folder in folders]
+        raise InputError(f"{recipe.system} cannot be streamed: its teachers read all recordings before training")
+    streaming_splits = ("train",) if recipe.streaming else ()
+    all_sources = [read_source(folder, recipe.max_samples, streaming_splits) for folder in folders]
     for folder, sources in zip(folders, all_sources, strict=True):
         if recipe.streaming and sources.prepared is None:
-            raise InputError(f"{folder} is not prepared, so it cannot be streamed: `clear-hug prepare` it first")
-    extractor = recipe.make_feature_extractor(next((one.extractor for one in all_sources if one.extractor), None))
+            raise InputError(f"{folder} is not prepared, so it cannot be streamed: run `clear-hug prepare` first")
+    extractor = recipe.make_feature_extractor(
+        next((sources.extractor for sources in all_sources if sources.extractor), None)
+    )
     parts: dict[str, list[Any]] = {}
     data: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
-    texts = recipe.objective.reads_texts
+    reads_texts = recipe.objective.reads_texts
     for sources in all_sources:
-        sets, failed = prepare_splits(sources, extractor, sources.label_names if texts else None)
+        sets, failed = prepare_splits(sources, extractor, sources.label_names if reads_texts else None)
         rejected += failed
-        if texts:
+        if reads_texts:
             sets = {split: add_text_column(dataset) for split, dataset in sets.items()}
         data.append({**sources.about, "sets": count_sets(sets)})
         for split, dataset in sets.items():
@@ -99,13 +101,13 @@ def _read_for_pretraining(
     if recipe.streaming and recipe.training.recordings_per_epoch is None:
         counts = [count_prepared(folder).get("train", 0) for folder in folders]
         recipe.training.recordings_per_epoch = sum(min(count, recipe.max_samples or count) for count in counts)
-    return extractor, {split: datasets.concatenate_datasets(some) for split, some in parts.items()}, data, rejected
+    return extractor, {split: datasets.concatenate_datasets(sets) for split, sets in parts.items()}, data, rejected
 
 
 def pretrain_and_draw(
     recipe: Recipe, extractor: Any, sets: dict[str, Any], data: list[dict[str, Any]], output: Path, restart: bool
 ) -> PretrainingResult:
-    """Pre-train on the sets, which `data` describes, and write the facts and pictures of the run; also for `demo`."""
+    """Pre-train on the sets, which `data` describes, and write the facts and pictures of the run."""
     from transformers import set_seed
 
     from ..plotting import plot_losses, save_figure
@@ -136,17 +138,17 @@ def pretrain_and_draw(
         restart=restart,
     )
     if result.resumed_from == result.history[-1]["step"]:
-        say(f"{output} holds this run, finished: nothing was trained (--restart trains it anew)")
+        say(f"{output} already holds this run: nothing was trained (--restart trains again)")
     last = result.history[-1]
-    held_out = f", {last['validation_loss']:.3f} held out" if last["validation_loss"] is not None else ""
-    before, after = recipe.objective.loss_report
-    say(f"{before}: {last['train_loss']:.3f} in training{held_out}{after}")
+    validation = f", {last['validation_loss']:.3f} in validation" if last["validation_loss"] is not None else ""
+    prefix, suffix = recipe.objective.loss_report
+    say(f"{prefix}: {last['train_loss']:.3f} in training{validation}{suffix}")
     if not is_main_process():
         return result
     facts = describe_pretraining(
         result.model,
         result.history,
-        pretraining.settings(arguments),
+        pretraining.recipe_settings(arguments),
         data,
         size=recipe.size,
         options=recipe.config_overrides,
@@ -157,10 +159,10 @@ def pretrain_and_draw(
     pictures = output / "pictures"
     losses = plot_losses(result.history, "Pre-training", f"loss ({recipe.objective.loss})")
     save_figure(losses, pictures / "pretraining_loss.png")
-    shown = sets.get("validation") or (None if recipe.streaming else sets["train"])
-    if shown is not None:
-        draw_recording(shown, pictures / "recording.png")
+    dataset = sets.get("validation") or (None if recipe.streaming else sets["train"])
+    if dataset is not None:
+        draw_recording(dataset, pictures / "recording.png")
         if recipe.objective.picture is not None:
             draw = load(recipe.objective.picture)
-            draw(result.model, shown, extractor, pictures / "reconstruction.png")
+            draw(result.model, dataset, extractor, pictures / "reconstruction.png")
     return result

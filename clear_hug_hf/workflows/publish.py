@@ -1,4 +1,4 @@
-"""A model folder to the Hub, with a card made from the files of its run."""
+"""Upload of a model folder to the Hub, with a card generated from the files of its run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .shared import quiet_libraries, say
 
 @dataclass(kw_only=True)
 class PublishArguments(Arguments):
-    """Which model is published, as what, and how."""
+    """Model to publish, its repository, and the upload."""
 
     folder: Path = field(
         metadata={
@@ -23,7 +23,7 @@ class PublishArguments(Arguments):
     )
     repo_id: str = field(
         metadata={
-            "help": "The repository, which is created if it does not exist.",
+            "help": "Repository on the Hub, created if it does not exist.",
             "positional": True,
             "metavar": "ORG/NAME",
         }
@@ -31,13 +31,13 @@ class PublishArguments(Arguments):
     dry_run: Path | None = field(
         default=None,
         metadata={
-            "help": "Write exactly what would be uploaded to DIR, name what is missing, and upload nothing.",
+            "help": "Write the files to DIR without uploading them, and list what is missing.",
             "metavar": "DIR",
         },
     )
     license: str | None = field(
         default=None,
-        metadata={"help": "License of the weights, as the Hub spells it: cc-by-4.0, apache-2.0, other ..."},
+        metadata={"help": "License of the weights, by its identifier on the Hub: cc-by-4.0, apache-2.0, other ..."},
     )
     license_name: str | None = field(
         default=None, metadata={"help": "With --license other: name of the license.", "metavar": "TEXT"}
@@ -45,18 +45,18 @@ class PublishArguments(Arguments):
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "The test recordings on the Hub, for the metrics in .eval_results.",
+            "help": "Dataset of the test recordings on the Hub, for the metrics in .eval_results.",
             "metavar": "ORG/NAME",
         },
     )
     card: Path | None = field(
         default=None,
-        metadata={"help": "A card of your own, instead of the one that is made.", "metavar": "FILE"},
+        metadata={"help": "Model card to use instead of the generated one.", "metavar": "FILE"},
     )
     dtype: Literal["float32", "float16", "bfloat16"] = field(
         default="float32",
         metadata={
-            "help": "How weights are stored; 16 bits halve the download, and the model still computes in float32."
+            "help": "Data type of the stored weights; 16 bits halve the download, and the model computes in float32."
         },
     )
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
@@ -68,11 +68,11 @@ class PublishArguments(Arguments):
         },
     )
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
-    message: str | None = field(default=None, metadata={"help": "Message of the commit.", "metavar": "TEXT"})
+    message: str | None = field(default=None, metadata={"help": "Commit message.", "metavar": "TEXT"})
     staged: Path | None = field(
         default=None,
         metadata={
-            "help": "Where the repository is staged before it is uploaded (default: published/ORG/NAME).",
+            "help": "Folder that the repository is staged in before the upload (default: published/ORG/NAME).",
             "metavar": "DIR",
         },
     )
@@ -80,7 +80,7 @@ class PublishArguments(Arguments):
 
 @dataclass(frozen=True)
 class PublishResult:
-    """The license that the card states, and the address of what was uploaded, if anything was."""
+    """License on the card, and the address of the upload (`None` for a dry run)."""
 
     license: str | None
     address: str | None
@@ -88,11 +88,11 @@ class PublishResult:
 
 def publish(arguments: PublishArguments) -> PublishResult:
     """
-    Stage a repository, print its files and what is missing, and upload it unless it is a dry run.
+    Stage a repository, print its files and what is missing, and upload it unless `dry_run` is set.
 
     Raises:
-        FileNotFoundError: If there is no such model or card.
-        InputError: If the model, the card or a name cannot be used, or the Hub refuses the upload.
+        FileNotFoundError: If the model or card does not exist.
+        InputError: If the model, the card or a name is invalid, or the Hub rejects the upload.
     """
     from ..hub.publishing import check_repo_id, check_revision, stage, upload
 

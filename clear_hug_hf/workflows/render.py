@@ -1,4 +1,4 @@
-"""A recording as a page of ECG paper."""
+"""Drawing of a recording as a page of ECG paper."""
 
 from __future__ import annotations
 
@@ -23,57 +23,63 @@ _POSITIVE = {"gt": 0, "lt": math.inf}
 
 @dataclass(kw_only=True)
 class RenderArguments(Arguments):
-    """Which part of a recording is drawn, its scale, and how the paper looks."""
+    """Recording to draw, the interval, its scale, and the look of the paper."""
 
     record: Path = field(
-        metadata={"help": "The record, with or without an extension.", "positional": True, "metavar": "RECORD"}
+        metadata={"help": "Record to draw, with or without an extension.", "positional": True, "metavar": "RECORD"}
     )
     output: Path = field(
-        metadata={"help": "The picture: a .png, .jpg or .jpeg file.", "positional": True, "metavar": "PAGE"}
+        metadata={"help": "Picture to write: a .png, .jpg or .jpeg file.", "positional": True, "metavar": "PAGE"}
     )
     layout: str = field(
         default="3x4",
         metadata={
-            "help": "Rows x columns of leads: 3x4 with a strip of lead II beneath, 6x2 or 12x1.",
+            "help": "Rows x columns of leads: 3x4 with a rhythm strip of lead II, 6x2 or 12x1.",
             "metavar": "LAYOUT",
         },
     )
-    start: float = field(default=0.0, metadata={"help": "Where the page begins.", "metavar": "SECONDS"})
+    start: float = field(default=0.0, metadata={"help": "Start of the page in the recording.", "metavar": "SECONDS"})
     dpi: float | None = field(
-        default=None, metadata={"help": "Dots per inch of the page (default: 200).", "metavar": "DPI", **_POSITIVE}
+        default=None,
+        metadata={"help": "Resolution of the page in dots per inch (default: 200).", "metavar": "DPI", **_POSITIVE},
     )
     pixels_per_mm: float | None = field(
-        default=None, metadata={"help": "The same per millimeter.", "metavar": "PIXELS", **_POSITIVE}
+        default=None,
+        metadata={"help": "Resolution of the page in pixels per millimeter.", "metavar": "PIXELS", **_POSITIVE},
     )
     size: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Width and height of the picture [px]; the page is stretched to them, as models see it.",
+            "help": "Width and height of the picture, to which the page is stretched as for models.",
             "metavar": "PIXELS",
         },
     )
     paper_speed: float = field(
-        default=25.0, metadata={"help": "Millimeters per second.", "metavar": "MM", **_POSITIVE}
+        default=25.0, metadata={"help": "Paper speed in millimeters per second.", "metavar": "MM", **_POSITIVE}
     )
-    gain: float = field(default=10.0, metadata={"help": "Millimeters per millivolt.", "metavar": "MM", **_POSITIVE})
+    gain: float = field(
+        default=10.0, metadata={"help": "Gain in millimeters per millivolt.", "metavar": "MM", **_POSITIVE}
+    )
     millivolts_per_unit: float | None = field(
         default=None,
         metadata={
-            "help": "Height of one unit of a normalized record (unit NU), which cannot be drawn without it.",
+            "help": "Millivolts per unit of a normalized record (unit NU), required to draw it.",
             "metavar": "MV",
             **_POSITIVE,
         },
     )
-    grid: bool = field(default=True, metadata={"help": "Omit the grid."})
-    black_and_white: bool = field(default=False, metadata={"help": "Draw a gray grid and black trace on white paper."})
-    lead_names: bool = field(default=True, metadata={"help": "Omit the names above the traces."})
-    pulse: bool = field(default=True, metadata={"help": "Omit the calibration pulses."})
-    text: bool = field(default=True, metadata={"help": "Omit paper speed and gain at the bottom."})
-    random_style: bool = field(default=False, metadata={"help": "Draw colors, widths and margins at random."})
+    grid: bool = field(default=True, metadata={"help": "Draw the grid."})
+    black_and_white: bool = field(
+        default=False, metadata={"help": "Draw a gray grid and black traces on white paper."}
+    )
+    lead_names: bool = field(default=True, metadata={"help": "Draw the names of the leads."})
+    pulse: bool = field(default=True, metadata={"help": "Draw the calibration pulses."})
+    text: bool = field(default=True, metadata={"help": "Print paper speed and gain at the bottom."})
+    random_style: bool = field(default=False, metadata={"help": "Randomize colors, line widths and margins."})
     augment: float = field(
         default=0.0,
         metadata={
-            "help": "Imitate a camera or scanner, from 0 (not at all) over 1 (as in training) to 2.",
+            "help": "Strength of imitated camera and scanner artifacts: 0 is none, 1 that of training, 2 the maximum.",
             "ge": 0.0,
             "le": 2.0,
             "metavar": "STRENGTH",
@@ -85,14 +91,14 @@ class RenderArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if sum(value is not None for value in (self.dpi, self.pixels_per_mm, self.size)) > 1:
-            raise InputError("dpi, pixels_per_mm and size exclude each other: choose one of them")
+            raise InputError("dpi, pixels_per_mm and size are mutually exclusive: choose one of them")
         if self.size is not None and len(self.size) != 2:
             raise InputError(f"size is {' '.join(map(str, self.size))}: it must be a width and a height")
 
 
 @dataclass(frozen=True)
 class RenderResult:
-    """The picture and what it shows: a part of the recording [s], its leads, and those of them that are blank."""
+    """The picture; the record, its duration and the interval drawn [s]; and the leads that are blank."""
 
     image: np.ndarray
     record_id: str
@@ -104,11 +110,11 @@ class RenderResult:
 
 def render(arguments: RenderArguments) -> RenderResult:
     """
-    Draw a part of a recording as a page, and write the picture.
+    Draw a part of a recording as a page of ECG paper, and write the picture.
 
     Raises:
-        FileNotFoundError: If there is no such record.
-        InputError: If the picture exists, or the record cannot be drawn as asked for.
+        FileNotFoundError: If the record does not exist.
+        InputError: If the picture exists, or the record cannot be drawn with these settings.
     """
     import numpy as np
 
@@ -165,11 +171,11 @@ def render(arguments: RenderArguments) -> RenderResult:
 
 
 def _save(image: Any, path: Path, pixels_per_mm: float | None) -> None:
-    """Write a picture under its name only when it is complete, with its scale."""
+    """Write a picture with its resolution, atomically."""
     from PIL import Image
 
     from ..utils.files import atomic_file
 
     options: dict[str, Any] = {} if pixels_per_mm is None else {"dpi": (pixels_per_mm * _MM_PER_INCH,) * 2}
     with atomic_file(path) as partial:
-        Image.fromarray(image).save(partial, quality=95, **options)  # of JPEG; PNG has none
+        Image.fromarray(image).save(partial, quality=95, **options)  # quality of JPEG, ignored for PNG

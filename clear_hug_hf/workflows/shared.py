@@ -1,4 +1,4 @@
-"""What several workflows use: fields of their arguments, sources of recordings, pictures and messages."""
+"""Shared by several workflows: fields of their arguments, sources of recordings, pictures and messages."""
 
 from __future__ import annotations
 
@@ -19,63 +19,62 @@ if TYPE_CHECKING:
     from ..data.records import Recording, RecordReference, Rejected
 
 
-_MOST_NAMED = 20
+_MAX_LISTED = 20
 
 LABELED_HELP = (
-    "Output of `clear-hug prepare`; or a CSV table of records and labels, as `clear-hug prepare --help` explains; or "
-    "a folder of PTB-XL, where labels are the five diagnostic superclasses."
+    "Output of `clear-hug prepare`, a CSV table of records and labels as `clear-hug prepare --help` explains, or a "
+    "folder of PTB-XL, whose labels are the five diagnostic superclasses."
 )
 
 
 def records_field(help: str) -> Any:
-    """The field of the recordings that a verb reads."""
+    """Field of the recordings that a verb reads."""
     return field(metadata={"help": help, "positional": True, "metavar": "RECORD"})
 
 
 def model_field(help: str) -> Any:
-    """The field of the model that a verb loads."""
+    """Field of the model that a verb loads."""
     return field(metadata={"help": f"{help}, the name of a shipped model, or hf://ORG/NAME.", "metavar": "FOLDER"})
 
 
 def output_dir_field(default: str | None = None, help: str = "Folder of the run.") -> Any:
-    """The field of the folder that a verb writes; required without a default."""
+    """Field of the folder that a verb writes; required without a default."""
     metadata = {"help": help, "metavar": "DIR"}
     return field(metadata=metadata) if default is None else field(default=Path(default), metadata=metadata)
 
 
 def max_samples_field() -> Any:
-    """The field that limits how many recordings are used."""
-    help = "Use only the first recordings of each split."
+    """Field that limits the number of recordings."""
+    help = "Use only the first N recordings of each split."
     return field(default=None, metadata={"help": help, "gt": 0, "metavar": "N"})
 
 
 def seed_field(help: str) -> Any:
-    """The field of a seed that NumPy and PyTorch accept."""
+    """Field of a seed that NumPy and PyTorch accept."""
     return field(default=0, metadata={"help": help, "ge": 0, "lt": 2**32})
 
 
 def overwrite_field(what: str) -> Any:
-    """The field without which no existing file is replaced."""
-    return field(default=False, metadata={"help": f"Replace {what} if it exists; never an input."})
+    """Field that allows a verb to replace existing files."""
+    return field(default=False, metadata={"help": f"Replace {what}, but never an input."})
 
 
 @dataclass(kw_only=True)
 class CacheArguments(Arguments):
-    """Where the features of frozen encoders are cached."""
+    """Cache of the features of frozen encoders."""
 
     feature_cache: Path | None = field(
         default=None,
         metadata={
-            "help": "Cache of the features of frozen encoders (default: clear_hug_features in the cache of Hugging "
-            "Face).",
+            "help": "Folder that caches the features of frozen encoders (default: clear_hug_features in HF_HOME).",
             "metavar": "DIR",
         },
     )
-    use_feature_cache: bool = field(default=True, metadata={"help": "Keep the features of frozen encoders on disk."})
+    use_feature_cache: bool = field(default=True, metadata={"help": "Cache the features of frozen encoders."})
 
     @property
     def cache_dir(self) -> Path | None:
-        """The cache, or `None` for none."""
+        """Folder of the cache, or `None` if it is not used."""
         from ..training.features import default_cache
 
         return (self.feature_cache or default_cache()) if self.use_feature_cache else None
@@ -84,8 +83,8 @@ class CacheArguments(Arguments):
 @dataclass
 class Sources:
     """
-    Recordings by split, and the labels that they may have; or prepared datasets, their folder, and the feature
-    extractor that they were prepared with. `about` says where they are from, as `describe_source` does.
+    Recordings by split, or prepared datasets with their folder (`prepared`) and feature extractor, and the names of
+    their labels (`None` if there are none). `about` is the result of `describe_source`.
     """
 
     splits: dict[str, Any]
@@ -104,24 +103,38 @@ class Sources:
         about: dict[str, Any],
         is_table: bool = False,
     ) -> Sources:
-        """The first recordings of each split, as many as the limit allows."""
-        of = {split: [one for one in recordings if one.split == split] for split in ("train", "validation", "test")}
-        splits = {split: members[:limit] for split, members in of.items() if members}
-        return cls(splits, label_names, about, is_table=is_table)
+        """Group recordings by their split, at most `limit` in each."""
+        splits = {
+            split: [recording for recording in recordings if recording.split == split][:limit]
+            for split in ("train", "validation", "test")
+        }
+        return cls({split: group for split, group in splits.items() if group}, label_names, about, is_table=is_table)
 
 
 def read_source(
     folder: Path,
     limit: int | None,
-    streamed: Sequence[str] = (),
+    streaming_splits: Sequence[str] = (),
     label_columns: Sequence[str] | None = None,
-    known_only: bool = False,
-    divided: bool = False,
+    allow_missing: bool = False,
+    split_at_random: bool = False,
 ) -> Sources:
     """
-    What `--data` names: a prepared folder, PTB-XL with labels and folds, a CSV table (with `label_columns`, of which
-    with `known_only` the table may lack some), or any WFDB records, without labels. These are all for training unless
-    they are to be `divided` at random.
+    Read the source of `--data`: a prepared folder, PTB-XL with labels and folds, a CSV table, or any folder of WFDB
+    records, which have no labels.
+
+    Args:
+        folder (`Path`): The source.
+        limit (`int`, *optional*): Maximum number of recordings of each split.
+        streaming_splits (`Sequence[str]`, *optional*): Splits of a prepared folder to stream.
+        label_columns (`Sequence[str]`, *optional*): Label columns of a CSV table.
+        allow_missing (`bool`, *optional*, defaults to `False`): Whether the table may lack some of these columns.
+        split_at_random (`bool`, *optional*, defaults to `False`): Whether to split WFDB records at random; otherwise
+            all are in `train`.
+
+    Raises:
+        FileNotFoundError: If the source does not exist.
+        InputError: If the table, its labels or the records are invalid.
     """
     from ..data.prepared import is_prepared, load_prepared
     from ..data.readers import open_source
@@ -133,13 +146,13 @@ def read_source(
     if not folder.exists():
         raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
     if folder.suffix.lower() == ".csv" and label_columns is not None:
-        return _read_table(folder, limit, label_columns, known_only)
+        return _read_table(folder, limit, label_columns, allow_missing)
     if is_prepared(folder):
         quiet_libraries()
-        sets, extractor = load_prepared(folder, streamed)
+        sets, extractor = load_prepared(folder, streaming_splits)
         label_names = list((next(iter(sets.values())).features or {}).get("labels") or ()) or None
         limited = {
-            split: rows if limit is None else rows.take(min(limit, len(rows)) if split not in streamed else limit)
+            split: rows if limit is None else rows.take(limit if split in streaming_splits else min(limit, len(rows)))
             for split, rows in sets.items()
         }
         return Sources(limited, label_names, describe_source(folder), folder, extractor)
@@ -150,73 +163,72 @@ def read_source(
         RecordReference(path, str(path.relative_to(folder).with_suffix("")), split="train")
         for path in find_records(folder)
     ]
-    if divided:
+    if split_at_random:
         splits = random_splits(references)
-        references = [replace(one, split=splits[one.record_id]) for one in references]
-    about = describe_source(folder, splits=RANDOM_SPLITS if divided else None)
+        references = [replace(reference, split=splits[reference.record_id]) for reference in references]
+    about = describe_source(folder, splits=RANDOM_SPLITS if split_at_random else None)
     return Sources.by_split(references, limit, None, about)
 
 
-def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], known_only: bool) -> Sources:
+def _read_table(path: Path, limit: int | None, label_columns: Sequence[str], allow_missing: bool) -> Sources:
     from ..data.readers import CsvSource
     from ..data.splits import assign_splits
     from ..processing.errors import InputError
     from ..training.provenance import RANDOM_SPLITS, SOURCE_SPLITS, describe_source
 
-    free = CsvSource(path).free_columns
-    if known_only and label_columns:
-        there = [name for name in label_columns if name in free]
-        if not there:
+    columns = CsvSource(path).free_columns
+    listed = ", ".join(columns) or "none"
+    if allow_missing and label_columns:
+        existing = [name for name in label_columns if name in columns]
+        if not existing:
             wanted = " or ".join(map(repr, label_columns))
-            raise InputError(f"{path} has no column {wanted}: it has {', '.join(free) or 'no others'}")
-        label_columns = there
+            raise InputError(f"{path} has no column {wanted}: its columns for labels are {listed}")
+        label_columns = existing
     if not label_columns:
-        raise InputError(
-            f"which columns of {path} are labels? Name them with --labels; it has {', '.join(free) or 'no others'}"
-        )
+        raise InputError(f"which columns of {path} are labels? Name them with --labels: {listed}")
     source = CsvSource(path, label_columns=label_columns)
     if source.problem_type != "multi_label_classification":
         raise InputError(
-            f"the columns {', '.join(label_columns)} of {path} hold classes or numbers: make a column of 1 and 0 for "
-            "each label"
+            f"the columns {', '.join(label_columns)} of {path} contain classes or numbers: add a column of 1 and 0 "
+            "for each label"
         )
     records = list(source)
     splits = assign_splits(records)
-    drawn = all(record.split is None for record in records)
-    if drawn:
+    is_random = all(record.split is None for record in records)
+    if is_random:
         say(
-            f"{path} has no column `split`: 70 % of the patients are for training, 10 % for validation, 20 % for "
-            "testing, always the same for this table"
+            f"{path} has no column `split`: 70 % of the patients are used for training, 10 % for validation and 20 % "
+            "for testing, the same ones every time"
         )
     if all(record.patient_id is None for record in records):
         say(
-            f"{path} has no column `patient_id`: each recording counts as a patient of its own; if patients repeat, "
-            "the numbers are too good"
+            f"{path} has no column `patient_id`: each recording counts as a patient; if patients repeat, metrics are "
+            "optimistic"
         )
     records = [replace(record, split=splits[record.record_id]) for record in records]
-    about = describe_source(path, source, RANDOM_SPLITS if drawn else SOURCE_SPLITS)
+    about = describe_source(path, source, RANDOM_SPLITS if is_random else SOURCE_SPLITS)
     return Sources.by_split(records, limit, source.label_names, about, is_table=True)
 
 
-def choose_labels(asked: Sequence[str] | None, known: Sequence[str] | None, whose: str) -> list[str]:
-    """The labels asked for, or all that are known; `whose` says in errors what should have them."""
+def choose_labels(selected: Sequence[str] | None, available: Sequence[str] | None, source: str) -> list[str]:
+    """The selected labels, or all; raises `InputError` if one is not available. `source` is their owner in errors."""
     from ..processing.errors import InputError
 
-    if known is None:
+    if available is None:
         raise InputError(
-            f"there are no labels in {whose}: prepare them with labels, as `clear-hug prepare --help` says"
+            f"there are no labels in {source}: prepare them with labels, as `clear-hug prepare --help` explains"
         )
-    if asked is None:
-        return list(known)
-    if unknown := [name for name in asked if name not in known]:
-        raise InputError(f"there is no label {unknown[0]!r} in {whose}: the labels are {', '.join(known)}")
-    return list(dict.fromkeys(asked))
+    if selected is None:
+        return list(available)
+    if unknown := [name for name in selected if name not in available]:
+        raise InputError(f"there is no label {unknown[0]!r} in {source}: choose from {', '.join(available)}")
+    return list(dict.fromkeys(selected))
 
 
 def prepare_splits(
     sources: Sources, extractor: Any, label_names: list[str] | None
 ) -> tuple[dict[str, datasets.Dataset], list[Rejected]]:
-    """Prepare each split that is not prepared; labels that were not chosen are left out of the recordings."""
+    """Prepare the splits unless they are, with the labels of `label_names` only; also returns what failed."""
     from ..data.preparation import prepare
     from ..data.prepared import check_prepared_for, select_labels
 
@@ -238,18 +250,18 @@ def prepare_splits(
     return sets, rejected
 
 
-def require(sets: Container[str | None], rejected: Sequence[Rejected], *splits: str) -> None:
-    """Refuse recordings of which a split is missing, with the reason for the first that was rejected."""
+def require_splits(sets: Container[str | None], rejected: Sequence[Rejected], *splits: str) -> None:
+    """Raise `InputError` if a split is missing, with the reason for the first recording that was rejected."""
     from ..processing.errors import InputError
 
     for split in splits:
         if split not in sets:
-            why = f"; recording {rejected[0].record_id}: {rejected[0].reason}" if rejected else ""
-            raise InputError(f"there are no usable {split} recordings: check the data folder and its folds{why}")
+            example = f"; recording {rejected[0].record_id}: {rejected[0].reason}" if rejected else ""
+            raise InputError(f"there are no usable {split} recordings: check the data and its splits{example}")
 
 
 def _first_recording(dataset: datasets.Dataset) -> tuple[str, dict[str, Any]]:
-    """Id of the first recording of a prepared dataset, and its signal as the functions of `plotting` take it."""
+    """Id of the first recording of a prepared dataset, and its signal as arguments of `plotting`."""
     from ..processing.recording_inputs import read_row
 
     row = dataset.with_format("numpy")[0]
@@ -258,20 +270,20 @@ def _first_recording(dataset: datasets.Dataset) -> tuple[str, dict[str, Any]]:
 
 
 def draw_recording(dataset: datasets.Dataset, path: Path) -> None:
-    """The first recording of a dataset with its beats."""
+    """Draw the first recording of a dataset with its beats."""
     from ..plotting import plot_recording, save_figure
 
-    record, shown = _first_recording(dataset)
-    title = f"Recording {short_name(record)}, cleaned, with its {len(shown['r_peaks'])} beats"
-    save_figure(plot_recording(**shown, title=title), path)
+    record, signal = _first_recording(dataset)
+    title = f"Recording {short_name(record)}, cleaned, with its {len(signal['r_peaks'])} beats"
+    save_figure(plot_recording(**signal, title=title), path)
 
 
 def draw_prediction(
-    model: Any, record: str, path: Path, *, thresholds: Sequence[float] | None = None, note: str = "", **shown: Any
+    model: Any, record: str, path: Path, *, thresholds: Sequence[float] | None = None, note: str = "", **settings: Any
 ) -> None:
     """
-    A window of a recording with its probabilities, at `thresholds` or the model's, and the leads behind them; `shown`
-    is what else `plot_prediction` takes.
+    Draw a window of a recording with its probabilities, at `thresholds` or the model's, and the contributing leads;
+    `settings` are further arguments of `plot_prediction`.
     """
     from ..inference.classifier_outputs import group_names, model_label_names, model_thresholds
     from ..plotting import plot_prediction, save_figure
@@ -279,42 +291,43 @@ def draw_prediction(
     figure = plot_prediction(
         label_names=model_label_names(model.config),
         thresholds=model_thresholds(model.config) if thresholds is None else thresholds,
-        group_names=None if shown["contributions"] is None else group_names(model.config),
+        group_names=None if settings["contributions"] is None else group_names(model.config),
         title=f"Recording {short_name(record)}{note}",
-        **shown,
+        **settings,
     )
     save_figure(figure, path)
 
 
-def draw_first_prediction(model: Any, dataset: datasets.Dataset, found: Any, path: Path) -> None:
-    """The first row of a prepared dataset, predicted row by row, as [`draw_prediction`] draws it."""
-    record, shown = _first_recording(dataset)
-    added = None if found.contributions is None else found.contributions[0]
-    draw_prediction(model, record, path, probabilities=found.probabilities[0], contributions=added, **shown)
+def draw_first_prediction(model: Any, dataset: datasets.Dataset, predictions: Any, path: Path) -> None:
+    """Draw the first row of a prepared dataset, of which `predictions` has a row each, with [`draw_prediction`]."""
+    record, signal = _first_recording(dataset)
+    contributions = None if predictions.contributions is None else predictions.contributions[0]
+    probabilities = predictions.probabilities[0]
+    draw_prediction(model, record, path, probabilities=probabilities, contributions=contributions, **signal)
 
 
 def draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
-    """The first recording of a dataset as a page of true proportions, and what a model rebuilds of it."""
+    """Draw the first recording of a dataset as a page of true proportions, and its reconstruction."""
     import numpy as np
     import torch
 
     from ..plotting import plot_page, save_figure
     from ..processing import draw_page
 
-    record, shown = _first_recording(dataset)
-    page = (shown["signal"], extractor.sampling_rate, shown["lead_mask"])
+    record, signal = _first_recording(dataset)
+    page = (signal["signal"], extractor.sampling_rate, signal["lead_mask"])
     picture = draw_page(*page, layout=extractor.layout, pixels_per_mm=4).image
-    seen = draw_page(*page, layout=extractor.layout, image_size=extractor.image_size).image
-    pixels = torch.from_numpy(extractor.image_processor.normalize_pages(seen[None])).to(model.device)
+    model_input = draw_page(*page, layout=extractor.layout, image_size=extractor.image_size).image
+    pixels = torch.from_numpy(extractor.image_processor.normalize_pages(model_input[None])).to(model.device)
     with torch.no_grad():
-        rebuilt = model.reconstruct(pixels)[0].float().cpu().numpy()
+        reconstruction = model.reconstruct(pixels)[0].float().cpu().numpy()
     height, width = picture.shape[:2]
-    edges = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
     figure = plot_page(
         picture,
-        edges,
-        seen,
-        reconstruction=rebuilt,
+        corners,
+        model_input,
+        reconstruction=reconstruction,
         sampling_rate=float(model.config.sampling_rate),
         layout=extractor.layout,
         title=f"Recording {short_name(record)}",
@@ -322,20 +335,22 @@ def draw_page_reconstruction(model: Any, dataset: datasets.Dataset, extractor: A
     save_figure(figure, path)
 
 
-def draw_roc_sheet(found: Any, thresholds: Sequence[float], title: str, path: Path) -> bool:
-    """ROC curves of predictions with labels, and what is found from the thresholds on; whether there are any."""
+def draw_roc_curves(predictions: Any, thresholds: Sequence[float], title: str, path: Path) -> bool:
+    """Draw ROC curves and confusion matrices at the thresholds; returns whether any label has a curve."""
     from ..plotting import plot_roc_curves, save_figure
 
-    if not any({0.0, 1.0} <= {*column} for column in found.labels.T):
-        say("\nno ROC curves: no label has both classes")
+    if not any({0.0, 1.0} <= {*column} for column in predictions.labels.T):
+        say("\nno ROC curves: no label has both positive and negative recordings")
         return False
-    figure = plot_roc_curves(found.labels, found.probabilities, found.label_names, thresholds=thresholds, title=title)
+    figure = plot_roc_curves(
+        predictions.labels, predictions.probabilities, predictions.label_names, thresholds=thresholds, title=title
+    )
     save_figure(figure, path)
     return True
 
 
 def draw_beat_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
-    """The first recording of a dataset with hidden beats, and what a model makes of them."""
+    """Draw the first recording of a dataset with masked beats, and their reconstruction."""
     import torch
 
     from ..data.collator import EcgCollator
@@ -344,50 +359,50 @@ def draw_beat_reconstruction(model: Any, dataset: datasets.Dataset, extractor: A
     batch = EcgCollator(extractor, label_names=())([dataset.with_format("numpy")[0]])
     with torch.no_grad():
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
-    hidden = output.bool_masked_pos[0].cpu().numpy()
-    record, shown = _first_recording(dataset)
-    del shown["unit"]  # Each lead is scaled to its row.
+    masked = output.bool_masked_pos[0].cpu().numpy()
+    record, signal = _first_recording(dataset)
+    del signal["unit"]  # each lead is scaled to its row
     figure = plot_reconstruction(
         reconstruction=output.reconstruction[0].float().cpu().numpy(),
-        bool_masked_pos=hidden,
+        bool_masked_pos=masked,
         eps=model.config.beat_norm_eps,
-        title=f"Recording {short_name(record)}: {hidden.sum()} beats hidden, "
+        title=f"Recording {short_name(record)}: {masked.sum()} masked beats, "
         f"mean squared error {output.loss.item():.2f}",
-        **shown,
+        **signal,
     )
     save_figure(figure, path)
 
 
 def short_name(record: str) -> str:
-    """The end of a record's id, which tells records apart when it is a long path."""
+    """A record id of at most 40 characters; of a longer path the end, which is specific to the record."""
     return record if len(record) <= 40 else f"...{record[-37:]}"
 
 
-def system_options(name: str) -> str:
-    """What says `pretrain` to train a system: nothing more of the default one."""
+def system_options(system: str) -> str:
+    """Options of `pretrain` for a system; empty for the default system."""
     from ..systems import DEFAULT_SYSTEM, SYSTEMS
 
-    teachers = [f" --{one.replace('_', '-')} {one.upper()}" for one in SYSTEMS[name].objective.teachers[:1]]
-    return "".join(([] if name == DEFAULT_SYSTEM else [f" --system {name}"]) + teachers)
+    teachers = [f" --{name.replace('_', '-')} {name.upper()}" for name in SYSTEMS[system].objective.teachers[:1]]
+    return "".join(([] if system == DEFAULT_SYSTEM else [f" --system {system}"]) + teachers)
 
 
 def interval(metric: dict[str, Any] | None, sign: bool = False) -> str:
-    """A metric with its 95 % interval, as text."""
+    """Text of a metric with its 95 % interval."""
     if metric is None:
-        return "not defined: no label has both classes"
-    form = "+.3f" if sign else ".3f"
+        return "undefined: no label has both positive and negative recordings"
+    spec = "+.3f" if sign else ".3f"
     if metric["low"] is None:
-        return f"{metric['value']:{form}}"
-    return f"{metric['value']:{form}}  ({metric['low']:{form}} to {metric['high']:{form}})"
+        return f"{metric['value']:{spec}}"
+    return f"{metric['value']:{spec}}  ({metric['low']:{spec}} to {metric['high']:{spec}})"
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """A table of metrics by label."""
+    """Print a table of metrics by label."""
     width = max(5, *(len(name) for name in metrics["per_label"]))
     say(f"\n  {'label':{width}s}  {'positive':>8s}  {'AUROC':24s}  {'avg. precision':24s}  F1 at threshold")
     for name, entry in metrics["per_label"].items():
         if entry["auroc"] is None:
-            say(f"  {name:{width}s}  {entry['num_positive']:8d}  left out: only one class is present")
+            say(f"  {name:{width}s}  {entry['num_positive']:8d}  excluded: no positive or no negative recordings")
             continue
         values = f"{interval(entry['auroc']):24s}  {interval(entry['average_precision']):24s}"
         at_threshold = f"{entry['f1']['value']:.3f} at {entry['threshold']:.2f}"
@@ -395,22 +410,22 @@ def print_metrics(metrics: dict[str, Any]) -> None:
 
 
 def report_rejected(rejected: Sequence[Rejected]) -> int:
-    """Name the recordings that could not be used, the first ones if they are many; returns the exit status 0 or 1."""
+    """Print the recordings that failed, at most 20 of them; returns the exit status: 0 if none failed, 1 otherwise."""
     if not rejected or not is_main_process():
         return int(bool(rejected))
-    print(f"clear-hug: {len(rejected)} recording(s) could not be used:", file=sys.stderr)
-    for record, reason in rejected[:_MOST_NAMED]:
+    print(f"clear-hug: {len(rejected)} recording(s) failed:", file=sys.stderr)
+    for record, reason in rejected[:_MAX_LISTED]:
         print(f"  {record}: {reason}", file=sys.stderr)
-    if len(rejected) > _MOST_NAMED:
-        print(f"  and {len(rejected) - _MOST_NAMED} more", file=sys.stderr)
+    if len(rejected) > _MAX_LISTED:
+        print(f"  and {len(rejected) - _MAX_LISTED} more", file=sys.stderr)
     return 1
 
 
 def quiet_libraries() -> None:
-    """Progress bars and notices of the libraries below would hide our own."""
+    """Disable progress bars and messages of transformers and datasets, which would hide our own."""
     from transformers.utils import logging
 
-    with suppress(ImportError):  # predictions do without
+    with suppress(ImportError):  # optional for predictions
         import datasets
 
         datasets.disable_progress_bars()
@@ -419,12 +434,12 @@ def quiet_libraries() -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this is the only process or the first of those that `accelerate launch` started."""
+    """Whether this is the only process, or the first of several launched ones."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def load_on_device(load: Callable[[Path], tuple[Any, Any]], folder: Path) -> tuple[Any, Any]:
-    """A model on the device of this process, and its feature extractor, by a function of [`training.folders`]."""
+    """Load a model with a function of [`training.folders`] onto the device of this process, and its extractor."""
     import torch
 
     quiet_libraries()
@@ -433,24 +448,24 @@ def load_on_device(load: Callable[[Path], tuple[Any, Any]], folder: Path) -> tup
         from accelerate import PartialState
 
         device = PartialState().device
-    except ImportError:  # one process, which does without
+    except ImportError:  # accelerate is optional for a single process
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     return model.to(device), extractor
 
 
 @contextmanager
 def resumable(where: str, restarted: bool = False) -> Iterator[None]:
-    """Where the user stops the block, say how it goes on: `where`, and without the option of a start anew."""
+    """On an interrupt, print that the same command continues `where`; without --restart if it `restarted`."""
     try:
         yield
     except KeyboardInterrupt:
         option = " without --restart" if restarted else ""
-        say(f"\nstopped: the same command{option} goes on {where}")
+        say(f"\nstopped: the same command{option} continues {where}")
         raise
 
 
 def say_unused_devices(how: str) -> None:
-    """Say that one process uses one device, where there are others; `how` as in [`unused_devices`]."""
+    """Print that other devices are unused, if there are any; `how` as in [`unused_devices`]."""
     from ..training.processes import unused_devices
 
     if (text := unused_devices(how)) is not None:
@@ -458,6 +473,6 @@ def say_unused_devices(how: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print on stdout, in the main process only."""
+    """Print to stdout in the main process."""
     if is_main_process():
         print(text, flush=True)

@@ -291,7 +291,7 @@ def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_pa
     assert (tmp_path / "hug" / "pipeline_ecg_classification.py").is_file()
     # It can be converted again, and published as it is.
     run("convert", "clear-hug", path, tmp_path / "hug", *heads)
-    assert "they are LABEL_0, LABEL_1 ...; --labels names them" in capsys.readouterr().out
+    assert "they are LABEL_0, LABEL_1 ...: set them with --labels" in capsys.readouterr().out
     run("publish", tmp_path / "hug", "you/hug", "--dry-run", tmp_path / "staged")
     assert "missing: label names" in capsys.readouterr().out
     assert json.loads((tmp_path / "staged" / "conversion.json").read_text())["kind"] == "CLEAR-HUG classifier"

@@ -292,8 +292,8 @@ def test_when_a_model_is_named_by_its_place_on_the_hub_then_it_predicts_as_the_l
 @pytest.mark.parametrize(
     ("step", "messages"),
     [
-        ("of_no_repository", ["hf://org/none cannot be downloaded: check name and connection"]),
-        ("of_no_name", ["is no model on the Hub: give hf://ORG/NAME"]),
+        ("of_no_repository", ["hf://org/none cannot be downloaded: check the name and the connection"]),
+        ("of_no_name", ["is not a valid model name: use hf://ORG/NAME"]),
         ("without_rights", ["the Hub refuses the token", "the repository is staged in published/org/new"]),
     ],
 )

@@ -190,7 +190,7 @@ def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and
     assert status("embed", table, *model, "--output", tmp_path / "ward.parquet") == 1
     assert set(pd.read_parquet(tmp_path / "ward.parquet")["record_id"]) == {"records/r0", "records/r1"}
     said = capsys.readouterr().err
-    assert "clear-hug: 2 recording(s) could not be used:\n  records/absent: " in said
+    assert "clear-hug: 2 recording(s) failed:\n  records/absent: " in said
     assert "ward.csv is not in a supported format" in said
 
     foreign, text = tmp_path / "foreign.parquet", tmp_path / "text.parquet"

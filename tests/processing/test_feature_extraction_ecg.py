@@ -288,10 +288,10 @@ def test_when_a_step_is_overridden_then_only_that_call_changes(extractor) -> Non
     def made(**step: Any) -> np.ndarray:
         return _inputs(extractor, drifting, **known(), r_peaks=np.array([700, 1200]), **step)
 
-    as_it_is, filtered, unfiltered = made(), made(do_bandpass=True), made(do_bandpass=False)
+    default_features, filtered, unfiltered = made(), made(do_bandpass=True), made(do_bandpass=False)
     assert np.abs(filtered - unfiltered).max() > 0.5
-    np.testing.assert_array_equal(as_it_is, filtered if extractor.do_bandpass else unfiltered)
-    np.testing.assert_array_equal(made(), as_it_is)
+    np.testing.assert_array_equal(default_features, filtered if extractor.do_bandpass else unfiltered)
+    np.testing.assert_array_equal(made(), default_features)
     signal, _ = extractor.clean(drifting, **known(), do_bandpass=True)
     assert np.abs(signal.mean()) < 0.05
     if "input_values" in extractor.model_input_names:

@@ -197,7 +197,7 @@ def test_when_seeds_are_equal_then_two_finetunings_are_and_a_finished_one_trains
     # A run is known by the weights that it starts from: those of the control are the same, too.
     capsys.readouterr()
     run(*command, "--output-dir", ours)
-    assert capsys.readouterr().out.count("finished: nothing was trained") == 2
+    assert capsys.readouterr().out.count("already holds this run: nothing was trained") == 2
     assert (ours / "metrics.json").read_text() == first
     # The control has thresholds of its own.
     thresholds = [

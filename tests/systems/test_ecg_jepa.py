@@ -42,9 +42,9 @@ from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.inference.records import embed_records
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.features import encode
-from clear_hug_hf.training.finetuning import FinetuningArguments, HeadOnly, check_fits, finetune
+from clear_hug_hf.training.finetuning import FinetuningArguments, HeadOnly, finetune
 from clear_hug_hf.training.folders import save_model_folder
-from clear_hug_hf.training.pretraining import PretrainingArguments, pretrain
+from clear_hug_hf.training.pretraining import PretrainingArguments, check_compatible, pretrain
 
 
 Capture = pytest.CaptureFixture[str]
@@ -193,10 +193,10 @@ def test_when_the_model_reads_other_leads_and_patches_then_the_recordings_are_cu
     said = refused(*command, "--output-dir", tmp_path / "half", "--config-overrides", "num_samples=1250")
     assert "the feature extractor has num_samples 2500 and the model 1250" in said
     with pytest.raises(InputError, match="has patch_size 50 and the model 25"):
-        check_fits(EcgJepaConfig(patch_size=25), EcgJepaFeatureExtractor())
+        check_compatible(EcgJepaConfig(patch_size=25), EcgJepaFeatureExtractor())
     # Also where nothing says how recordings were prepared.
-    with pytest.raises(InputError, match="has sampling_rate 100 Hz and the model 250 Hz"):
-        check_fits(EcgJepaConfig(), ClearHugFeatureExtractor())
+    with pytest.raises(InputError, match=r"has sampling_rate 100\.0 and the model 250"):
+        check_compatible(EcgJepaConfig(), ClearHugFeatureExtractor())
     assert not (tmp_path / "half").exists()
 
 
@@ -260,10 +260,10 @@ def test_when_benchmarked_then_the_heads_are_those_that_every_model_has_and_all_
         (model, *how) for model in ("blocks", "times", "random") for how in (("probe", "mean"), ("knn", ""))
     }
     table = (tmp_path / "benchmark" / "table.md").read_text()
-    ahead = table.split("Ahead of the same encoder without its weights")[1]
+    ahead = table.split("Difference from the same encoder randomly initialized")[1]
     for model in ("blocks", "times"):
         assert f"| {model}, probe, mean |" in ahead
-    assert "of another form" not in table
+    assert "no control" not in table
 
 
 def test_when_systems_are_mixed_in_a_benchmark_then_each_reads_its_own_preparation_of_the_same_rows(
@@ -282,10 +282,10 @@ def test_when_systems_are_mixed_in_a_benchmark_then_each_reads_its_own_preparati
         run(*command, *alone, "--output-dir", tmp_path / name)
         expected = pd.read_csv(tmp_path / name / "results.csv").set_index("model")
         assert mixed.loc[name, "macro_auroc"] == expected.loc[name, "macro_auroc"]
-    assert "clear: no control, since its encoder is of another form" in (tmp_path / "mixed" / "table.md").read_text()
+    assert "clear: no control, since random has the encoder config of" in (tmp_path / "mixed" / "table.md").read_text()
     said = refused(*command, *both[:2], "--models", *models, "--output-dir", tmp_path / "refused")
     assert said.startswith(f"model clear: {house / 'data'} was prepared for another system")
-    assert said.endswith("a task for models of several systems names a folder for each, super=DIR super=DIR")
+    assert said.endswith("for models of several systems, list a folder for each: super=DIR super=DIR")
     assert not (tmp_path / "refused").exists()
 
 
@@ -364,7 +364,7 @@ def test_when_a_classifier_of_samples_is_published_then_its_card_does_not_take_i
     assert card.data.pipeline_tag is None
     record = ptbxl_folder / "records100/00000/00001_lr"
     said = refused("predict", record, "--model", tmp_path / "waves")
-    assert "holds a classifier of samples (EcgJepaForTokenClassification), not of recordings" in said
+    assert "contains a classifier of samples (EcgJepaForTokenClassification), not of recordings" in said
 
 
 # --------------------------------------------------------------------------------------------------------- conversion

@@ -224,7 +224,7 @@ def test_when_a_page_is_turned_then_it_is_said_beside_the_json(
     run("predict", tmp_path / "turned.png", "--model", house / "finetuned", "--json")
     printed = capsys.readouterr()
     assert json.loads(printed.out)["record"] == str(tmp_path / "turned.png")
-    assert "turned.png was turned clockwise by" in printed.err
+    assert "turned.png was rotated clockwise by" in printed.err
 
 
 @pytest.fixture(scope="module")
@@ -299,13 +299,16 @@ def test_when_something_is_missing_then_one_sentence_says_what(
     prepare = ["prepare", ptbxl_folder, "--system", "ecg_scan", "--extractor-settings", "millivolt=1", *to]
     embed = ["embed", ptbxl_folder, "--model", house / "pretrained", "--per-lead", "--output", tmp_path / "e.parquet"]
     for command, said in (
-        (["pretrain", "--system", "ecg_scan", *pages, *to], "name the folder of a pre-trained encoder of signals"),
+        (
+            ["pretrain", "--system", "ecg_scan", *pages, *to],
+            "set --signal-encoder to the folder of a pre-trained signal encoder",
+        ),
         (
             ["pretrain", *pages, *to, "--signal-encoder", house / "teacher"],
-            "signal_encoder is for systems that align pages",
+            "signal_encoder is only for systems that align pages",
         ),
-        ([*pretrain, "--streaming"], "cannot be trained from a stream"),
-        (finetune, "has none: train the head or the whole model"),
+        ([*pretrain, "--streaming"], "cannot be streamed"),
+        (finetune, "has none: use the method"),
         (prepare, "has no setting 'millivolt'"),
         (embed, "no vectors per lead"),
     ):

@@ -18,8 +18,8 @@ from clear_hug_hf.training.batches import (
     StepCollator,
     StepPlan,
     recording_seeds,
-    share_loader,
     step_loader,
+    validation_loader,
 )
 
 
@@ -42,7 +42,7 @@ def _shuffled(dataset: datasets.Dataset, streamed: bool) -> Any:
 
 def test_when_an_epoch_is_planned_then_no_recording_comes_twice_and_every_epoch_has_its_order() -> None:
     plan = StepPlan(num_recordings=23, batch_size=5, epochs=3, seed=0)
-    steps = list(plan.places(0))
+    steps = list(plan.positions(0))
     assert plan.num_steps == len(steps) == 12
     epochs = [[index for step in steps[4 * epoch : 4 * epoch + 4] for _, index in step] for epoch in range(3)]
     for number, epoch in enumerate(epochs):
@@ -56,12 +56,12 @@ def test_when_an_epoch_is_planned_then_no_recording_comes_twice_and_every_epoch_
 @pytest.mark.parametrize("first", [0, 3, 4, 11, 12])
 def test_when_a_plan_starts_later_then_it_is_the_tail_of_the_whole(first: int) -> None:
     plan = StepPlan(23, 5, 3, seed=1)
-    assert list(plan.places(first)) == list(plan.places(0))[first:]
+    assert list(plan.positions(first)) == list(plan.positions(0))[first:]
 
 
 def test_when_processes_share_a_step_then_each_recording_is_in_one_share() -> None:
-    whole = list(StepPlan(40, 12, 2, seed=1).places(0))
-    shares = [list(StepPlan(40, 12, 2, 1, process, 3).places(0)) for process in range(3)]
+    whole = list(StepPlan(40, 12, 2, seed=1).positions(0))
+    shares = [list(StepPlan(40, 12, 2, 1, process, 3).positions(0)) for process in range(3)]
     for step, *parts in zip(whole, *shares, strict=True):
         assert [len(part) for part in parts] == [4, 4, 4]
         assert sorted(place for part in parts for place in part) == sorted(step)
@@ -105,12 +105,12 @@ def test_when_a_loader_starts_later_then_it_gives_the_tail_of_the_whole(
     dataset: datasets.Dataset, streamed: bool, num_workers: int
 ) -> None:
     plan = StepPlan(18, 4, 2, seed=2)
-    whole = list(step_loader(_shuffled(dataset, streamed), plan, _collator(), shuffle_buffer=8))
+    whole = list(step_loader(_shuffled(dataset, streamed), plan, _collator(), shuffle_buffer_size=8))
     assert len(whole) == plan.num_steps == 8
     for first in (3, 4, 5):
         tail = list(
             step_loader(
-                _shuffled(dataset, streamed), plan, _collator(), first, num_workers=num_workers, shuffle_buffer=8
+                _shuffled(dataset, streamed), plan, _collator(), first, num_workers=num_workers, shuffle_buffer_size=8
             )
         )
         assert [step.record_ids for step in tail] == [step.record_ids for step in whole[first:]]
@@ -123,7 +123,7 @@ def test_when_a_loader_starts_later_then_it_gives_the_tail_of_the_whole(
 def test_when_processes_load_then_together_they_have_each_step(dataset: datasets.Dataset, streamed: bool) -> None:
     def load(process: int, processes: int) -> list[StepBatches]:
         plan = StepPlan(18, 6, 2, 2, process, processes)
-        return list(step_loader(_shuffled(dataset, streamed), plan, _collator(), shuffle_buffer=8))
+        return list(step_loader(_shuffled(dataset, streamed), plan, _collator(), shuffle_buffer_size=8))
 
     shares = [_ids(load(process, 2)) for process in range(2)]
     assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == _ids(load(0, 1))
@@ -134,7 +134,7 @@ def test_when_a_stream_is_shuffled_then_epochs_differ_and_an_epoch_holds_everyth
     dataset: datasets.Dataset,
 ) -> None:
     plan = StepPlan(18, 6, 2, seed=2)
-    ids = _ids(list(step_loader(_shuffled(dataset, True), plan, _collator(), shuffle_buffer=18)))
+    ids = _ids(list(step_loader(_shuffled(dataset, True), plan, _collator(), shuffle_buffer_size=18)))
     for epoch in (ids[:3], ids[3:]):
         assert sorted(record for step in epoch for record in step) == sorted(dataset["record_id"])
     assert ids[:3] != ids[3:]
@@ -142,7 +142,7 @@ def test_when_a_stream_is_shuffled_then_epochs_differ_and_an_epoch_holds_everyth
 
 def test_when_a_stream_ends_early_then_it_says_after_how_many(dataset: datasets.Dataset) -> None:
     plan = StepPlan(24, 6, 1, seed=2)
-    with pytest.raises(InputError, match=r"ended after 18 recordings.*recordings_per_epoch"):
+    with pytest.raises(InputError, match=r"ended after 18 of 24 recordings.*recordings_per_epoch"):
         list(step_loader(_shuffled(dataset, True), plan, _collator()))
 
 
@@ -152,7 +152,7 @@ def test_when_a_dataset_is_shared_then_nothing_is_lost_unless_shares_must_be_equ
 ) -> None:
     collator = EcgCollator(ClearHugFeatureExtractor(), ())
     shares = [
-        list(share_loader(dataset.select(range(17)), collator, 4, process, 3, equal=equal, num_workers=0))
+        list(validation_loader(dataset.select(range(17)), collator, 4, process, 3, drop_last=equal, num_workers=0))
         for process in range(3)
     ]
     assert [sum(len(batch["lead_mask"]) for batch in share) for share in shares] == sizes

@@ -254,7 +254,7 @@ def test_when_a_label_has_few_recordings_then_it_is_left_out(ptbxl: Path) -> Non
 def test_when_a_label_is_unknown_or_there_are_none_then_it_is_refused(
     ptbxl: Path, ptbxl_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"no label 'AF' in .*: the labels are HYP, NORM, MI, CD, STTC"):
+    with pytest.raises(InputError, match=r"no label 'AF' in .*: choose from HYP, NORM, MI, CD, STTC"):
         load_task("super", ptbxl, ["MI", "AF"])
     bare = tmp_path / "bare"
     assert main(["prepare", str(ptbxl_folder), "--output-dir", str(bare)]) == 0
@@ -393,8 +393,8 @@ def test_when_the_table_is_written_then_it_has_the_papers_layout_and_the_control
         {line[0]: [float(cell.split()[0]) for cell in line[1:]] for line in lines[first + 2 : last]}
         for first, last in zip(heads, [*heads[1:], None], strict=True)
     ]
-    assert "Ahead of the same encoder without its weights" in text
-    assert "Ahead of the supervised ResNet" in text
+    assert "Difference from the same encoder randomly initialized" in text
+    assert "Difference from the supervised ResNet" in text
 
     scores: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -411,7 +411,7 @@ def test_when_the_table_is_written_then_it_has_the_papers_layout_and_the_control
         for method in part:
             assert part[method] == pytest.approx(numbers[method], abs=0.06), method
     assert "- super: left out, with fewer than 1 training or test recordings of a class: HYP, CD." in text
-    assert "- super: the paper's numbers are not beside ours, since these are not its recordings." in text
+    assert "- super: the paper's numbers are omitted, since its recordings differ." in text
     assert "(paper)" not in text
 
 
@@ -592,7 +592,7 @@ def test_when_a_folder_is_older_than_the_choice_of_a_draw_then_its_shares_are_st
     with pytest.raises(InputError, match="the draw 'of shares' was"):
         _run([task], {"tiny": model}, copied, **few)
     _run([task], {"tiny": model}, copied, **few, draw="stratified")
-    assert "drawn by patient such that each label keeps its share" in (copied / "table.md").read_text()
+    assert "sampled by patient such that each label keeps its prevalence" in (copied / "table.md").read_text()
 
 
 def test_when_nothing_is_asked_for_then_a_probe_is_trained_as_in_the_paper() -> None:
@@ -673,10 +673,10 @@ def test_when_patients_are_tested_that_were_trained_on_then_it_is_refused(
     patient = task.sets["train"]["patient_id"][0]
     for split in ("train", "validation"):
         leaking = replace(task, sets={**task.sets, "test": task.sets[split].select([0, 1])})
-        with pytest.raises(InputError, match=rf"super: 2 patient\(s\) are in the {split} and in the test recordings"):
+        with pytest.raises(InputError, match=rf"super: 2 patient\(s\) are in both the {split} and test recordings"):
             _run([leaking], {"tiny": model}, tmp_path / "out")
     shared = replace(task, sets={**task.sets, "validation": task.sets["train"].select([0])})
-    with pytest.raises(InputError, match=rf"in the training and in the validation recordings, such as {patient}"):
+    with pytest.raises(InputError, match=rf"in both the training and validation recordings, such as {patient}"):
         _run([shared], {"tiny": model}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -700,13 +700,15 @@ def test_when_a_launcher_starts_several_then_it_is_refused(
     task: Task, models: dict[str, Path | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="2 processes were launched and a benchmark runs in one"):
+    with pytest.raises(InputError, match="2 processes were launched, but a benchmark runs in one"):
         _run([task], models, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_work(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'random' is the first model without its weights: name a model folder"):
+    with pytest.raises(
+        InputError, match="'random' randomly initializes the encoder of the first model: add a model folder"
+    ):
         _run([task], {"random": None}, tmp_path / "out")
     folder = tmp_path / "filtered"
     save_model_folder(folder, make_model(), ClearHugFeatureExtractor(bandpass_low=0.5))
@@ -754,12 +756,12 @@ def test_when_a_models_encoder_is_of_another_form_then_the_control_is_not_set_ag
     arguments = _arguments(fractions=(1.0,), seeds=(0,), protocols=("knn",))
     _run_without_training(monkeypatch, [task], models, tmp_path / "benchmark", arguments)
     text = (tmp_path / "benchmark" / "table.md").read_text()
-    ahead = text.split("Ahead of the same encoder without its weights")[1]
+    ahead = text.split("Difference from the same encoder randomly initialized")[1]
     assert "| tiny, knn |" in ahead
     assert "| other, knn |" in ahead
     assert "| deep, knn |" not in ahead
     assert "| deep, knn |" in text
-    assert "- deep: no control, since its encoder is of another form than tiny's, which random has." in text
+    assert "- deep: no control, since random has the encoder config of tiny, which differs." in text
 
 
 def test_when_a_task_is_prepared_for_two_systems_then_the_rows_of_both_are_used(
@@ -782,7 +784,7 @@ def test_when_a_task_is_prepared_for_two_systems_then_the_rows_of_both_are_used(
         assert task.sets[split]["record_id"] == other.sets[split]["record_id"]
         np.testing.assert_array_equal(task.truth(split), other.truth(split))
     assert sum(map(len, task.sets.values())) == 19
-    assert "1 rows were left out that one of 2 preparations lacks" in task.notes
+    assert "1 rows that are not in all 2 folders were left out" in task.notes
     swapped = [
         line.replace(",train,", ",TEST,").replace(",test,", ",train,").replace("TEST", "test") for line in lines
     ]
@@ -790,7 +792,9 @@ def test_when_a_task_is_prepared_for_two_systems_then_the_rows_of_both_are_used(
         ("splits", swapped[1:]),
         ("labels", [f"{line[:-1]}{1 - int(line[-1])}" for line in lines[1:]]),
     ):
-        with pytest.raises(InputError, match="differ in splits, patients or labels: one task is the same recordings"):
+        with pytest.raises(
+            InputError, match="differ in splits, patients or labels: the folders of a task must contain the same"
+        ):
             load_task("both", [first, prepare_again(name, rows)])
     renamed = [line.replace("records/", f"{tmp_path}/records/") for line in lines[1:]]
     with pytest.raises(InputError, match="share no recording"):

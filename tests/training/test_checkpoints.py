@@ -112,7 +112,7 @@ def test_when_every_checkpoint_is_damaged_then_it_is_said_instead_of_starting_at
 ) -> None:
     for path in (tmp_path / "checkpoints").iterdir():
         (path / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(InputError, match=r"no checkpoint in .* is whole: .*--restart"):
+    with pytest.raises(InputError, match=r"all checkpoints in .* are incomplete: .*--restart"):
         _Run(tmp_path).checkpoints.newest()
 
 
@@ -130,7 +130,7 @@ def test_when_files_have_their_size_but_cannot_be_read_then_it_says_what_to_do(r
     weights.write_bytes(b"\xff" * weights.stat().st_size)
     (weights.parent / "SHA256SUMS").unlink()
     path, _ = run.newest()
-    with pytest.raises(InputError, match=r"step-00000012 cannot be read .*delete that folder"):
+    with pytest.raises(InputError, match=r"step-00000012 cannot be read .*delete it to continue"):
         run.checkpoints.load(path)
 
 
@@ -142,7 +142,7 @@ def test_when_one_bit_of_a_checkpoint_flips_then_the_file_is_named(run: _Run, tm
     content[place] ^= 1
     (newest / name).write_bytes(content)
     with pytest.raises(
-        InputError, match=r"is not what was written.*delete .*step-00000012, and the same command"
+        InputError, match=r"was changed.*delete .*step-00000012 to continue from the previous checkpoint"
     ) as error:
         _Run(tmp_path).checkpoints.newest()
     assert name == "SHA256SUMS" or name in str(error.value)
@@ -154,7 +154,7 @@ def test_when_the_list_of_digests_is_cut_short_then_the_checkpoint_is_refused(
 ) -> None:
     sums = tmp_path / "checkpoints" / "step-00000012" / "SHA256SUMS"
     sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:lines]))
-    with pytest.raises(InputError, match=r"SHA256SUMS is not what was written \(it has no digest of "):
+    with pytest.raises(InputError, match=r"SHA256SUMS was changed \(it has no digest of "):
         _Run(tmp_path).checkpoints.newest()
 
 

@@ -30,13 +30,13 @@ from clear_hug_hf.training.features import encode
 from clear_hug_hf.training.finetuning import (
     FinetuningArguments,
     HeadOnly,
-    check_fits,
     finetune,
     layer_number,
     make_optimizer,
     positive_weights,
 )
 from clear_hug_hf.training.folders import load_classifier
+from clear_hug_hf.training.pretraining import check_compatible
 
 
 def _model(**overrides: Any) -> ClearHugForSequenceClassification:
@@ -136,10 +136,10 @@ def test_when_labels_do_not_fit_the_model_then_they_are_named(
 ) -> None:
     extractor = ClearHugFeatureExtractor()
     more = prepare(make_recordings(4), extractor, (*LABELS, "paced"), progress=False).dataset
-    with pytest.raises(InputError, match="training recordings have the label 'paced' and the model does not"):
+    with pytest.raises(InputError, match="training recordings have the label 'paced', but the model does not"):
         _finetune((more, sets[1]))
     unlabeled = prepare(make_recordings(4), extractor, progress=False).dataset
-    with pytest.raises(InputError, match="the model has the label 'fast' and the training recordings do not"):
+    with pytest.raises(InputError, match="the model has the label 'fast', but the training recordings do not"):
         _finetune((unlabeled, sets[1]))
 
 
@@ -150,7 +150,7 @@ def test_when_labels_are_numbers_to_be_predicted_then_they_are_refused(
     for recording in recordings:
         recording.labels = dict.fromkeys(LABELS, 63.5)
     numbers = prepare(recordings, ClearHugFeatureExtractor(), LABELS, progress=False).dataset
-    with pytest.raises(InputError, match=r"value 63\.5 for the label .* labels that are 1 or 0"):
+    with pytest.raises(InputError, match=r"value 63\.5 for the label .* labels must be 1 or 0"):
         _finetune((numbers, numbers), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -158,7 +158,7 @@ def test_when_labels_are_numbers_to_be_predicted_then_they_are_refused(
 def test_when_there_is_nothing_to_learn_or_choose_by_then_it_is_refused(sets: Sets) -> None:
     with pytest.raises(InputError, match="no validation recordings"):
         _finetune((sets[0], sets[1].select([])))
-    with pytest.raises(InputError, match="nothing to choose by"):
+    with pytest.raises(InputError, match="so the epoch cannot be chosen"):
         _finetune((sets[0], sets[1].select([0])))
     with pytest.raises(InputError, match="multi-label"):
         _finetune(sets, model=_model(problem_type="regression"))
@@ -238,7 +238,7 @@ def test_when_classes_are_weighted_then_the_loss_is_that_of_repeated_recordings(
     model = _model()
     logits = torch.randn(5, 2)
     recipe = _recipe(class_weights="balanced")
-    with finetuning._loss(model, HeadOnly(model), labels, recipe):
+    with finetuning._class_weights(model, HeadOnly(model), labels, recipe):
         weighted = model.loss_function(labels, logits, model.config)
     first = F.binary_cross_entropy_with_logits(
         torch.cat([logits[:1, 0].repeat(4), logits[1:, 0]]), torch.tensor([1.0] * 4 + [0.0] * 4), reduction="sum"
@@ -325,7 +325,9 @@ def test_when_a_run_is_finished_then_the_same_call_trains_nothing(
     assert again.history == first.history
     assert torch.equal(again.model.classifier.weight, first.model.classifier.weight)
     (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="finished, but its model is gone or damaged: start anew with --restart"):
+    with pytest.raises(
+        InputError, match="already holds this run, but its model is missing or damaged: start over with --restart"
+    ):
         _finetune(sets, tmp_path, num_train_epochs=2)
     anew = _finetune(sets, tmp_path, num_train_epochs=3, restart=True)
     assert len(anew.history) == 3
@@ -371,7 +373,7 @@ def test_when_one_bit_of_a_checkpoint_flips_then_the_run_does_not_go_on_from_it_
     (newest.with_name("checkpoint-1") / "model.safetensors").unlink()
     content = (newest / "model.safetensors").read_bytes()
     (newest / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(InputError, match=r"checkpoint-6/model\.safetensors is not what was written.*--restart"):
+    with pytest.raises(InputError, match=r"checkpoint-6/model\.safetensors was changed.*--restart"):
         _finetune(sets, tmp_path, num_train_epochs=3)
     (newest / "model.safetensors").write_bytes(content)
     assert len(_finetune(sets, tmp_path, num_train_epochs=3).history) == 3
@@ -391,8 +393,8 @@ def test_when_processes_are_not_connected_then_none_of_them_trains(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     # As on a machine with a GPU, where nothing needs to be said to Accelerate.
-    monkeypatch.setattr(processes, "on_connected_cpus", lambda: False)
-    with pytest.raises(InputError, match="2 processes were launched and Accelerate connects 1"):
+    monkeypatch.setattr(processes, "launched_on_cpus", lambda: False)
+    with pytest.raises(InputError, match="2 processes were launched, but 1 are connected"):
         _finetune(sets, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -433,20 +435,20 @@ def test_when_devices_are_idle_then_it_is_said_how_to_use_them(monkeypatch: pyte
 
 def test_when_a_label_is_absent_from_training_then_it_is_named(sets: Sets) -> None:
     rows = [index for index, row in enumerate(sets[0]["labels"]) if not row["inverted"]]
-    with pytest.raises(InputError, match=r"about the label\(s\) inverted: .* `--labels fast`"):
+    with pytest.raises(InputError, match=r"the label\(s\) inverted cannot be learned.* `--labels fast`"):
         _finetune((sets[0].select(rows), sets[1]))
     assert _finetune((sets[0].select(rows), sets[1]), num_train_epochs=1, allow_absent_labels=True).history
 
 
 def test_when_rate_or_leads_are_not_the_models_then_both_are_named(sets: Sets) -> None:
-    with pytest.raises(InputError, match="sampling_rate 100 Hz and the model 250 Hz"):
+    with pytest.raises(InputError, match=r"has sampling_rate 100\.0 and the model 250"):
         _finetune(sets, model=_model(sampling_rate=250))
     six = ["I", "II", "III", "V1", "V3", "V5"]
-    with pytest.raises(InputError, match=r"gives 12 leads \(.*\) and the model reads 6 \(I, II"):
+    with pytest.raises(InputError, match=r"returns 12 leads \(.*\), but the model reads 6 \(I, II"):
         _finetune(sets, model=_model(lead_names=six))
     other = ClearHugFeatureExtractor(sampling_rate=250)
-    with pytest.raises(InputError, match="prepared at 100 Hz and the model expects 250 Hz"):
-        check_fits(_model(sampling_rate=250).config, other, sets[0])
+    with pytest.raises(InputError, match="prepared at 100 Hz, but the model reads 250 Hz"):
+        check_compatible(_model(sampling_rate=250).config, other, sets[0])
 
 
 def test_when_outputs_are_nan_then_training_stops_and_says_so(sets: Sets, tmp_path: Path) -> None:

@@ -131,9 +131,9 @@ def test_when_options_are_given_then_they_override_the_file(tmp_path: Path) -> N
         ("report_to: []", "report-to: expected at least one argument"),
         ("mixed_precision: fp16", "invalid choice: 'fp16'"),
         ("system: clear", "invalid choice: 'clear'"),
-        ("- 1\n- 2", "must hold lines of `name: value`"),
+        ("- 1\n- 2", "must contain lines of `name: value`"),
         ("a: [", "is not a YAML file"),
-        ("", "must hold lines of `name: value`"),
+        ("", "must contain lines of `name: value`"),
     ],
 )
 def test_when_a_recipe_is_wrong_then_the_field_and_the_mend_are_named(text: str, message: str, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_when_the_model_of_a_recipe_is_cut_otherwise_then_the_feature_extractor_
 
 
 def test_when_a_recipe_is_absent_then_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.yaml do not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml does not exist"):
         read_recipe(tmp_path / "none.yaml")
 
 
@@ -192,6 +192,7 @@ def test_when_help_is_asked_for_then_every_option_is_explained(
     assert leaving.value.code == 0
     shown = capsys.readouterr().out
     assert f"usage: clear-hug {verb}" in shown
+    assert max(map(len, shown.splitlines())) <= 110
     assert "examples:" in shown
 
 
@@ -201,7 +202,7 @@ def test_when_an_example_of_the_help_is_parsed_then_its_options_exist(verb: str)
     commands = re.findall(rf"^ *clear-hug {verb} ?(.*)$", examples, re.M)
     assert commands
     for command in commands:
-        assert _parser_of(verb)._values(shlex.split(command.split(" > ")[0], comments=True)) is not None
+        assert _parser_of(verb)._parse_words(shlex.split(command.split(" > ")[0], comments=True)) is not None
 
 
 def test_when_ecg_jepa_base_is_trained_then_its_rates_are_the_released_ones_but_for_where_the_cosine_begins() -> None:

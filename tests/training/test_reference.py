@@ -20,7 +20,7 @@ from clear_hug_hf.training.reference import (
     REFERENCE,
     ResNet1d,
     predict_reference,
-    signals_of,
+    signal_dataset,
     train_reference,
 )
 
@@ -32,7 +32,7 @@ def dataset(make_rows: Callable[[int], datasets.Dataset]) -> datasets.Dataset:
 
 @pytest.fixture(scope="module")
 def sets(dataset: datasets.Dataset) -> tuple[EncodedDataset, EncodedDataset, EncodedDataset]:
-    signals = signals_of(dataset, LABELS, 300)
+    signals = signal_dataset(dataset, LABELS, 300)
     return signals.select(range(24)), signals.select(range(24, 36)), signals.select(range(36, 48))
 
 
@@ -86,7 +86,7 @@ def test_when_labels_are_unknown_then_they_count_for_nothing_in_the_loss() -> No
 def test_when_recordings_become_signals_then_each_lead_is_standardised_and_cut_or_ends_with_zeros(
     dataset: datasets.Dataset, length: int
 ) -> None:
-    signals = signals_of(dataset, LABELS, length).columns["signal"]
+    signals = signal_dataset(dataset, LABELS, length).columns["signal"]
     original = np.asarray(dataset["signal"], dtype=np.float64)[:, :, :length]
     expected = (original - original.mean(axis=2, keepdims=True)) / original.std(axis=2, keepdims=True)
     assert signals.shape == (48, 12, length)
@@ -100,7 +100,7 @@ def test_when_a_lead_is_flat_then_it_stays_zero_and_labels_keep_their_order(data
     rows[1]["signal"][5] = [0] * 1000
     rows[2]["labels"]["fast"] = None
     flat = datasets.Dataset.from_list(rows, features=dataset.features)
-    found = signals_of(flat, ("inverted", "fast"), 1000)
+    found = signal_dataset(flat, ("inverted", "fast"), 1000)
     signal = found.columns["signal"]
     assert (signal[0, 4] == 0).all()
     assert (signal[1, 5] == 0).all()

@@ -25,6 +25,12 @@ class Example(Arguments):
     control: bool = field(default=True, metadata={"help": "Control."})
 
 
+@dataclass
+class Settings(Arguments):
+    seed: int = field(default=0, metadata={"help": "Seed."})
+    report_to: list[str] = field(default_factory=list, metadata={"help": "Trackers."})
+
+
 REQUIRED = ("a.hea", "b.hea", "--model", "m")
 
 
@@ -76,8 +82,11 @@ def test_when_a_file_and_words_set_a_field_then_the_words_win_and_mappings_are_m
     [
         (REQUIRED[:2], "--model is required"),
         (REQUIRED[2:], "^PATH is required"),
-        ((*REQUIRED, "--num-train-epoch", "4"), r"no option --num-train-epoch: did you mean '--num-train-epochs'\?"),
-        ((*REQUIRED, "c.hea"), "no place for 'c.hea'"),
+        (
+            (*REQUIRED, "--num-train-epoch", "4"),
+            r"unknown option --num-train-epoch: did you mean '--num-train-epochs'\?",
+        ),
+        ((*REQUIRED, "c.hea"), "unexpected argument 'c.hea': positional arguments must come before"),
         ((*REQUIRED, "--num-train-epochs", "many"), "--num-train-epochs: invalid int value: 'many'"),
         ((*REQUIRED, "--num-train-epochs", "0"), "num_train_epochs is 0: it must be greater than 0"),
         ((*REQUIRED, "--num-train-epochs", "10"), "num_train_epochs is 10: it must be at most 9"),
@@ -86,8 +95,8 @@ def test_when_a_file_and_words_set_a_field_then_the_words_win_and_mappings_are_m
         ((*REQUIRED, "--precision", "fp8"), "invalid choice: 'fp8'"),
         ((*REQUIRED, "--report-to", "x"), "invalid choice: 'x'"),
         ((*REQUIRED, "--reader-options", "folds"), "folds is not of the form NAME=VALUE"),
-        ((*REQUIRED, "--reader-options", "folds=[1"), r"\[1 is no list or mapping"),
-        ((*REQUIRED, "--config", "none.yaml"), "none.yaml do not exist"),
+        ((*REQUIRED, "--reader-options", "folds=[1"), r"\[1 is not a list or mapping"),
+        ((*REQUIRED, "--config", "none.yaml"), "none.yaml does not exist"),
     ],
 )
 def test_when_words_do_not_fit_then_one_sentence_says_why(words: tuple[str, ...], message: str) -> None:
@@ -102,7 +111,9 @@ def test_when_words_do_not_fit_then_one_sentence_says_why(words: tuple[str, ...]
         ("json: 1", "json is 1: it must be true or false"),
         ("num_train_epochs: 2.5", "--num-train-epochs: invalid int value: '2.5'"),
         ("num_train_epochs: 0", "num_train_epochs is 0: it must be greater than 0"),
-        ("- 1", "must hold lines of `name: value`"),
+        ("fractions: []", "--fractions: expected at least one argument"),
+        ("report_to: [no]", "report_to holds False: put words such as no and null in quotes"),
+        ("- 1", "must contain lines of `name: value`"),
         ("a: [", "is not a YAML file"),
     ],
 )
@@ -110,6 +121,30 @@ def test_when_a_file_does_not_fit_then_one_sentence_names_the_field(text: str, m
     (tmp_path / "settings.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         _parse(*REQUIRED, "--config", tmp_path / "settings.yaml")
+
+
+def test_when_an_option_is_repeated_then_lists_are_extended_and_the_last_value_counts() -> None:
+    example = _parse(*REQUIRED, "--fractions", "0.1", "--fractions=0.2", "--num-train-epochs", 4, "--model", "n")
+    assert (example.fractions, example.model) == ([0.1, 0.2], Path("n"))
+
+
+def test_when_a_value_begins_with_a_hyphen_then_an_equals_sign_or_a_file_passes_it(tmp_path: Path) -> None:
+    assert _parse("a.hea", "--model=-m").model == Path("-m")
+    path = tmp_path / "settings.yaml"
+    path.write_text("model: --seed\nreader_options: {title: -1-, day: 2020-01-31}\nfractions: [-1.0, 0.5]\n")
+    example = _parse("a.hea", "--config", path)
+    assert (example.model, example.fractions) == (Path("--seed"), [-1.0, 0.5])
+    assert example.reader_options == {"title": "-1-", "day": "2020-01-31"}
+    with pytest.raises(InputError, match="--model: expected one argument"):
+        _parse("a.hea", "--model", "--seed")
+
+
+def test_when_an_override_is_none_then_the_default_replaces_the_value_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("seed: 5\nreport_to: [wandb]\n")
+    parser = ArgumentParser((Settings,))
+    assert parser.read(path, {}) == (Settings(seed=5, report_to=["wandb"]),)
+    assert parser.read(path, {"seed": 7, "report_to": None}) == (Settings(seed=7),)
 
 
 def test_when_a_dataclass_is_made_in_python_then_it_checks_the_same() -> None:
@@ -121,8 +156,9 @@ def test_when_a_dataclass_is_made_in_python_then_it_checks_the_same() -> None:
 def test_when_help_is_printed_then_it_shows_bounds_of_use_and_defaults() -> None:
     shown = " ".join(ArgumentParser((Example,), prog="example").format_help().split())
     assert "usage: example PATH ... --model PATH [options]" in shown
-    assert "--num-train-epochs N Epochs. (default: 3)" in shown
-    assert "--fractions X [X ...] 100 % or less. (default: 0.5)" in shown
+    assert "--num-train-epochs N Epochs (default: 3)." in shown
+    assert "--fractions X [X ...] 100 % or less (default: 0.5)." in shown
     assert "--json As JSON." in shown
-    assert "--control, --no-control Control. (default: yes)" in shown
+    assert "--control, --no-control Control (default: yes)." in shown
     assert "--num_train_epochs" not in shown
+    assert "--seed N Seed (default: 0)." in " ".join(ArgumentParser((Settings,)).format_help().split())
