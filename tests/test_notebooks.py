@@ -102,7 +102,7 @@ def test_when_recordings_are_simulated_then_the_shipped_classifiers_do_not_see_t
     assert shipped
     assert not shipped & {path.stem for path in (output / "pictures").iterdir()}
     assert not [name for name in shipped if name in printed]
-    assert "predict real recordings only: clear-hug demo --data FOLDER" in printed
+    assert "only predict real recordings: clear-hug demo --data FOLDER" in printed
 
 
 def test_when_the_demo_reads_records_without_labels_then_it_pretrains_and_shows_the_shipped_weights(

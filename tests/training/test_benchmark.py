@@ -603,6 +603,7 @@ def test_when_nothing_is_asked_for_then_a_probe_is_trained_as_in_the_paper() -> 
     assert (probe.warmup_ratio, probe.weight_decay) == (0.1, 0.05)
     assert (probe.head_learning_rate, probe.min_learning_rate) == (5e-3, 1e-5)
     assert (arguments.draw, arguments.fractions) == ("plain", [0.01, 0.1, 1.0])
+    assert replace(arguments, probe_epochs=3).recipes["probe"].num_train_epochs == 3
 
 
 def test_when_seeds_fractions_heads_or_tasks_are_added_then_only_the_new_cells_are_run(
