@@ -42,7 +42,7 @@ test-lowest:  ## the default test suite with the lowest versions that pyproject.
 lint: install  ## style, and spelling where it is American throughout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell clear_hug_hf/modeling clear_hug_hf/processing tests/modeling tests/processing tests/support
+	$(BIN)/codespell
 
 types: install  ## static types
 	$(BIN)/mypy

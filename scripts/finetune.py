@@ -1,5 +1,5 @@
 """
-Train a classifier on labelled recordings: `clear-hug finetune` for `accelerate launch`.
+Train a classifier on labeled recordings: `clear-hug finetune` for `accelerate launch`.
 
     python scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --output-dir runs/superclasses
     accelerate launch scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --method full

@@ -26,7 +26,7 @@ LEADS, TIMES = 8, 10
 
 @pytest.fixture(scope="module")
 def speed() -> Iterator[Any]:
-    """The script as a module. It imports its neighbour `machine` by name."""
+    """The script as a module. It imports its neighbor `machine` by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         spec = importlib.util.spec_from_file_location("ecg_jepa_speed", BENCHMARKS / "ecg_jepa_speed.py")

@@ -33,7 +33,7 @@ SYSTEM = System(
             picture=".workflows.shared:draw_page_reconstruction",
         ),
     ),
-    description="ECG-Scan (reimplementation)",
+    description="ECG-Scan (independent implementation of the published idea)",
     paper="Pham et al., Learning ECG Image Representations via Dual Physiological-Aware Alignments, [arXiv "
     "2604.01526](https://arxiv.org/abs/2604.01526). Reimplemented from the abstract alone; all details that it does "
     "not specify are choices of `clear-hug-hf`",

@@ -295,10 +295,10 @@ def test_when_published_then_the_card_names_the_system_and_its_numbers_are_in_it
     assert small.system.description in card.text
     assert small.system.paper in card.text
     known = {abs(number) for path in folder.glob("*.json") for number in _numbers(json.loads(path.read_text()))}
-    results = card.text.split("## Results")[1].split("## What it reads")[0]
+    results = card.text.split("## Results")[1].split("## Training")[0]
     results += content.split("model-index:")[1].split("---")[0]
     # Not results: the level of the intervals.
-    stated = re.findall(r"(?<![\w.])\d+(?:\.\d+)?", results.replace("95 %", "").replace("interval_95", ""))
+    stated = re.findall(r"(?<![\w.])\d+(?:\.\d+)?", results.replace("95%", "").replace("interval_95", ""))
     assert len(stated) > 40
     for text in stated:
         step = 10.0 ** -len(text.partition(".")[2])

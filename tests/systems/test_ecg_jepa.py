@@ -345,7 +345,7 @@ def test_when_published_then_the_card_tells_of_this_system_alone(house: Path, tm
     card = ModelCard.load(tmp_path / "pretrained" / "README.md")
     for words in (
         "An ECG-JEPA (Kim, with cross-pattern attention) encoder of 12-lead ECGs with the teacher and the predictor",
-        "`AutoModelForPreTraining` loads the teacher and the predictor, too.",
+        "`AutoModelForPreTraining` also loads the teacher and the predictor.",
     ):
         assert words in card.text, words
     assert "decoder" not in card.text

@@ -341,8 +341,8 @@ def test_when_a_pretrained_model_is_published_then_it_keeps_its_tokenizer(
     card = (tmp_path / "staged" / "README.md").read_text()
     assert "signal teacher, the text encoder and the decoder" in card
     # What the teacher learned from is part of the weights, too.
-    assert "with the recordings' reports" in card
-    assert "The signal teacher: CLEAR-HUG, pre-trained without labels for 7 epochs." in card
+    assert "with the reports of the recordings" in card
+    assert "Signal teacher: CLEAR-HUG, pre-trained without labels for 7 epochs." in card
     assert "| CinC 2011 | signal teacher | ODC-By 1.0 |" in card
     assert "- Silva et al." in card
     assert "CinC 2011: ODC-By 1.0" in card
@@ -358,8 +358,8 @@ def test_when_a_model_of_pages_is_published_then_its_card_says_what_it_is(
     card = (tmp_path / "staged" / "README.md").read_text()
     for said in (
         "pipeline_tag: image-classification",
-        "an implementation of the published idea",
-        "a picture of a 12-lead ECG",
+        "independent implementation of the published idea",
+        "from pictures of 12-lead ECGs",
         "pillow opencv-python-headless",
         'ecg("path/to/page.jpg")',
     ):
