@@ -112,13 +112,13 @@ class _Shard(NamedTuple):
 
     split: str
     number: int
-    count: int
+    total: int
     position: int
     records: int
 
     @property
     def name(self) -> str:
-        return f"{self.split}-{self.number:05d}-of-{self.count:05d}"
+        return f"{self.split}-{self.number:05d}-of-{self.total:05d}"
 
     @property
     def file(self) -> str:

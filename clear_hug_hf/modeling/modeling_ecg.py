@@ -199,7 +199,7 @@ def to_autocast_dtype(states: torch.Tensor) -> torch.Tensor:
     and halves the memory traffic in between.
     """
     device_type = states.device.type
-    # The meta device has no autocast. Asking `is_autocast_available` would break the graph of torch.compile before 2.12.
+    # The meta device has no autocast, and torch.compile cannot trace `is_autocast_available` before torch 2.12.
     if device_type == "meta" or not torch.is_autocast_enabled(device_type):
         return states
     return states.to(torch.get_autocast_dtype(device_type))
