@@ -44,9 +44,10 @@ class TransformersDocstrings(griffe.Extension):
 def _settings(dataclass: griffe.Object) -> Iterator[str]:
     """A line for each field of a dataclass that has a help text."""
     for name, member in dataclass.members.items():
-        if not member.is_attribute or not str(member.value).startswith("field("):
+        if not isinstance(member, griffe.Attribute) or not str(member.value).startswith("field("):
             continue
-        call: Any = ast.parse(str(member.value), mode="eval").body
+        expression: Any = ast.parse(str(member.value), mode="eval")
+        call = expression.body
         facts = {keyword.arg: keyword.value for keyword in call.keywords}
         default = f", *optional*, defaults to `{ast.unparse(facts['default'])}`" if "default" in facts else ""
         metadata = facts.get("metadata")
@@ -61,7 +62,7 @@ def _settings(dataclass: griffe.Object) -> Iterator[str]:
 def _objects(parent: griffe.Object) -> Any:
     yield parent
     for member in parent.members.values():
-        if not member.is_alias:
+        if isinstance(member, griffe.Object):  # and not an alias of one elsewhere
             yield from _objects(member)
 
 
