@@ -371,6 +371,7 @@ def test_when_no_verb_is_named_then_the_help_goes_to_stderr(capsys: Capture) -> 
     ("words", "message"),
     [
         (["predikt"], "unknown verb 'predikt': did you mean 'predict'?"),
+        (["pretrain", "--epochs", "1"], "did you mean '--num-train-epochs' or '--warmup-epochs'?"),
         (["predict"], "RECORD is required"),
         (["publish", "runs/ward"], "ORG/NAME is required"),
         (["pretrain"], "there are no recordings to pre-train on"),
@@ -518,7 +519,7 @@ def test_when_a_fast_heart_is_drawn_then_one_picture_says_that_all_its_beats_wer
 
 
 def test_when_another_source_names_labels_otherwise_then_a_mapping_evaluates_them(
-    runs: Path, ward: Path, ptbxl_folder: Path, tmp_path: Path, refused: Refused, printed_by: Printed
+    runs: Path, ward: Path, ptbxl_folder: Path, tmp_path: Path, refused: Refused, printed_by: Printed, capsys: Capture
 ) -> None:
     metrics = tmp_path / "metrics.json"
     base = ["evaluate", "--data", ward, "--model", runs / "finetuned"]
@@ -527,6 +528,10 @@ def test_when_another_source_names_labels_otherwise_then_a_mapping_evaluates_the
     assert "is not a mapping" in refused(*base, "--map", "tachy")
     assert "names no label of the data" in refused(*base, "--map", "=MI")
     assert "have no label 'slow'" in refused(*base, "--map", "tachy=MI", "slow=NORM")
+    # What is measured stays on the screen, whatever happens with the second source.
+    command = [*base, "--map", "tachy=MI", "--split", "all", "--compare-with", tmp_path / "none"]
+    assert main([str(word) for word in command]) == 2
+    assert "macro AUROC" in capsys.readouterr().out
     mapped = [*base, "--map", "tachy=MI", "inv=STTC+NORM", "--compare-with", ptbxl_folder, "--split", "all"]
     printed = printed_by(*mapped, "--output", metrics)
     # The split is that of the data: of the model's own source never patients that it was trained on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,6 +50,8 @@ def test_when_a_source_is_prepared_then_counts_are_shown_and_the_second_time_not
     command = ["prepare", ptbxl_folder, "--output-dir", tmp_path / "prepared"]
     assert "train               48        48         0        48" in printed_by(*command)
     assert "was already prepared with these settings: no recording was read" in printed_by(*command)
+    (training,) = re.findall(r"^clear-hug (pretrain .*)$", (tmp_path / "prepared" / "README.md").read_text(), re.M)
+    assert "data folder THIS_FOLDER does not exist" in refused(*training.split())
     said = refused(*command, "--windows", "center")
     assert "feature_extractor: windows was 'first' and is now 'center'" in said
 

@@ -127,7 +127,7 @@ def test_when_a_page_cannot_be_rendered_then_one_sentence_says_why_and_nothing_i
         (["--augment", "3"], "augment is 3.0: it must be at most 2"),
         (["--dpi", "0"], "dpi is 0.0: it must be greater than 0"),
         (["--dpi", "100", "--size", "300", "300"], "choose one of them"),
-        (["--size", "300"], "it must be a width and a height"),
+        (["--size", "300"], "--size: expected 2 arguments"),
         (["--gain", "nan"], "gain is nan: it must be greater than 0"),
         (["--gain", "inf"], "gain is inf: it must be less than inf"),
         (["--seed", "-1"], "seed is -1: it must be at least 0"),

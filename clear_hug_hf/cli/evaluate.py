@@ -1,7 +1,15 @@
 """`clear-hug evaluate`: metrics of a classifier on labeled recordings."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ..workflows.evaluate import EvaluateArguments, describe_recordings, evaluate
 from ..workflows.shared import interval, print_metrics, report_rejected, say
+
+
+if TYPE_CHECKING:
+    from ..evaluation.predictions import LabeledPredictions
 
 
 ARGUMENTS = (EvaluateArguments,)
@@ -30,20 +38,22 @@ _METRIC_NAMES = {
 
 def run(arguments: EvaluateArguments) -> int:
     """Run `evaluate` and return the exit status."""
-    result = evaluate(arguments)
-    metrics, recordings = result.metrics, describe_recordings(result.predictions)
-    say(f"{recordings} of {metrics['num_patients']} patients")
+    result = evaluate(arguments, _print)
+    if result.reference is not None:
+        loss = result.metrics["loss"]
+        say(f"\nof the labels {', '.join(loss['labels'])}, macro AUROC")
+        say(f"  on {describe_recordings(result.reference)} of {arguments.compare_with}: {interval(loss['own'])}")
+        say(f"  on {describe_recordings(result.predictions)} of {arguments.data}: {interval(loss['other'])}")
+        say(f"  lost: {interval(loss['lost'], sign=True)}")
+    for path in result.written:
+        say(f"\nwritten: {path}")
+    return report_rejected(result.rejected)
+
+
+def _print(metrics: dict[str, Any], predictions: LabeledPredictions) -> None:
+    say(f"{describe_recordings(predictions)} of {metrics['num_patients']} patients")
     if metrics["split"] != "test":
         say("(metrics are optimistic on recordings that the model was trained or selected on)")
     for name, title in _METRIC_NAMES.items():
         say(f"macro {title:18s} {interval(metrics[f'macro_{name}'])}")
     print_metrics(metrics)
-    if result.reference is not None:
-        loss = metrics["loss"]
-        say(f"\nof the labels {', '.join(loss['labels'])}, macro AUROC")
-        say(f"  on {describe_recordings(result.reference)} of {arguments.compare_with}: {interval(loss['own'])}")
-        say(f"  on {recordings} of {arguments.data}: {interval(loss['other'])}")
-        say(f"  lost: {interval(loss['lost'], sign=True)}")
-    for path in result.written:
-        say(f"\nwritten: {path}")
-    return report_rejected(result.rejected)

@@ -530,7 +530,7 @@ signal = np.array(row["signal"]) * np.array(row["signal_scale"])[:, None]  # 12 
 ```
 
 ```
-clear-hug pretrain --data THIS_FOLDER --output runs/pretrained
+clear-hug pretrain --data THIS_FOLDER --output-dir runs/pretrained
 ```
 
 ## Columns

@@ -288,7 +288,11 @@ class BenchmarkArguments(Arguments):
     recipes: dict[str, FinetuningArguments] = field(init=False)
 
     def __post_init__(self) -> None:
+        if any(fraction > 1 for fraction in self.fractions):
+            raise InputError(f"fractions is {max(self.fractions):g}: give fractions, not percentages (0.1 is 10 %)")
         super().__post_init__()
+        for name in ("protocols", "heads", "fractions", "seeds"):
+            setattr(self, name, list(dict.fromkeys(getattr(self, name))))
 
         def recipe(epochs: int, **settings: Any) -> FinetuningArguments:
             return FinetuningArguments(

@@ -39,6 +39,7 @@ _BOUNDS = {
     "lt": (operator.lt, "less than"),
 }
 _PRIVATE_METADATA = {*_BOUNDS, "positional", "option"}
+_PYTHON_WORDS = {"True": True, "False": False, "None": None}
 _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 
 
@@ -82,10 +83,14 @@ def _choices(setting: Field, item_kind: Any) -> tuple[Any, ...]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the most similar known name, or all of them."""
-    known = list(known)
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f": did you mean {matches[0]!r}?" if matches else f": choose from {', '.join(known)}"
+    """The end of a message about an unknown name: the known names with the same word or most like it, or all."""
+    bare = {text.strip("-").replace("_", "-"): text for text in known}
+    name = name.strip("-").replace("_", "-")
+    matches = [text for text in bare if name in text.split("-")]
+    matches = matches or difflib.get_close_matches(name, bare, n=1, cutoff=0.6)
+    if not matches:
+        return f": choose from {', '.join(bare.values())}"
+    return f": did you mean {' or '.join(repr(bare[match]) for match in matches[:3])}?"
 
 
 def _without_none(kind: Any) -> Any:
@@ -179,7 +184,8 @@ class ArgumentParser(HfArgumentParser):
             parser.add_argument(*options, nargs="+", type=_name_and_value, action=_Pairs, **metadata)
         elif kind is not item_kind:
             list_settings = {"nargs": "+", **metadata, "choices": choices or None}
-            parser.add_argument(*options, type=str if choices else item_kind, action="extend", **list_settings)
+            action = "extend" if list_settings["nargs"] == "+" else "store"
+            parser.add_argument(*options, type=str if choices else item_kind, action=action, **list_settings)
         else:
             setting = copy.copy(setting)
             setting.metadata = types.MappingProxyType(metadata)
@@ -226,7 +232,7 @@ class ArgumentParser(HfArgumentParser):
         except InputError as error:
             raise InputError(f"{prefix}{error}") from error
         if unknown:
-            options = [text for action in self._actions for text in action.option_strings]
+            options = [text for action in self._actions for text in action.option_strings if text.startswith("--")]
             option = unknown[0].partition("=")[0]
             if not option.startswith("-"):
                 raise InputError(
@@ -239,6 +245,7 @@ class ArgumentParser(HfArgumentParser):
         """Check and convert values by name, such as those of a YAML file, by parsing them as a command line."""
         options = {action.dest: action for action in self._actions if action.option_strings}
         words: list[str] = []
+        empty: list[str] = []
         for name, value in settings.items():
             if (action := options.get(str(name).replace("-", "_"))) is None or name in ("help", "config"):
                 known = [name for name in options if name not in ("help", "config")]
@@ -255,11 +262,13 @@ class ArgumentParser(HfArgumentParser):
                     raise InputError(f"{source}: {name} holds {invalid[0]}: put words such as no and null in quotes")
                 # `--name=item` also takes an item that begins with a hyphen.
                 words += [f"{option}={item}" for item in value] if action.nargs == "+" else [option, *map(str, value)]
-                words += [] if value else [option]
+                if not value and action.nargs == "+":
+                    empty.append(action.dest)
             elif value is not None:
-                # YAML reads the word `no` as false.
-                words.append(f"{option}={'no' if value is False else value}")
-        return self._parse_words(words, f"{source}: ")
+                # YAML reads the word `no` as false, and some write whole numbers with a point.
+                whole = action.type is int and isinstance(value, float) and value.is_integer()
+                words.append(f"{option}={'no' if value is False else int(value) if whole else value}")
+        return self._parse_words(words, f"{source}: ") | {name: [] for name in empty}
 
     def _build(self, values: dict[str, Any], overrides: dict[str, Any]) -> tuple[Any, ...]:
         for name, value in overrides.items():
@@ -319,14 +328,14 @@ def _name_and_value(text: str) -> tuple[str, Any]:
     if not separator:
         raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=VALUE")
     try:
-        return name, json.loads(value)
+        return name, _PYTHON_WORDS[value] if value in _PYTHON_WORDS else json.loads(value)
     except ValueError:
         if not value.startswith(("[", "{")):
             return name, value
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise argparse.ArgumentTypeError(f"{value} is not a list or mapping") from None
+        raise argparse.ArgumentTypeError(f"{value} is not a list or mapping: put a text in double quotes") from None
 
 
 def _usage(action: argparse.Action) -> str:

@@ -54,11 +54,14 @@ def benchmark(arguments: RunArguments, cells: BenchmarkArguments) -> RunResult:
     """
     from ..processing.errors import InputError
     from ..training.benchmark import RANDOM, RESNET, RUN, load_task, run_benchmark
+    from ..training.folders import find_model_folder
     from ..utils.files import check_writable
 
     output = check_writable(arguments.output_dir, [RUN])
     task_folders = _named_folders(arguments.tasks, allow_repeats=True)
     models: dict[str, Path | None] = {name: folders[0] for name, folders in _named_folders(arguments.models).items()}
+    for folder in models.values():
+        find_model_folder(str(folder))
     quiet_libraries()
     say_unused_devices("run other tasks on the others with CUDA_VISIBLE_DEVICES, --tasks and --output-dir")
     if reserved := {RANDOM, RESNET} & models.keys():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,9 +96,16 @@ class EvaluateResult:
     rejected: list[Rejected]
 
 
-def evaluate(arguments: EvaluateArguments) -> EvaluateResult:
+def evaluate(
+    arguments: EvaluateArguments,
+    on_metrics: Callable[[dict[str, Any], LabeledPredictions], None] = lambda metrics, predictions: None,
+) -> EvaluateResult:
     """
     Evaluate a classifier on labeled recordings.
+
+    Args:
+        arguments ([`EvaluateArguments`]): What is evaluated on what.
+        on_metrics (`Callable`, *optional*): Receives the metrics and predictions before `compare_with` is read.
 
     Raises:
         InputError: If an output exists, or labels, splits or recordings do not match the model.
@@ -121,6 +128,7 @@ def evaluate(arguments: EvaluateArguments) -> EvaluateResult:
     }
     if mapping is not None:
         metrics["mapping"] = {name: list(mapping[name]) for name in predictions.label_names}
+    on_metrics(metrics, predictions)
     reference = None
     if arguments.compare_with is not None:
         reference, rejected_reference = _evaluate_source(

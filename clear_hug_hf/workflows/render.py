@@ -50,8 +50,9 @@ class RenderArguments(Arguments):
     size: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Width and height of the picture, to which the page is stretched as for models.",
-            "metavar": "PIXELS",
+            "help": "Width and height of the picture in pixels, to which the page is stretched as for models.",
+            "nargs": 2,
+            "metavar": ("WIDTH", "HEIGHT"),
         },
     )
     paper_speed: float = field(

@@ -128,7 +128,6 @@ def test_when_options_are_given_then_they_override_the_file(tmp_path: Path) -> N
         ("config_overrides: base", "base is not of the form NAME=VALUE"),
         ("adam_beta1: [0.9, 0.8]", "0.8"),
         ("report_to: [mlflow]", "invalid choice: 'mlflow'"),
-        ("report_to: []", "report-to: expected at least one argument"),
         ("mixed_precision: fp16", "invalid choice: 'fp16'"),
         ("system: clear", "invalid choice: 'clear'"),
         ("- 1\n- 2", "must contain lines of `name: value`"),

@@ -111,7 +111,6 @@ def test_when_words_do_not_fit_then_one_sentence_says_why(words: tuple[str, ...]
         ("json: 1", "json is 1: it must be true or false"),
         ("num_train_epochs: 2.5", "--num-train-epochs: invalid int value: '2.5'"),
         ("num_train_epochs: 0", "num_train_epochs is 0: it must be greater than 0"),
-        ("fractions: []", "--fractions: expected at least one argument"),
         ("report_to: [no]", "report_to holds False: put words such as no and null in quotes"),
         ("- 1", "must contain lines of `name: value`"),
         ("a: [", "is not a YAML file"),
@@ -145,6 +144,14 @@ def test_when_an_override_is_none_then_the_default_replaces_the_value_of_the_fil
     parser = ArgumentParser((Settings,))
     assert parser.read(path, {}) == (Settings(seed=5, report_to=["wandb"]),)
     assert parser.read(path, {"seed": 7, "report_to": None}) == (Settings(seed=7),)
+
+
+def test_when_a_file_holds_an_empty_list_or_a_whole_number_with_a_point_then_both_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("report_to: []\nnum_train_epochs: 4.0\nreader_options: {}\n")
+    example = _parse(*REQUIRED, "--config", path, "--reader-options", "scaled=False", "code=no")
+    assert (example.report_to, example.num_train_epochs) == ([], 4)
+    assert example.reader_options == {"scaled": False, "code": "no"}
 
 
 def test_when_a_dataclass_is_made_in_python_then_it_checks_the_same() -> None:
