@@ -9,7 +9,7 @@ from ..workflows.shared import interval, print_metrics, report_rejected, say
 
 
 if TYPE_CHECKING:
-    from ..evaluation.predictions import LabeledPredictions
+    from ..workflows.evaluate import LabeledPredictions
 
 
 ARGUMENTS = (EvaluateArguments,)
