@@ -87,16 +87,16 @@ class _Finder(MetaPathFinder):
     def look_at(self, module: ModuleType) -> None:
         """Prepare the registration with what a module defines."""
         for name in self.names & vars(module).keys():
-            found = vars(module)[name]
-            if self.seen.get(name) is found:
+            definition = vars(module)[name]
+            if self.seen.get(name) is definition:
                 continue
-            self.seen[name] = found
+            self.seen[name] = definition
             if name == _PIPELINES:
-                found.supported_tasks[TASK] = _Task(found)
+                definition.supported_tasks[TASK] = _Task(definition)
             elif name == _PIPELINE:
                 _ = self.seen[_PIPELINES].supported_tasks[TASK]["impl"]  # the class may be used without the task
             else:
-                _register_later(name, found)
+                _register_later(name, definition)
 
 
 class _Loader:
@@ -148,7 +148,7 @@ def _register(name: str, auto_class: Any) -> None:
         if name not in references:
             continue
         try:
-            config, found = system.config, load(references[name])
+            config, system_class = system.config, load(references[name])
         except Exception as error:  # whatever a module of another package raises when it is imported
             raise ImportError(
                 f"the system {system.name!r} cannot be registered with {name} ({type(error).__name__}: {error})"
@@ -156,9 +156,9 @@ def _register(name: str, auto_class: Any) -> None:
         if name == "AutoConfig":
             auto_class.register(system.name, config, exist_ok=True)
         elif name == "AutoImageProcessor":
-            auto_class.register(config, slow_image_processor_class=found, exist_ok=True)
+            auto_class.register(config, slow_image_processor_class=system_class, exist_ok=True)
         else:
-            auto_class.register(config, found, exist_ok=True)
+            auto_class.register(config, system_class, exist_ok=True)
 
 
 class _Task(dict[str, Any]):

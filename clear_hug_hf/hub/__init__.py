@@ -8,7 +8,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """A function of a converter, from its own module on first use."""
     for module in (one.name for one in iter_modules(__path__) if one.name.startswith(("convert_", "checkpoints"))):
-        found = import_module(f".{module}", __name__)
-        if name in found.__all__:
-            return getattr(found, name)
+        converter = import_module(f".{module}", __name__)
+        if name in converter.__all__:
+            return getattr(converter, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
