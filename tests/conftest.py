@@ -172,18 +172,24 @@ def ptbxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """
     Everything that the command line makes for a system, by its name, once for all tests: `data` (PTB-XL prepared),
-    `pretrained`, `finetuned`, and for a system that learns from another encoder, `teacher`.
+    `pretrained` (a randomly initialized encoder if the system cannot be pre-trained), `finetuned`, and for a system
+    that learns from another encoder, `teacher`.
     """
 
     @functools.cache
     def make(name: str) -> Path:
         folder = tmp_path_factory.mktemp(name)
         small = SMALL_SYSTEMS[name]
-        if small.system.objective.teachers:
+        if small.system.teachers:
             _save_teacher(folder / "teacher")
         _run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", name, "--output-dir", folder / "data")
-        command = ["pretrain", "--data", folder / "data", *small.words(folder), *PRETRAINING]
-        _run(*command, "--output-dir", folder / "pretrained")
+        if small.system.objectives:
+            command = ["pretrain", "--data", folder / "data", *small.words(folder), *PRETRAINING]
+            _run(*command, "--output-dir", folder / "pretrained")
+        else:
+            torch.manual_seed(0)
+            encoder = small.encoder(small.system.config(**small.options))
+            save_model_folder(folder / "pretrained" / "model", encoder, small.system.feature_extractor())
         command = ["finetune", "--data", folder / "data", "--model", folder / "pretrained", *FINETUNING]
         _run(*command, "--output-dir", folder / "finetuned")
         return folder

@@ -4,6 +4,7 @@ from textwrap import indent
 from typing import Any
 
 from ..data.readers import CSV_CONTRACT
+from ..systems import pretrainable_systems
 from ..workflows.prepare import PrepareArguments, prepare
 from ..workflows.shared import say, system_options
 
@@ -39,8 +40,11 @@ def run(arguments: PrepareArguments) -> int:
     if not result.is_new:
         say(f"{arguments.output_dir} was already prepared with these settings: no recording was read")
     any_rejected = _print_counts(result.manifest)
-    system = system_options(result.system)
-    say(f"\nnext: clear-hug pretrain{system} --data {arguments.output_dir} --output-dir runs/pretrained")
+    if result.system in pretrainable_systems():
+        command, output = f"pretrain{system_options(result.system)}", "runs/pretrained"
+    else:
+        command, output = "finetune --model FOLDER_OF_CONVERTED_WEIGHTS", "runs/finetuned"
+    say(f"\nnext: clear-hug {command} --data {arguments.output_dir} --output-dir {output}")
     return int(any_rejected)
 
 

@@ -4,7 +4,7 @@ import os
 import textwrap
 from dataclasses import dataclass, field, replace
 
-from ..systems import DEFAULT_SYSTEM, SYSTEMS
+from ..systems import DEFAULT_SYSTEM, SYSTEMS, pretrainable_systems
 from ..training.arguments import PretrainingArguments
 from ..training.recipes import Recipe
 from ..utils.arguments import Arguments
@@ -19,9 +19,10 @@ class RunArguments(Arguments):
     restart: bool = field(default=False, metadata={"help": "Start over if the output folder holds checkpoints."})
 
 
+_PRETRAINABLE = {name: SYSTEMS[name] for name in pretrainable_systems()}
 _SYSTEMS = "\n".join(
     textwrap.fill(f"{name:10s}  {system.objective.summary}", 108, initial_indent="  ", subsequent_indent=" " * 14)
-    for name, system in SYSTEMS.items()
+    for name, system in _PRETRAINABLE.items()
 )
 ARGUMENTS = (RunArguments, Recipe, PretrainingArguments)
 DESCRIPTION = f"""\
@@ -38,7 +39,7 @@ and versions for the model card), checkpoints/, tracking/ (with --report-to), an
 recording, and its reconstruction)."""
 _SYSTEM_EXAMPLES = "".join(
     f"  clear-hug pretrain{system_options(name)} \\\n      --data prepared/{name} --output-dir runs/{name}\n"
-    for name in SYSTEMS
+    for name in _PRETRAINABLE
     if name != DEFAULT_SYSTEM
 )
 EXAMPLES = f"""\

@@ -156,7 +156,7 @@ def make_card(
         repo_id=repo_id,
         auto_class=auto_class,
         loaded_by=auto_class if auto_class in _CLASSIFIERS else "AutoModel",
-        pretrained_with=SYSTEMS[config.model_type].objective.parts,
+        pretrained_with=SYSTEMS[config.model_type].pretraining_parts,
         reads_pages=hasattr(feature_extractor, "image_processor"),
         simulated=any(source.get("name") == "simulated" for source in _all_sources(facts)),
         summary=_summary(config, auto_class, labels, num_parameters, conversion),
@@ -463,7 +463,7 @@ def _summary(
         return f"{system.display_name}{size} that classifies every sample of every lead of a 12-lead ECG: {classes}."
     parts = size
     if auto_class == "AutoModelForPreTraining":
-        parts = f" with the {system.objective.parts} of pre-training{size.replace(')', ' in total)')}"
+        parts = f" with the {system.pretraining_parts} of pre-training{size.replace(')', ' in total)')}"
     return f"{article} {system.display_name} encoder of 12-lead ECGs{parts}, for fine-tuning on your own labels."
 
 

@@ -45,7 +45,7 @@ class EcgModelOutput(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
             Representation of the recording: the mean over all tokens or leads that are present.
         lead_states (`torch.FloatTensor` of shape `(batch_size, num_leads, hidden_size)`):
-            Representation of every lead.
+            Representation of every lead. Encoders that mix the leads return a single one, `pooler_output`.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*, returned when `output_hidden_states=True`):
             Embeddings and output of every layer, each of the shape of `last_hidden_state`, which is the last entry.
         attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` with eager

@@ -113,8 +113,10 @@ class System:
         name (`str`): The config's `model_type`, and the value of `--system`.
         title (`str`): Name of the system.
         classes (`Mapping[str, str]`): References by Auto class. `AutoConfig`, `AutoModel` and `AutoFeatureExtractor`
-            are required; `AutoModelForPreTraining` is the model of the first objective and is not listed.
-        objectives (`tuple[Objective, ...]`): Pre-training objectives of its encoder, the default first.
+            are required; `AutoModelForPreTraining` is the model of the first objective and is listed only if there is
+            none.
+        objectives (`tuple[Objective, ...]`, *optional*): Pre-training objectives of its encoder, the default first.
+            Without one, released weights of the system can be converted and fine-tuned, but not pre-trained.
         description (`str`, *optional*): Name in the model card; defaults to the title.
         paper (`str`, *optional*): Authors, title, and a link, in Markdown.
         published (`Mapping[str, Mapping[str, tuple[float, float, float]]]`, *optional*): Macro AUROC in percent from
@@ -130,7 +132,7 @@ class System:
     name: str
     title: str
     classes: Mapping[str, str]
-    objectives: tuple[Objective, ...]
+    objectives: tuple[Objective, ...] = ()
     description: str = ""
     paper: str = ""
     published: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
@@ -141,8 +143,30 @@ class System:
 
     @property
     def objective(self) -> Objective:
-        """The default pre-training objective."""
+        """
+        The default pre-training objective.
+
+        Raises:
+            ValueError: If the system has none.
+        """
+        if not self.objectives:
+            raise ValueError(f"{self.title} cannot be pre-trained by this package: convert its released weights")
         return self.objectives[0]
+
+    @property
+    def pretraining_parts(self) -> str:
+        """Modules that a pre-training model has besides the encoder, as part of a sentence."""
+        return self.objectives[0].parts if self.objectives else "head"
+
+    @property
+    def picture(self) -> str | None:
+        """Picture of the default objective, see [`Objective`]."""
+        return self.objectives[0].picture if self.objectives else None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Teachers of the default objective, see [`Objective`]."""
+        return self.objectives[0].teachers if self.objectives else ()
 
     @property
     def display_name(self) -> str:
@@ -151,7 +175,9 @@ class System:
 
     @property
     def auto_classes(self) -> dict[str, str]:
-        """References by Auto class, including `AutoModelForPreTraining`."""
+        """References by Auto class, including `AutoModelForPreTraining` if there is such a model."""
+        if not self.objectives:
+            return dict(self.classes)
         return {**self.classes, "AutoModelForPreTraining": self.objective.model}
 
     @property

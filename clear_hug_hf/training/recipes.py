@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.errors import InputError
-from ..systems import DEFAULT_SYSTEM, SYSTEMS, Objective, load
+from ..systems import DEFAULT_SYSTEM, SYSTEMS, Objective, load, pretrainable_systems
 from ..utils.arguments import ArgumentParser, Arguments, nearest
 from .arguments import PretrainingArguments, augmentation_field
 
@@ -25,7 +25,7 @@ class Recipe(Arguments):
     _group = "model and data"
 
     system: str = field(
-        default=DEFAULT_SYSTEM, metadata={"help": "Family of models to pre-train.", "choices": tuple(SYSTEMS)}
+        default=DEFAULT_SYSTEM, metadata={"help": "Family of models to pre-train.", "choices": pretrainable_systems()}
     )
     size: str = field(
         default="tiny",

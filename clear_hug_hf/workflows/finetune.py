@@ -252,7 +252,7 @@ def finetune_and_report(
         save_figure(figure, pictures / "group_activations.png")
     if folders.has_decoder(folder):
         decoder, _ = folders.load_pretrained(folder)
-        if (picture := system_of(decoder).objective.picture) is not None:
+        if (picture := system_of(decoder).picture) is not None:
             load(picture)(decoder, sets[split], extractor, pictures / "reconstruction.png")
 
     for split in held_out:

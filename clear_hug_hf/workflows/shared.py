@@ -382,7 +382,7 @@ def system_options(system: str) -> str:
     """Options of `pretrain` for a system; empty for the default system."""
     from ..systems import DEFAULT_SYSTEM, SYSTEMS
 
-    teachers = [f" --{name.replace('_', '-')} {name.upper()}" for name in SYSTEMS[system].objective.teachers[:1]]
+    teachers = [f" --{name.replace('_', '-')} {name.upper()}" for name in SYSTEMS[system].teachers[:1]]
     return "".join(([] if system == DEFAULT_SYSTEM else [f" --system {system}"]) + teachers)
 
 

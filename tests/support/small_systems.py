@@ -45,6 +45,8 @@ class SmallSystem:
     """Hidden states of the encoder: those that go in, and of each layer."""
     captured: tuple[str, ...] = ()
     """Forms in which `torch.compile` captures every model whole, since none knows a value of a tensor."""
+    has_attention: bool = True
+    """Whether encoder and pre-training model return attention weights."""
     has_towers: bool = False
     """Whether encoders are models of transformers, and texts are read once each, so that the device is waited for."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class SmallSystem:
     def words(self, folder: Any) -> list[Any]:
         """What `clear-hug pretrain` needs to build it small, besides the recordings; `folder` holds a `teacher`."""
         words = [word for name, value in self.options.items() for word in ("--config-overrides", f"{name}={value}")]
-        if "signal_encoder" in self.system.objective.teachers:
+        if "signal_encoder" in self.system.teachers:
             words += ["--signal-encoder", folder / "teacher"]
         return ["--system", self.name, *words]
 
@@ -180,7 +182,7 @@ PAGES: dict[str, Any] = {
 }
 
 
-SMALL_SYSTEMS = {
+SMALL_SYSTEMS: dict[str, SmallSystem] = {
     system.name: system
     for system in (
         SmallSystem(
@@ -237,3 +239,5 @@ SMALL_SYSTEMS = {
         ),
     )
 }
+PRETRAINABLE = [name for name, small in SMALL_SYSTEMS.items() if small.system.objectives]
+"""Systems that `clear-hug pretrain` trains; the weights of others are converted."""
