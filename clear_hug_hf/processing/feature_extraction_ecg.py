@@ -443,7 +443,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             # Samples that are missing in all leads do not count against a lead; their windows are skipped instead.
             recorded = finite[present].any(axis=0)
             present = usable_leads(present, finite[:, recorded] if recorded.any() else finite, self.max_non_finite)
-            signal = repair_non_finite(np.where(present[:, None], signal, 0.0))
+            signal = self._repair(np.where(present[:, None], signal, 0.0))
 
         if self.do_mask_flat_leads:
             present = present & ~is_flat(signal)
@@ -453,18 +453,12 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         if "NU" not in units:
             check_amplitude(recorded_signal[present], rate, units)
 
-        if rate != self.sampling_rate:
-            if not self.do_resample:
-                raise InputError(
-                    f"the sampling rate of the recording ({rate:g} Hz) differs from that of the model "
-                    f"({self.sampling_rate:g} Hz): resample it, or set do_resample=True"
-                )
-            signal = self._resample(signal, rate)
-        if self.do_bandpass:
-            signal = bandpass(signal, self.sampling_rate, self.bandpass_low, self.bandpass_high, self.bandpass_order)
-        if self.do_rescale:
-            signal = np.array(signal)
-            signal[present] = rescale(signal[present], self.rescale_limit)
+        if rate != self.sampling_rate and not self.do_resample:
+            raise InputError(
+                f"the sampling rate of the recording ({rate:g} Hz) differs from that of the model "
+                f"({self.sampling_rate:g} Hz): resample it, or set do_resample=True"
+            )
+        signal = self._transform(signal, present, rate)
         return np.where(present[:, None], signal, np.float32(0.0)), present
 
     def detect(self, signals: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -646,6 +640,24 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
     def row_length(self, row: Mapping[str, Any]) -> int:
         """Length of the model input of a row of a prepared dataset, by which batches are grouped for [`trim`]."""
         return 0
+
+    def _repair(self, signal: np.ndarray) -> np.ndarray:
+        """Replace the NaN and Inf samples of the leads `(12, num_samples)`."""
+        return repair_non_finite(signal)
+
+    def _transform(self, signal: np.ndarray, present: np.ndarray, rate: float) -> np.ndarray:
+        """
+        Resample, filter and rescale finite leads `(12, num_samples)` at `rate` [Hz], of which `present` `(12,)` are
+        recorded. Subclasses with other steps, or another order, replace it.
+        """
+        if rate != self.sampling_rate:
+            signal = self._resample(signal, rate)
+        if self.do_bandpass:
+            signal = bandpass(signal, self.sampling_rate, self.bandpass_low, self.bandpass_high, self.bandpass_order)
+        if self.do_rescale:
+            signal = np.array(signal)
+            signal[present] = rescale(signal[present], self.rescale_limit)
+        return signal
 
     def _resample(self, signal: np.ndarray, rate: float) -> np.ndarray:
         """Resample finite leads to the sampling rate of the model."""
