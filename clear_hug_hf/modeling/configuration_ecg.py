@@ -286,7 +286,7 @@ class EcgConfig(PreTrainedConfig):
         Args:
             prefixes (`Iterable[str]`):
                 Field prefixes of the transformers. Each has `hidden_size`, `num_hidden_layers`, `num_attention_heads`
-                and `intermediate_size`.
+                and `intermediate_size`, and may have `head_dim`.
             rows (`int`):
                 Total number of rows in the embedding tables of the largest transformer.
             multiple_of (`int`, *optional*, defaults to 1):
@@ -298,7 +298,8 @@ class EcgConfig(PreTrainedConfig):
                 getattr(self, f"{prefix}{name}")
                 for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
             )
-            if width % heads:
+            head_dim = getattr(self, f"{prefix}head_dim", None)
+            if head_dim is None and width % heads:
                 raise ValueError(
                     f"{prefix}hidden_size={width} must be divisible by {prefix}num_attention_heads={heads}."
                 )
@@ -306,7 +307,7 @@ class EcgConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{prefix}hidden_size={width} must be divisible by {multiple_of} for its sinusoidal positions."
                 )
-            count += estimate_num_parameters(width, layers, inner, rows)
+            count += estimate_num_parameters(width, layers, inner, rows, heads * head_dim if head_dim else width)
         check_num_parameters(count)
 
     def _count_patches(self, num_samples: int, name: str) -> int:
@@ -367,9 +368,12 @@ class EcgConfig(PreTrainedConfig):
         self.label2id = {name: int(key) for key, name in labels.items()}
 
 
-def estimate_num_parameters(width: int, layers: int, inner: int, rows: int) -> int:
-    """Approximate number of parameters of transformer layers and of embedding tables with `rows` rows in total."""
-    return layers * (4 * width * width + 2 * width * inner) + rows * width
+def estimate_num_parameters(width: int, layers: int, inner: int, rows: int, attended: int | None = None) -> int:
+    """
+    Approximate number of parameters of transformer layers, whose heads have `attended` features in total (`width` by
+    default), and of embedding tables with `rows` rows in total.
+    """
+    return layers * (4 * width * (attended or width) + 2 * width * inner) + rows * width
 
 
 def check_num_parameters(count: int) -> None:

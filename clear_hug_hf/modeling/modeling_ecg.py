@@ -252,25 +252,26 @@ class EcgAttention(nn.Module):
 
     Args:
         config (`PreTrainedConfig`):
-            Its optional fields `qkv_bias` (default `True`) and `attention_probs_dropout_prob` (default 0) are used.
+            Its optional fields `qkv_bias` (default `True`), `head_dim` (default `hidden_size / num_heads`) and
+            `attention_probs_dropout_prob` (default 0) are used.
         hidden_size (`int`):
             Size of the hidden states.
         num_heads (`int`):
-            Number of attention heads. Must divide `hidden_size`.
+            Number of attention heads. Must divide `hidden_size` unless the config has a `head_dim`.
     """
 
     def __init__(self, config: PreTrainedConfig, hidden_size: int, num_heads: int):
         super().__init__()
         self.config = config
-        self.head_dim = hidden_size // num_heads
+        self.head_dim = getattr(config, "head_dim", None) or hidden_size // num_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = getattr(config, "attention_probs_dropout_prob", 0.0)
         self.is_causal = False
-        bias = getattr(config, "qkv_bias", True)
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
-        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
-        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
-        self.o_proj = nn.Linear(hidden_size, hidden_size)
+        bias, inner_size = getattr(config, "qkv_bias", True), num_heads * self.head_dim
+        self.q_proj = nn.Linear(hidden_size, inner_size, bias=bias)
+        self.k_proj = nn.Linear(hidden_size, inner_size, bias=bias)
+        self.v_proj = nn.Linear(hidden_size, inner_size, bias=bias)
+        self.o_proj = nn.Linear(inner_size, hidden_size)
 
     def forward(
         self,
@@ -304,7 +305,7 @@ class EcgAttention(nn.Module):
             output, weights = self.attend(query, key, value, attention_mask, **kwargs)
         else:
             output = attention_mask.attend(self, query, key, value, **kwargs)
-        return self.o_proj(output.reshape(hidden_states.shape)), weights
+        return self.o_proj(output.flatten(2)), weights
 
     def attend(
         self,
@@ -314,7 +315,7 @@ class EcgAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Compute states `(B, S, H, D / H)` and weights from queries, keys and values `(B, H, S, D / H)`."""
+        """Compute states `(B, S, H, head_dim)` and weights from queries, keys and values `(B, H, S, head_dim)`."""
         if attention_mask is not None and attention_mask.is_floating_point():
             attention_mask = attention_mask.to(query.dtype)  # autocast may have changed the dtype of the query
         dropout = self.attention_dropout if self.training else 0.0
@@ -366,7 +367,8 @@ class PreNormLayer(GradientCheckpointingLayer):
 
     Args:
         config (`PreTrainedConfig`):
-            Its fields `layer_norm_eps` and `hidden_act` are used, see also [`EcgAttention`].
+            Its fields `layer_norm_eps`, `hidden_act` and, if it has one, `hidden_dropout_prob` are used, see also
+            [`EcgAttention`].
         hidden_size, num_heads, intermediate_size (`int`):
             Sizes of this layer.
         drop_path_rate (`float`, *optional*, defaults to 0.0):
@@ -384,6 +386,7 @@ class PreNormLayer(GradientCheckpointingLayer):
         self.fc1 = nn.Linear(hidden_size, intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
+        self.dropout = Dropout(getattr(config, "hidden_dropout_prob", 0.0))
 
     def forward(
         self,
@@ -396,9 +399,9 @@ class PreNormLayer(GradientCheckpointingLayer):
         if positions is not None:
             hidden_states = hidden_states + positions
         attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + drop_path(attended, self.drop_path_rate, self.training)
-        expanded = self.fc2(self.activation(self.fc1(self.feed_forward_norm(hidden_states))))
-        return hidden_states + drop_path(expanded, self.drop_path_rate, self.training)
+        hidden_states = hidden_states + drop_path(self.dropout(attended), self.drop_path_rate, self.training)
+        expanded = self.fc2(self.dropout(self.activation(self.fc1(self.feed_forward_norm(hidden_states)))))
+        return hidden_states + drop_path(self.dropout(expanded), self.drop_path_rate, self.training)
 
 
 # ------------------------------------------------------------------------------------------------------------- losses
