@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
+import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..processing import InputError
+from ..utils.files import file_digest
+from .inert_pickle import StoredTensor, read_inert
 
 
 _PARALLEL = "module."
 # First bytes of files of torch.save: zip archives, or pickles before torch 1.6.
 _MAGIC = (b"PK\x03\x04", b"\x80")
+_SAFETENSORS = ".safetensors"
+_CHECKPOINTS = (".ckpt", ".pth", ".pt", _SAFETENSORS)
+# Names by which a zip archive of torch.save or TorchScript is known.
+_TORCH_FILES = ("data.pkl", "constants.pkl")
 _NAMED = 5
 
 
@@ -31,16 +41,20 @@ def summarize_names(names: Iterable[object]) -> str:
     return ", ".join(listed[:_NAMED]) + more
 
 
-def load_state_dict(path: str | Path, entry: str = "model") -> dict[str, torch.Tensor]:
+def load_state_dict(path: str | Path, entry: str = "model", foreign: bool = False) -> dict[str, torch.Tensor]:
     """
-    Load the tensors of a released file on the CPU, without running code from it: besides tensors, only plain values
-    and the `argparse.Namespace` of a training script's options are unpickled.
+    Load the tensors of a released file on the CPU, without running code from it: besides tensors, only plain values,
+    NumPy numbers and the `argparse.Namespace` of a training script's options are unpickled.
 
     Args:
         path (`str` or `Path`):
-            A file of `torch.save` with `{entry: state_dict, ...}` or a state dict, or a `.safetensors` file.
+            A file of `torch.save` with `{entry: state_dict, ...}` or a state dict, or a `.safetensors` file; or a zip
+            archive that contains exactly one such file, which is read without unpacking the archive.
         entry (`str`, *optional*, defaults to `"model"`):
             Key of the state dict in a file with several entries; `"state_dict"` is tried as well.
+        foreign (`bool`, *optional*, defaults to `False`):
+            Also read files that contain objects of other libraries, such as the hyper-parameters of Lightning. These
+            objects are neither imported nor called, and not returned. Otherwise such a file raises an error.
 
     Returns:
         `dict[str, torch.Tensor]`: The tensors, in the order of the file.
@@ -54,59 +68,146 @@ def load_state_dict(path: str | Path, entry: str = "model") -> dict[str, torch.T
         raise FileNotFoundError(f"the checkpoint {path} does not exist: check the path")
     if not path.is_file():
         raise InputError(f"{path} is a folder: name the checkpoint file in it")
-    try:
-        with path.open("rb") as file:
+    with open_checkpoint(path) as (unpacked, name):
+        label = str(path) if unpacked == path else f"{name} in {path}"
+        with unpacked.open("rb") as file:
             start = file.read(4)
+            if not start:
+                raise InputError(f"{label} is empty: download it again")
+            if unpacked.suffix == _SAFETENSORS:
+                try:
+                    return load_file(unpacked)
+                except SafetensorError as error:
+                    raise InputError(
+                        f"{label} is not a complete safetensors file ({error}): download it again"
+                    ) from error
+            if not start.startswith(_MAGIC):
+                raise InputError(
+                    f"{label} is not a checkpoint: name a file that torch.save wrote, or a .safetensors file"
+                )
+            can_map = _check_sums(unpacked, label)
+            checkpoint = _load_plain(unpacked, label, can_map, (lambda: read_inert(file)) if foreign else None)
+            return _find_state_dict(checkpoint, label, entry)
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[tuple[Path, str]]:
+    """
+    Unpack the only checkpoint in a zip archive to a temporary file. Other files are left where they are.
+
+    Args:
+        path (`Path`): The checkpoint or the archive.
+
+    Yields:
+        `tuple[Path, str]`: Path of the checkpoint, and its file name.
+
+    Raises:
+        InputError: If the file cannot be read, or the archive contains several checkpoints or is damaged.
+    """
+    try:
+        path.open("rb").close()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-    if not start:
-        raise InputError(f"{path} is empty: download it again")
-    if path.suffix == ".safetensors":
+    member = _find_member(path)
+    if member is None:
+        yield path, path.name
+        return
+    name = " ".join(member.filename.rpartition("/")[2].split())
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        # Names in an archive never become paths.
+        unpacked = Path(folder, "checkpoint").with_suffix(Path(name).suffix)
         try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a complete safetensors file ({error}): download it again") from error
-    if not start.startswith(_MAGIC):
-        raise InputError(f"{path} is not a checkpoint: name a file that torch.save wrote, or a .safetensors file")
-    _check_sums(path)
-    return _find_state_dict(_load_plain(path), path, entry)
+            with zipfile.ZipFile(path) as archive, archive.open(member) as packed, unpacked.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+        except Exception as error:  # a damaged or encrypted archive may fail with anything
+            raise InputError(f"{name} in {path} cannot be unpacked ({error}): download it again") from error
+        yield unpacked, name
 
 
-def _check_sums(path: Path) -> None:
-    """Verify the checksums of a zip archive, which torch does not."""
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 hex digest of a checkpoint, or of the only checkpoint in a zip archive."""
+    with open_checkpoint(path) as (unpacked, _):
+        return file_digest(unpacked)
+
+
+def _find_member(path: Path) -> zipfile.ZipInfo | None:
+    """The only checkpoint in a zip archive, or `None` for other files, such as those of torch.save."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # All checksums are zero if torch was configured not to compute them.
-            damaged = archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
-    except Exception:  # not an archive, or one for which `torch.load` reports the error
-        return
-    if damaged is not None:
-        raise InputError(f"{path} is damaged: the checksum of {damaged} in it is wrong; download it again")
+            members = [member for member in archive.infolist() if not member.is_dir()]
+    except Exception:  # not an archive, or damaged, of which the reader of checkpoints reports
+        return None
+    if any(member.filename.rpartition("/")[2] in _TORCH_FILES for member in members):
+        return None
+    # macOS adds a file of attributes for each file.
+    checkpoints = [
+        member
+        for member in members
+        if member.filename.endswith(_CHECKPOINTS) and not member.filename.rpartition("/")[2].startswith("._")
+    ]
+    if len(checkpoints) > 1:
+        names = summarize_names(member.filename for member in checkpoints)
+        raise InputError(f"{path} contains {len(checkpoints)} checkpoints ({names}): unpack it and name one of them")
+    return checkpoints[0] if checkpoints else None
 
 
-def _load_plain(path: Path) -> object:
+def _check_sums(path: Path, label: str) -> bool:
+    """
+    Verify the checksums of a zip archive, which torch does not. Returns whether its tensors can be mapped instead of
+    read, so that those of an optimizer need no memory.
+    """
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # All checksums are zero if torch was configured not to compute them.
+            damaged = archive.testzip() if any(entry.CRC for entry in entries) else None
+    except Exception:  # not an archive, or one for which `torch.load` reports the error
+        return False
+    if damaged is not None:
+        raise InputError(f"{label} is damaged: the checksum of {damaged} in it is wrong; download it again")
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+
+
+def _load_plain(path: Path, label: str, can_map: bool, read_foreign: Callable[[], object] | None) -> object:
+    """Load tensors and plain values, or if there are other objects, what `read_foreign` returns."""
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()]):
             warnings.simplefilter("ignore")  # about pickles that are refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle may fail with anything
         fault = "is damaged or incomplete, or torch.save did not write it: download it again"
         unsafe = "it is not loaded because it could run code, so ask its authors for a file with only the state dict"
-        if unpickled := re.search(r"GLOBAL (\S+)", str(error)):
-            fault = f"contains other objects than tensors and plain values ({unpickled[1]}): {unsafe}"
-        elif "TorchScript" in str(error):
+        if "TorchScript" in str(error):
             fault = f"is a TorchScript program: {unsafe}"
-        raise InputError(f"{path} {fault}") from error
+        elif read_foreign is not None:
+            with suppress(Exception):
+                return read_foreign()
+        elif unpickled := re.search(r"GLOBAL (\S+)", str(error)):
+            fault = f"contains other objects than tensors and plain values ({unpickled[1]}): {unsafe}"
+        raise InputError(f"{label} {fault}") from error
 
 
-def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, torch.Tensor]:
+def _numpy_scalars() -> list[Any]:
+    """What unpickles a NumPy number or truth value, such as a metric beside the weights, and no other NumPy object."""
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *{type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]},
+    ]
+
+
+def _find_state_dict(checkpoint: object, path: str, entry: str) -> dict[str, torch.Tensor]:
     if not isinstance(checkpoint, Mapping) or not checkpoint:
         raise InputError(
             f"{path} contains no state dict but {_describe_type(checkpoint)}: name a file with the weights of a model"
         )
     state_dict = next((checkpoint[name] for name in (entry, "state_dict") if name in checkpoint), checkpoint)
+    if isinstance(state_dict, Mapping):
+        state_dict = {key: _read_stored(value, path) for key, value in state_dict.items()}
     values = state_dict.values() if isinstance(state_dict, Mapping) else ()
     is_tensor = [isinstance(value, torch.Tensor) for value in values]
     if not any(is_tensor):
@@ -134,6 +235,17 @@ def _find_state_dict(checkpoint: object, path: Path, entry: str) -> dict[str, to
         # Saved from DistributedDataParallel.
         named = {key.removeprefix(_PARALLEL): value for key, value in named.items()}
     return named
+
+
+def _read_stored(value: object, path: str) -> object:
+    if not isinstance(value, StoredTensor):
+        return value
+    try:
+        return value.read()
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file may fail with anything
+        raise InputError(f"{path} is damaged or incomplete: download it again") from error
 
 
 def _describe_type(value: object) -> str:
@@ -290,10 +402,12 @@ def fill_model(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> N
 __all__ = [
     "build_model",
     "check_keys",
+    "checkpoint_digest",
     "count_layers",
     "fill_model",
     "load_state_dict",
     "name_size",
+    "open_checkpoint",
     "summarize_names",
     "num_heads",
     "tensor_shape",

@@ -12,6 +12,7 @@ from ..inference.pipeline_ecg_classification import EcgClassificationPipeline
 from ..processing import InputError
 from ..training.folders import CARD, CONVERSION, FOOTER
 from ..utils.files import RunFolder, atomic_folder, check_writable, file_digest, write_json
+from .checkpoints import checkpoint_digest, open_checkpoint
 
 
 # Files that a conversion writes.
@@ -31,7 +32,7 @@ def check_replaceable(folder: str | Path, path: Path) -> Path:
     folder = check_writable(folder, [CONVERSION], [path])
     remedy = "choose another folder, or delete it"
     run_folder = RunFolder(folder, CONVERSION, "conversion", remedy, written=_OUTPUT_FILES)
-    run_folder.open({"sha256": file_digest(path)} if path.is_file() else {})
+    run_folder.open({"sha256": checkpoint_digest(path)} if path.is_file() else {})
     if (folder / CARD).is_file() and FOOTER not in (folder / CARD).read_text(encoding="utf-8"):
         raise InputError(f"{folder} contains a {CARD} that no conversion wrote: move it, or choose another folder")
     return folder
@@ -59,10 +60,11 @@ def save_converted(
     # Cards need heavy libraries.
     from .model_card import RECORDING_CLASSIFIERS, make_card
 
+    with open_checkpoint(path) as (checkpoint, name):
+        source = {"file": name, "sha256": file_digest(checkpoint)}
     conversion: dict[str, Any] = {
         **facts,
-        "file": path.name,
-        "sha256": file_digest(path),
+        **source,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_attention_heads": model.config.num_attention_heads,
         "versions": {name: version(name) for name in ("clear-hug-hf", "torch", "transformers", "safetensors")},

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import sys
 import warnings
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from clear_hug_hf.hub.checkpoints import check_keys, fill_model, load_state_dict, summarize_names
+from clear_hug_hf.hub.checkpoints import (
+    check_keys,
+    checkpoint_digest,
+    fill_model,
+    load_state_dict,
+    summarize_names,
+)
 from clear_hug_hf.processing import InputError
+from clear_hug_hf.utils.files import file_digest
 
 
 @pytest.fixture
@@ -22,9 +33,9 @@ def tensors() -> dict[str, torch.Tensor]:
     return {"b.weight": torch.randn(40, 30, generator=generator), "a.bias": torch.randn(30, generator=generator)}
 
 
-def refuse(path: Path, match: str) -> None:
+def refuse(path: Path, match: str, **kwargs) -> None:
     with pytest.raises(InputError, match=match) as caught:
-        load_state_dict(path)
+        load_state_dict(path, **kwargs)
     assert "\n" not in str(caught.value)
     assert path.name in str(caught.value)
 
@@ -136,16 +147,183 @@ def test_when_a_file_is_a_program_or_a_whole_model_then_it_is_not_opened(tmp_pat
     refuse(tmp_path / "program.pth", "TorchScript program")
 
 
-# Damage
+# Objects of other libraries
+
+
+@pytest.fixture
+def make_foreign(monkeypatch):
+    """Makes objects of a class, of a subclass of dict and of one of list, of a library that is missing afterwards."""
+    module = ModuleType("foreign_library")
+    for name, base in (("Options", object), ("Table", dict), ("Row", list)):
+        setattr(module, name, type(name, (base,), {"__module__": "foreign_library"}))
+    monkeypatch.setitem(sys.modules, "foreign_library", module)
+
+    def make():
+        options = module.Options()
+        options.rate = module.Row([1, 2.5, options])
+        return {"options": options, "table": module.Table(a=options), "kind": module.Options}
+
+    return make
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+def test_when_a_file_holds_objects_of_a_missing_library_then_its_tensors_are_read_on_request(
+    tmp_path, tensors, make_foreign, monkeypatch, zipped
+):
+    base = torch.arange(12).reshape(3, 4)
+    weights = OrderedDict(
+        **tensors,
+        view=base[1:, ::2],
+        half=torch.ones(3).to(torch.bfloat16),
+        empty=torch.zeros(0, 2),
+        scalar=torch.tensor(True),
+        parameter=torch.nn.Parameter(torch.ones(2)),
+        tied=base,
+    )
+    weights._metadata = {"": {"version": 1}}
+    checkpoint = {"state_dict": weights, "hyper_parameters": make_foreign(), "optimizer": {"state": torch.ones(5)}}
+    path = tmp_path / "last.ckpt"
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
+    torch.save({"model": make_foreign()}, tmp_path / "no_tensors.ckpt", _use_new_zipfile_serialization=zipped)
+    monkeypatch.delitem(sys.modules, "foreign_library")
+
+    refuse(path, r"foreign_library\.\w+\): it is not loaded because it could run code")
+    loaded = load_state_dict(path, foreign=True)
+    assert list(loaded) == list(weights)
+    for key, tensor in weights.items():
+        assert loaded[key].dtype == tensor.dtype
+        assert torch.equal(loaded[key], tensor)
+    assert "foreign_library" not in sys.modules
+    refuse(
+        tmp_path / "no_tensors.ckpt",
+        r"no state dict, neither at the top level nor under 'model': its entries are 'model'",
+        foreign=True,
+    )
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_when_a_file_tries_to_run_a_command_then_nothing_runs_and_no_object_passes_for_a_tensor(
+    tmp_path, tensors, zipped
+):
+    made = tmp_path / "made by the file"
+    path = tmp_path / "bomb.ckpt"
+    bombs = [
+        Bomb(exec, f"open({str(made)!r}, 'w')"),
+        Bomb(Path.touch, made),
+        Bomb(pickle.loads, pickle.dumps(Bomb(Path.touch, made))),
+    ]
+    torch.save({"state_dict": tensors, "hyper_parameters": bombs}, path, _use_new_zipfile_serialization=zipped)
+    assert load_state_dict(path, foreign=True).keys() == tensors.keys()
+    torch.save({"state_dict": {**tensors, "c": bombs[0]}}, path, _use_new_zipfile_serialization=zipped)
+    refuse(path, r"values that are not tensors: c \(a exec\)", foreign=True)
+    torch.save(bombs[1], path, _use_new_zipfile_serialization=zipped)
+    refuse(path, "contains no state dict but a ", foreign=True)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["collections\nOrderedDict", "torch._utils\n_rebuild_tensor_v2", "torch._utils\n_rebuild_parameter"]
+)
+def test_when_a_file_tries_to_change_the_reader_then_later_files_are_read_as_before(tmp_path, tensors, name):
+    torch.save({"state_dict": tensors, "other": Strange()}, tmp_path / "good.ckpt")
+    # Sets attributes of the function that the file names, as a dict and as slots.
+    state = b"}(X\x07\x00\x00\x00__new__NX\x08\x00\x00\x00__init__Nu"
+    for change in (state, b"N" + state + b"\x86"):
+        with zipfile.ZipFile(tmp_path / "change.ckpt", "w") as archive:
+            archive.writestr("change/data.pkl", b"\x80\x02c" + name.encode() + b"\n" + change + b"b.")
+        refuse(tmp_path / "change.ckpt", "contains no state dict but a type", foreign=True)
+        assert load_state_dict(tmp_path / "good.ckpt", foreign=True).keys() == tensors.keys()
+
+
+def test_when_numpy_numbers_are_beside_the_weights_then_they_are_read_and_other_numpy_objects_are_not(
+    tmp_path, tensors
+):
+    for number, value in enumerate((np.float64(0.93), np.int64(7), np.float32(0.5), np.bool_(True))):
+        torch.save({"state_dict": tensors, "val_auroc": value}, tmp_path / f"{number}.pth")
+        assert load_state_dict(tmp_path / f"{number}.pth").keys() == tensors.keys()
+    torch.save({"state_dict": tensors, "scores": np.ones(3)}, tmp_path / "array.pth")
+    refuse(tmp_path / "array.pth", "other objects than tensors and plain values")
+    torch.save({"state_dict": tensors, "a": np.array([Strange()], dtype=object)[:1]}, tmp_path / "object.pth")
+    refuse(tmp_path / "object.pth", "other objects than tensors and plain values")
+
+
+# Archives
+
+
+def zip_files(path: Path, compression: int = zipfile.ZIP_DEFLATED, **files: Path) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("weights/", "")
+        archive.writestr("config.yaml", "rate: 240")
+        for name, file in files.items():
+            archive.write(file, name)
+    return path
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "name", ["last.ckpt", "weights/last.pth", "../../last.pt", "/etc/last.safetensors", "..\\last.pt"]
+)
+def test_when_an_archive_holds_a_checkpoint_then_it_is_read_without_unpacking(
+    tmp_path, tensors, make_foreign, name, compression
+):
+    whole = tmp_path / "whole"
+    if name.endswith(".safetensors"):
+        save_file(tensors, whole)
+    else:
+        torch.save({"state_dict": tensors, "hyper_parameters": make_foreign()}, whole)
+    (tmp_path / "folder").mkdir()
+    path = zip_files(
+        tmp_path / "folder" / "released.zip", compression, **{name: whole, "__MACOSX/._last.ckpt": Path(__file__)}
+    )
+    before = sorted(tmp_path.rglob("*"))
+    loaded = load_state_dict(path, foreign=True)
+    assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
+    assert checkpoint_digest(path) == file_digest(whole) == checkpoint_digest(whole)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_when_an_archive_is_ambiguous_or_damaged_then_one_sentence_names_it(tmp_path, tensors):
+    torch.save(tensors, tmp_path / "a.pth")
+    refuse(
+        zip_files(tmp_path / "two.zip", **{"a.pth": tmp_path / "a.pth", "b/a.pt": tmp_path / "a.pth"}),
+        r"contains 2 checkpoints \(a\.pth, b/a\.pt\): unpack it and name one of them",
+    )
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:3000])
+    refuse(
+        zip_files(tmp_path / "cut.zip", **{"cut.pth": tmp_path / "cut.pth"}),
+        r"^cut\.pth in \S+cut\.zip is damaged or incomplete",
+    )
+    path = zip_files(tmp_path / "flipped.zip", zipfile.ZIP_STORED, **{"a.pth": tmp_path / "a.pth"})
+    content = bytearray(path.read_bytes())
+    content[content.index(tensors["b.weight"].numpy().tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    refuse(path, r"^a\.pth in \S+ cannot be unpacked \(Bad CRC-32 .*\): download it again")
+    path.write_bytes(content[:2000])
+    refuse(path, "damaged or incomplete")
+
+
+# Damage
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+@pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
-def test_when_a_file_is_cut_off_then_it_says_to_download_it_again(tmp_path, tensors, zipped, share):
+def test_when_a_file_is_cut_off_then_it_says_to_download_it_again(tmp_path, tensors, zipped, share, foreign):
     torch.save({"model": tensors}, tmp_path / "whole.pth", _use_new_zipfile_serialization=zipped)
     content = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[: int(share * len(content))])
-    refuse(tmp_path / "cut.pth", "damaged or incomplete.* download it again")
+    refuse(tmp_path / "cut.pth", "damaged or incomplete.* download it again", foreign=foreign)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_when_a_file_with_foreign_objects_is_cut_off_then_it_is_refused(tmp_path, tensors, share):
+    for zipped in (True, False):
+        torch.save(
+            {"model": tensors, "other": Strange()}, tmp_path / "whole.pth", _use_new_zipfile_serialization=zipped
+        )
+        content = (tmp_path / "whole.pth").read_bytes()
+        (tmp_path / "cut.pth").write_bytes(content[: int(share * len(content))])
+        refuse(tmp_path / "cut.pth", "damaged or incomplete", foreign=True)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.99])
