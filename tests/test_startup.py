@@ -102,7 +102,8 @@ ORDERS = {
             if name == "pipeline":
                 return "ecg-classification" in transformers.pipelines.PIPELINE_REGISTRY.get_supported_tasks()
             auto_class = getattr(transformers, name)
-            configs = [transformers.AutoConfig.for_model(name) for name in SYSTEMS]
+            known = [system for system, one in SYSTEMS.items() if {"AutoConfig", name} <= one.auto_classes.keys()]
+            configs = [transformers.AutoConfig.for_model(system) for system in known]
             return name == "AutoConfig" or all(type(one) in auto_class._model_mapping for one in configs)
 
         with ThreadPoolExecutor(4) as threads:

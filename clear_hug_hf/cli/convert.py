@@ -12,8 +12,8 @@ ARGUMENTS = (ConvertArguments,)
 DESCRIPTION = f"""\
 Convert a checkpoint that a paper's authors released into a folder for from_pretrained, finetune, predict
 and publish. Writes the model, preprocessing as close to the authors' as possible, and a model card. Reads
-the architecture from the tensors, and uses every tensor. Refuses files that could run code without opening
-them.
+the architecture from the tensors, and names every tensor that it does not use. Refuses files that could run
+code without opening them.
 
 {_READS}"""
 EXAMPLES = f"{_CALLS}  clear-hug finetune --data ptb-xl --model converted/NAME --output-dir runs/superclasses\n"
@@ -21,12 +21,11 @@ EXAMPLES = f"{_CALLS}  clear-hug finetune --data ptb-xl --model converted/NAME -
 
 def run(arguments: ConvertArguments) -> int:
     """Run `convert` and return the exit status."""
-    facts = convert(arguments).facts
+    result = convert(arguments)
+    facts = result.facts
     size = f", {facts['size']} size" if facts["size"] else ""
-    say(
-        f"{facts['kind']}{size}: {facts['num_tensors']} tensors, {facts['num_parameters'] / 1e6:.1f} M parameters, "
-        "every tensor used"
-    )
+    parameters = f"{facts['num_parameters'] / 1e6:.1f} M parameters"
+    say(f"{facts['kind']}{size}: {parameters}, {result.tensors}")
     if facts["labels_known"] is False:
         say("the checkpoint has no label names, so they are LABEL_0, LABEL_1 ...: set them with --labels")
     say(f"written: {arguments.folder}")

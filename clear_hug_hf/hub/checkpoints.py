@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -39,6 +40,49 @@ def summarize_names(names: Iterable[object]) -> str:
     listed = [str(name) for name in names]
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
     return ", ".join(listed[:_NAMED]) + more
+
+
+def find_checkpoint(source: str | Path, hub_files: Sequence[str] = ()) -> Path:
+    """
+    The local path of a checkpoint, downloaded to the cache of Hugging Face if it is on the Hub. Only this one file is
+    downloaded, and nothing of it is run.
+
+    Args:
+        source (`str` or `Path`): A path, or `hf://ORG/NAME[@REVISION]`, optionally followed by `/FILE`.
+        hub_files (`Sequence[str]`, *optional*): Files to look for if none is named, in this order.
+
+    Raises:
+        InputError: If the name is invalid, or the file cannot be downloaded.
+    """
+    text = str(source)
+    if not text.startswith("hf:"):
+        return Path(source)
+    # `Path` collapses the two slashes.
+    organization, _, rest = text.removeprefix("hf:").lstrip("/").partition("/")
+    name, _, file = rest.partition("/")
+    name, at, revision = name.partition("@")
+    address = f"hf://{organization}/{name}"
+    if not organization or not name or (at and not revision):
+        raise InputError(f"{text} is not a checkpoint on the Hub: use hf://ORG/NAME or hf://ORG/NAME/FILE")
+    candidates = [file] if file else list(hub_files)
+    if not candidates:
+        raise InputError(f"{text} names no file: use {address}/FILE")
+    reason = ""
+    for candidate in candidates:
+        try:
+            return Path(hf_hub_download(f"{organization}/{name}", candidate, revision=revision or None))
+        except HFValidationError as error:
+            raise InputError(f"{text} is not a checkpoint on the Hub: use hf://ORG/NAME or hf://ORG/NAME/FILE") from (
+                error
+            )
+        except EntryNotFoundError:
+            reason = f"it has no file {' or '.join(candidates)}: use {address}/FILE"
+        except Exception as error:  # the types of errors of the Hub and of the network differ between versions
+            message = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(
+                f"{address} cannot be downloaded: check the name and the connection ({message})"
+            ) from error
+    raise InputError(f"{address} cannot be converted, since {reason}")
 
 
 def load_state_dict(path: str | Path, entry: str = "model", foreign: bool = False) -> dict[str, torch.Tensor]:
@@ -318,16 +362,22 @@ def count_layers(state_dict: Mapping[str, torch.Tensor], prefix: str) -> int:
     return max(1, len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}))
 
 
-def name_size(config: Any, prefixes: Sequence[str] = ("",)) -> str | None:
+def name_size(
+    config: Any,
+    prefixes: Sequence[str] = ("",),
+    names: Sequence[str] = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    sizes: Sequence[str] = ("base", "large"),
+) -> str | None:
     """
-    The released size of a model, `"base"` or `"large"`, or `None`.
+    The released size of a model: the name of the preset with the same sizes, or `None`.
 
     Args:
         config ([`EcgConfig`]): Config of the model.
-        prefixes (`Sequence[str]`, *optional*): Prefixes of the size fields of each of its transformers.
+        prefixes (`Sequence[str]`, *optional*): Prefixes of the size fields of each of its networks.
+        names (`Sequence[str]`, *optional*): Size fields; by default those of a transformer.
+        sizes (`Sequence[str]`, *optional*): Presets that were released.
     """
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    for size in [size for size in ("base", "large") if size in config.presets]:
+    for size in [size for size in sizes if size in config.presets]:
         preset = config.preset(size)
         if all(getattr(config, part + name) == getattr(preset, part + name) for part in prefixes for name in names):
             return size
@@ -405,6 +455,7 @@ __all__ = [
     "checkpoint_digest",
     "count_layers",
     "fill_model",
+    "find_checkpoint",
     "load_state_dict",
     "name_size",
     "open_checkpoint",

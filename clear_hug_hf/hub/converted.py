@@ -10,6 +10,7 @@ from typing import Any
 
 from ..inference.pipeline_ecg_classification import EcgClassificationPipeline
 from ..processing import InputError
+from ..systems import SYSTEMS
 from ..training.folders import CARD, CONVERSION, FOOTER
 from ..utils.files import RunFolder, atomic_folder, check_writable, file_digest, write_json
 from .checkpoints import checkpoint_digest, open_checkpoint
@@ -51,8 +52,9 @@ def save_converted(
         model ([`PreTrainedModel`]): The converted model.
         feature_extractor: Closest equivalent of the original preprocessing.
         auto_class (`str`): Auto class that loads all weights.
-        facts (`Mapping`): `system`, `kind`, `num_tensors`, `size`, `license_note` and other fields of
-            `conversion.json`.
+        facts (`Mapping`): `system`, `kind`, `num_tensors`, `size` and other fields of `conversion.json`; if tensors
+            are not used, `unused_tensors` with their names by reason; `license_note` if it is not that of the system's
+            released weights.
 
     Returns:
         `dict`: Content of `conversion.json`.
@@ -60,13 +62,18 @@ def save_converted(
     # Cards need heavy libraries.
     from .model_card import RECORDING_CLASSIFIERS, make_card
 
+    converter = SYSTEMS[model.config.model_type].converter
+    weights = converter.weights if converter is not None else None
+    if weights is not None:
+        facts = {"license_note": weights.license_note, "hub_license": weights.hub_license, **facts}
+    if (num_attention_heads := getattr(model.config, "num_attention_heads", None)) is not None:
+        facts = {**facts, "num_attention_heads": num_attention_heads}
     with open_checkpoint(path) as (checkpoint, name):
         source = {"file": name, "sha256": file_digest(checkpoint)}
     conversion: dict[str, Any] = {
         **facts,
         **source,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "num_attention_heads": model.config.num_attention_heads,
         "versions": {name: version(name) for name in ("clear-hug-hf", "torch", "transformers", "safetensors")},
     }
     number = conversion["num_parameters"]

@@ -482,9 +482,7 @@ def _made(
         verb = "Converted" if metrics is None else "**Encoder**: converted"
         paragraphs.append(
             f"{verb} from `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
-            f"{size} with {conversion['num_tensors']} tensors, all of which are used. The number of attention heads, "
-            f"{conversion['num_attention_heads']}, is not in the file."
-            + "".join(f" {note}" for note in _conversion_notes(conversion))
+            f"{size} with {tensor_counts(conversion)}." + "".join(f" {note}" for note in _conversion_notes(conversion))
         )
     if encoder is not None:
         recipe, system = _field(encoder, "recipe", PRETRAINING), _system(encoder)
@@ -524,8 +522,25 @@ def _made(
     return paragraphs or ["The training of these weights is not recorded. They may be untrained."]
 
 
+def tensor_counts(conversion: Mapping[str, Any]) -> str:
+    """Number of tensors of a converted file, and which ones are not used."""
+    text = f"{conversion['num_tensors']} tensors"
+    if not (unused := conversion.get("unused_tensors")):
+        return f"{text}, all of which are used"
+    reasons = "; ".join(f"{len(names)} are not used ({reason})" for reason, names in unused.items())
+    return f"{text}, of which {reasons}"
+
+
 def _conversion_notes(conversion: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about a converted file: what it does not contain, what it was trained on, and notes of its system."""
+    if "num_attention_heads" in conversion:
+        yield f"The number of attention heads, {conversion['num_attention_heads']}, is not in the file."
     system = SYSTEMS.get(str(conversion.get("system")).replace("-", "_"))
+    if system is not None and system.converter is not None and (weights := system.converter.weights) is not None:
+        yield (
+            f"Their authors, not `clear-hug-hf`, trained the weights ({weights.objective}) on {weights.data}: results "
+            "on recordings of these sources are not those of an external test."
+        )
     for name, by_value in (system.conversion_notes if system else {}).items():
         if (note := by_value.get(conversion.get(name, ""))) is not None:
             yield note

@@ -227,11 +227,6 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         return read_windows(self, inputs, windows, on_no_beats, all_beats, **metadata)
 
     @property
-    def keeps_unit(self) -> bool:
-        """Whether recordings in known units are in mV after [`clean`]; otherwise they are in normalized units."""
-        return not self.do_rescale
-
-    @property
     def window_samples(self) -> int:
         """Window length [samples at `sampling_rate`]."""
         return round(self.window_seconds * self.sampling_rate)
@@ -663,6 +658,23 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             signal = np.array(signal)
             signal[present] = rescale(signal[present], self.rescale_limit)
         return signal
+
+    def _lead_rows(self) -> list[int]:
+        """Rows of the leads that the model reads, among the 12 standard leads."""
+        return [STANDARD_LEADS.index(name) for name in self.lead_names]
+
+    def _require_leads(self, present: np.ndarray) -> None:
+        """
+        Check that a recording has every lead of a model that was not trained with missing leads.
+
+        Raises:
+            InputError: If a lead is missing.
+        """
+        if missing := [self.lead_names[index] for index, row in enumerate(self._lead_rows()) if not present[row]]:
+            raise InputError(
+                f"lead {', '.join(missing)} is missing or flat, but this model was trained on complete recordings "
+                "only: use another model, or set do_mask_flat_leads=False for leads that are recorded but flat"
+            )
 
     def _resample(self, signal: np.ndarray, rate: float) -> np.ndarray:
         """Resample finite leads to the sampling rate of the model."""

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from .errors import InputError
 from .feature_extraction_ecg import EcgFeatureExtractor
 from .leads import STANDARD_LEADS
-from .setting_checks import check_choice, check_list, check_number
+from .setting_checks import check_choice, check_lead_names, check_number
 
 
 logger = logging.get_logger(__name__)
@@ -48,7 +48,7 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
     model_settings: ClassVar[tuple[str, ...]] = ("lead_names", "patch_size")
 
     sampling_rate = 250.0
-    lead_names: Annotated[Sequence[str], partial(check_list, kind=str)] = INDEPENDENT_LEADS
+    lead_names: Annotated[Sequence[str], check_lead_names] = INDEPENDENT_LEADS
     patch_size: int = 50
     resample_method: Annotated[str, partial(check_choice, choices=RESAMPLE_METHODS)] = "polyphase"
 
@@ -56,10 +56,6 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
         """See [`EcgFeatureExtractor.check_settings`]."""
         super().check_settings()
         self.lead_names = list(self.lead_names)
-        if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
-            raise InputError(f"lead_names must contain at least one lead and no duplicates, got {self.lead_names}")
-        if unknown := [name for name in self.lead_names if name not in STANDARD_LEADS]:
-            raise InputError(f"unknown lead {unknown[0]!r} in lead_names: choose from {', '.join(STANDARD_LEADS)}")
         check_number("patch_size", self.patch_size, 1, self.window_samples, integer=True)
         if self.window_samples % self.patch_size:
             raise InputError(
@@ -111,9 +107,6 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
             )
         lead_mask = np.stack(list(lead_masks)).astype(bool)[:, rows]
         return {"input_values": input_values, "lead_mask": lead_mask, "attention_mask": attention_mask}
-
-    def _lead_rows(self) -> list[int]:
-        return [STANDARD_LEADS.index(name) for name in self.lead_names]
 
     def _resample(self, signal: np.ndarray, rate: float) -> np.ndarray:
         if self.resample_method == "polyphase":

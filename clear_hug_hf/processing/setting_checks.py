@@ -13,6 +13,7 @@ from reprlib import repr as short
 from typing import Annotated, Any, ClassVar, Self, get_origin
 
 from .errors import InputError
+from .leads import STANDARD_LEADS
 
 
 MAX_SAMPLING_RATE = 10_000.0
@@ -71,6 +72,15 @@ def check_list(name: str, value: Any, kind: type, length: int | None = None) -> 
     ):
         count = "a list of" if length is None else f"{length}"
         raise InputError(f"{name} must be {count} {plural}, got {short(value)}")
+
+
+def check_lead_names(name: str, value: Any) -> None:
+    """Check that a setting is a list of distinct standard leads, see [`check_number`] for errors."""
+    check_list(name, value, str)
+    if not value or len(set(value)) != len(value):
+        raise InputError(f"{name} must contain at least one lead and no duplicates, got {list(value)}")
+    if unknown := [lead for lead in value if lead not in STANDARD_LEADS]:
+        raise InputError(f"unknown lead {unknown[0]!r} in {name}: choose from {', '.join(STANDARD_LEADS)}")
 
 
 Flag = Annotated[bool, check_flag]

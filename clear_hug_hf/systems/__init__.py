@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any
 
-from .base import Converter, ConverterOption, Objective, System, load
+from .base import Converter, ConverterOption, Objective, ReleasedWeights, System, load
 
 
 GROUP = "clear_hug_hf.systems"
@@ -93,6 +93,7 @@ __all__ = [
     "Converter",
     "ConverterOption",
     "Objective",
+    "ReleasedWeights",
     "System",
     "head_types",
     "load",

@@ -86,6 +86,34 @@ class ConverterOption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleasedWeights:
+    """
+    Facts about weights that their authors released, for model cards and the documentation.
+
+    Args:
+        data (`str`): Number and source of the recordings that they were trained on.
+        objective (`str`): Pre-training objective.
+        num_parameters (`str`): Number of parameters, such as `"30.8 M"`.
+        inputs (`str`): Leads, window and sampling rate.
+        source (`str`): Where to get the files, in Markdown.
+        license_note (`str`): What the authors state about the license of code and weights, as a sentence without a
+            full stop.
+        hub_license (`str`, *optional*): Identifier of the weights' license on the Hub, if they state one.
+        hub_files (`tuple[str, ...]`, *optional*): Names of checkpoints in a repository on the Hub, the one that is
+            converted by default first.
+    """
+
+    data: str
+    objective: str
+    num_parameters: str
+    inputs: str
+    source: str
+    license_note: str
+    hub_license: str | None = None
+    hub_files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Converter:
     """
     Converts a checkpoint that the authors of the paper released into a model folder.
@@ -96,12 +124,14 @@ class Converter:
         reads (`str`): Supported checkpoints, for the help of the command line.
         example (`str`): Example of checkpoint and folder, for the help of the command line.
         options (`Mapping[str, ConverterOption]`, *optional*): Options by name.
+        weights ([`ReleasedWeights`], *optional*): Facts about the released weights.
     """
 
     function: str
     reads: str
     example: str
     options: Mapping[str, ConverterOption] = field(default_factory=dict)
+    weights: ReleasedWeights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,8 +53,12 @@ class ConvertArguments(_Options):
             "choices": tuple(CONVERTERS),
         }
     )
-    checkpoint: Path = field(
-        metadata={"help": "A .pth or .safetensors file.", "positional": True, "metavar": "CHECKPOINT"}
+    checkpoint: str = field(
+        metadata={
+            "help": "A .pth, .pt, .ckpt or .safetensors file, or hf://ORG/NAME[/FILE] on the Hub.",
+            "positional": True,
+            "metavar": "CHECKPOINT",
+        }
     )
     folder: Path = field(
         metadata={
@@ -67,9 +71,10 @@ class ConvertArguments(_Options):
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """Facts of a conversion, as in `conversion.json`."""
+    """Facts of a conversion, as in `conversion.json`, and a text about the tensors of the checkpoint."""
 
     facts: dict[str, Any]
+    tensors: str
 
 
 def convert(arguments: ConvertArguments) -> ConvertResult:
@@ -78,8 +83,12 @@ def convert(arguments: ConvertArguments) -> ConvertResult:
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
-        InputError: If the checkpoint is of another model or could run code, or an option is missing or unknown.
+        InputError: If the checkpoint cannot be downloaded, is of another model or could run code, or an option is
+            missing or unknown.
     """
+    from ..hub.checkpoints import find_checkpoint
+    from ..hub.model_card import tensor_counts
+
     quiet_libraries()
     converter = CONVERTERS[arguments.system]
     values = {name: value for name, *_ in _OPTIONS if (value := getattr(arguments, name)) is not None}
@@ -87,7 +96,9 @@ def convert(arguments: ConvertArguments) -> ConvertResult:
         raise InputError(f"{arguments.system} has no option {_option(unknown[0])}: leave it out")
     try:
         keywords = {converter.options[name].keyword or name: value for name, value in values.items()}
-        return ConvertResult(load(converter.function)(arguments.checkpoint, arguments.folder, **keywords))
+        path = find_checkpoint(arguments.checkpoint, converter.weights.hub_files if converter.weights else ())
+        facts = load(converter.function)(path, arguments.folder, **keywords)
+        return ConvertResult(facts, tensor_counts(facts))
     except InputError as error:
         # The error names the argument of the function; the user needs the option.
         names = "|".join(name for name, *_ in _OPTIONS)

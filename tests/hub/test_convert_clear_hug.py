@@ -272,7 +272,7 @@ def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_pa
     run("convert", "clear-hug", path, tmp_path / "hug", *heads, *labels)
     printed = capsys.readouterr().out
     assert "CLEAR-HUG classifier: " in printed
-    assert "every tensor used" in printed
+    assert "tensors, all of which are used" in printed
     facts = json.loads((tmp_path / "hug" / "conversion.json").read_text())
     card = (tmp_path / "hug" / "README.md").read_text()
     for words in (

@@ -200,6 +200,8 @@ def test_when_preset_is_unknown_then_it_is_refused(config_class, names):
     ],
 )
 def test_when_a_shared_field_makes_no_sense_then_it_is_refused(config_class, fields, message):
+    if fields.keys() == {"initializer_range"} and not hasattr(config_class, "initializer_range"):
+        pytest.skip("initializes weights by their number of inputs")
     with pytest.raises(ValueError, match=message):
         config_class(**fields)
 

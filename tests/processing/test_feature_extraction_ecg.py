@@ -24,6 +24,10 @@ from clear_hug_hf.systems import SYSTEMS
 SHIPPED = sorted((Path(__file__).parents[2] / "model_cards").glob("*/preprocessor_config.json"))
 OF_LOADING = {"auto_map", "feature_extractor_type", "image_processor_type"}
 EIGHT = [0, 1, *range(6, 12)]
+# They interpolate from the first to the last sample, which stretches a recording by up to a sample.
+STRETCHING = {SYSTEMS["ecg_founder"].feature_extractor}
+# They refuse recordings that lack a lead.
+COMPLETE = {SYSTEMS["ecg_founder"].feature_extractor}
 NO_BEATS = np.empty(0, dtype=np.int64)
 
 
@@ -76,18 +80,22 @@ def test_when_limb_leads_are_absent_then_they_are_derived_but_never_from_normali
     signal, present = extractor.clean(waveform[EIGHT], **known(lead_names=names))
     np.testing.assert_allclose(signal, extractor.clean(waveform, **known())[0], atol=1e-5)
     assert present.all()
+    if kind in COMPLETE:
+        with pytest.raises(InputError, match="lead III, aVR, aVL, aVF is missing or flat, but this model was"):
+            extractor.clean(waveform[EIGHT], **known(lead_names=names, unit="NU"))
+        return
     _, present = extractor.clean(waveform[EIGHT], **known(lead_names=names, unit="NU"))
     assert np.flatnonzero(present).tolist() == EIGHT
 
 
 @pytest.mark.parametrize("rate", [50.0, 100.0, 250.0, 257.0, 400.0, 1000.0])
 def test_when_the_rate_differs_then_the_same_beats_are_found(extractor, rate: float) -> None:
-    extractor = extractor.replace(detector="multilead")  # the default of most; others place peaks less exactly
     expected = extractor(make_pulses(), **known(), return_r_peaks=True)["r_peaks"]
     np.testing.assert_allclose(expected[0] / extractor.sampling_rate, np.arange(0.4, 9.8, 60 / 72), atol=0.01)
     result = extractor(make_pulses(rate=rate), **known(sampling_rate=rate), return_r_peaks=True)["r_peaks"]
     assert result.shape == expected.shape
-    assert np.abs(result - expected).max() <= 0.01 * extractor.sampling_rate
+    tolerance = max(0.01, 1 / rate) if type(extractor) in STRETCHING else 0.01
+    assert np.abs(result - expected).max() <= tolerance * extractor.sampling_rate
 
 
 def test_when_recordings_of_different_lengths_and_rates_are_batched_then_each_equals_itself_alone(extractor) -> None:
@@ -101,7 +109,7 @@ def test_when_recordings_of_different_lengths_and_rates_are_batched_then_each_eq
 
 
 def test_when_the_recording_is_longer_than_the_window_then_the_choice_decides_what_is_seen(extractor) -> None:
-    waveform, extractor = make_pulses(27.0), extractor.replace(detector="multilead")
+    waveform = make_pulses(27.0)
 
     def starts(**choice: Any) -> list[int]:
         return extractor(waveform, **known(), return_windows=True, **choice)["window_starts"].tolist()
@@ -135,7 +143,8 @@ def test_when_recordings_are_prepared_then_their_rows_give_what_the_extractor_gi
         assert batch["labels"].tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
         for name, values in expected.items():
             assert batch[name].dtype == values.dtype
-            _assert_alike(batch[name], values, atol=1e-4)
+            # Rows are stored in small steps [mV], which normalization to a standard deviation of 1 enlarges.
+            _assert_alike(batch[name], values, atol=5e-4 if type(extractor) in COMPLETE else 1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------- beats
@@ -212,6 +221,10 @@ def test_when_a_lead_is_flat_or_mostly_nan_then_it_is_masked_and_the_others_do_n
     complete = _inputs(extractor, waveform, **known())
     waveform[7] = 0.3
     waveform[8, 100:3000] = np.nan
+    if type(extractor) in COMPLETE:
+        with pytest.raises(InputError, match="lead V2, V3 is missing or flat, but this model was trained on complete"):
+            extractor.clean(waveform, **known())
+        return
     signal, present = extractor.clean(waveform, **known())
     assert np.flatnonzero(~present).tolist() == [7, 8]
     np.testing.assert_allclose(signal, np.where(present[:, None], expected, 0.0), atol=1e-5)
@@ -284,7 +297,9 @@ def test_when_settings_are_replaced_then_they_are_checked_and_the_extractor_stay
 
 
 def test_when_a_step_is_overridden_then_only_that_call_changes(extractor) -> None:
-    drifting = make_pulses() + 3.0 * np.sin(np.arange(5000) / RATE)
+    if type(extractor) in COMPLETE:
+        extractor = extractor.replace(preprocessing="evaluation")  # without filters of its own
+    drifting = 4.0 * make_pulses() + 3.0 * np.sin(np.arange(5000) / RATE)
 
     def made(**step: Any) -> np.ndarray:
         return _inputs(extractor, drifting, **known(), r_peaks=np.array([700, 1200]), **step)
@@ -357,7 +372,7 @@ def test_when_settings_make_no_sense_then_they_are_refused_for_good_and_for_a_ca
             {"waveforms": [make_pulses(), np.zeros((12, 5000))]},
             r"^recording 1: the recording contains no signal: all leads are flat",
         ),
-        ({"do_resample": False}, "set do_resample=True"),
+        ({"do_resample": False, "sampling_rate": 400.0}, "set do_resample=True"),
     ],
 )
 def test_when_the_input_cannot_be_used_then_the_message_says_what_was_wrong(extractor, changes, message) -> None:

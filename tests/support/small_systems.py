@@ -41,10 +41,14 @@ class SmallSystem:
     """Other settings by name, whose numbers must agree between implementations, too."""
     frozen: tuple[str, ...] = ()
     """Parts whose parameters are never trained."""
+    lora_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear maps of the encoder that LoRA adapts."""
     num_states: int = 3
     """Hidden states of the encoder: those that go in, and of each layer."""
     captured: tuple[str, ...] = ()
     """Forms in which `torch.compile` captures every model whole, since none knows a value of a tensor."""
+    any_length: bool = False
+    """Whether recordings may have any number of samples."""
     has_attention: bool = True
     """Whether encoder and pre-training model return attention weights."""
     has_towers: bool = False
@@ -151,22 +155,6 @@ def make_pages(count: int = 2, width: int = 96) -> Batch:
     }
 
 
-def make_sentences(num_beats: int = 24, real_beats: tuple[int, ...] = (24, 15)) -> Batch:
-    """Recordings of so many real beats of two leads, and zeros up to `num_beats`."""
-    generator = torch.Generator().manual_seed(1)
-    count = len(real_beats)
-    is_real = torch.arange(num_beats) < torch.tensor(real_beats)[:, None]
-    words = torch.arange(num_beats).expand(count, -1)
-    half = torch.tensor(real_beats)[:, None].float().div(2).ceil().long()
-    return {
-        "input_values": torch.randn((count, num_beats, 96), generator=generator) * is_real[..., None],
-        "lead_ids": (1 + words // half) * is_real,
-        "time_ids": (1 + words % half) * is_real,
-        "bool_masked_pos": words % 3 == 1,
-        "codes": torch.randint(0, 16, (count, num_beats), generator=generator),
-    }
-
-
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 BEATS = {
     **SIZES,
@@ -182,7 +170,6 @@ PATCHES = {
     "num_samples": 240,
     "patch_size": 20,
 }
-SENTENCES = {**SIZES, "head_dim": 6, "num_beats": 24, "vocab_size": 16, "code_dim": 8, "decoder_num_hidden_layers": 1}
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {**TOWER, "model_type": "vit", "image_size": 64, "patch_size": 16}
 CLIP = {**VIT, "model_type": "clip_vision_model", "image_size": 96, "projection_dim": 8}
@@ -197,6 +184,14 @@ PAGES: dict[str, Any] = {
     "projection_dim": 24,
     **{f"decoder_{name}": value for name, value in TOWER.items()},
 }
+
+
+def _recordings(num_samples: int = 600) -> Batch:
+    """Two recordings of twelve leads, normalized."""
+    return {"input_values": torch.randn((2, 12, num_samples), generator=torch.Generator().manual_seed(1))}
+
+
+CONVOLUTIONS = {"stem_channels": 8, "stage_channels": [8, 16, 16], "stage_depths": [1, 2, 1], "group_size": 4}
 
 
 SMALL_SYSTEMS: dict[str, SmallSystem] = {
@@ -236,14 +231,6 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             },
         ),
         SmallSystem(
-            "heartlang",
-            {**SENTENCES, **WIDE},
-            make_sentences,
-            frozen=("codebook.",),
-            captured=("",),
-            options={name: size for name, size in SENTENCES.items() if name != "num_beats"},
-        ),
-        SmallSystem(
             "ecg_scan",
             PAGES,
             make_pages,
@@ -261,6 +248,18 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
                 "decoder_num_hidden_layers": 1,
                 "decoder_num_attention_heads": 2,
             },
+        ),
+        SmallSystem(
+            "ecg_founder",
+            CONVOLUTIONS,
+            _recordings,
+            forms={"narrow": {"bottleneck_ratio": 0.5, "kernel_size": 5}},
+            any_length=True,
+            has_attention=False,
+            lora_modules=("squeeze", "excite"),
+            num_states=4,
+            captured=("", "narrow"),
+            options=CONVOLUTIONS,
         ),
     )
 }

@@ -214,7 +214,8 @@ def test_when_peft_adapts_a_classifier_then_it_trains_and_what_is_saved_gives_th
     kind.classifier(num_labels=3).save_pretrained(tmp_path / "base")
     model = kind.system.classifier.from_pretrained(tmp_path / "base")
     adapted = peft.get_peft_model(
-        model, peft.LoraConfig(task_type=task, r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["head"])
+        model,
+        peft.LoraConfig(task_type=task, r=2, target_modules=[*kind.system.lora_modules], modules_to_save=["head"]),
     )
     rows, seen = Rows(kind, torch.tensor([0, 2, 1, 1, 0, 2])), []
     before = {name: one.clone() for name, one in adapted.named_parameters() if one.requires_grad}
@@ -234,7 +235,9 @@ def test_when_peft_adapts_a_classifier_then_it_trains_and_what_is_saved_gives_th
 def test_when_peft_adapts_an_encoder_then_its_states_come_out(kind: Kind, task: str | None) -> None:
     peft = pytest.importorskip("peft")
     encoder = kind.system.encoder(kind.config())
-    adapted = peft.get_peft_model(encoder, peft.LoraConfig(task_type=task, r=2, target_modules=["q_proj"]))
+    adapted = peft.get_peft_model(
+        encoder, peft.LoraConfig(task_type=task, r=2, target_modules=[*kind.system.lora_modules[:1]])
+    )
     adapted(**kind.batch()).lead_states.sum().backward()
     untouched = {name for name, one in adapted.named_parameters() if one.requires_grad and one.grad is None}
     # What does not see recordings or pages has no part in it.
