@@ -178,8 +178,8 @@ def _cleaned_batches(
             description = recording.waveform, recording.sampling_rate, recording.lead_names, recording.unit
             signal, lead_mask = extractor.clean(*description)
             units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
-            # The extractor converts every other unit to mV, unless it rescales each recording.
-            unit = "NU" if extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
+            # The extractor converts every other unit to mV, unless it scales the recordings.
+            unit = "NU" if not extractor.keeps_unit or "NU" in map(canonical_unit, units) else "mV"
             blank = find_blank_samples(*description[:2]) if extractor.do_mask_flat_leads else None
             batch.append(_Cleaned(record, unit, signal, lead_mask, blank, measure_quality(*description)))
         except Exception as error:  # an unusable file must not stop the others

@@ -25,15 +25,16 @@ _NOT_STORED = frozenset(
     (
         *("num_beats", "beat_length", "patch_size", "lead_names", "windows", "stride_seconds", "on_no_beats"),
         # Beats are cut and pages drawn when rows are collated.
-        "use_beat_features",
+        *("use_beat_features", "num_time_embeddings", "on_lost_beats"),
         *("layout", "image_size", "image_mean", "image_std", "do_find_page"),
     )
 )
 
 
 # Settings that a new classifier adopts from its training data instead of its encoder: Pan et al. (2026) rescale
-# CPSC2018 and CSN, and read five seconds of CPSC2018, with an encoder that was pre-trained without either.
-_ADOPTED_SETTINGS = ("do_rescale", "rescale_limit", "window_seconds")
+# CPSC2018 and CSN, and read five seconds of CPSC2018, with an encoder that was pre-trained without either. Other
+# authors scale each data set in its own way, too.
+_ADOPTED_SETTINGS = ("do_rescale", "rescale_limit", "window_seconds", "scaling", "signal_mean", "signal_std")
 
 
 def is_prepared(folder: str | Path) -> bool:

@@ -21,6 +21,25 @@ def pad_peaks(r_peaks: Sequence[np.ndarray]) -> np.ndarray:
     return padded
 
 
+def group_beats(r_peaks: np.ndarray, num_samples: int, max_beats: int) -> list[tuple[np.ndarray, int, int]]:
+    """
+    Divide the beats of a window into groups of nearly equal size.
+
+    Args:
+        r_peaks (`np.ndarray`): R peaks of the window in ascending order [samples].
+        num_samples (`int`): Length of the window.
+        max_beats (`int`): Maximum number of beats of a group.
+
+    Returns:
+        `list[tuple[np.ndarray, int, int]]`: Indices of the beats of each group, and its start and end [samples],
+        midway between two beats. A window without beats is one empty group.
+    """
+    groups = np.array_split(np.arange(len(r_peaks)), max(1, -(-len(r_peaks) // max_beats)))
+    # Rounded up, so that even peaks at adjacent samples are in different groups.
+    bounds = [(int(r_peaks[group[0] - 1]) + int(r_peaks[group[0]]) + 1) // 2 for group in groups[1:]]
+    return list(zip(groups, [0, *bounds], [*bounds, num_samples], strict=True))
+
+
 def describe_beats(
     beats: np.ndarray, beat_mask: np.ndarray, r_peaks: np.ndarray, sampling_rate: float = 100.0
 ) -> np.ndarray:

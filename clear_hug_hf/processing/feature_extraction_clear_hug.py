@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from .beats import cut_beats, describe_beats, pad_peaks
+from .beats import cut_beats, describe_beats, group_beats, pad_peaks
 from .errors import InputError
 from .feature_extraction_ecg import EcgFeatureExtractor, Part
 from .leads import STANDARD_LEADS
@@ -97,13 +96,10 @@ class ClearHugFeatureExtractor(EcgFeatureExtractor):
         features = self._cut(signals, r_peaks, lead_masks, max_beats)
         parts, firsts, counts = [], [], []
         for window, (signal, peaks) in enumerate(zip(signals, r_peaks, strict=True)):
-            groups = np.array_split(np.arange(len(peaks)), max(1, -(-len(peaks) // self.num_beats)))
-            # Rounded up, so that even peaks at adjacent samples are in different parts.
-            bounds = [(int(peaks[group[0] - 1]) + int(peaks[group[0]]) + 1) // 2 for group in groups[1:]]
-            edges = [0, *bounds, signal.shape[-1]]
-            parts += [Part(window, *pair) for pair in pairwise(edges)]
-            firsts += [int(group[0]) if group.size else 0 for group in groups]
-            counts += [group.size for group in groups]
+            for group, start, stop in group_beats(peaks, signal.shape[-1], self.num_beats):
+                parts.append(Part(window, start, stop))
+                firsts.append(int(group[0]) if group.size else 0)
+                counts.append(group.size)
         valid = np.arange(self.num_beats) < np.array(counts)[:, None]
         beats = np.where(valid, np.array(firsts)[:, None] + np.arange(self.num_beats), 0)
         rows = np.array([part.window for part in parts])

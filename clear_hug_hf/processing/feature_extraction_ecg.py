@@ -227,6 +227,11 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         return read_windows(self, inputs, windows, on_no_beats, all_beats, **metadata)
 
     @property
+    def keeps_unit(self) -> bool:
+        """Whether recordings in known units are in mV after [`clean`]; otherwise they are in normalized units."""
+        return not self.do_rescale
+
+    @property
     def window_samples(self) -> int:
         """Window length [samples at `sampling_rate`]."""
         return round(self.window_seconds * self.sampling_rate)

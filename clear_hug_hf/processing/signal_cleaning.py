@@ -8,7 +8,7 @@ configure the steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -167,56 +167,98 @@ def resample(signals: np.ndarray, sampling_rate: float, target_rate: float) -> n
     """
     if sampling_rate == target_rate:
         return signals
-    ratio = Fraction(target_rate).limit_denominator(10_000) / Fraction(sampling_rate).limit_denominator(10_000)
-    ratio = ratio.limit_denominator(10_000)
-    up, down = ratio.numerator, ratio.denominator
+    up, down = rate_ratio(sampling_rate, target_rate)
     x = signals.reshape(-1, signals.shape[-1])
     if x.dtype.kind != "f":
         x = x.astype(np.float64)
     num_samples = x.shape[1]
     num_out = -(-num_samples * up // down)
-    num_blocks = -(-num_out // _BLOCK)
     filters, reach = _polyphase_filters(up, down, x.dtype.str)
-    kinds, width, _ = filters.shape
-    starts = np.arange(num_blocks) * _BLOCK * down // up
-
     # Extrapolate along the line through the first and last sample: zero padding would add a step at each end if the
     # baseline drifts.
     slope = (x[:, -1:] - x[:, :1]) / max(num_samples - 1, 1)
-    behind = max(int(starts[-1]) + width - reach - num_samples, 0)
-    before = x[:, :1] - slope * np.arange(reach, 0, -1, dtype=x.dtype)
-    after = x[:, -1:] + slope * np.arange(1, behind + 1, dtype=x.dtype)
+
+    def extrapolate(before: int, behind: int) -> tuple[np.ndarray, np.ndarray]:
+        start = x[:, :1] - slope * np.arange(before, 0, -1, dtype=x.dtype)
+        return start, x[:, -1:] + slope * np.arange(1, behind + 1, dtype=x.dtype)
+
+    resampled = apply_polyphase(x, up, down, filters, reach, num_out, extrapolate)
+    return resampled.reshape(*signals.shape[:-1], num_out)
+
+
+def rate_ratio(sampling_rate: float, target_rate: float) -> tuple[int, int]:
+    """The ratio of the target rate to the sampling rate in lowest terms."""
+    ratio = Fraction(target_rate).limit_denominator(10_000) / Fraction(sampling_rate).limit_denominator(10_000)
+    ratio = ratio.limit_denominator(10_000)
+    return ratio.numerator, ratio.denominator
+
+
+def apply_polyphase(
+    x: np.ndarray,
+    up: int,
+    down: int,
+    filters: np.ndarray,
+    reach: int,
+    num_out: int,
+    extend: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """
+    Resample rows by matrix products.
+
+    The product of `width` input samples and a matrix is a block of output samples, which is several times faster than
+    filtering tap by tap. Block `b` uses matrix `b % kinds` and starts `reach` samples before input sample
+    `b * block * down // up`.
+
+    Args:
+        x (`np.ndarray` of shape `(rows, num_samples)`): Signals.
+        up, down (`int`): Ratio of the rates.
+        filters (`np.ndarray` of shape `(kinds, width, block)`): Matrices.
+        reach (`int`): Input samples before a block that its matrix reads.
+        num_out (`int`): Number of output samples.
+        extend (`Callable`): Returns the given numbers of samples before and behind the signals.
+
+    Returns:
+        `np.ndarray` of shape `(rows, num_out)`.
+    """
+    kinds, width, block = filters.shape
+    num_blocks = -(-num_out // block)
+    starts = np.arange(num_blocks) * block * down // up
+    before, after = extend(reach, max(int(starts[-1]) + width - reach - x.shape[1], 0))
     windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([before, x, after], axis=1), width, axis=1)
-    resampled = np.empty((len(x), num_blocks, _BLOCK), dtype=x.dtype)
+    resampled = np.empty((len(x), num_blocks, block), dtype=x.dtype)
     step = kinds * -(-_BLOCKS_AT_ONCE // kinds)
     for first in range(0, num_blocks, step):
         for kind in range(kinds):
             part = slice(first + kind, first + step, kinds)
             resampled[:, part] = windows[:, starts[part]] @ filters[kind]
-    return resampled.reshape(len(x), -1)[:, :num_out].reshape(*signals.shape[:-1], num_out)
+    return resampled.reshape(len(x), -1)[:, :num_out]
 
 
 _BLOCKS_AT_ONCE = 2000  # limits memory: the samples of each block are copied
 _BLOCK = 20  # output samples per matrix product: more multiply more zeros, fewer copy more samples
 
 
+def block_grid(up: int, down: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Positions of the entries of the matrices of [`apply_polyphase`].
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Input samples `(kinds, width, 1)` and output samples `(kinds, 1, block)`.
+    """
+    width = _BLOCK * down // up + 2 * reach + 1
+    first = np.arange(up // math.gcd(up, _BLOCK))[:, None, None] * _BLOCK
+    return first * down // up - reach + np.arange(width)[:, None], first + np.arange(_BLOCK)
+
+
 @lru_cache(maxsize=8)
 def _polyphase_filters(up: int, down: int, dtype: str) -> tuple[np.ndarray, int]:
-    """
-    Filter of `scipy.signal.resample_poly` as matrices `(kinds, width, _BLOCK)`, and its `reach`.
-
-    The product of `width` input samples and a matrix is a block of output samples, which is several times faster than
-    filtering tap by tap. Block `b` uses matrix `b % kinds` and starts `reach` samples before input sample
-    `b * _BLOCK * down // up`.
-    """
+    """Filter of `scipy.signal.resample_poly` as matrices, and its `reach`, see [`apply_polyphase`]."""
     factor = max(up, down)
     half = 10 * factor
     taps = scipy_signal.firwin(2 * half + 1, 1.0 / factor, window=("kaiser", 5.0)) * up
     reach = half // up + 1
-    width = _BLOCK * down // up + 2 * reach + 1
-    first = np.arange(up // math.gcd(up, _BLOCK))[:, None, None] * _BLOCK
-    sample = first * down // up - reach + np.arange(width)[:, None]
-    tap = (first + np.arange(_BLOCK)) * down - sample * up + half
+    sample, out = block_grid(up, down, reach)
+    tap = out * down - sample * up + half
     inside = (tap >= 0) & (tap <= 2 * half)
     return np.where(inside, taps[np.where(inside, tap, 0)], 0.0).astype(dtype), reach
 

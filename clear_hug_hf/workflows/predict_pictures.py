@@ -62,7 +62,7 @@ class PredictionPictures:
         report = prediction.report
         assert report is not None
         units = [recording.unit] if isinstance(recording.unit, str) else recording.unit
-        unit = "NU" if self.extractor.do_rescale or "NU" in map(canonical_unit, units) else "mV"
+        unit = "NU" if not self.extractor.keeps_unit or "NU" in map(canonical_unit, units) else "mV"
         for number in dict.fromkeys(part.place.window for part in prediction.windows):
             parts = [part for part in prediction.windows if part.place.window == number]
             window = windows[number]

@@ -27,9 +27,9 @@ class Released:
             key.removeprefix(f"{name}."): tensor for key, tensor in self.tensors.items() if key.startswith(f"{name}.")
         }
 
-    def check(self, name: str, actual: torch.Tensor) -> None:
+    def check(self, name: str, actual: torch.Tensor, atol: float = 1e-5) -> None:
         expected = self.tensors[f"expected.{name}"]
-        torch.testing.assert_close(actual.reshape(expected.shape), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(actual.reshape(expected.shape), expected, atol=atol, rtol=0)
 
 
 def _layer(name: str, size: int, *inputs: int) -> StateDict:

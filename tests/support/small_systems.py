@@ -155,6 +155,22 @@ def make_pages(count: int = 2, width: int = 96) -> Batch:
     }
 
 
+def make_sentences(num_beats: int = 24, real_beats: tuple[int, ...] = (24, 15)) -> Batch:
+    """Recordings of so many real beats of two leads, and zeros up to `num_beats`."""
+    generator = torch.Generator().manual_seed(1)
+    count = len(real_beats)
+    is_real = torch.arange(num_beats) < torch.tensor(real_beats)[:, None]
+    words = torch.arange(num_beats).expand(count, -1)
+    half = torch.tensor(real_beats)[:, None].float().div(2).ceil().long()
+    return {
+        "input_values": torch.randn((count, num_beats, 96), generator=generator) * is_real[..., None],
+        "lead_ids": (1 + words // half) * is_real,
+        "time_ids": (1 + words % half) * is_real,
+        "bool_masked_pos": words % 3 == 1,
+        "codes": torch.randint(0, 16, (count, num_beats), generator=generator),
+    }
+
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 BEATS = {
     **SIZES,
@@ -170,6 +186,7 @@ PATCHES = {
     "num_samples": 240,
     "patch_size": 20,
 }
+SENTENCES = {**SIZES, "head_dim": 6, "num_beats": 24, "vocab_size": 16, "code_dim": 8, "decoder_num_hidden_layers": 1}
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {**TOWER, "model_type": "vit", "image_size": 64, "patch_size": 16}
 CLIP = {**VIT, "model_type": "clip_vision_model", "image_size": 96, "projection_dim": 8}
@@ -229,6 +246,14 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
                 "predictor_num_hidden_layers": 1,
                 "drop_path_rate": 0.2,
             },
+        ),
+        SmallSystem(
+            "heartlang",
+            {**SENTENCES, **WIDE},
+            make_sentences,
+            frozen=("codebook.",),
+            captured=("",),
+            options={name: size for name, size in SENTENCES.items() if name != "num_beats"},
         ),
         SmallSystem(
             "ecg_scan",

@@ -22,6 +22,8 @@ from clear_hug_hf import (
     EcgJepaForSequenceClassification,
     EcgScanConfig,
     EcgScanForImageClassification,
+    HeartLangConfig,
+    HeartLangForSequenceClassification,
 )
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.inference.digests import settings_digest
@@ -89,6 +91,12 @@ _SYSTEMS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig, torch.Tensor,
         EcgJepaConfig.preset("tiny", hidden_size=32, num_hidden_layers=2, intermediate_size=32, initializer_range=0.2),
         torch.randn((2, 8, 2500), generator=_GENERATOR),
         {"num_samples": 1000, "mask_ratio": [0.2, 0.3], "ema_end": 0.999, "patch_initializer_range": 0.1},
+    ),
+    "heartlang": (
+        HeartLangForSequenceClassification,
+        HeartLangConfig.preset("tiny", hidden_size=32, num_beats=24, num_hidden_layers=2, initializer_range=0.2),
+        torch.randn((2, 24, 96), generator=_GENERATOR),
+        {"mask_ratio": 0.4},
     ),
     "ecg_scan": (
         EcgScanForImageClassification,
