@@ -125,16 +125,16 @@ def make_cases() -> dict[tuple[str, str, str], tuple[Callable[[], Any], int]]:
 
     for size in SIZES:
         pages = 3 if size is None else 20
-        said = "200 dpi" if size is None else f"{size[1]}x{size[0]}"
+        resolution = "200 dpi" if size is None else f"{size[1]}x{size[0]}"
         for layout in LAYOUTS:
-            cases[KEPT, layout, said] = MatplotlibPage(signals, layout, size).draw, 1
-            cases[NEW, layout, said] = new_figure(layout, size), 1
-            cases["one style", layout, said] = draw(layout, size, False, False), pages
-            cases["random styles", layout, said] = draw(layout, size, True, False), pages
-            cases["one style, augmented", layout, said] = draw(layout, size, False, True), pages
-            cases["random styles, augmented", layout, said] = draw(layout, size, True, True), pages
+            cases[KEPT, layout, resolution] = MatplotlibPage(signals, layout, size).draw, 1
+            cases[NEW, layout, resolution] = new_figure(layout, size), 1
+            cases["one style", layout, resolution] = draw(layout, size, False, False), pages
+            cases["random styles", layout, resolution] = draw(layout, size, True, False), pages
+            cases["one style, augmented", layout, resolution] = draw(layout, size, False, True), pages
+            cases["random styles, augmented", layout, resolution] = draw(layout, size, True, True), pages
         for name in AUGMENTATIONS:
-            cases[f"augmentation alone: {name}", LAYOUTS[0], said] = alone(size, name), pages
+            cases[f"augmentation alone: {name}", LAYOUTS[0], resolution] = alone(size, name), pages
     return cases
 
 

@@ -367,18 +367,18 @@ class Experiment:
             if name in VARIANTS:
                 scores[f"{name} zero-shot"] = [fold_result["zero_shot"] for fold_result in folds_of_method]
         if "full" in kept:
-            for key in ("12x1", "6x2", *(f"strength {one:g}" for one in STRENGTHS[1:])):
-                scores[f"full, {key}"] = [one[key] for one in kept["full"]]
+            for key in ("12x1", "6x2", *(f"strength {strength:g}" for strength in STRENGTHS[1:])):
+                scores[f"full, {key}"] = [scored[key] for scored in kept["full"]]
         for name, folds_scores in scores.items():
             of_folds = []
             by_fold[name] = []
-            for fold, one in zip(self.arguments.folds, folds_scores, strict=True):
+            for fold, predicted in zip(self.arguments.folds, folds_scores, strict=True):
                 places = self.parts(fold)["test"]
                 labels, patients = self.labels[places], list(self.patients[places])
-                of_folds.append(macro_auroc_samples(labels, [one], patients, 2000, seed=fold))
-                by_fold[name].append(float(macro_auroc(labels, one)))
+                of_folds.append(macro_auroc_samples(labels, [predicted], patients, 2000, seed=fold))
+                by_fold[name].append(float(macro_auroc(labels, predicted)))
             samples[name] = np.mean(of_folds, axis=0)
-        rows = [_row("macro AUROC", _title(name), "", one, by_fold[name], ".4f") for name, one in samples.items()]
+        rows = [_row("macro AUROC", _title(name), "", drawn, by_fold[name], ".4f") for name, drawn in samples.items()]
         for first, second in DIFFERENCES:
             if first in samples and second in samples:
                 between = np.subtract(by_fold[first], by_fold[second])
@@ -397,20 +397,20 @@ class Experiment:
                 gap = samples["teacher"] - samples["random"]
                 rows.append(_row("gap closed", _title(name), "", (samples[name] - samples["random"]) / gap, [], ".3f"))
         rng = np.random.default_rng(0)
-        for name, found in kept.items():
+        for name, scored_folds in kept.items():
             for key in ("mv drawn", "mv unseen", "mv residual"):
-                if key in found[0]:
-                    values = np.concatenate([one[key] for one in found])
+                if key in scored_folds[0]:
+                    values = np.concatenate([scored[key] for scored in scored_folds])
                     rows.append(_row(key.replace("mv ", "mV "), _title(name), "", _resampled(values, rng), [], ".4f"))
         if "full" in kept and "mv flat" in kept["full"][0]:
             for key, title in (("mv flat", "flat line"), ("mv own_residual", "the recordings themselves")):
-                values = np.concatenate([one[key] for one in kept["full"]])
+                values = np.concatenate([scored[key] for scored in kept["full"]])
                 what = "mV drawn" if key == "mv flat" else "mV residual"
                 rows.append(_row(what, title, "", _resampled(values, rng), [], ".4f"))
             if "no_lead" in kept:
                 for key in ("mv drawn", "mv unseen", "mv residual"):
-                    between = np.concatenate([one[key] for one in kept["full"]]) - np.concatenate(
-                        [one[key] for one in kept["no_lead"]]
+                    between = np.concatenate([scored[key] for scored in kept["full"]]) - np.concatenate(
+                        [scored[key] for scored in kept["no_lead"]]
                     )
                     rows.append(
                         _row(
@@ -501,8 +501,8 @@ def main() -> int:
         for variant in arguments.variants:
             for fold in arguments.folds:
                 experiment.align(fold, variant)
-                found = experiment.evaluate(variant, fold)
-                print(variant, fold, f"validation {float(found['validation']):.3f}", flush=True)
+                scored = experiment.evaluate(variant, fold)
+                print(variant, fold, f"validation {float(scored['validation']):.3f}", flush=True)
         for name in arguments.controls:
             for fold in arguments.folds:
                 experiment.evaluate(name, fold)

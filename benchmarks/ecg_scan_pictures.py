@@ -58,23 +58,23 @@ def draw_pictures(model_folder: Path, pictures: Path, output: Path) -> None:
     for path in sorted(pictures.iterdir()):
         try:
             picture = load_page(path)
-            found = find_page(picture)
+            page = find_page(picture)
         except InputError as error:
             print(f"{path.name}: {error}")
             continue
-        seen = processor.page_of(found.image, do_find_page=False)
+        seen = processor.page_of(page.image, do_find_page=False)
         rebuilt = model.reconstruct(torch.from_numpy(processor.normalize_pages(seen[None])))[0].numpy()
         figure = plot_page(
             picture,
-            found.corners,
+            page.corners,
             seen,
             reconstruction=rebuilt,
             sampling_rate=float(model.config.sampling_rate),
             title=path.name,
         )
         save_figure(figure, output / f"{path.stem}.png")
-        corners = found.corners.round().astype(int).tolist()
-        print(f"{path.name}: page at {corners}, turned by {found.rotation}, traces over {found.traces:.0%}")
+        corners = page.corners.round().astype(int).tolist()
+        print(f"{path.name}: page at {corners}, turned by {page.rotation}, traces over {page.traces:.0%}")
 
 
 def main() -> int:

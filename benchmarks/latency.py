@@ -100,10 +100,10 @@ def measure(name: str, folder: Path, recordings: list[Any], repeats: int) -> lis
         for run in forms_by_name.values():  # Warm up: compilation, caches.
             run(prepare(recordings[:1]))
         for repeat in range(repeats):
-            one = [recordings[repeat % len(recordings)]]
+            single = [recordings[repeat % len(recordings)]]
             for form, run in forms_by_name.items():
                 started = time.perf_counter()
-                inputs = prepare(one)
+                inputs = prepare(single)
                 prepared = time.perf_counter()
                 run(inputs)
                 singles[form].append(time.perf_counter() - started)

@@ -106,7 +106,7 @@ def main() -> None:
             clock: dict[str, float] = defaultdict(float)
             beats = pipeline(paths, clock)
             passes.append(dict(clock))
-        fastest = min(passes, key=lambda one: sum(one.values()))
+        fastest = min(passes, key=lambda clock: sum(clock.values()))
         total = sum(fastest.values())
         for part, seconds in [*fastest.items(), ("total", total)]:
             rows.append(

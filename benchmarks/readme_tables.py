@@ -273,7 +273,7 @@ def compare_systems() -> str:
     """Macro AUROC of CLEAR and ECG-JEPA after the same seconds of training, beside their controls."""
     rows = [row for row in _read("compare_systems.csv") if row["what"] == "macro AUROC"]
     body = [[row["method"], _of_row(row, ".3f"), row["seeds"].replace(" ", ", ")] for row in rows]
-    epochs = dict(one.split("=") for one in rows[0]["epochs"].split())
+    epochs = dict(setting.split("=") for setting in rows[0]["epochs"].split())
     note = (
         f"*{rows[0]['seconds']} s of one core per pre-training run: {epochs['clear']} epochs of CLEAR and "
         f"{epochs['jepa']} of ECG-JEPA; {rows[0]['cpu']}, {rows[0]['date']}; the CSV lists versions.*"
@@ -300,7 +300,7 @@ def pretraining_ablations() -> str:
 
     body = []
     for name in names:
-        row = next(one for one in rows if one["variant"] == name)
+        row = next(other for other in rows if other["variant"] == name)
         values = [
             cell("macro AUROC", name, *which, ".3f") for which in (("100%", "hug"), ("100%", "mean"), ("10%", "hug"))
         ]
@@ -375,7 +375,7 @@ def _by_labels(header: list[str], keys: dict[tuple[str, ...], Row], rows: list[R
         [
             *key,
             *(
-                _of_row(one, form) if (one := of.get((row["method"], row["minus"], fraction))) else ""
+                _of_row(measured, form) if (measured := of.get((row["method"], row["minus"], fraction))) else ""
                 for fraction in fractions
             ),
         ]
@@ -618,9 +618,9 @@ def renew(page: str, text: str) -> str:
     """The text of a page with each of its tables renewed."""
     for name, make in TABLES[page].items():
         first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, found, rest = text.partition(first)
+        before, started, rest = text.partition(first)
         _, ended, after = rest.partition(last)
-        if not found or not ended:
+        if not started or not ended:
             raise ValueError(f"{page} has no place marked for the table {name}")
         text = f"{before}{first}\n{make()}\n\n{last}{after}"
     return text

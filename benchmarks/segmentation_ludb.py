@@ -70,12 +70,16 @@ class Ludb:
         self.rate = extractor.sampling_rate
         recordings = [reference.read() for reference in source]
         inputs = [recording.as_inputs() for recording in recordings]
-        raw = [extractor(**one, return_r_peaks=True) for one in inputs]
-        self.r_peaks = [peaks[peaks >= 0] for peaks in (one["r_peaks"][0] for one in raw)]
-        self.model_inputs = {name: np.concatenate([one[name] for one in raw]) for name in extractor.model_input_names}
+        raw = [extractor(**arguments, return_r_peaks=True) for arguments in inputs]
+        self.r_peaks = [peaks[peaks >= 0] for peaks in (features["r_peaks"][0] for features in raw)]
+        self.model_inputs = {
+            name: np.concatenate([features[name] for features in raw]) for name in extractor.model_input_names
+        }
         self.signals = self.model_inputs["input_values"]
         if standardize:
-            filtered = np.concatenate([extractor(**one, do_bandpass=True)["input_values"] for one in inputs])
+            filtered = np.concatenate(
+                [extractor(**arguments, do_bandpass=True)["input_values"] for arguments in inputs]
+            )
             deviation = filtered.std(axis=-1, keepdims=True)
             filtered -= filtered.mean(axis=-1, keepdims=True)
             self.model_inputs["input_values"] = np.divide(
@@ -255,13 +259,13 @@ def delineate(ludb: Ludb) -> np.ndarray:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     cleaned = neurokit2.ecg_clean(signal.astype(np.float64), sampling_rate=ludb.rate)
-                    _, found = neurokit2.ecg_delineate(cleaned, peaks, sampling_rate=ludb.rate, method="dwt")
+                    _, waves = neurokit2.ecg_delineate(cleaned, peaks, sampling_rate=ludb.rate, method="dwt")
             except (ValueError, IndexError, ZeroDivisionError):  # what it raises where it finds too little
                 failures += 1
                 continue
             # Waves that overlap are an error of one of the two: the QRS complex is the surest.
             for wave, name in ((1, "P"), (3, "T"), (2, "R")):
-                for first, last in paired(found[f"ECG_{name}_Onsets"], found[f"ECG_{name}_Offsets"]):
+                for first, last in paired(waves[f"ECG_{name}_Onsets"], waves[f"ECG_{name}_Offsets"]):
                     predicted[place, lead, first : last + 1] = wave
     if failures:
         print(f"{DELINEATOR}: nothing came of {failures} leads")
@@ -270,14 +274,14 @@ def delineate(ludb: Ludb) -> np.ndarray:
 
 def paired(onsets: Any, offsets: Any) -> list[tuple[int, int]]:
     """Each onset with the offset that follows it before the next onset; the two lists may have gaps of their own."""
-    starts, stops = (np.unique([int(one) for one in edges if np.isfinite(one)]) for edges in (onsets, offsets))
+    starts, stops = (np.unique([int(edge) for edge in edges if np.isfinite(edge)]) for edges in (onsets, offsets))
     ends = [*starts[1:], np.inf]
-    found = []
+    pairs = []
     for start, end in zip(starts, ends, strict=False):
         inside = stops[(stops > start) & (stops < end)]
         if len(inside):
-            found.append((int(start), int(inside[0])))
-    return found
+            pairs.append((int(start), int(inside[0])))
+    return pairs
 
 
 def summarize(ludb: Ludb, predictions: dict[str, np.ndarray], about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -287,13 +291,15 @@ def summarize(ludb: Ludb, predictions: dict[str, np.ndarray], about: dict[str, A
         for name, predicted in predictions.items()
     }
     rows = [
-        _row(score, wave, name, "", one) for name, scores in samples.items() for (score, wave), one in scores.items()
+        _row(score, wave, name, "", drawn)
+        for name, scores in samples.items()
+        for (score, wave), drawn in scores.items()
     ]
     for first, second in DIFFERENCES:
         if first in samples and second in samples:
             rows += [
-                _row(score, wave, first, second, one - samples[second][score, wave])
-                for (score, wave), one in samples[first].items()
+                _row(score, wave, first, second, drawn - samples[second][score, wave])
+                for (score, wave), drawn in samples[first].items()
                 if score in COMPARED
             ]
     machine = describe_machine("torch", "transformers", "neurokit2", "scipy")
@@ -371,9 +377,9 @@ def main() -> int:
         "leads": " ".join(ludb.leads),
         "recipe": f"epochs={arguments.epochs} batch_size={arguments.batch_size} standardize={arguments.standardize} "
         f"learning_rates={','.join(f'{rate:g}' for rate in arguments.learning_rates)}",
-        "fit_cpu_seconds": f"{sum(one['seconds'] for one in fits):.0f}",
+        "fit_cpu_seconds": f"{sum(fit_result['seconds'] for fit_result in fits):.0f}",
         "chosen": " ".join(
-            f"{kind}={','.join('{epoch}@{learning_rate:g}'.format(**one) for one in done[name][1])}"
+            f"{kind}={','.join('{epoch}@{learning_rate:g}'.format(**fit_result) for fit_result in done[name][1])}"
             for kind, name in FITS.items()
         ),
     }

@@ -92,33 +92,33 @@ def main() -> int:
 
     checkouts = [REPOSITORY, *([options.baseline_checkout.resolve()] if options.baseline_checkout else [])]
     measured = [Command("pass", ("-c", "pass")), Command("import transformers", ("-c", "import transformers"))]
-    measured = [one._replace(module=one.name.partition(" ")[2]) for one in measured]
-    measured += [one for checkout in checkouts for one in commands(checkout)]
-    imports = {one: measure_imports(one) for one in measured}  # which also warms up
-    seconds: dict[Command, list[float]] = {one: [] for one in measured}
+    measured = [command._replace(module=command.name.partition(" ")[2]) for command in measured]
+    measured += [command for checkout in checkouts for command in commands(checkout)]
+    imports = {command: measure_imports(command) for command in measured}  # which also warms up
+    seconds: dict[Command, list[float]] = {command: [] for command in measured}
     for _ in range(options.runs):
-        for one in measured:
-            seconds[one].append(one.run()[0])
+        for command in measured:
+            seconds[command].append(command.run()[0])
 
     machine = describe_machine("torch", "transformers", "datasets")
     commits = {checkout: commit(checkout) for checkout in checkouts}
     rows = []
-    for one in measured:
-        in_import, libraries = imports[one]
+    for command in measured:
+        in_import, libraries = imports[command]
         rows.append(
             {
-                "measured": one.name,
-                "commit": commits[one.checkout] if one.module == "clear_hug_hf" else "",
-                "seconds": f"{statistics.median(seconds[one]):.3f}",
-                "fastest": f"{min(seconds[one]):.3f}",
-                "slowest": f"{max(seconds[one]):.3f}",
+                "measured": command.name,
+                "commit": commits[command.checkout] if command.module == "clear_hug_hf" else "",
+                "seconds": f"{statistics.median(seconds[command]):.3f}",
+                "fastest": f"{min(seconds[command]):.3f}",
+                "slowest": f"{max(seconds[command]):.3f}",
                 "import_seconds": "" if in_import is None else f"{in_import:.3f}",
                 "large_libraries": " ".join(libraries),
                 "runs": options.runs,
                 **machine,
             }
         )
-        print(f"{one.name:28s} {rows[-1]['commit']:10s} {rows[-1]['seconds']} s  {rows[-1]['large_libraries']}")
+        print(f"{command.name:28s} {rows[-1]['commit']:10s} {rows[-1]['seconds']} s  {rows[-1]['large_libraries']}")
     write_csv(options.output, rows)
     return 0
 

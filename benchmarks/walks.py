@@ -127,4 +127,4 @@ def _stop_after(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     for name, files in walks().items():
-        print(f"From {name}: {len(files)} files\n" + "".join(f"    {one}\n" for one in files))
+        print(f"From {name}: {len(files)} files\n" + "".join(f"    {file}\n" for file in files))

@@ -31,14 +31,14 @@ class TransformersDocstrings(griffe.Extension):
             pkg (`griffe.Module`): The package.
         """
         documented = list(_objects(pkg))
-        paths = {one.name: one.path for one in documented if one.is_class or one.is_function}
-        paths |= {f"{one.parent.name}.{one.name}": one.path for one in documented if one.parent is not None}
-        for one in documented:
-            if one.docstring is not None:
-                settings = "".join(_settings(one)) if one.is_class else ""
-                text = f"{one.docstring.value}\n\n{f'Args:{chr(10)}{settings}' if settings else ''}"
+        paths = {item.name: item.path for item in documented if item.is_class or item.is_function}
+        paths |= {f"{item.parent.name}.{item.name}": item.path for item in documented if item.parent is not None}
+        for item in documented:
+            if item.docstring is not None:
+                settings = "".join(_settings(item)) if item.is_class else ""
+                text = f"{item.docstring.value}\n\n{f'Args:{chr(10)}{settings}' if settings else ''}"
                 text = SECTION.sub(_section, text)
-                one.docstring.value = REFERENCE.sub(lambda match: _link(match[1], paths), text)
+                item.docstring.value = REFERENCE.sub(lambda match: _link(match[1], paths), text)
 
 
 def _settings(dataclass: griffe.Object) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """A function of a converter, from its own module on first use."""
-    for module in (one.name for one in iter_modules(__path__) if one.name.startswith(("convert_", "checkpoints"))):
+    for module in (info.name for info in iter_modules(__path__) if info.name.startswith(("convert_", "checkpoints"))):
         converter = import_module(f".{module}", __name__)
         if name in converter.__all__:
             return getattr(converter, name)

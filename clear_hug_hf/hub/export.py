@@ -88,7 +88,7 @@ def export_onnx(path: str | Path, output: str | Path, *, int8: bool = False) -> 
 
     inputs = _inputs(extractor, 5)
     with atomic_folder(folder) as partial:
-        _export(model, {name: one[:2] for name, one in inputs.items()}, partial / MODEL)
+        _export(model, {name: tensor[:2] for name, tensor in inputs.items()}, partial / MODEL)
         if int8:
             _quantize(partial / MODEL, partial / INT8_MODEL)
         with torch.no_grad():
@@ -134,8 +134,8 @@ def _inputs(extractor: Any, count: int) -> dict[str, torch.Tensor]:
         if index == count - 1:
             waveform[7:9] = 0
         waveforms.append(waveform)
-    found = extractor(waveforms, sampling_rate=rate, lead_names=STANDARD_LEADS, unit="mV", return_tensors="pt")
-    return {name: torch.as_tensor(found[name]) for name in extractor.model_input_names}
+    features = extractor(waveforms, sampling_rate=rate, lead_names=STANDARD_LEADS, unit="mV", return_tensors="pt")
+    return {name: torch.as_tensor(features[name]) for name in extractor.model_input_names}
 
 
 def _export(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:
