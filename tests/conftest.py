@@ -242,7 +242,7 @@ def printed_by(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must be refused, and gives the one sentence on stderr that says why."""
+    """Runs a command that must be refused, and returns the one sentence on stderr that explains why."""
 
     def refuse(*words: object) -> str:
         capsys.readouterr()

@@ -37,7 +37,7 @@ def test_when_a_stranger_adds_a_system_then_every_verb_takes_it(
     (tmp_path / "ward.csv").write_text("\n".join(table) + "\n")
     commands = [f"assert main(shlex.split({command!r})) == 0, {command!r}" for command in COMMANDS]
     code = ["import shlex, toy_ecg", "from clear_hug_hf.cli import main", *commands, *PYTHON]
-    told = _run(code, tmp_path, site)
+    printed = _run(code, tmp_path, site)
     assert (tmp_path / "runs" / "pretrained" / "pictures" / "pretraining_loss.png").is_file()
     card = (tmp_path / "staged" / "README.md").read_text()
     assert "A Toy classifier with" in card
@@ -46,7 +46,7 @@ def test_when_a_stranger_adds_a_system_then_every_verb_takes_it(
     assert published >= own.keys()
     # The same where only this package is installed, with the code in the folder.
     bare = [code.replace('"staged"', '"staged", trust_remote_code=True') for code in PYTHON]
-    assert _run(bare, tmp_path).splitlines()[-1] == told.splitlines()[-1]
+    assert _run(bare, tmp_path).splitlines()[-1] == printed.splitlines()[-1]
 
 
 def _run(code: list[str], folder: Path, *sites: Path) -> str:

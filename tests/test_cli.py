@@ -57,7 +57,7 @@ def test_when_a_model_is_finetuned_then_it_learns_and_its_groups_of_leads_are_dr
     assert pictures == ["group_activations.png", "prediction.png", "reconstruction.png", "recording.png", "roc.png"]
 
 
-def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_says_so(
+def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_reports_it(
     runs: Path, changed_ward: Callable[..., Path], tmp_path: Path, refused: Refused, printed_by: Printed
 ) -> None:
     table = changed_ward(rare=lambda table: (table.index < 3).astype(int))
@@ -233,7 +233,7 @@ def bad_record(tmp_path: Path, make_recordings: MakeRecordings, write_record: Wr
 
 
 @pytest.mark.parametrize("kind", BAD_RECORDS)
-def test_when_a_record_is_bad_then_one_sentence_says_why(
+def test_when_a_record_is_bad_then_one_sentence_explains_why(
     kind: str, bad_record: Path, runs: Path, capsys: Capture, status: Status
 ) -> None:
     spoil, message = BAD_RECORDS[kind]
@@ -299,7 +299,7 @@ def test_when_a_training_record_is_bad_then_the_run_goes_on_and_names_it(
 # -------------------------------------------------------------------------------------------------- other bad inputs
 
 
-def test_when_the_model_folder_is_bad_then_it_says_what_is_missing(
+def test_when_the_model_folder_is_bad_then_it_explains_what_is_missing(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     record = str(ptbxl_folder / "records100/00000/00001_lr")
@@ -472,7 +472,7 @@ def test_when_a_table_is_all_there_is_then_three_commands_give_model_predictions
     metrics = tmp_path / "metrics.json"
     evaluate = ["evaluate", "--data", ward, "--model", output, "--output", metrics]
     run(*evaluate)
-    # By default those that fine-tuning kept apart, so that nobody takes training patients for a test.
+    # By default the recordings that fine-tuning held out, so that no training patient is tested.
     tested = json.loads(metrics.read_text())
     trained = json.loads((output / "metrics.json").read_text())["pretrained"]["test"]
     assert (tested["split"], tested["num_recordings"]) == ("test", 12)
@@ -499,12 +499,12 @@ def test_when_records_are_drawn_then_each_window_has_a_picture(
 
 
 def _page_title(figure: Any) -> str:
-    """What stands above the paper of a picture, on one line."""
+    """The title above the paper of a picture, on one line."""
     titles = [axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes]
     return next(title for title in titles if title.startswith("Recording"))
 
 
-def test_when_a_fast_heart_is_drawn_then_one_picture_says_that_all_its_beats_were_read(
+def test_when_a_fast_heart_is_drawn_then_one_picture_states_that_all_its_beats_were_read(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     figures: list[Any] = []
@@ -655,7 +655,7 @@ def test_when_the_output_would_replace_another_model_then_nothing_is_lost(
     assert (runs / "finetuned" / "model" / "model.safetensors").read_bytes() == weights
 
 
-def test_when_a_table_is_poor_then_it_is_said_what_is_missing_and_there_are_metrics_without_curves(
+def test_when_a_table_is_poor_then_what_is_missing_is_reported_and_there_are_metrics_without_curves(
     runs: Path, changed_ward: Callable[..., Path], tmp_path: Path, printed_by: Printed, refused: Refused
 ) -> None:
     """No patients, classes in place of labels, few with the label for validation, and one class among the tested."""
@@ -688,18 +688,18 @@ def test_when_a_prepared_column_holds_classes_then_training_refuses_it(
     table = changed_ward(rhythm=lambda table: np.where(table["tachy"] == 1, *classes))
     output = tmp_path / "prepared"
     command = ["prepare", table, "--labels", "rhythm", "--output-dir", output]
-    said = refused(*command)
-    assert "'rhythm'" in said
-    assert "add a column of 1 and 0" in said
+    message = refused(*command)
+    assert "'rhythm'" in message
+    assert "add a column of 1 and 0" in message
     assert not output.exists()
     run(*command, "--reader-options", "problem_type=single_label_classification")
     for verb in (
         ["finetune", "--data", output, "--model", runs / "pretrained"],
         ["benchmark", "--tasks", output, "--models", runs / "pretrained"],
     ):
-        said = refused(*verb, "--output-dir", tmp_path / "run")
-        assert f"the labels of {output} are the classes of one column, 'rhythm'" in said
-        assert "add a column of 1 and 0" in said
+        message = refused(*verb, "--output-dir", tmp_path / "run")
+        assert f"the labels of {output} are the classes of one column, 'rhythm'" in message
+        assert "add a column of 1 and 0" in message
         assert not (tmp_path / "run").exists()
 
 
@@ -749,7 +749,7 @@ def test_when_a_seed_is_negative_then_the_option_is_refused(refused: Refused) ->
         assert "seed is -1: it must be at least 0" in refused(verb, "--data", "x", "--model", "y", "--seed", "-1")
 
 
-def test_when_a_record_is_predicted_then_rate_beats_leads_and_what_is_implausible_are_said(
+def test_when_a_record_is_predicted_then_rate_beats_leads_and_what_is_implausible_are_reported(
     runs: Path,
     make_recordings: MakeRecordings,
     write_record: WriteRecord,

@@ -52,8 +52,8 @@ def test_when_a_source_is_prepared_then_counts_are_shown_and_the_second_time_not
     assert "was already prepared with these settings: no recording was read" in printed_by(*command)
     (training,) = re.findall(r"^clear-hug (pretrain .*)$", (tmp_path / "prepared" / "README.md").read_text(), re.M)
     assert "data folder THIS_FOLDER does not exist" in refused(*training.split())
-    said = refused(*command, "--windows", "center")
-    assert "feature_extractor: windows was 'first' and is now 'center'" in said
+    message = refused(*command, "--windows", "center")
+    assert "feature_extractor: windows was 'first' and is now 'center'" in message
 
 
 def test_when_settings_are_in_a_yaml_file_then_options_override_them(
@@ -66,7 +66,7 @@ def test_when_settings_are_in_a_yaml_file_then_options_override_them(
     assert "was already prepared with these settings" in printed_by(*command, "--windows", "all")
 
 
-def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(
+def test_when_jobs_of_an_array_prepare_then_they_report_how_far_the_whole_is(
     ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["prepare", str(ptbxl_folder), "--output-dir", str(tmp_path / "jobs"), "--shard-size", "20"]
@@ -78,7 +78,7 @@ def test_when_jobs_of_an_array_prepare_then_they_say_how_far_the_whole_is(
     assert "train               48" in captured.out
 
 
-def test_when_some_records_are_rejected_then_the_status_says_so(
+def test_when_some_records_are_rejected_then_the_status_reports_it(
     ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, output = tmp_path / "source", tmp_path / "prepared"
@@ -129,14 +129,14 @@ def test_when_own_recordings_are_listed_in_a_table_then_their_labels_and_drawn_s
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_when_an_option_cannot_be_used_then_one_sentence_says_so_and_nothing_is_written(
+def test_when_an_option_cannot_be_used_then_one_sentence_reports_it_and_nothing_is_written(
     ptbxl_folder: Path, tmp_path: Path, refused: Refused, arguments: list[str], message: str
 ) -> None:
     assert message in refused("prepare", ptbxl_folder, "--output-dir", tmp_path / "prepared", *arguments)
     assert not (tmp_path / "prepared").exists()
 
 
-def test_when_there_are_no_records_then_one_sentence_says_so(tmp_path: Path, refused: Refused) -> None:
+def test_when_there_are_no_records_then_one_sentence_reports_it(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "source").mkdir()
     assert "contains no recordings" in refused("prepare", tmp_path / "source", "--output-dir", tmp_path / "prepared")
     assert not (tmp_path / "prepared").exists()
@@ -197,8 +197,8 @@ def test_when_recordings_are_scaled_and_short_as_the_papers_cpsc_then_the_classi
     assert len(load_prepared(prepared)[0]["test"]) == 24, "two windows of each recording"
     command = ["finetune", "--data", prepared, "--model", str(runs / "pretrained"), "--output-dir", str(output)]
     assert main([*command, "--num-train-epochs", "1", "--no-control"]) == 0
-    said = capsys.readouterr().out.split(f"adopts the preprocessing of {prepared}: ")[1].splitlines()[0]
-    assert {*said.split(", ")} == {"window_seconds=5", "do_rescale=True"}
+    adopted = capsys.readouterr().out.split(f"adopts the preprocessing of {prepared}: ")[1].splitlines()[0]
+    assert {*adopted.split(", ")} == {"window_seconds=5", "do_rescale=True"}
     settings = json.loads((output / "model" / "preprocessor_config.json").read_text())
     assert (settings["do_rescale"], settings["rescale_limit"], settings["window_seconds"]) == (True, 3.0, 5)
     metrics = json.loads((output / "metrics.json").read_text())
@@ -214,16 +214,16 @@ def test_when_recordings_are_scaled_and_short_as_the_papers_cpsc_then_the_classi
         assert (one["num_recordings"], one["num_patients"], one["per_label"]["MI"]["num_known"]) == (12, 12, 12)
 
 
-def test_when_a_prepared_folder_has_no_labels_then_finetuning_says_so(
+def test_when_a_prepared_folder_has_no_labels_then_finetuning_refuses_it(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, run: Callable[..., None], refused: Refused
 ) -> None:
     prepared, output = tmp_path / "prepared", tmp_path / "run"
     run("prepare", ptbxl_folder, "--output-dir", prepared)
-    said = refused("finetune", "--data", prepared, "--model", runs / "pretrained", "--output-dir", output)
-    assert "there are no labels in the recordings of" in said
+    message = refused("finetune", "--data", prepared, "--model", runs / "pretrained", "--output-dir", output)
+    assert "there are no labels in the recordings of" in message
 
 
-def test_when_a_label_has_one_value_then_a_warning_of_one_line_says_so(
+def test_when_a_label_has_one_value_then_a_warning_of_one_line_reports_it(
     ptbxl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = sorted(ptbxl_folder.rglob("*.hea"))[0]

@@ -82,7 +82,7 @@ def test_when_looks_are_chosen_then_the_picture_has_them(record: Path, tmp_path:
     np.testing.assert_array_equal(render("--augment", "0", "--seed", "6"), plain)
 
 
-def test_when_a_record_is_long_or_lacks_leads_then_it_says_what_is_drawn(
+def test_when_a_record_is_long_or_lacks_leads_then_it_explains_what_is_drawn(
     record: Path, tmp_path: Path, printed_by: Callable[..., str]
 ) -> None:
     printed = printed_by("render", record.with_name("long"), tmp_path / "a.png", "--start", "20")
@@ -99,7 +99,7 @@ def test_when_a_record_is_normalized_then_its_height_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["missing", "a.png"], "does not exist"),
         (["ten", "a.pdf"], "must have the extension .png or .jpg or .jpeg"),
@@ -110,19 +110,19 @@ def test_when_a_record_is_normalized_then_its_height_is_asked_for(
         (["ten", "a.png", "--start", "11"], "the duration of the recording (10 s)"),
     ],
 )
-def test_when_a_page_cannot_be_rendered_then_one_sentence_says_why_and_nothing_is_written(
-    record: Path, tmp_path: Path, refused: Callable[..., str], options: list[str], said: str
+def test_when_a_page_cannot_be_rendered_then_one_sentence_explains_why_and_nothing_is_written(
+    record: Path, tmp_path: Path, refused: Callable[..., str], options: list[str], message: str
 ) -> None:
     (tmp_path / "there.png").write_text("kept")
     (tmp_path / "ten.hea").write_text("")
     name, page, *rest = options
-    assert said in refused("render", record.with_name(name), tmp_path / page, *rest)
+    assert message in refused("render", record.with_name(name), tmp_path / page, *rest)
     assert (tmp_path / "there.png").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ten.hea", "there.png"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--augment", "3"], "augment is 3.0: it must be at most 2"),
         (["--dpi", "0"], "dpi is 0.0: it must be greater than 0"),
@@ -134,6 +134,6 @@ def test_when_a_page_cannot_be_rendered_then_one_sentence_says_why_and_nothing_i
     ],
 )
 def test_when_an_option_is_impossible_then_the_parser_refuses_it(
-    record: Path, tmp_path: Path, refused: Callable[..., str], options: list[str], said: str
+    record: Path, tmp_path: Path, refused: Callable[..., str], options: list[str], message: str
 ) -> None:
-    assert said in refused("render", record, tmp_path / "a.png", *options)
+    assert message in refused("render", record, tmp_path / "a.png", *options)

@@ -105,7 +105,7 @@ def _damage(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(damaged)
 
 
-def _says_one_sentence(error: InputError, path: Path | None = None) -> None:
+def _check_one_sentence(error: InputError, path: Path | None = None) -> None:
     text = str(error)
     assert path is None or str(path) in text, text
     assert "\n" not in text, text
@@ -144,7 +144,7 @@ def test_when_a_file_of_a_model_is_mutated_then_only_one_sentence_comes_out(fold
         except InputError as error:
             refused += 1
             if "recording" not in str(error) and "s long, got" not in str(error):
-                _says_one_sentence(error, path)
+                _check_one_sentence(error, path)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {path.read_text(errors='replace')}") from error
     assert NUM_MUTATIONS / 4 < refused < NUM_MUTATIONS
@@ -181,7 +181,7 @@ def test_when_settings_are_mutated_then_the_classes_themselves_refuse_them(folde
     ],
 )
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_when_a_setting_cannot_be_then_the_feature_extractor_says_what_can(
+def test_when_a_setting_cannot_be_then_the_feature_extractor_explains_what_can(
     system: str, settings: dict, message: str
 ) -> None:
     with _bounds(), pytest.raises(InputError, match=message):
@@ -262,7 +262,7 @@ def test_when_a_file_is_not_of_this_package_then_it_is_refused_without_a_questio
     load: Callable[[Path], Any] = load_config if name == "config.json" else load_feature_extractor
     with _bounds(), pytest.raises(InputError, match=message) as caught:
         load(folder)
-    _says_one_sentence(caught.value, folder / name)
+    _check_one_sentence(caught.value, folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +303,7 @@ def test_when_a_file_of_a_prepared_folder_is_mutated_then_only_one_sentence_come
             with _bounds():
                 _read_prepared(folder)
         except InputError as error:
-            _says_one_sentence(error, folder)
+            _check_one_sentence(error, folder)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {(folder / name).read_text(errors='replace')}") from error
 
@@ -327,7 +327,7 @@ def test_when_values_of_a_prepared_folder_are_mutated_then_only_one_sentence_com
         except (pa.ArrowException, OverflowError, TypeError):
             table = rows.drop_columns([name])
         pq.write_table(table, path)
-        # The manifest says that all is well.
+        # The manifest reports no damage.
         shard |= {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         try:
@@ -335,7 +335,7 @@ def test_when_values_of_a_prepared_folder_are_mutated_then_only_one_sentence_com
                 _read_prepared(folder)
         except InputError as error:
             refused += 1
-            _says_one_sentence(error)
+            _check_one_sentence(error)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {name}") from error
     assert refused > NUM_MUTATIONS / 8

@@ -1,4 +1,4 @@
-"""The house has floors: imports point down, and the published folders stand alone."""
+"""The package has layers: imports point down, and the published folders load without the package."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_when_a_folder_is_published_then_its_files_need_nothing_else(folder: str
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
-def test_when_a_pipeline_is_published_then_its_file_stands_alone(path: Path) -> None:
+def test_when_a_pipeline_is_published_then_its_file_needs_no_other(path: Path) -> None:
     for module, at_top in _imports(path):
         library = module.split(".")[0]
         of_pipeline = {f"clear_hug_hf.inference.{one.stem}" for one in PIPELINES}

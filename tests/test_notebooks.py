@@ -250,7 +250,7 @@ def test_when_a_notebook_is_committed_then_it_is_short_and_its_outputs_are_those
 
 
 @each_notebook
-def test_when_a_notebook_is_committed_then_nothing_in_it_tells_of_the_machine(path: Path) -> None:
+def test_when_a_notebook_is_committed_then_nothing_in_it_reveals_the_machine(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     assert not [cell.metadata for cell in notebook.cells if "execution" in cell.metadata]
     assert notebook.metadata.kernelspec.name == "python3"

@@ -66,7 +66,7 @@ def _bars(figure: Figure, panel: int) -> dict[str, float]:
 
 
 def _tinted(figure: Figure) -> list[str]:
-    """Names of the leads whose panels are tinted, from the names that stand on the tint."""
+    """Names of the leads whose panels are tinted, from the names on the tint."""
     page = figure.axes[0]
     tints = [patch.get_bbox() for patch in page.patches if isinstance(patch, Rectangle)]
     return [
@@ -76,7 +76,7 @@ def _tinted(figure: Figure) -> list[str]:
     ]
 
 
-def test_when_a_recording_is_drawn_then_the_leads_stand_in_the_clinical_order(signal: np.ndarray) -> None:
+def test_when_a_recording_is_drawn_then_the_leads_are_in_the_clinical_order(signal: np.ndarray) -> None:
     figure = plot_recording(signal, PEAKS)
     leads = [text for text in _texts(figure) if text in STANDARD_LEADS]
     assert leads == ["I", "aVR", "V1", "V4", "II", "aVL", "V2", "V5", "III", "aVF", "V3", "V6", "II"]
@@ -150,7 +150,7 @@ def test_when_a_recording_has_another_unit_then_the_page_is_the_same(signal: np.
 
 
 @pytest.mark.parametrize(("scale", "gain"), [(1.0, 10), (4.0, 2), (1000.0, 0.01)])
-def test_when_a_recording_has_no_unit_then_the_page_says_so(signal: np.ndarray, scale: float, gain: float) -> None:
+def test_when_a_recording_has_no_unit_then_the_page_reports_it(signal: np.ndarray, scale: float, gain: float) -> None:
     figure = plot_recording(scale * signal, unit="NU")
     (text,) = [text for text in _texts(figure) if "mm/s" in text]
     assert text == f"25 mm/s  {gain:g} mm per unit   no unit (NU): heights are not millivolts"
@@ -170,7 +170,7 @@ def test_when_few_leads_were_recorded_then_each_has_a_row_and_others_are_not_dra
 
 
 @pytest.mark.parametrize(("missing", "strip"), [("V2", "II"), ("II", "I")])
-def test_when_a_lead_is_missing_then_the_picture_says_so_and_the_strip_shows_one_that_is_not(
+def test_when_a_lead_is_missing_then_the_picture_reports_it_and_the_strip_shows_one_that_is_not(
     signal: np.ndarray, missing: str, strip: str
 ) -> None:
     figure = plot_recording(signal, PEAKS, _without(missing))
@@ -232,7 +232,7 @@ def test_when_the_models_loss_is_computed_then_it_is_the_one_shown(signal: np.nd
     assert [axes.get_ylabel().split()[-1] for axes in figure.axes] == ["0.250", "0.000"]
 
 
-def test_when_leads_are_chosen_then_they_are_columns_and_a_missing_one_says_so(signal: np.ndarray) -> None:
+def test_when_leads_are_chosen_then_they_are_columns_and_a_missing_one_reports_it(signal: np.ndarray) -> None:
     made, hidden = {name: np.zeros((12, 4, 96)) for name in "abc"}, np.eye(12, 4, dtype=bool)
     figure = plot_reconstructions(signal, PEAKS, made, hidden, leads=["II", "V3"], lead_mask=_without("V3"))
     assert [axes.get_title() for axes in figure.axes] == ["II", "V3", "", "", "", ""]
@@ -241,7 +241,7 @@ def test_when_leads_are_chosen_then_they_are_columns_and_a_missing_one_says_so(s
     assert np.corrcoef(recorded.get_ydata(), signal[1])[0, 1] > 0.999999
 
 
-def test_when_a_prediction_is_drawn_then_labels_stand_by_probability_and_found_ones_are_bold(
+def test_when_a_prediction_is_drawn_then_labels_are_ordered_by_probability_and_found_ones_are_bold(
     signal: np.ndarray,
 ) -> None:
     figure = plot_prediction(signal, PEAKS, LABELS, np.array([0.4, 0.7, 0.6]), np.array([0.4, 0.8, 0.5]))
@@ -299,7 +299,7 @@ def test_when_a_single_group_added_most_then_those_of_its_leads_that_were_record
     assert len(figure.axes[2].patches) - len(added) == bool(leads)
 
 
-def test_when_no_label_is_found_and_no_group_added_then_the_page_says_so(signal: np.ndarray) -> None:
+def test_when_no_label_is_found_and_no_group_added_then_the_page_reports_it(signal: np.ndarray) -> None:
     figure = plot_prediction(
         signal, None, LABELS, np.array([0.1, 0.4, 0.2]), None, np.full((7, 3), -1.0), GROUPS, title="Recording 7"
     )
@@ -424,7 +424,7 @@ def test_when_waves_are_drawn_then_every_found_and_marked_wave_has_its_box(signa
     assert {"II", "V1"} <= set(_texts(figure))
 
 
-def test_when_nobody_marked_anything_then_only_found_waves_are_drawn(signal, waves) -> None:
+def test_when_no_wave_is_marked_then_only_found_waves_are_drawn(signal, waves) -> None:
     figure = plot_segmentation(signal[:2], LEADS, 100.0, waves[0])
     assert len({height for _, _, height in _spans(figure)}) == 1
     assert len(figure.legends[0].get_texts()) == 3

@@ -1,4 +1,4 @@
-"""The weights under `model_cards/`: they load, they say what their cards say, and they can be published."""
+"""The weights under `model_cards/`: they load, they agree with their cards, and they can be published."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_when_a_shipped_encoder_learns_one_value_then_it_is_regression(folder: P
     assert model.config.problem_type == "regression"
 
 
-def test_when_numbers_are_of_recordings_that_chose_the_models_then_every_table_says_so_in_its_header() -> None:
+def test_when_numbers_are_of_recordings_that_chose_the_models_then_every_table_reports_it_in_its_header() -> None:
     readme = (MODEL_CARDS.parent / "README.md").read_text()
     table = readme.split("<!-- shipped_weights -->")[1].split("<!-- end of shipped_weights -->")[0]
     header = table.split("|\n")[0]
@@ -172,7 +172,7 @@ def test_when_a_shipped_classifier_labels_a_recording_then_every_way_gives_the_s
 
 
 @pytest.mark.parametrize("folder", READERS_OF_PAGES, ids=_name)
-def test_when_a_shipped_reader_of_pages_sees_one_then_it_says_what_it_says_of_the_recording(
+def test_when_a_shipped_reader_of_pages_sees_one_then_it_predicts_what_it_predicts_for_the_recording(
     folder: Path, given: dict[str, Any]
 ) -> None:
     page = Image.fromarray(render_page(*given.values(), image_size=(680, 880)).image)
@@ -347,7 +347,7 @@ def test_when_all_weights_are_trained_again_then_every_command_is_one_and_encode
         assert "clear-hug: error:" in capsys.readouterr().err
 
 
-def test_when_weights_of_another_name_are_asked_for_then_the_names_are_told(tmp_path: Path) -> None:
+def test_when_weights_of_another_name_are_asked_for_then_the_names_are_reported(tmp_path: Path) -> None:
     done, commands = _weights(tmp_path, "recordings", "clear-hug-huge")
     assert (done.returncode, commands) == (2, [])
     assert "there are no weights called clear-hug-huge: choose from clear-hug-small" in done.stderr

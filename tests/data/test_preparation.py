@@ -1,4 +1,4 @@
-"""Preparation keeps every recording or says why not, and stores what the extractor would have given."""
+"""Preparation keeps every recording or explains why not, and stores what the extractor would have given."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_when_a_detector_fails_on_one_recording_then_only_that_one_is_rejected(
     assert "this detector reads lead II" in rejected[0].reason
 
 
-def test_when_a_recording_is_prepared_then_its_row_says_how_good_it_is(make_recordings: MakeRecordings) -> None:
+def test_when_a_recording_is_prepared_then_its_row_rates_its_quality(make_recordings: MakeRecordings) -> None:
     recording = make_recordings(1, sampling_rate=250.0)[0]
     recording.waveform[4] = 0.0
     recording.waveform[7, 100:105] = np.nan

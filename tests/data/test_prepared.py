@@ -101,7 +101,7 @@ def test_when_a_classifier_is_to_be_trained_then_scale_and_shorter_windows_of_th
             match_prepared(tmp_path / folder, extractor)
 
 
-def test_when_a_preparation_is_not_finished_then_it_says_how_to_go_on(
+def test_when_a_preparation_is_not_finished_then_it_explains_how_to_go_on(
     source: WfdbFolderSource, tmp_path: Path
 ) -> None:
     prepare_shards(
@@ -116,7 +116,7 @@ SHARD, SHARDS = "data/train-00001-of-00002.parquet", r"train-00001-of-00002\.par
 
 
 def _with_entry(field: str, value: Any) -> Callable[[bytes], bytes]:
-    """Changes what a manifest says of its first shard."""
+    """Changes the entry of a manifest for its first shard."""
 
     def changed(content: bytes) -> bytes:
         manifest = json.loads(content)
@@ -176,7 +176,7 @@ def test_when_a_shard_was_checked_then_it_is_not_read_again_until_it_changes(
 
 
 def _forge(folder: Path, change: Callable[[pa.Table], pa.Table], shard: int = 0, **source: Any) -> None:
-    """Another shard, with a manifest that tells of it."""
+    """Another shard, with its entry in the manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = manifest["shards"][shard]
     path = folder / entry["file"]
@@ -212,7 +212,7 @@ def _with(name: str, change: Callable[[Any], Any]) -> Callable[[pa.Table], pa.Ta
         (_with("sampling_rate", lambda _: 250.0), "sampling_rate is not 100 Hz"),
     ],
 )
-def test_when_a_shard_holds_what_no_preparation_writes_then_it_is_said(
+def test_when_a_shard_holds_what_no_preparation_writes_then_it_is_reported(
     copied: Path, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     _forge(copied, change)

@@ -1,4 +1,4 @@
-"""Records become recordings with everything the header says, and paths are found or refused clearly."""
+"""Records become recordings with everything in the header, and paths are found or refused clearly."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_when_a_folder_is_searched_then_records_come_sorted_from_all_depths(
     assert find_records(tmp_path / "b.dat") == [tmp_path / "b.hea"]
 
 
-def test_when_there_is_nothing_to_find_then_that_is_said(tmp_path: Path) -> None:
+def test_when_there_is_nothing_to_find_then_that_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="contains no WFDB records"):
         find_records(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.hea does not exist"):
@@ -72,14 +72,16 @@ def test_when_there_is_nothing_to_find_then_that_is_said(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["one.xml", "one.edf", "one"])
-def test_when_a_file_is_in_another_format_then_the_formats_that_are_read_are_said(tmp_path: Path, name: str) -> None:
+def test_when_a_file_is_in_another_format_then_the_formats_that_are_read_are_reported(
+    tmp_path: Path, name: str
+) -> None:
     (tmp_path / name).write_text("<ecg/>")
     for read in (read_record, find_records):
         with pytest.raises(InputError, match=rf"{name} is not in a supported format: convert it to WFDB"):
             read(tmp_path / name)
 
 
-def test_when_a_reference_is_read_then_it_carries_what_the_table_said(
+def test_when_a_reference_is_read_then_it_carries_the_values_of_the_table(
     tmp_path: Path, write_records: WriteRecords
 ) -> None:
     write_records(tmp_path, "one")

@@ -158,7 +158,7 @@ def test_when_jobs_share_the_work_then_the_last_one_finishes_and_the_bytes_are_t
     assert _files(tmp_path / "jobs") == _files(prepared)
 
 
-# A preparation whose reader waits at one record for as long as a file exists, and says who waits there.
+# A preparation whose reader waits at one record for as long as a file exists, and prints which process waits there.
 _WAITING = """
 import os, pickle, sys, time
 from pathlib import Path
@@ -266,7 +266,7 @@ class Failing(RecordReference):
         raise self.error("of the reader")
 
 
-def test_when_a_process_dies_then_the_error_says_where_and_the_others_work_is_kept(
+def test_when_a_process_dies_then_the_error_names_where_and_the_others_work_is_kept(
     source: ListSource, tmp_path: Path
 ) -> None:
     records = [record for record in source.records if record.split == "train"][:12]

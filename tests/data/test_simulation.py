@@ -1,4 +1,4 @@
-"""Simulated recordings: seeded, split by patient, and truly what their labels say."""
+"""Simulated recordings: seeded, split by patient, and true to their labels."""
 
 from __future__ import annotations
 

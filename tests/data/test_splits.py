@@ -62,7 +62,7 @@ def test_when_the_seed_changes_then_the_split_does_and_stays_the_same_forever() 
     assert held_out == {"d": "test", "g": "test", "j": "validation"}
 
 
-def test_when_patients_gain_recordings_then_nobody_changes_sides() -> None:
+def test_when_patients_gain_recordings_then_no_patient_changes_sides() -> None:
     records = [RecordReference(Path("x"), f"{patient}", patient_id=f"p{patient}") for patient in range(30)]
     more = [RecordReference(Path("x"), f"{patient} again", patient_id=f"p{patient}") for patient in range(0, 30, 3)]
     before, after = random_splits(records), random_splits(records + more)
@@ -131,7 +131,7 @@ def test_when_folds_are_drawn_then_patients_stay_together_and_folds_are_alike() 
     assert all(abs(count - len(fold_of) / 5) < 40 for count in counts.values())
 
 
-def test_when_patients_come_or_go_then_nobody_changes_folds() -> None:
+def test_when_patients_come_or_go_then_no_patient_changes_folds() -> None:
     records, patients = [f"r{index}" for index in range(60)], [f"p{index // 2}" for index in range(60)]
     folds = patient_folds(records, patients, 4, seed=1)
     more = patient_folds(["x", *records, "y"], ["new", *patients, None], 4, seed=1)

@@ -1,4 +1,4 @@
-"""Texts about recordings say what their reports or labels say, and nothing else."""
+"""Texts about recordings repeat what their reports or labels contain, and nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_when_there_is_a_report_then_it_goes_before_the_labels() -> None:
     assert row_text({}) == ""
 
 
-def test_when_labels_are_said_then_in_words_and_in_their_order() -> None:
+def test_when_labels_become_text_then_in_words_and_in_their_order() -> None:
     assert label_sentence(["IMI", "SR"]) == "ecg with inferior myocardial infarction, sinus rhythm"
     assert describe_label("my_own label") == "my own label"
     for names in (one.names for one in LABEL_SETS.values()):
@@ -63,7 +63,7 @@ def test_when_prompts_are_read_then_each_label_has_some() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[1, 2]", "contains no prompts"),
         ("MI: [1]", "the prompts of 'MI'"),
@@ -71,10 +71,10 @@ def test_when_prompts_are_read_then_each_label_has_some() -> None:
         ("a: b: c", "YAML"),
     ],
 )
-def test_when_prompts_are_no_prompts_then_the_error_says_so(tmp_path: Path, text: str, said: str) -> None:
+def test_when_prompts_are_no_prompts_then_the_error_names_the_problem(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "prompts.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_prompts(["MI"], path)
     with pytest.raises(FileNotFoundError, match="do not exist"):
         read_prompts(["MI"], tmp_path / "none.yaml")

@@ -22,6 +22,6 @@ def test_when_a_beat_could_take_either_mark_then_no_pair_is_lost() -> None:
     assert match_beats(np.array([90, 109]), np.array([108, 120]), 20)[:3] == (2, 0, 0)
 
 
-def test_when_nothing_is_found_or_marked_then_the_counts_say_so() -> None:
+def test_when_nothing_is_found_or_marked_then_the_counts_are_zero() -> None:
     assert match_beats(np.empty(0), np.array([1, 2]), 5)[:3] == (0, 0, 2)
     assert match_beats(np.array([1, 2]), np.empty(0), 5)[:3] == (0, 0, 0)

@@ -200,7 +200,7 @@ def test_when_nothing_is_found_then_f1_is_zero_and_with_one_class_there_is_none(
     weights = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 0]])
     np.testing.assert_array_equal(weighted_f1(labels, scores, weights), [0.0, np.nan, np.nan])
     np.testing.assert_array_equal(weighted_f1(labels, scores, weights, threshold=0.1), [0.5, np.nan, np.nan])
-    # Probabilities may be wrong where nobody, or everybody, has the label.
+    # Probabilities may be wrong where no recording, or every recording, has the label.
     np.testing.assert_allclose(weighted_calibration_error(labels, scores, weights), [1.4 / 3, 0.25, 0.9])
 
 

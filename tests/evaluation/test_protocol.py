@@ -179,7 +179,7 @@ def test_when_the_number_of_neighbours_is_chosen_then_it_is_the_best_on_validati
     assert len(set(by_count.values())) > 1
     assert by_count[count] == max(by_count.values())
     np.testing.assert_array_equal(scores, nearest_neighbor_scores(features[0], labels[0], features[2], count))
-    # The tested recordings had no say: with other validation labels another number is chosen.
+    # The tested recordings had no influence: with other validation labels another number is chosen.
     numbers = set()
     for seed in range(10):
         shuffled = np.random.default_rng(seed).permutation(labels[1])

@@ -179,7 +179,7 @@ def test_when_medians_are_weighted_then_they_are_those_of_repeated_values(num_va
         np.testing.assert_equal(median, np.median(repeated) if len(repeated) else np.nan)
 
 
-def test_when_there_is_nothing_to_score_then_the_error_says_why() -> None:
+def test_when_there_is_nothing_to_score_then_the_error_explains_why() -> None:
     marked, guess = _beats(2, 2, 0)
     with pytest.raises(InputError, match="do not match"):
         segmentation_samples(marked, guess[:, :1], RATE)

@@ -308,7 +308,7 @@ def test_when_an_archive_is_ambiguous_or_damaged_then_one_sentence_names_it(tmp_
 @pytest.mark.parametrize("foreign", [True, False])
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
-def test_when_a_file_is_cut_off_then_it_says_to_download_it_again(tmp_path, tensors, zipped, share, foreign):
+def test_when_a_file_is_cut_off_then_it_suggests_to_download_it_again(tmp_path, tensors, zipped, share, foreign):
     torch.save({"model": tensors}, tmp_path / "whole.pth", _use_new_zipfile_serialization=zipped)
     content = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[: int(share * len(content))])
@@ -327,7 +327,7 @@ def test_when_a_file_with_foreign_objects_is_cut_off_then_it_is_refused(tmp_path
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.99])
-def test_when_safetensors_are_cut_off_then_it_says_to_download_them_again(tmp_path, tensors, share):
+def test_when_safetensors_are_cut_off_then_it_suggests_to_download_them_again(tmp_path, tensors, share):
     save_file(tensors, tmp_path / "whole.safetensors")
     content = (tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[: int(share * len(content)) or 1])
@@ -335,7 +335,7 @@ def test_when_safetensors_are_cut_off_then_it_says_to_download_them_again(tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_when_a_file_is_empty_then_it_is_said(tmp_path, suffix):
+def test_when_a_file_is_empty_then_it_is_reported(tmp_path, suffix):
     path = tmp_path / f"empty{suffix}"
     path.touch()
     refuse(path, "is empty: download it again")
@@ -350,7 +350,7 @@ def test_when_a_file_is_empty_then_it_is_said(tmp_path, suffix):
         b"cposix\nsystem\n(S'true'\ntR.",
     ],
 )
-def test_when_a_file_is_no_checkpoint_at_all_then_it_is_said(tmp_path, content):
+def test_when_a_file_is_no_checkpoint_at_all_then_it_is_reported(tmp_path, content):
     (tmp_path / "model.pth").write_bytes(content)
     refuse(tmp_path / "model.pth", "is not a checkpoint: name a file that torch.save wrote")
     (tmp_path / "model.safetensors").write_bytes(content)
@@ -367,7 +367,7 @@ def test_when_an_archive_or_a_pickle_is_of_something_else_then_it_is_refused(tmp
         refuse(tmp_path / "pickle.pth", "torch.save did not write it")
 
 
-def test_when_there_is_no_file_then_it_is_said(tmp_path):
+def test_when_there_is_no_file_then_it_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.pth does not exist"):
         load_state_dict(tmp_path / "absent.pth")
     refuse(tmp_path, "is a folder")
@@ -395,7 +395,7 @@ def test_when_there_is_no_file_then_it_is_said(tmp_path):
         ),
     ],
 )
-def test_when_a_file_holds_no_state_dict_then_it_says_what_it_holds(tmp_path, content, message):
+def test_when_a_file_holds_no_state_dict_then_it_explains_what_it_holds(tmp_path, content, message):
     torch.save(content, tmp_path / "other.pth")
     refuse(tmp_path / "other.pth", message)
 

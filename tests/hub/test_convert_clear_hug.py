@@ -71,7 +71,7 @@ def test_when_a_fine_tuned_file_is_incomplete_then_it_is_named_for_what_it_is(re
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "encoder."])
-def test_when_it_is_heartlang_then_it_says_why_it_cannot_be_converted(prefix):
+def test_when_it_is_heartlang_then_it_explains_why_it_cannot_be_converted(prefix):
     # Of the pre-trained model, of a fine-tuned one, and of the tokenizer that makes its words.
     tensors = {
         f"{prefix}cls_token": torch.zeros(768),
@@ -137,7 +137,7 @@ def test_when_a_classifier_becomes_a_folder_then_the_folder_gives_the_released_n
         released.check("hug_groups", output.group_states)
 
 
-def test_when_a_file_is_converted_then_the_folder_says_what_it_was_made_of(released, tmp_path):
+def test_when_a_file_is_converted_then_the_folder_records_what_it_was_made_of(released, tmp_path):
     path = _save(released, "hug", tmp_path / "checkpoint-best.pth")
     facts = convert_to_folder(path, tmp_path / "model", num_attention_heads=4)
     # The file that cards are made from.
@@ -206,7 +206,7 @@ def test_when_a_conversion_fails_then_nothing_is_left_and_the_earlier_one_stays(
     assert sorted(one.name for one in tmp_path.iterdir()) == ["checkpoint.pth", "model"]
 
 
-def test_when_label_names_make_no_sense_then_it_is_said(released, tmp_path):
+def test_when_label_names_make_no_sense_then_it_is_reported(released, tmp_path):
     linear = _save(released, "linear", tmp_path / "linear.pth")
     for names in (("a", "b", "c", "d", "a"), ("a", "b", "c", "d", "")):
         with pytest.raises(InputError, match="is empty or duplicate"):
@@ -265,7 +265,7 @@ def test_when_a_lead_is_flat_or_lost_then_it_stays_a_lead_as_released(shared):
     assert present.all()
 
 
-def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_path, capsys, run):
+def test_when_a_folder_was_converted_then_its_card_names_the_source(released, tmp_path, capsys, run):
     path = _save(released, "hug", tmp_path / "hug_super.pth")
     heads = ["--num-attention-heads", "4"]
     labels = ["--labels", "NORM", "MI", "STTC", "CD", "HYP"]
@@ -297,7 +297,7 @@ def test_when_a_folder_was_converted_then_its_card_says_of_what(released, tmp_pa
     assert json.loads((tmp_path / "staged" / "conversion.json").read_text())["kind"] == "CLEAR-HUG classifier"
 
 
-def test_when_a_converted_encoder_is_finetuned_then_the_card_of_the_result_says_where_it_came_from(
+def test_when_a_converted_encoder_is_finetuned_then_the_card_of_the_result_names_where_it_came_from(
     released, tmp_path, ptbxl_folder, run
 ):
     path = _save(released, "pretrain", tmp_path / "checkpoint-99.pth")

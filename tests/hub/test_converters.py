@@ -115,7 +115,7 @@ def test_when_sizes_are_released_ones_then_heads_are_known(
         ("ecg_jepa", (64, None), 7, "hidden_size=64 must be divisible by num_attention_heads=7"),
     ],
 )
-def test_when_heads_cannot_be_known_or_do_not_fit_then_one_sentence_says_so(
+def test_when_heads_cannot_be_known_or_do_not_fit_then_one_sentence_reports_it(
     system: str, widths: tuple[int, Any], heads: Any, message: str
 ) -> None:
     convert, make_tensors = CONVERTERS[system]
@@ -124,7 +124,7 @@ def test_when_heads_cannot_be_known_or_do_not_fit_then_one_sentence_says_so(
     assert "\n" not in str(caught.value)
 
 
-def test_when_systems_declare_one_option_then_its_help_says_what_it_is_for_each() -> None:
+def test_when_systems_declare_one_option_then_its_help_explains_it_for_each() -> None:
     first, second = ConverterOption(help="of the encoder"), ConverterOption(help="of both towers")
     converters = {
         name: Converter(function="", reads="", example="", options=options)

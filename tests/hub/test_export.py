@@ -1,4 +1,4 @@
-"""Exported models compute what the model does, for any batch, and stand by themselves."""
+"""Exported models compute what the model does, for any batch, and need no other file."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_when_a_classifier_is_exported_then_its_logits_are_those_of_the_model(sy
         assert 0 < small["largest_difference"] < 1
 
 
-def test_when_an_export_cannot_be_then_one_sentence_says_why(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_when_an_export_cannot_be_then_one_sentence_explains_why(tmp_path: Path, refused: Callable[..., str]) -> None:
     encoder = ClearHugForPreTraining(ClearHugConfig(**SMALL))
     save_model_folder(tmp_path / "encoder", encoder, ClearHugFeatureExtractor())
     with pytest.raises(InputError, match="is not a classifier of recordings: fine-tune the model first"):

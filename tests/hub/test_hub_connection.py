@@ -297,7 +297,7 @@ def test_when_a_model_is_named_by_its_place_on_the_hub_then_it_predicts_as_the_l
         ("without_rights", ["the Hub refuses the token", "the repository is staged in published/org/new"]),
     ],
 )
-def test_when_the_hub_does_not_do_it_then_one_sentence_says_why(
+def test_when_the_hub_does_not_do_it_then_one_sentence_explains_why(
     owner: Results, step: str, messages: list[str]
 ) -> None:
     status, _, error = owner[step]
@@ -306,7 +306,7 @@ def test_when_the_hub_does_not_do_it_then_one_sentence_says_why(
     assert "\n" not in error
 
 
-def test_when_the_hub_is_out_of_reach_then_one_sentence_says_so_and_the_folder_stays(
+def test_when_the_hub_is_out_of_reach_then_one_sentence_reports_it_and_the_folder_stays(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     with running_hub() as gone:

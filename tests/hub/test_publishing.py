@@ -1,4 +1,4 @@
-"""A published folder is whole, its card says what the run's files say, and what goes wrong is one sentence."""
+"""A published folder is complete, its card agrees with the run's files, and an error is one sentence."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
     assert second.files.keys() == first.files.keys()
     assert "license: cc-by-4.0" in (folder / "README.md").read_text()
 
-    # What somebody changed in it is theirs.
+    # What a user changed in it is kept.
     card = (folder / "README.md").read_text() + "Thanks to my colleagues.\n"
     for name, text in (("README.md", card), ("notes.txt", "mine")):
         before = (folder / name).read_text() if (folder / name).exists() else None
@@ -138,7 +138,7 @@ def test_when_staged_again_then_it_is_replaced_and_nothing_else_ever_is(
 # -------------------------------------------------------------------------------------------------------------- card
 
 
-def test_when_a_card_is_made_then_data_splits_protocol_and_limits_stand_in_it(staged: Any, made: Path) -> None:
+def test_when_a_card_is_made_then_data_splits_protocol_and_limits_are_in_it(staged: Any, made: Path) -> None:
     card = ModelCard.load(staged.folder / "README.md")
     metrics = json.loads((made / "finetuned" / "metrics.json").read_text())
     assert card.data.license == "cc-by-4.0"
@@ -166,7 +166,7 @@ def test_when_a_card_is_made_then_data_splits_protocol_and_limits_stand_in_it(st
     assert card.text.count("| 48 (48) | 12 (12) | 12 (12) |") == 2
 
 
-def test_when_results_are_of_recordings_that_chose_the_model_then_the_table_itself_says_so(staged: Any) -> None:
+def test_when_results_are_of_recordings_that_chose_the_model_then_the_table_itself_reports_it(staged: Any) -> None:
     card = (staged.folder / "README.md").read_text()
     results = card.split("## Results")[1].split("## Training")[0]
     tables = re.findall(r"^(.*:)\n\n(\|.*)$", results, re.MULTILINE)
@@ -256,7 +256,7 @@ def test_when_metrics_are_damaged_or_of_another_model_then_no_card_states_them(
     assert not (tmp_path / "staged").exists()
 
 
-def test_when_the_best_epoch_is_not_the_last_then_the_card_says_which_and_how_it_was_chosen(
+def test_when_the_best_epoch_is_not_the_last_then_the_card_names_which_and_how_it_was_chosen(
     made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made / "pretrained", tmp_path / "run")
@@ -279,7 +279,7 @@ def test_when_the_best_epoch_is_not_the_last_then_the_card_says_which_and_how_it
     assert "selected on the validation recordings" not in card
 
 
-def test_when_somebody_wrote_a_card_then_it_is_taken_if_it_has_its_fields(made: Path, tmp_path: Path) -> None:
+def test_when_a_user_wrote_a_card_then_it_is_taken_if_it_has_its_fields(made: Path, tmp_path: Path) -> None:
     card = tmp_path / "card.md"
     card.write_text("---\nlicense: mit\nlibrary_name: transformers\ntags: [ecg]\n---\n\n# Mine\n")
     found = stage(made / "finetuned", tmp_path / "staged", REPO, card=card)
@@ -333,7 +333,7 @@ def test_when_the_hub_has_no_name_for_a_licence_then_it_needs_one_of_its_own(mad
     assert "Weights: hospital-research." in card.text
 
 
-def test_when_a_folder_holds_another_model_than_it_says_then_it_is_refused(made: Path, tmp_path: Path) -> None:
+def test_when_a_folder_holds_another_model_than_its_config_then_it_is_refused(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "finetuned" / "model", tmp_path / "mixed")
     shutil.copy(made / "pretrained" / "model" / "model.safetensors", tmp_path / "mixed" / "model.safetensors")
     with pytest.raises(InputError, match=r"are not those of ClearHugForSequenceClassification: missing classifier"):
@@ -358,7 +358,7 @@ def test_when_weights_would_be_left_behind_then_staging_is_refused(made: Path, t
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def test_when_a_dry_run_is_asked_for_then_all_is_written_and_said_and_nothing_sent(
+def test_when_a_dry_run_is_asked_for_then_all_is_written_and_printed_and_nothing_sent(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("clear_hug_hf.hub.publishing.HfApi", None)  # whoever calls the Hub fails
@@ -374,7 +374,7 @@ def test_when_a_dry_run_is_asked_for_then_all_is_written_and_said_and_nothing_se
     assert sorted(path.name for path in tmp_path.iterdir()) == [".staged.staged.json", "staged"]
 
 
-def test_when_there_is_no_token_or_licence_then_one_sentence_says_so_and_the_folder_stays(
+def test_when_there_is_no_token_or_licence_then_one_sentence_reports_it_and_the_folder_stays(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -403,7 +403,7 @@ def test_when_there_is_no_token_or_licence_then_one_sentence_says_so_and_the_fol
         (["publish", "hf://you/model@", REPO], "is not a valid model name"),
     ],
 )
-def test_when_publishing_is_asked_wrongly_then_one_sentence_says_so_and_nothing_is_written(
+def test_when_publishing_is_asked_wrongly_then_one_sentence_reports_it_and_nothing_is_written(
     made: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -166,7 +166,7 @@ def test_when_no_record_can_be_used_then_there_is_no_table(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
 
 
-def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and_mistakes_are_said(
+def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and_mistakes_are_reported(
     folder: Path,
     references: list[RecordReference],
     tmp_path: Path,
@@ -189,9 +189,9 @@ def test_when_embedding_is_asked_on_the_command_line_then_the_table_is_there_and
     table.write_text("path\nrecords/r0\nrecords/absent\nward.csv\nrecords/r1.hea\n")
     assert status("embed", table, *model, "--output", tmp_path / "ward.parquet") == 1
     assert set(pd.read_parquet(tmp_path / "ward.parquet")["record_id"]) == {"records/r0", "records/r1"}
-    said = capsys.readouterr().err
-    assert "clear-hug: 2 recording(s) failed:\n  records/absent: " in said
-    assert "ward.csv is not in a supported format" in said
+    errors = capsys.readouterr().err
+    assert "clear-hug: 2 recording(s) failed:\n  records/absent: " in errors
+    assert "ward.csv is not in a supported format" in errors
 
     foreign, text = tmp_path / "foreign.parquet", tmp_path / "text.parquet"
     pd.DataFrame({"a": [1]}).to_parquet(foreign)

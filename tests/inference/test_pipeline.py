@@ -159,7 +159,7 @@ def test_when_a_recording_comes_in_any_form_then_the_scores_are_the_same(pipe: P
     assert pipe(recording.waveform * 1000, **{**fields, "unit": "uV"})[0]["score"] == pytest.approx(
         expected[0]["score"], abs=1e-4
     )
-    # What the recording says goes first.
+    # The recording's own fields take precedence.
     assert pipe({"waveform": recording.waveform, "sampling_rate": 250}, **{**fields, "sampling_rate": 100}) == expected
     assert pipe(recording, sampling_rate=500, unit="NU") == expected
 
@@ -191,7 +191,9 @@ def test_when_there_are_many_recordings_then_there_are_as_many_results_in_order(
     assert list(pipe(map(recordings.__getitem__, range(4)))) == expected
 
 
-def test_when_recordings_come_as_a_dataset_then_they_are_told_from_one_recording(pipe: Pipe, paths: list[str]) -> None:
+def test_when_recordings_come_as_a_dataset_then_they_are_distinguished_from_one_recording(
+    pipe: Pipe, paths: list[str]
+) -> None:
     expected = [pipe(path) for path in paths]
     assert pipe(paths) == expected
     table = datasets.Dataset.from_dict({"path": paths})
@@ -400,7 +402,7 @@ def test_when_the_model_is_in_training_or_of_half_precision_then_scores_are_stil
         (np.full((12, 1000), "a"), "must contain real numbers"),
     ],
 )
-def test_when_an_input_is_no_recording_then_one_sentence_says_so(pipe: Pipe, inputs: Any, message: str) -> None:
+def test_when_an_input_is_no_recording_then_one_sentence_reports_it(pipe: Pipe, inputs: Any, message: str) -> None:
     stated = {"sampling_rate": 100} if getattr(inputs, "dtype", None) == np.dtype("<U1") else {}
     with pytest.raises(ValueError, match=message) as caught:
         pipe(inputs, **stated)
@@ -423,7 +425,7 @@ def test_when_an_input_is_no_recording_then_one_sentence_says_so(pipe: Pipe, inp
         ({"waveform": np.zeros((12, 50))}, "at least 1 s long"),
     ],
 )
-def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
+def test_when_a_recording_cannot_be_used_then_the_reason_is_reported(
     pipe: Pipe, recordings: Recordings, wrong: dict[str, Any], message: str
 ) -> None:
     fields = {"waveform": recordings[0].waveform, **_about(recordings[0]), **wrong}
@@ -444,7 +446,7 @@ def test_when_a_recording_cannot_be_used_then_the_reason_is_said(
         ({"signal_scale": [1.0]}, r"and its scales \(1,\); prepare the recordings again"),
     ],
 )
-def test_when_a_row_is_not_as_prepared_then_the_reason_is_said(
+def test_when_a_row_is_not_as_prepared_then_the_reason_is_reported(
     pipe: Pipe, dataset: datasets.Dataset, wrong: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -508,7 +510,7 @@ def test_when_a_record_cannot_be_read_then_the_file_is_named(
         pipe(header)
 
 
-def test_when_there_is_nothing_to_classify_with_then_it_is_said(
+def test_when_there_is_nothing_to_classify_with_then_it_is_reported(
     model: ClearHugForSequenceClassification, recordings: Recordings
 ) -> None:
     with pytest.raises(ValueError, match="the feature extractor is missing"):
@@ -521,11 +523,11 @@ def test_when_there_is_nothing_to_classify_with_then_it_is_said(
 def test_when_the_package_is_imported_then_the_task_is_known_and_importing_again_is_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(pipelines_base.logger, "warning", lambda message, *_: said.append(message))
+    warnings: list[str] = []
+    monkeypatch.setattr(pipelines_base.logger, "warning", lambda message, *_: warnings.append(message))
     importlib.reload(clear_hug_hf)
     assert PIPELINE_REGISTRY.check_task("ecg-classification")[1]["impl"] is EcgClassificationPipeline
-    assert not said
+    assert not warnings
 
 
 def test_when_a_pipeline_is_saved_then_only_its_own_folder_names_it(
@@ -628,7 +630,7 @@ def test_when_a_folder_holds_no_classifier_then_no_label_is_made_up(tmp_path: Pa
         pipeline("ecg-classification", model=str(tmp_path / "pretrained"))
 
 
-def test_when_a_slice_of_a_dataset_is_given_then_it_is_told_from_recordings(
+def test_when_a_slice_of_a_dataset_is_passed_then_it_is_distinguished_from_recordings(
     pipe: Pipe, recordings: Recordings
 ) -> None:
     dataset = prepare(recordings, pipe.feature_extractor, progress=False).dataset
@@ -645,7 +647,7 @@ def _with_labels(pipe: Pipe, *names: str) -> EcgClassificationPipeline:
     return EcgClassificationPipeline(model, feature_extractor=pipe.feature_extractor, device="cpu")
 
 
-def test_when_a_report_is_asked_for_then_it_stands_beside_the_labels(
+def test_when_a_report_is_asked_for_then_it_is_beside_the_labels(
     pipe: Pipe, recordings: Recordings, dataset: datasets.Dataset
 ) -> None:
     for inputs, batch_size in ((recordings[0], 1), (recordings[1], 2), (dataset[0], 1)):
@@ -658,7 +660,7 @@ def test_when_a_report_is_asked_for_then_it_stands_beside_the_labels(
     assert pipe(dataset[0], return_report=True, windows="first")["report"]["beats_read"] == 15
 
 
-def test_when_the_input_is_implausible_then_a_warning_says_so_by_default(
+def test_when_the_input_is_implausible_then_a_warning_reports_it_by_default(
     pipe: Pipe, recordings: Recordings, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipe(recordings[0])

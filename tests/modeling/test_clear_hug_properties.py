@@ -181,7 +181,7 @@ def test_when_decoder_memory_changes_then_a_hidden_beat_changes_by_the_rules(
         assert beat.reacts_to(lead, 3) is sees_same_beat
     assert beat.reacts_to(7) is sees_rest  # the summary of another lead
     assert beat.reacts_to(5, 9) is sees_rest  # another beat of another lead
-    assert not beat.reacts_to(2, 4)  # what stands where a hidden beat would be
+    assert not beat.reacts_to(2, 4)  # the values at the place of a hidden beat
 
 
 @pytest.mark.parametrize("form", ["dense", "sparse"])
@@ -338,7 +338,7 @@ def test_when_recordings_come_one_by_one_then_numbers_are_those_of_the_batch(fie
     torch.testing.assert_close(total, together.loss)
 
 
-def test_when_beats_are_missing_in_one_lead_only_then_a_mask_per_lead_says_so():
+def test_when_beats_are_missing_in_one_lead_only_then_a_mask_per_lead_marks_it():
     batch = make_batch(15, (15, 15))
     attention_mask = torch.ones(2, 12, 15, dtype=torch.bool)
     attention_mask[0, 3, 4:] = False
@@ -510,7 +510,7 @@ def test_when_leads_are_missing_then_hug_means_run_over_those_present():
     torch.testing.assert_close(feature, (g1 + g3 + p12 + p23 + p13 + top) / 6, atol=1e-5, rtol=1e-5)
 
 
-def test_when_the_head_is_simpler_then_it_averages_as_the_paper_says():
+def test_when_the_head_is_simpler_then_it_averages_as_in_the_paper():
     states = torch.randn(2, 12, 32)
     present = torch.ones(2, 12, dtype=torch.bool)
     present[1, 6:] = False

@@ -330,7 +330,7 @@ def test_when_leads_are_fewer_then_default_groups_follow():
     assert config.lead_group_indices() == [[1], [2], [0]]
 
 
-def test_when_only_the_kind_of_mask_is_told_then_its_released_shares_follow():
+def test_when_only_the_kind_of_mask_is_set_then_its_released_shares_follow():
     assert EcgJepaConfig().mask_range == (0.175, 0.225)
     assert EcgJepaConfig(mask_type="random").mask_range == (0.6, 0.7)
     assert EcgJepaConfig(mask_ratio=(0.5, 0.6)).mask_range == (0.5, 0.6)

@@ -1,4 +1,4 @@
-"""Losses of ECG-Scan are what their formulas say, and the traps of the formulas are known."""
+"""Losses of ECG-Scan follow their formulas, also where these are easy to misread."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _real_leads(shared: Path, source: str) -> list[np.ndarray]:
 def test_when_recordings_are_in_millivolts_then_their_leads_obey_the_identities(
     shared: Path, source: str, most: float
 ) -> None:
-    """Also a test that each source's leads are where their names say: trap T6. Those of LUDB were filtered apart."""
+    """Also a test that the leads of each source have the right names. LUDB filtered each lead separately."""
     residuals = np.stack(
         [np.sqrt(lead_residuals(torch.from_numpy(entry)).square().mean(1)) for entry in _real_leads(shared, source)]
     )
@@ -136,7 +136,7 @@ def test_when_residuals_are_taken_then_they_are_of_the_identities_that_derive_ab
         np.testing.assert_allclose(result[index], expected, atol=1e-12, err_msg=name)
 
 
-def test_when_two_leads_are_swapped_or_scaled_apart_then_the_residuals_say_so(shared: Path) -> None:
+def test_when_two_leads_are_swapped_or_scaled_apart_then_the_residuals_show_it(shared: Path) -> None:
     signal = torch.from_numpy(_real_leads(shared, "challenge")[0])
     level = signal[:6].square().mean().sqrt()
 

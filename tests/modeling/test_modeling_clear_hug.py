@@ -67,7 +67,7 @@ def test_when_masks_are_left_out_then_everything_exists_and_times_are_unknown():
         assert model(beats, **masks, time_ids=torch.zeros(shape)).last_hidden_state.equal(expected)
 
 
-def test_when_a_beat_comes_later_than_the_table_then_the_last_row_stands_for_it():
+def test_when_a_beat_comes_later_than_the_table_then_the_last_row_represents_it():
     beats = torch.randn(1, 12, 3, 96)
     model = ClearHugModel(small_config()).eval()
     late = model(beats, time_ids=torch.tensor([[1, 15, 99]])).last_hidden_state
@@ -106,7 +106,7 @@ def test_when_an_input_has_another_shape_then_it_is_refused(name, shape):
         ClearHugForPreTraining(small_config())(**{"input_values": torch.randn(2, 12, 15, 96), name: torch.ones(shape)})
 
 
-def test_when_beat_features_and_model_do_not_belong_together_then_it_is_said():
+def test_when_beat_features_and_model_do_not_belong_together_then_it_is_reported():
     batch = make_batch()
     plain, reader = ClearHugModel(small_config()), ClearHugModel(small_config(use_beat_features=True))
     for model, features, message in (

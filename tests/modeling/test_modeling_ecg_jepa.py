@@ -50,7 +50,7 @@ def as_grid(states: torch.Tensor) -> torch.Tensor:
 # Positions and pattern
 
 
-def test_when_positions_are_made_then_they_tell_the_time_first_and_then_the_lead():
+def test_when_positions_are_made_then_they_hold_the_time_first_and_then_the_lead():
     positions = EcgJepaModel(EcgJepaConfig(num_hidden_layers=1)).embeddings.positions
     assert positions.shape == (8, 50, 768)
     token = positions[3, 7]
@@ -184,7 +184,7 @@ def partial_calls(part: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
         given = {"input_values": recordings[:, leads], "lead_indices": some}
     elif part == "first seconds":
         times = list(range(7))
-        recordings[:, :, 7 * PATCH :] = torch.nan  # whatever stands there
+        recordings[:, :, 7 * PATCH :] = torch.nan  # whatever their values
         given = {"input_values": recordings[:, :, : 7 * PATCH]}
     else:
         times = [0, 1, 5, 8]
@@ -429,7 +429,7 @@ def test_when_the_loss_is_chosen_then_it_is_that_of_prediction_and_target(loss_t
     assert output.loss_weight == output.prediction.shape[:3].numel()
 
 
-def test_when_recordings_look_alike_then_the_alarm_tells():
+def test_when_recordings_look_alike_then_the_alarm_rings():
     model = EcgJepaForPreTraining(small_config()).eval()
     alike = make_recordings(1).expand(4, -1, -1)
     assert model(alike).pooled_std < 1e-6

@@ -67,7 +67,7 @@ def test_when_a_page_a_signal_and_a_text_are_given_then_all_are_unit_vectors_of_
     assert output.lead_states.shape == (6, 1, 16)
 
 
-def test_when_a_text_stands_in_a_padded_batch_then_it_is_the_same_as_alone() -> None:
+def test_when_a_text_is_in_a_padded_batch_then_it_is_the_same_as_alone() -> None:
     model, batch = EcgScanModel(make_config()).eval(), make_batch()
     together = model.get_text_features(batch["input_ids"], batch["attention_mask"])
     for index in range(6):
@@ -324,7 +324,7 @@ def test_when_towers_are_pretrained_then_the_model_starts_from_them(tmp_path: Pa
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_when_shapes_or_parts_do_not_fit_then_the_error_says_so() -> None:
+def test_when_shapes_or_parts_do_not_fit_then_the_error_reports_it() -> None:
     model, batch = pretraining(), make_batch()
     with pytest.raises(ValueError, match=r"pixel_values must have shape \(any, 3, 64, 96\), got \(6, 3, 96, 64\)"):
         model(batch["pixel_values"].transpose(2, 3), waveforms=batch["waveforms"])

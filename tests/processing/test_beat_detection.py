@@ -118,7 +118,7 @@ def test_when_recordings_are_altered_then_the_beats_are_still_found(ludb, leads,
     assert right >= 98
 
 
-# A ventricular spike runs into its QRS; an atrial one stands alone, and 5 mV of it exceed the QRS of low recordings.
+# A ventricular spike runs into its QRS; an atrial spike is isolated, and 5 mV of it exceed the QRS of low recordings.
 @pytest.mark.parametrize(
     ("millivolts", "before", "bar"), [(2, 40, 0.998), (5, 40, 0.998), (2, 160, 0.998), (5, 160, 0.95)]
 )

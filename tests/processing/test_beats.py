@@ -91,7 +91,7 @@ def test_when_beats_are_described_then_scale_is_that_of_the_lead_and_intervals_a
     result = describe_beats(beats, mask, peaks)
     np.testing.assert_allclose(result[0, 0, 1:9, 0], 0, atol=0.1)
     assert result[0, 1, 3, 0] - result[0, 1, 4, 0] == pytest.approx(np.log(2), abs=1e-5)
-    assert result[0, :, 0, 1:].tolist() == [[0, 1], [0, 1]], "nobody knows what came before the first beat"
+    assert result[0, :, 0, 1:].tolist() == [[0, 1], [0, 1]], "what came before the first beat is unknown"
     assert result[0, :, 1:9, 1:].tolist() == [[[1, 1]] * 8] * 2
     assert not result[0, :, 10:].any(), "missing beats have no features"
     scaled, _, _ = cut_beats(signals * np.array([7.0, 0.01])[:, None], peaks, num_beats=12)

@@ -285,7 +285,7 @@ def test_when_a_style_is_black_and_white_then_the_page_has_no_color() -> None:
         ({"signals": np.full((12, 100), "a")}, "dtype"),
     ],
 )
-def test_when_a_page_cannot_be_drawn_then_the_error_says_why(change: dict[str, Any], message: str) -> None:
+def test_when_a_page_cannot_be_drawn_then_the_error_explains_why(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         draw_page(**{"signals": np.zeros((12, 100)), "sampling_rate": RATE, **change})
     assert message in str(caught.value)
@@ -368,7 +368,7 @@ def test_when_a_recording_is_long_then_ten_seconds_from_the_start_are_drawn() ->
         *[({"start_seconds": start}, "the duration of the recording (10 s)") for start in (10.0, -1.0, float("nan"))],
     ],
 )
-def test_when_a_recording_cannot_be_read_then_the_error_says_why(change: dict[str, Any], message: str) -> None:
+def test_when_a_recording_cannot_be_read_then_the_error_explains_why(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         render_page(**{"waveform": _sines(), **_known(), **change})
     assert message in str(caught.value)

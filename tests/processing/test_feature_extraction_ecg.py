@@ -376,7 +376,7 @@ def test_when_settings_make_no_sense_then_they_are_refused_for_good_and_for_a_ca
         ({"do_resample": False, "sampling_rate": 400.0}, "set do_resample=True"),
     ],
 )
-def test_when_the_input_cannot_be_used_then_the_message_says_what_was_wrong(extractor, changes, message) -> None:
+def test_when_the_input_cannot_be_used_then_the_message_explains_what_was_wrong(extractor, changes, message) -> None:
     call = {"waveforms": make_pulses(), **known(), **changes}
     with pytest.raises(InputError, match=message):
         extractor(call.pop("waveforms"), **call)

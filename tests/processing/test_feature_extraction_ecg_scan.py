@@ -37,7 +37,7 @@ def test_when_it_is_saved_then_one_file_serves_recordings_and_pictures(tmp_path:
     assert (processor.image_size, processor.image_mean) == (again.image_size, again.image_mean)
 
 
-def test_when_a_recording_is_drawn_then_targets_say_what_the_page_shows(recording: Recording) -> None:
+def test_when_a_recording_is_drawn_then_targets_describe_what_the_page_shows(recording: Recording) -> None:
     extractor = EcgScanFeatureExtractor()
     signal, present = _clean(extractor, recording)
     short = signal[:, :700]
@@ -110,6 +110,6 @@ def test_when_a_recording_is_in_unknown_units_then_it_is_refused_unless_a_scale_
         ({"image_size": (8, 8)}, "between 32 and 4096 px"),
     ],
 )
-def test_when_a_setting_cannot_be_then_the_error_says_why(settings: dict, message: str) -> None:
+def test_when_a_setting_cannot_be_then_the_error_explains_why(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         EcgScanFeatureExtractor(**settings).image_processor  # noqa: B018

@@ -79,7 +79,7 @@ def _bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def test_when_a_picture_is_bad_then_the_error_says_what_to_do(page: np.ndarray, tmp_path: Path) -> None:
+def test_when_a_picture_is_bad_then_the_error_explains_what_to_do(page: np.ndarray, tmp_path: Path) -> None:
     jpeg = _saved(Image.fromarray(page), "JPEG")
     frames = [Image.new("RGB", (90, 90), color) for color in ("white", "black")]
     animated = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -1,4 +1,4 @@
-"""Augmentation of pages: what it moves it says, and what it must not do it does not."""
+"""Augmentation of pages: it reports where it moves the page, and keeps within its limits."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_when_a_page_is_augmented_then_its_traces_can_still_be_read() -> None:
         ({"only": "flip"}, "choose one of creases, geometry"),
     ],
 )
-def test_when_a_page_cannot_be_augmented_then_the_error_says_why(change: dict[str, Any], message: str) -> None:
+def test_when_a_page_cannot_be_augmented_then_the_error_explains_why(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         augment_page(**{"image": np.zeros((100, 100, 3), dtype=np.uint8), "generator": _seeded(0), **change})
     assert message in str(caught.value)

@@ -57,7 +57,7 @@ def test_when_a_scan_has_a_letterhead_then_the_printed_panel_is_the_page(shared:
     assert result.traces > 0.8
 
 
-def test_when_a_picture_stands_on_its_side_then_traces_run_from_left_to_right_again(shared: Path) -> None:
+def test_when_a_picture_lies_on_its_side_then_traces_run_from_left_to_right_again(shared: Path) -> None:
     page = _page(shared)
     for quarter in (1, 3):
         result = find_page(np.ascontiguousarray(np.rot90(page, quarter)))

@@ -1,4 +1,4 @@
-"""Cleaning keeps what it should keep and says what it cannot mend."""
+"""Cleaning keeps what it should keep and reports what it cannot repair."""
 
 from __future__ import annotations
 

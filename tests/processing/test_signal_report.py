@@ -119,7 +119,7 @@ def _with_gap(recording: Recording, value: float) -> Recording:
 
 @pytest.mark.parametrize("kind", EXTRACTORS)
 @pytest.mark.parametrize("value", [0.0, np.nan])
-def test_when_the_leads_are_off_for_most_of_the_time_then_the_rest_is_read_and_its_rhythm_told(
+def test_when_the_leads_are_off_for_most_of_the_time_then_the_rest_is_read_and_its_rhythm_reported(
     kind: Any, value: float, recording: Recording
 ) -> None:
     alone, report = _report(kind(), recording), _report(kind(), _with_gap(recording, value))
@@ -166,13 +166,13 @@ def test_when_no_lead_varies_then_the_unit_is_not_blamed(recording: Recording) -
 
 
 @pytest.mark.parametrize("windows", ["first", "center"])
-def test_when_a_choice_of_window_drops_beats_then_a_warning_says_so(windows: str, recording: Recording) -> None:
+def test_when_a_choice_of_window_drops_beats_then_a_warning_reports_it(windows: str, recording: Recording) -> None:
     longer = replace(recording, waveform=np.tile(recording.waveform, 2))
     report = _report(EcgJepaFeatureExtractor(), longer, windows=windows)
     assert f"only {report.beats_read} of {report.beats_found} beats are read: use windows='all'" in report.warnings
 
 
-def test_when_no_beats_are_sought_then_nothing_is_said_of_the_rhythm(recording: Recording) -> None:
+def test_when_no_beats_are_sought_then_the_rhythm_is_not_mentioned(recording: Recording) -> None:
     report = _report(ClearHugFeatureExtractor(detector="regular"), recording)
     assert (report.heart_rate, report.beats_found, report.beats_read) == (None, None, None)
     assert report.summary() == "10 s"
@@ -199,7 +199,7 @@ def test_when_a_recording_is_normalized_then_it_has_no_amplitude(recording: Reco
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda waveform: 15 * waveform, r"lead\(s\) I, .* span up to .*: check the unit and the gain"),
         (lambda waveform: 0.05 * waveform, "the largest lead spans .*: check the unit and the gain"),
@@ -209,11 +209,11 @@ def test_when_a_recording_is_normalized_then_it_has_no_amplitude(recording: Reco
         (lambda waveform: waveform[:, :2450], r"the recording is short \(4.9 s with "),
     ],
 )
-def test_when_amplitude_or_length_is_implausible_then_a_warning_says_so(
-    change: Callable[[np.ndarray], np.ndarray], says: str, recording: Recording
+def test_when_amplitude_or_length_is_implausible_then_a_warning_reports_it(
+    change: Callable[[np.ndarray], np.ndarray], message: str, recording: Recording
 ) -> None:
     (warning,) = _report(ClearHugFeatureExtractor(), replace(recording, waveform=change(recording.waveform))).warnings
-    assert re.match(says, warning)
+    assert re.match(message, warning)
 
 
 def test_when_an_artifact_is_brief_then_the_amplitude_is_that_of_the_beats(recording: Recording) -> None:
@@ -246,7 +246,7 @@ def test_when_a_model_does_not_read_a_lead_then_it_is_not_missed(recording: Reco
     assert _report(EcgJepaFeatureExtractor(), eight).warnings == []
 
 
-def test_when_samples_are_lost_or_clipped_then_a_warning_says_so(recording: Recording) -> None:
+def test_when_samples_are_lost_or_clipped_then_a_warning_reports_it(recording: Recording) -> None:
     waveform = recording.waveform.copy()
     waveform[:, 1000:1100] = np.nan
     waveform[9, 3000:3100] = 5.0
@@ -256,7 +256,7 @@ def test_when_samples_are_lost_or_clipped_then_a_warning_says_so(recording: Reco
 
 
 @pytest.mark.parametrize(("rate", "implausible"), [(15, True), (40, False), (217, False), (280, True)])
-def test_when_the_rate_is_implausible_then_a_warning_says_so(
+def test_when_the_rate_is_implausible_then_a_warning_reports_it(
     rate: float, implausible: bool, recording: Recording
 ) -> None:
     peaks = np.arange(0, 6000, 6000 / rate).astype(np.int64)
@@ -265,7 +265,7 @@ def test_when_the_rate_is_implausible_then_a_warning_says_so(
     assert all(warning.startswith(f"a heart rate of {rate}/min is implausible") for warning in warnings)
 
 
-def test_when_no_beat_is_found_then_a_warning_says_so(recording: Recording) -> None:
+def test_when_no_beat_is_found_then_a_warning_reports_it(recording: Recording) -> None:
     (warning,) = describe_signal(_quality(recording), ALL_LEADS, np.empty(0, dtype=np.int64)).warnings
     assert warning.startswith("no beats were detected in 10 s")
 
@@ -284,7 +284,7 @@ def test_when_no_beat_is_found_then_a_warning_says_so(recording: Recording) -> N
         ("SBRAD", None, False),
     ],
 )
-def test_when_the_rate_contradicts_a_label_then_a_sentence_says_so(
+def test_when_the_rate_contradicts_a_label_then_a_sentence_reports_it(
     label: str, rate: float | None, contradicts: bool, recording: Recording
 ) -> None:
     report = replace(describe_signal(_quality(recording), ALL_LEADS), heart_rate=rate)

@@ -89,20 +89,20 @@ def test_when_the_header_gives_no_length_then_the_file_does(tmp_path: Path) -> N
         ),
     ],
 )
-def test_when_a_record_is_damaged_then_the_message_says_how(tmp_path: Path, header: str, message: str) -> None:
+def test_when_a_record_is_damaged_then_the_message_reports_how(tmp_path: Path, header: str, message: str) -> None:
     np.zeros((12, 2), dtype="<i2").tofile(tmp_path / "one.dat")
     (tmp_path / "one.hea").write_text(header)
     with pytest.raises(InputError, match=message):
         read_samples(read_header(tmp_path / "one.hea"))
 
 
-def test_when_the_header_is_missing_then_that_is_said(tmp_path: Path) -> None:
+def test_when_the_header_is_missing_then_that_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_header(tmp_path / "none.hea")
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 500])
-def test_when_no_file_can_have_the_name_then_that_is_said(tmp_path: Path, name: str) -> None:
+def test_when_no_file_can_have_the_name_then_that_is_reported(tmp_path: Path, name: str) -> None:
     for read in (read_record, find_records):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             read(tmp_path / name)

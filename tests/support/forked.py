@@ -64,7 +64,7 @@ class Forked:
 
 @functools.cache
 def _server() -> Any:
-    # Threads are counted at imports: what a script's environment says of them comes too late.
+    # Threads are counted at imports: a script's environment comes too late for them.
     environment, pipe = {**os.environ, "OMP_NUM_THREADS": "1"}, subprocess.PIPE
     return subprocess.Popen([sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, env=environment)
 

@@ -1,4 +1,4 @@
-"""A synthetic recording whose beats are known, and what is said of it."""
+"""A synthetic recording whose beats are known, and its description."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def make_pulses(seconds: float = 10.0, rate: float = RATE, heart_rate: float = 7
 
 
 def known(**others: Any) -> dict[str, Any]:
-    """What a feature extractor is told of the recording, but for what is said otherwise."""
+    """The arguments of a feature extractor for the recording, replaced by `others` where set."""
     return {"sampling_rate": RATE, "lead_names": LEADS, "unit": "mV", **others}

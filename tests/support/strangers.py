@@ -9,7 +9,7 @@ from pathlib import Path
 from forked import Forked
 
 
-# These read the environment while they are imported, which happened before this process was told its own.
+# These read the environment while they are imported, which happened before this process received its own.
 FRESH = """
 import os
 import sys

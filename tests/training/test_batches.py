@@ -78,7 +78,7 @@ def test_when_recordings_get_seeds_then_all_differ_and_follow_from_run_epoch_and
     assert bits.mean() == pytest.approx(0.5, abs=0.005)
 
 
-def test_when_a_step_is_split_then_rows_of_like_length_stand_together_with_their_seeds(
+def test_when_a_step_is_split_then_rows_of_similar_length_stay_together_with_their_seeds(
     dataset: datasets.Dataset,
 ) -> None:
     rows = [dict(row) for row in dataset.with_format("numpy")]
@@ -140,7 +140,7 @@ def test_when_a_stream_is_shuffled_then_epochs_differ_and_an_epoch_holds_everyth
     assert ids[:3] != ids[3:]
 
 
-def test_when_a_stream_ends_early_then_it_says_after_how_many(dataset: datasets.Dataset) -> None:
+def test_when_a_stream_ends_early_then_it_reports_after_how_many(dataset: datasets.Dataset) -> None:
     plan = StepPlan(24, 6, 1, seed=2)
     with pytest.raises(InputError, match=r"ended after 18 of 24 recordings.*recordings_per_epoch"):
         list(step_loader(_shuffled(dataset, True), plan, _collator()))

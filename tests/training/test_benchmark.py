@@ -326,7 +326,7 @@ def test_when_a_benchmark_is_finished_then_every_cell_is_there(finished: Finishe
     assert {"super__25pc__seed1__tiny__probe__hug.json", "super__100pc__seed0__resnet__supervised.npy"} <= names
 
 
-def test_when_a_cell_is_finished_then_its_row_and_probabilities_say_the_same(finished: Finished, task: Task) -> None:
+def test_when_a_cell_is_finished_then_its_row_and_probabilities_agree(finished: Finished, task: Task) -> None:
     folder, rows = finished
     truth = dataset_labels(task.sets["test"], task.label_names).numpy().astype(float)
     for row in rows:
@@ -540,7 +540,7 @@ def test_when_weights_recordings_or_recipe_differ_then_the_folder_is_refused_by_
     assert set(json.loads((copied / "benchmark.json").read_text())["models"]) == {"tiny", "random", "other"}
 
 
-def test_when_recordings_were_rejected_then_the_papers_numbers_are_found_by_what_the_source_has_and_it_is_said(
+def test_when_recordings_were_rejected_then_the_papers_numbers_are_found_by_what_the_source_has_and_it_is_reported(
     ptbxl: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = benchmark.read_manifest(ptbxl)
@@ -643,14 +643,14 @@ def test_when_names_differ_only_in_signs_then_their_cells_are_not_mixed() -> Non
     assert len({*cells}) == 9
 
 
-def test_when_a_fraction_lacks_a_class_then_it_is_said_once_by_name(
+def test_when_a_fraction_lacks_a_class_then_it_is_reported_once_by_name(
     task: Task, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = dataset_labels(task.sets["train"], task.label_names).numpy()
-    said: list[str] = []
+    messages: list[str] = []
     arguments = _arguments(protocols=("knn",), fractions=(0.05, 1.0), bootstrap_samples=0)
     both: dict[str, Path | None] = {"one": model, "other": model}
-    rows = _run_without_training(monkeypatch, [task], both, tmp_path, arguments, say=said.append)
+    rows = _run_without_training(monkeypatch, [task], both, tmp_path, arguments, say=messages.append)
     notes = (tmp_path / "table.md").read_text()
     expected, absent = [], {}
     for seed in (0, 1):
@@ -660,11 +660,11 @@ def test_when_a_fraction_lacks_a_class_then_it_is_said_once_by_name(
         ]
         if absent[str(seed)]:
             expected.append(f"super, 5%, seed {seed}: ")
-            (text,) = [one for one in said if one.startswith(expected[-1])]
+            (text,) = [message for message in messages if message.startswith(expected[-1])]
             assert text.endswith(", ".join(absent[str(seed)]))
             assert f"- {text}.\n" in notes + "\n"
     assert expected, "the draws of this test lack a class"
-    assert len(said) == len(expected)
+    assert len(messages) == len(expected)
     for row in rows:
         wanted = absent[str(row["seed"])] if row["fraction"] == "0.05" else []
         assert row["absent_in_training"] == " ".join(wanted)

@@ -107,9 +107,7 @@ def test_when_damaged_checkpoints_are_newer_then_they_do_not_push_out_the_good_o
     assert (path.name, state["history"]) == ("step-00000010", ["resumed"])
 
 
-def test_when_every_checkpoint_is_damaged_then_it_is_said_instead_of_starting_at_zero(
-    run: _Run, tmp_path: Path
-) -> None:
+def test_when_every_checkpoint_is_damaged_then_an_error_replaces_a_start_at_zero(run: _Run, tmp_path: Path) -> None:
     for path in (tmp_path / "checkpoints").iterdir():
         (path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(InputError, match=r"all checkpoints in .* are incomplete: .*--restart"):
@@ -125,7 +123,7 @@ def test_when_a_step_is_saved_again_then_it_replaces_the_former(run: _Run, tmp_p
     assert run.model.weight.eq(5.0).all()
 
 
-def test_when_files_have_their_size_but_cannot_be_read_then_it_says_what_to_do(run: _Run, tmp_path: Path) -> None:
+def test_when_files_have_their_size_but_cannot_be_read_then_it_explains_what_to_do(run: _Run, tmp_path: Path) -> None:
     weights = tmp_path / "checkpoints" / "step-00000012" / "model.safetensors"
     weights.write_bytes(b"\xff" * weights.stat().st_size)
     (weights.parent / "SHA256SUMS").unlink()

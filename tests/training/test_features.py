@@ -69,7 +69,7 @@ def test_when_a_setting_changes_then_the_name_does_where_features_would(dataset:
         return features_key(model, dataset, _collator())
 
     weights = _model().base_model.state_dict()
-    # Of every field of every system the digest of settings says this, below.
+    # The test below checks this in the digest of settings, for every field of every system.
     assert key(layer_norm_eps=1e-3) != key()
     assert key(head_type="mean", num_labels=5, decoder_hidden_size=16, mask_ratio=0.5) == key()
 
@@ -133,7 +133,7 @@ def _other_value(system: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize("system", _SYSTEMS)
-def test_when_a_config_has_a_field_then_it_says_which_part_it_belongs_to(system: str) -> None:
+def test_when_a_config_has_a_field_then_it_declares_its_part(system: str) -> None:
     found = _own_fields(_SYSTEMS[system][1])
     assert {name for name, metadata in found.items() if "part" not in metadata} == set()
     assert {metadata["part"] for metadata in found.values()} == {"encoder", "pretraining", "classifier"}

@@ -203,7 +203,7 @@ def test_when_lora_trains_then_the_merged_model_needs_no_peft(sets: Sets, tmp_pa
         torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
 
 
-def test_when_peft_is_absent_then_lora_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_peft_is_absent_then_lora_explains_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'clear-hug-hf\[lora\]'"):
         _recipe(method="lora")
@@ -346,7 +346,7 @@ def test_when_a_model_is_trained_then_only_thresholds_and_problem_type_are_new_i
         assert after == before
 
 
-def test_when_a_folder_holds_another_run_then_it_says_what_differs(sets: Sets, tmp_path: Path) -> None:
+def test_when_a_folder_holds_another_run_then_it_explains_what_differs(sets: Sets, tmp_path: Path) -> None:
     _finetune(sets, tmp_path, num_train_epochs=1)
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     with pytest.raises(
@@ -392,7 +392,7 @@ def test_when_processes_are_not_connected_then_none_of_them_trains(
     sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    # As on a machine with a GPU, where nothing needs to be said to Accelerate.
+    # As on a machine with a GPU, where Accelerate needs no option.
     monkeypatch.setattr(processes, "launched_on_cpus", lambda: False)
     with pytest.raises(InputError, match="2 processes were launched, but 1 are connected"):
         _finetune(sets, tmp_path / "run")
@@ -420,7 +420,7 @@ def test_when_a_process_sees_several_devices_then_it_trains_on_one_with_the_batc
     assert seen == [(1, _recipe().per_device_train_batch_size)]
 
 
-def test_when_devices_are_idle_then_it_is_said_how_to_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_devices_are_idle_then_a_message_explains_how_to_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     assert processes.unused_devices("start {count}") == "one of 4 devices is used: start 4"
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -451,7 +451,7 @@ def test_when_rate_or_leads_are_not_the_models_then_both_are_named(sets: Sets) -
         check_compatible(_model(sampling_rate=250).config, other, sets[0])
 
 
-def test_when_outputs_are_nan_then_training_stops_and_says_so(sets: Sets, tmp_path: Path) -> None:
+def test_when_outputs_are_nan_then_training_stops_with_an_error(sets: Sets, tmp_path: Path) -> None:
     model = _model()
     with torch.no_grad():
         model.classifier.weight[0, 0] = np.nan

@@ -1,4 +1,4 @@
-"""A model folder is whole or not there, and what is missing in one is said."""
+"""A model folder is complete or absent, and errors name what is missing."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_when_there_is_one_label_then_it_is_a_diagnosis_whatever_the_folder_lear
     assert again.config.problem_type == "multi_label_classification"
 
 
-def test_when_a_pretrained_folder_is_used_as_a_classifier_then_it_says_to_finetune(pretrained: Path) -> None:
+def test_when_a_pretrained_folder_is_used_as_a_classifier_then_it_suggests_to_finetune(pretrained: Path) -> None:
     with pytest.raises(InputError, match=r"no fine-tuned classifier.*clear-hug finetune"):
         folders.load_classifier(pretrained)
 
@@ -82,7 +82,7 @@ def test_when_a_file_is_missing_then_it_is_named(pretrained: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "preprocessor_config.json"])
-def test_when_a_file_is_garbage_then_one_sentence_says_so(pretrained: Path, tmp_path: Path, name: str) -> None:
+def test_when_a_file_is_garbage_then_one_sentence_reports_it(pretrained: Path, tmp_path: Path, name: str) -> None:
     model, extractor = folders.load_for_finetuning(pretrained, LABELS)
     folders.save_model_folder(tmp_path / "broken", model, extractor)
     (tmp_path / "broken" / name).write_text("not what it should be")
@@ -113,7 +113,7 @@ def test_when_an_encoder_has_another_shape_then_it_is_not_replaced_by_a_new_one(
         folders.load_for_finetuning(tmp_path / "broken", LABELS)
 
 
-def test_when_there_is_no_folder_then_that_is_said(tmp_path: Path) -> None:
+def test_when_there_is_no_folder_then_that_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         folders.load_classifier(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="use a shipped model: clear-hug-small, clear-hug-small-ptbxl-form"):

@@ -147,14 +147,14 @@ def test_when_bf16_is_asked_for_then_the_weights_stay_in_full_precision(
     assert half.history[-1]["train_loss"] != full.history[-1]["train_loss"]
 
 
-def test_when_a_model_follows_its_training_then_it_is_told_the_progress(dataset: datasets.Dataset) -> None:
+def test_when_a_model_follows_its_training_then_it_receives_the_progress(dataset: datasets.Dataset) -> None:
     class Following(ClearHugForPreTraining):
         def after_optimizer_step(self, progress: float) -> None:
-            told.append(progress)
+            received.append(progress)
 
-    told: list[float] = []
+    received: list[float] = []
     _pretrain(dataset, model=make_model(Following))
-    assert told == [step / 8 for step in range(1, 9)]
+    assert received == [step / 8 for step in range(1, 9)]
 
 
 def test_when_the_loss_is_not_finite_then_the_last_good_folder_stays(
@@ -486,7 +486,7 @@ def test_when_a_tracker_is_named_then_losses_go_there_and_a_new_start_leaves_not
         ({"report_to": ("wandb",)}, "tracker wandb is not installed: `pip install wandb`"),
     ],
 )
-def test_when_a_recipe_does_not_fit_then_it_says_what_would(
+def test_when_a_recipe_does_not_fit_then_it_explains_what_would(
     dataset: datasets.Dataset, tmp_path: Path, recipe: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -81,7 +81,7 @@ def data(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a process trained that nobody killed."""
+    """What a process trained that was not killed."""
     output = tmp_path_factory.mktemp("run") / "whole"
     _wait(_start(data, output))
     assert len(_steps(output)) == NUM_STEPS
@@ -146,7 +146,7 @@ def prepared(make_recordings: Callable[..., list[Recording]], tmp_path_factory: 
 
 @pytest.fixture(scope="module")
 def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Where two processes saved their runs, and what each of them says about them."""
+    """Where two processes saved their runs, and what each of them reports about them."""
     output = tmp_path_factory.mktemp("trained")
     launch = yaml.safe_load((SCRIPTS / "launch" / "fsdp.yaml").read_text())["fsdp_config"]
     # As launchers set them.

@@ -1,4 +1,4 @@
-"""Recipes say what they mean: fields are checked, the command line overrides them, and the help explains each."""
+"""Recipes are explicit: fields are checked, the command line overrides them, and the help explains each."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_when_a_recipe_of_the_repository_is_read_then_it_makes_a_config(path: Pa
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_when_recordings_are_prepared_as_a_recipe_says_then_no_recording_is_kept_from_training(
+def test_when_recordings_are_prepared_for_a_recipe_then_no_recording_is_kept_from_training(
     path: Path, make_recordings: Callable[..., list[Recording]]
 ) -> None:
     comments = re.sub(r"\\\n#", "", path.read_text())
@@ -175,7 +175,7 @@ def test_when_the_model_of_a_recipe_is_cut_otherwise_then_the_feature_extractor_
         leads.make_feature_extractor(prepared_with)
 
 
-def test_when_a_recipe_is_absent_then_it_is_said(tmp_path: Path) -> None:
+def test_when_a_recipe_is_absent_then_it_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.yaml does not exist"):
         read_recipe(tmp_path / "none.yaml")
 

@@ -99,7 +99,7 @@ def test_when_a_file_and_words_set_a_field_then_the_words_win_and_mappings_are_m
         ((*REQUIRED, "--config", "none.yaml"), "none.yaml does not exist"),
     ],
 )
-def test_when_words_do_not_fit_then_one_sentence_says_why(words: tuple[str, ...], message: str) -> None:
+def test_when_words_do_not_fit_then_one_sentence_explains_why(words: tuple[str, ...], message: str) -> None:
     with pytest.raises((InputError, FileNotFoundError), match=message):
         _parse(*words)
 

@@ -1,4 +1,4 @@
-"""Whatever kills a process, a file or folder is the old one or the new one; and nobody's files are lost."""
+"""Whatever kills a process, a file or folder is the old one or the new one, and no other file is lost."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def _run(folder: Path) -> RunFolder:
     return RunFolder(folder, "run.json", "run", "choose another folder, or --restart", foreign=["model"])
 
 
-def test_when_the_same_work_comes_again_then_it_goes_on_with_what_the_mark_says(tmp_path: Path) -> None:
+def test_when_the_same_work_comes_again_then_it_goes_on_with_what_the_mark_records(tmp_path: Path) -> None:
     assert _run(tmp_path / "run").open(IDENTITY) is None
     assert not (tmp_path / "run").exists()
     _run(tmp_path / "run").claim({**IDENTITY, "finished": True})
@@ -299,7 +299,7 @@ def test_when_the_same_work_comes_again_then_it_goes_on_with_what_the_mark_says(
         ({"processes": 2}, "processes was None and is now 2"),
     ],
 )
-def test_when_other_work_comes_then_the_first_difference_is_told_and_nothing_changes(
+def test_when_other_work_comes_then_the_first_difference_is_reported_and_nothing_changes(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     _run(tmp_path).claim(IDENTITY)
@@ -337,7 +337,7 @@ def test_when_work_takes_its_folder_then_what_kills_left_there_goes(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_when_values_tell_users_nothing_then_words_are_told_in_their_place(tmp_path: Path) -> None:
+def test_when_values_mean_nothing_to_users_then_words_replace_them(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "plan.json", "preparation", "delete it", words={"a: b": "its records are others"})
     with pytest.raises(InputError, match=r"contains a different preparation \(its records are others\): delete it"):
         folder.check_same({"a": {"b": 1}}, {"a": {"b": 2}})

@@ -20,7 +20,7 @@ def _index(shared: Path) -> dict[str, dict[str, str]]:
         return {row["record"]: row for row in csv.DictReader(file)}
 
 
-def test_when_real_records_are_read_then_the_headers_say_what_the_index_says(shared: Path) -> None:
+def test_when_real_records_are_read_then_the_headers_agree_with_the_index(shared: Path) -> None:
     index = _index(shared)
     short = {"Chapman-Shaoxing-Ningbo": "Chapman-Ningbo"}
     source = open_source("challenge", shared / "data" / "challenge")
@@ -54,7 +54,7 @@ def test_when_databases_are_named_then_the_others_are_left_out(shared: Path) -> 
         open_source("challenge", folder, databases=["Georgian"])
 
 
-def test_when_a_label_set_fits_no_record_then_the_first_reason_is_told(shared: Path, tmp_path: Path) -> None:
+def test_when_a_label_set_fits_no_record_then_the_first_reason_is_reported(shared: Path, tmp_path: Path) -> None:
     for header in (shared / "data" / "challenge").glob("E*.hea"):
         (tmp_path / header.name).write_bytes(header.read_bytes())
     with pytest.raises(InputError, match="all 44 were excluded, the first because it is not part of CPSC2018"):
@@ -94,7 +94,7 @@ def test_when_a_header_has_no_diagnoses_then_it_is_left_out_with_that_reason(tmp
     assert len(open_source("challenge", tmp_path)) == 2
 
 
-def test_when_comments_are_odd_then_only_what_they_say_is_taken() -> None:
+def test_when_comments_are_odd_then_only_their_content_is_taken() -> None:
     assert read_comments(["#Dx: 1, 2 ,", "#Age: -1", "#Sex: Unknown", "hello", "#Rx: x: y"]) == {"codes": ["1", "2"]}
     assert read_comments(["Age: 60.5", "Sex: f"]) == {"age": 60.5, "sex": "female"}
     found = [database_of(name) for name in ("HR00001", "S0001", "I0001", "X1", "JS")]

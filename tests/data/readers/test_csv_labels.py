@@ -50,7 +50,7 @@ def test_when_a_real_table_is_given_then_its_three_classes_come(shared: Path) ->
     assert source[0].read().waveform.shape == (12, 2500)
 
 
-def test_when_the_example_of_the_contract_is_written_then_it_is_read_as_it_says(
+def test_when_the_example_of_the_contract_is_written_then_it_is_read_as_described(
     tmp_path: Path, write_records: WriteRecords
 ) -> None:
     lines = [line.strip() for line in CSV_CONTRACT.split("example")[1].splitlines()[1:] if line.strip()]
@@ -139,7 +139,7 @@ def test_when_recordings_do_not_exist_then_all_are_counted_and_ten_are_named(mak
         open_source("csv", table)
 
 
-def test_when_a_column_of_whole_numbers_is_no_class_then_it_must_be_said(make_table: MakeTable) -> None:
+def test_when_a_column_of_whole_numbers_is_no_class_then_it_must_be_declared(make_table: MakeTable) -> None:
     rows = [f"records/a,{index},{index}" for index in range(51)]
     table = make_table("path,record_id,age", *rows)
     with pytest.raises(InputError, match=r"'age' of .* has 51 different integers: set the problem type"):
@@ -223,7 +223,7 @@ FILE, LABEL, LABELS = {"path_column": "file"}, {"label_columns": ["x"]}, {"label
         (["path,x", "a,1"], {"problem_type": "ranking"}, "unknown problem type 'ranking': choose from multi_label"),
     ],
 )
-def test_when_a_table_is_damaged_or_makes_no_sense_then_the_message_says_where(
+def test_when_a_table_is_damaged_or_makes_no_sense_then_the_message_reports_where(
     make_table: MakeTable, rows: list[str], options: dict[str, Any], message: str
 ) -> None:
     table = make_table(rows[0], *(f"records/{row}" for row in rows[1:]))
@@ -235,7 +235,7 @@ def test_when_a_table_is_damaged_or_makes_no_sense_then_the_message_says_where(
     ("content", "message"),
     [(b"", "cannot be read as a CSV table"), ("path,x\nrecords/a,\u00e4\n".encode("latin-1"), "save it as UTF-8")],
 )
-def test_when_a_file_is_no_table_then_that_is_said(tmp_path: Path, content: bytes, message: str) -> None:
+def test_when_a_file_is_no_table_then_that_is_reported(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "labels.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
         open_source("csv", tmp_path / "labels.csv")

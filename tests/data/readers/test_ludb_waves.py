@@ -101,7 +101,7 @@ def test_when_a_lead_has_no_waves_then_all_of_it_is_unknown(write_marks) -> None
     assert (_read(write_marks("(", [100])) == UNKNOWN).all()
 
 
-def test_when_marks_cannot_be_read_then_the_error_says_which(write_marks) -> None:
+def test_when_marks_cannot_be_read_then_the_error_reports_which(write_marks) -> None:
     path = write_marks("(N)", [100, 120, 140])
     with pytest.raises(FileNotFoundError, match="annotations of lead V1"):
         read_waves(path, ["I", "V1"], 500.0, 5000)

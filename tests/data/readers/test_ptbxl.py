@@ -42,7 +42,7 @@ def test_when_both_rates_are_there_then_the_asked_one_is_read(ptbxl_folder: Path
     assert paths[500] == tmp_path / "records500/00000/00000_hr"
 
 
-def test_when_the_rate_is_not_at_hand_then_that_is_said(ptbxl_folder: Path) -> None:
+def test_when_the_rate_is_not_at_hand_then_that_is_reported(ptbxl_folder: Path) -> None:
     with pytest.raises(InputError, match="no records at 500 Hz"):
         open_source("ptbxl", ptbxl_folder, sampling_rate=500)
     with pytest.raises(InputError, match="not at 250 Hz"):

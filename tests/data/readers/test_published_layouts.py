@@ -198,7 +198,7 @@ def test_when_the_unit_of_code15_is_given_then_recordings_are_in_millivolts(tmp_
         open_source("code15", tmp_path, millivolts_per_unit=0)
 
 
-def test_when_code15_is_damaged_then_it_is_said_where(tmp_path: Path) -> None:
+def test_when_code15_is_damaged_then_the_error_names_the_place(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     _write_code15(tmp_path)
     with h5py.File(tmp_path / "exams_part1.hdf5", "a") as file:
@@ -214,7 +214,7 @@ def test_when_code15_is_damaged_then_it_is_said_where(tmp_path: Path) -> None:
         open_source("code15", tmp_path)
 
 
-def test_when_h5py_is_not_installed_then_its_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_h5py_is_not_installed_then_its_name_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "exams.csv").write_text(_EXAMS)
     (tmp_path / "exams_part0.hdf5").touch()
     monkeypatch.setitem(sys.modules, "h5py", None)

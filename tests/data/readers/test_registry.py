@@ -55,7 +55,7 @@ def test_when_a_file_is_given_then_it_is_a_table_or_a_record(tmp_path: Path, wri
     assert [reference.record_id for reference in open_source(None, header)] == ["one"]
 
 
-def test_when_nothing_is_there_then_it_is_said_what_would_be(tmp_path: Path) -> None:
+def test_when_nothing_is_there_then_the_error_names_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"contains no recordings: neither \.hea files"):
         guess_kind(tmp_path)
     with pytest.raises(InputError, match="contains no WFDB records"):
@@ -86,7 +86,9 @@ def test_when_kind_option_or_label_set_are_unknown_then_the_choices_are_named(tm
     assert "sampling_rate" in reader_options("ptbxl")
 
 
-def test_when_folders_are_patients_then_the_wfdb_reader_says_so(tmp_path: Path, write_records: WriteRecords) -> None:
+def test_when_folders_are_patients_then_the_wfdb_reader_reports_it(
+    tmp_path: Path, write_records: WriteRecords
+) -> None:
     write_records(tmp_path, "patient001/b", "patient001/a", "patient002/a")
     references = list(open_source("wfdb", tmp_path, patient_folders=True))
     assert [reference.record_id for reference in references] == ["patient001/a", "patient001/b", "patient002/a"]
