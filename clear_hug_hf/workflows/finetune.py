@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,17 +87,29 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     Raises:
         InputError: If the recordings, labels or head do not match the model, or the folder holds another run.
     """
-    from ..data.model_files import extractor_settings, load_feature_extractor
-    from ..data.prepared import check_independent_labels, match_prepared
-    from ..training.finetuning import FINETUNING_RUN, check_datasets
+    from ..training.finetuning import FINETUNING_RUN
     from ..training.folders import check_heads, find_model_folder
-    from ..training.provenance import count_sets
     from ..utils.files import check_writable
 
     check_writable(arguments.output_dir, [FINETUNING_RUN], [arguments.data, arguments.model])
     folder = find_model_folder(arguments.model)
     if arguments.head_type is not None:
         check_heads(folder, [arguments.head_type])
+    extractor, sets, label_names, about, rejected = _read_for_finetuning(arguments, folder)
+    with resumable("from the last epoch", arguments.restart):
+        metrics = finetune_and_report(arguments, training, folder, extractor, sets, label_names, about)
+    return FinetuneResult(metrics, rejected)
+
+
+def _read_for_finetuning(
+    arguments: FinetuneArguments, folder: Path
+) -> tuple[Any, dict[str, datasets.Dataset], list[str], dict[str, Any], list[Rejected]]:
+    """The feature extractor, the recordings by split, their labels and description, and those that failed."""
+    from ..data.model_files import extractor_settings, load_feature_extractor
+    from ..data.prepared import check_independent_labels, match_prepared
+    from ..training.finetuning import check_datasets
+    from ..training.provenance import count_sets
+
     sources = read_source(arguments.data, arguments.max_samples, label_columns=arguments.labels or ())
     if sources.prepared is not None:
         check_independent_labels(sources.prepared)
@@ -117,12 +130,10 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     if arguments.labels is None:
         sets, label_names, excluded_labels = drop_rare_labels(sets, label_names, arguments.min_positives)
     check_datasets(sets["train"], sets["validation"], label_names)
-    with resumable("from the last epoch", arguments.restart):
-        about = {**sources.about, "sets": count_sets(sets)}
-        if excluded_labels:
-            about["excluded_labels"] = {"labels": excluded_labels, "fewer_than": arguments.min_positives}
-        metrics = finetune_and_report(arguments, training, folder, extractor, sets, label_names, about)
-    return FinetuneResult(metrics, rejected)
+    about = {**sources.about, "sets": count_sets(sets)}
+    if excluded_labels:
+        about["excluded_labels"] = {"labels": excluded_labels, "fewer_than": arguments.min_positives}
+    return extractor, sets, label_names, about, rejected
 
 
 def drop_rare_labels(
@@ -164,103 +175,128 @@ def finetune_and_report(
     label_names: list[str],
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """
-    Fine-tune the model in `folder` on prepared sets, which `about` describes, and write and return its metrics, beside
-    those of a randomly initialized encoder, with pictures.
-    """
+    """Fine-tune the model in `folder` on sets that `about` describes; write and return its metrics, with pictures."""
     from copy import deepcopy
 
     from transformers import set_seed
 
-    from ..evaluation.predictions import auroc_difference, compute_metrics, contributions_by_label, predict
-    from ..inference.classifier_outputs import group_names, model_thresholds
-    from ..plotting import plot_group_activations, save_figure
-    from ..systems import load, system_of
+    from ..evaluation.predictions import auroc_difference, compute_metrics, predict
+    from ..inference.classifier_outputs import model_thresholds
     from ..training import finetuning, folders, provenance
     from ..utils.files import write_json
 
-    output = arguments.output_dir
     set_seed(training.seed)
     overrides = {} if arguments.head_type is None else {"head_type": arguments.head_type}
     model, _ = folders.load_for_finetuning(folder, label_names, **overrides)
-    head = model.config.head_type
-    runs = {"pretrained": model}
+    pretrained, control = _RUN_NAMES
+    models = {pretrained: model}
     if arguments.control:
         set_seed(training.seed)
-        runs["random_initialization"] = type(model)(deepcopy(model.config))
+        models[control] = type(model)(deepcopy(model.config))
     held_out = [split for split in ("validation", "test") if split in sets]
     metrics: dict[str, Any] = {
         "data": about,
         "labels": label_names,
-        "head": head,
+        "head": model.config.head_type,
         "recipe": finetuning.recipe_settings(training),
         "selected_by": "best validation macro AUROC (epoch) and best validation F1 (thresholds); validation metrics "
         "are optimistic",
     }
     predictions: dict[tuple[str, str], Any] = {}
-    trained_part = {"frozen": f"the {head} head", "full": "all weights", "lora": "the head and LoRA"}[training.method]
-    for name, run in runs.items():
-        count = about["sets"]["train"]["recordings"]
-        say(f"\nfine-tuning {trained_part} on {count} recordings ({_RUN_NAMES[name]})")
-        run_folder = output if name == "pretrained" else output / "control"
-        result = finetuning.finetune(
-            run,
-            sets["train"],
-            sets["validation"],
-            extractor,
-            run_folder,
-            training,
-            cache_dir=arguments.cache_dir,
-            restart=arguments.restart,
-        )
-        if result.finished_before:
-            say(f"{run_folder} already holds this run: nothing was trained (--restart trains again)")
-        runs[name] = result.model
-        metrics[name] = {"best_epoch": result.best_epoch}
+    for name in models:
+        models[name], best_epoch = _train(name, models[name], arguments, training, extractor, sets, about)
+        metrics[name] = {"best_epoch": best_epoch}
         for split in held_out:
-            predictions[name, split] = predict(result.model, sets[split], extractor).by_recording()
-            thresholds = model_thresholds(result.model.config)
+            predictions[name, split] = predict(models[name], sets[split], extractor).by_recording()
+            thresholds = model_thresholds(models[name].config)
             metrics[name][split] = compute_metrics(predictions[name, split], thresholds, training.seed)
     if arguments.control:
         metrics["macro_auroc_difference"] = {
-            split: auroc_difference(
-                predictions["pretrained", split], predictions["random_initialization", split], training.seed
-            )
+            split: auroc_difference(predictions[pretrained, split], predictions[control, split], training.seed)
             for split in held_out
         }
     if not is_main_process():
         return metrics
-    metrics["encoder"] = provenance.describe_encoder(folder)
-    metrics["environment"] = provenance.describe_environment()
-    write_json(output / folders.METRICS, metrics)
+    metrics |= {"encoder": provenance.describe_encoder(folder), "environment": provenance.describe_environment()}
+    write_json(arguments.output_dir / folders.METRICS, metrics)
+    pictures, split = arguments.output_dir / "pictures", held_out[-1]
+    title = f"{len(predictions[pretrained, split].record_ids)} {split} recordings"
+    _draw_results(models[pretrained], sets[split], extractor, predictions[pretrained, split], title, pictures)
+    _draw_reconstruction(folder, sets[split], extractor, pictures / "reconstruction.png")
+    _print_results(metrics, held_out)
+    say(f"\nwritten: {arguments.output_dir / 'model'}, {arguments.output_dir / 'metrics.json'}, {pictures}")
+    return metrics
 
-    split, pictures = held_out[-1], output / "pictures"
-    model, evaluated = runs["pretrained"], predictions["pretrained", split]
-    draw_recording(sets[split], pictures / "recording.png")
+
+def _train(
+    name: str,
+    model: Any,
+    arguments: FinetuneArguments,
+    training: FinetuningArguments,
+    extractor: Any,
+    sets: dict[str, datasets.Dataset],
+    about: dict[str, Any],
+) -> tuple[Any, int]:
+    """Train the classifier of a run in its folder; returns it as of its best epoch, and that epoch."""
+    from ..training import finetuning
+
+    head = f"the {model.config.head_type} head"
+    trained_part = {"frozen": head, "full": "all weights", "lora": "the head and LoRA"}[training.method]
+    count = about["sets"]["train"]["recordings"]
+    say(f"\nfine-tuning {trained_part} on {count} recordings ({_RUN_NAMES[name]})")
+    output = arguments.output_dir if name == "pretrained" else arguments.output_dir / "control"
+    train, validation = sets["train"], sets["validation"]
+    result = finetuning.finetune(
+        model, train, validation, extractor, output, training, cache_dir=arguments.cache_dir, restart=arguments.restart
+    )
+    if result.finished_before:
+        say(f"{output} already holds this run: nothing was trained (--restart trains again)")
+    return result.model, result.best_epoch
+
+
+def _draw_results(
+    model: Any, dataset: datasets.Dataset, extractor: Any, evaluated: Any, title: str, pictures: Path
+) -> None:
+    """Draw a recording of a dataset and its prediction, and ROC curves and contributions of all predictions."""
+    from ..evaluation.predictions import contributions_by_label, predict
+    from ..inference.classifier_outputs import group_names, model_thresholds
+    from ..plotting import plot_group_activations, save_figure
+
+    draw_recording(dataset, pictures / "recording.png")
     # The picture shows the first window, so predict that window and not the recording.
-    first = sets[split].select([0])
+    first = dataset.select([0])
     draw_first_prediction(model, first, predict(model, first, extractor), pictures / "prediction.png")
-    title = f"{len(evaluated.record_ids)} {split} recordings"
     draw_roc_curves(evaluated, model_thresholds(model.config), title, pictures / "roc.png")
     if evaluated.contributions is not None:
         figure = plot_group_activations(
             contributions_by_label(evaluated),
-            label_names,
+            evaluated.label_names,
             group_names(model.config),
             f"Contribution of leads to each label ({title}, mean with the label minus mean without)",
         )
         save_figure(figure, pictures / "group_activations.png")
+
+
+def _draw_reconstruction(folder: Path, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
+    """Draw a recording of a dataset as the pre-trained model in `folder` reconstructs it, if it has a decoder."""
+    from ..systems import load, system_of
+    from ..training import folders
+
     if folders.has_decoder(folder):
         decoder, _ = folders.load_pretrained(folder)
         if (picture := system_of(decoder).picture) is not None:
-            load(picture)(decoder, sets[split], extractor, pictures / "reconstruction.png")
+            load(picture)(decoder, dataset, extractor, path)
 
+
+def _print_results(metrics: dict[str, Any], held_out: Sequence[str]) -> None:
+    """Print the macro AUROC of each run, labels with uncertain thresholds, and a table of the last split."""
     for split in held_out:
         count = metrics["pretrained"][split]["num_recordings"]
         say(f"\nmacro AUROC on {count} {split} recordings (95 % interval over patients):")
-        for name in runs:
-            say(f"  {_RUN_NAMES[name]:24s} {interval(metrics[name][split]['macro_auroc'])}")
-        if arguments.control:
+        for name, title in _RUN_NAMES.items():
+            if name in metrics:
+                say(f"  {title:24s} {interval(metrics[name][split]['macro_auroc'])}")
+        if "macro_auroc_difference" in metrics:
             say(f"  {'difference':24s} {interval(metrics['macro_auroc_difference'][split], sign=True)}")
         if split == "validation":
             say("  (optimistic: the epoch and the thresholds were chosen on these recordings)")
@@ -268,5 +304,3 @@ def finetune_and_report(
     if rare := [name for name, metric in per_label.items() if metric["num_positive"] < 10]:
         say(f"\nuncertain thresholds, from fewer than 10 positive validation recordings: {', '.join(rare)}")
     print_metrics(metrics["pretrained"][held_out[-1]])
-    say(f"\nwritten: {output / 'model'}, {output / 'metrics.json'}, {pictures}")
-    return metrics

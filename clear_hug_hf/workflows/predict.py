@@ -116,15 +116,10 @@ def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], No
     table: list[dict[str, Any]] = []
     num_records = 0
     predictions = predict_records(model, extractor, inputs, aggregate=arguments.aggregate)
+    pairs = zip(inputs, predictions, strict=True)
     show_progress = arguments.output is not None and is_main_process()
     try:
-        for source, prediction in tqdm(
-            zip(inputs, predictions, strict=True),
-            desc="predict",
-            unit="rec",
-            total=len(inputs),
-            disable=not show_progress,
-        ):
+        for source, prediction in tqdm(pairs, "predict", len(inputs), unit="rec", disable=not show_progress):
             if isinstance(prediction, Rejected):
                 rejected.append(prediction)
                 continue

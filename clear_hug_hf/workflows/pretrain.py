@@ -110,8 +110,6 @@ def pretrain_and_draw(
     """Pre-train on the sets, which `data` describes, and write the facts and pictures of the run."""
     from transformers import set_seed
 
-    from ..plotting import plot_losses, save_figure
-    from ..systems import load
     from ..training import pretraining
     from ..training.folders import PRETRAINING, find_model_folder
     from ..training.provenance import describe_pretraining
@@ -128,18 +126,11 @@ def pretrain_and_draw(
     sets = recipe.add_teachers(model, sets)
     collator = recipe.make_collator(model, extractor)
     result = pretraining.pretrain(
-        model,
-        sets["train"],
-        extractor,
-        output,
-        sets.get("validation"),
-        arguments,
-        collator=collator,
-        restart=restart,
+        model, sets["train"], extractor, output, sets.get("validation"), arguments, collator=collator, restart=restart
     )
-    if result.resumed_from == result.history[-1]["step"]:
-        say(f"{output} already holds this run: nothing was trained (--restart trains again)")
     last = result.history[-1]
+    if result.resumed_from == last["step"]:
+        say(f"{output} already holds this run: nothing was trained (--restart trains again)")
     validation = f", {last['validation_loss']:.3f} in validation" if last["validation_loss"] is not None else ""
     prefix, suffix = recipe.objective.loss_report
     say(f"{prefix}: {last['train_loss']:.3f} in training{validation}{suffix}")
@@ -156,13 +147,21 @@ def pretrain_and_draw(
         signal_teacher=find_model_folder(recipe.signal_encoder) if recipe.signal_encoder else None,
     )
     write_json(output / PRETRAINING, facts)
-    pictures = output / "pictures"
+    _draw_pictures(recipe, result, sets, extractor, output / "pictures")
+    return result
+
+
+def _draw_pictures(
+    recipe: Recipe, result: PretrainingResult, sets: dict[str, Any], extractor: Any, pictures: Path
+) -> None:
+    """Draw the losses of a run, and a recording with its reconstruction."""
+    from ..plotting import plot_losses, save_figure
+    from ..systems import load
+
     losses = plot_losses(result.history, "Pre-training", f"loss ({recipe.objective.loss})")
     save_figure(losses, pictures / "pretraining_loss.png")
     dataset = sets.get("validation") or (None if recipe.streaming else sets["train"])
     if dataset is not None:
         draw_recording(dataset, pictures / "recording.png")
         if recipe.objective.picture is not None:
-            draw = load(recipe.objective.picture)
-            draw(result.model, dataset, extractor, pictures / "reconstruction.png")
-    return result
+            load(recipe.objective.picture)(result.model, dataset, extractor, pictures / "reconstruction.png")
