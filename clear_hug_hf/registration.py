@@ -118,6 +118,8 @@ class _Loader:
 
 def _register_later(name: str, auto_class: Any) -> None:
     """Register with an Auto class when something first looks at what is registered with it."""
+    if "_backends" in vars(auto_class):  # a placeholder: the class requires a library that is not installed
+        return
     places = {**vars(sys.modules[auto_class.__module__]), **vars(auto_class)}
     mapping: Any = places.get(_MAPPINGS.get(name, "_model_mapping"))
     if "_extra_content" not in getattr(mapping, "__dict__", ()):  # another version of transformers

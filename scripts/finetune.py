@@ -4,8 +4,8 @@ Train a classifier on labeled recordings: `clear-hug finetune` for `accelerate l
     python scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --output-dir runs/superclasses
     accelerate launch scripts/finetune.py --data path/to/ptb-xl --model runs/pretrained --method full
 
-`--help` lists the options. The batch size is that of one process. `clear_hug_hf/workflows/finetune.py` is the recipe in
-Python.
+`--help` lists the options. The batch size is that of one process. `clear_hug_hf/workflows/finetune.py` is the recipe
+in Python.
 """
 
 import sys

@@ -33,6 +33,8 @@ MAX_SAMPLING_RATE = 10_000
 MAX_SAMPLES = 1_000_000
 """Maximum window length per lead [samples]."""
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
+# `_check_common_fields` checks their types with readable messages; some versions of transformers check them first.
+_COMMON_FIELDS = ("architectures", "dtype", "id2label", "label2id")
 
 # Field metadata: the part of the system that the field configures ...
 ENCODER: dict[str, Any] = {"part": "encoder", "changes_features": True}
@@ -110,9 +112,11 @@ def strict_config(cls: type[_Config]) -> type[_Config]:
         try:
             set_field(self, name, value)
         except StrictDataclassFieldValidationError as error:
-            if name not in choices:
+            if name in choices:
+                raise _invalid_choice(name, value, choices[name]) from error
+            if name not in _COMMON_FIELDS:
                 raise
-            raise _invalid_choice(name, value, choices[name]) from error
+            object.__setattr__(self, name, value)
 
     cls.validate, cls.__setattr__ = plain_validate, plain_setattr  # type: ignore[attr-defined, method-assign]
     return cls

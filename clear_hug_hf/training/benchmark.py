@@ -124,7 +124,7 @@ class Task:
 
     def patient_ids(self, split: str) -> list[str | None]:
         """Patient of each recording of a split, `None` if unknown."""
-        patients = self.sets[split]["patient_id"]
+        patients = list(self.sets[split]["patient_id"])  # a column of datasets 4.0 takes no NumPy integer
         return [patients[row] for row in group_by_recording(self.sets[split]["record_id"])[0]]
 
     def patient_keys(self, split: str) -> list[str]:

@@ -216,7 +216,9 @@ def test_when_a_shard_holds_what_no_preparation_writes_then_it_is_reported(
     copied: Path, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     _forge(copied, change)
-    with pytest.raises(InputError, match=rf"train-00000-of-00002\.parquet was not written by .*: {message}"):
+    # Some versions of pyarrow cannot even read a list that is missing.
+    refusal = rf"was not written by .*: {message}|is not a complete Parquet file \(Expected all lists"
+    with pytest.raises(InputError, match=rf"train-00000-of-00002\.parquet ({refusal})"):
         load_prepared(copied)
 
 

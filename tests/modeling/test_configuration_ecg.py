@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from clear_hug_hf import (
     ClearHugConfig,
@@ -60,9 +60,13 @@ def test_when_config_is_saved_then_it_loads_equal(config_class, fields, tmp_path
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.parent.name)
 def test_when_a_shipped_config_is_saved_again_then_nothing_changes(path, tmp_path):
-    AutoConfig.from_pretrained(path.parent).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(path.parent)
+    config.save_pretrained(tmp_path)
     shipped, saved = json.loads(path.read_text()), _saved(tmp_path)
     for item in (shipped, saved):
+        # Some versions of transformers write only the fields of a nested config that differ from its defaults.
+        for name in [name for name in item if isinstance(getattr(config, name, None), PreTrainedConfig)]:
+            item[name] = {**json.loads(type(getattr(config, name))().to_json_string(use_diff=False)), **item[name]}
         item.pop("transformers_version")
         # Loading leaves pipelines out, and what has its default is not written.
         item.pop("custom_pipelines", None)
@@ -317,7 +321,8 @@ def test_when_a_config_is_made_built_and_saved_then_it_is_checked_once_each(conf
     MODELS[config_class](config)
     assert len(seen) == 2
     config.save_pretrained(tmp_path)
-    assert len(seen) == 3
+    # Some versions of transformers also make a config with defaults, to compare with.
+    assert sum(checked is config for checked in seen) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- leads and masks

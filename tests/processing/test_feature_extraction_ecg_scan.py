@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoFeatureExtractor, AutoImageProcessor
+from transformers import AutoFeatureExtractor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from clear_hug_hf import EcgScanFeatureExtractor, EcgScanImageProcessor
 from clear_hug_hf.data.records import Recording, find_records, read_record

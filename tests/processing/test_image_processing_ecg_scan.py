@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from clear_hug_hf import EcgScanFeatureExtractor, EcgScanImageProcessor
 from clear_hug_hf.data.records import read_record

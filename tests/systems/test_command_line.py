@@ -19,7 +19,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from small_systems import FINETUNING, PRETRAINABLE, PRETRAINING, SMALL_SYSTEMS, SmallSystem
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel, pipeline
+from transformers import AutoFeatureExtractor, AutoModel, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from clear_hug_hf import load_prepared, read_record
 from clear_hug_hf.training.folders import load_classifier
@@ -334,6 +335,7 @@ import torch
 import transformers
 import wfdb
 from safetensors.torch import save_file
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 torch.set_num_threads(1)
 record, page, results = sys.argv[2:]
@@ -350,7 +352,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     with torch.no_grad():
         outputs = {**inputs, "lead_states": model(**inputs).lead_states, "logits": pipe.model(**inputs).logits}
     if "pixel_values" in inputs:
-        processor = transformers.AutoImageProcessor.from_pretrained(classifier, trust_remote_code=True)
+        processor = AutoImageProcessor.from_pretrained(classifier, trust_remote_code=True)
         outputs["page"], scores["page"] = processor(page, return_tensors="pt")["pixel_values"], pipe(page)
         parts.append(processor)
     for part in parts:

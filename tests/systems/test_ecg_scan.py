@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small_systems import SMALL_SYSTEMS
-from transformers import AutoImageProcessor, AutoTokenizer, pipeline
+from transformers import AutoTokenizer, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from clear_hug_hf import (
     ClearHugFeatureExtractor,

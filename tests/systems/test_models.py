@@ -335,11 +335,12 @@ def test_can_init_all_missing_weights(case: Case, tmp_path: Path) -> None:
     loaded = case.model_class.from_pretrained(tmp_path)
     for name, parameter in loaded.named_parameters():
         expected = scratch.get_parameter(name)
+        # Six standard errors of samples of this size, but less than the difference from zeros or twice the spread.
         spread, sure = expected.std(correction=0).item(), 6 / expected.numel() ** 0.5
         # Equal numbers would stay equal.
         assert spread or not name.endswith(("_token", "_queries")), name
         assert parameter.mean().item() == pytest.approx(expected.mean().item(), abs=sure * spread), name
-        assert parameter.std(correction=0).item() == pytest.approx(spread, abs=min(sure, 0.5) * spread), name
+        assert parameter.std(correction=0).item() == pytest.approx(spread, abs=min(sure, 0.9) * spread), name
 
 
 @each_form
