@@ -45,6 +45,8 @@ def test_when_a_system_is_declared_then_it_is_found_by_what_belongs_to_it(system
 
 def test_when_a_system_has_heads_then_its_config_takes_each_and_the_first_by_itself(system: System) -> None:
     assert system.config().head_type == next(iter(system.heads))
+    kind = "Image" if system.reads_pages else "Sequence"
+    assert system.heads.keys() == system.model(f"AutoModelFor{kind}Classification").head_classes.keys()
     for head in system.heads:
         assert system.config(head_type=head).head_type == head
 

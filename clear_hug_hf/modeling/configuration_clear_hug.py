@@ -98,9 +98,9 @@ class ClearHugConfig(EcgConfig):
             `"sparse"` computes attention within leads and within beats (and among visible beats with
             `decoder_visible_attention="all"`), and `"auto"` selects `"sparse"` on a CPU, where it is faster.
         head_type (`str`, *optional*, defaults to `"hug"`):
-            Head that pools the lead states (Pan et al., 2026, Table 3): `"hug"`, `"mean"`, `"weighted"` or
-            `"single_level"`.
-        layer_norm_eps, classifier_dropout, problem_type, label_thresholds:
+            Head that pools the lead states (Pan et al., 2026, Table 3), `"hug"`, `"mean"`, `"weighted"` or
+            `"single_level"`; or `"attention"`, see [`EcgConfig`].
+        layer_norm_eps, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
             See [`EcgConfig`].
 
     Example:
@@ -176,7 +176,7 @@ class ClearHugConfig(EcgConfig):
     decoder_visible_attention: Literal["lead", "all"] = field(default="lead", metadata=PRETRAINING)
     attention_form: AttentionForm = field(default="auto", metadata=PRETRAINING | EXECUTION_ONLY)
 
-    head_type: Literal["hug", "mean", "weighted", "single_level"] = field(  # type: ignore[assignment]
+    head_type: Literal["hug", "mean", "weighted", "single_level", "attention"] = field(  # type: ignore[assignment]
         default="hug", metadata=CLASSIFIER
     )
 

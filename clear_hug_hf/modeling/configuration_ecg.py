@@ -153,7 +153,11 @@ class EcgConfig(PreTrainedConfig):
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of the layer normalizations.
         head_type (`str`, *optional*, defaults to `"mean"`):
-            How the classifier pools the lead states: `"mean"` averages the present leads.
+            How the classifier pools the states of the encoder: `"mean"` averages the present leads, `"attention"` is
+            attention of a learned query to all present tokens.
+        num_pooling_heads (`int`, *optional*):
+            Number of attention heads of `head_type="attention"`. Must divide `hidden_size`; by default the largest
+            divisor up to 16.
         classifier_dropout (`float`, *optional*, defaults to 0.0):
             Dropout probability before the classification layer.
         problem_type (`str`, *optional*):
@@ -177,7 +181,8 @@ class EcgConfig(PreTrainedConfig):
     sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES | SAMPLING_RATE)
     lead_names: list[str] | tuple[str, ...] = field(default=STANDARD_LEAD_NAMES, metadata=ENCODER)
     layer_norm_eps: float = field(default=1e-5, metadata=ENCODER | POSITIVE)
-    head_type: Literal["mean"] = field(default="mean", metadata=CLASSIFIER)
+    head_type: Literal["mean", "attention"] = field(default="mean", metadata=CLASSIFIER)
+    num_pooling_heads: int | None = field(default=None, metadata=CLASSIFIER | COUNT)
     classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER | RATE)
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = field(
         default=None, metadata=CLASSIFIER
@@ -219,6 +224,10 @@ class EcgConfig(PreTrainedConfig):
         if not cls.__module__.startswith("transformers_modules"):
             config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
         return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As [`PreTrainedConfig.to_dict`]; `num_pooling_heads` is omitted if it is not set."""
+        return {name: value for name, value in super().to_dict().items() if name != "num_pooling_heads" or value}
 
     @property
     def num_leads(self) -> int:
@@ -279,6 +288,9 @@ class EcgConfig(PreTrainedConfig):
                 raise _invalid_choice(name, value, metadata["choices"])
         if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
             raise ValueError(f"lead_names must contain at least one lead and no duplicates, got {self.lead_names}.")
+        width = getattr(self, "hidden_size", None)
+        if width and self.num_pooling_heads and width % self.num_pooling_heads:
+            raise ValueError(f"num_pooling_heads={self.num_pooling_heads} must divide hidden_size={width}.")
         for name, threshold in (self.label_thresholds or {}).items():
             if not 0 <= threshold <= 1:
                 raise ValueError(f"label_thresholds must be between 0 and 1, got {threshold} for {name!r}.")

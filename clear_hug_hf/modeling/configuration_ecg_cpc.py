@@ -70,7 +70,7 @@ class EcgCpcConfig(EcgConfig):
             Pre-training predicts the output of the convolutions so many tokens ahead.
         num_negatives (`int`, *optional*, defaults to 128):
             Number of other tokens of the recording from which pre-training tells the true one apart.
-        layer_norm_eps, head_type, classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
             See [`EcgConfig`].
 
     Example:

@@ -66,7 +66,8 @@ class HeartLangConfig(EcgConfig):
             Number of layers of the decoder of [`HeartLangTokenizerModel`], which has the other sizes of its encoder.
         lead_names (`list[str]`, *optional*, defaults to the twelve standard leads):
             Names of the leads, in the order of their rows of the lead embedding.
-        sampling_rate, layer_norm_eps, head_type, classifier_dropout, problem_type, label_thresholds:
+        sampling_rate, layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type,
+        label_thresholds:
             See [`EcgConfig`].
 
     Example:

@@ -12,7 +12,7 @@ beats of all leads in lead-major order, `K` beats that the encoder processes, `D
 
 from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_clear_hug import ClearHugConfig
 from .fast_ops import LeadBeatPattern
 from .modeling_ecg import (
+    AttentionHead,
     Dropout,
     EcgAttention,
     EcgClassifierOutput,
@@ -463,7 +464,8 @@ class ClearHugWeightedHead(EcgHead):
         super().__init__(config)
         self.score = nn.Linear(config.hidden_size, 1)
 
-    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        lead_states, present = outputs.lead_states, outputs.present_leads
         scores = self.score(lead_states).squeeze(2).float()
         weights = scores.masked_fill(~present, torch.finfo(scores.dtype).min).softmax(dim=1) * present
         return (weights[:, None, :].to(lead_states.dtype) @ lead_states).squeeze(1), None
@@ -486,9 +488,9 @@ class ClearHugSingleLevelHead(EcgHead):
         combined = [list(chain(*selection)) for selection in selections]
         return {"lead_membership": membership_matrix(combined, self.config.num_leads)}
 
-    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         # Averaging commutes with an affine map.
-        means, nonempty = group_means(lead_states, present, self.lead_membership)
+        means, nonempty = group_means(outputs.lead_states, outputs.present_leads, self.lead_membership)
         states = apply_maps(self.maps, means, nonempty)
         return states.sum(dim=1) / nonempty.sum(dim=1, keepdim=True).clamp(min=1), None
 
@@ -530,8 +532,8 @@ class ClearHugHierarchicalHead(EcgHead):
             "pair_membership": membership_matrix([list(pair) for pair in pairs], len(groups)),
         }
 
-    def forward(self, lead_states: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        groups, has_group = group_means(lead_states, present, self.lead_membership)
+    def forward(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        groups, has_group = group_means(outputs.lead_states, outputs.present_leads, self.lead_membership)
         groups = apply_maps(self.group_maps, groups, has_group)
         pairs, has_pair = group_means(groups, has_group, self.pair_membership)
         pairs = apply_maps(self.pair_maps, pairs, has_pair)
@@ -663,6 +665,7 @@ class ClearHugModel(ClearHugPreTrainedModel):
             pooler_output=masked_mean(lead_states, present),
             lead_states=lead_states,
             present_leads=present,
+            token_mask=torch.cat((present, valid_slots), dim=1),
         )
 
 
@@ -813,8 +816,8 @@ class ClearHugForPreTraining(ClearHugPreTrainedModel):
 
 class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceClassification):
     """
-    CLEAR encoder with a head that pools the summary tokens of the leads, HUG or a simpler one (`config.head_type`),
-    and a linear classifier.
+    CLEAR encoder with a head that pools the summary tokens of the leads, HUG or another one (`config.head_type`), and
+    a linear classifier.
 
     Example:
 
@@ -836,6 +839,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceC
         "mean": MeanHead,  # "averaged" in Pan et al. (2026), Table 3
         "weighted": ClearHugWeightedHead,
         "single_level": ClearHugSingleLevelHead,
+        "attention": AttentionHead,  # also pools the beats
     }
     dropout_class = Dropout
 

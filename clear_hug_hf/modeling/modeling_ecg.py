@@ -53,6 +53,8 @@ class EcgModelOutput(ModelOutput):
             sequence_length)`.
         present_leads (`torch.BoolTensor` of shape `(batch_size, num_leads)`):
             True for leads that were recorded and contain tokens. The states of other leads are undefined.
+        token_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            True for tokens of leads and times that were recorded; `None` if all were.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -61,6 +63,7 @@ class EcgModelOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     present_leads: torch.Tensor | None = None
+    token_mask: torch.Tensor | None = None
 
 
 @dataclass
@@ -540,11 +543,14 @@ def masked_mean(states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 class EcgHead(nn.Module):
     """
-    Base class of heads, which pool the lead states to one feature vector per recording.
+    Base class of heads, which pool the states of an encoder to one feature vector per recording.
 
-    Subclasses define `forward`, which maps `lead_states` `(B, L, D)` and `present_leads` `(B, L)` to a feature `(B,
-    D)` and to group states `(B, G, D)` or `None`.
+    Subclasses define `forward`, which maps an [`EcgModelOutput`] to a feature `(B, D)` and to group states `(B, G, D)`
+    or `None`. A head that reads more than `lead_states` and `present_leads` sets `reads_tokens`: on a frozen encoder,
+    only these two are computed in advance.
     """
+
+    reads_tokens: ClassVar[bool] = False
 
     def __init__(self, config: Any):
         super().__init__()
@@ -554,10 +560,57 @@ class EcgHead(nn.Module):
 class MeanHead(EcgHead):
     """Mean of the states of the present leads."""
 
-    def forward(
-        self, lead_states: torch.Tensor, present_leads: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return masked_mean(lead_states, present_leads), None
+    def forward(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return masked_mean(outputs.lead_states, outputs.present_leads), None
+
+
+class AttentionHead(EcgHead):
+    """
+    Multi-head attention of a single learned query to all present tokens (pooling by multi-head attention, Lee et al.,
+    "Set Transformer", ICML 2019), without biases. The linear classifier is its output projection. The feature is zero
+    if a recording has no token.
+
+    Args:
+        config (`PreTrainedConfig`):
+            Its fields `hidden_size` and `num_pooling_heads` are used.
+    """
+
+    reads_tokens = True
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        width = config.hidden_size
+        # By default as many heads as divide the width, at most 16.
+        num_heads = config.num_pooling_heads or max(count for count in range(1, 17) if width % count == 0)
+        self.head_dim = width // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.query = nn.Parameter(torch.zeros(1, 1, width))
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        tokens = outputs.last_hidden_state
+        query, key, value = (
+            states.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+            for states in (
+                self.q_proj(self.query).expand(len(tokens), -1, -1),
+                self.k_proj(tokens),
+                self.v_proj(tokens),
+            )
+        )
+        mask = any_present = None
+        if outputs.token_mask is not None:
+            any_present = outputs.token_mask.any(dim=1, keepdim=True)
+            # Without any token, attend to all, since the softmax of an empty row is not a number.
+            mask = (outputs.token_mask | ~any_present)[:, None, None, :]
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        pooled, _ = attention(self, query, key, value, mask, dropout=0.0, scaling=self.scaling)
+        feature = pooled.flatten(1)
+        return feature if any_present is None else feature * any_present, None
 
 
 class EcgPreTrainedModel(PreTrainedModel):
@@ -587,6 +640,8 @@ class EcgPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, AttentionHead):
+            init.normal_(module.query, std=getattr(self.config, "initializer_range", 0.02))
         make_constants: Callable[[], dict[str, torch.Tensor]] | None = getattr(module, "make_constants", None)
         for name, value in (make_constants() if make_constants else {}).items():
             init.copy_(getattr(module, name), value)
@@ -599,11 +654,12 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
 
     Args:
         config (`PreTrainedConfig`):
-            Its fields `head_type`, `classifier_dropout`, `id2label` and `problem_type` are used.
+            Its fields `head_type`, `classifier_dropout`, `id2label` and `problem_type` are used, see also
+            [`AttentionHead`].
     """
 
     encoder_class: ClassVar[Callable[..., PreTrainedModel]]
-    head_classes: ClassVar[dict[str, type[EcgHead]]] = {"mean": MeanHead}
+    head_classes: ClassVar[dict[str, type[EcgHead]]] = {"mean": MeanHead, "attention": AttentionHead}
     dropout_class: ClassVar[type[nn.Dropout]] = nn.Dropout
 
     def __init__(self, config: Any):
@@ -632,7 +688,7 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
         Raises:
             `ValueError`: if the labels do not match the problem type.
         """
-        feature, group_states = self.head(outputs.lead_states, outputs.present_leads)
+        feature, group_states = self.head(outputs)
         logits = self.classifier(self.dropout(feature))
         return EcgClassifierOutput(
             loss=None if labels is None else self.loss_function(labels, logits, self.config, **kwargs),
@@ -646,6 +702,7 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
 __all__ = [
     "IGNORED_LABEL",
     "TEXT_INPUTS",
+    "AttentionHead",
     "EcgClassifierOutput",
     "EcgForSequenceClassification",
     "EcgHead",

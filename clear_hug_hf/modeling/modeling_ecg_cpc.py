@@ -44,7 +44,7 @@ class EcgCpcModelOutput(EcgModelOutput):
     Output of [`EcgCpcModel`].
 
     Args:
-        last_hidden_state, pooler_output, lead_states, hidden_states, attentions, present_leads:
+        last_hidden_state, pooler_output, lead_states, hidden_states, attentions, present_leads, token_mask:
             See [`EcgModelOutput`].
         extract_features (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
             Output of the convolutions, which pre-training predicts.
@@ -415,7 +415,7 @@ class EcgCpcModel(EcgCpcPreTrainedModel):
     ```
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^projection\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\.", r"^projection\."]  # noqa: RUF012
 
     def __init__(self, config: EcgCpcConfig):
         super().__init__(config)
@@ -464,6 +464,7 @@ class EcgCpcModel(EcgCpcPreTrainedModel):
             pooler_output=pooler_output,
             lead_states=pooler_output[:, None],
             present_leads=torch.ones((len(states), 1), dtype=torch.bool, device=states.device),
+            token_mask=None if attention_mask is None else attention_mask.bool(),
             extract_features=features,
         )
 

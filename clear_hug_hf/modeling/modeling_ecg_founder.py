@@ -136,7 +136,7 @@ class EcgFounderModel(EcgFounderPreTrainedModel):
     ```
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\."]  # noqa: RUF012
 
     def __init__(self, config: EcgFounderConfig):
         super().__init__(config)

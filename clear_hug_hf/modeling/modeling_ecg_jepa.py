@@ -430,7 +430,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
     ```
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\.", r"^classifier\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\.", r"^head\.", r"^classifier\."]  # noqa: RUF012
     cross_pattern: torch.Tensor
 
     def __init__(self, config: EcgJepaConfig):
@@ -540,7 +540,11 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
             pooled = sums.sum(dim=1) / counts.sum(dim=1).clamp(min=1)
             present = valid.any(dim=2)
         return EcgModelOutput(
-            last_hidden_state=hidden_states, pooler_output=pooled, lead_states=lead_states, present_leads=present
+            last_hidden_state=hidden_states,
+            pooler_output=pooled,
+            lead_states=lead_states,
+            present_leads=present,
+            token_mask=None if valid is None else valid.flatten(1),
         )
 
 
@@ -720,7 +724,8 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
 
 class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceClassification):
     """
-    ECG-JEPA encoder with a linear classifier of the recording on the mean of its lead states.
+    ECG-JEPA encoder with a linear classifier of the recording on the mean of its lead states, or on attention pooling
+    of its patches (`config.head_type`).
 
     Example:
 

@@ -15,7 +15,7 @@ import copy
 import inspect
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -98,6 +98,13 @@ class EcgScanModelOutput(ModelOutput):
     present_leads: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+    token_mask: ClassVar[None] = None  # a page has all of its tokens
+
+    @property
+    def last_hidden_state(self) -> torch.Tensor | None:
+        """`image_states` by the name that heads expect."""
+        return self.image_states
 
 
 @dataclass
@@ -355,6 +362,7 @@ class EcgScanModel(EcgScanPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
         r"^decoder\.",
         r"^volume_log_scale$",
+        r"^head\.",
         r"^classifier\.",
         # Unused with a config without teachers.
         r"(signal|text)_model\.",
@@ -791,7 +799,8 @@ class EcgScanForPreTraining(EcgScanPreTrainedModel):
 
 class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassification):
     """
-    Vision tower with a linear classifier on the pooled feature of the page. It contains no teachers.
+    Vision tower with a linear classifier on the pooled feature of the page, or on attention pooling of its tokens
+    (`config.head_type`). It contains no teachers.
 
     Example:
 

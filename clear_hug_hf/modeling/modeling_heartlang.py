@@ -277,11 +277,14 @@ class HeartLangModel(HeartLangPreTrainedModel):
             hidden_states = layer(hidden_states, **kwargs)
         hidden_states = self.norm(hidden_states)
         lead_states = hidden_states[:, :1]
+        # The class token is always present.
+        token_mask = None if lead_ids is None else F.pad(lead_ids > 0, (1, 0), value=True)
         return EcgModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=lead_states[:, 0],
             lead_states=lead_states,
             present_leads=torch.ones(lead_states.shape[:2], dtype=torch.bool, device=lead_states.device),
+            token_mask=token_mask,
         )
 
 

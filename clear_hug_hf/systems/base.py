@@ -152,7 +152,7 @@ class System:
         published (`Mapping[str, Mapping[str, tuple[float, float, float]]]`, *optional*): Macro AUROC in percent from
             the paper, with 1, 10 and 100% of the training recordings, by method and label set.
         heads (`Mapping[str, str]`, *optional*): Description of each `head_type` for the model card, the default first.
-            Defaults to a linear head on the mean of all leads.
+            Defaults to those of [`EcgForSequenceClassification`].
         converter ([`Converter`], *optional*): Converter of released weights.
         conversion_notes (`Mapping[str, Mapping[str, str]]`, *optional*): Sentences for the model card of converted
             weights, by field of `conversion.json` and its value.
@@ -166,7 +166,12 @@ class System:
     description: str = ""
     paper: str = ""
     published: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
-    heads: Mapping[str, str] = field(default_factory=lambda: {"mean": "linear head on the mean of all leads"})
+    heads: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "mean": "linear head on the mean of all leads",
+            "attention": "linear head on attention pooling of all tokens",
+        }
+    )
     converter: Converter | None = None
     conversion_notes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     is_default: bool = False

@@ -67,6 +67,7 @@ SYSTEM = System(
         "mean": "linear head on the mean of all leads",
         "weighted": "linear head on a learned weighting of the leads",
         "single_level": "head on lead groups without pairs",
+        "attention": "linear head on attention pooling of all beats and summary tokens",
     },
     converter=Converter(
         function=".hub.convert_clear_hug:convert_to_folder",

@@ -15,7 +15,10 @@ SYSTEM = System(
     description="ECGFounder (independent implementation of the released network)",
     paper="Li et al., An Electrocardiogram Foundation Model Built on over 10 Million Recordings, NEJM AI 2025, [arXiv "
     "2410.04133](https://arxiv.org/abs/2410.04133)",
-    heads={"mean": "linear head on the mean over time"},
+    heads={
+        "mean": "linear head on the mean over time",
+        "attention": "linear head on attention pooling over time",
+    },
     converter=Converter(
         function=".hub.convert_ecg_founder:convert_ecg_founder_to_folder",
         reads="ECGFounder with its 150 labels, for 12 leads or lead I, its fine-tuned classifiers, and CLEF",

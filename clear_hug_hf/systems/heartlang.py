@@ -16,5 +16,8 @@ SYSTEM = System(
     },
     paper="Jin et al., Reading Your Heart: Learning ECG Words and Sentences via Pre-training ECG Language Model, "
     "ICLR 2025, [arXiv 2502.10707](https://arxiv.org/abs/2502.10707)",
-    heads={"mean": "linear head on the class token"},
+    heads={
+        "mean": "linear head on the class token",
+        "attention": "linear head on attention pooling of the beats and the class token",
+    },
 )

@@ -568,19 +568,18 @@ class _Runner:
             recipe = replace(self.arguments.recipes["supervised"], seed=cell.seed)
             network, best, _ = train_reference(sets["train"].select(rows.tolist()), sets["validation"], recipe)
             return best, predict_reference(network, sets["validation"]), predict_reference(network, sets["test"])
-        if cell.protocol in ("knn", "probe"):
+        model = None if cell.protocol == "knn" else self._load(cell.model, cell.task, cell.head, cell.seed)
+        if model is None or (cell.protocol == "probe" and not model.head.reads_tokens):
             encoded = {split: self._features(cell, task, split) for split in ("train", "validation", "test")}
             train = encoded["train"].select(rows.tolist())
-            if cell.protocol == "knn":
+            if model is None:
                 return _nearest_neighbors(train, encoded["validation"], encoded["test"])
-            model = self._load(cell.model, cell.task, cell.head, cell.seed)
             recipe = replace(self.arguments.recipes["probe"], seed=cell.seed)
             head = HeadOnly(model)
             best, _ = train_with_trainer(
                 head, train, encoded["validation"], identity_collator, make_optimizer(model, recipe), recipe
             )
             return best, _probabilities(head, encoded["validation"]), _probabilities(head, encoded["test"])
-        model = self._load(cell.model, cell.task, cell.head, cell.seed)
         recipe = replace(self.arguments.recipes[cell.protocol], seed=cell.seed)
         train_rows = task.sets["train"].select(rows.tolist())
         result = finetune(model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe)

@@ -39,7 +39,7 @@ from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import predict
 from ..inference.classifier_outputs import model_label_names
 from ..inference.digests import dataset_digest, weights_digest
-from ..modeling.modeling_ecg import masked_binary_cross_entropy
+from ..modeling.modeling_ecg import EcgModelOutput, masked_binary_cross_entropy
 from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .arguments import FinetuningArguments
@@ -145,7 +145,7 @@ def finetune(
     sets: list[Any] = [train_dataset, validation_dataset]
     collate: Any = collator
     train_collate: Any = collator
-    if arguments.method == "frozen" and arguments.precompute:
+    if _is_precomputed(model, arguments):
         # The encoder does not change, so it encodes each recording once instead of in every epoch.
         sets = [
             encode(model, dataset, collator, progress=not arguments.disable_tqdm, cache_dir=cache_dir)
@@ -390,7 +390,11 @@ class HeadOnly(nn.Module):
         self, lead_states: torch.Tensor, present: torch.Tensor, labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """Logits `(batch_size, num_labels)` of lead states, and the loss if there are labels."""
-        feature, _ = self.head(lead_states, present)
+        return self.classify(EcgModelOutput(lead_states=lead_states, present_leads=present), labels)
+
+    def classify(self, outputs: EcgModelOutput, labels: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """As `forward`, for any output of an encoder."""
+        feature, _ = self.head(outputs)
         logits = self.classifier(self.dropout(feature))
         if labels is None:
             return {"logits": logits}
@@ -411,14 +415,19 @@ class FrozenEncoder(HeadOnly):
         """As in [`HeadOnly`], for a collated batch."""
         with torch.no_grad():
             encoded = self._encoder[0](**inputs)
-        return super().forward(encoded.lead_states, encoded.present_leads, labels)
+        return self.classify(encoded, labels)
+
+
+def _is_precomputed(model: Any, arguments: FinetuningArguments) -> bool:
+    """Whether the encoder reads each recording once. The states of all tokens would be too many to keep."""
+    return arguments.method == "frozen" and arguments.precompute and not model.head.reads_tokens
 
 
 @contextmanager
 def _trainable_module(model: PreTrainedModel, arguments: FinetuningArguments) -> Iterator[nn.Module]:
     """The module to train; on exit, the model has its weights."""
     if arguments.method == "frozen":
-        yield HeadOnly(model) if arguments.precompute else FrozenEncoder(model)
+        yield HeadOnly(model) if _is_precomputed(model, arguments) else FrozenEncoder(model)
         return
     if arguments.method == "full":
         yield model
@@ -511,6 +520,7 @@ def _identity(
         "the model": {
             "encoder": weights_digest(model.base_model),
             "head": model.config.head_type,
+            **({} if (count := model.config.num_pooling_heads) is None else {"pooling heads": count}),
             "labels": label_names,
         },
         "the training recordings": digest(train_dataset),

@@ -52,7 +52,11 @@ SYSTEMS: dict[str, Any] = {
 
 def _saved(system: str, folder: Path) -> tuple[Any, Any]:
     torch.manual_seed(0)
+    system, _, head_type = system.partition(" ")
     model, extractor = SYSTEMS[system]()
+    if head_type:
+        model.config.head_type = head_type
+        model = type(model)(model.config)
     if hasattr(extractor, "image_processor"):
         extractor = EcgScanFeatureExtractor(image_size=model.config.image_size)
     with torch.no_grad():  # Logits that differ between recordings.
@@ -61,7 +65,7 @@ def _saved(system: str, folder: Path) -> tuple[Any, Any]:
     return model.eval(), extractor
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", [*SYSTEMS, *(f"{name} attention" for name in SYSTEMS)])
 def test_when_a_classifier_is_exported_then_its_logits_are_those_of_the_model(system: str, tmp_path: Path) -> None:
     model, _ = _saved(system, tmp_path / "model")
     done = export_onnx(tmp_path / "model", tmp_path / "exported", int8=system == "clear_hug")

@@ -16,7 +16,7 @@ from clear_hug_hf.modeling.modeling_clear_hug import (
     normalize_beats,
     seeded_noise,
 )
-from clear_hug_hf.modeling.modeling_ecg import seeded_counters
+from clear_hug_hf.modeling.modeling_ecg import EcgModelOutput, seeded_counters
 
 
 small_config = partial(SMALL_SYSTEMS["clear_hug"].config, num_labels=5)
@@ -498,7 +498,7 @@ def test_when_leads_are_missing_then_hug_means_run_over_those_present():
     states = torch.randn(1, 12, 32)
     present = torch.ones(1, 12, dtype=torch.bool)
     present[0, [2, 3, 4, 5]] = False  # III, and the whole second group
-    feature, groups = model.head(states, present)
+    feature, groups = model.head(EcgModelOutput(lead_states=states, present_leads=present))
 
     maps, pairs, everything = model.head.group_maps, model.head.pair_maps, model.head.all_maps[0]
     g1 = torch.stack([maps[0](states[:, lead]) for lead in (0, 1)]).mean(0)
@@ -514,13 +514,14 @@ def test_when_the_head_is_simpler_then_it_averages_as_in_the_paper():
     states = torch.randn(2, 12, 32)
     present = torch.ones(2, 12, dtype=torch.bool)
     present[1, 6:] = False
+    outputs = EcgModelOutput(lead_states=states, present_leads=present)
 
-    mean = ClearHugForSequenceClassification(small_config(head_type="mean")).head(states, present)[0]
+    mean = ClearHugForSequenceClassification(small_config(head_type="mean")).head(outputs)[0]
     torch.testing.assert_close(mean, torch.stack((states[0].mean(0), states[1, :6].mean(0))))
 
     weighted = ClearHugForSequenceClassification(small_config(head_type="weighted")).head
     scores = weighted.score(states)[1, :6].softmax(dim=0)
-    torch.testing.assert_close(weighted(states, present)[0][1], (scores * states[1, :6]).sum(0))
+    torch.testing.assert_close(weighted(outputs)[0][1], (scores * states[1, :6]).sum(0))
 
     single = ClearHugForSequenceClassification(small_config(head_type="single_level")).head
     groups = [[0, 1, 2], [3, 4, 5], list(range(6, 12))]
@@ -530,7 +531,7 @@ def test_when_the_head_is_simpler_then_it_averages_as_in_the_paper():
         layer(states[0, [lead for g in combination for lead in groups[g]]]).mean(0)
         for layer, combination in zip(single.maps, combinations, strict=True)
     ]
-    torch.testing.assert_close(single(states, present)[0][0], torch.stack(vectors).mean(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(single(outputs)[0][0], torch.stack(vectors).mean(0), atol=1e-5, rtol=1e-5)
 
 
 def test_when_leads_make_one_group_then_hug_is_refused():

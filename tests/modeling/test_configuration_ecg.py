@@ -194,7 +194,9 @@ def test_when_preset_is_unknown_then_it_is_refused(config_class, names):
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be positive"),
         ({"lead_names": []}, "lead_names must contain at least one lead"),
         ({"lead_names": ["II", "II"]}, "no duplicates"),
-        ({"head_type": "mlp"}, "head_type must be one of .*mean.*, got 'mlp'"),
+        ({"head_type": "mlp"}, "head_type must be one of .*mean.*attention.*, got 'mlp'"),
+        ({"num_pooling_heads": 0}, "num_pooling_heads must be at least 1"),
+        ({"num_pooling_heads": 7}, r"num_pooling_heads=7 must divide hidden_size=\d+\."),
         (
             {"problem_type": "ranking"},
             "problem_type must be one of regression, single_label_classification, multi_label_classification, got 'ra",
@@ -227,7 +229,7 @@ REFUSED: dict[type[EcgConfig], list[tuple[dict[str, Any], str]]] = {
         ({"cls_attention": "some"}, "cls_attention must be one of lead, full, reference_bias"),
         ({"decoder_visible_attention": "own"}, "decoder_visible_attention must be one of lead, all"),
         ({"beat_embedding": "patch"}, "beat_embedding must be one of linear, conv"),
-        ({"head_type": "mlp"}, "head_type must be one of hug, mean, weighted, single_level"),
+        ({"head_type": "mlp"}, "head_type must be one of hug, mean, weighted, single_level, attention"),
         (
             {"full_attention": True, "view_guidance": False},
             "full_attention=True cannot be combined with view_guidance=False or",

@@ -30,7 +30,7 @@ def test_when_forward_is_called_then_shapes_are_those_documented():
     assert pretraining.bool_masked_pos.dtype == torch.bool
 
 
-@pytest.mark.parametrize("head_type", ["hug", "mean", "weighted", "single_level"])
+@pytest.mark.parametrize("head_type", ["hug", "mean", "weighted", "single_level", "attention"])
 def test_when_a_head_is_chosen_then_only_hug_gives_group_states_and_its_gradients_are_always_finite(head_type):
     model = ClearHugForSequenceClassification(small_config(head_type=head_type)).eval()
     output = model(**make_batch())

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
+from clear_hug_hf.modeling.modeling_ecg import EcgModelOutput
+
 
 class Kind(NamedTuple):
     """A system, and the settings that make its form."""
@@ -40,6 +42,7 @@ KINDS |= {
     if system.has_towers
     for form, fields in system.forms.items()
 }
+KINDS |= {f"{name}-attention": Kind(system, {"head_type": "attention"}) for name, system in SMALL_SYSTEMS.items()}
 
 
 @pytest.fixture(params=KINDS)
@@ -147,6 +150,92 @@ def test_when_a_loss_function_is_assigned_then_it_is_used(kind: Kind) -> None:
     model = kind.classifier(num_labels=5)
     model.loss_function = lambda labels, logits, config, **kwargs: logits.new_tensor(42.0)
     assert model(**kind.batch(), labels=torch.zeros(4, 5)).loss == 42
+
+
+def _attentive(system: SmallSystem, **fields: Any) -> tuple[Any, Batch, Any]:
+    """A classifier with attention pooling, a batch whose second recording lacks something, and its encoding."""
+    torch.manual_seed(0)
+    model = system.classifier(system.config(head_type="attention", num_labels=3, **fields)).eval()
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.normal_()  # so that attention is far from uniform
+    batch = system.inputs(system.classifier)
+    return model, batch, model.base_model(**batch)
+
+
+@pytest.mark.parametrize("system", SMALL_SYSTEMS.values(), ids=SMALL_SYSTEMS)
+def test_when_a_head_pools_by_attention_then_a_query_reads_the_tokens_that_are_there(system: SmallSystem) -> None:
+    model, batch, encoded = _attentive(system)
+    head, tokens = model.head, encoded.last_hidden_state
+    mask = torch.ones(tokens.shape[:2], dtype=torch.bool) if encoded.token_mask is None else encoded.token_mask
+    features = []
+    for states, present in zip(tokens, mask, strict=True):
+        states = states[present]
+        parts = []
+        for first in range(0, model.config.hidden_size, head.head_dim):
+            rows = slice(first, first + head.head_dim)
+            query, key, value = (
+                F.linear(given, projection.weight[rows])
+                for given, projection in ((head.query[0], head.q_proj), (states, head.k_proj), (states, head.v_proj))
+            )
+            parts.append((query @ key.T / head.head_dim**0.5).softmax(dim=1) @ value)
+        features.append(torch.cat(parts, dim=1)[0])
+    expected = model.classifier(torch.stack(features))
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("system", SMALL_SYSTEMS.values(), ids=SMALL_SYSTEMS)
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_when_tokens_are_missing_then_attention_pooling_is_that_without_them(
+    system: SmallSystem, implementation: str
+) -> None:
+    model, batch, encoded = _attentive(system)
+    model.set_attn_implementation(implementation)
+    if encoded.token_mask is None:
+        assert "lead_mask" not in batch or encoded.lead_states.shape[1] == 1
+        encoded = EcgModelOutput(last_hidden_state=encoded.last_hidden_state)
+        encoded.token_mask = torch.ones(encoded.last_hidden_state.shape[:2], dtype=torch.bool)
+        encoded.token_mask[1, ::2] = False
+    mask = encoded.token_mask
+    assert mask[0].any()
+    assert not mask[1].all()
+    expected, groups = model.head(encoded)
+    assert groups is None
+    encoded.last_hidden_state = torch.where(mask[..., None], encoded.last_hidden_state, 100.0)
+    torch.testing.assert_close(model.head(encoded)[0], expected, atol=1e-6, rtol=1e-6)
+    # Of a recording of which nothing is there.
+    encoded.token_mask = mask & torch.tensor([[True], [False]])
+    feature = model.head(encoded)[0]
+    torch.testing.assert_close(feature[0], expected[0], atol=1e-6, rtol=1e-6)
+    assert feature[1].eq(0).all()
+    gradients = torch.autograd.grad(feature.sum(), list(model.head.parameters()))
+    assert all(one.isfinite().all() for one in gradients)
+
+
+@pytest.mark.parametrize("system", SMALL_SYSTEMS.values(), ids=SMALL_SYSTEMS)
+def test_when_an_attention_head_is_saved_then_its_heads_are_too_and_its_encoder_loads_alone(
+    system: SmallSystem, tmp_path: Path
+) -> None:
+    width = system.config().hidden_size
+    model, batch, _ = _attentive(system, num_pooling_heads=width // 8)
+    assert model.head.head_dim == 8
+    assert _attentive(system)[0].head.head_dim == width // 16
+    model.save_pretrained(tmp_path)
+    again, report = system.classifier.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    torch.testing.assert_close(again.eval()(**batch).logits, model(**batch).logits)
+    _, report = system.encoder.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    # A new one on a bare encoder is drawn at random.
+    model.base_model.save_pretrained(tmp_path / "encoder")
+    fresh, report = system.classifier.from_pretrained(
+        tmp_path / "encoder", head_type="attention", num_labels=3, output_loading_info=True
+    )
+    assert "head.query" in report["missing_keys"]
+    assert fresh.head.query.isfinite().all()
+    assert 0 < fresh.head.query.std() < 1
 
 
 class Rows(Dataset):

@@ -751,6 +751,19 @@ def test_when_the_whole_model_is_trained_then_cells_of_each_way_differ_and_featu
     np.testing.assert_array_equal(np.load(again / "cells" / name), found[1])
 
 
+def test_when_a_head_reads_tokens_then_its_probe_is_a_finetuning_of_the_head(
+    task: Task, model: Path, tmp_path: Path
+) -> None:
+    heads, few = ("mean", "attention"), {"fractions": (0.25,), "seeds": (0,), "bootstrap_samples": 0}
+    arguments, cache = _arguments(heads=heads, protocols=("probe",), **few), tmp_path / "cache"
+    rows = run_benchmark([task], {"tiny": model}, tmp_path / "out", arguments, cache_dir=cache, progress=False)
+    assert [row["head"] for row in rows] == list(heads)
+    cells = tmp_path / "out" / "cells"
+    found = [np.load(cells / f"super__25pc__seed0__tiny__probe__{head}.npy") for head in heads]
+    assert not np.allclose(*found)
+    assert len(list(cache.iterdir())) == 3
+
+
 def test_when_a_models_encoder_is_of_another_form_then_the_control_is_not_set_against_it(
     task: Task, model: Path, other_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

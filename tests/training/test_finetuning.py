@@ -184,6 +184,20 @@ def test_when_features_are_kept_then_the_probe_is_that_of_an_encoder_that_runs_e
             torch.testing.assert_close(tensor, slow[name], atol=1e-5, rtol=0)
 
 
+def test_when_the_head_reads_tokens_then_a_frozen_encoder_reads_every_batch(sets: Sets, tmp_path: Path) -> None:
+    model = _model(head_type="attention")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = _finetune(sets, tmp_path / "run", model, cache_dir=tmp_path / "cache", num_train_epochs=3)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(before[name], tensor) == name.startswith("clear_hug."), name
+    assert not (tmp_path / "cache").exists(), "features of leads do not serve it"
+    found = predict(model, sets[1], ClearHugFeatureExtractor())
+    assert found.labels is not None
+    best = result.history[result.best_epoch - 1]["validation_macro_auroc"]
+    assert macro_auroc(found.labels, found.probabilities) == pytest.approx(best)
+    assert load_classifier(tmp_path / "run")[0].head.query.equal(model.head.query)
+
+
 def test_when_lora_trains_then_the_merged_model_needs_no_peft(sets: Sets, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     model = _model()
