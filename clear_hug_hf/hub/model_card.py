@@ -52,6 +52,7 @@ _METRICS = {
 RECORDING_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 """Auto classes of models that classify recordings or pictures of recordings."""
 _CLASSIFIERS = (*RECORDING_CLASSIFIERS, "AutoModelForTokenClassification")
+_TOKENIZER = "AutoModelForAudioTokenization"
 _PIPELINES = {"AutoModelForImageClassification": "image-classification"}
 
 
@@ -155,7 +156,8 @@ def make_card(
         name=name,
         repo_id=repo_id,
         auto_class=auto_class,
-        loaded_by=auto_class if auto_class in _CLASSIFIERS else "AutoModel",
+        loaded_by=auto_class if auto_class in (*_CLASSIFIERS, _TOKENIZER) else "AutoModel",
+        is_tokenizer=auto_class == _TOKENIZER,
         pretrained_with=SYSTEMS[config.model_type].pretraining_parts,
         reads_pages=hasattr(feature_extractor, "image_processor"),
         simulated=any(source.get("name") == "simulated" for source in _all_sources(facts)),
@@ -616,7 +618,7 @@ def _reads(config: Any, extractor: Any) -> str:
     )
     if getattr(extractor, "detector", None) and getattr(extractor, "reads_beats", True):
         text += f" R peaks are found by the detector `{extractor.detector}`."
-    text += " Missing leads are masked."
+    text += f" Missing leads are {extractor.missing_leads}."
     if size is not None:
         text += (
             " In photographs and scans, the page is found, rectified and resized, not cropped. Recordings in unknown "

@@ -101,6 +101,8 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
     padding_value: ClassVar[float] = 0.0
     # Whether `cut` requires R peaks. Otherwise they are detected on request only.
     reads_beats: ClassVar[bool] = False
+    # What becomes of missing leads, for model cards.
+    missing_leads: ClassVar[str] = "masked"
     # Settings that are also fields of the model config and are applied after signals and beats have been stored.
     model_settings: ClassVar[tuple[str, ...]] = ()
 

@@ -72,6 +72,7 @@ class HeartLangFeatureExtractor(EcgFeatureExtractor):
 
     model_input_names: ClassVar[list[str]] = ["input_values", "lead_ids", "time_ids"]
     reads_beats: ClassVar[bool] = True
+    missing_leads: ClassVar[str] = "left out"
     model_settings: ClassVar[tuple[str, ...]] = ("num_beats", "beat_length", "num_time_embeddings")
 
     detector = "xqrs"
