@@ -87,7 +87,7 @@ def _refuse_heartlang(state_dict: Mapping[str, torch.Tensor]) -> None:
         "this is a checkpoint of HeartLang, whose architecture differs from CLEAR-HUG: it has one summary token "
         "(cls_token) per recording instead of one per lead, packs the beats of all leads into one padded sequence "
         "with full attention, does not normalize beats, and its layers (transformer.layers) use pre-normalization, "
-        "GELU, and queries, keys and values (to_qkv) without bias; use a checkpoint of CLEAR or CLEAR-HUG"
+        "GELU, and queries, keys and values (to_qkv) without bias; convert it with `clear-hug convert heartlang`"
     )
 
 

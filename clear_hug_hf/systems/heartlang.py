@@ -1,6 +1,6 @@
 """HeartLang (Jin et al.): a recording as a sentence of beats, whose codes are predicted."""
 
-from .base import System
+from .base import Converter, ConverterOption, ReleasedWeights, System
 
 
 SYSTEM = System(
@@ -20,4 +20,32 @@ SYSTEM = System(
         "mean": "linear head on the class token",
         "attention": "linear head on attention pooling of the beats and the class token",
     },
+    converter=Converter(
+        function=".hub.convert_heartlang:convert_heartlang_to_folder",
+        reads="HeartLang as pre-trained, its fine-tuned classifiers, and its tokenizer",
+        example="checkpoint-200.pth converted/heartlang",
+        options={
+            "num_attention_heads": ConverterOption(
+                help="attention heads of the encoder, which the file does not contain (default: those of the released "
+                "size with the same width)"
+            ),
+            "labels": ConverterOption(
+                help="label names of a classifier in the order of its outputs (default: LABEL_0 LABEL_1 ...)",
+                many=True,
+                keyword="label_names",
+            ),
+        },
+        weights=ReleasedWeights(
+            data="about 800,000 recordings of MIMIC-IV-ECG",
+            objective="a vocabulary of beats by vector quantization, then prediction of the codes of masked beats",
+            num_parameters="38.3 M",
+            inputs="12 leads, 10 s at 100 Hz, cut into at most 256 beats",
+            source="Hub: `PKUDigitalHealth/HeartLang`",
+            license_note="Their repository has the MIT license but does not mention the weights",
+            hub_files=(
+                "checkpoints/pretrain/MIMIC-IV/checkpoint-200.pth",
+                "checkpoints/vqhbr/MIMIC-IV/checkpoint-100.pth",
+            ),
+        ),
+    ),
 )

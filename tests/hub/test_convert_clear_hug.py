@@ -78,7 +78,8 @@ def test_when_it_is_heartlang_then_it_explains_why_it_cannot_be_converted(prefix
         f"{prefix}token_embed.tokenConv.weight": torch.zeros(768, 96, 3),
         f"{prefix}transformer.layers.0.0.to_qkv.weight": torch.zeros(1536, 768),
     }
-    with pytest.raises(InputError, match=r"HeartLang.* one summary token \(cls_token\) per recording") as caught:
+    message = r"HeartLang.* one summary token \(cls_token\) per recording.* `clear-hug convert heartlang`"
+    with pytest.raises(InputError, match=message) as caught:
         convert_clear_hug_state_dict(tensors)
     assert "\n" not in str(caught.value)
 

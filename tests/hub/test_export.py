@@ -23,6 +23,9 @@ from clear_hug_hf import (
     EcgScanConfig,
     EcgScanFeatureExtractor,
     EcgScanForImageClassification,
+    HeartLangConfig,
+    HeartLangFeatureExtractor,
+    HeartLangForSequenceClassification,
 )
 from clear_hug_hf.hub.export import export_onnx, run_onnx
 from clear_hug_hf.processing import STANDARD_LEADS, InputError
@@ -42,6 +45,10 @@ SYSTEMS: dict[str, Any] = {
     "ecg_jepa": lambda: (
         EcgJepaForSequenceClassification(EcgJepaConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
         EcgJepaFeatureExtractor(),
+    ),
+    "heartlang": lambda: (
+        HeartLangForSequenceClassification(HeartLangConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
+        HeartLangFeatureExtractor(detector="multilead"),
     ),
     "ecg_scan": lambda: (
         EcgScanForImageClassification(EcgScanConfig.preset("tiny", num_labels=3)),
