@@ -68,24 +68,39 @@ def apply_function(function: str, logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def aggregate_windows(scores: np.ndarray, aggregate: str | None = None) -> np.ndarray | None:
+def model_aggregate(config: Any) -> str | list[str]:
+    """
+    How a model combines the scores of windows by default: `"mean"`, or a choice for each label if the config has a
+    `window_aggregation`, by label name; labels without an entry use the mean.
+    """
+    chosen = getattr(config, "window_aggregation", None)
+    return [chosen.get(name, "mean") for name in model_label_names(config)] if chosen else "mean"
+
+
+def aggregate_windows(scores: np.ndarray, aggregate: str | Sequence[str] | None = None) -> np.ndarray | None:
     """
     Combine the scores of windows into those of the recording.
 
     Args:
         scores (`np.ndarray` of shape `(num_windows, ...)`): Scores of the windows.
-        aggregate (`str`, *optional*, defaults to `"mean"`): `"mean"`, `"max"`, or `"none"`.
+        aggregate (`str` or `Sequence[str]`, *optional*, defaults to `"mean"`): `"mean"`, `"max"`, one of these for
+            each label, or `"none"`.
 
     Returns:
         `np.ndarray` of shape `(...)`; `None` with `"none"`.
     """
     if aggregate == "none":
         return None
-    return scores.max(axis=0) if aggregate == "max" else scores.mean(axis=0)
+    if aggregate is None or isinstance(aggregate, str):
+        return scores.max(axis=0) if aggregate == "max" else scores.mean(axis=0)
+    return np.where([choice == "max" for choice in aggregate], scores.max(axis=0), scores.mean(axis=0))
 
 
 def find_contradictions(
-    report: Any, label_names: Sequence[str], window_scores: np.ndarray, aggregate: str | None = None
+    report: Any,
+    label_names: Sequence[str],
+    window_scores: np.ndarray,
+    aggregate: str | Sequence[str] | None = None,
 ) -> tuple[list[dict[str, str]], dict[str, str]]:
     """
     Find the labels that contradict the heart rate of a recording, whether they are predicted or not.
@@ -94,7 +109,7 @@ def find_contradictions(
         report ([`SignalReport`], *optional*): Report of the recording; without it there are no contradictions.
         label_names (`Sequence[str]`): Names of the scores.
         window_scores (`np.ndarray` of shape `(num_windows, num_labels)`): Scores of the windows, in order.
-        aggregate (`str`, *optional*): As in [`aggregate_windows`].
+        aggregate (`str` or `Sequence[str]`, *optional*): As in [`aggregate_windows`].
 
     Returns:
         `tuple[list[dict[str, str]], dict[str, str]]`: Explanations by label, for each window by its own heart rate,
@@ -108,8 +123,10 @@ def find_contradictions(
         notes = {name: report.contradiction(name, window) for name, window in zip(label_names, windows, strict=True)}
         return {name: note for name, note in notes.items() if note}
 
-    highest = window_scores.argmax(axis=0).tolist() if aggregate == "max" else [None] * len(label_names)
-    return [contradictions([row] * len(label_names)) for row in range(len(window_scores))], contradictions(highest)
+    choices = [aggregate] * len(label_names) if aggregate is None or isinstance(aggregate, str) else aggregate
+    rows = window_scores.argmax(axis=0).tolist()
+    decisive = [row if choice == "max" else None for row, choice in zip(rows, choices, strict=True)]
+    return [contradictions([row] * len(label_names)) for row in range(len(window_scores))], contradictions(decisive)
 
 
 def group_names(config: Any) -> list[str]:

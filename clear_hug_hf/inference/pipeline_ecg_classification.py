@@ -23,6 +23,7 @@ from .classifier_outputs import (
     classify,
     default_function,
     find_contradictions,
+    model_aggregate,
     model_label_names,
     model_thresholds,
 )
@@ -122,8 +123,9 @@ class EcgClassificationPipeline(ChunkPipeline):
                 warning.
             on_no_beats (`str`, *optional*): How to handle windows without beats: `"raise"` skips them, and raises if
                 no other window is left; `"mask"` classifies them. Defaults to the feature extractor's setting.
-            aggregate (`str`, *optional*, defaults to `"mean"`): How to combine the scores of windows: `"mean"`,
-                `"max"`, or `"none"` for results per window.
+            aggregate (`str`, *optional*): How to combine the scores of windows: `"mean"`, `"max"`, or `"none"` for
+                results per window. By default as `config.window_aggregation` states for each label, or else
+                `"mean"`.
             function_to_apply (`str`, *optional*): Function that turns logits into scores: `"sigmoid"`, `"softmax"` or
                 `"none"`. By default it follows the problem type of the model.
             threshold (`float` or `str`, *optional*): Return only labels whose score is at least this, from 0 to 1.
@@ -217,8 +219,9 @@ class EcgClassificationPipeline(ChunkPipeline):
         window_scores = apply_function(
             function, np.stack([output["logits"][0].float().numpy() for output in model_outputs])
         )
-        recording_scores = aggregate_windows(window_scores, aggregate)
-        window_notes, recording_notes = find_contradictions(report, names, window_scores, aggregate)
+        combination = aggregate or model_aggregate(config)
+        recording_scores = aggregate_windows(window_scores, combination)
+        window_notes, recording_notes = find_contradictions(report, names, window_scores, combination)
         thresholds = np.array(
             [threshold] * len(names) if isinstance(threshold, Real) else model_thresholds(config), dtype=np.float32
         )

@@ -24,6 +24,7 @@ from .classifier_outputs import (
     default_function,
     find_contradictions,
     group_contributions,
+    model_aggregate,
     model_label_names,
     run_model,
 )
@@ -106,7 +107,7 @@ def predict_records(
     *,
     windows: str = "all",
     on_no_beats: str | None = None,
-    aggregate: str = "mean",
+    aggregate: str | None = None,
     batch_size: int = 1,
 ) -> Iterator[RecordPrediction | Rejected]:
     """
@@ -119,7 +120,8 @@ def predict_records(
         inputs (`Iterable`): [`RecordReference`]s, [`Recording`]s, paths, dicts, pictures and whatever else
             [`EcgFeatureExtractor.read_windows`] accepts.
         windows, on_no_beats: As in [`EcgFeatureExtractor.read_windows`]. All beats of each window are read.
-        aggregate (`str`, *optional*, defaults to `"mean"`): How to combine the windows, see [`aggregate_windows`].
+        aggregate (`str`, *optional*): How to combine the windows, see [`aggregate_windows`]; by default as the model
+            does, see [`model_aggregate`].
         batch_size (`int`, *optional*, defaults to 1): Number of windows of one recording in a batch. With 1 the result
             is bit-identical to that of the pipeline and the command line; larger batches differ in the last digits.
 
@@ -131,6 +133,7 @@ def predict_records(
     """
     check_is_classifier(model.config)
     names, function = model_label_names(model.config), default_function(model.config)
+    combination = aggregate or model_aggregate(model.config)
     for record_id, recording in _read_each(feature_extractor, inputs, windows, on_no_beats):
         if isinstance(recording, Rejected):
             yield recording
@@ -143,7 +146,7 @@ def predict_records(
                 if (states := getattr(output, "group_states", None)) is not None:
                     contributions.append(group_contributions(model, states.float()).cpu().numpy())
         scores = apply_function(function, np.concatenate(logits))
-        window_notes, notes = find_contradictions(recording.report, names, scores, aggregate)
+        window_notes, notes = find_contradictions(recording.report, names, scores, combination)
         rates = [None] * len(scores) if recording.report is None else recording.report.window_rates
         by_window = np.concatenate(contributions) if contributions else [None] * len(scores)
         yield RecordPrediction(
@@ -152,7 +155,7 @@ def predict_records(
                 WindowPrediction(*window)
                 for window in zip(recording.places, scores, window_notes, rates, by_window, strict=True)
             ],
-            probabilities=aggregate_windows(scores, aggregate),
+            probabilities=aggregate_windows(scores, combination),
             notes=notes,
             skipped=recording.skipped,
             report=recording.report,

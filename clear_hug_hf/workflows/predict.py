@@ -44,9 +44,12 @@ class PredictArguments(Arguments):
             "metavar": "FILE",
         },
     )
-    aggregate: Literal["mean", "max", "none"] = field(
-        default="mean",
-        metadata={"help": "How the windows of a recording are combined; none reports each window."},
+    aggregate: Literal["mean", "max", "none"] | None = field(
+        default=None,
+        metadata={
+            "help": "How the windows of a recording are combined; none reports each window (default: mean, or as the "
+            "model's config states for each label)."
+        },
     )
     pictures: Path | None = field(
         default=None,
@@ -95,7 +98,7 @@ def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], No
     """
     from tqdm.auto import tqdm
 
-    from ..inference.classifier_outputs import model_label_names, model_thresholds
+    from ..inference.classifier_outputs import model_aggregate, model_label_names, model_thresholds
     from ..inference.records import Rejected, check_is_classifier, predict_records
     from ..training.folders import load_classifier
     from ..utils.files import check_file, check_picture_folder, write_csv
@@ -110,9 +113,10 @@ def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], No
     if arguments.threshold is not None:
         thresholds = dict.fromkeys(names, arguments.threshold)
     inputs, rejected = _list_inputs(arguments)
+    combination = arguments.aggregate or model_aggregate(model.config)
     pictures = None
     if arguments.pictures is not None:
-        pictures = PredictionPictures(arguments.pictures, model, extractor, thresholds, arguments.aggregate)
+        pictures = PredictionPictures(arguments.pictures, model, extractor, thresholds, combination)
     table: list[dict[str, Any]] = []
     num_records = 0
     predictions = predict_records(model, extractor, inputs, aggregate=arguments.aggregate)
@@ -123,7 +127,7 @@ def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], No
             if isinstance(prediction, Rejected):
                 rejected.append(prediction)
                 continue
-            record = _label_record(prediction, thresholds, shown_names, arguments)
+            record = _label_record(prediction, thresholds, shown_names, arguments, combination)
             num_records += 1
             if arguments.output is not None:
                 table += record.to_rows(shown_names)
@@ -159,6 +163,7 @@ def _label_record(
     thresholds: Mapping[str, float],
     shown_names: Sequence[str],
     arguments: PredictArguments,
+    combination: str | list[str],
 ) -> LabeledRecord:
     """The labels to show, of a recording and of its windows."""
 
@@ -190,7 +195,7 @@ def _label_record(
         overall = label_span(start, end, heart_rate, prediction.probabilities, prediction.notes)
     return LabeledRecord(
         record_id=prediction.record_id,
-        aggregate=arguments.aggregate,
+        aggregate=combination if isinstance(combination, str) else "model",
         overall=overall,
         windows=windows,
         skipped=[{"start": round(start, 3), "end": round(end, 3)} for start, end in prediction.skipped],

@@ -22,7 +22,7 @@ class PredictionPictures:
     model: Any
     extractor: Any
     thresholds: dict[str, float]
-    aggregate: str
+    aggregate: str | list[str]
     _drawn: set[Path] = field(default_factory=set)
 
     def draw(self, source: Path | RecordReference, prediction: RecordPrediction) -> None:
@@ -70,7 +70,8 @@ class PredictionPictures:
             contributions = [part.contributions for part in parts if part.contributions is not None]
             # With aggregate="none", the parts of a window are still averaged.
             probabilities = aggregate_windows(
-                np.stack([part.probabilities for part in parts]), "max" if self.aggregate == "max" else "mean"
+                np.stack([part.probabilities for part in parts]),
+                "mean" if self.aggregate == "none" else self.aggregate,
             )
             assert probabilities is not None
             notes = {name: note for part in parts for name, note in part.notes.items()}

@@ -25,7 +25,11 @@ REPORT_COLUMNS = (
     "warnings",
 )
 """Columns of the table from [`SignalReport`]."""
-_AGGREGATES = {"mean": "their mean", "max": "the maximum of each label"}
+_AGGREGATES = {
+    "mean": "their mean",
+    "max": "the maximum of each label",
+    "model": "the mean or the maximum, as the model's config states for each label",
+}
 
 
 @dataclass(frozen=True)
