@@ -166,11 +166,12 @@ def seeded_bits(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
     return state ^ (state >> 31 & 0x1FFFFFFFF)
 
 
-def seeded_counters(*shape: int) -> torch.Tensor:
+def seeded_counters(*shape: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """
-    Multiples of the SplitMix64 increment, starting with 1. Always on the CPU, since it is also called during loading.
+    Multiples of the SplitMix64 increment, starting with 1. By default on the CPU whatever the default device, since it
+    is also called during loading.
     """
-    return (torch.arange(1, torch.Size(shape).numel() + 1, device="cpu") * -7046029254386353131).view(shape)
+    return (torch.arange(1, torch.Size(shape).numel() + 1, device=device) * -7046029254386353131).view(shape)
 
 
 def sincos_positions(positions: torch.Tensor, width: int) -> torch.Tensor:

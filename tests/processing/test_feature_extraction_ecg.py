@@ -25,7 +25,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "model_cards").glob("*/preprocesso
 OF_LOADING = {"auto_map", "feature_extractor_type", "image_processor_type"}
 EIGHT = [0, 1, *range(6, 12)]
 # They interpolate from the first to the last sample, which stretches a recording by up to a sample.
-STRETCHING = {SYSTEMS["ecg_founder"].feature_extractor}
+STRETCHING = {SYSTEMS[name].feature_extractor for name in ("ecg_fm", "ecg_founder")}
 # They refuse recordings that lack a lead.
 COMPLETE = {SYSTEMS["ecg_founder"].feature_extractor}
 NO_BEATS = np.empty(0, dtype=np.int64)
@@ -39,7 +39,13 @@ def kind(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def extractor(kind: Any) -> EcgFeatureExtractor:
-    return kind()
+    return kind(**_ten_seconds(kind))
+
+
+def _ten_seconds(kind: Any) -> dict[str, Any]:
+    """Settings with which all extractors read windows of ten seconds, the last one up to the end of the recording."""
+    settings = {"window_seconds": 10.0, "drop_remainder": False}
+    return {name: value for name, value in settings.items() if hasattr(kind, name)}
 
 
 def _inputs(extractor: EcgFeatureExtractor, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -194,7 +200,7 @@ def test_when_the_electrodes_are_off_for_a_window_then_it_is_left_out_by_name(
 ) -> None:
     waveform = make_pulses(30.0)
     waveform[:, 5000:10000] = value
-    extractor = kind(windows="all")
+    extractor = kind(windows="all", **_ten_seconds(kind))
     with caplog.at_level("WARNING"):
         assert len(_inputs(extractor, [waveform, make_pulses(10.0)], **known())) == 3
     assert "recording 0: 10-20 s skipped: every lead is flat or missing" in caplog.messages

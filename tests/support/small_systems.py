@@ -171,6 +171,20 @@ def make_sentences(num_beats: int = 24, real_beats: tuple[int, ...] = (24, 15)) 
     }
 
 
+def _samples() -> Batch:
+    """30 tokens, of which the second recording has 21."""
+    generator = torch.Generator().manual_seed(1)
+    lead_mask = torch.ones(2, 12, dtype=torch.bool)
+    lead_mask[1, 10:] = False
+    return {
+        "input_values": torch.randn((2, 12, 480), generator=generator),
+        "attention_mask": torch.arange(480) < torch.tensor([[480], [340]]),
+        "lead_mask": lead_mask,
+        "bool_masked_pos": torch.arange(30).expand(2, -1) % 3 > 0,
+        "seeds": torch.tensor([3, 4]),
+    }
+
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 BEATS = {
     **SIZES,
@@ -187,6 +201,11 @@ PATCHES = {
     "patch_size": 20,
 }
 SENTENCES = {**SIZES, "head_dim": 6, "num_beats": 24, "vocab_size": 16, "code_dim": 8, "decoder_num_hidden_layers": 1}
+SAMPLES = {
+    **SIZES,
+    **{"conv_dim": [16] * 4, "num_conv_pos_embeddings": 32, "num_conv_pos_embedding_groups": 4, "num_samples": 480},
+    **{"num_codevectors_per_group": 10, "codevector_dim": 16, "proj_codevector_dim": 12, "num_negatives": 7},
+}
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {**TOWER, "model_type": "vit", "image_size": 64, "patch_size": 16}
 CLIP = {**VIT, "model_type": "clip_vision_model", "image_size": 96, "projection_dim": 8}
@@ -254,6 +273,12 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             frozen=("codebook.",),
             captured=("",),
             options={name: size for name, size in SENTENCES.items() if name != "num_beats"},
+        ),
+        SmallSystem(
+            "ecg_fm",
+            {**SAMPLES, **WIDE},
+            _samples,
+            captured=("",),
         ),
         SmallSystem(
             "ecg_scan",
