@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor
+from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor, HeartLangFeatureExtractor
 from clear_hug_hf.data import shard_checks
 from clear_hug_hf.data.prepared import check_prepared_for, is_prepared, load_prepared, match_prepared
 from clear_hug_hf.data.readers import WfdbFolderSource
@@ -99,6 +99,18 @@ def test_when_a_classifier_is_to_be_trained_then_scale_and_shorter_windows_of_th
     ):
         with pytest.raises(InputError, match="prepare the recordings again"):
             match_prepared(tmp_path / folder, extractor)
+
+
+@pytest.mark.parametrize("scaled", [{"scaling": "standard", "signal_std": 0.2}, {"scaling": "min_max"}])
+def test_when_recordings_were_scaled_in_another_way_then_a_classifier_adopts_it(
+    source: WfdbFolderSource, tmp_path: Path, scaled: dict[str, Any]
+) -> None:
+    beats = {"detector": "multilead"}
+    prepare_shards(source, tmp_path, HeartLangFeatureExtractor(**beats, **scaled), progress=False)
+    datasets, _ = load_prepared(tmp_path)
+    assert set(datasets["train"]["unit"]) == {"NU"}
+    adopted = match_prepared(tmp_path, HeartLangFeatureExtractor(**beats, on_lost_beats="ignore"))
+    assert adopted.to_dict() == HeartLangFeatureExtractor(**beats, **scaled, on_lost_beats="ignore").to_dict()
 
 
 def test_when_a_preparation_is_not_finished_then_it_explains_how_to_go_on(
