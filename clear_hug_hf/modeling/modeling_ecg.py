@@ -5,6 +5,7 @@ layers, losses and base classes.
 Shapes: `B` recordings, `L` leads, `S` tokens, `D` hidden size.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -637,6 +638,28 @@ class EcgPreTrainedModel(PreTrainedModel):
     def __init__(self, config: EcgConfig):
         super().__init__(config)
         config.validate_architecture()  # fields may have been changed since the config was created
+
+    def depth_groups(self) -> list[list[str]]:
+        """
+        Parameters of an encoder by depth, for learning rates that decrease from the output to the input: groups of
+        names of parameters, or of modules that contain them, the input first. Parameters that no group names belong to
+        the first one.
+
+        By default, parameters of `layers.i`, or of `stages.i` of convolutional towers, are in group `i + 1`, and final
+        norms in the last group. An encoder with other parts overrides it.
+        """
+        numbers: dict[str, int] = {}
+        for name, _ in self.named_parameters():
+            # Stages of convolutional towers contain layers.
+            match = re.search(r"(?:^|\.)stages\.(\d+)\.", name) or re.search(r"(?:^|\.)layers?\.(\d+)\.", name)
+            if match:
+                numbers[name] = int(match.group(1)) + 1
+        last = max([getattr(self.config, "num_hidden_layers", 0), *numbers.values()])
+        groups: list[list[str]] = [[] for _ in range(last + 1)]
+        for name, _ in self.named_parameters():
+            is_final_norm = re.search(r"(?:^|\.)(?:final_|layer_?|post_?layer)?norm\.\w+$", name)
+            groups[numbers.get(name, last if is_final_norm else 0)].append(name)
+        return groups
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

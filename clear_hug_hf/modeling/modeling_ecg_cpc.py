@@ -429,6 +429,10 @@ class EcgCpcModel(EcgCpcPreTrainedModel):
         first: Any = self.convolutions[0]
         return first.conv
 
+    def depth_groups(self) -> list[list[str]]:
+        """The convolutions and the S4 layers, since their benchmark trains each of the two with a rate of its own."""
+        return [["convolutions"], ["layers"]]
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(

@@ -185,6 +185,10 @@ class EcgFmModel(EcgFmPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.feature_encoder.convolutions[0]
 
+    def depth_groups(self) -> list[list[str]]:
+        """Each layer above all that comes before them, norms too."""
+        return [[], *([f"layers.{index}"] for index in range(self.config.num_hidden_layers))]
+
     def token_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """Map a mask of samples `(B, T)` to the mask of the tokens `(B, S)` that these samples determine."""
         num_tokens = self.config.count_tokens(attention_mask.shape[1])

@@ -123,8 +123,8 @@ class FinetuningArguments(Arguments):
         default="frozen",
         metadata={
             "help": "frozen trains the head on a frozen encoder; full trains all weights, with lower learning rates "
-            "for lower layers; lora trains the head and low-rank updates of the encoder's attention (Hu et al., "
-            "2021), and merges them at the end."
+            "for lower layers; lora trains the head and low-rank updates of the encoder's attention, or of all linear "
+            "maps if it has none (Hu et al., 2021), and merges them at the end."
         },
     )
     num_train_epochs: int = field(

@@ -62,6 +62,7 @@ from .features import EncodedDataset, dataset_labels, encode, identity_collator
 from .finetuning import (
     HeadOnly,
     absent_labels,
+    adapted_modules,
     check_datasets,
     check_disjoint_patients,
     finetune,
@@ -461,11 +462,7 @@ class _Runner:
         """Record digests of tasks, models and recipes; raise if the folder has others of the same names."""
         identity: dict[str, dict[str, Any]] = {
             "tasks": {name: self._task_identity(task) for name, task in self.tasks.items()},
-            "models": {
-                name: weights_digest(self._load(name, next(iter(self.tasks)), "mean", 0).base_model)
-                for name in self.models
-                if name != RESNET
-            },
+            "models": {name: self._encoder_identity(name) for name in self.models if name != RESNET},
             "recipes": {
                 name: recipe_settings(recipe)
                 for name, recipe in self.arguments.recipes.items()
@@ -485,6 +482,16 @@ class _Runner:
                 identity[kind] = {**recorded, **named}
         # Other processes may run other cells in the same folder, so nothing is removed.
         write_json(folder.mark, identity)
+
+    def _encoder_identity(self, name: str) -> str:
+        """Digest of the weights of an encoder, after a check that the protocols can train it."""
+        model = self._load(name, next(iter(self.tasks)), "mean", 0)
+        if "lora" in self.arguments.protocols:
+            try:
+                adapted_modules(model)
+            except InputError as error:
+                raise InputError(f"model {name}: {error}") from error
+        return weights_digest(model.base_model)
 
     @staticmethod
     def _task_identity(task: Task) -> dict[str, Any]:

@@ -109,7 +109,8 @@ def finetune(
     Raises:
         InputError: If a dataset is empty; training and validation share patients; labels differ from the model's, have
             values other than 1, 0 and unknown, or lack positive or negative recordings; leads, beats or rate differ
-            from the model's; the folder holds another run; or the model's outputs are not finite.
+            from the model's; LoRA finds no linear maps; the folder holds another run; or the model's outputs are not
+            finite.
     """
     arguments = FinetuningArguments() if arguments is None else arguments
     connect_processes()
@@ -120,6 +121,8 @@ def finetune(
         raise InputError(
             f"the model's problem_type is {model.config.problem_type!r}: this recipe trains multi-label classifiers"
         )
+    if arguments.method == "lora":
+        adapted_modules(model)
     check_datasets(train_dataset, validation_dataset, label_names, arguments.allow_absent_labels)
     check_compatible(model.config, feature_extractor, train_dataset, validation_dataset)
     model.config.problem_type = "multi_label_classification"
@@ -434,17 +437,10 @@ def _trainable_module(model: PreTrainedModel, arguments: FinetuningArguments) ->
         return
     from peft import LoraConfig, LoraModel
 
-    prefix = re.escape(model.base_model_prefix)
-    projections = rf"{prefix}\..*\.(q_proj|k_proj|v_proj|o_proj)"
-    if not any(re.fullmatch(projections, name) for name, _ in model.named_modules()):
-        raise InputError(
-            f"LoRA updates the projections of attention, but the encoder of {type(model).__name__} has none: use the "
-            'method "frozen" or "full"'
-        )
     config = LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=2 * arguments.lora_rank,
-        target_modules=projections,
+        target_modules="|".join(map(re.escape, adapted_modules(model))),
     )
     tuner = LoraModel(model, {"default": config}, "default")
     for part in (model.head, model.classifier):
@@ -454,6 +450,24 @@ def _trainable_module(model: PreTrainedModel, arguments: FinetuningArguments) ->
     finally:
         tuner.merge_and_unload()
         model.requires_grad_(True)
+
+
+def adapted_modules(model: PreTrainedModel) -> list[str]:
+    """
+    Names of the linear maps of the encoder that LoRA updates: the projections of attention, or all maps in an encoder
+    without attention.
+
+    Raises:
+        InputError: If the encoder has no linear maps.
+    """
+    modules = model.base_model.named_modules(prefix=model.base_model_prefix)
+    linear = [name for name, module in modules if isinstance(module, nn.Linear)]
+    if not linear:
+        raise InputError(
+            f"LoRA updates linear maps, but the encoder of {type(model).__name__} has none: use the method "
+            '"frozen" or "full"'
+        )
+    return [name for name in linear if name.endswith(("q_proj", "k_proj", "v_proj", "o_proj"))] or linear
 
 
 @contextmanager
@@ -629,7 +643,7 @@ def absent_labels(labels: torch.Tensor, label_names: Iterable[str], min_count: i
 def make_optimizer(model: PreTrainedModel, arguments: FinetuningArguments) -> torch.optim.Optimizer:
     """AdamW with one rate for the head, and rates for the layers of the encoder that decrease towards the input."""
     encoder = {id(parameter): name for name, parameter in model.base_model.named_parameters()}
-    layers = model.config.num_hidden_layers
+    depths = parameter_depths(model.base_model)
     groups: dict[tuple[int, float], dict[str, Any]] = {}
     for number, group in enumerate(decay_groups(model, arguments.weight_decay)):
         for parameter in group["params"]:
@@ -640,18 +654,22 @@ def make_optimizer(model: PreTrainedModel, arguments: FinetuningArguments) -> to
                     continue
                 rate = float(arguments.encoder_learning_rate or 0.0)
                 if arguments.method == "full":
-                    rate *= arguments.layer_decay ** (layers - layer_number(name, layers))
+                    rate *= arguments.layer_decay ** depths[name]
             groups.setdefault((number, rate), {**group, "params": [], "lr": rate})["params"].append(parameter)
     return torch.optim.AdamW(list(groups.values()))
 
 
-def layer_number(name: str, num_layers: int) -> int:
-    """Layer of an encoder's parameter: 0 for embeddings and tokens, `num_layers` for the last layer and norm."""
-    # Stages of convolutional towers contain layers.
-    match = re.search(r"(?:^|\.)stages\.(\d+)\.", name) or re.search(r"(?:^|\.)layers?\.(\d+)\.", name)
-    if match:
-        return int(match.group(1)) + 1
-    return num_layers if re.search(r"(?:^|\.)(?:final_|layer_?|post_?layer)?norm\.\w+$", name) else 0
+def parameter_depths(encoder: Any) -> dict[str, int]:
+    """Number of `depth_groups` above that of each parameter of an encoder, by name: 0 for the last group."""
+    groups = encoder.depth_groups()
+    group_of = {name: index for index, group in enumerate(groups) for name in group}
+    depths = {}
+    for name, _ in encoder.named_parameters():
+        parts = name.split(".")
+        owners = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+        index = next((group_of[owner] for owner in owners if owner in group_of), 0)
+        depths[name] = len(groups) - 1 - index
+    return depths
 
 
 def _first_output(outputs: Any, labels: torch.Tensor) -> torch.Tensor:

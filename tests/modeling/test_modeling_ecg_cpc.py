@@ -23,6 +23,7 @@ from clear_hug_hf.modeling.modeling_ecg_cpc import (
     fast_length,
     legendre_system,
 )
+from clear_hug_hf.training.finetuning import parameter_depths
 
 
 small_config = partial(EcgCpcConfig, hidden_size=16, num_hidden_layers=2, kernel_length=60, num_negatives=8)
@@ -385,3 +386,9 @@ def test_when_inputs_do_not_fit_then_they_are_refused_by_their_names() -> None:
 
 def test_when_a_transform_is_padded_then_its_length_is_even_and_has_small_factors() -> None:
     assert [fast_length(count) for count in (1, 2, 7, 241, 599, 2399)] == [2, 2, 8, 250, 600, 2400]
+
+
+def test_when_rates_decay_then_convolutions_have_one_and_s4_layers_another(model: EcgCpcModel) -> None:
+    depths = parameter_depths(model)
+    assert {name.split(".")[0]: depth for name, depth in depths.items()} == {"convolutions": 1, "layers": 0}
+    assert {*depths.values()} == {0, 1}

@@ -23,6 +23,7 @@ from clear_hug_hf.modeling.modeling_ecg_fm import (
     draw_spans,
     perplexity,
 )
+from clear_hug_hf.training.finetuning import parameter_depths
 
 
 small_config = partial(SMALL_SYSTEMS["ecg_fm"].config, num_labels=5)
@@ -40,6 +41,12 @@ def test_when_samples_are_counted_then_each_convolution_halves_them(num_samples,
     assert max(EcgFmConfig().count_tokens(num_samples), 0) == num_tokens
     if num_tokens:
         assert EcgFmModel(small_config())(make_recordings(1, num_samples)).last_hidden_state.shape[1] == num_tokens
+
+
+def test_when_rates_decay_then_norms_before_the_layers_have_the_lowest():
+    depths = parameter_depths(EcgFmModel(small_config()))
+    assert {depth for name, depth in depths.items() if not name.startswith("layers.")} == {2}
+    assert (depths["layers.0.layer_norm.weight"], depths["layers.1.final_layer_norm.bias"]) == (1, 0)
 
 
 def test_when_the_size_is_released_then_parameters_are_those_of_the_files():

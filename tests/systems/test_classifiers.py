@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from clear_hug_hf.modeling.modeling_ecg import EcgModelOutput
+from clear_hug_hf.training.finetuning import parameter_depths
 
 
 class Kind(NamedTuple):
@@ -236,6 +237,19 @@ def test_when_an_attention_head_is_saved_then_its_heads_are_too_and_its_encoder_
     assert "head.query" in report["missing_keys"]
     assert fresh.head.query.isfinite().all()
     assert 0 < fresh.head.query.std() < 1
+
+
+@pytest.mark.parametrize("system", SMALL_SYSTEMS.values(), ids=SMALL_SYSTEMS)
+def test_when_rates_decay_then_each_group_of_an_encoder_has_parameters_and_the_input_is_in_the_first(
+    system: SmallSystem,
+) -> None:
+    encoder = system.classifier(system.config(num_labels=3)).base_model
+    depths = parameter_depths(encoder)
+    assert {*depths.values()} == {*range(len(encoder.depth_groups()))}
+    inputs = {id(parameter) for parameter in encoder.get_input_embeddings().parameters()}
+    names = [name for name, parameter in encoder.named_parameters() if id(parameter) in inputs]
+    assert names
+    assert {depths[name] for name in names} == {max(depths.values())}
 
 
 class Rows(Dataset):

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -723,6 +724,16 @@ def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_wor
         with pytest.raises(InputError, match=r"fractions is .*: (it must be greater|give fractions)"):
             _arguments(fractions=(fraction,))
     assert not (tmp_path / "out").exists()
+
+
+def test_when_lora_has_nothing_to_update_then_no_cell_is_run(
+    task: Task, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.setattr(benchmark, "adapted_modules", Mock(side_effect=InputError("LoRA updates linear maps")))
+    with pytest.raises(InputError, match=r"^model tiny: LoRA updates linear maps"):
+        _run([task], {"tiny": model}, tmp_path / "out", protocols=("knn", "lora"))
+    assert not (tmp_path / "out" / "cells").exists()
 
 
 def test_when_the_whole_model_is_trained_then_cells_of_each_way_differ_and_features_are_kept_for_probes(

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_models import LABELS, make_model
+from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from clear_hug_hf import ClearHugFeatureExtractor, ClearHugForSequenceClassification
@@ -24,6 +25,8 @@ from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.evaluation.metrics import choose_thresholds, macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
+from clear_hug_hf.modeling.modeling_clear_hug import ClearHugPreTrainedModel
+from clear_hug_hf.modeling.modeling_ecg import EcgForSequenceClassification, EcgModelOutput
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import finetuning, processes
 from clear_hug_hf.training.features import encode
@@ -31,8 +34,8 @@ from clear_hug_hf.training.finetuning import (
     FinetuningArguments,
     HeadOnly,
     finetune,
-    layer_number,
     make_optimizer,
+    parameter_depths,
     positive_weights,
 )
 from clear_hug_hf.training.folders import load_classifier
@@ -239,10 +242,108 @@ def test_when_rates_decay_by_layer_then_each_layer_has_its_own() -> None:
                 ".".join(inside.split(".")[:2]) if inside.startswith("layers") else inside.split(".")[0]
             ]
         assert rate_of[id(parameter)] == pytest.approx(wanted), name
-    assert layer_number("layers.11.fc1.weight", 12) == 12
+    depths = parameter_depths(_model(num_hidden_layers=12).base_model)
+    assert (depths["layers.11.fc1.weight"], depths["layers.1.fc1.weight"], depths["embeddings.cls_token"]) == (
+        0,
+        10,
+        12,
+    )
     frozen = make_optimizer(model, _recipe()).param_groups
     trained = {id(parameter) for group in frozen for parameter in group["params"]}
     assert trained == {id(parameter) for part in (model.head, model.classifier) for parameter in part.parameters()}
+
+
+class _Stages(ClearHugPreTrainedModel):
+    """A convolutional encoder of beats: a stem, stages of one or two convolutions each, and perhaps a linear map."""
+
+    linear = False
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        width = config.hidden_size
+        self.stem = nn.Conv1d(config.beat_length, width, 1)
+        self.stages = nn.ModuleList(
+            nn.ModuleDict({"layers": nn.ModuleList(nn.Conv1d(width, width, 1) for _ in range(count))})
+            for count in (1, 2)
+        )
+        self.mixer = nn.Linear(width, width) if self.linear else nn.Identity()
+        self.post_init()
+
+    def forward(self, input_values: torch.Tensor, **_: Any) -> EcgModelOutput:
+        states = self.stem(input_values.flatten(1, 2).transpose(1, 2))
+        for stage in self.stages:
+            for layer in stage["layers"]:
+                states = states + layer(states.relu())
+        states = self.mixer(states.transpose(1, 2))
+        pooled, present = states.mean(dim=1), torch.ones(len(states), 1, dtype=torch.bool)
+        return EcgModelOutput(states, pooled, pooled[:, None], present_leads=present)
+
+
+class _Mixer(_Stages):
+    linear = True
+
+    def depth_groups(self) -> list[list[str]]:
+        return [["stem.weight"], ["stages.0", "stages.1.layers.0"], ["stages.1.layers.1", "mixer"]]
+
+
+class _StagesClassifier(ClearHugPreTrainedModel, EcgForSequenceClassification):
+    encoder_class = _Stages
+
+    def forward(self, input_values: torch.Tensor, labels: torch.Tensor | None = None, **_: Any) -> Any:
+        return self.classify(self.clear_hug(input_values), labels)
+
+
+class _MixerClassifier(_StagesClassifier):
+    encoder_class = _Mixer
+
+
+def _convolutional(model_class: Any) -> Any:
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {name: index for index, name in enumerate(LABELS)}}
+    return make_model(model_class, head_type="mean", **labels)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "expected"),
+    [
+        (_StagesClassifier, {"stem": 2, "stages.0.layers.0": 1, "stages.1.layers.0": 0, "stages.1.layers.1": 0}),
+        (
+            _MixerClassifier,
+            {"stem": 2, "stages.0.layers.0": 1, "stages.1.layers.0": 1, "stages.1.layers.1": 0, "mixer": 0},
+        ),
+    ],
+)
+def test_when_an_encoder_has_stages_or_groups_of_its_own_then_rates_decay_by_them(
+    model_class: Any, expected: dict[str, int]
+) -> None:
+    model = _convolutional(model_class)
+    depths = parameter_depths(model.base_model)
+    assert {name.rpartition(".")[0]: depth for name, depth in depths.items()} == expected
+    recipe = _recipe(method="full", encoder_learning_rate=1.0, head_learning_rate=8.0, layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.base_model.named_parameters()}
+    for group in make_optimizer(model, recipe).param_groups:
+        for parameter in group["params"]:
+            depth = depths.get(names.get(id(parameter), ""))
+            assert group["lr"] == (8.0 if depth is None else 0.5**depth)
+
+
+def test_when_an_encoder_has_no_attention_then_lora_updates_its_linear_maps(sets: Sets) -> None:
+    pytest.importorskip("peft")
+    model = _convolutional(_MixerClassifier)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _finetune(sets, None, model, method="lora", num_train_epochs=1, lora_rank=2)
+    moved = {name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
+    assert moved == {"clear_hug.mixer.weight", "classifier.weight", "classifier.bias"}
+
+
+def test_when_an_encoder_has_no_linear_maps_then_lora_is_refused_before_any_work(sets: Sets, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    with pytest.raises(
+        InputError,
+        match=r'^LoRA updates linear maps, but the encoder of _StagesClassifier has none: use the method "frozen" or '
+        r'"full"$',
+    ):
+        _finetune(sets, tmp_path / "run", _convolutional(_StagesClassifier), method="lora")
+    assert not (tmp_path / "run").exists()
 
 
 def test_when_classes_are_weighted_then_the_loss_is_that_of_repeated_recordings(sets: Sets) -> None:
