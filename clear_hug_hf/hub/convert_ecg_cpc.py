@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..modeling.configuration_ecg import STANDARD_LEAD_NAMES
+from ..modeling.configuration_ecg_cpc import EcgCpcConfig
 from ..modeling.modeling_ecg_cpc import EcgCpcForPreTraining, EcgCpcModel
 from ..processing import InputError
-from .checkpoints import build_model, check_keys, count_layers, tensor_shape
+from ..processing.feature_extraction_ecg_cpc import EcgCpcFeatureExtractor
+from .checkpoints import (
+    build_model,
+    check_keys,
+    checkpoint_digest,
+    count_layers,
+    load_state_dict,
+    name_size,
+    tensor_shape,
+)
+from .converted import check_replaceable, save_converted
 
+
+# Digest of the released file, as a third party states it.
+DIGESTS = {"bc253edc6ac279ce2caec86d3c3a21b740e43735ca03be1dc7c50e630b0ad4cf": "last_11597276.ckpt"}
 
 ENCODER, PRETRAINED = "pre-trained ECG-CPC encoder", "pre-trained ECG-CPC model"
 """Kinds of files: the encoder alone, or with the projection of pre-training."""
@@ -28,6 +43,11 @@ SYSTEM_KEYS = {
     "log_dt": "log_step",
 }
 TABLES = ("omega", "z")
+UNUSED = {
+    "omega": "tables of frequencies, which are computed and compared",
+    "z": "tables of frequencies, which are computed and compared",
+    "num_batches_tracked": "numbers of batches of pre-training, which no output depends on",
+}
 _TABLE_TOLERANCE = 1e-4
 
 
@@ -140,4 +160,48 @@ def _squeeze(key: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.squeeze(-1) if key.endswith("output_linear.0.bias") else tensor
 
 
-__all__ = ["convert_ecg_cpc_state_dict"]
+def convert_ecg_cpc_to_folder(path: str | Path, folder: str | Path) -> dict[str, Any]:
+    """
+    Convert a released file to a model folder with a feature extractor, a `conversion.json` and a model card.
+
+    Args:
+        path (`str` or `Path`):
+            The released file, with the objects of other libraries that it contains, which are not imported; or the
+            released zip archive.
+        folder (`str` or `Path`):
+            Output folder, see [`check_replaceable`].
+
+    Returns:
+        `dict`: Content of `conversion.json`, including `kind`, `sha256`, `num_tensors`, `unused_tensors` and
+        `released_file`, the name of the released file with the same digest if it is known.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        InputError: If the file cannot be converted, or the folder is not writable or contains other files.
+    """
+    path = Path(path)
+    folder = check_replaceable(folder, path)
+    state_dict = load_state_dict(path, entry="state_dict", foreign=True)
+    model = convert_ecg_cpc_state_dict(state_dict)
+    is_complete = isinstance(model, EcgCpcForPreTraining)
+    unused: dict[str, list[str]] = {}
+    for key, targets in _map_keys(state_dict).items():
+        if not targets:
+            unused.setdefault(UNUSED[key.rpartition(".")[2]], []).append(key)
+    config: EcgCpcConfig = model.config
+    sizes = ("hidden_size", "num_convolutions", "num_hidden_layers", "state_size", "kernel_length")
+    facts = {
+        "system": "ecg-cpc",
+        "kind": PRETRAINED if is_complete else ENCODER,
+        "num_tensors": len(state_dict),
+        "unused_tensors": unused,
+        "size": name_size(config, names=sizes, sizes=("base",)),
+        "released_file": DIGESTS.get(checkpoint_digest(path)),
+        "labels_known": None,
+    }
+    extractor = EcgCpcFeatureExtractor(sampling_rate=config.sampling_rate, conv_stride=config.conv_stride)
+    auto_class = "AutoModelForPreTraining" if is_complete else "AutoModel"
+    return save_converted(path, folder, model, extractor, auto_class, facts)
+
+
+__all__ = ["convert_ecg_cpc_state_dict", "convert_ecg_cpc_to_folder"]

@@ -1,6 +1,6 @@
 """
-ECG-CPC models (Al-Masud et al., "Benchmarking ECG Foundation Models: A Reality Check Across Clinical Tasks", 2025,
-arXiv 2509.25095): convolutions of all leads together, and structured state space layers (S4; Gu, Goel and Ré,
+ECG-CPC models (Al-Masud, Lopez Alcaraz and Strodthoff, "Benchmarking ECG FMs: A Reality Check Across Clinical Tasks",
+2025, arXiv 2509.25095): convolutions of all leads together, and structured state space layers (S4; Gu, Goel and Ré,
 "Efficiently Modeling Long Sequences with Structured State Spaces", ICLR 2022). Pre-training is contrastive predictive
 coding (van den Oord, Li and Vinyals, 2018): the states of a token, which know of no later samples, predict the output
 of the convolutions some tokens ahead.
@@ -154,12 +154,15 @@ class EcgCpcKernel(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw steps and output weights, and set the constants to [`legendre_system`]."""
+        """
+        Draw output weights, and set the constants to [`legendre_system`], with steps at equal distances on a
+        logarithmic scale.
+        """
         for name, values in legendre_system(self.output_weights.shape[1]).items():
             constants = torch.view_as_real(values).to(torch.float32)
             init.copy_(getattr(self, name), constants.expand_as(self.output_weights))
         low, high = self.step_range
-        init.uniform_(self.log_step, math.log(low), math.log(high))
+        init.copy_(self.log_step, torch.linspace(math.log(low), math.log(high), len(self.log_step)))
         drawn = torch.randn_like(self.output_weights) / math.sqrt(2)
         outputs = torch.view_as_complex(drawn.double())
         outputs = outputs - self._times_power(outputs, self._power(self.length))
@@ -389,7 +392,7 @@ class EcgCpcPreTrainedModel(EcgPreTrainedModel):
         if isinstance(module, EcgCpcKernel):
             module.initialize()
         elif isinstance(module, EcgCpcS4):
-            init.normal_(module.skip)
+            init.ones_(module.skip)
         elif isinstance(module, nn.Conv1d):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
 

@@ -55,7 +55,8 @@ class ConvertArguments(_Options):
     )
     checkpoint: str = field(
         metadata={
-            "help": "A .pth, .pt, .ckpt or .safetensors file, or hf://ORG/NAME[/FILE] on the Hub.",
+            "help": "A .pth, .pt, .ckpt or .safetensors file, a zip archive with one of these, or "
+            "hf://ORG/NAME[/FILE] on the Hub.",
             "positional": True,
             "metavar": "CHECKPOINT",
         }

@@ -17,6 +17,9 @@ from clear_hug_hf import (
     ClearHugFeatureExtractor,
     ClearHugForPreTraining,
     ClearHugForSequenceClassification,
+    EcgCpcConfig,
+    EcgCpcFeatureExtractor,
+    EcgCpcForSequenceClassification,
     EcgJepaConfig,
     EcgJepaFeatureExtractor,
     EcgJepaForSequenceClassification,
@@ -49,6 +52,10 @@ SYSTEMS: dict[str, Any] = {
     "heartlang": lambda: (
         HeartLangForSequenceClassification(HeartLangConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
         HeartLangFeatureExtractor(detector="multilead"),
+    ),
+    "ecg_cpc": lambda: (
+        EcgCpcForSequenceClassification(EcgCpcConfig.preset("tiny", hidden_size=32, num_labels=3)),
+        EcgCpcFeatureExtractor(),
     ),
     "ecg_scan": lambda: (
         EcgScanForImageClassification(EcgScanConfig.preset("tiny", num_labels=3)),

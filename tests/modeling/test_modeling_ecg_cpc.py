@@ -167,7 +167,9 @@ def test_when_a_model_is_new_then_its_systems_are_those_of_the_legendre_measure(
     for power in range(1, 9):
         traces = [torch.linalg.matrix_power(one, power).trace().real for one in (matrix, formula)]
         torch.testing.assert_close(*traces)
-    assert (kernel.log_step.exp().min(), kernel.log_step.exp().max()) > (0.001, 0.01)
+    steps = kernel.log_step.exp()
+    torch.testing.assert_close(steps[[0, -1]], torch.tensor([0.001, 0.1]))
+    torch.testing.assert_close(steps[1:] / steps[:-1], torch.full((15,), 100 ** (1 / 15)))
 
 
 def test_when_in_evaluation_then_the_kernel_is_computed_once_until_weights_change(

@@ -227,6 +227,19 @@ def _recordings(num_samples: int = 600) -> Batch:
     return {"input_values": torch.randn((2, 12, num_samples), generator=torch.Generator().manual_seed(1))}
 
 
+def _tokens(num_samples: int = 120) -> Batch:
+    """Two recordings of twelve leads, of which the second is short, and their negatives."""
+    generator = torch.Generator().manual_seed(1)
+    attention_mask = torch.arange(num_samples // 2) < torch.tensor([[60], [45]])
+    return {
+        "input_values": torch.randn((2, 12, num_samples), generator=generator)
+        * attention_mask.repeat_interleave(2, dim=1)[:, None],
+        "attention_mask": attention_mask,
+        "negatives": torch.randint(45, (2, num_samples // 2 - 14, 8), generator=generator),
+    }
+
+
+STATE_SPACES = {"hidden_size": 16, "num_hidden_layers": 2, "kernel_length": 40, "num_negatives": 8}
 CONVOLUTIONS = {"stem_channels": 8, "stage_channels": [8, 16, 16], "stage_depths": [1, 2, 1], "group_size": 4}
 
 
@@ -310,6 +323,17 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             num_states=4,
             captured=("", "narrow"),
             options=CONVOLUTIONS,
+        ),
+        SmallSystem(
+            "ecg_cpc",
+            {**STATE_SPACES, **WIDE},
+            _tokens,
+            forms={"batch statistics": {"use_batch_statistics": True}},
+            any_length=True,
+            has_attention=False,
+            lora_modules=("output",),
+            captured=("",),
+            options=STATE_SPACES,
         ),
     )
 }
