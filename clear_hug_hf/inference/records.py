@@ -198,8 +198,9 @@ def embed_records(
             states.append(output.lead_states.float().cpu().numpy())
             present.append(output.present_leads.cpu().numpy())
         if per_lead and states[0].shape[1] != len(model.config.lead_names):
+            unit = "page" if hasattr(feature_extractor, "image_processor") else "recording"
             raise InputError(
-                f"{model.config.model_type} has no vectors per lead, only one per page: remove --per-lead"
+                f"{model.config.model_type} has no vectors per lead, only one per {unit}: remove --per-lead"
             )
         yield _embedding(record_id, recording.places, np.concatenate(states), np.concatenate(present), per_lead)
 

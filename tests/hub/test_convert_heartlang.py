@@ -272,6 +272,8 @@ def test_when_the_command_line_converts_then_its_verbs_read_the_folder(
     record = next(shared.rglob("*.hea"))
     run("embed", record, "--model", tmp_path / "encoder", "--output", tmp_path / "embeddings.parquet")
     other = ["--output", tmp_path / "codes.parquet"]
+    message = refused("embed", record, "--model", tmp_path / "encoder", "--per-lead", *other)
+    assert "heartlang has no vectors per lead, only one per recording: remove --per-lead" in message
     assert "contains no complete encoder" in refused("embed", record, "--model", tmp_path / "tokenizer", *other)
     assert "convert it with `clear-hug convert heartlang`" in refused(
         "convert", "clear-hug", tmp_path / "encoder.pth", tmp_path / "clear"
