@@ -173,8 +173,8 @@ class HeartLangTower(nn.Module):
 
 class HeartLangCodebook(nn.Module):
     """
-    Vectors of the codes, of unit length. They do not learn by gradients: the paper moves them towards the features of
-    the beats by exponential moving averages.
+    Vectors of the codes, of unit length. They do not learn by gradients. In the paper, exponential moving averages
+    move them towards the features of the beats, which this package does not implement.
     """
 
     def __init__(self, config: HeartLangConfig):

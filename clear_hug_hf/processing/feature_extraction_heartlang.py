@@ -65,8 +65,8 @@ class HeartLangFeatureExtractor(EcgFeatureExtractor):
             or to `"ignore"` them.
         num_beats (`int`): Beats of all leads together that the model reads.
         beat_length (`int`): Window length of a beat [samples at `sampling_rate`].
-        num_time_embeddings (`int`): Rows of the time embedding of the model. A window must be shorter than as many
-            seconds.
+        num_time_embeddings (`int`): Rows of the time embedding of the model: one for padding, and one for each second
+            of a window, which limits its length.
         kwargs: See [`EcgFeatureExtractor`].
     """
 
