@@ -280,3 +280,23 @@ def test_when_the_command_line_converts_then_its_verbs_read_the_folder(
     )
     run("publish", tmp_path / "encoder", "you/heartlang", "--dry-run", tmp_path / "staged")
     assert "**No license is stated for the weights" in (tmp_path / "staged" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "kind"),
+    [
+        ("hf://PKUDigitalHealth/HeartLang", "checkpoints/pretrain/MIMIC-IV/checkpoint-200.pth", "pre-trained encoder"),
+        ("hf://PKUDigitalHealth/HeartLang/checkpoints/vqhbr/any.pth", "checkpoints/vqhbr/any.pth", "tokenizer"),
+    ],
+)
+def test_when_weights_are_on_the_hub_then_the_named_or_the_pretrained_file_is_converted(
+    source: str, file: str, kind: str, tmp_path: Path, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(repository: str, name: str, revision: str | None = None) -> str:
+        assert (repository, name, revision) == ("PKUDigitalHealth/HeartLang", file, None)
+        make = make_tokenizer if kind == "tokenizer" else make_pretrained
+        return str(save(make(), tmp_path / "downloaded.pth"))
+
+    monkeypatch.setattr("clear_hug_hf.hub.checkpoints.hf_hub_download", download)
+    run("convert", "heartlang", source, tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "conversion.json").read_text())["kind"] == f"HeartLang {kind}"
