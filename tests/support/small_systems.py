@@ -292,6 +292,7 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             {**SAMPLES, **WIDE},
             _samples,
             captured=("",),
+            options={name: size for name, size in SAMPLES.items() if name != "num_samples"},
         ),
         SmallSystem(
             "ecg_scan",

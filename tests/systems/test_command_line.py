@@ -258,14 +258,14 @@ def test_when_records_are_embedded_then_vectors_are_the_means_of_the_leads_that_
     house: Path, record: Path, run: Run, tmp_path: Path
 ) -> None:
     run("embed", f"{record}.hea", "--model", house / "pretrained", "--output", tmp_path / "vectors.parquet")
-    table = pq.read_table(tmp_path / "vectors.parquet").select(["embedding", "end"]).to_pandas()
-    vector, ends = table["embedding"][0], table["end"].tolist()
+    windows = pq.read_table(tmp_path / "vectors.parquet").select(["embedding", "end"]).to_pandas()
     model = AutoModel.from_pretrained(house / "pretrained" / "model").eval()
     extractor = AutoFeatureExtractor.from_pretrained(house / "pretrained" / "model")
-    assert (len(ends), ends[-1]) == (math.ceil(10 / extractor.window_seconds), 10)
+    assert (len(windows), windows["end"].iloc[-1]) == (math.ceil(10 / extractor.window_seconds), 10)
     with torch.no_grad():
-        output = model(**extractor(**read_record(record).as_inputs(), return_tensors="pt"))
-    torch.testing.assert_close(torch.tensor(vector), output.lead_states[0].mean(dim=0), atol=1e-4, rtol=0)
+        output = model(**extractor(**read_record(record).as_inputs(), windows="all", return_tensors="pt"))
+    vectors = torch.tensor(np.stack(windows["embedding"]))
+    torch.testing.assert_close(vectors, output.lead_states.mean(dim=1), atol=1e-4, rtol=0)
 
 
 # Publication
