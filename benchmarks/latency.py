@@ -8,6 +8,10 @@ Forms: float32 as it is loaded, bfloat16, compiled (`torch.compile`), and ONNX w
 matrix products. Of each the largest difference of its logits from those in float32 is measured on 64 recordings. The
 last rows are CLEAR-HUG at the released base size with the released attention and embedding, untrained: the same work.
 
+    python benchmarks/latency.py --released --forms float32 ONNX --results benchmarks/results/encoder_latency.csv
+
+measures all systems with released weights in place of the models: their base size, randomly initialized.
+
 Writes `benchmarks/results/latency.csv`: medians of runs that take turns, with the fastest and the slowest.
 """
 
@@ -17,7 +21,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +36,23 @@ from clear_hug_hf.data.records import read_record
 from clear_hug_hf.data.simulation import simulate_recordings
 from clear_hug_hf.hub.export import INT8_MODEL, MODEL, export_onnx
 from clear_hug_hf.hub.model_card import RECORDING_CLASSIFIERS
+from clear_hug_hf.systems import SYSTEMS
 from clear_hug_hf.training.folders import load_model, save_model_folder
 
 
 BATCH = 64
 Form = Callable[[dict[str, Any]], np.ndarray]
+ONNX, ONNX_INT8 = "ONNX", "ONNX, 8 bits"
+FORMS = ("float32", "bfloat16", "compiled", ONNX, ONNX_INT8)
 
 
-def forms(folder: Path, exported: Path) -> tuple[Any, int, dict[str, Form]]:
+def make_forms(folder: Path, exported: Path, names: list[str]) -> tuple[Any, int, dict[str, Form]]:
     """Feature extractor, parameters, and how each form computes logits of what the extractor gives."""
     import onnxruntime
 
     model, extractor, _ = load_model(folder)
-    half = load_model(folder)[0].to(torch.bfloat16)
-    compiled = torch.compile(load_model(folder)[0], dynamic=True)
-    export_onnx(folder, exported, int8=True)
+    if {ONNX, ONNX_INT8} & {*names}:
+        export_onnx(folder, exported, int8=ONNX_INT8 in names)
 
     def by_torch(classifier: Any, dtype: torch.dtype = torch.float32) -> Form:
         def run(inputs: dict[str, Any]) -> np.ndarray:
@@ -65,20 +71,20 @@ def forms(folder: Path, exported: Path) -> tuple[Any, int, dict[str, Form]]:
         session = onnxruntime.InferenceSession(str(exported / name), options, providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(["logits"], {k: np.asarray(v) for k, v in inputs.items()})[0]
 
-    forms_by_name: dict[str, Form] = {
-        "float32": by_torch(model),
-        "bfloat16": by_torch(half, torch.bfloat16),
-        "compiled": by_torch(compiled),
-        "ONNX": by_onnx(MODEL),
-        "ONNX, 8 bits": by_onnx(INT8_MODEL),
+    makers: dict[str, Callable[[], Form]] = {
+        "float32": lambda: by_torch(model),
+        "bfloat16": lambda: by_torch(load_model(folder)[0].to(torch.bfloat16), torch.bfloat16),
+        "compiled": lambda: by_torch(torch.compile(load_model(folder)[0], dynamic=True)),
+        ONNX: lambda: by_onnx(MODEL),
+        ONNX_INT8: lambda: by_onnx(INT8_MODEL),
     }
-    return extractor, model.num_parameters(), forms_by_name
+    return extractor, model.num_parameters(), {name: makers[name]() for name in names}
 
 
-def measure(name: str, folder: Path, recordings: list[Any], repeats: int) -> list[dict[str, Any]]:
+def measure(name: str, folder: Path, recordings: list[Any], repeats: int, forms: list[str]) -> list[dict[str, Any]]:
     """A row per form of a model."""
     with tempfile.TemporaryDirectory() as place:
-        extractor, parameters, forms_by_name = forms(folder, Path(place) / "exported")
+        extractor, parameters, forms_by_name = make_forms(folder, Path(place) / "exported", forms)
 
         def prepare(some: list[Any]) -> dict[str, Any]:
             return dict(
@@ -92,7 +98,7 @@ def measure(name: str, folder: Path, recordings: list[Any], repeats: int) -> lis
             )
 
         batch = prepare(recordings)
-        expected = forms_by_name["float32"](batch)
+        expected = forms_by_name[forms[0]](batch)
         apart = {form: float(np.abs(run(batch) - expected).max()) for form, run in forms_by_name.items()}
         singles: dict[str, list[float]] = {form: [] for form in forms_by_name}
         batches: dict[str, list[float]] = {form: [] for form in forms_by_name}
@@ -137,12 +143,24 @@ def released_base(folder: Path) -> Path:
     return folder
 
 
+def released_encoders(folder: Path) -> Iterator[Path]:
+    """Each system with released weights at their size, randomly initialized, with a classifier of five labels."""
+    for name, system in SYSTEMS.items():
+        if system.converter is not None:
+            set_seed(0)
+            model = system.model("AutoModelForSequenceClassification")(system.config.preset("base", num_labels=5))
+            save_model_folder(folder / name, model, system.feature_extractor())
+            yield folder / name
+
+
 def main() -> int:
     """Measure every model, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--models", nargs="+", type=Path, required=True, metavar="DIR", help="others than classifiers are passed over"
+        "--models", nargs="+", type=Path, default=[], metavar="DIR", help="others than classifiers are passed over"
     )
+    parser.add_argument("--released", action="store_true", help="measure all systems with released weights instead")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="%(default)s; the first is compared")
     parser.add_argument("--record", type=Path, metavar="FILE", help="a WFDB record; simulated ones by default")
     parser.add_argument("--repeats", type=int, default=50, metavar="N", help="%(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of torch and ONNX")
@@ -157,12 +175,13 @@ def main() -> int:
         recordings = (recordings * BATCH)[:BATCH]
     rows = []
     with tempfile.TemporaryDirectory() as place:
-        base = released_base(Path(place) / "released base design, untrained")
-        for folder in [*arguments.models, base]:
+        base = Path(place) / "released base design, untrained"
+        models = released_encoders(Path(place)) if arguments.released else [*arguments.models, released_base(base)]
+        for folder in models:
             if not (folder / "config.json").is_file() or load_model(folder)[2] not in RECORDING_CLASSIFIERS:
                 continue
-            rows += measure(folder.name, folder, recordings, arguments.repeats)
-            for row in rows[-5:]:
+            rows += measure(folder.name, folder, recordings, arguments.repeats, [*arguments.forms])
+            for row in rows[-len(arguments.forms) :]:
                 print(
                     {name: row[name] for name in ("model", "form", "ms_one", "recordings_per_s", "largest_difference")}
                 )

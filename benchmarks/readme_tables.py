@@ -18,6 +18,7 @@ from textwrap import dedent
 from machine import REPOSITORY
 
 from clear_hug_hf.cli import VERBS
+from clear_hug_hf.systems import SYSTEMS
 from clear_hug_hf.utils.arguments import ArgumentParser
 
 
@@ -384,9 +385,44 @@ def _by_labels(header: list[str], keys: dict[tuple[str, ...], Row], rows: list[R
     return _table([*header, *(f"{fraction.replace('%', ' %')} of the labels" for fraction in fractions)], body)
 
 
-def latency() -> str:
+def encoders() -> str:
+    """All systems: what their weights were trained on, what they read, and how to get them."""
+    body = []
+    for name, system in SYSTEMS.items():
+        shipped = sum(
+            json.loads(path.read_text(encoding="utf-8"))["model_type"] == name
+            for path in (REPOSITORY / "model_cards").glob("*/config.json")
+        )
+        own = f"{shipped} models shipped with this package" if shipped else ""
+        weights = system.converter.weights if system.converter is not None else None
+        if weights is None:
+            empty = [""] * 5
+            body.append([system.title, *empty, own, system.paper])
+            continue
+        body.append(
+            [
+                system.title,
+                weights.data,
+                weights.objective,
+                weights.num_parameters,
+                weights.inputs,
+                weights.license_note,
+                f"{weights.source}; `clear-hug convert {name.replace('_', '-')}`" + (f"; {own}" if own else ""),
+                system.paper,
+            ]
+        )
+    header = ["encoder", "released weights: trained on", "objective", "parameters", "reads", "license"]
+    return _table([*header, "how to get them", "cite"], body, numbers=False)
+
+
+def encoder_latency() -> str:
+    """What a prediction costs at the size of the released weights."""
+    return latency("encoder_latency.csv")
+
+
+def latency(name: str = "latency.csv") -> str:
     """What a prediction costs, for each shipped model and form."""
-    rows = _read("latency.csv")
+    rows = _read(name)
     body = [
         [
             row["model"],
@@ -581,6 +617,7 @@ _FOLD_9 = (
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"shipped_weights": shipped_weights},
     "docs/cli.md": {"command_line": command_line},
+    "docs/encoders.md": {"encoders": encoders},
     "docs/results.md": {
         "heads": heads,
         "baselines": baselines,

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from released import founder_tensors
 from transformers import set_seed
 
 import clear_hug_hf
@@ -20,9 +22,11 @@ from clear_hug_hf import (
     ClearHugFeatureExtractor,
     ClearHugForPreTraining,
     ClearHugForSequenceClassification,
+    EcgFounderConfig,
 )
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.records import Recording
+from clear_hug_hf.hub.convert_ecg_founder import convert_ecg_founder_to_folder
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -67,6 +71,9 @@ def workplace(
     ):
         model_class(config).save_pretrained(folder / path)
         ClearHugFeatureExtractor().save_pretrained(folder / path)
+
+    torch.save(founder_tensors(EcgFounderConfig.preset("tiny")), folder / "released.pth")
+    convert_ecg_founder_to_folder(folder / "released.pth", folder / "converted" / "ecg-founder")
 
     table = ["path,patient_id,stemi,lbbb"]
     for number, recording in enumerate(make_recordings(40)):

@@ -341,7 +341,6 @@ def convert_to_folder(
         "cls_attention": config.cls_attention,
         "beat_embedding": config.beat_embedding,
         "labels_known": None if kind == PRETRAINED else label_names is not None,
-        "license_note": "Their repository states no license",
     }
     extractor = released_feature_extractor(config.num_beats, config.beat_length)
     auto_class = "AutoModelForPreTraining" if kind == PRETRAINED else "AutoModelForSequenceClassification"

@@ -264,7 +264,6 @@ def convert_ecg_jepa_to_folder(
         "size": name_size(model.config),
         "mask_type": "multi_block" if file_digest(path) == MULTI_BLOCK_SHA256 else None,
         "labels_known": None,
-        "license_note": "Their repository has the MIT license but does not mention the weights",
     }
     extractor = released_ecg_jepa_feature_extractor(model.config)
     auto_class = "AutoModelForPreTraining" if is_complete else "AutoModel"

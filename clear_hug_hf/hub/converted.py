@@ -65,7 +65,8 @@ def save_converted(
     converter = SYSTEMS[model.config.model_type].converter
     weights = converter.weights if converter is not None else None
     if weights is not None:
-        facts = {"license_note": weights.license_note, "hub_license": weights.hub_license, **facts}
+        stated = {} if weights.hub_license is None else {"hub_license": weights.hub_license}
+        facts = {"license_note": weights.license_note, **stated, **facts}
     if (num_attention_heads := getattr(model.config, "num_attention_heads", None)) is not None:
         facts = {**facts, "num_attention_heads": num_attention_heads}
     with open_checkpoint(path) as (checkpoint, name):

@@ -107,6 +107,7 @@ def make_card(
     """
     _check_license(license, license_name)
     encoder, converted = _encoder_facts(facts, PRETRAINING), _encoder_facts(facts, CONVERSION)
+    _check_terms(converted, license)
     conversion = facts.get(CONVERSION)
     is_classifier = auto_class in RECORDING_CLASSIFIERS
     metrics = facts.get(METRICS) if is_classifier else None
@@ -193,6 +194,16 @@ def _check_license(license: str | None, name: str | None) -> None:
         raise InputError(f"{license!r} is not a license identifier of the Hub: did you mean {' or '.join(close)}?")
     if (license == "other") != (name is not None):
         raise InputError("--license other requires --license-name NAME, and other licenses do not allow it")
+
+
+def _check_terms(converted: Mapping[str, Any] | None, license: str | None) -> None:
+    """Check that a license of converted weights does not allow commercial use if their authors forbid it."""
+    stated = (converted or {}).get("hub_license") or ""
+    if "-nc" in stated and license not in (None, "other") and "-nc" not in str(license):
+        raise InputError(
+            f"the weights are converted from a file under {stated}, which forbids commercial use, so --license "
+            f"{license} is not possible: use --license {stated}"
+        )
 
 
 def read_card(path: str | Path) -> ModelCard:

@@ -1,6 +1,6 @@
 """CLEAR-HUG: masked beats, sparse attention along leads and times, and a hierarchical head over lead groups."""
 
-from .base import Converter, ConverterOption, Objective, System
+from .base import Converter, ConverterOption, Objective, ReleasedWeights, System
 
 
 SYSTEM = System(
@@ -91,6 +91,14 @@ SYSTEM = System(
             ),
             "decoder_num_attention_heads": ConverterOption(help="attention heads of the decoder (default: likewise)"),
         },
+        weights=ReleasedWeights(
+            data="0.8 million recordings of MIMIC-IV-ECG",
+            objective="reconstruction of masked beats",
+            num_parameters="56.6 M with its decoder",
+            inputs="12 leads, up to 15 beats of 0.96 s in 10 s, at 100 Hz",
+            source="links in the authors' repository `Ashespt/CLEAR-HUG`",
+            license_note="Their repository states no license",
+        ),
     ),
     conversion_notes={
         "cls_attention": {

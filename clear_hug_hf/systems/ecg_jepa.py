@@ -1,6 +1,6 @@
 """ECG-JEPA (Kim): predict a teacher's hidden states at masked times from the visible ones."""
 
-from .base import Converter, ConverterOption, Objective, System
+from .base import Converter, ConverterOption, Objective, ReleasedWeights, System
 
 
 SYSTEM = System(
@@ -39,5 +39,13 @@ SYSTEM = System(
                 help="attention heads of the predictor (default: likewise)"
             ),
         },
+        weights=ReleasedWeights(
+            data="recordings of Chapman-Shaoxing, Ningbo and CODE-15%",
+            objective="prediction of a teacher's states at masked times",
+            num_parameters="85.4 M",
+            inputs="8 leads, 10 s at 250 Hz",
+            source="Google Drive, linked in the author's repository `sehunfromdaegu/ECG_JEPA`",
+            license_note="Their repository has the MIT license but does not mention the weights",
+        ),
     ),
 )

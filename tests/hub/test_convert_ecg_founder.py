@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from released import Released
+from released import Released, founder_tensors
 
-from clear_hug_hf.hub import convert_ecg_founder
 from clear_hug_hf.hub.convert_ecg_founder import (
     RELEASED_LABELS,
     convert_ecg_founder_state_dict,
     convert_ecg_founder_to_folder,
 )
 from clear_hug_hf.hub.model_card import tensor_counts
+from clear_hug_hf.hub.publishing import stage
 from clear_hug_hf.modeling.configuration_ecg_founder import EcgFounderConfig
 from clear_hug_hf.modeling.modeling_ecg_founder import (
     EcgFounderBlock,
@@ -34,26 +34,6 @@ CASES = ("random", "mv500", "nu100", "long500", "mv500_filtered", "nu100_filtere
 @pytest.fixture(scope="module")
 def released(shared: Path) -> Released:
     return Released(shared / "parity" / "official_ecgfounder_small.safetensors")
-
-
-def released_tensors(config: EcgFounderConfig, num_labels: int = 150) -> dict[str, torch.Tensor]:
-    """Random tensors with the released names, for the network of a config."""
-    fields = {name: getattr(config, name) for name in (*convert_ecg_founder.SIZE_FIELDS, "kernel_size", "lead_names")}
-    with torch.device("meta"):
-        model = EcgFounderForSequenceClassification(EcgFounderConfig(num_labels=num_labels, **fields))
-    tensors = {}
-    for key, tensor in model.state_dict().items():
-        name = key.removeprefix("ecg_founder.").replace("stages.", "stage_list.").replace(".blocks.", ".block_list.")
-        name = name.replace("stem.", "first_conv.conv.").replace("classifier.", "dense.")
-        for number in (1, 2, 3):
-            name = name.replace(f"conv{number}.", f"conv{number}.conv.")
-        name = name.replace("squeeze", "se_fc1").replace("excite", "se_fc2")
-        tensors[name] = torch.full(tensor.shape, 0.01)
-    blocks = [name.removesuffix("conv1.conv.weight") for name in tensors if name.endswith("conv1.conv.weight")]
-    for norm in ("first_bn", *(f"{block}bn{number}" for block in blocks for number in (1, 2, 3))):
-        tensors |= {f"{norm}.{kind}": torch.ones(3) for kind in ("weight", "bias", "running_mean", "running_var")}
-        tensors[f"{norm}.num_batches_tracked"] = torch.tensor(7)
-    return tensors
 
 
 def test_when_weights_are_converted_then_every_stage_and_logit_agrees(released: Released) -> None:
@@ -155,7 +135,7 @@ def test_when_a_file_has_a_released_size_then_sizes_and_labels_are_known(
     size: str, parameters: int | None, tmp_path: Path
 ) -> None:
     config = EcgFounderConfig.preset(size)
-    tensors = released_tensors(config)
+    tensors = founder_tensors(config)
     if size == "base":
         assert len(tensors) == 509
         assert sum(tensor.numel() for name, tensor in tensors.items() if "bn" not in name) == parameters
@@ -176,6 +156,31 @@ def test_when_a_file_has_a_released_size_then_sizes_and_labels_are_known(
         assert (saved.lead_names, facts["kind"]) == (["I"], "ECGFounder encoder")
         # 448,000 with the normalization layers.
         assert facts["num_parameters"] == pytest.approx(443e3, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("stated", "license", "is_possible"),
+    [
+        ("cc-by-nc-4.0", "mit", False),
+        ("cc-by-nc-4.0", "cc-by-4.0", False),
+        ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", True),
+        ("cc-by-nc-4.0", None, True),
+        ("mit", "cc-by-4.0", True),
+    ],
+)
+def test_when_authors_forbid_commercial_use_then_no_license_that_allows_it_is_published(
+    stated: str, license: str | None, is_possible: bool, tmp_path: Path
+) -> None:
+    torch.save(founder_tensors(EcgFounderConfig.preset("tiny"), 3), tmp_path / "weights.pth")
+    convert_ecg_founder_to_folder(tmp_path / "weights.pth", tmp_path / "model", label_names=["A", "B", "C"])
+    facts = json.loads((tmp_path / "model" / "conversion.json").read_text())
+    (tmp_path / "model" / "conversion.json").write_text(json.dumps({**facts, "hub_license": stated}))
+    if is_possible:
+        assert stage(tmp_path / "model", tmp_path / "staged", "me/model", license=license).license == license
+        return
+    with pytest.raises(InputError, match=f"under {stated}, which forbids commercial use, so --license {license} is"):
+        stage(tmp_path / "model", tmp_path / "staged", "me/model", license=license)
+    assert not (tmp_path / "staged").exists()
 
 
 def _without(key: str) -> Any:
@@ -203,7 +208,7 @@ def _without(key: str) -> Any:
 def test_when_a_file_is_of_another_network_or_names_do_not_fit_then_one_sentence_says_so(
     change: Any, arguments: dict[str, Any], message: str
 ) -> None:
-    tensors = released_tensors(EcgFounderConfig.preset("tiny"), num_labels=7)
+    tensors = founder_tensors(EcgFounderConfig.preset("tiny"), num_labels=7)
     with pytest.raises(InputError, match=message) as caught:
         convert_ecg_founder_state_dict(change(tensors), **arguments)
     assert "\n" not in str(caught.value)

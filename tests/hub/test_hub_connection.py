@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,9 +16,16 @@ import torch
 from hub_server import HubServer, running_hub
 from huggingface_hub import HfApi
 from published import published_files
+from released import founder_tensors
 from strangers import ABSENT, run_script
 
-from clear_hug_hf import ClearHugConfig, ClearHugFeatureExtractor, ClearHugForSequenceClassification, Recording
+from clear_hug_hf import (
+    ClearHugConfig,
+    ClearHugFeatureExtractor,
+    ClearHugForSequenceClassification,
+    EcgFounderConfig,
+    Recording,
+)
 from clear_hug_hf.hub import publishing
 from clear_hug_hf.training import folders
 
@@ -318,3 +326,51 @@ def test_when_the_hub_is_out_of_reach_then_one_sentence_reports_it_and_the_folde
     assert f"the Hub at {gone.url} cannot be reached" in error
     assert f"the repository is staged in {kept}" in error
     assert {"README.md", *MODEL} <= {path.name for path in kept.iterdir()}
+
+
+CONVERSION = """
+import contextlib
+import io
+
+from clear_hug_hf.cli import main
+
+for name, source in {
+    "default": "hf://org/founder",
+    "named": "hf://org/founder/fine_tuned/weights.pth",
+    "missing": "hf://org/pushed",
+    "missing file": "hf://org/founder/weights.pth",
+    "missing repository": "hf://org/none",
+    "invalid": "hf://founder",
+}.items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["convert", "ecg-founder", source, name])
+    results[name] = [status, out.getvalue(), err.getvalue().strip()]
+results["written"] = sorted(path for path in os.listdir() if os.path.isdir(path))
+"""
+
+
+def test_when_a_checkpoint_is_on_the_hub_then_only_it_is_downloaded_and_converted(
+    hub: HubServer, run: Callable[..., Results], owner: Results, home: Path
+) -> None:
+    files = {}
+    for name, labels in (("12_lead_ECGFounder.pth", 150), ("fine_tuned/weights.pth", 3)):
+        file = io.BytesIO()
+        torch.save({"state_dict": founder_tensors(EcgFounderConfig.preset("tiny"), labels)}, file)
+        files[name] = file.getvalue()
+    hub.add_commit("org/founder", {**files, "1_lead_ECGFounder.pth": b"unused", "code.py": b"raise SystemExit"})
+    hub.sent.clear()
+    results = run(home, PRELUDE + CONVERSION)
+    assert "ECGFounder classifier: " in _done(results, "default")
+    assert "so they are LABEL_0, LABEL_1" in _done(results, "named")
+    assert {name for repository, name in hub.sent if repository == "org/founder"} == set(files)
+    assert results["written"] == ["default", "named"]
+    for name, message in (
+        ("missing", "it has no file 12_lead_ECGFounder.pth or 1_lead_ECGFounder.pth: use hf://org/pushed/FILE"),
+        ("missing file", "it has no file weights.pth: use hf://org/founder/FILE"),
+        ("missing repository", "hf://org/none cannot be downloaded: check the name and the connection"),
+        ("invalid", "is not a checkpoint on the Hub: use hf://ORG/NAME or hf://ORG/NAME/FILE"),
+    ):
+        status, _, error = results[name]
+        assert (status, len(error.splitlines())) == (2, 1), error
+        assert message in error

@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from clear_hug_hf.hub.convert_ecg_founder import SIZE_FIELDS
+from clear_hug_hf.modeling.configuration_ecg_founder import EcgFounderConfig
+from clear_hug_hf.modeling.modeling_ecg_founder import EcgFounderForSequenceClassification
 from clear_hug_hf.modeling.modeling_ecg_jepa import grid_positions
 
 
@@ -98,3 +101,23 @@ def jepa_tensors(width: int = 768, predictor_width: int | None = None) -> StateD
     }
     parts = {"encoder": encoder, "target_encoder": encoder, "predictor": predictor}
     return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+
+
+def founder_tensors(config: EcgFounderConfig, num_labels: int = 150) -> dict[str, torch.Tensor]:
+    """Random tensors with the released names, for the network of a config."""
+    fields = {name: getattr(config, name) for name in (*SIZE_FIELDS, "kernel_size", "lead_names")}
+    with torch.device("meta"):
+        model = EcgFounderForSequenceClassification(EcgFounderConfig(num_labels=num_labels, **fields))
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        name = key.removeprefix("ecg_founder.").replace("stages.", "stage_list.").replace(".blocks.", ".block_list.")
+        name = name.replace("stem.", "first_conv.conv.").replace("classifier.", "dense.")
+        for number in (1, 2, 3):
+            name = name.replace(f"conv{number}.", f"conv{number}.conv.")
+        name = name.replace("squeeze", "se_fc1").replace("excite", "se_fc2")
+        tensors[name] = torch.full(tensor.shape, 0.01)
+    blocks = [name.removesuffix("conv1.conv.weight") for name in tensors if name.endswith("conv1.conv.weight")]
+    for norm in ("first_bn", *(f"{block}bn{number}" for block in blocks for number in (1, 2, 3))):
+        tensors |= {f"{norm}.{kind}": torch.ones(3) for kind in ("weight", "bias", "running_mean", "running_var")}
+        tensors[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+    return tensors

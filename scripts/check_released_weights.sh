@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Convert released weights of public ECG encoders, train a linear probe of each on PTB-XL, and print the macro AUROC
+# beside the published one. Needs a connection, or the files themselves.
+#
+#   scripts/check_released_weights.sh PTBXL [--runs DIR] [NAME | NAME=FILE ...]
+#
+# PTBXL is PTB-XL's folder, as PhysioNet has it. NAME is an encoder of the list below; NAME=FILE converts a file that
+# you have downloaded, which is required where the authors use another place than the Hub. If stopped, the same command
+# continues. ecg-founder runs twice, since its authors describe two ways of preprocessing: the better one belongs to
+# the weights.
+set -euo pipefail
+
+declare -A SOURCES=(
+    [ecg-founder]=hf://PKUDigitalHealth/ECGFounder
+    [ecg-fm]=hf://wanglab/ecg-fm
+    [heartlang]=hf://PKUDigitalHealth/HeartLang
+    [ecg-cpc]=https://ndownloader.figshare.com/files/58173919
+)
+# Macro AUROC in percent of a linear probe on the five superclasses with all labels, from the paper named.
+declare -A PUBLISHED=(
+    [heartlang]="87.5 (Pan et al., AAAI 2026, Table 1)"
+    [st-mem]="71.4 (Pan et al., AAAI 2026, Table 1)"
+)
+
+if [[ $# -lt 1 || $1 == -* ]]; then
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    echo "names: ${!SOURCES[*]} st-mem=FILE"
+    [[ ${1:-} == --help || ${1:-} == -h ]] && exit 0 || exit 2
+fi
+readonly PTBXL=$1
+shift
+runs=runs/released
+if [[ ${1:-} == --runs ]]; then
+    runs=${2:?--runs needs a folder}
+    shift 2
+fi
+[[ $# -gt 0 ]] || set -- "${!SOURCES[@]}"
+
+probe() { # NAME SETTINGS: adds a line to the table
+    local name=$1 run=$1${2:+-$2}
+    local settings=()
+    [[ -z $2 ]] || settings=(--extractor-settings "preprocessing=$2")
+    clear-hug prepare "$PTBXL" --labels ptbxl_super --model "$runs/converted/$name" "${settings[@]}" \
+        --output-dir "$runs/prepared/$run"
+    clear-hug finetune --data "$runs/prepared/$run" --model "$runs/converted/$name" --head-type mean --no-control \
+        --output-dir "$runs/probes/$run"
+    lines+=("$(python - "$runs/probes/$run/metrics.json" "$run" "${PUBLISHED[$name]:-not published for this probe}" <<'PYTHON'
+import json
+import sys
+
+path, run, published = sys.argv[1:]
+with open(path) as file:
+    results = json.load(file)["pretrained"]
+split = "test" if "test" in results else "validation"
+auroc = results[split]["macro_auroc"]
+interval = f"{100 * auroc['low']:.1f} to {100 * auroc['high']:.1f}"
+print(f"{run:26s}  {100 * auroc['value']:.1f} ({interval}), {split:10s}  {published}")
+PYTHON
+    )")
+}
+
+lines=("$(printf '%-26s  %-34s  %s' encoder "macro AUROC [%], 95 % interval" published)")
+for argument in "$@"; do
+    name=${argument%%=*}
+    source=${SOURCES[$name]:-}
+    [[ $argument != *=* ]] || source=${argument#*=}
+    if [[ -z $source ]]; then
+        echo "$name is not on the Hub: download its file, and pass $name=FILE" >&2
+        exit 2
+    fi
+    if [[ ! -f $runs/converted/$name/conversion.json ]]; then
+        if [[ $source == https:* ]]; then
+            mkdir -p "$runs/downloads"
+            curl --fail --location --continue-at - --output "$runs/downloads/$name.zip" "$source"
+            source=$runs/downloads/$name.zip
+        fi
+        clear-hug convert "$name" "$source" "$runs/converted/$name"
+    fi
+    if [[ $name == ecg-founder ]]; then
+        probe "$name" fine_tuning
+        probe "$name" evaluation
+    else
+        probe "$name" ""
+    fi
+done
+printf '%s\n' "" "${lines[@]}"
