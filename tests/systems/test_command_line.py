@@ -215,6 +215,24 @@ def test_when_seeds_are_equal_then_two_finetunings_are_and_a_finished_one_trains
     assert thresholds[0] != thresholds[1]
 
 
+def test_when_the_head_pools_tokens_then_a_frozen_encoder_is_finetuned_and_predicts(
+    small: SmallSystem, house: Path, record: Path, run: Run, tmp_path: Path, capsys: Capture
+) -> None:
+    few = ["--num-train-epochs", 1, "--per-device-train-batch-size", 16, "--no-use-feature-cache", "--no-control"]
+    folder, data = tmp_path / "attentive", ["--data", house / "data", "--model", house / "pretrained"]
+    run("finetune", *data, "--head-type", "attention", *few, "--output-dir", folder)
+    assert json.loads((folder / "metrics.json").read_text())["head"] == "attention"
+    weights = load_file(folder / "model" / "model.safetensors")
+    before = load_file(house / "pretrained" / "model" / "model.safetensors")
+    encoder = small.classifier.base_model_prefix
+    for name, tensor in weights.items():
+        if name.startswith(f"{encoder}."):
+            assert tensor.equal(before.get(name, before.get(name.removeprefix(f"{encoder}."), torch.empty(0)))), name
+    capsys.readouterr()
+    run("predict", record, "--model", folder, "--json")
+    assert sorted(json.loads(capsys.readouterr().out)["probabilities"]) == sorted(LABELS)
+
+
 def test_when_a_head_of_another_system_is_asked_for_then_one_sentence_names_those_there_are(
     small: SmallSystem, house: Path, refused: Refused, tmp_path: Path
 ) -> None:
