@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from .feature_extraction_ecg import EcgFeatureExtractor, Window
 from .setting_checks import Flag
-from .signal_cleaning import rescale
+from .signal_cleaning import interpolate, rescale
 
 
 logger = logging.get_logger(__name__)
@@ -53,9 +53,7 @@ class EcgFmFeatureExtractor(EcgFeatureExtractor):
 
     def _resample(self, signal: np.ndarray, rate: float) -> np.ndarray:
         """Interpolate linearly; the first and the last sample stay the first and the last."""
-        num_samples = signal.shape[-1]
-        places = np.linspace(0, num_samples - 1, int(num_samples * self.sampling_rate / rate))
-        return np.stack([np.interp(places, np.arange(num_samples), lead) for lead in signal])
+        return interpolate(signal, int(signal.shape[-1] * self.sampling_rate / rate))
 
     def split(self, signal: np.ndarray, r_peaks: np.ndarray) -> list[Window]:
         """See [`EcgFeatureExtractor.split`]; the last window is omitted if `drop_remainder` requires it."""

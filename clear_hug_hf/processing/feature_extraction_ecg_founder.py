@@ -15,6 +15,7 @@ from .errors import InputError
 from .feature_extraction_ecg import EcgFeatureExtractor, Window
 from .leads import STANDARD_LEADS
 from .setting_checks import check_choice, check_lead_names
+from .signal_cleaning import interpolate
 
 
 logger = logging.get_logger(__name__)
@@ -134,20 +135,6 @@ class EcgFounderFeatureExtractor(EcgFeatureExtractor):
                     "released weights were trained on full windows only"
                 )
         return {"input_values": input_values}
-
-
-def interpolate(signals: np.ndarray, num_samples: int) -> np.ndarray:
-    """
-    Resample along the last axis to `num_samples` by linear interpolation without an anti-aliasing filter. The first
-    and the last sample are kept.
-    """
-    if signals.shape[-1] == num_samples:
-        return signals
-    places = np.linspace(0, signals.shape[-1] - 1, num_samples)
-    below = np.minimum(places.astype(np.int64), max(signals.shape[-1] - 2, 0))
-    weights = places - below
-    above = np.minimum(below + 1, signals.shape[-1] - 1)
-    return (signals[..., below] * (1 - weights) + signals[..., above] * weights).astype(signals.dtype)
 
 
 EcgFounderFeatureExtractor.register_for_auto_class()

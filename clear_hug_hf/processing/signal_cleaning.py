@@ -186,6 +186,20 @@ def resample(signals: np.ndarray, sampling_rate: float, target_rate: float) -> n
     return resampled.reshape(*signals.shape[:-1], num_out)
 
 
+def interpolate(signals: np.ndarray, num_samples: int) -> np.ndarray:
+    """
+    Resample along the last axis to `num_samples` by linear interpolation without an anti-aliasing filter. The first
+    and the last sample are kept.
+    """
+    if signals.shape[-1] == num_samples:
+        return signals
+    places = np.linspace(0, signals.shape[-1] - 1, num_samples)
+    below = np.minimum(places.astype(np.int64), max(signals.shape[-1] - 2, 0))
+    weights = places - below
+    above = np.minimum(below + 1, signals.shape[-1] - 1)
+    return (signals[..., below] * (1 - weights) + signals[..., above] * weights).astype(signals.dtype)
+
+
 def rate_ratio(sampling_rate: float, target_rate: float) -> tuple[int, int]:
     """The ratio of the target rate to the sampling rate in lowest terms."""
     ratio = Fraction(target_rate).limit_denominator(10_000) / Fraction(sampling_rate).limit_denominator(10_000)
