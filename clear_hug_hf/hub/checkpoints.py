@@ -319,9 +319,14 @@ def check_keys(state_dict: Mapping[str, torch.Tensor], expected: Iterable[str], 
         faults.append(f"it has the unexpected {summarize_names(unexpected)}")
     if faults:
         raise InputError(
-            f"the state dict is not that of a {kind}: {', and '.join(faults)}; check that the file is the right one "
-            "and complete"
+            f"the state dict is not that of {with_article(kind)}: {', and '.join(faults)}; check that the file is the "
+            "right one and complete"
         )
+
+
+def with_article(kind: str) -> str:
+    """A kind of checkpoint with its indefinite article."""
+    return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
 
 
 def tensor_shape(state_dict: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:
@@ -462,4 +467,5 @@ __all__ = [
     "summarize_names",
     "num_heads",
     "tensor_shape",
+    "with_article",
 ]

@@ -22,6 +22,7 @@ from ..inference.classifier_outputs import model_label_names, model_thresholds
 from ..processing.errors import InputError, import_library
 from ..systems import SYSTEMS, System
 from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
+from .checkpoints import with_article
 
 
 CODE_LICENSE = "Apache-2.0"
@@ -494,7 +495,8 @@ def _made(
         size = f", {conversion['size']} size" if conversion.get("size") else ""
         verb = "Converted" if metrics is None else "**Encoder**: converted"
         paragraphs.append(
-            f"{verb} from `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): a {conversion['kind']}"
+            f"{verb} from `{conversion['file']}` (SHA-256 `{conversion['sha256']}`): "
+            f"{with_article(conversion['kind'])}"
             f"{size} with {tensor_counts(conversion)}." + "".join(f" {note}" for note in _conversion_notes(conversion))
         )
     if encoder is not None:

@@ -50,6 +50,7 @@ class EcgFounderFeatureExtractor(EcgFeatureExtractor):
     """
 
     model_input_names: ClassVar[list[str]] = ["input_values"]
+    missing_leads: ClassVar[str] = "refused"
     model_settings: ClassVar[tuple[str, ...]] = ("lead_names",)
 
     sampling_rate = 500.0

@@ -25,6 +25,8 @@ REPORT_COLUMNS = (
     "warnings",
 )
 """Columns of the table from [`SignalReport`]."""
+_MAX_LABELS = 20
+"""Number of labels that are printed if they are not predicted positive."""
 _AGGREGATES = {
     "mean": "their mean",
     "max": "the maximum of each label",
@@ -129,8 +131,13 @@ class LabeledRecord:
         for span in self.spans:
             if self.overall is None and len(self.windows) > 1:
                 lines.append(f"  {span.start:g}-{span.end:g} s")
-            for name, probability in span.probabilities.items():
-                mark = "*" if name in span.predicted_positive else " "
+            for number, (name, probability) in enumerate(span.probabilities.items()):
+                is_positive = name in span.predicted_positive
+                if number >= _MAX_LABELS and not is_positive:
+                    continue
                 note = f"  ! {span.notes[name]}" if name in span.notes else ""
-                lines.append(f"  {mark} {probability:6.1%}  {name}{note}")
+                lines.append(f"  {'*' if is_positive else ' '} {probability:6.1%}  {name}{note}")
+            hidden = set([*span.probabilities][_MAX_LABELS:]) - {*span.predicted_positive}
+            if hidden:
+                lines.append(f"    and {len(hidden)} more, not predicted positive (--json lists all)")
         return "\n".join(lines)

@@ -183,6 +183,25 @@ def test_when_authors_forbid_commercial_use_then_no_license_that_allows_it_is_pu
     assert not (tmp_path / "staged").exists()
 
 
+def test_when_a_model_has_many_labels_then_predict_prints_the_positive_and_the_most_probable_ones(
+    tmp_path: Path, ptbxl_folder: Path, printed_by: Any
+) -> None:
+    tensors = founder_tensors(EcgFounderConfig.preset("tiny"))
+    tensors["dense.bias"] = torch.linspace(5, -5, 150)
+    tensors["dense.bias"][-1] = 9  # the last one is positive, too
+    torch.save(tensors, tmp_path / "weights.pth")
+    convert_ecg_founder_to_folder(tmp_path / "weights.pth", tmp_path / "model")
+    command = ["predict", ptbxl_folder / "records100/00000/00003_lr", "--model", tmp_path / "model"]
+    lines = printed_by(*command, "--threshold", 0.99).splitlines()
+    rows = [line for line in lines if "%  " in line]
+    positive = [row for row in rows if row.startswith("  *")]
+    assert len(rows) == 20
+    assert 1 < len(positive) < 20
+    assert RELEASED_LABELS[-1] in positive[0]
+    assert lines[-1].strip() == "and 130 more, not predicted positive (--json lists all)"
+    assert len(json.loads(printed_by(*command, "--json"))["probabilities"]) == 150
+
+
 def _without(key: str) -> Any:
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != key}
 
@@ -190,7 +209,7 @@ def _without(key: str) -> Any:
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        (_without("dense.bias"), {}, "not that of a ECGFounder classifier: it lacks dense.bias"),
+        (_without("dense.bias"), {}, "not that of an ECGFounder classifier: it lacks dense.bias"),
         (_without("first_conv.conv.weight"), {}, "it lacks first_conv.conv.weight"),
         (_without("stage_list.1.block_list.0.bn2.weight"), {}, r"lacks stage_list\.1\.block_list\.0\.bn2\.weight"),
         (lambda tensors: {**tensors, "layer_norm.weight": torch.ones(3)}, {}, "unexpected layer_norm.weight"),
