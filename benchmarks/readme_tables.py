@@ -184,6 +184,20 @@ def _speeds(rows: list[Row], begin: tuple[str, ...], unit: str, scale: float) ->
     return _table(header, body)
 
 
+def s4_convolution() -> str:
+    """The convolutions and kernels of ECG-CPC's layers against direct forms."""
+    rows = _read("s4_convolution.csv")
+    body = []
+    for row in rows:
+        middle, low, high = (
+            f"{1000 * float(row[name]):#.3g}".rstrip(".") for name in ("seconds", "fastest", "slowest")
+        )
+        what = f"{row['what']}, {row['tokens']} tokens"
+        body.append([what, row["batch_size"], row["form"], f"{middle} ({low} to {high})", row["times_first_form"]])
+    header = ["what", "recordings", "form", "ms (fastest to slowest)", "speedup"]
+    return f"{_table(header, body)}\n\n{_where(rows[0])}"
+
+
 def probe_cache() -> str:
     """A probe with kept features against one whose encoder runs every epoch."""
     rows = _read("probe_cache.csv")
@@ -643,6 +657,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "prepare_dataset_memory": prepare_dataset_memory,
         "pretrain_step": pretrain_step,
         "ecg_jepa_speed": ecg_jepa_speed,
+        "s4_convolution": s4_convolution,
         "ecg_paper_speed": ecg_paper_speed,
         "probe_cache": probe_cache,
         "latency": latency,

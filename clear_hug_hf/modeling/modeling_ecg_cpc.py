@@ -38,6 +38,12 @@ from .modeling_ecg import (
 )
 
 
+CACHED_NUMBERS = 2**19
+"""Numbers that a CPU convolves at once: more do not fit into its caches."""
+MAX_KEPT_LENGTHS = 4
+"""Numbers of tokens for which a layer keeps kernels in evaluation."""
+
+
 @dataclass
 class EcgCpcModelOutput(EcgModelOutput):
     """
@@ -264,7 +270,7 @@ class EcgCpcS4(nn.Module):
         self.skip = nn.Parameter(torch.empty(config.hidden_size))
         self.dropout = TiedDropout(config.hidden_dropout_prob)
         self.output = nn.Linear(config.hidden_size, 2 * config.hidden_size)
-        self._kept: tuple[tuple[Any, ...], list[torch.Tensor], torch.Tensor] | None = None
+        self._kept: tuple[list[torch.Tensor], list[tuple[int, int]], dict[Any, torch.Tensor]] | None = None
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Map states `(B, S, D)` to states of the same shape."""
@@ -284,29 +290,43 @@ class EcgCpcS4(nn.Module):
             return F.conv1d(padded, kernel.flip(1)[:, None], groups=kernel.shape[0]).transpose(1, 2)
         length = fast_length(2 * num_tokens - 1)
         spectrum = self._kernel_spectrum(num_tokens, length, states)
-        transformed = torch.fft.rfft(states.transpose(1, 2), n=length)
-        return torch.fft.irfft(transformed * spectrum, n=length)[..., :num_tokens].transpose(1, 2)
+
+        def multiply(part: torch.Tensor) -> torch.Tensor:
+            transformed = torch.fft.rfft(part.transpose(1, 2), n=length)
+            return torch.fft.irfft(transformed * spectrum, n=length)[..., :num_tokens].transpose(1, 2)
+
+        if states.device.type != "cpu" or torch.compiler.is_compiling():
+            return multiply(states)
+        parts = states.split(max(1, CACHED_NUMBERS // states[0].numel()))
+        return torch.cat([multiply(part) for part in parts])
 
     def _kernel_spectrum(self, num_tokens: int, length: int, states: torch.Tensor) -> torch.Tensor:
         """Fourier transform of the kernels, which is kept between calls in evaluation mode."""
-        tensors = [*self.kernel.parameters(), *self.kernel.buffers()]
-        keeps = not (
-            self.training or torch.compiler.is_compiling() or any(tensor.is_inference() for tensor in tensors)
-        )
-        if torch.is_grad_enabled() and self.kernel.output_weights.requires_grad:
-            keeps = False
-        # Versions count changes in place. The tensors are kept so that their identity is theirs alone.
-        state = (
-            (num_tokens, states.dtype, *((tensor._version, tensor.data_ptr()) for tensor in tensors)) if keeps else ()
-        )
-        if keeps and self._kept is not None:
-            kept_state, kept_tensors, spectrum = self._kept
-            if kept_state == state and all(map(operator.is_, kept_tensors, tensors)):
-                return spectrum
+        spectra, key = self._kept_spectra(), (num_tokens, states.dtype)
+        if spectra is not None and key in spectra:
+            return spectra[key]
         spectrum = torch.fft.rfft(self.kernel(num_tokens).to(states.dtype), n=length)
-        if keeps:
-            self._kept = (state, tensors, spectrum)
+        if spectra is not None:
+            if len(spectra) == MAX_KEPT_LENGTHS:
+                del spectra[next(iter(spectra))]
+            spectra[key] = spectrum
         return spectrum
+
+    def _kept_spectra(self) -> dict[tuple[int, torch.dtype], torch.Tensor] | None:
+        """Transforms of the present kernels, or `None` if they must not be kept."""
+        tensors = [*self.kernel.parameters(), *self.kernel.buffers()]
+        needs_gradient = torch.is_grad_enabled() and self.kernel.output_weights.requires_grad
+        if self.training or needs_gradient or torch.compiler.is_compiling():
+            return None
+        if any(tensor.is_inference() for tensor in tensors):
+            return None
+        # Versions count changes in place.
+        versions = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
+        kept = self._kept
+        if kept is None or kept[1] != versions or not all(map(operator.is_, kept[0], tensors)):
+            # The tensors are kept so that no other takes their place in memory.
+            self._kept = kept = (tensors, versions, {})
+        return kept[2]
 
     @torch.compiler.assume_constant_result
     def _constant_kernel(self, num_tokens: int) -> torch.Tensor:
