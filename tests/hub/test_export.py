@@ -20,6 +20,9 @@ from clear_hug_hf import (
     EcgCpcConfig,
     EcgCpcFeatureExtractor,
     EcgCpcForSequenceClassification,
+    EcgFmConfig,
+    EcgFmFeatureExtractor,
+    EcgFmForSequenceClassification,
     EcgJepaConfig,
     EcgJepaFeatureExtractor,
     EcgJepaForSequenceClassification,
@@ -56,6 +59,10 @@ SYSTEMS: dict[str, Any] = {
     "ecg_cpc": lambda: (
         EcgCpcForSequenceClassification(EcgCpcConfig.preset("tiny", hidden_size=32, num_labels=3)),
         EcgCpcFeatureExtractor(),
+    ),
+    "ecg_fm": lambda: (
+        EcgFmForSequenceClassification(EcgFmConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
+        EcgFmFeatureExtractor(),
     ),
     "ecg_scan": lambda: (
         EcgScanForImageClassification(EcgScanConfig.preset("tiny", num_labels=3)),
