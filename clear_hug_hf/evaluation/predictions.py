@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ..data.collator import EcgCollator
 from ..data.records import Recording, RecordReference, Rejected
 from ..data.splits import group_by_recording
-from ..inference.classifier_outputs import group_contributions, model_label_names
+from ..inference.classifier_outputs import group_contributions, model_aggregate, model_label_names
 from ..inference.records import check_is_classifier, predict_records
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
@@ -44,6 +44,8 @@ class Predictions:
             the contribution of each group to each logit (see [`group_contributions`]).
         num_windows (`np.ndarray` of shape `(num_rows,)`, *optional*): Number of windows of each row, more than one if
             it has more beats than the model reads at once. Defaults to one each.
+        aggregate (`str` or `Sequence[str]`, *optional*, defaults to `"mean"`): How the model combines the windows of a
+            recording, see [`model_aggregate`].
     """
 
     label_names: list[str]
@@ -53,17 +55,23 @@ class Predictions:
     labels: np.ndarray | None = None
     contributions: np.ndarray | None = None
     num_windows: np.ndarray | None = None
+    aggregate: str | Sequence[str] = "mean"
 
     def by_recording(self) -> Predictions:
         """
-        Average the windows of each recording. Rows are in the order of the first windows, with their labels.
+        Combine the windows of each recording. Rows are in the order of the first windows, with their labels.
         """
-        first, _ = group_by_recording(self.record_ids)
+        first, recording_of = group_by_recording(self.record_ids)
+        probabilities = mean_by_recording(self.probabilities, self.record_ids, self.num_windows)
+        if not isinstance(self.aggregate, str) and len(first) < len(recording_of):
+            highest = np.zeros_like(probabilities)
+            np.maximum.at(highest, recording_of, self.probabilities)
+            probabilities = np.where([choice == "max" for choice in self.aggregate], highest, probabilities)
         return Predictions(
             label_names=self.label_names,
             record_ids=[self.record_ids[row] for row in first],
             patient_ids=[self.patient_ids[row] for row in first],
-            probabilities=mean_by_recording(self.probabilities, self.record_ids, self.num_windows),
+            probabilities=probabilities,
             labels=None if self.labels is None else self.labels[first],
             contributions=None
             if self.contributions is None
@@ -152,6 +160,7 @@ def predict(
         labels=truth,
         contributions=np.concatenate(contributions) if contributions else None,
         num_windows=np.concatenate(counts),
+        aggregate=model_aggregate(model.config),
     )
 
 

@@ -312,10 +312,10 @@ def classifier_config(config: Any, label_names: Sequence[str], **overrides: Any)
         InputError: If the config does not accept an override.
     """
     fields = {
-        **config.to_dict(),
+        **{name: value for name, value in config.to_dict().items() if name != "window_aggregation"},
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
-        # Thresholds and problem type of an earlier classifier do not apply to the new one.
+        # Thresholds, problem type and combination of windows of an earlier classifier do not apply to the new one.
         "label_thresholds": None,
         "problem_type": "multi_label_classification",
         **overrides,

@@ -98,6 +98,19 @@ def test_when_recordings_have_several_windows_then_each_counts_once_with_their_m
     assert together.by_recording().probabilities is together.probabilities
 
 
+def test_when_a_model_states_how_windows_are_combined_then_each_label_has_its_own_way() -> None:
+    found = Predictions(
+        label_names=["AF", "PVC"],
+        record_ids=["a", "b", "a"],
+        patient_ids=["p", "q", "p"],
+        probabilities=np.array([[0.2, 0.1], [0.5, 0.6], [0.4, 0.9]], dtype=np.float32),
+        aggregate=["mean", "max"],
+    )
+    together = found.by_recording()
+    np.testing.assert_allclose(together.probabilities, [[0.3, 0.9], [0.5, 0.6]], rtol=1e-6)
+    assert together.probabilities.dtype == np.float32
+
+
 def test_when_contributions_are_compared_by_label_then_it_is_with_minus_without() -> None:
     contributions = np.arange(4 * 7 * 1, dtype=float).reshape(4, 7, 1)
     found = Predictions(

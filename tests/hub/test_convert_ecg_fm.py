@@ -28,6 +28,7 @@ from clear_hug_hf.modeling.modeling_ecg_fm import (
     EcgFmModel,
 )
 from clear_hug_hf.processing import InputError
+from clear_hug_hf.training.folders import classifier_config
 
 
 CASES = ("random", "mv500", "nu100", "long500")
@@ -269,6 +270,8 @@ def test_when_a_classifier_is_converted_to_a_folder_then_it_answers_with_its_lab
     assert printed["aggregate"] == "model"
     assert printed["probabilities"] == {entry["label"]: entry["score"] for entry in classify(record)}
     assert printed["probabilities"] == pytest.approx(scores, abs=0.01), "files have rounded samples"
+    # A classifier of other labels starts without it.
+    assert classifier_config(classify.model.config, ["Sinus rhythm", "Tachycardia"]).window_aggregation is None
     means = {entry["label"]: entry["score"] for entry in classify(waveform, **call, aggregate="mean")}
     assert means == pytest.approx({label: np.mean(values) for label, values in windows.items()}, abs=1e-6)
 
