@@ -36,13 +36,13 @@ if [[ ${1:-} == --runs ]]; then
 fi
 [[ $# -gt 0 ]] || set -- "${!SOURCES[@]}"
 
-probe() { # NAME SETTINGS: adds a line to the table
-    local name=$1 run=$1${2:+-$2}
-    local settings=()
-    [[ -z $2 ]] || settings=(--extractor-settings "preprocessing=$2")
-    clear-hug prepare "$PTBXL" --labels ptbxl_super --model "$runs/converted/$name" "${settings[@]}" \
-        --output-dir "$runs/prepared/$run"
-    clear-hug finetune --data "$runs/prepared/$run" --model "$runs/converted/$name" --head-type mean --no-control \
+probe() { # NAME SOURCE [PREPROCESSING]: adds a line to the table
+    local name=$1 source=$2 run=$1${3:+-$3} options=()
+    [[ -z ${3:-} ]] || options=(--preprocessing "$3")
+    [[ -f $runs/converted/$run/conversion.json ]] ||
+        clear-hug convert "$name" "$source" "$runs/converted/$run" "${options[@]}"
+    clear-hug prepare "$PTBXL" --labels ptbxl_super --model "$runs/converted/$run" --output-dir "$runs/prepared/$run"
+    clear-hug finetune --data "$runs/prepared/$run" --model "$runs/converted/$run" --head-type mean --no-control \
         --output-dir "$runs/probes/$run"
     lines+=("$(python - "$runs/probes/$run/metrics.json" "$run" "${PUBLISHED[$name]:-not published for this probe}" <<'PYTHON'
 import json
@@ -68,19 +68,18 @@ for argument in "$@"; do
         echo "$name is not on the Hub: download its file, and pass $name=FILE" >&2
         exit 2
     fi
-    if [[ ! -f $runs/converted/$name/conversion.json ]]; then
-        if [[ $source == https:* ]]; then
+    if [[ $source == https:* ]]; then
+        if [[ ! -f $runs/converted/$name/conversion.json ]]; then
             mkdir -p "$runs/downloads"
             curl --fail --location --continue-at - --output "$runs/downloads/$name.zip" "$source"
-            source=$runs/downloads/$name.zip
         fi
-        clear-hug convert "$name" "$source" "$runs/converted/$name"
+        source=$runs/downloads/$name.zip
     fi
     if [[ $name == ecg-founder ]]; then
-        probe "$name" fine_tuning
-        probe "$name" evaluation
+        probe "$name" "$source" fine_tuning
+        probe "$name" "$source" evaluation
     else
-        probe "$name" ""
+        probe "$name" "$source"
     fi
 done
 printf '%s\n' "" "${lines[@]}"

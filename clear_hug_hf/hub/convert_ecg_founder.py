@@ -202,6 +202,7 @@ def convert_ecg_founder_to_folder(
     *,
     label_names: Sequence[str] | None = None,
     lead_names: Sequence[str] | None = None,
+    preprocessing: str = "fine_tuning",
 ) -> dict[str, Any]:
     """
     Convert a released file of ECGFounder or CLEF to a model folder with a feature extractor, a `conversion.json` and a
@@ -211,6 +212,7 @@ def convert_ecg_founder_to_folder(
         path (`str` or `Path`): The released file.
         folder (`str` or `Path`): Output folder, see [`check_replaceable`].
         label_names, lead_names: See [`convert_ecg_founder_state_dict`].
+        preprocessing (`str`, *optional*, defaults to `"fine_tuning"`): See [`EcgFounderFeatureExtractor`].
 
     Returns:
         `dict`: Content of `conversion.json`, including `kind`, `sha256`, `num_tensors`, `unused_tensors` and
@@ -234,10 +236,13 @@ def convert_ecg_founder_to_folder(
         "unused_tensors": {"normalization layers, which the released network does not use": unused},
         "size": name_size(model.config, names=SIZE_FIELDS, sizes=("base", "clef_small", "clef_large")),
         "released_file": DIGESTS.get(checkpoint_digest(path)),
+        "preprocessing": preprocessing,
         "labels_known": names[0] != "LABEL_0" if names else None,
     }
     config: EcgFounderConfig = model.config
-    extractor = EcgFounderFeatureExtractor(sampling_rate=config.sampling_rate, lead_names=config.lead_names)
+    extractor = EcgFounderFeatureExtractor(
+        sampling_rate=config.sampling_rate, lead_names=config.lead_names, preprocessing=preprocessing
+    )
     auto_class = "AutoModelForSequenceClassification" if is_classifier else "AutoModel"
     return save_converted(path, folder, model, extractor, auto_class, facts)
 

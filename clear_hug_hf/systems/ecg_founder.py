@@ -30,6 +30,11 @@ SYSTEM = System(
                 many=True,
                 keyword="label_names",
             ),
+            "preprocessing": ConverterOption(
+                help="preprocessing to save with the model: that of the authors' fine-tuning, of their evaluation, or "
+                "of the paper (default: fine_tuning)",
+                choices=("fine_tuning", "evaluation", "paper"),
+            ),
             "lead_names": ConverterOption(
                 help="leads of the model, in order (default: the 12 standard leads, or I for a single one)", many=True
             ),
