@@ -40,8 +40,8 @@ from .modeling_ecg import (
 
 CACHED_NUMBERS = 2**19
 """Numbers that a CPU convolves at once: more do not fit into its caches."""
-MAX_KEPT_LENGTHS = 4
-"""Numbers of tokens for which a layer keeps kernels in evaluation."""
+MAX_KEPT_NUMBERS = 2**22
+"""Complex numbers of transformed kernels of several lengths that a layer keeps in evaluation (32 MiB)."""
 
 
 @dataclass
@@ -307,7 +307,7 @@ class EcgCpcS4(nn.Module):
             return spectra[key]
         spectrum = torch.fft.rfft(self.kernel(num_tokens).to(states.dtype), n=length)
         if spectra is not None:
-            if len(spectra) == MAX_KEPT_LENGTHS:
+            while spectra and sum(map(torch.numel, (spectrum, *spectra.values()))) > MAX_KEPT_NUMBERS:
                 del spectra[next(iter(spectra))]
             spectra[key] = spectrum
         return spectrum

@@ -50,6 +50,7 @@ class EcgCpcFeatureExtractor(EcgFeatureExtractor):
 
     model_input_names: ClassVar[list[str]] = ["input_values", "attention_mask"]
     model_settings: ClassVar[tuple[str, ...]] = ("conv_stride",)
+    missing_leads: ClassVar[str] = "zero, as in the recordings of pre-training"
 
     sampling_rate = 240.0
     window_seconds = 2.5

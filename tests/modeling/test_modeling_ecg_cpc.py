@@ -14,6 +14,7 @@ from released import Released
 from torch.nn import functional as F
 
 from clear_hug_hf.hub.convert_ecg_cpc import convert_ecg_cpc_state_dict
+from clear_hug_hf.modeling import modeling_ecg_cpc
 from clear_hug_hf.modeling.configuration_ecg_cpc import EcgCpcConfig
 from clear_hug_hf.modeling.modeling_ecg_cpc import (
     EcgCpcForPreTraining,
@@ -192,9 +193,13 @@ def test_when_in_evaluation_then_the_kernel_is_computed_once_until_weights_chang
         again, count = run()
         assert count == 0
         assert again.equal(first)
-    # Several lengths are kept, and not all that there ever were.
-    assert [run(number)[1] for number in (60, 100, 60, 40, 20, 10, 100, 10)] == [2, 0, 0, 2, 2, 2, 2, 0]
+    # Several lengths are kept, but not all that there ever were.
+    monkeypatch.setattr(modeling_ecg_cpc, "MAX_KEPT_NUMBERS", 16 * (51 + 31 + 15))
+    assert [run(number)[1] for number in (60, 100, 60, 30, 100, 100, 60)] == [2, 0, 0, 2, 2, 0, 2]
     assert run()[0].equal(first)
+    # The latest is kept in any case.
+    monkeypatch.setattr(modeling_ecg_cpc, "MAX_KEPT_NUMBERS", 0)
+    assert [run(number)[1] for number in (40, 40, 20, 20, 40)] == [2, 0, 2, 0, 2]
     kernel: Any = model.layers[0].s4.kernel
     changes: list[Callable[[], Any]] = [
         lambda: kernel.output_weights.mul_(1.5),
