@@ -196,7 +196,7 @@ class EcgCpcKernel(nn.Module):
         angles = torch.arange(length // 2 + 1, dtype=torch.float64, device=outputs.device) * (-2 * math.pi / length)
         roots = torch.complex(angles.cos(), angles.sin())
         minus, plus = 1 - roots, 1 + roots
-        step = self.log_step.double().exp()[:, None, None]
+        step = self._exact("log_step").exp()[:, None, None]
         poles = step * self._complex("eigenvalues")[..., None]
         lefts = torch.stack((self._complex("input_weights"), self._complex("left")), dim=1)
         rights = torch.stack((outputs, self._complex("right")), dim=1)
@@ -209,8 +209,13 @@ class EcgCpcKernel(nn.Module):
         spectrum = 2 * (in_out - in_right * plus * left_out / (1 + plus * left_right))
         return torch.fft.irfft(spectrum, n=length, dim=1)[:, :num_tokens]
 
+    def _exact(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = getattr(self, name)
+        # Some devices have no double precision.
+        return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
     def _complex(self, name: str) -> torch.Tensor:
-        return torch.view_as_complex(getattr(self, name).double())
+        return torch.view_as_complex(self._exact(name))
 
     def _power(self, exponent: int) -> torch.Tensor:
         """Power of the discretized state matrices `(D, 2 N, 2 N)`."""
@@ -219,7 +224,7 @@ class EcgCpcKernel(nn.Module):
             for values in (self._complex("eigenvalues"), self._complex("left"), self._complex("right"))
         )
         half = torch.diag_embed(eigenvalues) - left[:, :, None] * right[:, None]
-        half = half * (self.log_step.double().exp() / 2)[:, None, None]
+        half = half * (self._exact("log_step").exp() / 2)[:, None, None]
         identity = torch.eye(half.shape[1], dtype=half.dtype, device=half.device)
         return torch.linalg.matrix_power(torch.linalg.solve(identity - half, identity + half), exponent)
 
@@ -305,7 +310,7 @@ class EcgCpcS4(nn.Module):
         spectra, key = self._kept_spectra(), (num_tokens, states.dtype)
         if spectra is not None and key in spectra:
             return spectra[key]
-        spectrum = torch.fft.rfft(self.kernel(num_tokens).to(states.dtype), n=length)
+        spectrum = torch.fft.rfft(self.kernel(num_tokens).to(states.dtype).to(states.device), n=length)
         if spectra is not None:
             while spectra and sum(map(torch.numel, (spectrum, *spectra.values()))) > MAX_KEPT_NUMBERS:
                 del spectra[next(iter(spectra))]
