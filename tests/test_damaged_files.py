@@ -210,7 +210,7 @@ def test_when_a_setting_cannot_be_then_the_feature_extractor_explains_what_can(
                 ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "label2id must be the inverse"),
                 ({"architectures": 7}, "architectures must be a list"),
                 ({"architectures": [7]}, "architectures must be a list"),
-                ({"initializer_range": float("inf")}, "must be positive and finite"),
+                ({"layer_norm_eps": float("inf")}, "must be positive and finite"),
                 ({"to_dict": 1}, "to_dict is not a field of"),
             )
         ),

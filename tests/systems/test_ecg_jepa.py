@@ -383,7 +383,7 @@ def test_when_released_weights_are_converted_then_the_folder_gives_the_released_
     command = ["convert", "ecg-jepa", tmp_path / "multiblock_epoch1.pth", tmp_path / "converted"]
     assert "is not a released size: pass --num-attention-heads" in refused(*command)
     heads = ["--num-attention-heads", 4]
-    assert f"pre-trained ECG-JEPA encoder: {len(encoder)} tensors" in printed_by(*command, *heads)
+    assert f"M parameters, {len(encoder)} tensors, all of which are used" in printed_by(*command, *heads)
     model = AutoModel.from_pretrained(tmp_path / "converted").eval()
     with torch.no_grad():
         released.check("representation", model(tensors["input.signals"]).pooler_output)
