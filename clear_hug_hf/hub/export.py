@@ -163,12 +163,16 @@ def _export(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> No
 
 
 def _quantize(path: Path, target: Path) -> None:
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(path)
+    # The quantizer infers shapes again, and refuses those that the exporter of torch 2.11 states wrongly.
+    del model.graph.value_info[:]
     root = logging.getLogger()
     level = root.level
     try:
         root.setLevel(logging.ERROR)  # It recommends a preparation that changes nothing here.
-        quantize_dynamic(str(path), str(target), weight_type=QuantType.QInt8)
+        quantize_dynamic(model, str(target), weight_type=QuantType.QInt8)
     finally:
         root.setLevel(level)
