@@ -32,6 +32,9 @@ from clear_hug_hf import (
     HeartLangConfig,
     HeartLangFeatureExtractor,
     HeartLangForSequenceClassification,
+    StMemConfig,
+    StMemFeatureExtractor,
+    StMemForSequenceClassification,
 )
 from clear_hug_hf.hub.export import export_onnx, run_onnx
 from clear_hug_hf.processing import STANDARD_LEADS, InputError
@@ -63,6 +66,10 @@ SYSTEMS: dict[str, Any] = {
     "ecg_fm": lambda: (
         EcgFmForSequenceClassification(EcgFmConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
         EcgFmFeatureExtractor(),
+    ),
+    "st_mem": lambda: (
+        StMemForSequenceClassification(StMemConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
+        StMemFeatureExtractor(),
     ),
     "ecg_scan": lambda: (
         EcgScanForImageClassification(EcgScanConfig.preset("tiny", num_labels=3)),

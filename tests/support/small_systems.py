@@ -185,6 +185,19 @@ def _samples() -> Batch:
     }
 
 
+def _separated(num_patches: int = 12) -> Batch:
+    """Patches of twelve leads, of which the second recording has nine of ten leads, and their noise."""
+    generator = torch.Generator().manual_seed(1)
+    lead_mask = torch.ones(2, 12, dtype=torch.bool)
+    lead_mask[1, 10:] = False
+    return {
+        "input_values": torch.randn((2, 12, 20 * num_patches), generator=generator),
+        "lead_mask": lead_mask,
+        "attention_mask": torch.arange(num_patches) < torch.tensor([[num_patches], [num_patches - 3]]),
+        "noise": torch.rand((2, 12, num_patches), generator=generator),
+    }
+
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 BEATS = {
     **SIZES,
@@ -201,6 +214,15 @@ PATCHES = {
     "patch_size": 20,
 }
 SENTENCES = {**SIZES, "head_dim": 6, "num_beats": 24, "vocab_size": 16, "code_dim": 8, "decoder_num_hidden_layers": 1}
+SEPARATED = {
+    **SIZES,
+    **{f"decoder_{name}": value for name, value in SIZES.items()},
+    "decoder_hidden_size": 24,
+    "decoder_num_attention_heads": 2,
+    "head_dim": 6,
+    "num_samples": 240,
+    "patch_size": 20,
+}
 SAMPLES = {
     **SIZES,
     **{"conv_dim": [16] * 4, "num_conv_pos_embeddings": 32, "num_conv_pos_embedding_groups": 4, "num_samples": 480},
@@ -293,6 +315,16 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             _samples,
             captured=("",),
             options={name: size for name, size in SAMPLES.items() if name != "num_samples"},
+        ),
+        SmallSystem(
+            "st_mem",
+            {**SEPARATED, **WIDE},
+            _separated,
+            forms={"learned positions": {"learned_positions": True}},
+            captured=("",),
+            options={
+                name: size for name, size in SEPARATED.items() if name not in ("num_samples", "patch_size", "head_dim")
+            },
         ),
         SmallSystem(
             "ecg_scan",

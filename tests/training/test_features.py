@@ -28,6 +28,8 @@ from clear_hug_hf import (
     EcgScanForImageClassification,
     HeartLangConfig,
     HeartLangForSequenceClassification,
+    StMemConfig,
+    StMemForSequenceClassification,
 )
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.inference.digests import settings_digest
@@ -116,6 +118,12 @@ _SYSTEMS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig, torch.Tensor,
         EcgCpcConfig.preset("tiny", hidden_size=16, kernel_length=40),
         torch.randn((2, 12, 120), generator=_GENERATOR),
         {"conv_kernel_size": 5, "step_range": [0.01, 0.1]},
+    ),
+    "st_mem": (
+        StMemForSequenceClassification,
+        StMemConfig.preset("tiny", hidden_size=32, num_hidden_layers=2, intermediate_size=32, initializer_range=0.2),
+        torch.randn((2, 12, 450), generator=_GENERATOR),
+        {"mask_ratio": 0.5, "num_samples": 300},
     ),
     "ecg_scan": (
         EcgScanForImageClassification,
