@@ -75,8 +75,7 @@ SYSTEM = System(
         example="checkpoint-99.pth converted/clear-base",
         options={
             "labels": ConverterOption(
-                help="label names of a classifier in the order of its outputs, which the file does not contain "
-                "(default: LABEL_0 LABEL_1 ...)",
+                help="label names of a classifier in the order of its outputs (default: LABEL_0 LABEL_1 ...)",
                 many=True,
                 keyword="label_names",
             ),

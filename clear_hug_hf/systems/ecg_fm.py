@@ -26,8 +26,8 @@ SYSTEM = System(
         example="hf://wanglab/ecg-fm/mimic_iv_ecg_finetuned.pt converted/ecg-fm-17-labels",
         options={
             "labels": ConverterOption(
-                help="label names of a classifier in the order of its outputs (default: the 17 released ones if "
-                "there are as many, else LABEL_0 LABEL_1 ...)",
+                help="label names of a classifier in the order of its outputs (default: the released ones if there "
+                "are as many, else LABEL_0 LABEL_1 ...)",
                 many=True,
                 keyword="label_names",
             ),

@@ -25,8 +25,8 @@ SYSTEM = System(
         example="hf://PKUDigitalHealth/ECGFounder converted/ecg-founder",
         options={
             "labels": ConverterOption(
-                help="label names of a classifier in the order of its outputs (default: the 150 released ones if "
-                "there are as many, else LABEL_0 LABEL_1 ...)",
+                help="label names of a classifier in the order of its outputs (default: the released ones if there "
+                "are as many, else LABEL_0 LABEL_1 ...)",
                 many=True,
                 keyword="label_names",
             ),

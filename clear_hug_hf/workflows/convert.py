@@ -47,7 +47,7 @@ class ConvertArguments(_Options):
 
     system: str = field(
         metadata={
-            "help": f"System of the checkpoint: {' or '.join(CONVERTERS)}.",
+            "help": f"System of the checkpoint: {', '.join(CONVERTERS)}.",
             "positional": True,
             "metavar": "SYSTEM",
             "choices": tuple(CONVERTERS),
