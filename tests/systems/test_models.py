@@ -360,7 +360,7 @@ def _to_head() -> Iterator[Any]:
     for name, system in SMALL_SYSTEMS.items():
         for auto_class in system.models:
             if "Classification" in auto_class:
-                for source in system.models.keys() & {"AutoModel", "AutoModelForPreTraining"}:
+                for source in [name for name in system.models if name in ("AutoModel", "AutoModelForPreTraining")]:
                     yield pytest.param(system, source, auto_class, id=f"{name}-{source}-{auto_class}")
 
 
