@@ -324,6 +324,36 @@ def check_keys(state_dict: Mapping[str, torch.Tensor], expected: Iterable[str], 
         )
 
 
+def label_fields(
+    kind: str, is_classifier: bool, label_names: Sequence[str] | None, count: int | None = None
+) -> dict[str, Any]:
+    """
+    The config field `id2label` of a converted model; empty without label names.
+
+    Args:
+        kind (`str`): Kind of the checkpoint, for messages.
+        is_classifier (`bool`): Whether it contains a classifier.
+        label_names (`Sequence[str]`, *optional*): Label names in the order of the outputs.
+        count (`int`, *optional*): Number of outputs, if it is not checked elsewhere.
+
+    Raises:
+        InputError: If there is no classifier, the number of names differs from that of the outputs, or a name is empty
+            or duplicate.
+    """
+    if label_names is None:
+        return {}
+    if not is_classifier:
+        raise InputError(f"the file contains {with_article(kind)}, which has no labels: remove the label names")
+    if count not in (None, len(label_names)):
+        raise InputError(
+            f"the classifier has {count} labels but {len(label_names)} names were passed: give each output of the "
+            "classifier a unique name, in order"
+        )
+    if len(set(label_names)) != len(label_names) or not all(label_names):
+        raise InputError("a label name is empty or duplicate: give each output of the classifier a unique name")
+    return {"id2label": dict(enumerate(label_names))}
+
+
 def with_article(kind: str) -> str:
     """A kind of checkpoint with its indefinite article."""
     return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
@@ -461,6 +491,7 @@ __all__ = [
     "count_layers",
     "fill_model",
     "find_checkpoint",
+    "label_fields",
     "load_state_dict",
     "name_size",
     "open_checkpoint",

@@ -20,6 +20,7 @@ from .checkpoints import (
     build_model,
     check_keys,
     count_layers,
+    label_fields,
     load_state_dict,
     name_size,
     num_heads,
@@ -319,12 +320,7 @@ def convert_to_folder(
     state_dict = load_state_dict(path)
     kind = _find_kind(state_dict)
     labels: dict[str, Any] = {} if kind == PRETRAINED else {"problem_type": "multi_label_classification"}
-    if label_names is not None:
-        if kind == PRETRAINED:
-            raise InputError(f"{path} contains a pre-trained model, which has no labels: remove the label names")
-        if len(set(label_names)) != len(label_names) or not all(label_names):
-            raise InputError("a label name is empty or duplicate: give each output of the classifier a unique name")
-        labels["id2label"] = dict(enumerate(label_names))
+    labels |= label_fields(kind, kind != PRETRAINED, label_names)
     model = convert_clear_hug_state_dict(
         state_dict,
         num_attention_heads=num_attention_heads,

@@ -17,7 +17,16 @@ from ..modeling.modeling_ecg_fm import (
 )
 from ..processing import InputError
 from ..processing.feature_extraction_ecg_fm import EcgFmFeatureExtractor
-from .checkpoints import build_model, check_keys, count_layers, load_state_dict, name_size, num_heads, tensor_shape
+from .checkpoints import (
+    build_model,
+    check_keys,
+    count_layers,
+    label_fields,
+    load_state_dict,
+    name_size,
+    num_heads,
+    tensor_shape,
+)
 from .converted import check_replaceable, save_converted
 
 
@@ -166,25 +175,6 @@ def _read_sizes(state_dict: Mapping[str, torch.Tensor], kind: str, prefix: str) 
     return sizes
 
 
-def _label_fields(count: int, label_names: Sequence[str] | None) -> dict[str, Any]:
-    """Config fields of the labels."""
-    if label_names is not None:
-        if len(label_names) != count or len(set(label_names)) != count or not all(label_names):
-            raise InputError(
-                f"the classifier has {count} labels but {len(label_names)} names were passed: give each of them a "
-                "unique name, in the order of the outputs"
-            )
-        names = list(label_names)
-    elif count == len(RELEASED_LABELS):
-        names = list(RELEASED_LABELS)
-    else:
-        return {"num_labels": count}
-    fields: dict[str, Any] = {"id2label": dict(enumerate(names))}
-    if names == list(RELEASED_LABELS):
-        fields["window_aggregation"] = dict.fromkeys(MAXIMUM_LABELS, "max")
-    return fields
-
-
 def convert_ecg_fm_state_dict(
     state_dict: Mapping[str, torch.Tensor],
     *,
@@ -226,10 +216,15 @@ def convert_ecg_fm_state_dict(
     if len(lead_names) != num_leads:
         raise InputError(f"the model reads {num_leads} lead(s): pass lead_names with as many names")
     if kind == CLASSIFIER:
-        sizes |= {"problem_type": "multi_label_classification"}
-        sizes |= _label_fields(tensor_shape(state_dict, "proj.weight", 2)[0], label_names)
-    elif label_names is not None:
-        raise InputError(f"the file contains a {kind}, which has no labels: remove the label names")
+        count = tensor_shape(state_dict, "proj.weight", 2)[0]
+        sizes |= {"problem_type": "multi_label_classification", "num_labels": count}
+        if label_names is None and count == len(RELEASED_LABELS):
+            label_names = RELEASED_LABELS
+        if list(label_names or ()) == list(RELEASED_LABELS):
+            sizes["window_aggregation"] = dict.fromkeys(MAXIMUM_LABELS, "max")
+        sizes |= label_fields(kind, True, label_names, count)
+    else:
+        label_fields(kind, False, label_names)
     model_class = {
         PRETRAINED: EcgFmForPreTraining,
         CLASSIFIER: EcgFmForSequenceClassification,

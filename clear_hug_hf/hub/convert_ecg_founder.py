@@ -13,7 +13,15 @@ from ..modeling.configuration_ecg_founder import EcgFounderConfig
 from ..modeling.modeling_ecg_founder import EcgFounderForSequenceClassification, EcgFounderModel
 from ..processing import InputError
 from ..processing.feature_extraction_ecg_founder import EcgFounderFeatureExtractor
-from .checkpoints import build_model, check_keys, checkpoint_digest, load_state_dict, name_size, tensor_shape
+from .checkpoints import (
+    build_model,
+    check_keys,
+    checkpoint_digest,
+    label_fields,
+    load_state_dict,
+    name_size,
+    tensor_shape,
+)
 from .converted import check_replaceable, save_converted
 
 
@@ -166,11 +174,13 @@ def convert_ecg_founder_state_dict(
     if lead_names is None or len(lead_names) != num_leads:
         raise InputError(f"the model reads {num_leads} lead(s): pass lead_names with as many names")
     if is_classifier:
-        labels = _labels(tensor_shape(state_dict, f"{DENSE}.weight", 2)[0], label_names)
-        config_overrides = {"problem_type": "multi_label_classification", "id2label": labels, **config_overrides}
-    elif label_names is not None:
-        raise InputError("the file contains an encoder without a classifier: leave the labels out")
+        count = tensor_shape(state_dict, f"{DENSE}.weight", 2)[0]
+        if label_names is None and count == len(RELEASED_LABELS):
+            label_names = RELEASED_LABELS
+        sizes |= {"problem_type": "multi_label_classification", "num_labels": count}
+        sizes |= label_fields(CLASSIFIER, True, label_names, count)
     else:
+        label_fields(ENCODER, False, label_names)
         names = {
             old: tuple(target.removeprefix("ecg_founder.") for target in targets) for old, targets in names.items()
         }
@@ -186,14 +196,6 @@ def _strip_prefix(state_dict: Mapping[str, torch.Tensor]) -> Mapping[str, torch.
         return state_dict
     prefix = key.removesuffix(f"{STEM}.weight")
     return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
-
-
-def _labels(count: int, label_names: Sequence[str] | None) -> dict[int, str]:
-    if label_names is None:
-        label_names = RELEASED_LABELS if count == len(RELEASED_LABELS) else [f"LABEL_{row}" for row in range(count)]
-    if len(label_names) != count:
-        raise InputError(f"the classifier has {count} outputs, but there are {len(label_names)} label names")
-    return dict(enumerate(label_names))
 
 
 def convert_ecg_founder_to_folder(

@@ -21,6 +21,7 @@ from .checkpoints import (
     build_model,
     check_keys,
     count_layers,
+    label_fields,
     load_state_dict,
     name_size,
     num_heads,
@@ -269,12 +270,7 @@ def convert_heartlang_to_folder(
     state_dict = load_state_dict(path)
     kind = _find_kind(state_dict)
     labels: dict[str, Any] = {"problem_type": "multi_label_classification"} if kind == CLASSIFIER else {}
-    if label_names is not None:
-        if kind != CLASSIFIER:
-            raise InputError(f"{path} contains a {kind}, which has no labels: remove the label names")
-        if len(set(label_names)) != len(label_names) or not all(label_names):
-            raise InputError("a label name is empty or duplicate: give each output of the classifier a unique name")
-        labels["id2label"] = dict(enumerate(label_names))
+    labels |= label_fields(kind, kind == CLASSIFIER, label_names)
     model = convert_heartlang_state_dict(state_dict, num_attention_heads=num_attention_heads, **labels)
     facts: dict[str, Any] = {
         "system": "heartlang",

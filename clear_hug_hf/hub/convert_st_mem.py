@@ -22,6 +22,7 @@ from .checkpoints import (
     build_model,
     check_keys,
     count_layers,
+    label_fields,
     load_state_dict,
     name_size,
     num_heads,
@@ -337,13 +338,7 @@ def convert_st_mem_to_folder(
     folder = check_replaceable(folder, path)
     state_dict = load_state_dict(path)
     kind, _ = _find_kind(state_dict)
-    labels: dict[str, Any] = {}
-    if label_names is not None:
-        if kind != CLASSIFIER:
-            raise InputError(f"{path} contains a {kind}, which has no labels: remove the label names")
-        if len(set(label_names)) != len(label_names) or not all(label_names):
-            raise InputError("a label name is empty or duplicate: give each output of the classifier a unique name")
-        labels["id2label"] = dict(enumerate(label_names))
+    labels = label_fields(kind, kind == CLASSIFIER, label_names)
     if kind != PRETRAINED and decoder_num_attention_heads is not None:
         raise InputError(f"{path} contains a {kind}, which has no decoder: remove decoder_num_attention_heads")
     model = convert_st_mem_state_dict(

@@ -220,7 +220,13 @@ def _without(key: str) -> Any:
             {},
             "in groups of 7",
         ),
-        (lambda tensors: tensors, {"label_names": ["MI"]}, "has 7 outputs, but there are 1 label names"),
+        (lambda tensors: tensors, {"label_names": ["MI"]}, "has 7 labels but 1 names were passed"),
+        (lambda tensors: tensors, {"label_names": ["MI"] * 7}, "a label name is empty or duplicate"),
+        (
+            lambda tensors: {key: tensor for key, tensor in tensors.items() if not key.startswith("dense.")},
+            {"label_names": ["MI"]},
+            "contains an ECGFounder encoder, which has no labels",
+        ),
         (lambda tensors: tensors, {"lead_names": ["I", "II"]}, "reads 12 lead"),
     ],
 )
