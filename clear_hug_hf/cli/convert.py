@@ -12,8 +12,8 @@ ARGUMENTS = (ConvertArguments,)
 DESCRIPTION = f"""\
 Convert a checkpoint that a paper's authors released into a folder for from_pretrained, finetune, predict
 and publish. Writes the model, preprocessing as close to the authors' as possible, and a model card. Reads
-the architecture from the tensors, and names every tensor that it does not use. Refuses files that could run
-code without opening them.
+the architecture from the tensors, and names every tensor that it does not use. Runs no code of a file: other
+objects than tensors and plain values are refused, or skipped if the released files are known to hold them.
 
 {_READS}"""
 EXAMPLES = f"{_CALLS}  clear-hug finetune --data ptb-xl --model converted/NAME --output-dir runs/superclasses\n"

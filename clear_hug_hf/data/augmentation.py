@@ -29,6 +29,7 @@ def augment_recording(
     generator: np.random.Generator,
     sampling_rate: float = 100.0,
     strength: float = 1.0,
+    drops_leads: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     Augment a recording: crop it, add baseline wander to each lead, modulate the amplitude of all leads with breathing,
@@ -42,6 +43,7 @@ def augment_recording(
         generator (`np.random.Generator`): Source of all random numbers.
         sampling_rate (`float`, *optional*, defaults to `100.0`): Sampling rate [Hz].
         strength (`float`, *optional*, defaults to `1.0`): 0 changes nothing, 2 doubles the changes.
+        drops_leads (`bool`, *optional*, defaults to `True`): Whether leads are dropped.
 
     Returns:
         `tuple[np.ndarray, np.ndarray, np.ndarray]`: Signal, R peaks and lead mask. At least half of the present leads
@@ -55,7 +57,7 @@ def augment_recording(
     fractions, phases = generator.uniform(0, 1, 2), generator.uniform(0, 1, (2, signal.shape[0]))
     frequencies = [generator.uniform(*band) for band in (_WANDER_BAND, _BREATHING_BAND)]
     amplitudes = generator.uniform(0, strength, (2, 1))
-    dropped = generator.uniform(0, 1, signal.shape[0]) < _DROPOUT * strength
+    dropped = (generator.uniform(0, 1, signal.shape[0]) < _DROPOUT * strength) & drops_leads
 
     num_samples = signal.shape[-1]
     length = num_samples - round(min(_CROP * strength, 0.8) * fractions[0] * num_samples)
@@ -136,8 +138,9 @@ class AugmentingCollator(EcgCollator):
     ) -> dict[str, np.ndarray]:
         if generators is not None:
             rate = self.feature_extractor.sampling_rate
+            drops_leads = self.feature_extractor.missing_leads != "refused"
             windows = [
-                StoredWindow(*augment_recording(*window, generator, rate, self.augmentation))
+                StoredWindow(*augment_recording(*window, generator, rate, self.augmentation, drops_leads))
                 for window, generator in zip(windows, generators, strict=True)
             ]
         return super()._cut(windows)

@@ -9,14 +9,19 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, StrictDataclassError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -75,6 +80,10 @@ def find_checkpoint(source: str | Path, hub_files: Sequence[str] = ()) -> Path:
             raise InputError(f"{text} is not a checkpoint on the Hub: use hf://ORG/NAME or hf://ORG/NAME/FILE") from (
                 error
             )
+        except LocalEntryNotFoundError as error:  # a subclass of the next one
+            raise InputError(
+                f"{address} is not cached, and the Hub cannot be reached: check the connection"
+            ) from error
         except EntryNotFoundError:
             reason = f"it has no file {' or '.join(candidates)}: use {address}/FILE"
         except Exception as error:  # the types of errors of the Hub and of the network differ between versions
@@ -226,8 +235,12 @@ def _load_plain(path: Path, label: str, can_map: bool, read_foreign: Callable[[]
         if "TorchScript" in str(error):
             fault = f"is a TorchScript program: {unsafe}"
         elif read_foreign is not None:
-            with suppress(Exception):
+            try:
                 return read_foreign()
+            except MemoryError:
+                raise
+            except Exception:  # the message below tells it
+                pass
         elif unpickled := re.search(r"GLOBAL (\S+)", str(error)):
             fault = f"contains other objects than tensors and plain values ({unpickled[1]}): {unsafe}"
         raise InputError(f"{label} {fault}") from error

@@ -29,6 +29,13 @@ from .converted import check_replaceable, save_converted
 DIGESTS = {"ee199f3781f4ae1f732973267f003da0a759ea12bddb0dd28a77faa60aca7997": "12_lead_ECGFounder.pth"}
 
 SIZE_FIELDS = ("stem_channels", "stage_channels", "stage_depths", "group_size", "bottleneck_ratio")
+# CLEF uses the network for a single lead and has no classifier.
+CLEF = {
+    "objective": "pre-training of a single lead",
+    "data": "recordings of 161 thousand patients (CLEF of Nokia Bell Labs, which has its own paper to cite)",
+    "license_note": "CLEF has the license BSD-3-Clause-Clear",
+    "hub_license": "bsd-3-clause-clear",
+}
 ENCODER, CLASSIFIER = "ECGFounder encoder", "ECGFounder classifier"
 STEM, STAGES, DENSE = "first_conv.conv", "stage_list", "dense"
 BLOCK_KEYS = {
@@ -241,6 +248,8 @@ def convert_ecg_founder_to_folder(
         "preprocessing": preprocessing,
         "labels_known": names[0] != "LABEL_0" if names else None,
     }
+    if str(facts["size"]).startswith("clef") or not (is_classifier or model.config.num_leads > 1):
+        facts |= CLEF
     config: EcgFounderConfig = model.config
     extractor = EcgFounderFeatureExtractor(
         sampling_rate=config.sampling_rate, lead_names=config.lead_names, preprocessing=preprocessing

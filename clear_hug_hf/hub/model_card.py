@@ -553,7 +553,8 @@ def _conversion_notes(conversion: Mapping[str, Any]) -> Iterator[str]:
     system = SYSTEMS.get(str(conversion.get("system")).replace("-", "_"))
     if system is not None and system.converter is not None and (weights := system.converter.weights) is not None:
         yield (
-            f"Their authors, not `clear-hug-hf`, trained the weights ({weights.objective}) on {weights.data}: results "
+            "Their authors, not `clear-hug-hf`, trained the weights "
+            f"({conversion.get('objective', weights.objective)}) on {conversion.get('data', weights.data)}: results "
             "on recordings of these sources are not those of an external test."
         )
     for name, by_value in (system.conversion_notes if system else {}).items():

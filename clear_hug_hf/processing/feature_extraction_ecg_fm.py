@@ -34,7 +34,7 @@ class EcgFmFeatureExtractor(EcgFeatureExtractor):
     """
 
     model_input_names: ClassVar[list[str]] = ["input_values", "attention_mask", "lead_mask"]
-    missing_leads: ClassVar[str] = "zero, as masked leads in pre-training"
+    missing_leads: ClassVar[str] = "zero, like the leads that pre-training masks"
 
     sampling_rate = 500.0
     window_seconds = 5.0

@@ -39,8 +39,9 @@ class EcgFounderFeatureExtractor(EcgFeatureExtractor):
         preprocessing (`str`): The authors describe three ways and do not say which one the released weights were
             trained with:
 
-            - `"fine_tuning"`: code of their fine-tuning, which their documentation asks to follow. Notch filter at 50
-              Hz, band-pass filter from 0.67 to 40 Hz, and subtraction of a running median of 0.4 s.
+            - `"fine_tuning"`: code of their fine-tuning, which their documentation asks to follow. NaN and Inf become
+              zero; notch filter at 50 Hz, band-pass filter from 0.67 to 40 Hz, and subtraction of a running median of
+              0.4 s.
             - `"evaluation"`: code of their evaluation on PTB-XL. No filter. The whole recording, whatever its length,
               is normalized and then stretched or squeezed to the window by linear interpolation. If it is neither
               sampled at 500 Hz nor as long as the window, it is interpolated twice.
@@ -66,6 +67,16 @@ class EcgFounderFeatureExtractor(EcgFeatureExtractor):
                 f"sampling_rate must be above 120 Hz for the filters of preprocessing={self.preprocessing!r}, got "
                 f"{self.sampling_rate:g} Hz"
             )
+
+    @property
+    def keeps_unit(self) -> bool:
+        """See [`EcgFeatureExtractor.keeps_unit`]."""
+        return super().keeps_unit and self.preprocessing != "evaluation"
+
+    def _repair(self, signal: np.ndarray) -> np.ndarray:
+        if self.preprocessing == "fine_tuning":
+            return np.nan_to_num(signal, nan=0.0, posinf=0.0, neginf=0.0)
+        return super()._repair(signal)
 
     def _transform(self, signal: np.ndarray, present: np.ndarray, rate: float) -> np.ndarray:
         self._require_leads(present)
@@ -122,6 +133,8 @@ class EcgFounderFeatureExtractor(EcgFeatureExtractor):
         Returns:
             `dict[str, np.ndarray]`: `input_values` `(num_windows, num_leads, num_samples)` float32.
         """
+        for lead_mask in lead_masks:
+            self._require_leads(lead_mask)  # stored recordings may have been cleaned for other leads
         rows = self._lead_rows()
         input_values = np.zeros((len(signals), len(rows), self.window_samples), dtype=np.float32)
         for index, signal in enumerate(signals):

@@ -102,7 +102,7 @@ def convert(arguments: ConvertArguments) -> ConvertResult:
         return ConvertResult(facts, tensor_counts(facts))
     except InputError as error:
         # The error names the argument of the function; the user needs the option.
-        names = "|".join(name for name, *_ in _OPTIONS)
+        names = "|".join(converter.options) or "-"
         message = re.sub(rf"\bpass ({names})\b", lambda match: f"pass {_option(match[1])}", str(error))
         raise InputError(message) from error
 

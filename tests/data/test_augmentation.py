@@ -79,6 +79,16 @@ def test_when_leads_were_missing_then_they_stay_so_and_half_of_the_others_remain
         assert leads[:2].any()
 
 
+def test_when_a_model_needs_all_leads_then_none_is_dropped(signal: np.ndarray) -> None:
+    masks = [
+        augment_recording(signal, PEAKS, np.ones(12, bool), np.random.default_rng(seed), 100.0, 2.0, drops_leads)[2]
+        for drops_leads in (False, True)
+        for seed in range(20)
+    ]
+    assert all(mask.all() for mask in masks[:20])
+    assert not all(mask.all() for mask in masks[20:])
+
+
 def test_when_seeds_are_given_then_rows_are_the_same_in_any_batch_and_without_them_as_they_are(
     dataset: datasets.Dataset,
 ) -> None:

@@ -24,7 +24,7 @@ from clear_hug_hf.modeling.modeling_ecg_founder import (
     EcgFounderForSequenceClassification,
     EcgFounderModel,
 )
-from clear_hug_hf.processing import InputError
+from clear_hug_hf.processing import STANDARD_LEADS, InputError
 from clear_hug_hf.processing.feature_extraction_ecg_founder import EcgFounderFeatureExtractor
 
 
@@ -92,6 +92,28 @@ def test_when_recordings_are_prepared_as_released_then_values_agree_whatever_the
             np.testing.assert_allclose(values, expected.numpy(), atol=1e-5)
 
 
+def test_when_stored_recordings_lack_a_lead_of_the_model_then_they_are_refused_in_training_too() -> None:
+    one_lead, extractor = EcgFounderFeatureExtractor(lead_names=["I"]), EcgFounderFeatureExtractor()
+    waveform = np.random.default_rng(0).normal(size=(1, 5000))
+    signal, present = one_lead.clean(waveform, 500, ["I"], "mV")
+    assert one_lead.cut([signal], [np.empty(0, dtype=int)], [present])["input_values"].shape == (1, 1, 5000)
+    with pytest.raises(InputError, match=r"lead II, III, aVR, .* is missing or flat, but this model was trained on"):
+        extractor.cut([signal], [np.empty(0, dtype=int)], [present])
+
+
+@pytest.mark.parametrize(("preprocessing", "repaired"), [("fine_tuning", True), ("evaluation", False)])
+def test_when_samples_are_nan_then_fine_tuning_replaces_them_by_zero(preprocessing: str, repaired: bool) -> None:
+    rng = np.random.default_rng(0)
+    waveform = 1 + 0.1 * rng.normal(size=(12, 5000))
+    zeros = waveform.copy()
+    zeros[3, 100:150], waveform[3, 100:150] = 0, np.nan
+    extractor = EcgFounderFeatureExtractor(preprocessing=preprocessing)
+    about = {"sampling_rate": 500, "lead_names": STANDARD_LEADS, "unit": "mV"}
+    values = [extractor(signal, **about)["input_values"] for signal in (waveform, zeros)]
+    assert np.array_equal(*values) == repaired
+    assert extractor.keeps_unit == (preprocessing != "evaluation")
+
+
 def test_when_normalization_tensors_differ_then_nothing_changes_and_they_are_named(
     released: Released, tmp_path: Path
 ) -> None:
@@ -154,6 +176,10 @@ def test_when_a_file_has_a_released_size_then_sizes_and_labels_are_known(
         assert facts["labels_known"]
     else:
         assert (saved.lead_names, facts["kind"]) == (["I"], "ECGFounder encoder")
+        assert facts["hub_license"] == "bsd-3-clause-clear"
+        card = (tmp_path / "folder" / "README.md").read_text()
+        assert "CLEF of Nokia Bell Labs" in card
+        assert "HEEDB" not in card
         # 448,000 with the normalization layers.
         assert facts["num_parameters"] == pytest.approx(443e3, rel=0.001)
 

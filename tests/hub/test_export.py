@@ -23,6 +23,9 @@ from clear_hug_hf import (
     EcgFmConfig,
     EcgFmFeatureExtractor,
     EcgFmForSequenceClassification,
+    EcgFounderConfig,
+    EcgFounderFeatureExtractor,
+    EcgFounderForSequenceClassification,
     EcgJepaConfig,
     EcgJepaFeatureExtractor,
     EcgJepaForSequenceClassification,
@@ -62,6 +65,10 @@ SYSTEMS: dict[str, Any] = {
     "ecg_cpc": lambda: (
         EcgCpcForSequenceClassification(EcgCpcConfig.preset("tiny", hidden_size=32, num_labels=3)),
         EcgCpcFeatureExtractor(),
+    ),
+    "ecg_founder": lambda: (
+        EcgFounderForSequenceClassification(EcgFounderConfig.preset("tiny", num_labels=3)),
+        EcgFounderFeatureExtractor(),
     ),
     "ecg_fm": lambda: (
         EcgFmForSequenceClassification(EcgFmConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
