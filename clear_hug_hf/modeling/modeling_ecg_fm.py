@@ -35,9 +35,11 @@ from .modeling_ecg import (
     EcgModelOutput,
     EcgPreTrainedModel,
     check_shape,
+    draw_spans,
     masked_loss_mean,
     seeded_bits,
     seeded_counters,
+    seeded_fractions,
     validate_kwargs,
 )
 
@@ -321,43 +323,6 @@ class EcgFmQuantizer(nn.Module):
         codebooks = self.codevectors.view(self.num_groups, -1, self.codevectors.shape[-1])
         vectors = torch.einsum("bsgv,gvd->bsgd", chosen.to(codebooks.dtype), codebooks)
         return vectors.flatten(2), codes, logits.softmax(dim=-1)
-
-
-def seeded_fractions(seeds: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
-    """Uniform random numbers between 0 and 1, both exclusive, computed by [`seeded_bits`]."""
-    return ((seeded_bits(seeds, counters) >> 40 & 0xFFFFFF).float() + 0.5) / 0x1000000
-
-
-def draw_spans(
-    seeds: torch.Tensor, counters: torch.Tensor, valid: torch.Tensor, probability: float, length: int
-) -> torch.Tensor:
-    """
-    Draw a mask of spans that may overlap (Baevski et al., 2020, Section 3.1).
-
-    Args:
-        seeds (`torch.LongTensor` of shape `(B,)`):
-            Seed of each recording.
-        counters (`torch.LongTensor` of shape `(1 + S,)`):
-            See [`seeded_counters`].
-        valid (`torch.BoolTensor` of shape `(B, S)`):
-            True for tokens of the recording, which come first.
-        probability (`float`):
-            Sum of the lengths of the spans, as a fraction of the valid tokens; rounded up or down at random.
-        length (`int`):
-            Length of a span [tokens]. Recordings with fewer tokens are not masked.
-
-    Returns:
-        `torch.BoolTensor` of shape `(B, S)`: True for masked tokens.
-    """
-    num_valid = valid.sum(dim=1, keepdim=True)
-    fractions = seeded_fractions(seeds[:, None], counters)
-    num_spans = (probability * num_valid / length + fractions[:, :1]).floor()
-    can_start = torch.arange(valid.shape[1], device=valid.device) <= num_valid - length
-    order = fractions[:, 1:].masked_fill(~can_start, 2.0).argsort(dim=1, stable=True)
-    starts = (order.argsort(dim=1) < num_spans) & can_start
-    # A token is masked if one of the last `length` tokens starts a span.
-    started = F.pad(starts.long().cumsum(dim=1), (length, 0))
-    return started[:, length:] > started[:, :-length]
 
 
 def draw_negatives(

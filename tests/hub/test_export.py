@@ -35,6 +35,9 @@ from clear_hug_hf import (
     HeartLangConfig,
     HeartLangFeatureExtractor,
     HeartLangForSequenceClassification,
+    HubertEcgConfig,
+    HubertEcgFeatureExtractor,
+    HubertEcgForSequenceClassification,
     StMemConfig,
     StMemFeatureExtractor,
     StMemForSequenceClassification,
@@ -73,6 +76,10 @@ SYSTEMS: dict[str, Any] = {
     "ecg_fm": lambda: (
         EcgFmForSequenceClassification(EcgFmConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
         EcgFmFeatureExtractor(),
+    ),
+    "hubert_ecg": lambda: (
+        HubertEcgForSequenceClassification(HubertEcgConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
+        HubertEcgFeatureExtractor(),
     ),
     "st_mem": lambda: (
         StMemForSequenceClassification(StMemConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),

@@ -198,6 +198,17 @@ def _separated(num_patches: int = 12) -> Batch:
     }
 
 
+def _end_to_end() -> Batch:
+    """29 tokens, of which the second recording has 19, and their codes."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "input_values": torch.randn((2, 1920), generator=generator),
+        "attention_mask": torch.arange(1920) < torch.tensor([[1920], [1300]]),
+        "bool_masked_pos": torch.arange(29).expand(2, -1) % 3 > 0,
+        "codes": torch.randint(0, 10, (2, 29, 2), generator=generator),
+    }
+
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 BEATS = {
     **SIZES,
@@ -227,6 +238,11 @@ SAMPLES = {
     **SIZES,
     **{"conv_dim": [16] * 4, "num_conv_pos_embeddings": 32, "num_conv_pos_embedding_groups": 4, "num_samples": 480},
     **{"num_codevectors_per_group": 10, "codevector_dim": 16, "proj_codevector_dim": 12, "num_negatives": 7},
+}
+END_TO_END = {
+    **SIZES,
+    **{"conv_dim": [16] * 5, "num_conv_pos_embeddings": 32, "num_conv_pos_embedding_groups": 4, "num_samples": 800},
+    **{"vocab_sizes": [10, 12], "classifier_proj_size": 12, "logits_temperature": 0.5},
 }
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {**TOWER, "model_type": "vit", "image_size": 64, "patch_size": 16}
@@ -315,6 +331,13 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             _samples,
             captured=("",),
             options={name: size for name, size in SAMPLES.items() if name != "num_samples"},
+        ),
+        SmallSystem(
+            "hubert_ecg",
+            {**END_TO_END, **WIDE},
+            _end_to_end,
+            captured=("",),
+            options={name: size for name, size in END_TO_END.items() if name != "num_samples"},
         ),
         SmallSystem(
             "st_mem",

@@ -28,6 +28,8 @@ from clear_hug_hf import (
     EcgScanForImageClassification,
     HeartLangConfig,
     HeartLangForSequenceClassification,
+    HubertEcgConfig,
+    HubertEcgForSequenceClassification,
     StMemConfig,
     StMemForSequenceClassification,
 )
@@ -118,6 +120,17 @@ _SYSTEMS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig, torch.Tensor,
         EcgCpcConfig.preset("tiny", hidden_size=16, kernel_length=40),
         torch.randn((2, 12, 120), generator=_GENERATOR),
         {"conv_kernel_size": 5, "step_range": [0.01, 0.1]},
+    ),
+    "hubert_ecg": (
+        HubertEcgForSequenceClassification,
+        HubertEcgConfig.preset(
+            "tiny", hidden_size=32, num_hidden_layers=2, intermediate_size=32, initializer_range=0.2
+        ),
+        torch.randn((2, 1200), generator=_GENERATOR),
+        {
+            **{"conv_dim": [32, 32, 32, 32, 16], "conv_kernel": [8, 3, 3, 2, 2], "conv_stride": [4, 2, 2, 2, 1]},
+            **{"vocab_sizes": [10, 20]},
+        },
     ),
     "st_mem": (
         StMemForSequenceClassification,
