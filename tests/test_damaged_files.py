@@ -127,7 +127,7 @@ def test_when_a_file_of_a_model_is_mutated_then_only_one_sentence_comes_out(fold
     path = folder / name
     load: Callable[[Path], Any] = load_config if name == "config.json" else load_feature_extractor
     content = path.read_bytes()
-    waveform = np.random.default_rng(0).normal(size=(12, 1500)).astype(np.float32)
+    waveform = np.random.default_rng(0).normal(size=(12, 3000)).astype(np.float32)
     leads = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
     refused = 0
     for seed in range(NUM_MUTATIONS):
