@@ -15,6 +15,7 @@ declare -A SOURCES=(
     [ecg-founder]=hf://PKUDigitalHealth/ECGFounder
     [ecg-fm]=hf://wanglab/ecg-fm
     [heartlang]=hf://PKUDigitalHealth/HeartLang
+    [hubert-ecg]=hf://Edoardo-BS/hubert-ecg-base
     [ecg-cpc]=https://ndownloader.figshare.com/files/58173919
 )
 # Macro AUROC in percent of a linear probe on the five superclasses with all labels, from the paper named.
