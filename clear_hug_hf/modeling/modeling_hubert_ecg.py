@@ -287,9 +287,9 @@ class HubertEcgForPreTraining(HubertEcgPreTrainedModel):
         outputs = self.hubert_ecg(input_values, attention_mask, bool_masked_pos, self.mask_embedding, **kwargs)
         code_logits = [
             F.normalize(projection(outputs.last_hidden_state).float(), dim=2)
-            @ F.normalize(embedding.weight.float(), dim=1).T
+            @ F.normalize(embeddings.float(), dim=1).T
             / config.logits_temperature
-            for projection, embedding in zip(self.final_proj, self.label_embedding, strict=True)
+            for projection, embeddings in zip(self.final_proj, self.label_embedding.parameters(), strict=True)
         ]
         loss = loss_weight = None
         if codes is not None:
