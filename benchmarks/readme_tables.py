@@ -631,7 +631,7 @@ _FOLD_9 = (
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"shipped_weights": shipped_weights},
     "docs/cli.md": {"command_line": command_line},
-    "docs/encoders.md": {"encoders": encoders},
+    "docs/encoders.md": {"encoders": encoders, "encoder_latency": encoder_latency},
     "docs/results.md": {
         "heads": heads,
         "baselines": baselines,
