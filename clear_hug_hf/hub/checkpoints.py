@@ -405,6 +405,31 @@ def num_heads(width: int, num_attention_heads: int | None, released: Mapping[int
     return released[width]
 
 
+def fused_attention_sizes(
+    state_dict: Mapping[str, torch.Tensor], key: str, heads: int | None, released: Mapping[int, int], argument: str
+) -> tuple[int, int]:
+    """
+    Number and size of the attention heads of a layer with fused queries, keys and values.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`): Tensors by released name.
+        key (`str`): Name of the fused weight, of shape `(3 * heads * size, width)`.
+        heads (`int`, *optional*): Number of heads; by default that of the released width.
+        released, argument: See [`num_heads`].
+
+    Raises:
+        InputError: If the number of heads is unknown or does not divide the rows.
+    """
+    features, width = tensor_shape(state_dict, key, 2)
+    heads = num_heads(width, heads, released, argument)
+    if not isinstance(heads, int) or heads < 1 or features % (3 * heads):
+        raise InputError(
+            f"{key} has {features} rows, which are not queries, keys and values of {heads} attention heads: check "
+            f"that the file is the right one, or pass {argument}"
+        )
+    return heads, features // (3 * heads)
+
+
 def count_layers(state_dict: Mapping[str, torch.Tensor], prefix: str) -> int:
     """Number of layers whose keys start with a prefix; at least one, so that missing keys are reported."""
     return max(1, len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}))
@@ -504,6 +529,7 @@ __all__ = [
     "count_layers",
     "fill_model",
     "find_checkpoint",
+    "fused_attention_sizes",
     "label_fields",
     "load_state_dict",
     "name_size",

@@ -21,10 +21,10 @@ from .checkpoints import (
     build_model,
     check_keys,
     count_layers,
+    fused_attention_sizes,
     label_fields,
     load_state_dict,
     name_size,
-    num_heads,
     tensor_shape,
 )
 from .converted import check_replaceable, save_converted
@@ -152,21 +152,16 @@ def convert_heartlang_state_dict(
 
     prefix = {PRETRAINED: "", CLASSIFIER: BACKBONE, TOKENIZER: "encoder."}[kind]
     width, beat_length, _ = tensor_shape(state_dict, f"{prefix}token_embed.tokenConv.weight", 3)
-    heads = num_heads(width, num_attention_heads, HEADS[kind], "num_attention_heads")
-    qkv = f"{prefix}{LAYERS}0.0.to_qkv.weight"
-    features = tensor_shape(state_dict, qkv, 2)[0]
-    if not isinstance(heads, int) or heads < 1 or features % (3 * heads):
-        raise InputError(
-            f"{qkv} has {features} rows, which are not queries, keys and values of {heads} attention heads: check "
-            "that the file is the right one, or pass num_attention_heads"
-        )
+    heads, head_dim = fused_attention_sizes(
+        state_dict, f"{prefix}{LAYERS}0.0.to_qkv.weight", num_attention_heads, HEADS[kind], "num_attention_heads"
+    )
     sizes: dict[str, Any] = {
         "num_beats": tensor_shape(state_dict, f"{prefix}pos_embed", 3)[1] - 1,
         "beat_length": beat_length,
         "hidden_size": width,
         "num_hidden_layers": count_layers(state_dict, f"{prefix}{LAYERS}"),
         "num_attention_heads": heads,
-        "head_dim": features // (3 * heads),
+        "head_dim": head_dim,
         "intermediate_size": tensor_shape(state_dict, f"{prefix}{LAYERS}0.1.net.1.weight", 2)[0],
         "num_lead_embeddings": tensor_shape(state_dict, f"{prefix}spa_embed.embed.weight", 2)[0],
         "num_time_embeddings": tensor_shape(state_dict, f"{prefix}tem_embed.embed.weight", 2)[0],

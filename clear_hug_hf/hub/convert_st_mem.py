@@ -22,10 +22,10 @@ from .checkpoints import (
     build_model,
     check_keys,
     count_layers,
+    fused_attention_sizes,
     label_fields,
     load_state_dict,
     name_size,
-    num_heads,
     summarize_names,
     tensor_shape,
 )
@@ -132,26 +132,12 @@ def find_unused(state_dict: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
     return {reason: names for reason, names in unused.items() if names}
 
 
-def _attention_sizes(
-    state_dict: Mapping[str, torch.Tensor], key: str, heads: int | None, released: Mapping[int, int], argument: str
-) -> tuple[int, int]:
-    """Number and size of the attention heads of a layer."""
-    features, width = tensor_shape(state_dict, key, 2)
-    heads = num_heads(width, heads, released, argument)
-    if not isinstance(heads, int) or heads < 1 or features % (3 * heads):
-        raise InputError(
-            f"{key} has {features} rows, which are not queries, keys and values of {heads} attention heads: check "
-            f"that the file is the right one, or pass {argument}"
-        )
-    return heads, features // (3 * heads)
-
-
 def _read_sizes(
     state_dict: Mapping[str, torch.Tensor], kind: str, prefix: str, heads: int | None, decoder_heads: int | None
 ) -> dict[str, Any]:
     """Fields of the config from the shapes of the tensors."""
     width, patch_size = tensor_shape(state_dict, f"{prefix}{PATCHES}2.weight", 2)
-    num_attention_heads, head_dim = _attention_sizes(
+    num_attention_heads, head_dim = fused_attention_sizes(
         state_dict, f"{prefix}block0.attn.fn.to_qkv.weight", heads, ENCODER_HEADS, "num_attention_heads"
     )
     sizes: dict[str, Any] = {
@@ -165,7 +151,7 @@ def _read_sizes(
     }
     if kind == PRETRAINED:
         key = "decoder_blocks.0.attn.fn.to_qkv.weight"
-        num_attention_heads, decoder_head_dim = _attention_sizes(
+        num_attention_heads, decoder_head_dim = fused_attention_sizes(
             state_dict, key, decoder_heads, DECODER_HEADS, "decoder_num_attention_heads"
         )
         if decoder_head_dim != head_dim:
