@@ -275,17 +275,7 @@ class EcgConfig(PreTrainedConfig):
             `ValueError`: if a value is out of range or fields contradict each other.
         """
         super().validate_architecture()
-        for item in fields(self):
-            name, value, metadata = item.name, getattr(self, item.name), item.metadata
-            if value is None:
-                continue
-            requirement, is_valid = metadata.get("valid_if", ("", None))
-            if is_valid and not is_valid(value):
-                raise ValueError(f"{name} {requirement}, got {value}.")
-            if "maximum" in metadata and not value <= metadata["maximum"]:
-                raise ValueError(f"{name} must be at most {metadata['maximum']}, got {short(value)}.")
-            if "choices" in metadata and value not in metadata["choices"]:
-                raise _invalid_choice(name, value, metadata["choices"])
+        check_fields(self)
         if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
             raise ValueError(f"lead_names must contain at least one lead and no duplicates, got {self.lead_names}.")
         width = getattr(self, "hidden_size", None)
@@ -382,6 +372,26 @@ class EcgConfig(PreTrainedConfig):
         if len(set(labels.values())) < len(labels):
             raise ValueError(f"id2label must not contain duplicate names, got {short(labels)}.")
         self.label2id = {name: int(key) for key, name in labels.items()}
+
+
+def check_fields(config: PreTrainedConfig) -> None:
+    """
+    Check the fields of a config against their metadata.
+
+    Raises:
+        `ValueError`: if a value is out of range.
+    """
+    for item in fields(config):
+        name, value, metadata = item.name, getattr(config, item.name), item.metadata
+        if value is None:
+            continue
+        requirement, is_valid = metadata.get("valid_if", ("", None))
+        if is_valid and not is_valid(value):
+            raise ValueError(f"{name} {requirement}, got {value}.")
+        if "maximum" in metadata and not value <= metadata["maximum"]:
+            raise ValueError(f"{name} must be at most {metadata['maximum']}, got {short(value)}.")
+        if "choices" in metadata and value not in metadata["choices"]:
+            raise _invalid_choice(name, value, metadata["choices"])
 
 
 def estimate_num_parameters(width: int, layers: int, inner: int, rows: int, attended: int | None = None) -> int:
