@@ -416,6 +416,17 @@ def check_num_parameters(count: int) -> None:
         )
 
 
+def check_momentum(start: float, end: float) -> None:
+    """
+    Check the momentum of a moving average at the start and at the end of training.
+
+    Raises:
+        `ValueError`: if they are not between 0 and 1 and in ascending order.
+    """
+    if not 0 <= start <= end <= 1:
+        raise ValueError(f"ema_start={start} and ema_end={end} must be between 0 and 1 and in ascending order.")
+
+
 def _check_num_labels(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LABELS:
         raise ValueError(f"num_labels must be an integer between 0 and {MAX_LABELS}, got {short(value)}.")

@@ -19,6 +19,7 @@ from .configuration_ecg import (
     AttentionForm,
     EcgConfig,
     at_most,
+    check_momentum,
     strict_config,
     transformer_sizes,
 )
@@ -212,11 +213,7 @@ class EcgJepaConfig(EcgConfig):
             raise ValueError(
                 f"mask_ratio must be a lowest and a highest fraction between 0 and 1, got {self.mask_ratio}."
             )
-        if not 0 <= self.ema_start <= self.ema_end <= 1:
-            raise ValueError(
-                f"ema_start={self.ema_start} and ema_end={self.ema_end} must be between 0 and 1 and in ascending "
-                "order."
-            )
+        check_momentum(self.ema_start, self.ema_end)
 
 
 __all__ = ["EcgJepaConfig"]

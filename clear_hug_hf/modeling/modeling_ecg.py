@@ -8,7 +8,7 @@ Shapes: `B` recordings, `L` leads, `S` tokens, `D` hidden size.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -708,6 +708,53 @@ class EcgPreTrainedModel(PreTrainedModel):
             init.copy_(getattr(module, name), value)
 
 
+class MomentumTeacher(EcgPreTrainedModel):
+    """
+    Base class of pre-training models with teachers: copies of some of their modules, which are initialized with the
+    weights of their students and then follow these as exponential moving averages.
+
+    Subclasses define `momentum_pairs` and, if the momentum is not constant, `momentum_at`.
+    """
+
+    def momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Each teacher and its student, which have the same modules."""
+        raise NotImplementedError
+
+    def momentum_at(self, progress: float) -> float:
+        """Fraction of a teacher that remains after a step, at a finished fraction of the training steps."""
+        raise NotImplementedError
+
+    def initialize_weights(self) -> None:
+        """Initialize weights that were not loaded. Teachers are initialized with the weights of their students."""
+        super().initialize_weights()
+        with torch.no_grad():
+            for pair in self.momentum_pairs():
+                teacher, student = (module.state_dict(keep_vars=True).values() for module in pair)
+                for copy, original in zip(teacher, student, strict=True):
+                    init.copy_(copy, original)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode. Teachers never have gradients."""
+        super().train(mode)
+        for teacher, _ in self.momentum_pairs():
+            teacher.requires_grad_(False)  # loading sets `requires_grad` of all parameters
+        return self
+
+    @torch.no_grad()
+    def after_optimizer_step(self, progress: float) -> None:
+        """
+        Update the teachers.
+
+        Args:
+            progress (`float`):
+                Completed fraction of the training steps, from 0 to 1.
+        """
+        for teacher, student in self.momentum_pairs():
+            torch._foreach_lerp_(
+                list(teacher.parameters()), list(student.parameters()), 1.0 - self.momentum_at(progress)
+            )
+
+
 class EcgForSequenceClassification(EcgPreTrainedModel):
     """
     Encoder with a pooling head and a linear classifier. Subclasses also inherit from the pre-trained base class of
@@ -770,6 +817,7 @@ __all__ = [
     "EcgModelOutput",
     "EcgPreTrainedModel",
     "MeanHead",
+    "MomentumTeacher",
     "classification_loss",
     "infer_problem_type",
     "masked_binary_cross_entropy",

@@ -34,6 +34,7 @@ from .modeling_ecg import (
     EcgForSequenceClassification,
     EcgModelOutput,
     EcgPreTrainedModel,
+    MomentumTeacher,
     PreNormLayer,
     check_shape,
     presence_mask,
@@ -548,7 +549,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         )
 
 
-class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
+class EcgJepaForPreTraining(EcgJepaPreTrainedModel, MomentumTeacher):
     """
     ECG-JEPA pre-training: student, teacher and predictor.
 
@@ -571,34 +572,23 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         self.post_init()
         self.train(self.training)
 
-    def initialize_weights(self) -> None:
-        """Initialize weights that were not loaded. The teacher is initialized with the student's weights."""
-        super().initialize_weights()
-        with torch.no_grad():
-            for teacher, student in zip(self.teacher.parameters(), self.ecg_jepa.parameters(), strict=True):
-                init.copy_(teacher, student)
+    def momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(self.teacher, self.ecg_jepa)]
+
+    def momentum_at(self, progress: float) -> float:
+        """
+        Decay of the teacher, linear from `ema_start` to `ema_end` (Kim, 2024). After step `k` of `K`, counted from 0,
+        the training loop passes `(k + 1) / K`, whereas the released code uses `k / K`: the decays differ by
+        `(ema_end - ema_start) / K`.
+        """
+        return self.config.ema_start + (self.config.ema_end - self.config.ema_start) * progress
 
     def train(self, mode: bool = True) -> "EcgJepaForPreTraining":
         """Set the training mode. The teacher stays in evaluation mode unless `config.teacher_drop_path` is set."""
         super().train(mode)
-        self.teacher.requires_grad_(False)  # loading sets `requires_grad` of all parameters
         if not self.config.teacher_drop_path:
             self.teacher.eval()
         return self
-
-    @torch.no_grad()
-    def after_optimizer_step(self, progress: float) -> None:
-        """
-        Update the teacher as the exponential moving average of the student (Kim, 2024). After step `k` of `K`, counted
-        from 0, the training loop passes `(k + 1) / K`, whereas the released code uses `k / K`: the decays differ by
-        `(ema_end - ema_start) / K`.
-
-        Args:
-            progress (`float`):
-                Completed fraction of the training steps, from 0 (decay `ema_start`) to 1 (decay `ema_end`).
-        """
-        decay = self.config.ema_start + (self.config.ema_end - self.config.ema_start) * progress
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.ecg_jepa.parameters()), 1.0 - decay)
 
     def _draw_mask(self, num_times: int, seed: int | None, generator: torch.Generator | None) -> list[bool]:
         count = num_mask_draws(self.config, num_times)
