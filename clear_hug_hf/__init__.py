@@ -10,13 +10,14 @@ imported when they are first used.
 from importlib import import_module
 
 from . import registration
+from .objectives import shared_objectives
 from .processing.lazy_names import lazy_names
 from .systems import SYSTEMS
 
 
 __version__ = "0.1.0"
 
-# Public names by module; the systems' classes are public, too.
+# Public names by module; the classes of systems and objectives are public, too.
 _NAMES = {
     ".data.collator": ("EcgCollator",),
     ".data.preparation": ("prepare",),
@@ -34,10 +35,10 @@ _NAMES = {
     ".training.folders": ("load_classifier", "load_for_finetuning", "shipped_model"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
-for _system in SYSTEMS.values():
-    _MODULES |= _system.public_names
-    # The rooms show the classes of their systems, too: `from clear_hug_hf.modeling import ...`.
-    for _name, _module in _system.public_names.items():
+for _public_names in (declared.public_names for room in (SYSTEMS, shared_objectives()) for declared in room.values()):
+    _MODULES |= _public_names
+    # The rooms show these classes, too: `from clear_hug_hf.modeling import ...`.
+    for _name, _module in _public_names.items():
         if _module.startswith("."):
             _room = import_module(_module.rpartition(".")[0], __name__)
             vars(_room).setdefault("_MODULES", {})[_name] = __name__ + _module

@@ -183,7 +183,7 @@ def make_house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         if small.system.teachers:
             _save_teacher(folder / "teacher")
         _run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", name, "--output-dir", folder / "data")
-        if small.system.objectives:
+        if small.objective is not None:
             command = ["pretrain", "--data", folder / "data", *small.words(folder), *PRETRAINING]
             _run(*command, "--output-dir", folder / "pretrained")
         else:

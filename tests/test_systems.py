@@ -13,7 +13,9 @@ import transformers
 
 import clear_hug_hf
 from clear_hug_hf import hub, systems
-from clear_hug_hf.systems import DEFAULT_SYSTEM, SYSTEMS, System, load, system_of
+from clear_hug_hf.objectives import find_objective, shared_objectives
+from clear_hug_hf.processing import InputError
+from clear_hug_hf.systems import DEFAULT_SYSTEM, SYSTEMS, Objective, System, load, system_of
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -100,3 +102,63 @@ def test_when_a_room_is_asked_for_a_class_or_converter_of_a_system_then_it_has_i
             assert getattr(hub, system.converter.function.split(":")[1]) is load(system.converter.function)
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         from clear_hug_hf.hub import nothing  # noqa: F401
+
+
+# Objectives
+
+
+@pytest.mark.parametrize("objective", shared_objectives().values(), ids=lambda objective: objective.name)
+def test_when_an_objective_is_shared_then_its_classes_fit_and_its_backbone_is_a_system(objective: Objective) -> None:
+    config = load(objective.config)(backbone_config=SYSTEMS[objective.backbone].config.preset("tiny"))
+    assert {**vars(config), **objective.settings}.keys() == vars(config).keys(), "settings are fields"
+    assert load(objective.model).config_class is load(objective.config)
+    assert load(objective.collator)
+    assert objective.picture is None or load(objective.picture)
+    assert objective.title
+    assert objective.paper
+
+
+SHARED = Objective(name="shared", model="a:B", summary="", loss="", config="a:C", backbone="ecg_cpc")
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Objective:
+    monkeypatch.setattr("clear_hug_hf.objectives.shared_objectives", lambda: {"shared": SHARED})
+    return SHARED
+
+
+@pytest.mark.parametrize(
+    ("name", "system", "expected"),
+    [
+        (None, None, ("clear_hug", "clear")),
+        ("clear", None, ("clear_hug", "clear")),
+        ("jepa", None, ("ecg_jepa", "jepa")),
+        (None, "ecg_jepa", ("ecg_jepa", "jepa")),
+        (None, "ecg_cpc", ("ecg_cpc", "shared")),
+        ("shared", None, ("ecg_cpc", "shared")),
+        ("shared", "clear_hug", ("clear_hug", "shared")),
+        ("shared", "ecg_fm", ("ecg_fm", "shared")),
+    ],
+)
+@pytest.mark.usefixtures("shared")
+def test_when_objective_or_system_are_named_then_the_other_one_follows(
+    name: str | None, system: str | None, expected: tuple[str, str]
+) -> None:
+    system, objective = find_objective(name, system)
+    assert (system, objective.name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "system", "message"),
+    [
+        (None, "ecg_fm", "ecg_fm has no pre-training objective of its own: choose from shared"),
+        ("clear", "ecg_jepa", "ecg_jepa cannot be pre-trained with the objective 'clear': choose from jepa, shared"),
+        ("shared", "ecg_scan", "ecg_scan cannot be pre-trained with the objective 'shared': choose from alignment"),
+    ],
+)
+@pytest.mark.usefixtures("shared")
+def test_when_a_system_does_not_have_the_objective_then_its_objectives_are_named(
+    name: str | None, system: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        find_objective(name, system)

@@ -4,7 +4,7 @@ from textwrap import indent
 from typing import Any
 
 from ..data.readers import CSV_CONTRACT
-from ..systems import pretrainable_systems
+from ..objectives import systems_with_default_objective
 from ..workflows.prepare import PrepareArguments, prepare
 from ..workflows.shared import say, system_options
 
@@ -40,7 +40,7 @@ def run(arguments: PrepareArguments) -> int:
     if not result.is_new:
         say(f"{arguments.output_dir} was already prepared with these settings: no recording was read")
     any_rejected = _print_counts(result.manifest)
-    if result.system in pretrainable_systems():
+    if result.system in systems_with_default_objective():
         command, output = f"pretrain{system_options(result.system)}", "runs/pretrained"
     else:
         command, output = "finetune --model FOLDER_OF_CONVERTED_WEIGHTS", "runs/finetuned"

@@ -4,7 +4,8 @@ import os
 import textwrap
 from dataclasses import dataclass, field, replace
 
-from ..systems import DEFAULT_SYSTEM, SYSTEMS, pretrainable_systems
+from ..objectives import shared_objectives, systems_with_default_objective
+from ..systems import DEFAULT_SYSTEM, SYSTEMS, Objective
 from ..training.arguments import PretrainingArguments
 from ..training.recipes import Recipe
 from ..utils.arguments import Arguments
@@ -19,16 +20,22 @@ class RunArguments(Arguments):
     restart: bool = field(default=False, metadata={"help": "Start over if the output folder holds checkpoints."})
 
 
-_PRETRAINABLE = {name: SYSTEMS[name] for name in pretrainable_systems()}
-_SYSTEMS = "\n".join(
-    textwrap.fill(f"{name:10s}  {system.objective.summary}", 108, initial_indent="  ", subsequent_indent=" " * 14)
-    for name, system in _PRETRAINABLE.items()
-)
+def _describe(objective: Objective, system: str) -> str:
+    text = f"{objective.name:10s}  {objective.summary} (--backbone {system})"
+    return textwrap.fill(text, 108, initial_indent="  ", subsequent_indent=" " * 14)
+
+
+_OWN = "\n".join(_describe(objective, name) for name, system in SYSTEMS.items() for objective in system.objectives)
+_SHARED = "\n".join(_describe(objective, objective.backbone) for objective in shared_objectives().values())
 ARGUMENTS = (RunArguments, Recipe, PretrainingArguments)
 DESCRIPTION = f"""\
 Pre-train an encoder. The defaults suit tiny models on a CPU; scripts/recipes/ contains the papers' recipes.
 
-{_SYSTEMS}
+Objectives of one family of encoders:
+{_OWN}
+
+Objectives for any encoder of recordings, with the one for which they are meant; they save the encoder alone:
+{_SHARED or "  none"}
 
 If interrupted or killed, the same command continues from the last checkpoint and ends with the same
 weights.
@@ -39,7 +46,7 @@ and versions for the model card), checkpoints/, tracking/ (with --report-to), an
 recording, and its reconstruction)."""
 _SYSTEM_EXAMPLES = "".join(
     f"  clear-hug pretrain{system_options(name)} \\\n      --data prepared/{name} --output-dir runs/{name}\n"
-    for name in _PRETRAINABLE
+    for name in systems_with_default_objective()
     if name != DEFAULT_SYSTEM
 )
 EXAMPLES = f"""\

@@ -19,8 +19,9 @@ from huggingface_hub import (
 )
 
 from ..inference.classifier_outputs import model_label_names, model_thresholds
+from ..objectives import find_objective
 from ..processing.errors import InputError, import_library
-from ..systems import SYSTEMS, System
+from ..systems import SYSTEMS, Objective, System
 from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
 from .checkpoints import with_article
 
@@ -276,6 +277,15 @@ def _system(encoder: Mapping[str, Any]) -> System:
     return SYSTEMS[name]
 
 
+def _objective(encoder: Mapping[str, Any]) -> Objective:
+    """The objective of a pre-training run."""
+    system = _system(encoder)
+    try:
+        return find_objective(encoder.get("objective"), system.name)[1]
+    except InputError as error:
+        raise InputError(f"{PRETRAINING}: {error}") from error
+
+
 def _earlier_runs(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     """The runs that initialized a pre-training run, latest first."""
     while encoder is not None and (encoder := encoder.get("initialized_from")) is not None:
@@ -438,7 +448,7 @@ def _pretraining_tables(encoder: Mapping[str, Any] | None) -> list[dict[str, Any
         rows.append(["validation recordings", f"{result['validation_loss']:.4f}"])
     return [
         {
-            "title": _system(encoder).objective.loss_title,
+            "title": _objective(encoder).loss_title,
             "columns": ["", f"after epoch {_field(result, 'epoch', PRETRAINING)}"],
             "rows": rows,
             "note": ("The epoch was selected on the validation recordings. " if encoder.get("chosen") else "")
@@ -500,10 +510,11 @@ def _made(
             f"{size} with {tensor_counts(conversion)}." + "".join(f" {note}" for note in _conversion_notes(conversion))
         )
     if encoder is not None:
-        recipe, system = _field(encoder, "recipe", PRETRAINING), _system(encoder)
+        recipe, system, objective = _field(encoder, "recipe", PRETRAINING), _system(encoder), _objective(encoder)
         result = _field(encoder, "result", PRETRAINING)
         text = (
-            f"**Pre-training** {system.objective.supervision}: {system.display_name}, {encoder.get('size') or 'own'} "
+            f"**Pre-training** {objective.supervision}{f' by {objective.title}' if objective.title else ''}: "
+            f"{system.display_name}, {encoder.get('size') or 'own'} "
             f"size, {recipe.get('num_train_epochs')} epochs, seed {recipe.get('seed')}."
         )
         if encoder.get("chosen"):
@@ -706,8 +717,11 @@ def _license_text(
 
 
 def _citations(config: Any, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    systems = [SYSTEMS[config.model_type], *map(_system, _teacher_runs(_encoder_facts(facts, PRETRAINING)))]
-    citations = [*(system.paper for system in systems), *(source.get("citation") for source in _all_sources(facts))]
+    encoder = _encoder_facts(facts, PRETRAINING)
+    systems = [SYSTEMS[config.model_type], *map(_system, _teacher_runs(encoder))]
+    objectives = [] if encoder is None else [_objective(encoder).paper]
+    citations = [*(system.paper for system in systems), *objectives]
+    citations += [str(source.get("citation") or "") for source in _all_sources(facts)]
     return [f"- {citation}" for citation in dict.fromkeys(filter(None, citations))]
 
 

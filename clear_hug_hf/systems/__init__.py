@@ -76,11 +76,6 @@ def system_of(instance: Any) -> System:
     raise KeyError(f"{type(instance).__name__} belongs to no system: choose from {', '.join(SYSTEMS)}")
 
 
-def pretrainable_systems() -> tuple[str, ...]:
-    """Names of the systems that have a pre-training objective."""
-    return tuple(name for name, system in SYSTEMS.items() if system.objectives)
-
-
 def head_types() -> tuple[str, ...]:
     """The head types of the classifiers of all systems."""
     return tuple(dict.fromkeys(head for system in SYSTEMS.values() for head in system.heads))
@@ -97,6 +92,5 @@ __all__ = [
     "System",
     "head_types",
     "load",
-    "pretrainable_systems",
     "system_of",
 ]

@@ -27,13 +27,23 @@ def load(reference: str) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """
-    A pre-training objective. Several objectives may share one encoder class.
+    A pre-training objective: one of a system, whose pre-training model has the system's config, or one that encoders
+    of all systems share, whose config contains that of the encoder.
 
     Args:
-        name (`str`): Name of the objective in its system.
+        name (`str`): Value of `--objective`.
         model (`str`): Reference to the pre-training model class.
         summary (`str`): Short description for the help of the command line.
-        parts (`str`): Modules that the saved model contains besides the encoder, as part of a sentence.
+        parts (`str`, *optional*): Modules that the saved model contains besides the encoder, as part of a sentence.
+            A shared objective saves the encoder alone.
+        title (`str`, *optional*): Name for model cards, if the system's name does not tell it, such as
+            `"contrastive predictive coding"`.
+        paper (`str`, *optional*): Authors, title, and a link, in Markdown, if it is not that of the system.
+        config (`str`, *optional*): For a shared objective: reference to its config class, an [`ObjectiveConfig`].
+        settings (`Mapping[str, Any]`, *optional*): Fields of the config that this name sets.
+        backbone (`str`, *optional*): For a shared objective: system that is pre-trained if none is named.
+        views (`tuple[tuple[str, ...], tuple[str, ...]]`, *optional*): Changes that make the first and the second view
+            of a recording, for objectives that compare two views. The collator receives them as `views`.
         supervision (`str`, *optional*, defaults to `"without labels"`): What it learns from besides recordings.
         loss (`str`): Description of the loss for plots.
         loss_report (`tuple[str, str]`, *optional*): Text before and after the losses that a run reports.
@@ -54,7 +64,13 @@ class Objective:
     name: str
     model: str
     summary: str
-    parts: str
+    parts: str = ""
+    title: str = ""
+    paper: str = ""
+    config: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str = ""
+    views: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     supervision: str = "without labels"
     loss: str
     loss_report: tuple[str, str] = ("loss", "")
@@ -65,6 +81,11 @@ class Objective:
     reads_texts: bool = False
     needs_full_batch: bool = False
     picture: str | None = None
+
+    @property
+    def public_names(self) -> dict[str, str]:
+        """Modules of its classes by class name."""
+        return {name: module for module, name in (name.split(":") for name in (self.config, self.model) if name)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +166,8 @@ class System:
         classes (`Mapping[str, str]`): References by Auto class. `AutoConfig`, `AutoModel` and `AutoFeatureExtractor`
             are required; `AutoModelForPreTraining` is the model of the first objective and is listed only if there is
             none.
-        objectives (`tuple[Objective, ...]`, *optional*): Pre-training objectives of its encoder, the default first.
-            Without one, released weights of the system can be converted and fine-tuned, but not pre-trained.
+        objectives (`tuple[Objective, ...]`, *optional*): Its own pre-training objectives, the default first. Any
+            encoder of recordings can also be pre-trained with the objectives that all systems share.
         description (`str`, *optional*): Name in the model card; defaults to the title.
         paper (`str`, *optional*): Authors, title, and a link, in Markdown.
         published (`Mapping[str, Mapping[str, tuple[float, float, float]]]`, *optional*): Macro AUROC in percent from
@@ -177,18 +198,6 @@ class System:
     is_default: bool = False
 
     @property
-    def objective(self) -> Objective:
-        """
-        The default pre-training objective.
-
-        Raises:
-            ValueError: If the system has none.
-        """
-        if not self.objectives:
-            raise ValueError(f"{self.title} cannot be pre-trained by this package: convert its released weights")
-        return self.objectives[0]
-
-    @property
     def pretraining_parts(self) -> str:
         """Modules that a pre-training model has besides the encoder, as part of a sentence."""
         return self.objectives[0].parts if self.objectives else "head"
@@ -213,13 +222,15 @@ class System:
         """References by Auto class, including `AutoModelForPreTraining` if there is such a model."""
         if not self.objectives:
             return dict(self.classes)
-        return {**self.classes, "AutoModelForPreTraining": self.objective.model}
+        return {**self.classes, "AutoModelForPreTraining": self.objectives[0].model}
 
     @property
     def public_names(self) -> dict[str, str]:
         """Modules of its classes by class name."""
-        references = [*self.auto_classes.values(), *(objective.model for objective in self.objectives)]
-        return {name: module for module, name in (reference.split(":") for reference in references)}
+        names = {name: module for module, name in (reference.split(":") for reference in self.auto_classes.values())}
+        for objective in self.objectives:
+            names |= objective.public_names
+        return names
 
     @property
     def reads_pages(self) -> bool:

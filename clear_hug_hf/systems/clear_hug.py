@@ -25,6 +25,18 @@ SYSTEM = System(
             loss_title="Mean squared error of masked beats, normalized to unit variance (1 for a flat line):",
             picture=".workflows.shared:draw_beat_reconstruction",
         ),
+        Objective(
+            name="mae",
+            title="a masked autoencoder with full attention",
+            model=".modeling.modeling_clear_hug:ClearHugForPreTraining",
+            settings={"full_attention": True},
+            summary="the paper's ablation of CLEAR: all tokens attend to all visible ones",
+            parts="decoder",
+            loss="mean squared error of masked beats",
+            loss_report=("loss of masked beats", " (1 for a flat line)"),
+            loss_title="Mean squared error of masked beats, normalized to unit variance (1 for a flat line):",
+            picture=".workflows.shared:draw_beat_reconstruction",
+        ),
     ),
     paper="Pan et al., Tracing the Heart's Pathways: ECG Representation Learning from a Cardiac Conduction "
     "Perspective, AAAI 2026, [arXiv 2512.24002](https://arxiv.org/abs/2512.24002)",

@@ -9,7 +9,9 @@ or
 - takes `seeds`, one per recording, for random numbers that do not depend on devices and processes;
 - takes `seed`, an integer, for random numbers that all recordings of a step share;
 - defines `after_optimizer_step(progress)`, called with the fraction of finished steps, such as to update a teacher;
-- lists in `monitors` further scalar fields of its output to log, such as indicators of collapse.
+- lists in `monitors` further scalar fields of its output to log, such as indicators of collapse;
+- has `published`, the encoder alone, which is saved in its place;
+- sets `ranks_by_loss = False` if a lower loss does not mean a better encoder, so that no epoch is the best.
 
 Order and masked beats depend only on the seed and the step, and dropout also on the process, so that a resumed run
 equals an uninterrupted one.
@@ -178,8 +180,8 @@ def pretrain(
         train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): Prepared recordings.
         feature_extractor: Feature extractor that the dataset was prepared with, saved with the weights.
         output_dir (`str` or `Path`, *optional*): Folder for `model/`, updated after every epoch, `best/`, the model
-            with the lowest validation loss, `pretraining_log.csv`, `pretraining_steps.csv`, `tracking/` and
-            `checkpoints/`, from which the same run resumes. By default, nothing is written.
+            with the lowest validation loss if that ranks models, `pretraining_log.csv`, `pretraining_steps.csv`,
+            `tracking/` and `checkpoints/`, from which the same run resumes. By default, nothing is written.
         validation_dataset ([`datasets.Dataset`], *optional*): Recordings whose loss is computed after every epoch.
         arguments ([`PretrainingArguments`], *optional*): The recipe.
         collator (`Callable`, *optional*): Collates rows into one batch (default: an [`EcgCollator`]).
@@ -264,7 +266,7 @@ def check_compatible(config: Any, feature_extractor: Any, *sets: Any) -> None:
     Check that a feature extractor and prepared datasets match a model.
 
     Args:
-        config ([`PreTrainedConfig`]): Config of the model.
+        config ([`PreTrainedConfig`]): Config of the model, or of an objective that contains that of its encoder.
         feature_extractor: Feature extractor of the same system; settings that only one of them has are not compared.
         sets (`datasets.Dataset` or `datasets.IterableDataset`): Prepared recordings.
 
@@ -272,6 +274,7 @@ def check_compatible(config: Any, feature_extractor: Any, *sets: Any) -> None:
         InputError: If sampling rates, leads or the lengths of beats, patches or windows differ, or the extractor
             returns more beats than the model reads.
     """
+    config = getattr(config, "backbone_config", config)
     for name, extractor_name in (
         ("sampling_rate", "sampling_rate"),
         ("beat_length", "beat_length"),
@@ -337,11 +340,17 @@ def _identity(
 ) -> dict[str, Any]:
     """Facts that must be equal for a run to resume; messages contain the keys."""
 
+    # Versions, loading and fields with `changes_numbers=False` do not change results.
+    ignored = {"transformers_version", "dtype", "auto_map", "architectures", "custom_pipelines"}
+    for config in (model.config, getattr(model.config, "backbone_config", model.config)):
+        ignored |= {field.name for field in fields(config) if not field.metadata.get("changes_numbers", True)}
+
     def select(settings: dict[str, Any]) -> dict[str, Any]:
-        # Versions, loading and fields with `changes_numbers=False` do not change results.
-        ignored = {"transformers_version", "dtype", "auto_map", "architectures", "custom_pipelines"}
-        ignored |= {field.name for field in fields(model.config) if not field.metadata.get("changes_numbers", True)}
-        return {k: v for k, v in settings.items() if k not in ignored and not k.startswith("_")}
+        return {
+            name: select(value) if name == "backbone_config" else value
+            for name, value in settings.items()
+            if name not in ignored and not name.startswith("_")
+        }
 
     digest = hashlib.sha256()
     if isinstance(dataset, datasets.IterableDataset):
@@ -359,6 +368,7 @@ def _identity(
             **recipe_settings(arguments),
             "mixed_precision": precision,
             "augmentation": float(getattr(collator, "augmentation", 0.0)),
+            **({"views": collator.views} if hasattr(collator, "views") else {}),
         },
     }
 
@@ -429,6 +439,7 @@ class _Loop:
         default = 16 if accelerator.device.type == "cpu" else process_batch_size
         self.micro_batch_size = min(arguments.per_device_train_batch_size or default, process_batch_size)
         self.monitors: tuple[str, ...] = tuple(getattr(model, "monitors", ()))
+        self.ranks_by_loss = getattr(model, "ranks_by_loss", True)
         parameters = inspect.signature(model.forward).parameters
         self.with_seeds, self.with_seed = "seeds" in parameters, "seed" in parameters
 
@@ -603,7 +614,7 @@ class _Loop:
             accelerator.log({"validation/loss": validation_loss}, step=self.step)
         if output_dir is not None:
             self._save_model(output_dir / MODEL_FOLDER)
-            if validation_loss is not None and validation_loss < self.best_loss:
+            if self.ranks_by_loss and validation_loss is not None and validation_loss < self.best_loss:
                 self.best_loss = validation_loss
                 self._save_model(output_dir / BEST_FOLDER)
         self._epoch_started, self._epoch_first = time.perf_counter(), self.step
@@ -667,7 +678,12 @@ class _Loop:
         model = self._unwrapped_model()
         if self.accelerator.is_main_process:
             # A collator of texts has the tokenizer of the model.
-            save_model_folder(folder, model, self.feature_extractor, getattr(self.collator, "tokenizer", None))
+            save_model_folder(
+                folder,
+                getattr(model, "published", model),
+                self.feature_extractor,
+                getattr(self.collator, "tokenizer", None),
+            )
         self.accelerator.wait_for_everyone()
 
     def _unwrapped_model(self) -> PreTrainedModel:

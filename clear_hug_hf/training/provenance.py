@@ -106,8 +106,10 @@ def describe_pretraining(
     recipe: Mapping[str, Any],
     data: Sequence[Mapping[str, Any]],
     *,
+    objective: str | None = None,
     size: str | None = None,
     options: Mapping[str, Any] | None = None,
+    objective_options: Mapping[str, Any] | None = None,
     augmentation: float | None = None,
     initialized_from: Mapping[str, Any] | None = None,
     signal_teacher: str | Path | None = None,
@@ -121,18 +123,24 @@ def describe_pretraining(
         recipe (`Mapping`): Settings of the run, from `PretrainingArguments`.
         data (`Sequence[Mapping]`): For each source, the result of [`describe_source`] with that of [`count_sets`] as
             `sets`.
-        size (`str`, *optional*): Preset of the model's config.
-        options (`Mapping`, *optional*): Fields of the config that override the preset.
+        objective (`str`, *optional*): Name of the objective (default: that of the system).
+        size (`str`, *optional*): Preset of the encoder's config.
+        options (`Mapping`, *optional*): Fields of the encoder's config that override the preset.
+        objective_options (`Mapping`, *optional*): Fields that override those of a shared objective.
         augmentation (`float`, *optional*): Strength of the augmentation.
         initialized_from (`Mapping`, *optional*): The same facts of the run whose model this run started from.
         signal_teacher (`str` or `Path`, *optional*): Folder of the encoder that pages were aligned with.
     """
-    validated = [row for row in history if row["validation_loss"] is not None]
+    saved = getattr(model, "published", model)
+    is_ranked = getattr(model, "ranks_by_loss", True)
+    validated = [row for row in history if row["validation_loss"] is not None and is_ranked]
     return {
-        "system": model.config.model_type,
+        "system": saved.config.model_type,
+        **({} if objective is None else {"objective": objective}),
         "size": size,
         "model": dict(options or {}),
-        "num_parameters": model.num_parameters(),
+        **({"objective_options": dict(objective_options)} if objective_options else {}),
+        "num_parameters": saved.num_parameters(),
         "data": list(data),
         "recipe": {**recipe, **({} if augmentation is None else {"augmentation": augmentation})},
         "result": history[-1],

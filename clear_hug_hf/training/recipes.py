@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..objectives import backbone_names, find_objective, objective_names, objectives_of
 from ..processing.errors import InputError
-from ..systems import DEFAULT_SYSTEM, SYSTEMS, Objective, load, pretrainable_systems
+from ..systems import DEFAULT_SYSTEM, SYSTEMS, Objective, System, load
 from ..utils.arguments import ArgumentParser, Arguments, nearest
 from .arguments import PretrainingArguments, augmentation_field
 
@@ -19,13 +22,27 @@ class Recipe(Arguments):
     The model to pre-train, its data, and the settings of its `training`.
 
     Raises:
-        InputError: If a value is outside its bounds, the system is unknown, or a teacher is set that it does not use.
+        InputError: If a value is outside its bounds, the system is unknown or cannot be pre-trained with the
+            objective, or an option is set that the objective does not use.
     """
 
     _group = "model and data"
 
-    system: str = field(
-        default=DEFAULT_SYSTEM, metadata={"help": "Family of models to pre-train.", "choices": pretrainable_systems()}
+    objective: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the encoder learns (default: the objective of the system).",
+            "choices": objective_names(),
+        },
+    )
+    system: str | None = field(
+        default=None,
+        metadata={
+            "help": "Family of encoders to pre-train (default: the backbone for which the objective is meant; "
+            f"without an objective {DEFAULT_SYSTEM}).",
+            "choices": backbone_names(),
+            "aliases": ["--backbone"],
+        },
     )
     size: str = field(
         default="tiny",
@@ -33,7 +50,23 @@ class Recipe(Arguments):
     )
     config_overrides: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "Fields of the config that override the preset, such as mask_ratio=0.75."},
+        metadata={"help": "Fields of the encoder's config that override the preset, such as mask_ratio=0.75."},
+    )
+    objective_overrides: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Fields of the config of an objective that systems share, such as temperature=0.2; other "
+            "objectives are configured by --config-overrides."
+        },
+    )
+    views: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "For objectives that compare two views of a recording: the changes that make the first and the "
+            "second view, each joined by +, such as crop+time_out crop+jitter; a single one stands for both "
+            "(default: those of the objective).",
+            "metavar": "VIEW",
+        },
     )
     data: list[str] = field(
         default_factory=list,
@@ -82,37 +115,54 @@ class Recipe(Arguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.system, objective = find_objective(self.objective, self.system)
+        self.objective = objective.name
         if self.augmentation is None:
-            self.augmentation = self.objective.augmentation
+            self.augmentation = objective.augmentation
         for name in ("signal_encoder", "vision", "text"):
-            if getattr(self, name) is not None and name not in self.objective.teachers:
+            if getattr(self, name) is not None and name not in objective.teachers:
                 raise InputError(f"{name} is only for systems that align pages, not for {self.system}: leave it out")
-        if self.objective.needs_full_batch and self.training.per_device_train_batch_size is None:
+        if self.objective_overrides and not objective.config:
+            raise InputError(f"the objective {objective.name} is configured by config_overrides: set its fields there")
+        if self.views and not any(objective.views):
+            raise InputError(f"the objective {objective.name} compares no views: leave views out")
+        if len(self.views) > 2:
+            raise InputError(f"there are {len(self.views)} views: set one for both, or a first and a second one")
+        if objective.needs_full_batch and self.training.per_device_train_batch_size is None:
             self.training.per_device_train_batch_size = self.training.train_batch_size
 
     @property
-    def objective(self) -> Objective:
-        """The pre-training objective of the system."""
-        return SYSTEMS[self.system].objective
+    def backbone(self) -> System:
+        """Declaration of the system."""
+        return SYSTEMS[str(self.system)]
+
+    @property
+    def pretraining_objective(self) -> Objective:
+        """Declaration of the objective."""
+        return objectives_of(self.backbone)[str(self.objective)]
 
     def make_config(self) -> Any:
         """
-        The model's config.
+        The config of the encoder, which an objective of the system shares.
 
         Raises:
             InputError: If the preset is unknown, or the config does not have a field or accept its value.
         """
-        from huggingface_hub.errors import StrictDataclassError
+        config_class, objective = self.backbone.config, self.pretraining_objective
+        check_field_names(self.config_overrides, config_class, "config")
+        settings = {} if objective.config else objective.settings
+        with config_errors():
+            return config_class.preset(self.size, **{**settings, **self.config_overrides})
 
-        config_class = SYSTEMS[self.system].config
-        known = [setting.name for setting in fields(config_class)]
-        for name in self.config_overrides:
-            if name not in known:
-                raise InputError(f"the config has no field {name!r}{nearest(name, known)}")
-        try:
-            return config_class.preset(self.size, **self.config_overrides)
-        except (TypeError, ValueError, StrictDataclassError) as error:
-            raise InputError(" ".join(str(error).split())) from error
+    def make_objective_config(self) -> Any:
+        """The config of the pre-training model; errors as in [`make_config`]."""
+        config, objective = self.make_config(), self.pretraining_objective
+        if not objective.config:
+            return config
+        config_class = load(objective.config)
+        check_field_names(self.objective_overrides, config_class, "config of the objective")
+        with config_errors():
+            return config_class(backbone_config=config, **{**objective.settings, **self.objective_overrides})
 
     def make_feature_extractor(self, prepared_with: Any = None) -> Any:
         """
@@ -128,7 +178,7 @@ class Recipe(Arguments):
         """
         from ..data.model_files import extractor_settings
 
-        config, extractor_class = self.make_config(), SYSTEMS[self.system].feature_extractor
+        config, extractor_class = self.make_config(), self.backbone.feature_extractor
         extractor = extractor_class() if prepared_with is None else prepared_with
         if type(extractor) is not extractor_class:
             raise InputError(
@@ -149,9 +199,11 @@ class Recipe(Arguments):
         from ..data.model_files import load_config
         from .folders import find_model_folder
 
-        config, model_class = self.make_config(), load(self.objective.model)
-        if not self.objective.teachers:
-            return model_class(config)
+        config, objective = self.make_objective_config(), self.pretraining_objective
+        model_class = load(objective.model)
+        if not objective.teachers:
+            with config_errors():
+                return model_class(config)
         if self.signal_encoder is None and config.signal_embed_dim is None:
             raise InputError(
                 "pages are aligned with signals: set --signal-encoder to the folder of a pre-trained signal encoder, "
@@ -172,8 +224,15 @@ class Recipe(Arguments):
         from .teachers import make_tokenizer
 
         assert self.augmentation is not None
-        collator = load(self.objective.collator)
-        if not self.objective.teachers:
+        objective = self.pretraining_objective
+        collator = load(objective.collator)
+        if any(objective.views):
+            views = [tuple(names.split("+")) for names in self.views] or objective.views
+            with_groups = "groups" in inspect.signature(model.forward).parameters
+            return collator(
+                feature_extractor, views=(views[0], views[-1]), augmentation=self.augmentation, with_groups=with_groups
+            )
+        if not objective.teachers:
             if collator is AugmentingCollator and not self.augmentation:
                 return None
             return collator(feature_extractor, augmentation=self.augmentation)
@@ -195,6 +254,25 @@ class Recipe(Arguments):
             split: add_signal_embeds(rows, model.base_model, self.signal_encoder, progress=progress)
             for split, rows in sets.items()
         }
+
+
+def check_field_names(names: Iterable[str], config_class: Any, what: str) -> None:
+    """Raise `InputError` for a name that is not a field of a config class, which `what` describes."""
+    known = [setting.name for setting in fields(config_class)]
+    for name in names:
+        if name not in known:
+            raise InputError(f"the {what} has no field {name!r}{nearest(name, known)}")
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Raise an `InputError` for the errors of configs."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise InputError(" ".join(str(error).split())) from error
 
 
 RECIPE_CLASSES = (Recipe, PretrainingArguments)

@@ -8,7 +8,8 @@ The metadata of a field holds its help text and the values it accepts:
 - `choices`: accepted values that are known only at run time (a `Literal` type declares the others);
 - `metavar`: placeholder of the value in the help;
 - `positional`: whether the command line takes the value without the name of the field;
-- `option`: `False` if the field is not an option.
+- `option`: `False` if the field is not an option;
+- `aliases`: other names of the option, such as `--backbone`.
 
 Other keys, such as `nargs`, are passed to argparse.
 """
@@ -138,6 +139,12 @@ class ArgumentParser(HfArgumentParser):
             default=argparse.SUPPRESS,
             help="YAML file of options by name; options on the command line override it",
         )
+        self._aliases = {
+            alias.strip("-"): setting.name
+            for dtype in self.dataclass_types
+            for setting in fields(dtype)
+            for alias in setting.metadata.get("aliases", ())
+        }
         required = [action for action in self._actions if action.required]
         self.usage = f"%(prog)s {' '.join([*map(_usage, required), '[options]'])}"
         self._required = {action.dest: _usage(action).split()[0] for action in required}
@@ -244,6 +251,8 @@ class ArgumentParser(HfArgumentParser):
     def _parse_settings(self, settings: Mapping[str, Any], source: str) -> dict[str, Any]:
         """Check and convert values by name, such as those of a YAML file, by parsing them as a command line."""
         options = {action.dest: action for action in self._actions if action.option_strings}
+        for alias, name in self._aliases.items():
+            options[alias] = options[name]
         words: list[str] = []
         empty: list[str] = []
         for name, value in settings.items():

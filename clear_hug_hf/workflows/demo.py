@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..systems import DEFAULT_SYSTEM, SYSTEMS, pretrainable_systems
+from ..objectives import systems_with_default_objective
+from ..systems import DEFAULT_SYSTEM, SYSTEMS
 from ..training.arguments import FinetuningArguments
 from ..utils.arguments import Arguments
 from .finetune import FinetuneArguments, drop_rare_labels, finetune_and_report
@@ -56,7 +57,7 @@ class DemoArguments(Arguments):
         default=DEFAULT_SYSTEM,
         metadata={
             "help": "Family of models.",
-            "choices": tuple(name for name in pretrainable_systems() if not SYSTEMS[name].teachers),
+            "choices": tuple(name for name in systems_with_default_objective() if not SYSTEMS[name].teachers),
         },
     )
     max_samples: int | None = max_samples_field()

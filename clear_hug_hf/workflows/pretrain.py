@@ -54,7 +54,7 @@ def pretrain(recipe: Recipe, restart: bool = False) -> PretrainResult:
 
     if not recipe.data:
         raise InputError("there are no recordings to pre-train on: set --data, or `data` in the recipe")
-    recipe.make_config()
+    recipe.make_objective_config()
     replaceable = [checkpoints.FOLDER, *([pretraining.EPOCH_LOG] if restart else [])]
     check_writable(recipe.output_dir, replaceable, [*recipe.data, recipe.signal_encoder])
     quiet_libraries()
@@ -76,7 +76,7 @@ def _read_for_pretraining(
     from ..data.texts import add_text_column
     from ..training.provenance import count_sets
 
-    if recipe.objective.teachers and recipe.streaming:
+    if recipe.pretraining_objective.teachers and recipe.streaming:
         raise InputError(f"{recipe.system} cannot be streamed: its teachers read all recordings before training")
     streaming_splits = ("train",) if recipe.streaming else ()
     all_sources = [read_source(folder, recipe.max_samples, streaming_splits) for folder in folders]
@@ -89,7 +89,7 @@ def _read_for_pretraining(
     parts: dict[str, list[Any]] = {}
     data: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
-    reads_texts = recipe.objective.reads_texts
+    reads_texts = recipe.pretraining_objective.reads_texts
     for sources in all_sources:
         sets, failed = prepare_splits(sources, extractor, sources.label_names if reads_texts else None)
         rejected += failed
@@ -120,8 +120,8 @@ def pretrain_and_draw(
     model = recipe.make_model()
     count = arguments.recordings_per_epoch if recipe.streaming else len(sets["train"])
     say(
-        f"pre-training {recipe.system} {recipe.size} ({model.num_parameters() / 1e6:.1f} M parameters) on "
-        f"{count} recordings, {arguments.num_train_epochs} epochs"
+        f"pre-training {recipe.system} {recipe.size} by {recipe.objective} ({model.num_parameters() / 1e6:.1f} M "
+        f"parameters) on {count} recordings, {arguments.num_train_epochs} epochs"
     )
     sets = recipe.add_teachers(model, sets)
     collator = recipe.make_collator(model, extractor)
@@ -132,7 +132,7 @@ def pretrain_and_draw(
     if result.resumed_from == last["step"]:
         say(f"{output} already holds this run: nothing was trained (--restart trains again)")
     validation = f", {last['validation_loss']:.3f} in validation" if last["validation_loss"] is not None else ""
-    prefix, suffix = recipe.objective.loss_report
+    prefix, suffix = recipe.pretraining_objective.loss_report
     say(f"{prefix}: {last['train_loss']:.3f} in training{validation}{suffix}")
     if not is_main_process():
         return result
@@ -141,8 +141,10 @@ def pretrain_and_draw(
         result.history,
         pretraining.recipe_settings(arguments),
         data,
+        objective=recipe.objective,
         size=recipe.size,
         options=recipe.config_overrides,
+        objective_options=recipe.objective_overrides,
         augmentation=recipe.augmentation,
         signal_teacher=find_model_folder(recipe.signal_encoder) if recipe.signal_encoder else None,
     )
@@ -158,10 +160,12 @@ def _draw_pictures(
     from ..plotting import plot_losses, save_figure
     from ..systems import load
 
-    losses = plot_losses(result.history, "Pre-training", f"loss ({recipe.objective.loss})")
+    losses = plot_losses(result.history, "Pre-training", f"loss ({recipe.pretraining_objective.loss})")
     save_figure(losses, pictures / "pretraining_loss.png")
     dataset = sets.get("validation") or (None if recipe.streaming else sets["train"])
     if dataset is not None:
         draw_recording(dataset, pictures / "recording.png")
-        if recipe.objective.picture is not None:
-            load(recipe.objective.picture)(result.model, dataset, extractor, pictures / "reconstruction.png")
+        if recipe.pretraining_objective.picture is not None:
+            load(recipe.pretraining_objective.picture)(
+                result.model, dataset, extractor, pictures / "reconstruction.png"
+            )

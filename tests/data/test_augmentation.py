@@ -123,7 +123,8 @@ def test_when_an_objective_has_a_collator_of_its_own_then_it_is_asked_without_au
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = read_recipe()
-    monkeypatch.setattr(Recipe, "objective", replace(recipe.objective, collator="functools:partial"))
+    changed = replace(recipe.pretraining_objective, collator="functools:partial")
+    monkeypatch.setattr(Recipe, "pretraining_objective", changed)
     extractor = ClearHugFeatureExtractor()
     collator = recipe.make_collator(None, extractor)
     assert (collator.func, collator.keywords) == (extractor, {"augmentation": 0.0})

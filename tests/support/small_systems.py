@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from clear_hug_hf.systems import SYSTEMS, System
+from clear_hug_hf.objectives import default_objective
+from clear_hug_hf.systems import SYSTEMS, Objective, System
 
 
 Batch = dict[str, torch.Tensor]
@@ -61,6 +62,11 @@ class SmallSystem:
     @property
     def system(self) -> System:
         return SYSTEMS[self.name]
+
+    @property
+    def objective(self) -> Objective | None:
+        """Its own objective, or the shared one whose default backbone it is."""
+        return default_objective(self.system)
 
     def config(self, **overrides: Any) -> Any:
         return self.system.config(**{**self.fields, **overrides})
@@ -393,5 +399,5 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
         ),
     )
 }
-PRETRAINABLE = [name for name, small in SMALL_SYSTEMS.items() if small.system.objectives]
-"""Systems that `clear-hug pretrain` trains; the weights of others are converted."""
+PRETRAINABLE = [name for name, small in SMALL_SYSTEMS.items() if small.objective]
+"""Systems that `clear-hug pretrain` trains by default; the weights of others are converted."""

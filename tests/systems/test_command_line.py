@@ -24,6 +24,7 @@ from transformers import AutoFeatureExtractor, AutoModel, pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from clear_hug_hf import load_prepared, read_record
+from clear_hug_hf.systems import load
 from clear_hug_hf.training.folders import load_classifier
 
 
@@ -68,7 +69,7 @@ def test_when_recordings_are_prepared_then_rows_are_as_the_system_reads_them_and
     printed = capsys.readouterr().out
     assert "no recording was read" in printed
     option = "" if small.system.is_default else f" --system {small.name}"
-    verb = rf"pretrain{option}( --\w+-encoder \w+)?" if small.system.objectives else r"finetune --model \w+"
+    verb = rf"pretrain{option}( --\w+-encoder \w+)?" if small.objective else r"finetune --model \w+"
     assert re.search(rf"next: clear-hug {verb} --data {house / 'data'} --output", printed)
 
 
@@ -86,8 +87,12 @@ def test_when_a_model_is_pretrained_then_the_folder_holds_model_logs_and_picture
     for name in small.logged:
         assert epochs[name].tolist() == pytest.approx(steps.groupby("epoch")[name].mean().tolist())
     facts = json.loads((house / "pretrained" / "pretraining.json").read_text())
-    assert (facts["system"], set(facts["model"])) == (small.name, set(small.options))
-    pictures = {"recording", "pretraining_loss"} | ({"reconstruction"} if small.system.picture else set())
+    assert (facts["system"], facts["objective"], set(facts["model"])) == (
+        small.name,
+        small.objective.name,
+        set(small.options),
+    )
+    pictures = {"recording", "pretraining_loss"} | ({"reconstruction"} if small.objective.picture else set())
     found = list((house / "pretrained" / "pictures").iterdir())
     assert {path.stem for path in found} == pictures
     for path in found:
@@ -118,7 +123,7 @@ def test_when_a_run_is_killed_twice_then_the_same_command_ends_with_the_same_wei
     status: Callable[..., int],
 ) -> None:
     """Also of parts that no gradient moves; and what is drawn at random is drawn again."""
-    model_class = small.models["AutoModelForPreTraining"]
+    model_class = load(small.objective.model)
     command = ["pretrain", "--data", house / "data", *small.words(house), *PRETRAINING, "--save-steps", 4]
     command += ["--output-dir", tmp_path / "run"]
     # Before there is a checkpoint, and after it.
@@ -144,7 +149,7 @@ def test_when_recordings_were_prepared_for_another_system_then_one_sentence_says
     small, house, data = SMALL_SYSTEMS[name], make_house(name), make_house(other) / "data"
     to = ["--output-dir", tmp_path / "out"]
     start = f"the recordings were prepared for another system than {name}: prepare them with"
-    if small.system.objectives:
+    if small.objective is not None:
         command = ["pretrain", "--data", data, *small.words(house), *to]
         assert refused(*command) == f"{start} `clear-hug prepare --system {name}`"
     extractors = [SMALL_SYSTEMS[one].system.feature_extractor.__name__ for one in (other, name)]
@@ -153,7 +158,7 @@ def test_when_recordings_were_prepared_for_another_system_then_one_sentence_says
     assert refused("evaluate", "--data", data, "--model", house / "finetuned").startswith(said)
     command = ["benchmark", "--tasks", data, "--models", f"one={house / 'pretrained'}", *to]
     assert refused(*command).startswith(f"model one: {said}")
-    if small.system.objectives and not small.system.teachers:
+    if small.objective is not None and not small.objective.teachers:
         assert refused("demo", "--system", name, "--data", data, *to).startswith(start)
     command = ["prepare", data, "--model", house / "pretrained", "--system", name]
     assert "leave out one of them" in refused(*command, *to)
@@ -171,7 +176,7 @@ def test_when_a_model_is_finetuned_then_metrics_stand_beside_the_control_and_eva
     assert sets == {"train": 48, "validation": 12, "test": 12}
     assert metrics["labels"] == LABELS
     assert metrics["head"] == next(iter(small.system.heads))
-    if small.system.objectives:
+    if small.objective is not None:
         assert metrics["encoder"]["pretraining.json"]["system"] == small.name
     for split in ("validation", "test"):
         of_model, of_control = metrics["pretrained"][split], metrics["random_initialization"][split]
@@ -336,13 +341,14 @@ def test_when_published_then_the_card_names_the_system_and_its_numbers_are_in_it
         if path.is_file() and path.suffix != ".safetensors":
             assert not any(str(place) in path.read_text() for place in (house, staged)), path
 
-    if not small.system.objectives:
+    if small.objective is None:
         return
     card = ModelCard.load(staged / small.name / "encoder" / "README.md")
     log = json.loads((staged / small.name / "encoder" / "pretraining.json").read_text())["result"]
     for words in (
-        small.system.objective.parts,
-        small.system.objective.loss_title,
+        small.objective.parts,
+        small.objective.title,
+        small.objective.loss_title,
         f"| validation recordings | {log['validation_loss']:.4f} |",
     ):
         assert words in card.text, words

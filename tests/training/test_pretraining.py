@@ -18,19 +18,24 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_models import NO_DROPOUT, SMALL, make_model
+from small_models import ENCODER, NO_DROPOUT, SMALL, make_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental import _config as symbolic_shapes
-from transformers import AutoFeatureExtractor, AutoModelForPreTraining
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
+from transformers.utils import ModelOutput
 
 from clear_hug_hf import (
+    ClearHugConfig,
     ClearHugFeatureExtractor,
     ClearHugForPreTraining,
+    ClearHugModel,
     EcgJepaConfig,
     EcgJepaForPreTraining,
 )
 from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.modeling.configuration_objective import ObjectiveConfig, strict_config
+from clear_hug_hf.modeling.modeling_objective import ObjectiveModel
 from clear_hug_hf.processing import STANDARD_LEADS, InputError
 from clear_hug_hf.training import pretraining
 from clear_hug_hf.training.batches import StepPlan
@@ -136,6 +141,42 @@ def test_when_an_epoch_was_best_then_its_model_is_kept(dataset: datasets.Dataset
         expected = kept[f"checkpoints/step-{checkpoint:08d}"]
         assert all(torch.equal(expected[name], tensor) for name, tensor in kept[folder].items())
     AutoModelForPreTraining.from_pretrained(tmp_path / "best")
+
+
+def test_when_an_objective_trains_an_encoder_then_the_folder_holds_the_encoder_alone(
+    dataset: datasets.Dataset, tmp_path: Path
+) -> None:
+    """And no best epoch, where the loss ranks none."""
+
+    @strict_config
+    class SquaresConfig(ObjectiveConfig):
+        model_type = "squares"
+
+    class SquaresForPreTraining(ObjectiveModel):
+        config_class = SquaresConfig
+        ranks_by_loss = False
+
+        def __init__(self, config: SquaresConfig):
+            super().__init__(config)
+            self.head = torch.nn.Linear(config.hidden_size, 1)
+            self.post_init()
+
+        def forward(self, **inputs: Any) -> ModelOutput:
+            return ModelOutput(loss=self.head(self.pool(self.backbone(**inputs))).square().mean())
+
+    torch.manual_seed(0)
+    model = SquaresForPreTraining(SquaresConfig(backbone_config=ClearHugConfig.preset("tiny", **SMALL)))
+    _pretrain(dataset, tmp_path, dataset.select(range(4)), model=model)
+    assert not (tmp_path / "best").exists()
+    encoder, info = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert type(encoder) is ClearHugModel
+    assert not any(info.values())
+    assert _same_weights(encoder, model.published)
+    config = (tmp_path / "model" / "config.json").read_text()
+    assert "squares" not in config.lower()
+    changed = SquaresForPreTraining(SquaresConfig(backbone_config=ClearHugConfig.preset("tiny", **ENCODER)))
+    with pytest.raises(InputError, match=r"a different run .*backbone_config"):
+        _pretrain(dataset, tmp_path, dataset.select(range(4)), model=changed)
 
 
 def test_when_bf16_is_asked_for_then_the_weights_stay_in_full_precision(

@@ -113,7 +113,7 @@ def test_when_options_are_given_then_they_override_the_file(tmp_path: Path) -> N
     [
         ("learning_rat: 1.0e-3", r"unknown field 'learning_rat': did you mean 'learning_rate'\?"),
         ("num_train_epoch: 5", r"unknown field 'num_train_epoch': did you mean 'num_train_epochs'\?"),
-        ("zzz: 5", r"unknown field 'zzz': choose from system, size, config_overrides"),
+        ("zzz: 5", r"unknown field 'zzz': choose from objective, system, size, config_overrides"),
         ("help: true", "unknown field 'help'"),
         ("training: {}", "unknown field 'training'"),
         ("num_train_epochs: many", "num-train-epochs: invalid int value: 'many'"),
