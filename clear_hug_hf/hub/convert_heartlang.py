@@ -165,6 +165,7 @@ def convert_heartlang_state_dict(
         "intermediate_size": tensor_shape(state_dict, f"{prefix}{LAYERS}0.1.net.1.weight", 2)[0],
         "num_lead_embeddings": tensor_shape(state_dict, f"{prefix}spa_embed.embed.weight", 2)[0],
         "num_time_embeddings": tensor_shape(state_dict, f"{prefix}tem_embed.embed.weight", 2)[0],
+        "released_pretraining": True,
     }
     model_class: type[HeartLangPreTrainedModel]
     if kind == PRETRAINED:

@@ -1,7 +1,10 @@
 """Configuration of the HeartLang models (Jin et al., ICLR 2025)."""
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar
+
+from transformers import AutoConfig
 
 from .configuration_ecg import (
     ACTIVATION,
@@ -17,9 +20,22 @@ from .configuration_ecg import (
     STANDARD_LEAD_NAMES,
     EcgConfig,
     at_most,
+    short,
     strict_config,
     transformer_sizes,
 )
+
+
+SHARED_FIELDS = (
+    "vocab_size",
+    "num_beats",
+    "beat_length",
+    "num_lead_embeddings",
+    "num_time_embeddings",
+    "lead_names",
+    "sampling_rate",
+)
+"""Fields in which an encoder and the tokenizer whose codes it predicts must agree."""
 
 
 @strict_config
@@ -59,7 +75,15 @@ class HeartLangConfig(EcgConfig):
         vocab_size (`int`, *optional*, defaults to 8192):
             Number of codes of the tokenizer, which are the targets of pre-training.
         mask_ratio (`float`, *optional*, defaults to 0.5):
-            Fraction of `num_beats` that pre-training masks, padding included.
+            Fraction of the beats of a recording that pre-training masks.
+        released_pretraining (`bool`, *optional*, defaults to `False`):
+            Whether pre-training follows the released code in three choices that this package makes differently.
+            Padding counts as beats: it is masked and its codes are predicted, and the tokenizer is trained to
+            reconstruct it. The convolution that embeds beats shows masked beats to their neighbors. And codes are
+            computed without the leads and times with which the tokenizer was trained. Converted weights have it.
+        tokenizer_config (`HeartLangConfig` or `dict`, *optional*):
+            Config of the tokenizer that is part of [`HeartLangForPreTraining`] and computes the codes. Without it,
+            codes are an input.
         code_dim (`int`, *optional*, defaults to 128):
             Size of the codes of [`HeartLangTokenizerModel`].
         decoder_num_hidden_layers (`int`, *optional*, defaults to 2):
@@ -89,11 +113,14 @@ class HeartLangConfig(EcgConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # For demonstrations and tests.
         "tiny": transformer_sizes(width=96, layers=3, heads=4, inner=128)
-        | {"head_dim": 16, "vocab_size": 256, "code_dim": 32, "decoder_num_hidden_layers": 1},
+        | {"head_dim": 16, "vocab_size": 512, "code_dim": 32, "decoder_num_hidden_layers": 1},
         # The released sizes: of the encoder, and of the tokenizer.
         "base": {},
         "tokenizer": transformer_sizes(width=768, layers=4, heads=2, inner=2048),
     }
+
+    # transformers propagates the attention implementation to it.
+    sub_configs: ClassVar[dict[str, Any]] = {"tokenizer_config": AutoConfig}
 
     # The model reads ids of leads, not their names.
     lead_names: list[str] | tuple[str, ...] = field(default=STANDARD_LEAD_NAMES, metadata=ENCODER_SAME_FEATURES)
@@ -115,12 +142,39 @@ class HeartLangConfig(EcgConfig):
 
     vocab_size: int = field(default=8192, metadata=PRETRAINING | COUNT)
     mask_ratio: float = field(default=0.5, metadata=PRETRAINING | RATE)
+    released_pretraining: bool = field(default=False, metadata=PRETRAINING)
+    # `__post_init__` converts a dictionary to a config.
+    tokenizer_config: Any = field(default=None, metadata=PRETRAINING)
     code_dim: int = field(default=128, metadata=PRETRAINING | COUNT)
     decoder_num_hidden_layers: int = field(default=2, metadata=PRETRAINING | LAYERS)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.tokenizer_config = self._make_tokenizer_config(self.tokenizer_config)
+        super().__post_init__(**kwargs)
+
+    def _make_tokenizer_config(self, config: Any) -> Any:
+        if isinstance(config, Mapping) and config.get("model_type", self.model_type) == self.model_type:
+            # The class defines `model_type`, and its code is in this folder whatever `auto_map` says.
+            config = type(self)(
+                **{key: value for key, value in config.items() if key not in ("model_type", "auto_map")}
+            )
+        if config is not None and (not isinstance(config, HeartLangConfig) or config.tokenizer_config is not None):
+            raise ValueError("tokenizer_config must be the config of a HeartLang tokenizer, or a dictionary of it.")
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """As [`EcgConfig.to_dict`]; `tokenizer_config` is omitted if there is none."""
+        return {name: value for name, value in super().to_dict().items() if name != "tokenizer_config" or value}
 
     def validate_architecture(self) -> None:
         """See [`EcgConfig.validate_architecture`]."""
         super().validate_architecture()
+        for name in SHARED_FIELDS if self.tokenizer_config is not None else ():
+            expected, actual = getattr(self, name), getattr(self.tokenizer_config, name)
+            if actual != expected:
+                raise ValueError(
+                    f"the tokenizer has {name}={short(actual)} and the model {short(expected)}: they must be equal."
+                )
         if self.num_lead_embeddings <= self.num_leads:
             raise ValueError(
                 f"num_lead_embeddings must be greater than the number of leads ({self.num_leads}), got "

@@ -149,6 +149,52 @@ def test_when_leads_are_missing_in_pretraining_then_the_others_are_reconstructed
     assert output.loss_weight == (output.bool_masked_pos & present).sum()
 
 
+@torch.no_grad()
+def test_when_patches_are_reconstructed_then_the_loss_is_that_of_a_plain_loop() -> None:
+    system = SMALL_SYSTEMS["st_mem"]
+    model, batch = StMemForPreTraining(system.config()).eval(), system.inputs(StMemForPreTraining)
+    output, errors = model(**batch), []
+    for row, num_leads, num_patches in ((0, 12, 12), (1, 10, 9)):
+        for lead in range(num_leads):
+            order = batch["noise"][row, lead].argsort().tolist()
+            for patch in range(num_patches):
+                if patch not in order[:3]:  # a quarter of twelve stays
+                    target = batch["input_values"][row, lead, 20 * patch : 20 * patch + 20]
+                    target = (target - target.mean()) / (target.var(correction=1) + 1e-6).sqrt()
+                    errors.append((output.prediction[row, lead, patch] - target).square().mean())
+    assert output.loss_weight == len(errors)
+    torch.testing.assert_close(output.loss, sum(errors) / len(errors))
+
+
+@torch.no_grad()
+def test_when_a_hidden_patch_changes_then_predictions_do_not() -> None:
+    system = SMALL_SYSTEMS["st_mem"]
+    model, batch = StMemForPreTraining(system.config()).eval(), system.inputs(StMemForPreTraining)
+    output = model(**batch)
+    for hidden, place in ((True, output.bool_masked_pos), (False, ~output.bool_masked_pos)):
+        values = batch["input_values"].clone()
+        values[place.repeat_interleave(20, dim=2)] *= -3.0
+        other = model(**{**batch, "input_values": values})
+        assert other.prediction.equal(output.prediction) == hidden
+
+
+def test_when_a_step_is_cut_then_the_gradient_is_that_of_the_whole() -> None:
+    system = SMALL_SYSTEMS["st_mem"]
+    torch.manual_seed(0)
+    model, batch = StMemForPreTraining(system.config()).train(), system.inputs(StMemForPreTraining)
+    batch = {name: torch.cat((one, one)) for name, one in batch.items() if name != "noise"}
+    batch["seeds"] = torch.arange(4)
+
+    def gradient(*cuts: int) -> list[torch.Tensor]:
+        outputs = [model(**{name: one[part] for name, one in batch.items()}) for part in torch.arange(4).split(cuts)]
+        weight = sum(output.loss_weight for output in outputs)
+        loss = sum(output.loss * output.loss_weight for output in outputs) / weight
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    for cuts in ((2, 2), (1, 3)):
+        torch.testing.assert_close(gradient(*cuts), gradient(4), atol=1e-5, rtol=1e-4)
+
+
 # Masks and positions
 
 
@@ -165,6 +211,8 @@ def test_when_seeds_are_passed_then_each_recording_has_its_own_mask_in_any_batch
     assert not model(values).bool_masked_pos.equal(model(values).bool_masked_pos)
     model.eval()
     assert model(values).bool_masked_pos.equal(model(values).bool_masked_pos)
+    released = StMemForPreTraining(StMemConfig.preset("tiny"))
+    assert (~released(torch.randn(1, 12, 2250)).bool_masked_pos).sum(dim=2).eq(7).all()
     with pytest.raises(ValueError, match="leaves none of 3 patches per lead visible: pass longer recordings"):
         model(values[:, :, :60])
 

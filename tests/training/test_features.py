@@ -113,7 +113,7 @@ _SYSTEMS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig, torch.Tensor,
         HeartLangForSequenceClassification,
         HeartLangConfig.preset("tiny", hidden_size=32, num_beats=24, num_hidden_layers=2, initializer_range=0.2),
         torch.randn((2, 24, 96), generator=_GENERATOR),
-        {"mask_ratio": 0.4},
+        {"mask_ratio": 0.4, "tokenizer_config": {"vocab_size": 512, "num_beats": 24}},
     ),
     "ecg_cpc": (
         EcgCpcForSequenceClassification,
