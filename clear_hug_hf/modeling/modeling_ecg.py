@@ -656,6 +656,8 @@ class EcgPreTrainedModel(PreTrainedModel):
     """Base class of all models: validation of the config, initialization, loading and saving."""
 
     config: EcgConfig
+    has_time_states: ClassVar[bool] = False
+    """Whether `last_hidden_state` has one state of all leads for each time, in order of time."""
     main_input_name = "input_values"
     input_modalities: Any = "time"
     supports_gradient_checkpointing = True

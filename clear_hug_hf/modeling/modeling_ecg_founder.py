@@ -136,6 +136,7 @@ class EcgFounderModel(EcgFounderPreTrainedModel):
     ```
     """
 
+    has_time_states = True
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\."]  # noqa: RUF012
 
     def __init__(self, config: EcgFounderConfig):

@@ -44,4 +44,30 @@ class ObjectiveModel(EcgPreTrainedModel):
         return masked_mean(outputs.lead_states, outputs.present_leads)
 
 
-__all__ = ["ObjectiveModel"]
+def split_views(input_values: torch.Tensor, **inputs: Any) -> list[dict[str, Any]]:
+    """
+    Split a batch of two views of each recording into the inputs of the backbone for the first and the second views.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(2 * B, ...)`):
+            Main input for the first views of all recordings, followed by their second views.
+        inputs:
+            Further inputs, such as masks, each of `2 * B` rows in the same order.
+
+    Raises:
+        `ValueError`: if there are no recordings, or their number is odd.
+    """
+    num_rows = len(input_values)
+    if num_rows % 2 or not num_rows:
+        raise ValueError(
+            "a batch must have two views of each recording, first the one and then the other of all recordings, got "
+            f"{num_rows} rows: use `data.views.ViewCollator`."
+        )
+    inputs = {"input_values": input_values, **inputs}
+    return [
+        {name: value.chunk(2)[view] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        for view in (0, 1)
+    ]
+
+
+__all__ = ["ObjectiveModel", "split_views"]

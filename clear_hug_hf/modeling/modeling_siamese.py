@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from .configuration_siamese import SiameseConfig
 from .contrasts import CONTRASTS, Mlp, cosine_similarities, effective_rank, gather_rows, relative_std
 from .modeling_ecg import MomentumTeacher
-from .modeling_objective import ObjectiveModel
+from .modeling_objective import ObjectiveModel, split_views
 
 
 Views = list[dict[str, Any]]
@@ -131,20 +131,7 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
         Raises:
             `ValueError`: if the number of rows is odd, or groups are required.
         """
-        num_rows = len(input_values)
-        if num_rows % 2 or num_rows < 2:
-            raise ValueError(
-                f"a batch must have two views of each recording, first the one and then the other of all recordings, "
-                f"got {num_rows} rows: use `data.views.ViewCollator`."
-            )
-        inputs = {"input_values": input_values, **inputs}
-        views: Views = [
-            {
-                name: value.chunk(2)[view] if isinstance(value, torch.Tensor) else value
-                for name, value in inputs.items()
-            }
-            for view in (0, 1)
-        ]
+        views = split_views(input_values, **inputs)
         pooled = [self.pool(self.backbone(**view)) for view in views]
         projections = torch.stack([self.projector(states) for states in pooled])
         queries = torch.stack([self.predictor(projected) for projected in projections])
@@ -168,12 +155,12 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
             for view in (0, 1)
         ]
         with torch.no_grad():
-            own = torch.arange(first, first + num_rows // 2, device=keys.device)
+            own = torch.arange(first, first + len(pooled[0]), device=keys.device)
             nearest = torch.stack([cosine_similarities(queries[view], keys[1 - view]).argmax(1) for view in (0, 1)])
             states = torch.cat(pooled).detach()
         return SiameseForPreTrainingOutput(
             loss=self.config.loss_scale * (losses[0] + losses[1]) / 2,
-            loss_weight=torch.tensor(float(num_rows // 2), device=keys.device),
+            loss_weight=torch.tensor(float(len(pooled[0])), device=keys.device),
             top1=(nearest == own).float().mean(),
             pooled_std=relative_std(states),
             effective_rank=effective_rank(states),
