@@ -72,7 +72,8 @@ def load_feature_extractor(folder: str | Path) -> Any:
         InputError: If it cannot be loaded, belongs to another package, or has an invalid value.
     """
     path = Path(folder) / EXTRACTOR
-    known = tuple(system.classes["AutoFeatureExtractor"].split(":")[1] for system in SYSTEMS.values())
+    # Systems may share a class.
+    known = tuple(dict.fromkeys(system.classes["AutoFeatureExtractor"].split(":")[1] for system in SYSTEMS.values()))
     _check_kind(path, "feature_extractor_type", known)
     with loading_errors(path):
         return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)

@@ -683,6 +683,20 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
                 "only: use another model, or set do_mask_flat_leads=False for leads that are recorded but flat"
             )
 
+    def _require_any_lead(self, present: np.ndarray) -> None:
+        """
+        Check that a recording has a lead of the model, which may read only some of the 12.
+
+        Raises:
+            InputError: If it has none.
+        """
+        if not present[self._lead_rows()].any():
+            recorded = ", ".join(name for name, is_present in zip(STANDARD_LEADS, present, strict=True) if is_present)
+            raise InputError(
+                f"the recording must contain at least one lead of the model ({', '.join(self.lead_names)}), got "
+                f"{recorded}"
+            )
+
     def _resample(self, signal: np.ndarray, rate: float) -> np.ndarray:
         """Resample finite leads to the sampling rate of the model."""
         return resample(signal, rate, self.sampling_rate)

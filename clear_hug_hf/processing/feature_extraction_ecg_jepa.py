@@ -13,7 +13,6 @@ from transformers.utils import logging
 
 from .errors import InputError
 from .feature_extraction_ecg import EcgFeatureExtractor
-from .leads import STANDARD_LEADS
 from .setting_checks import check_choice, check_lead_names, check_number
 
 
@@ -71,12 +70,7 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
     def _clean(self, *args: Any) -> tuple[np.ndarray, np.ndarray]:
         """See [`EcgFeatureExtractor.clean`]. Also checks that the recording has at least one lead of the model."""
         signal, present = super()._clean(*args)
-        if not present[self._lead_rows()].any():
-            recorded = ", ".join(np.array(STANDARD_LEADS)[present])
-            raise InputError(
-                f"the recording must contain at least one lead of the model ({', '.join(self.lead_names)}), got "
-                f"{recorded}"
-            )
+        self._require_any_lead(present)
         return signal, present
 
     def cut(

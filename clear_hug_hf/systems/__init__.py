@@ -62,7 +62,8 @@ DEFAULT_SYSTEM = next(name for name, system in SYSTEMS.items() if system.is_defa
 
 def system_of(instance: Any) -> System:
     """
-    The system of a config, model, feature extractor or image processor.
+    The system of a config, model, feature extractor or image processor; of a feature extractor that several systems
+    share, the first one.
 
     Raises:
         KeyError: If it belongs to no system.

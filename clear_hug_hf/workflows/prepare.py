@@ -141,11 +141,10 @@ def prepare(arguments: PrepareArguments) -> PrepareResult:
         InputError: If the source, a label or an option is invalid, or the folder contains something else.
     """
     from ..data.sharding import prepare_shards
-    from ..systems import system_of
 
     source = _open_source(arguments)
     quiet_libraries()
-    extractor = _feature_extractor(arguments)
+    system, extractor = _feature_extractor(arguments)
     fractions = arguments.split_fractions
     outcome = prepare_shards(
         source,
@@ -163,7 +162,7 @@ def prepare(arguments: PrepareArguments) -> PrepareResult:
         outcome.num_planned,
         outcome.num_existing < outcome.num_planned,
         outcome.manifest,
-        system_of(extractor).name,
+        system,
     )
 
 
@@ -190,15 +189,18 @@ def _open_source(arguments: PrepareArguments) -> Any:
     return source
 
 
-def _feature_extractor(arguments: PrepareArguments) -> Any:
-    from ..data.model_files import extractor_settings, load_feature_extractor
+def _feature_extractor(arguments: PrepareArguments) -> tuple[str, Any]:
+    """The system to prepare for, and its feature extractor, which it may share with others."""
+    from ..data.model_files import extractor_settings, load_config, load_feature_extractor
 
     if arguments.model is None:
-        extractor: Any = SYSTEMS[arguments.system or DEFAULT_SYSTEM].feature_extractor()
+        system = arguments.system or DEFAULT_SYSTEM
+        extractor: Any = SYSTEMS[system].feature_extractor()
     else:
         from ..training.folders import find_model_folder
 
-        extractor = load_feature_extractor(find_model_folder(arguments.model))
+        folder = find_model_folder(arguments.model)
+        system, extractor = load_config(folder).model_type, load_feature_extractor(folder)
     defaults = extractor_settings(extractor)
     if unknown := [name for name in arguments.extractor_settings if name not in defaults]:
         raise InputError(
@@ -209,4 +211,4 @@ def _feature_extractor(arguments: PrepareArguments) -> Any:
     extractor = type(extractor)(**{**defaults, **arguments.extractor_settings, **options})
     if arguments.stride_seconds is not None and extractor.windows != "all":
         raise InputError("--stride-seconds needs --windows all")
-    return extractor
+    return system, extractor

@@ -24,8 +24,10 @@ from transformers import AutoFeatureExtractor, AutoModel, pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from clear_hug_hf import load_prepared, read_record
+from clear_hug_hf.data.model_files import load_feature_extractor
 from clear_hug_hf.systems import load
 from clear_hug_hf.training.folders import load_classifier
+from clear_hug_hf.training.recipes import Recipe
 
 
 LABELS = ["NORM", "MI", "STTC"]
@@ -138,8 +140,14 @@ def test_when_a_run_is_killed_twice_then_the_same_command_ends_with_the_same_wei
         assert (tmp_path / "run" / name).read_bytes() == (house / "pretrained" / name).read_bytes(), name
 
 
-# Each system with the next one.
-OTHERS = list(zip(SMALL_SYSTEMS, [*SMALL_SYSTEMS][1:] + [*SMALL_SYSTEMS][:1], strict=True))
+EXTRACTORS = {name: small.system.classes["AutoFeatureExtractor"] for name, small in SMALL_SYSTEMS.items()}
+# Each system with the next one that has another feature extractor, and those that share one.
+OTHERS = [
+    (name, next(other for other in [*names[place:], *names] if EXTRACTORS[other] != EXTRACTORS[name]))
+    for names in [[*SMALL_SYSTEMS]]
+    for place, name in enumerate(names)
+]
+SHARING = [(name, other) for name, other in itertools.pairwise(SMALL_SYSTEMS) if EXTRACTORS[name] == EXTRACTORS[other]]
 
 
 @pytest.mark.parametrize(("name", "other"), OTHERS)
@@ -163,6 +171,20 @@ def test_when_recordings_were_prepared_for_another_system_then_one_sentence_says
     command = ["prepare", data, "--model", house / "pretrained", "--system", name]
     assert "leave out one of them" in refused(*command, *to)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "other"), SHARING)
+def test_when_recordings_were_prepared_for_a_system_with_the_same_extractor_then_they_serve(
+    name: str, other: str, make_house: Callable[[str], Path], run: Run, tmp_path: Path
+) -> None:
+    house, data = make_house(name), make_house(other) / "data"
+    for index, folder in enumerate((house / "data", data)):
+        command = ["evaluate", "--model", house / "finetuned", "--data", folder]
+        run(*command, "--output", tmp_path / f"{index}.json")
+    own, shared = (json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2))
+    assert shared["macro_auroc"] == own["macro_auroc"]
+    extractor = load_feature_extractor(data)
+    assert Recipe(system=name).make_feature_extractor(extractor) is extractor
 
 
 # Fine-tuning and evaluation
