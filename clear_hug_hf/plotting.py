@@ -287,7 +287,7 @@ def plot_prediction(
 
 def plot_reconstruction(
     signal: np.ndarray,
-    r_peaks: np.ndarray,
+    r_peaks: np.ndarray | None,
     reconstruction: np.ndarray,
     bool_masked_pos: np.ndarray,
     lead_mask: np.ndarray | None = None,
@@ -296,14 +296,15 @@ def plot_reconstruction(
     title: str | None = None,
 ) -> Figure:
     """
-    Plot a recording with its masked beats shaded and their reconstructions (Pan et al., 2026, Figure 4).
+    Plot a recording with its masked beats or patches shaded and their reconstructions (Pan et al., 2026, Figure 4).
 
     The model reconstructs normalized beats. They are plotted with the mean and variance of the true beats, so that the
     figure compares shapes.
 
     Args:
         signal (`np.ndarray` of shape `(12, num_samples)`): Cleaned leads from which the beats were cut.
-        r_peaks (`np.ndarray`): R peaks [samples].
+        r_peaks (`np.ndarray`, *optional*): R peaks [samples]; `None` for patches, which follow one another from the
+            first sample.
         reconstruction (`np.ndarray` of shape `(12, num_beats, beat_length)`): Output of the model.
         bool_masked_pos (`np.ndarray` of shape `(12, num_beats)`): True for masked beats.
         eps (`float`, *optional*, defaults to 1e-6): `beat_norm_eps` of the model.
@@ -944,7 +945,7 @@ class _Rebuilt(NamedTuple):
 def _rebuild(
     signal: np.ndarray,
     lead_mask: np.ndarray,
-    r_peaks: np.ndarray,
+    r_peaks: np.ndarray | None,
     reconstruction: np.ndarray,
     bool_masked_pos: np.ndarray,
     sampling_rate: float,
@@ -952,22 +953,28 @@ def _rebuild(
 ) -> _Rebuilt:
     """Scale and position reconstructed beats in the recording, and compare them with the true beats."""
     reconstruction, masked = np.asarray(reconstruction), np.asarray(bool_masked_pos, dtype=bool)
+    peaks_shape = (0,) if r_peaks is None else np.shape(r_peaks)
     if (
         reconstruction.ndim != 3
         or reconstruction.shape[0] != len(signal)
         or masked.shape != reconstruction.shape[:2]
-        or np.ndim(r_peaks) != 1
+        or len(peaks_shape) != 1
     ):
         raise InputError(
             f"the shapes of reconstruction {reconstruction.shape}, masked positions {masked.shape} and R peaks "
-            f"{np.shape(r_peaks)} do not match: pass those of one recording"
+            f"{peaks_shape} do not match: pass those of one recording"
         )
     num_beats, beat_length = reconstruction.shape[1:]
     # Cut the sample numbers as well, to locate every sample of a beat's window (-1 outside the beat).
     numbered = np.concatenate([signal, np.arange(1, signal.shape[1] + 1, dtype=np.float64)[None]])
-    cut, beat_mask, _ = cut_beats(
-        numbered[None], np.asarray(r_peaks, dtype=np.int64)[None], num_beats, beat_length, sampling_rate
-    )
+    if r_peaks is None:
+        places = np.arange(num_beats * beat_length).reshape(num_beats, beat_length)
+        beat_mask = (places[:, -1] < signal.shape[1])[None]
+        cut = (numbered[:, np.minimum(places, signal.shape[1] - 1)] * beat_mask[0][:, None])[None]
+    else:
+        cut, beat_mask, _ = cut_beats(
+            numbered[None], np.asarray(r_peaks, dtype=np.int64)[None], num_beats, beat_length, sampling_rate
+        )
     beats = cut[0, :-1]
     mean = beats.mean(axis=2, keepdims=True)
     deviation = np.sqrt(beats.var(axis=2, ddof=1, keepdims=True) + eps)

@@ -203,6 +203,20 @@ def test_when_the_reconstruction_is_perfect_then_it_lies_on_the_recording(signal
         assert named == ["recorded", "reconstructed", "masked"]
 
 
+def test_when_patches_are_reconstructed_then_each_lies_where_it_was_cut(signal: np.ndarray) -> None:
+    patches = signal[:, :390].reshape(12, 13, 30)
+    mean, variance = patches.mean(axis=2, keepdims=True), patches.var(axis=2, ddof=1, keepdims=True)
+    normalized = np.concatenate([(patches - mean) / np.sqrt(variance + 1e-6), np.zeros((12, 1, 30))], axis=1)
+    hidden = np.zeros((12, 14), dtype=bool)
+    hidden[5, 3] = hidden[5, 13] = True  # the last one is incomplete
+    axes = plot_reconstruction(signal, None, normalized, hidden).axes[0]
+    collections = [one for one in axes.collections if hasattr(one, "get_segments")]
+    (segment,) = (segment for collection in collections for segment in collection.get_segments())
+    np.testing.assert_allclose(segment[:, 0] * 100, np.arange(90, 120))
+    recorded = [line for line in axes.lines if len(line.get_xdata()) == 400]
+    np.testing.assert_allclose(segment[:, 1], recorded[5].get_ydata()[90:120], atol=1e-6)
+
+
 def test_when_several_models_are_compared_then_each_row_shows_the_models_loss(signal: np.ndarray) -> None:
     generator = np.random.default_rng(1)
     hidden = generator.random((12, 5)) < 0.6  # of five beats there are four

@@ -1,6 +1,6 @@
 """ST-MEM (Na et al.): masked patches of every lead, reconstructed lead by lead."""
 
-from .base import Converter, ConverterOption, ReleasedWeights, System
+from .base import Converter, ConverterOption, Objective, ReleasedWeights, System
 
 
 SYSTEM = System(
@@ -9,10 +9,21 @@ SYSTEM = System(
     classes={
         "AutoConfig": ".modeling.configuration_st_mem:StMemConfig",
         "AutoModel": ".modeling.modeling_st_mem:StMemModel",
-        "AutoModelForPreTraining": ".modeling.modeling_st_mem:StMemForPreTraining",
         "AutoModelForSequenceClassification": ".modeling.modeling_st_mem:StMemForSequenceClassification",
         "AutoFeatureExtractor": ".processing.feature_extraction_st_mem:StMemFeatureExtractor",
     },
+    objectives=(
+        Objective(
+            name="st_mem",
+            model=".modeling.modeling_st_mem:StMemForPreTraining",
+            summary="ST-MEM: mask most patches of every lead and reconstruct them from the visible ones of all leads",
+            parts="decoder",
+            loss="mean squared error of masked patches",
+            loss_report=("loss of masked patches", " (1 for a flat line)"),
+            loss_title="Mean squared error of masked patches, normalized to unit variance (1 for a flat line):",
+            picture=".workflows.shared:draw_patch_reconstruction",
+        ),
+    ),
     paper="Na et al., Guiding Masked Representation Learning to Capture Spatio-Temporal Relationship of "
     "Electrocardiogram, ICLR 2024, [arXiv 2402.09450](https://arxiv.org/abs/2402.09450)",
     heads={

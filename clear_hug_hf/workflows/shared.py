@@ -373,6 +373,31 @@ def draw_beat_reconstruction(model: Any, dataset: datasets.Dataset, extractor: A
     save_figure(figure, path)
 
 
+def draw_patch_reconstruction(model: Any, dataset: datasets.Dataset, extractor: Any, path: Path) -> None:
+    """Draw the first recording of a dataset, as the model reads it, with masked patches and their reconstruction."""
+    import torch
+
+    from ..data.collator import EcgCollator
+    from ..plotting import plot_reconstruction, save_figure
+
+    batch = EcgCollator(extractor, label_names=())([dataset.with_format("numpy")[0]])
+    with torch.no_grad():
+        output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+    length = int(batch["attention_mask"].sum()) * model.config.patch_size
+    record, _ = _first_recording(dataset)
+    figure = plot_reconstruction(
+        batch["input_values"][0, :, :length].numpy(),
+        None,
+        output.prediction[0].float().cpu().numpy(),
+        output.bool_masked_pos[0].cpu().numpy(),
+        lead_mask=batch["lead_mask"][0].numpy(),
+        sampling_rate=extractor.sampling_rate,
+        title=f"Recording {short_name(record)}: {int(output.loss_weight)} masked patches, mean squared error "
+        f"{output.loss.item():.2f}",
+    )
+    save_figure(figure, path)
+
+
 def short_name(record: str) -> str:
     """A record id of at most 40 characters; of a longer path the end, which is specific to the record."""
     return record if len(record) <= 40 else f"...{record[-37:]}"
