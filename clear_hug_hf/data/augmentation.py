@@ -14,12 +14,13 @@ from .collator import EcgCollator
 
 
 # At strength 1.
-_CROP = 0.4  # Largest fraction of a recording that is cropped.
-_WANDER = 0.3  # Largest amplitude of baseline wander [standard deviations of the lead].
-_WANDER_BAND = (0.05, 0.5)  # Breathing and movement [Hz].
-_BREATHING = 0.2  # Largest relative change of amplitude by breathing.
-_BREATHING_BAND = (0.1, 0.4)  # 6 to 24 breaths per minute [Hz].
-_DROPOUT = 0.1  # Probability of dropping a lead.
+CROP = 0.4  # Largest fraction of a recording that is cropped.
+WANDER = 0.3  # Largest amplitude of baseline wander [standard deviations of the lead].
+WANDER_BAND = (0.05, 0.5)  # Breathing and movement [Hz].
+BREATHING = 0.2  # Largest relative change of amplitude by breathing.
+BREATHING_BAND = (0.1, 0.4)  # 6 to 24 breaths per minute [Hz].
+DROPOUT = 0.1  # Probability of dropping a lead.
+MAX_LOSS = 0.8  # Largest fraction of a recording that is lost at any strength.
 
 
 def augment_recording(
@@ -55,27 +56,59 @@ def augment_recording(
     check_strength(strength)
     # Always draw the same amount of random numbers, so that later draws do not depend on the recording.
     fractions, phases = generator.uniform(0, 1, 2), generator.uniform(0, 1, (2, signal.shape[0]))
-    frequencies = [generator.uniform(*band) for band in (_WANDER_BAND, _BREATHING_BAND)]
+    frequencies = [generator.uniform(*band) for band in (WANDER_BAND, BREATHING_BAND)]
     amplitudes = generator.uniform(0, strength, (2, 1))
-    dropped = (generator.uniform(0, 1, signal.shape[0]) < _DROPOUT * strength) & drops_leads
+    dropped = np.logical_and(generator.uniform(0, 1, signal.shape[0]) < DROPOUT * strength, drops_leads)
+    window = StoredWindow(signal, r_peaks, lead_mask)
+    signal, r_peaks, _ = crop_to(window, min(CROP * strength, MAX_LOSS) * fractions[0], fractions[1])
+    baseline = baseline_wander(signal, sampling_rate, frequencies[0], phases[0], WANDER * amplitudes[0])
+    signal = signal * breathing_gain(signal, sampling_rate, frequencies[1], phases[1, 0], BREATHING * amplitudes[1])
+    lead_mask = without_leads(lead_mask, dropped)
+    return np.where(lead_mask[:, None], signal + baseline, 0.0).astype(np.float32), r_peaks, lead_mask
 
+
+def crop_to(window: StoredWindow, loss: float, position: float) -> StoredWindow:
+    """
+    Crop a recording by a fraction `loss` of its samples, `position` (0 to 1) of which before the crop. A crop that
+    would leave no R peak is omitted.
+    """
+    signal, r_peaks, _ = window
     num_samples = signal.shape[-1]
-    length = num_samples - round(min(_CROP * strength, 0.8) * fractions[0] * num_samples)
-    start = round(fractions[1] * (num_samples - length))
+    length = num_samples - round(loss * num_samples)
+    start = round(position * (num_samples - length))
     inside = (r_peaks >= start) & (r_peaks < start + length)
-    if inside.any() or not r_peaks.size:
-        signal, r_peaks = signal[:, start : start + length], r_peaks[inside] - start
+    if r_peaks.size and not inside.any():
+        return window
+    return window._replace(signal=signal[:, start : start + length], r_peaks=r_peaks[inside] - start)
 
+
+def baseline_wander(
+    signal: np.ndarray, sampling_rate: float, frequency: float, phases: np.ndarray, amplitude: Any
+) -> np.ndarray:
+    """
+    Baseline wander `(num_leads, num_samples)` of a frequency [Hz], with a phase [cycles] for each lead and an
+    `amplitude` [standard deviations of the lead].
+    """
     seconds = np.arange(signal.shape[-1]) / sampling_rate
-    wander = np.sin(2 * np.pi * (frequencies[0] * seconds + phases[0][:, None]))
-    breathing = 1 + _BREATHING * amplitudes[1] * np.sin(2 * np.pi * (frequencies[1] * seconds + phases[1, 0]))
-    signal = signal * breathing + _WANDER * amplitudes[0] * signal.std(axis=1, keepdims=True) * wander
+    wander = np.sin(2 * np.pi * (frequency * seconds + phases[:, None]))
+    result: np.ndarray = amplitude * signal.std(axis=1, keepdims=True) * wander
+    return result
 
+
+def breathing_gain(
+    signal: np.ndarray, sampling_rate: float, frequency: float, phase: float, amplitude: Any
+) -> np.ndarray:
+    """Gain `(num_samples,)` of all leads that varies with breathing of a frequency [Hz] by at most `amplitude`."""
+    seconds = np.arange(signal.shape[-1]) / sampling_rate
+    gain: np.ndarray = 1 + amplitude * np.sin(2 * np.pi * (frequency * seconds + phase))
+    return gain
+
+
+def without_leads(lead_mask: np.ndarray, dropped: np.ndarray) -> np.ndarray:
+    """The mask of leads without the `dropped` ones, unless fewer than half of the present leads would remain."""
     lead_mask = np.asarray(lead_mask, dtype=bool)
-    remaining = lead_mask & ~dropped
-    if 2 * remaining.sum() >= lead_mask.sum():
-        lead_mask = remaining
-    return np.where(lead_mask[:, None], signal, 0.0).astype(np.float32), r_peaks, lead_mask
+    remaining: np.ndarray = lead_mask & ~dropped
+    return remaining if 2 * remaining.sum() >= lead_mask.sum() else lead_mask
 
 
 def check_strength(strength: float) -> None:
