@@ -180,9 +180,12 @@ def make_house(ptbxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     def make(name: str) -> Path:
         folder = tmp_path_factory.mktemp(name)
         small = SMALL_SYSTEMS[name]
-        if small.system.teachers:
-            _save_teacher(folder / "teacher")
         _run("prepare", ptbxl_folder, "--labels", "ptbxl_super", "--system", name, "--output-dir", folder / "data")
+        if small.objective is not None and small.objective.teacher_objective:
+            command = ["pretrain", "--data", folder / "data", *small.teacher_words, *PRETRAINING]
+            _run(*command, "--output-dir", folder / "teacher")
+        elif small.system.teachers:
+            _save_teacher(folder / "teacher")
         if small.objective is not None:
             command = ["pretrain", "--data", folder / "data", *small.words(folder), *PRETRAINING]
             _run(*command, "--output-dir", folder / "pretrained")

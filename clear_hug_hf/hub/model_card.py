@@ -55,6 +55,7 @@ RECORDING_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImag
 """Auto classes of models that classify recordings or pictures of recordings."""
 _CLASSIFIERS = (*RECORDING_CLASSIFIERS, "AutoModelForTokenClassification")
 _TOKENIZER = "AutoModelForAudioTokenization"
+_TEACHERS = {"signal_teacher": "signal teacher", "tokenizer": "tokenizer"}
 _PIPELINES = {"AutoModelForImageClassification": "image-classification"}
 
 
@@ -292,11 +293,16 @@ def _earlier_runs(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, An
         yield encoder
 
 
+def _teacher_title(encoder: Mapping[str, Any] | None) -> str:
+    """What the teacher of a run is called."""
+    return next((title for name, title in _TEACHERS.items() if (encoder or {}).get(name) is not None), "")
+
+
 def _teacher_runs(encoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """The pre-training runs of the signal teacher that pages were aligned with."""
-    teacher = (encoder or {}).get("signal_teacher")
-    if teacher is not None:
-        yield from (*_earlier_runs(teacher), teacher)
+    """The pre-training runs of the signal teacher that pages were aligned with, or of a tokenizer."""
+    for name in _TEACHERS:
+        if (teacher := (encoder or {}).get(name)) is not None:
+            yield from (*_earlier_runs(teacher), teacher)
 
 
 def _check_metrics(metrics: Mapping[str, Any], where: str) -> None:
@@ -521,11 +527,12 @@ def _made(
             text += f" The weights are those of epoch {result['epoch']}, which had the lowest validation loss."
         for run in _earlier_runs(encoder):
             text += f" Initialized from a run of {_field(run, 'result/epoch', PRETRAINING)} epochs."
-        if (teacher := encoder.get("signal_teacher")) is not None:
-            text += (
-                f" Signal teacher: {_system(teacher).display_name}, pre-trained without labels for "
-                f"{_field(teacher, 'result/epoch', PRETRAINING)} epochs."
-            )
+        for name, title in _TEACHERS.items():
+            if (teacher := encoder.get(name)) is not None:
+                text += (
+                    f" {title.capitalize()}: {_system(teacher).display_name}, pre-trained without labels for "
+                    f"{_field(teacher, 'result/epoch', PRETRAINING)} epochs."
+                )
         paragraphs.append(text)
     elif metrics is not None and conversion is None:
         paragraphs.append("**Pre-training**: not recorded.")
@@ -586,7 +593,7 @@ def _source_rows(metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] |
     rows = []
     earlier = (metrics or {}).get("encoder", {}).get("finetuned_on")
     for used_for, sources in (
-        *(("signal teacher", _field(run, "data", PRETRAINING)) for run in _teacher_runs(encoder)),
+        *((_teacher_title(encoder), _field(run, "data", PRETRAINING)) for run in _teacher_runs(encoder)),
         *(("earlier pre-training", run["data"]) for run in _earlier_runs(encoder)),
         ("pre-training", _field(encoder, "data", PRETRAINING) if encoder is not None else []),
         ("earlier fine-tuning", [earlier] if earlier else []),

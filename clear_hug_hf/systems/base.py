@@ -51,9 +51,11 @@ class Objective:
         collator (`str`, *optional*): Reference to the collator class, called with the feature extractor,
             `augmentation` and, with teachers, their arguments; see `Recipe.make_collator`.
         augmentation (`float`, *optional*, defaults to 0.0): Default strength of augmentations.
-        teachers (`tuple[str, ...]`, *optional*): Fields of a recipe that name pre-trained encoders with which the
-            model is aligned or initialized (`from_towers`). The first one embeds all recordings before training, so
-            that such an objective does not support streaming.
+        teachers (`tuple[str, ...]`, *optional*): Fields of a recipe that name pre-trained models: either encoders with
+            which the model is aligned or initialized (`from_towers`), of which the first one embeds all recordings
+            before training, so that such an objective does not support streaming; or a `tokenizer`, whose codes the
+            model predicts (`from_tokenizer`).
+        teacher_objective (`str`, *optional*): Objective that trains the first teacher, if it is one of this system.
         reads_texts (`bool`, *optional*, defaults to `False`): Whether it also learns from reports and label texts.
         needs_full_batch (`bool`, *optional*, defaults to `False`): Whether the loss compares the recordings of a batch
             with each other, so that the batch must not be split into micro-batches.
@@ -78,6 +80,7 @@ class Objective:
     collator: str = ".data.augmentation:AugmentingCollator"
     augmentation: float = 0.0
     teachers: tuple[str, ...] = ()
+    teacher_objective: str = ""
     reads_texts: bool = False
     needs_full_batch: bool = False
     picture: str | None = None

@@ -1,6 +1,6 @@
 """HeartLang (Jin et al.): a recording as a sentence of beats, whose codes are predicted."""
 
-from .base import Converter, ConverterOption, ReleasedWeights, System
+from .base import Converter, ConverterOption, Objective, ReleasedWeights, System
 
 
 SYSTEM = System(
@@ -9,11 +9,33 @@ SYSTEM = System(
     classes={
         "AutoConfig": ".modeling.configuration_heartlang:HeartLangConfig",
         "AutoModel": ".modeling.modeling_heartlang:HeartLangModel",
-        "AutoModelForPreTraining": ".modeling.modeling_heartlang:HeartLangForPreTraining",
         "AutoModelForSequenceClassification": ".modeling.modeling_heartlang:HeartLangForSequenceClassification",
         "AutoModelForAudioTokenization": ".modeling.modeling_heartlang:HeartLangTokenizerModel",
         "AutoFeatureExtractor": ".processing.feature_extraction_heartlang:HeartLangFeatureExtractor",
     },
+    objectives=(
+        Objective(
+            name="heartlang",
+            title="prediction of the codes of masked beats",
+            model=".modeling.modeling_heartlang:HeartLangForPreTraining",
+            summary="HeartLang: mask half of the beats and predict the codes that a trained tokenizer (--tokenizer) "
+            "gives them",
+            parts="tokenizer and the head that predicts its codes",
+            loss="cross-entropy of the codes of masked beats",
+            loss_report=("loss of masked beats", ""),
+            loss_title="Cross-entropy of the codes of masked beats:",
+            teachers=("tokenizer",),
+            teacher_objective="heartlang_tokenizer",
+        ),
+        Objective(
+            name="heartlang_tokenizer",
+            title="vector quantization of beats",
+            model=".modeling.modeling_heartlang:HeartLangTokenizerModel",
+            summary="the tokenizer of HeartLang: reconstruct beats from the nearest codes of a learned vocabulary",
+            loss="mean squared error of beats [mV²] and of their features to codes",
+            loss_title="Mean squared error of reconstructed beats [mV²] plus that of their features to their codes:",
+        ),
+    ),
     paper="Jin et al., Reading Your Heart: Learning ECG Words and Sentences via Pre-training ECG Language Model, "
     "ICLR 2025, [arXiv 2502.10707](https://arxiv.org/abs/2502.10707)",
     heads={

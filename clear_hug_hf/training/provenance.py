@@ -113,6 +113,7 @@ def describe_pretraining(
     augmentation: float | None = None,
     initialized_from: Mapping[str, Any] | None = None,
     signal_teacher: str | Path | None = None,
+    tokenizer: str | Path | None = None,
 ) -> dict[str, Any]:
     """
     The content of [`PRETRAINING`] in the folder of a run.
@@ -130,10 +131,12 @@ def describe_pretraining(
         augmentation (`float`, *optional*): Strength of the augmentation.
         initialized_from (`Mapping`, *optional*): The same facts of the run whose model this run started from.
         signal_teacher (`str` or `Path`, *optional*): Folder of the encoder that pages were aligned with.
+        tokenizer (`str` or `Path`, *optional*): Folder of the tokenizer whose codes the model predicted.
     """
     saved = getattr(model, "published", model)
     is_ranked = getattr(model, "ranks_by_loss", True)
     validated = [row for row in history if row["validation_loss"] is not None and is_ranked]
+    teachers = {"signal_teacher": signal_teacher, "tokenizer": tokenizer}
     return {
         "system": saved.config.model_type,
         **({} if objective is None else {"objective": objective}),
@@ -146,7 +149,7 @@ def describe_pretraining(
         "result": history[-1],
         "best": min(validated, key=lambda row: row["validation_loss"], default=None),
         "initialized_from": initialized_from,
-        **({} if signal_teacher is None else {"signal_teacher": find_facts(signal_teacher).get(PRETRAINING)}),
+        **{name: find_facts(folder).get(PRETRAINING) for name, folder in teachers.items() if folder is not None},
         "environment": describe_environment(),
     }
 

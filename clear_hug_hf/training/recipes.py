@@ -100,6 +100,13 @@ class Recipe(Arguments):
             "metavar": "MODEL",
         },
     )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "For objectives that predict codes: folder of the trained tokenizer of the recordings.",
+            "metavar": "FOLDER",
+        },
+    )
     augmentation: float | None = augmentation_field("Strength")
     streaming: bool = field(
         default=False,
@@ -122,6 +129,8 @@ class Recipe(Arguments):
         for name in ("signal_encoder", "vision", "text"):
             if getattr(self, name) is not None and name not in objective.teachers:
                 raise InputError(f"{name} is only for systems that align pages, not for {self.system}: leave it out")
+        if self.tokenizer is not None and "tokenizer" not in objective.teachers:
+            raise InputError(f"the objective {objective.name} predicts no codes: leave tokenizer out")
         if self.objective_overrides and not objective.config:
             raise InputError(f"the objective {objective.name} is configured by config_overrides: set its fields there")
         if self.views and not any(objective.views):
@@ -191,32 +200,61 @@ class Recipe(Arguments):
 
     def make_model(self) -> Any:
         """
-        A new model, with the pre-trained towers of the recipe. Set the seed first.
+        A new model, with the pre-trained towers or the tokenizer of the recipe. Set the seed first.
 
         Raises:
-            InputError: If a page model has no signal encoder, a tower cannot be loaded, or as in [`make_config`].
+            InputError: If a teacher cannot be loaded, or as in [`make_config`] and [`check_teachers`].
         """
         from ..data.model_files import load_config
-        from .folders import find_model_folder
 
         config, objective = self.make_objective_config(), self.pretraining_objective
         model_class = load(objective.model)
+        self.check_teachers()
         if not objective.teachers:
             with config_errors():
                 return model_class(config)
-        if self.signal_encoder is None and config.signal_embed_dim is None:
+        folder = self.teacher_folder
+        if folder is not None:
+            load_config(folder)
+        try:
+            if "tokenizer" in objective.teachers:
+                return model_class.from_tokenizer(config, folder)
+            signal = None if folder is None else str(folder)
+            return model_class.from_towers(config, vision=self.vision, signal=signal, text=self.text)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(" ".join(str(error).split())) from error
+
+    @property
+    def teacher_folder(self) -> Path | None:
+        """Folder of the first teacher, if there is one."""
+        from .folders import find_model_folder
+
+        name = self.tokenizer or self.signal_encoder
+        return None if name is None else find_model_folder(name)
+
+    def check_teachers(self) -> None:
+        """
+        Check that the recipe names what the objective learns from.
+
+        Raises:
+            InputError: If a page model has no signal encoder, or there is no tokenizer whose codes could be predicted.
+        """
+        objective = self.pretraining_objective
+        if "tokenizer" in objective.teachers and self.tokenizer is None:
+            raise InputError(
+                f"the objective {objective.name} predicts the codes of a tokenizer: set --tokenizer to the folder of "
+                f"one, such as a run of `clear-hug pretrain --objective {objective.teacher_objective}` on the same "
+                "recordings"
+            )
+        if (
+            "signal_encoder" in objective.teachers
+            and self.signal_encoder is None
+            and self.make_config().signal_embed_dim is None
+        ):
             raise InputError(
                 "pages are aligned with signals: set --signal-encoder to the folder of a pre-trained signal encoder, "
                 "such as one that `clear-hug pretrain` trained on the same recordings"
             )
-        signal = None
-        if self.signal_encoder is not None:
-            signal = str(find_model_folder(self.signal_encoder))
-            load_config(signal)
-        try:
-            return model_class.from_towers(config, vision=self.vision, signal=signal, text=self.text)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(" ".join(str(error).split())) from error
 
     def make_collator(self, model: Any, feature_extractor: Any) -> Any:
         """The collator of the objective, or `None` for the default of [`pretrain`]."""
@@ -232,7 +270,7 @@ class Recipe(Arguments):
             return collator(
                 feature_extractor, views=(views[0], views[-1]), augmentation=self.augmentation, with_groups=with_groups
             )
-        if not objective.teachers:
+        if "signal_encoder" not in objective.teachers:
             if collator is AugmentingCollator and not self.augmentation:
                 return None
             return collator(feature_extractor, augmentation=self.augmentation)

@@ -22,6 +22,7 @@ import difflib
 import json
 import operator
 import shutil
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -295,6 +296,17 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=min(110, shutil.get_terminal_size((110, 24)).columns))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """The names of an option and once its values, of which many choices take several lines."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        values = self._format_args(action, self._get_default_metavar_for_optional(action))
+        text, width = f"{', '.join(action.option_strings)} {values}", self._width - self._current_indent
+        if len(text) <= width:
+            return text
+        indent = " " * (self._current_indent + 4)
+        return textwrap.fill(text.replace(",", ", ").replace(",  ", ", "), width, subsequent_indent=indent)
 
 
 class _Flag(argparse.Action):

@@ -55,8 +55,9 @@ def pretrain(recipe: Recipe, restart: bool = False) -> PretrainResult:
     if not recipe.data:
         raise InputError("there are no recordings to pre-train on: set --data, or `data` in the recipe")
     recipe.make_objective_config()
+    recipe.check_teachers()
     replaceable = [checkpoints.FOLDER, *([pretraining.EPOCH_LOG] if restart else [])]
-    check_writable(recipe.output_dir, replaceable, [*recipe.data, recipe.signal_encoder])
+    check_writable(recipe.output_dir, replaceable, [*recipe.data, recipe.signal_encoder, recipe.tokenizer])
     quiet_libraries()
     say_unused_devices("use all with `accelerate launch --num_processes {count} -m clear_hug_hf.cli pretrain ...`")
     extractor, sets, data, rejected = _read_for_pretraining(recipe, [Path(folder) for folder in recipe.data])
@@ -76,7 +77,7 @@ def _read_for_pretraining(
     from ..data.texts import add_text_column
     from ..training.provenance import count_sets
 
-    if recipe.pretraining_objective.teachers and recipe.streaming:
+    if "signal_encoder" in recipe.pretraining_objective.teachers and recipe.streaming:
         raise InputError(f"{recipe.system} cannot be streamed: its teachers read all recordings before training")
     streaming_splits = ("train",) if recipe.streaming else ()
     all_sources = [read_source(folder, recipe.max_samples, streaming_splits) for folder in folders]
@@ -111,7 +112,7 @@ def pretrain_and_draw(
     from transformers import set_seed
 
     from ..training import pretraining
-    from ..training.folders import PRETRAINING, find_model_folder
+    from ..training.folders import PRETRAINING
     from ..training.provenance import describe_pretraining
     from ..utils.files import write_json
 
@@ -146,7 +147,8 @@ def pretrain_and_draw(
         options=recipe.config_overrides,
         objective_options=recipe.objective_overrides,
         augmentation=recipe.augmentation,
-        signal_teacher=find_model_folder(recipe.signal_encoder) if recipe.signal_encoder else None,
+        signal_teacher=recipe.teacher_folder if recipe.signal_encoder else None,
+        tokenizer=recipe.teacher_folder if recipe.tokenizer else None,
     )
     write_json(output / PRETRAINING, facts)
     _draw_pictures(recipe, result, sets, extractor, output / "pictures")

@@ -58,6 +58,8 @@ class SmallSystem:
     """Model options by which `clear-hug pretrain` builds it small."""
     logged: tuple[str, ...] = ()
     """What its pre-training logs of every step beside what all do."""
+    teacher_logged: tuple[str, ...] = ()
+    """The same of the objective that trains its teacher."""
 
     @property
     def system(self) -> System:
@@ -88,11 +90,17 @@ class SmallSystem:
         kind = "Image" if self.system.reads_pages else "Sequence"
         return self.models[f"AutoModelFor{kind}Classification"]
 
+    @property
+    def teacher_words(self) -> list[Any]:
+        """What `clear-hug pretrain` needs to build its teacher small, if that is of the same system."""
+        words = [word for name, value in self.options.items() for word in ("--config-overrides", f"{name}={value}")]
+        return ["--objective", self.objective.teacher_objective, *words]
+
     def words(self, folder: Any) -> list[Any]:
         """What `clear-hug pretrain` needs to build it small, besides the recordings; `folder` holds a `teacher`."""
         words = [word for name, value in self.options.items() for word in ("--config-overrides", f"{name}={value}")]
-        if "signal_encoder" in self.system.teachers:
-            words += ["--signal-encoder", folder / "teacher"]
+        if self.objective is not None and self.objective.teachers:
+            words += [f"--{self.objective.teachers[0].replace('_', '-')}", folder / "teacher"]
         return ["--system", self.name, *words]
 
     def inputs(self, model_class: type[PreTrainedModel]) -> Batch:
@@ -327,8 +335,10 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             "heartlang",
             {**SENTENCES, **WIDE},
             make_sentences,
-            frozen=("codebook.",),
+            frozen=("codebook.", "tokenizer."),
             captured=("",),
+            logged=("accuracy",),
+            teacher_logged=("perplexity",),
             options={name: size for name, size in SENTENCES.items() if name != "num_beats"},
         ),
         SmallSystem(

@@ -25,7 +25,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from clear_hug_hf import load_prepared, read_record
 from clear_hug_hf.data.model_files import load_feature_extractor
-from clear_hug_hf.systems import load
+from clear_hug_hf.objectives import objectives_of
+from clear_hug_hf.systems import Objective, load
 from clear_hug_hf.training.folders import load_classifier
 from clear_hug_hf.training.recipes import Recipe
 
@@ -36,7 +37,15 @@ Refused = Callable[..., str]
 Capture = pytest.CaptureFixture[str]
 
 
-each_pretrainable = pytest.mark.parametrize("small", PRETRAINABLE, indirect=True)
+RUNS = [(name, "pretrained") for name in PRETRAINABLE]
+RUNS += [(name, "teacher") for name in PRETRAINABLE if SMALL_SYSTEMS[name].objective.teacher_objective]
+each_run = pytest.mark.parametrize(("small", "folder"), RUNS, indirect=["small"])
+
+
+def _own_objective(small: SmallSystem, folder: str) -> Objective:
+    """The objective of a run in the house of a system."""
+    name = small.objective.name if folder == "pretrained" else small.objective.teacher_objective
+    return objectives_of(small.system)[name]
 
 
 @pytest.fixture(params=SMALL_SYSTEMS)
@@ -71,31 +80,33 @@ def test_when_recordings_are_prepared_then_rows_are_as_the_system_reads_them_and
     printed = capsys.readouterr().out
     assert "no recording was read" in printed
     option = "" if small.system.is_default else f" --system {small.name}"
-    verb = rf"pretrain{option}( --\w+-encoder \w+)?" if small.objective else r"finetune --model \w+"
+    verb = rf"pretrain{option}( --(\w+-encoder|tokenizer) \w+)?" if small.objective else r"finetune --model \w+"
     assert re.search(rf"next: clear-hug {verb} --data {house / 'data'} --output", printed)
 
 
-@each_pretrainable
+@each_run
 def test_when_a_model_is_pretrained_then_the_folder_holds_model_logs_and_pictures(
-    small: SmallSystem, house: Path
+    small: SmallSystem, folder: str, house: Path
 ) -> None:
-    steps = pd.read_csv(house / "pretrained" / "pretraining_steps.csv")
-    assert list(steps) == ["step", "epoch", "loss", "gradient_norm", "learning_rate", *small.logged]
+    objective, output = _own_objective(small, folder), house / folder
+    logged = small.logged if folder == "pretrained" else small.teacher_logged
+    steps = pd.read_csv(output / "pretraining_steps.csv")
+    assert list(steps) == ["step", "epoch", "loss", "gradient_norm", "learning_rate", *logged]
     assert steps["step"].tolist() == list(range(1, 7))
     assert np.isfinite(steps).all(axis=None)
-    epochs = pd.read_csv(house / "pretrained" / "pretraining_log.csv")
+    epochs = pd.read_csv(output / "pretraining_log.csv")
     assert epochs["epoch"].tolist() == [1, 2]
     assert epochs["validation_loss"].notna().all()
-    for name in small.logged:
+    for name in logged:
         assert epochs[name].tolist() == pytest.approx(steps.groupby("epoch")[name].mean().tolist())
-    facts = json.loads((house / "pretrained" / "pretraining.json").read_text())
+    facts = json.loads((output / "pretraining.json").read_text())
     assert (facts["system"], facts["objective"], set(facts["model"])) == (
         small.name,
-        small.objective.name,
+        objective.name,
         set(small.options),
     )
-    pictures = {"recording", "pretraining_loss"} | ({"reconstruction"} if small.objective.picture else set())
-    found = list((house / "pretrained" / "pictures").iterdir())
+    pictures = {"recording", "pretraining_loss"} | ({"reconstruction"} if objective.picture else set())
+    found = list((output / "pictures").iterdir())
     assert {path.stem for path in found} == pictures
     for path in found:
         with Image.open(path) as image:
@@ -115,9 +126,10 @@ def _stopping(forward: Callable[..., Any], stop_at: int) -> Callable[..., Any]:
     return stopping
 
 
-@each_pretrainable
+@each_run
 def test_when_a_run_is_killed_twice_then_the_same_command_ends_with_the_same_weights(
     small: SmallSystem,
+    folder: str,
     house: Path,
     run: Run,
     tmp_path: Path,
@@ -125,8 +137,9 @@ def test_when_a_run_is_killed_twice_then_the_same_command_ends_with_the_same_wei
     status: Callable[..., int],
 ) -> None:
     """Also of parts that no gradient moves; and what is drawn at random is drawn again."""
-    model_class = load(small.objective.model)
-    command = ["pretrain", "--data", house / "data", *small.words(house), *PRETRAINING, "--save-steps", 4]
+    model_class = load(_own_objective(small, folder).model)
+    words = small.words(house) if folder == "pretrained" else small.teacher_words
+    command = ["pretrain", "--data", house / "data", *words, *PRETRAINING, "--save-steps", 4]
     command += ["--output-dir", tmp_path / "run"]
     # Before there is a checkpoint, and after it.
     for stop_at, kept in ((3, []), (6, ["step-00000004"])):
@@ -137,7 +150,7 @@ def test_when_a_run_is_killed_twice_then_the_same_command_ends_with_the_same_wei
         assert not (tmp_path / "run" / "model").exists() or kept
     run(*command)
     for name in ("pretraining_steps.csv", "model/model.safetensors"):
-        assert (tmp_path / "run" / name).read_bytes() == (house / "pretrained" / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (house / folder / name).read_bytes(), name
 
 
 EXTRACTORS = {name: small.system.classes["AutoFeatureExtractor"] for name, small in SMALL_SYSTEMS.items()}
