@@ -1,6 +1,6 @@
 """
-Plots of recordings on ECG paper, predictions and lead contributions, reconstructions, waves, group activations, ROC
-curves and loss curves.
+Plots of recordings on ECG paper, their views, predictions and lead contributions, reconstructions, waves, group
+activations, ROC curves and loss curves.
 
 Every function returns a new `matplotlib.figure.Figure` without using `pyplot`, so that it works without a display and
 has no global state. Notebooks display the returned figure.
@@ -591,6 +591,60 @@ def plot_roc_curves(
         figure.supxlabel(bottom, x=0.01, ha="left", fontsize=9)
     if top:
         figure.suptitle(top, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def plot_views(
+    views: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    sampling_rate: float = 100.0,
+    leads: Sequence[str] = STANDARD_LEADS,
+    columns: int = 3,
+    title: str | None = None,
+) -> Figure:
+    """
+    Plot views of a recording side by side, all at the scale of the first one.
+
+    Args:
+        views (`Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]`): Signal `(12, num_samples)`, R peaks
+            [samples] and lead mask `(12,)` of each view, by title; the first one is usually the recording itself.
+        sampling_rate (`float`, *optional*, defaults to 100.0): Sampling rate of the signals [Hz].
+        leads (`Sequence[str]`, *optional*): Leads to plot (default: all twelve).
+        columns (`int`, *optional*, defaults to 3): Number of panels per row.
+        title (`str`, *optional*): Title of the figure.
+
+    Raises:
+        InputError: If the shape of a signal or mask is wrong.
+    """
+    checked = {name: (*_checked(signal, mask), r_peaks) for name, (signal, r_peaks, mask) in views.items()}
+    rows = [STANDARD_LEADS.index(lead) for lead in leads]
+    first = next(iter(checked.values()))[0][rows]
+    # Robust to single artifacts; leads may overlap a little.
+    spacing = float(np.quantile(np.abs(first - np.median(first, axis=1, keepdims=True)), 0.995)) * 2 or 1.0
+    duration = max(signal.shape[1] for signal, *_ in checked.values()) / sampling_rate
+    columns = min(columns, len(checked))
+    height = 0.5 + 0.32 * len(rows)
+    num_rows = -(-len(checked) // columns)
+    figure = Figure(figsize=(4.6 * columns, height * num_rows + 0.3), layout="constrained")
+    panels = figure.subplots(num_rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    for axes, (name, (signal, mask, r_peaks)) in zip(panels, checked.items(), strict=False):
+        seconds = np.arange(signal.shape[1]) / sampling_rate
+        for place, row in enumerate(rows):
+            baseline = -place * spacing
+            axes.text(-0.01 * duration, baseline, leads[place], ha="right", fontsize=8, va="center", color=_INK)
+            color = _INK if mask[row] else _FAINT
+            axes.plot(seconds, signal[row] - np.median(signal[row]) + baseline, color=color, linewidth=0.6)
+        axes.plot(r_peaks / sampling_rate, np.full(len(r_peaks), 0.9 * spacing), "v", color=_BEAT, markersize=3)
+        axes.set_title(name, loc="left", fontsize=10)
+    for axes in list(figure.axes)[len(checked) :]:
+        axes.set_visible(False)
+    for axes in figure.axes:
+        axes.set_xlim(-0.04 * duration, duration)
+        axes.set_ylim(-(len(rows) - 0.2) * spacing, 1.2 * spacing)
+        axes.set_yticks([])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    figure.supxlabel("seconds", fontsize=9)
+    figure.suptitle(title or "", x=0.01, ha="left", fontsize=12)
     return figure
 
 

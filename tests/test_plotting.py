@@ -28,6 +28,7 @@ from clear_hug_hf.plotting import (
     plot_recording,
     plot_roc_curves,
     plot_segmentation,
+    plot_views,
     save_figure,
 )
 from clear_hug_hf.processing import STANDARD_LEADS, InputError, cut_beats
@@ -510,3 +511,25 @@ def test_when_a_picture_cannot_be_drawn_then_the_reason_is_given(
     of_signals = {"signal": signal} if "signal" in inspect.signature(plot).parameters else {}
     with pytest.raises(InputError, match=reason):
         plot(**{**of_signals, **GIVEN[plot], **changes})
+
+
+# Views
+
+
+def test_when_views_are_drawn_then_each_has_its_leads_and_peaks_at_the_scale_of_the_first(signal: np.ndarray) -> None:
+    present = _without("V1")
+    views = {"all": (signal, PEAKS, np.ones(12, dtype=bool)), "half": (signal[:, :200], PEAKS[:2], present)}
+    figure = plot_views(views, 100.0, LEADS, columns=2)
+    whole, half = figure.axes
+    assert [axes.get_title(loc="left") for axes in (whole, half)] == ["all", "half"]
+    assert whole.get_ylim() == half.get_ylim()
+    *leads, peaks = half.lines
+    assert peaks.get_xdata().tolist() == [0.4, 1.2]
+    assert [line.get_xdata()[-1] for line in leads] == [1.99, 1.99]
+    assert len({line.get_color() for line in leads}) == 2, "a missing lead is faint"
+    for before, after in zip(whole.lines, leads, strict=False):
+        change = before.get_ydata()[:200] - after.get_ydata()
+        np.testing.assert_allclose(change, change[0])
+    assert len(plot_views(dict.fromkeys("abcd", views["all"]), 100.0, LEADS).axes) == 6
+    with pytest.raises(InputError, match="pass the 12 leads"):
+        plot_views({"two": (signal[:2], PEAKS, np.ones(2, dtype=bool))})

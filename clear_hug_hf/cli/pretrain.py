@@ -43,7 +43,7 @@ weights.
 Writes to the output folder: model/ and best/ (folders for from_pretrained, of the last epoch and of the
 lowest validation loss), pretraining_log.csv, pretraining_steps.csv, pretraining.json (data, recipe, result
 and versions for the model card), checkpoints/, tracking/ (with --report-to), and pictures/ (the losses, a
-recording, and its reconstruction)."""
+recording, its reconstruction or its views)."""
 _SYSTEM_EXAMPLES = "".join(
     f"  clear-hug pretrain{system_options(name)} \\\n      --data prepared/{name} --output-dir runs/{name}\n"
     for name in systems_with_default_objective()

@@ -323,7 +323,10 @@ class ViewCollator(AugmentingCollator):
             InputError: As [`EcgCollator`].
         """
         windows = self._read(rows)
-        numbers = [_hash(row["record_id"]) for row in rows] if seeds is None else [int(seed) for seed in seeds]
+        if seeds is None:
+            numbers = [self.record_seed(row["record_id"]) for row in rows]
+        else:
+            numbers = [int(seed) for seed in seeds]
         drawn = [
             self.draw(window, number, view) for view in (0, 1) for window, number in zip(windows, numbers, strict=True)
         ]
@@ -331,6 +334,11 @@ class ViewCollator(AugmentingCollator):
         if self.with_groups:
             batch["groups"] = torch.tensor([_group(row) for row in rows])
         return batch
+
+    @staticmethod
+    def record_seed(record_id: str) -> int:
+        """The seed of a recording for which none is passed."""
+        return _hash(record_id)
 
     def draw(self, window: StoredWindow, seed: int, view: int) -> StoredWindow:
         """Draw the first (`view` 0) or the second (1) view of a recording."""

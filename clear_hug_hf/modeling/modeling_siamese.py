@@ -84,6 +84,7 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
     monitors = ("top1", "pooled_std", "effective_rank")
     # A collapsed model has the lowest cosine loss, and targets that move change the loss of the same model.
     ranks_by_loss = False
+    needs_full_batch = True
 
     def __init__(self, config: SiameseConfig):
         super().__init__(config)

@@ -9,9 +9,10 @@ or
 - takes `seeds`, one per recording, for random numbers that do not depend on devices and processes;
 - takes `seed`, an integer, for random numbers that all recordings of a step share;
 - defines `after_optimizer_step(progress)`, called with the fraction of finished steps, such as to update a teacher;
-- lists in `monitors` further scalar fields of its output to log, such as indicators of collapse;
+- lists in `monitors` further scalar fields of its output to log, such as `pooled_std`, which [`has_collapsed`] reads;
 - has `published`, the encoder alone, which is saved in its place;
-- sets `ranks_by_loss = False` if a lower loss does not mean a better encoder, so that no epoch is the best.
+- sets `ranks_by_loss = False` if a lower loss does not mean a better encoder, so that no epoch is the best;
+- sets `needs_full_batch = True` if its loss compares recordings, so that the batch of a process is not divided.
 
 Order and masked beats depend only on the seed and the step, and dropout also on the process, so that a resumed run
 equals an uninterrupted one.
@@ -28,7 +29,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
@@ -68,6 +69,8 @@ from .processes import average_batch_statistics, check_connected, launched_on_cp
 EPOCH_LOG, STEP_LOG = "pretraining_log.csv", "pretraining_steps.csv"
 MODEL_FOLDER, BEST_FOLDER, TRACKING_FOLDER = "model", "best", "tracking"
 FINETUNING_RUN = "finetuning.json"  # marks the folder of a fine-tuning run
+MIN_POOLED_STD = 0.01
+"""Smallest `pooled_std` of an encoder that has not collapsed, see [`has_collapsed`]."""
 _STEP_COLUMNS = ("step", "epoch", "loss", "gradient_norm", "learning_rate")
 
 
@@ -158,6 +161,22 @@ def learning_rate_at(step: int, num_steps: int, warmup_steps: int, peak: float, 
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
     return lowest + 0.5 * (peak - lowest) * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def has_collapsed(monitors: Mapping[str, Any]) -> bool:
+    """
+    Whether an encoder maps all recordings to nearly the same vector, which objectives without negatives may end in, at
+    their lowest loss: whether `pooled_std`, the standard deviation of its output over a batch in units of that output,
+    is below [`MIN_POOLED_STD`].
+
+    Random and trained encoders of this package have 0.08 to 0.8. At 0.01 the cosine similarity of two recordings is
+    0.9999, so that no head can tell them apart. The number of dimensions of the variation indicates no collapse: it is
+    close to 1 for random encoders, whose outputs mostly differ by heart rate, and in a batch of two recordings.
+
+    Args:
+        monitors (`Mapping[str, float]`): What a model lists in `monitors`, by name.
+    """
+    return bool(monitors.get("pooled_std", math.inf) < MIN_POOLED_STD)
 
 
 def pretrain(
@@ -436,8 +455,15 @@ class _Loop:
         if validation_dataset is not None and len(validation_dataset):
             self.validation_dataset = _select_columns(validation_dataset, collator)
         process_batch_size = plan.batch_size // plan.num_processes
-        default = 16 if accelerator.device.type == "cpu" else process_batch_size
+        needs_full_batch = getattr(model, "needs_full_batch", False)
+        default = 16 if accelerator.device.type == "cpu" and not needs_full_batch else process_batch_size
         self.micro_batch_size = min(arguments.per_device_train_batch_size or default, process_batch_size)
+        if needs_full_batch and self.micro_batch_size < process_batch_size:
+            raise InputError(
+                f"per_device_train_batch_size is {self.micro_batch_size}, but the loss compares all "
+                f"{process_batch_size} recordings of a process with each other: leave it out, or choose a smaller "
+                "train_batch_size or more processes"
+            )
         self.monitors: tuple[str, ...] = tuple(getattr(model, "monitors", ()))
         self.ranks_by_loss = getattr(model, "ranks_by_loss", True)
         parameters = inspect.signature(model.forward).parameters
@@ -609,6 +635,7 @@ class _Loop:
             ),
             **{name: float(np.mean([step[name] for step in steps])) for name in self.monitors},
         }
+        self._note_collapse(row)
         self.history.append(row)
         if validation_loss is not None:
             accelerator.log({"validation/loss": validation_loss}, step=self.step)
@@ -618,6 +645,19 @@ class _Loop:
                 self.best_loss = validation_loss
                 self._save_model(output_dir / BEST_FOLDER)
         self._epoch_started, self._epoch_first = time.perf_counter(), self.step
+
+    def _note_collapse(self, row: dict[str, Any]) -> None:
+        """Add the column `collapsed` to the row of an epoch if the model monitors it, and warn once."""
+        if "pooled_std" not in self.monitors:
+            return
+        row["collapsed"] = has_collapsed(row)
+        if row["collapsed"] and not any(map(has_collapsed, self.history)) and self.accelerator.is_main_process:
+            warnings.warn(
+                f"the encoder has collapsed: in epoch {row['epoch']} it maps all recordings to nearly the same vector "
+                f"(pooled_std {row['pooled_std']:.1g}, below {MIN_POOLED_STD:g}). Its features are of no use, however "
+                "low the loss is: lower the learning rate, or choose larger batches or another objective",
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:
@@ -654,6 +694,8 @@ class _Loop:
         path, state = checkpoint
         checkpoints.load(path)
         self.step, self.history = state["step"], state["history"]
+        for row in self.history if "pooled_std" in self.monitors else ():
+            row.setdefault("collapsed", has_collapsed(row))  # earlier versions did not log it
         self.seconds_before = state["seconds"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         self.steps = [row for row in _read_steps(output_dir / STEP_LOG) if row["step"] <= self.step]

@@ -11,6 +11,7 @@ from ..processing.errors import InputError
 from ..training.recipes import Recipe
 from .shared import (
     draw_recording,
+    draw_views,
     is_main_process,
     prepare_splits,
     quiet_libraries,
@@ -151,14 +152,14 @@ def pretrain_and_draw(
         tokenizer=recipe.teacher_folder if recipe.tokenizer else None,
     )
     write_json(output / PRETRAINING, facts)
-    _draw_pictures(recipe, result, sets, extractor, output / "pictures")
+    _draw_pictures(recipe, result, sets, extractor, collator, output / "pictures")
     return result
 
 
 def _draw_pictures(
-    recipe: Recipe, result: PretrainingResult, sets: dict[str, Any], extractor: Any, pictures: Path
+    recipe: Recipe, result: PretrainingResult, sets: dict[str, Any], extractor: Any, collator: Any, pictures: Path
 ) -> None:
-    """Draw the losses of a run, and a recording with its reconstruction."""
+    """Draw the losses of a run, and a recording with its views and its reconstruction."""
     from ..plotting import plot_losses, save_figure
     from ..systems import load
 
@@ -167,6 +168,8 @@ def _draw_pictures(
     dataset = sets.get("validation") or (None if recipe.streaming else sets["train"])
     if dataset is not None:
         draw_recording(dataset, pictures / "recording.png")
+        if hasattr(collator, "views"):
+            draw_views(dataset, collator, pictures / "views.png")
         if recipe.pretraining_objective.picture is not None:
             load(recipe.pretraining_objective.picture)(
                 result.model, dataset, extractor, pictures / "reconstruction.png"

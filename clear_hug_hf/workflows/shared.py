@@ -278,6 +278,21 @@ def draw_recording(dataset: datasets.Dataset, path: Path) -> None:
     save_figure(plot_recording(**signal, title=title), path)
 
 
+def draw_views(dataset: datasets.Dataset, collator: Any, path: Path) -> None:
+    """Draw the first recording of a dataset beside the two views that a [`ViewCollator`] makes of it in validation."""
+    from ..plotting import plot_views, save_figure
+    from ..processing.recording_inputs import StoredWindow
+
+    record, signal = _first_recording(dataset)
+    window = StoredWindow(*(signal[name] for name in StoredWindow._fields))
+    drawn = {"recording": window}
+    for view, number in enumerate(("first", "second")):
+        names = " + ".join(collator.views[view]) or "unchanged"
+        drawn[f"{number} view: {names}"] = collator.draw(window, collator.record_seed(record), view)
+    figure = plot_views(drawn, signal["sampling_rate"], title=f"Recording {short_name(record)}")
+    save_figure(figure, path)
+
+
 def draw_prediction(
     model: Any, record: str, path: Path, *, thresholds: Sequence[float] | None = None, note: str = "", **settings: Any
 ) -> None:

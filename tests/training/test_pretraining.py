@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import partialmethod
 from pathlib import Path
@@ -31,11 +32,15 @@ from clear_hug_hf import (
     ClearHugForPreTraining,
     ClearHugModel,
     EcgJepaConfig,
+    EcgJepaFeatureExtractor,
     EcgJepaForPreTraining,
 )
 from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.data.views import ViewCollator
 from clear_hug_hf.modeling.configuration_objective import ObjectiveConfig, strict_config
+from clear_hug_hf.modeling.configuration_siamese import SiameseConfig
 from clear_hug_hf.modeling.modeling_objective import ObjectiveModel
+from clear_hug_hf.modeling.modeling_siamese import SiameseForPreTraining
 from clear_hug_hf.processing import STANDARD_LEADS, InputError
 from clear_hug_hf.training import pretraining
 from clear_hug_hf.training.batches import StepPlan
@@ -177,6 +182,64 @@ def test_when_an_objective_trains_an_encoder_then_the_folder_holds_the_encoder_a
     changed = SquaresForPreTraining(SquaresConfig(backbone_config=ClearHugConfig.preset("tiny", **ENCODER)))
     with pytest.raises(InputError, match=r"a different run .*backbone_config"):
         _pretrain(dataset, tmp_path, dataset.select(range(4)), model=changed)
+
+
+def _views_model() -> SiameseForPreTraining:
+    torch.manual_seed(0)
+    config = SiameseConfig(backbone_config=ClearHugConfig.preset("tiny", **SMALL), projection_sizes=[8, 8])
+    return SiameseForPreTraining(config)
+
+
+def _jepa_model() -> EcgJepaForPreTraining:
+    torch.manual_seed(0)
+    sizes = {name.replace("decoder", "predictor"): size for name, size in SMALL.items()}
+    return EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", **sizes, num_samples=1000))
+
+
+@pytest.mark.parametrize("is_planted", [False, True])
+@pytest.mark.parametrize("make", [_views_model, _jepa_model])
+def test_when_the_encoder_is_made_constant_then_the_alarm_rises_once_and_else_it_is_silent(
+    make: Callable[[], Any], is_planted: bool, dataset: datasets.Dataset, tmp_path: Path
+) -> None:
+    model = make()
+    encoder = model.base_model
+    extractor: Any = ClearHugFeatureExtractor()
+    collator: Any = ViewCollator(extractor, views=(("crop",), ("jitter",)))
+    if make is _jepa_model:
+        extractor = EcgJepaFeatureExtractor(sampling_rate=100)
+        collator = EcgCollator(extractor, label_names=())
+        model.config.sampling_rate = 100
+    if is_planted:
+        encoder.register_forward_hook(lambda module, inputs, output: _constant(output))
+    recipe = _recipe(train_batch_size=8)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        result = pretrain(model, dataset, extractor, tmp_path, None, recipe, collator=collator)
+    alarms = [str(warning.message) for warning in raised if "collapsed" in str(warning.message)]
+    assert len(alarms) == is_planted
+    assert all(alarm.startswith("the encoder has collapsed: in epoch 1 it maps") for alarm in alarms)
+    assert [row["collapsed"] for row in result.history] == [is_planted] * 2
+    with (tmp_path / "pretraining_log.csv").open() as file:
+        assert [row["collapsed"] for row in csv.DictReader(file)] == [str(is_planted)] * 2
+
+
+def _constant(output: Any) -> Any:
+    """An encoder's output with ones in place of all states, but for a thousandth."""
+    for name in ("last_hidden_state", "pooler_output", "lead_states"):
+        setattr(output, name, 1 + 1e-3 * getattr(output, name))
+    return output
+
+
+def test_when_a_loss_compares_recordings_then_a_batch_is_not_divided(dataset: datasets.Dataset) -> None:
+    collator = ViewCollator(ClearHugFeatureExtractor(), views=((), ("crop",)))
+    with pytest.raises(InputError, match="compares all 4 recordings of a process"):
+        _pretrain(dataset, model=_views_model(), collator=collator, per_device_train_batch_size=2)
+    model, sizes = _views_model(), []
+    model.register_forward_pre_hook(
+        lambda module, args, inputs: sizes.append(len(inputs["input_values"])), with_kwargs=True
+    )
+    _pretrain(dataset, model=model, collator=collator, train_batch_size=18, num_train_epochs=1)
+    assert sizes == [36]
 
 
 def test_when_bf16_is_asked_for_then_the_weights_stay_in_full_precision(
