@@ -36,7 +36,7 @@ NO_BEATS = np.empty(0, dtype=np.int64)
 
 
 # One system for each class, which others may share.
-KINDS = {system.classes["AutoFeatureExtractor"]: name for name, system in reversed(SYSTEMS.items())}
+KINDS = {system.classes["AutoFeatureExtractor"]: name for name, system in [*SYSTEMS.items()][::-1]}
 
 
 @pytest.fixture(params=sorted(KINDS.values()))
