@@ -36,9 +36,7 @@ from transformers.utils import logging
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.evaluation.metrics import bootstrap_interval
-from clear_hug_hf.evaluation.protocol import holdout_split
-from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, run_benchmark
-from clear_hug_hf.training.features import dataset_labels
+from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, fold_rows, run_benchmark
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe
 
@@ -133,16 +131,8 @@ class Comparison:
     def task(self, name: str, fold: int) -> Task:
         """Train, validation and test recordings of a fold."""
         everything = self.rows[name]
-        names = list(everything.features["labels"])
-        others = everything.select(np.flatnonzero(self.folds != fold))
-        labels = dataset_labels(others, names).numpy()
-        first, second = holdout_split(labels, others["patient_id"], 0.1, seed=fold)
-        sets = {
-            "train": others.select(first),
-            "validation": others.select(second),
-            "test": everything.select(np.flatnonzero(self.folds == fold)),
-        }
-        return Task(f"fold{fold}", sets, names, self.extractors[name])
+        sets = {split: everything.select(rows) for split, rows in fold_rows(everything, self.folds, fold).items()}
+        return Task(f"fold{fold}", sets, list(everything.features["labels"]), self.extractors[name])
 
     def probe(self, name: str, fold: int) -> None:
         """Train and test heads on a fold, and on the encoder without its weights."""

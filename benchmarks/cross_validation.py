@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clear_hug_hf.evaluation.metrics import macro_auroc_samples
+from clear_hug_hf.evaluation.protocol import pooled_auroc_samples
 from clear_hug_hf.training.benchmark import CELLS, Cell, Task
 
 
@@ -50,11 +51,11 @@ def fold_scores(tasks: Sequence[Task], paths: Sequence[Sequence[Path]]) -> FoldS
     """
     if not all(path.is_file() for fold_paths in paths for path in fold_paths):
         return None
-    samples_by_fold, by_run = [], []
-    for fold, (task, fold_paths) in enumerate(zip(tasks, paths, strict=True)):
-        runs = [np.load(path) for path in fold_paths]
-        labels, patients = task.truth("test"), task.patient_ids("test")
-        # Folds have different patients, which are resampled separately.
-        samples_by_fold.append(macro_auroc_samples(labels, runs, patients, 2000, seed=fold))
-        by_run.append([float(macro_auroc_samples(labels, [run], patients, 0)[0]) for run in runs])
-    return FoldScores(np.mean(samples_by_fold, axis=0), [float(samples[0]) for samples in samples_by_fold], by_run)
+    labels, patients = [task.truth("test") for task in tasks], [task.patient_ids("test") for task in tasks]
+    runs = [[np.load(path) for path in fold_paths] for fold_paths in paths]
+    by_run = [
+        [float(macro_auroc_samples(truth, [run], ids, 0)[0]) for run in fold_runs]
+        for truth, ids, fold_runs in zip(labels, patients, runs, strict=True)
+    ]
+    samples = pooled_auroc_samples(labels, runs, patients, 2000, range(len(tasks)))
+    return FoldScores(samples, [float(np.mean(values)) for values in by_run], by_run)

@@ -37,16 +37,15 @@ from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.evaluation.metrics import bootstrap_interval, patient_weights
-from clear_hug_hf.evaluation.protocol import holdout_split
 from clear_hug_hf.training.benchmark import (
     RANDOM,
     RESNET,
     BenchmarkArguments,
     Cell,
     Task,
+    fold_rows,
     run_benchmark,
 )
-from clear_hug_hf.training.features import dataset_labels
 from clear_hug_hf.training.folders import load_pretrained
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe
@@ -119,16 +118,8 @@ def pretrain_variant(variant: str, fold: int, data: Path, output: Path) -> Path:
 def task_of_fold(fold: int, data: Path) -> Task:
     """Train, validation and test recordings of a fold."""
     everything, extractor, folds = all_recordings(data)
-    names = list(everything.features["labels"])
-    others = everything.select(np.flatnonzero(folds != fold))
-    labels = dataset_labels(others, names).numpy()
-    first, second = holdout_split(labels, others["patient_id"], 0.1, seed=fold)
-    sets = {
-        "train": others.select(first),
-        "validation": others.select(second),
-        "test": everything.select(np.flatnonzero(folds == fold)),
-    }
-    return Task(f"fold{fold}", sets, names, extractor)
+    sets = {split: everything.select(rows) for split, rows in fold_rows(everything, folds, fold).items()}
+    return Task(f"fold{fold}", sets, list(everything.features["labels"]), extractor)
 
 
 def run_fold(fold: int, data: Path, output: Path, which: str) -> None:

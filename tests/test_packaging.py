@@ -173,7 +173,7 @@ def test_when_an_extra_is_named_then_it_brings_the_library() -> None:
     for package, extra in errors.OPTIONAL_LIBRARIES.values():
         assert package in (_names(PROJECT["dependencies"]) if extra is None else extras[extra])
     (everything,) = PROJECT["optional-dependencies"]["all"]
-    assert Requirement(everything).extras == extras.keys() - {"all", "benchmarks", "dev", "docs"}
+    assert Requirement(everything).extras == extras.keys() - {"all", "baselines", "benchmarks", "dev", "docs"}
 
 
 def test_when_a_published_copy_lacks_a_library_then_its_message_names_the_library() -> None:

@@ -8,10 +8,12 @@ from ..workflows.shared import say
 ARGUMENTS = (RunArguments, BenchmarkArguments)
 DESCRIPTION = """\
 Train and test models on 1, 10 and 100 % of the training recordings of each task, with several seeds.
-Compares them with the same encoder randomly initialized and, with --resnet, with a supervised ResNet.
+Compares them with the encoder of each form randomly initialized (named random, or random (SYSTEM) where
+models have several forms) and, if asked, with supervised networks and MiniRocket.
 Chooses the epoch on the validation recordings and uses the test recordings once per cell (one model, task,
 fraction, seed, protocol and head). If a task has no test recordings, it tests on the validation recordings
-and chooses the epoch on a tenth of the training patients.
+and chooses the epoch on a tenth of the training patients. With --folds N, it tests each N-th of the
+patients once, with models trained on the others, and pools the folds.
 
 If interrupted or killed, the same command continues with the missing cells. To add tasks, models, fractions
 or seeds, repeat the command with them added: table and CSV contain what the command names.
@@ -25,6 +27,8 @@ EXAMPLES = """\
       --models first=runs/first second=runs/second
   clear-hug benchmark --tasks prepared/super --models mine=runs/pretrained --protocols knn probe \\
       --heads mean weighted --fractions 0.1 1 --seeds 0 1 2 --resnet --output-dir runs/benchmark
+  clear-hug benchmark --tasks prepared/super --models mine=runs/pretrained-{fold} --folds 3 \\
+      --protocols logistic probe --heads mean attention --resnet --minirocket
 """
 
 

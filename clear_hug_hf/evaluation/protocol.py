@@ -2,22 +2,25 @@
 The protocol of Pan et al. (2026), Table 1: macro AUROC on several tasks with 1, 10 and 100% of the training
 recordings.
 
-This module selects the recordings of each fraction, classifies by nearest neighbors, and formats tables of results.
+This module selects the recordings of each fraction, classifies features by nearest neighbors and linear models, and
+formats tables of results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from ..data.label_sets import LABEL_SETS
 from ..processing.errors import InputError
 from ..systems import SYSTEMS
-from .metrics import macro_auroc, patient_index
+from .metrics import macro_auroc, macro_auroc_samples, patient_index
 
 
 def random_subset(record_ids: Sequence[str], fraction: float, seed: int = 0) -> np.ndarray:
@@ -167,6 +170,144 @@ def select_nearest_neighbors(
     ]
     best = usable[int(np.argmax(scores))]
     return best, nearest_neighbor_scores(features, labels, queries, best)
+
+
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Inverse strengths of the penalty of a logistic regression, relative to the sum of the losses of the recordings."""
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e5)
+"""Strengths of the penalty of a ridge regression, relative to the sum of the squared errors of the recordings."""
+
+
+def select_logistic(
+    features: np.ndarray,
+    labels: np.ndarray,
+    validation_features: np.ndarray,
+    validation_labels: np.ndarray,
+    queries: np.ndarray,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """
+    Classify by a logistic regression of each label on standardized features, with an L2 penalty. The labels share its
+    inverse strength, which is chosen from [`STRENGTHS`] by macro AUROC on the validation recordings; among equal ones,
+    the strongest penalty is.
+
+    Args:
+        features, labels, validation_features, queries: As in [`nearest_neighbor_scores`].
+        validation_labels (`np.ndarray` of shape `(num_validation, num_labels)`): 1, 0, or NaN if unknown.
+
+    Returns:
+        `tuple[float, np.ndarray, np.ndarray]`: The inverse strength, and the probabilities of the validation
+        recordings and of the queries, `(num_recordings, num_labels)`.
+    """
+    spans = _project(features, validation_features, queries)
+
+    def scores(strength: float) -> list[np.ndarray]:
+        columns = [_fit_logistic(spans, truth, strength) for truth in labels.T]
+        return [np.stack(parts, axis=1) for parts in zip(*columns, strict=True)]
+
+    return _select(STRENGTHS, scores, validation_labels)
+
+
+def select_ridge(
+    features: np.ndarray,
+    labels: np.ndarray,
+    validation_features: np.ndarray,
+    validation_labels: np.ndarray,
+    queries: np.ndarray,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """
+    Classify by a ridge regression of 1 and -1 on standardized features; arguments are as in [`select_logistic`].
+
+    Returns:
+        `tuple[float, np.ndarray, np.ndarray]`: The penalty, chosen from [`PENALTIES`] (among equal ones the
+        strongest), and the scores of the validation recordings and of the queries, from 0 to 1: the logistic function
+        of twice the regression, which keeps the order and makes 0 the threshold.
+    """
+    spans = _project(features, validation_features, queries)
+
+    def scores(penalty: float) -> list[np.ndarray]:
+        columns = [_fit_ridge(spans, truth, penalty) for truth in labels.T]
+        return [expit(2 * np.stack(parts, axis=1)) for parts in zip(*columns, strict=True)]
+
+    return _select(PENALTIES[::-1], scores, validation_labels)
+
+
+def _project(features: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """
+    Standardized features in the space that those of the training recordings span. A penalized linear model has no
+    weights outside of it, so that nothing is lost, and few recordings need few weights.
+    """
+    mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    # A feature that is constant in training says nothing, and must not blow up elsewhere.
+    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * np.abs(mean) + 1e-12)
+    standardized = [(part - mean) * scale for part in (features, *others)]
+    left, lengths, right = np.linalg.svd(standardized[0], full_matrices=False)
+    kept = lengths > 1e-10 * max(lengths[0], 1e-12)
+    return [left[:, kept] * lengths[kept], *(part @ right[kept].T for part in standardized[1:])]
+
+
+def _fit_logistic(spans: Sequence[np.ndarray], truth: np.ndarray, strength: float) -> list[np.ndarray]:
+    """Probabilities of a label for all but the first of the projected features, on which it is fitted."""
+    known = ~np.isnan(truth)
+    positive = truth[known] > 0.5
+    if positive.all() or not positive.any():
+        # Without both classes there is nothing to fit.
+        return [np.full(len(part), float(positive.any())) for part in spans[1:]]
+    model = LogisticRegression(C=strength, tol=1e-6, max_iter=1000).fit(spans[0][known], positive)
+    return [model.predict_proba(part)[:, 1] for part in spans[1:]]
+
+
+def _fit_ridge(spans: Sequence[np.ndarray], truth: np.ndarray, penalty: float) -> list[np.ndarray]:
+    """Regression of a label for all but the first of the projected features, on which it is fitted."""
+    known = ~np.isnan(truth)
+    inputs, targets = spans[0][known], np.where(truth[known] > 0.5, 1.0, -1.0)
+    if not len(targets):
+        return [np.zeros(len(part)) for part in spans[1:]]
+    center, offset = inputs.mean(axis=0), targets.mean()
+    inputs, targets = inputs - center, targets - offset
+    if known.all():
+        # The projected features of all recordings are uncorrelated.
+        weights = inputs.T @ targets / ((inputs**2).sum(axis=0) + penalty)
+    else:
+        weights = np.linalg.solve(inputs.T @ inputs + penalty * np.eye(inputs.shape[1]), inputs.T @ targets)
+    return [(part - center) @ weights + offset for part in spans[1:]]
+
+
+def _select(
+    candidates: Sequence[float], scores: Callable[[float], list[np.ndarray]], validation_labels: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The first of the candidates with the highest macro AUROC on the validation recordings, and its scores."""
+    results = [scores(candidate) for candidate in candidates]
+    best = int(np.argmax([macro_auroc(validation_labels, validation) for validation, _ in results]))
+    validation, queries = results[best]
+    return candidates[best], validation, queries
+
+
+# ---------------------------------------------------------------------------------------------------- cross-validation
+
+
+def pooled_auroc_samples(
+    labels: Sequence[np.ndarray],
+    runs: Sequence[Sequence[np.ndarray]],
+    patient_ids: Sequence[Sequence[str | None]],
+    num_samples: int,
+    seeds: Sequence[int],
+) -> np.ndarray:
+    """
+    Mean over test sets of other patients, such as the folds of a cross-validation, of the macro AUROC of several runs,
+    and of the same on bootstrap samples of the patients. Patients are resampled within each set.
+
+    Args:
+        labels (`Sequence[np.ndarray]`): Labels `(num_recordings, num_labels)` of each set.
+        runs (`Sequence[Sequence[np.ndarray]]`): Probabilities of each run, for each set.
+        patient_ids (`Sequence[Sequence[str | None]]`): Patient of each recording, for each set.
+        num_samples (`int`): Number of bootstrap samples.
+        seeds (`Sequence[int]`): Seed of the bootstrap of each set.
+
+    Returns:
+        `np.ndarray` of shape `(1 + num_samples,)`: As in [`macro_auroc_samples`].
+    """
+    parts = zip(labels, runs, patient_ids, seeds, strict=True)
+    return np.mean([macro_auroc_samples(*part[:3], num_samples, seed=part[3]) for part in parts], axis=0)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

@@ -9,6 +9,7 @@ from typing import Any
 OPTIONAL_LIBRARIES = {
     "PIL": ("pillow", "pages"),
     "accelerate": ("accelerate", "train"),
+    "aeon": ("aeon", "baselines"),
     "cv2": ("opencv-python-headless", "pages"),
     "datasets": ("datasets", "train"),
     "evaluate": ("evaluate", "train"),

@@ -238,7 +238,8 @@ REFERENCE: dict[str, Any] = {
 class BenchmarkArguments(Arguments):
     """
     Which cells a benchmark has, and how each is trained. `recipes` holds the [`FinetuningArguments`] of each protocol
-    and of the `supervised` ResNet; no recipe stops early, so that all cells train for equally many epochs.
+    that trains, of the `supervised` ResNet, and of encoders from `scratch`; no recipe stops early, so that all cells
+    train for equally many epochs.
 
     Raises:
         InputError: If a value is outside its bounds.
@@ -246,17 +247,19 @@ class BenchmarkArguments(Arguments):
 
     _group = "cells"
 
-    protocols: list[Literal["knn", "probe", "finetune", "lora"]] = field(
+    protocols: list[Literal["knn", "logistic", "probe", "finetune", "lora"]] = field(
         default_factory=lambda: ["probe"],
         metadata={
-            "help": "knn is k nearest neighbors, probe a head on the frozen encoder, finetune full fine-tuning."
+            "help": "knn is k nearest neighbors and logistic a logistic regression on the mean feature, whose number "
+            "of neighbors and penalty are chosen on the validation recordings; probe is a head on the frozen encoder, "
+            "finetune full fine-tuning."
         },
     )
     heads: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Heads of all protocols except knn; mean with probe is the linear probe (default: mean and the "
-            "models' usual heads that all models support).",
+            "help": "Heads of all protocols except knn and logistic; mean with probe is the linear probe (default: "
+            "mean and the models' usual heads that all models support).",
             "choices": head_types(),
         },
     )
@@ -282,6 +285,9 @@ class BenchmarkArguments(Arguments):
     )
     finetune_epochs: int = field(default=20, metadata={"help": "Epochs of full fine-tuning and LoRA.", "gt": 0})
     reference_epochs: int = field(default=10, metadata={"help": "Epochs of the supervised ResNet.", "gt": 0})
+    scratch_epochs: int = field(
+        default=30, metadata={"help": "Epochs of encoders trained from random initialization (--supervised).", "gt": 0}
+    )
     bootstrap_samples: int = field(
         default=1000, metadata={"help": "Bootstrap samples of patients for the intervals.", "ge": 0}
     )
@@ -312,6 +318,14 @@ class BenchmarkArguments(Arguments):
             ),
             "finetune": recipe(self.finetune_epochs, method="full", per_device_train_batch_size=32),
             "supervised": recipe(self.reference_epochs, **reference),
+            # Without pre-training, no layer has learned more than another.
+            "scratch": recipe(
+                self.scratch_epochs,
+                method="full",
+                per_device_train_batch_size=32,
+                encoder_learning_rate=1e-3,
+                layer_decay=1.0,
+            ),
         }
         if "lora" in self.protocols:
             self.recipes["lora"] = recipe(self.finetune_epochs, method="lora", per_device_train_batch_size=32)

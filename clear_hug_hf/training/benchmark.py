@@ -1,5 +1,6 @@
 """
-Benchmarks with the papers' protocol: task x fraction x seed x model x protocol x head, with a file per finished cell.
+Benchmarks with the papers' protocol: task x fold x fraction x seed x model x protocol x head, with a file per finished
+cell.
 
 An interrupted benchmark continues with the missing cells; more tasks, models, fractions or seeds can be added to the
 same folder.
@@ -17,14 +18,14 @@ from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers import set_seed
+from transformers import AutoModel, PreTrainedConfig, set_seed
 
 from ..data.collator import EcgCollator
 from ..data.model_files import load_config, load_feature_extractor
@@ -35,21 +36,24 @@ from ..data.prepared import (
     read_manifest,
     select_labels,
 )
-from ..data.splits import group_by_recording, patient_keys
+from ..data.splits import group_by_recording, patient_folds, patient_keys
 from ..evaluation.metrics import (
     METRICS,
+    bootstrap_interval,
     choose_thresholds,
     evaluate_predictions,
-    macro_auroc_interval,
 )
 from ..evaluation.predictions import mean_by_recording, predict
 from ..evaluation.protocol import (
     holdout_split,
     nearest_neighbor_scores,
+    pooled_auroc_samples,
     protocol_table,
     published_for,
     random_subset,
+    select_logistic,
     select_nearest_neighbors,
+    select_ridge,
     stratified_subset,
 )
 from ..inference.digests import dataset_digest, settings_digest, weights_digest
@@ -79,7 +83,7 @@ from .folders import (
 )
 from .pretraining import check_compatible
 from .processes import refuse_launcher
-from .reference import predict_reference, signal_dataset, train_reference
+from .reference import minirocket_features, predict_reference, signal_dataset, train_reference
 
 
 DRAWS = {
@@ -87,8 +91,19 @@ DRAWS = {
     "stratified": "sampled by patient such that each label keeps its prevalence",
 }
 """Descriptions of how a fraction of the training recordings is sampled."""
-RANDOM, RESNET = "random", "resnet"
-"""Names of controls, models without a folder: the first model's encoder randomly initialized, and a ResNet."""
+RANDOM, RESNET, MINIROCKET = "random", "resnet", "minirocket"
+"""
+Names of controls, models without a folder: the encoder of each form randomly initialized, a supervised ResNet, and a
+ridge regression of MiniRocket's features.
+"""
+FOLD = "{fold}"
+"""What stands for the number of the fold in the path of a model that was pre-trained for each fold."""
+SCRATCH = "scratch"
+"""Name of the protocol that trains a whole model from random initialization."""
+Model = Path | PreTrainedConfig | None
+_HEADLESS = ("knn", "logistic")
+# The states of all tokens of a task are kept in memory up to this size.
+_TOKEN_BYTES = 4 * 1024**3
 CELLS, CSV, TABLE, RUN = "cells", "results.csv", "table.md", "benchmark.json"
 
 
@@ -107,6 +122,7 @@ class Task:
         notes (`list[str]`): Notes on the results, such as labels that were left out.
         published (*optional*): Published numbers on the same recordings.
         others (`list[Task]`): The same rows prepared for models of other systems.
+        fold (`int`, *optional*): Number of the fold that is tested, in a cross-validation by patient.
     """
 
     name: str
@@ -117,6 +133,17 @@ class Task:
     notes: list[str] = field(default_factory=list)
     published: Any = None
     others: list[Task] = field(default_factory=list)
+    fold: int | None = None
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """`tuple[str, int | None]`: Name and fold."""
+        return self.name, self.fold
+
+    @property
+    def title(self) -> str:
+        """`str`: Name and fold in messages and files."""
+        return self.name if self.fold is None else f"{self.name}, fold {self.fold}"
 
     def truth(self, split: str) -> np.ndarray:
         """Labels of each recording of a split, `(num_recordings, num_labels)`: 1, 0, or NaN if unknown."""
@@ -143,20 +170,23 @@ class Cell:
     model: str
     protocol: str
     head: str = ""
+    fold: int | None = None
 
     @property
     def name(self) -> str:
         """`str`: Name of the files of the cell."""
-        parts = (self.task, f"{100 * self.fraction:g}pc", f"seed{self.seed}", self.model, self.protocol, self.head)
+        fold = "" if self.fold is None else f"fold{self.fold}"
+        share = f"{100 * self.fraction:g}pc"
+        parts = (self.task, fold, share, f"seed{self.seed}", self.model, self.protocol, self.head)
         # Other characters are escaped, so that names remain distinct.
         return "__".join(
             "".join(c if c.isalnum() or c in "-._" else f"~{ord(c):x}~" for c in part) for part in parts if part
         )
 
     @property
-    def method(self) -> str:
-        """`str`: Model, protocol and head, which all fractions and seeds share."""
-        return ", ".join(filter(None, (self.model, self.protocol, self.head)))
+    def method(self) -> tuple[str, str, str]:
+        """`tuple[str, str, str]`: Model, protocol and head, which all folds, fractions and seeds share."""
+        return self.model, self.protocol, self.head
 
 
 def load_task(
@@ -181,20 +211,9 @@ def load_task(
         InputError: If a folder has no labels, no label remains, labels are mutually exclusive classes, or the folders
             differ in splits, patients or labels.
     """
-    folders = [folder] if isinstance(folder, Path) else list(folder)
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
-        check_independent_labels(folder)
-    loaded = [load_prepared(folder) for folder in folders]
-    folder = folders[0]
-    notes = _select_shared_rows(folders, [sets for sets, _ in loaded])
-    sets = loaded[0][0]
-    known = list((next(iter(sets.values())).features or {}).get("labels") or ())
-    if not known:
-        raise InputError(f"there are no labels in {folder}: prepare it with `clear-hug prepare --labels`")
-    if unknown := [label for label in label_names or () if label not in known]:
-        raise InputError(f"there is no label {unknown[0]!r} in {folder}: choose from {', '.join(known)}")
+    loaded = _load_folders(folder)
+    folder, notes = loaded.folders[0], loaded.notes
+    sets = loaded.sets[0]
     # Sizes of the source: published numbers also count recordings that cannot be used.
     sizes = {split: counts["records"] for split, counts in read_manifest(folder)["splits"].items()}
     usable = {split: len(set(dataset["record_id"])) for split, dataset in sets.items()}
@@ -202,34 +221,20 @@ def load_task(
         if split not in sets and not (split == "test" and "validation" in sets):
             raise InputError(f"{folder} has no {split} recordings: prepare it with splits")
     if "test" not in sets:
-        for folder_sets, _ in loaded:
+        for folder_sets in loaded.sets:
             folder_sets["test"] = folder_sets.pop("validation")
         notes.append("there are no test recordings: the validation recordings are tested")
     if "validation" not in sets:
-        labels = dataset_labels(sets["train"], known).numpy()
-        patients = patient_keys(sets["train"]["record_id"], sets["train"]["patient_id"])
-        train_rows, validation_rows = holdout_split(labels, patients, 0.1, seed=0)
-        for folder_sets, _ in loaded:
+        train_rows, validation_rows = _hold_out(sets["train"], loaded.label_names, seed=0)
+        for folder_sets in loaded.sets:
             folder_sets["validation"], folder_sets["train"] = (
                 folder_sets["train"].select(rows.tolist()) for rows in (validation_rows, train_rows)
             )
         count = len({*sets["validation"]["record_id"]})
         notes.append(f"the epoch is chosen on {count} training recordings of other patients")
-    min_positives = max(1, min_positives)
-    selected: list[str] = []
-    excluded: list[str] = []
-    for label in label_names or known:
-        count = min(_minority_count(sets[split], label) for split in ("train", "test"))
-        (selected if count >= min_positives else excluded).append(label)
-    if excluded:
-        listed = ", ".join(excluded)
-        notes.append(f"left out, with fewer than {min_positives} training or test recordings of a class: {listed}")
-    if not selected:
-        raise InputError(f"no label of {folder} has {min_positives} recordings of each class to train and test")
+    selected = _select_labels(loaded, label_names, min_positives, [(sets["train"], sets["test"])])
     if not any(patient is not None for dataset in sets.values() for patient in dataset["patient_id"]):
-        notes.append(
-            "patients are unknown, so each recording counts as one: if patients repeat, the metrics are optimistic"
-        )
+        notes.append(_UNKNOWN_PATIENTS)
     published = published_for(selected, sizes)
     if published is not None:
         notes.append(
@@ -237,17 +242,149 @@ def load_task(
             + ", ".join(f"{sizes[split]} for {split} {usable[split]}" for split in ("train", "validation", "test"))
             + " could be used here"
         )
-    tasks = [
-        Task(
-            name,
-            {split: select_labels(folder_sets[split], selected) for split in ("train", "validation", "test")},
-            selected,
-            extractor,
-            folder,
+    return replace(loaded.task(name, loaded.sets, selected), notes=notes, published=published)
+
+
+def load_folds(
+    name: str,
+    folder: Path | Sequence[Path],
+    num_folds: int,
+    label_names: Sequence[str] | None = None,
+    min_positives: int = 1,
+) -> list[Task]:
+    """
+    Load a task as a cross-validation by patient over all recordings, whatever their splits. Each fold is tested with
+    models that are trained on the others, of which a tenth of the patients, sampled with the number of the fold as
+    seed, is used for validation.
+
+    Args:
+        num_folds (`int`): Number of folds (see [`patient_folds`]).
+        name, folder, label_names, min_positives: As in [`load_task`]; a label needs as many recordings in each fold.
+
+    Returns:
+        `list[Task]`: A task for each fold, with the same labels.
+
+    Raises:
+        FileNotFoundError, InputError: As in [`load_task`], or if there are fewer than two folds or patients than
+            folds.
+    """
+    loaded = _load_folders(folder)
+    order = [split for split in ("train", "validation", "test") if split in loaded.sets[0]]
+    pooled = [datasets.concatenate_datasets([sets[split] for split in order]) for sets in loaded.sets]
+    folds = patient_folds(pooled[0]["record_id"], pooled[0]["patient_id"], num_folds)
+    rows_of = [fold_rows(pooled[0], folds, fold) for fold in range(num_folds)]
+    tested = [(pooled[0].select(rows["train"]), pooled[0].select(rows["test"])) for rows in rows_of]
+    selected = _select_labels(loaded, label_names, min_positives, tested)
+    if not any(patient is not None for patient in pooled[0]["patient_id"]):
+        loaded.notes.append(_UNKNOWN_PATIENTS)
+    count = len({*pooled[0]["record_id"]})
+    loaded.notes.append(f"cross-validated by patient in {num_folds} folds of {count} recordings")
+    tasks = []
+    for fold, rows in enumerate(rows_of):
+        sets = [{split: dataset.select(indices) for split, indices in rows.items()} for dataset in pooled]
+        tasks.append(replace(loaded.task(name, sets, selected), notes=loaded.notes, fold=fold))
+    return tasks
+
+
+def fold_rows(recordings: datasets.Dataset, folds: np.ndarray, fold: int) -> dict[str, np.ndarray]:
+    """
+    Rows of a cross-validation by patient that train, validate and test a fold.
+
+    Args:
+        recordings ([`datasets.Dataset`]): Prepared recordings with labels.
+        folds (`np.ndarray` of shape `(num_recordings,)`): Fold of each row, from [`patient_folds`].
+        fold (`int`): The one to test; also the seed that draws a tenth of the other patients for validation.
+
+    Returns:
+        `dict[str, np.ndarray]`: Indices of the `train`, `validation` and `test` rows.
+    """
+    others = np.flatnonzero(folds != fold)
+    rows = _hold_out(recordings.select(others), list(recordings.features["labels"]), seed=fold)
+    return {
+        "train": others[rows[0]],
+        "validation": others[rows[1]],
+        "test": np.flatnonzero(folds == fold),
+    }
+
+
+_UNKNOWN_PATIENTS = (
+    "patients are unknown, so each recording counts as one: if patients repeat, the metrics are optimistic"
+)
+
+
+def _hold_out(recordings: datasets.Dataset, label_names: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of nine tenths of the recordings and of the last tenth, of other patients."""
+    labels = dataset_labels(recordings, label_names).numpy()
+    return holdout_split(labels, patient_keys(recordings["record_id"], recordings["patient_id"]), 0.1, seed)
+
+
+@dataclass
+class _Loaded:
+    """Prepared folders of the same recordings: their splits, with the same rows in the same order, and labels."""
+
+    folders: list[Path]
+    sets: list[dict[str, datasets.Dataset]]
+    extractors: list[Any]
+    label_names: list[str]
+    notes: list[str]
+
+    def task(self, name: str, all_sets: Sequence[Mapping[str, datasets.Dataset]], label_names: list[str]) -> Task:
+        """The task of these `train`, `validation` and `test` rows of each folder."""
+        first, *others = (
+            Task(
+                name,
+                {split: select_labels(sets[split], label_names) for split in ("train", "validation", "test")},
+                label_names,
+                extractor,
+                folder,
+            )
+            for folder, sets, extractor in zip(self.folders, all_sets, self.extractors, strict=True)
         )
-        for folder, (folder_sets, extractor) in zip(folders, loaded, strict=True)
-    ]
-    return replace(tasks[0], notes=notes, published=published, others=tasks[1:])
+        return replace(first, others=others)
+
+
+def _load_folders(folder: Path | Sequence[Path]) -> _Loaded:
+    """Load the prepared folders of a task; errors are those of [`load_task`]."""
+    folders = [folder] if isinstance(folder, Path) else list(folder)
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"the data folder {folder} does not exist: check the path")
+        check_independent_labels(folder)
+    loaded = [load_prepared(folder) for folder in folders]
+    all_sets = [sets for sets, _ in loaded]
+    notes = _select_shared_rows(folders, all_sets)
+    known = list((next(iter(all_sets[0].values())).features or {}).get("labels") or ())
+    if not known:
+        raise InputError(f"there are no labels in {folders[0]}: prepare it with `clear-hug prepare --labels`")
+    return _Loaded(folders, all_sets, [extractor for _, extractor in loaded], known, notes)
+
+
+def _select_labels(
+    loaded: _Loaded,
+    label_names: Sequence[str] | None,
+    min_positives: int,
+    tested: Sequence[tuple[datasets.Dataset, datasets.Dataset]],
+) -> list[str]:
+    """
+    The labels with enough positive and negative recordings in each of these pairs of training and test recordings;
+    the others are noted.
+    """
+    folder = loaded.folders[0]
+    if unknown := [label for label in label_names or () if label not in loaded.label_names]:
+        raise InputError(f"there is no label {unknown[0]!r} in {folder}: choose from {', '.join(loaded.label_names)}")
+    min_positives = max(1, min_positives)
+    selected: list[str] = []
+    excluded: list[str] = []
+    for label in label_names or loaded.label_names:
+        count = min(_minority_count(dataset, label) for pair in tested for dataset in pair)
+        (selected if count >= min_positives else excluded).append(label)
+    where = "training or test recordings" + (" of a fold" if len(tested) > 1 else "")
+    if excluded:
+        listed = ", ".join(excluded)
+        loaded.notes.append(f"left out, with fewer than {min_positives} {where} of a class: {listed}")
+    if not selected:
+        raise InputError(f"no label of {folder} has {min_positives} recordings of each class to train and test")
+    return selected
 
 
 def _select_shared_rows(folders: Sequence[Path], all_sets: Sequence[dict[str, datasets.Dataset]]) -> list[str]:
@@ -305,7 +442,7 @@ def _minority_count(dataset: datasets.Dataset, label: str) -> int:
     return int(min((values == 1).sum(), (values == 0).sum()))
 
 
-def default_heads(folders: Iterable[Path]) -> list[str]:
+def default_heads(folders: Iterable[Path | str]) -> list[str]:
     """`mean`, and the default heads of the models that all models support; errors as in [`run_benchmark`]."""
     systems = [system_of(load_config(find_model_folder(folder))) for folder in folders]
     heads = (next(iter(system.heads)) for system in systems)
@@ -314,7 +451,7 @@ def default_heads(folders: Iterable[Path]) -> list[str]:
 
 def run_benchmark(
     tasks: Sequence[Task],
-    models: Mapping[str, Path | None],
+    models: Mapping[str, Model],
     output_dir: str | Path,
     arguments: BenchmarkArguments | None = None,
     cache_dir: str | Path | None = None,
@@ -325,8 +462,12 @@ def run_benchmark(
     Run the cells that are missing in the folder, and write the table and CSV of all requested cells.
 
     Args:
-        tasks (`Sequence[Task]`): Tasks from [`load_task`].
-        models (`Mapping[str, Path | None]`): Model folders by name; `None` for [`RANDOM`] and [`RESNET`].
+        tasks (`Sequence[Task]`): Tasks from [`load_task`] or [`load_folds`].
+        models (`Mapping[str, Path | PreTrainedConfig | None]`): Models by name: folders, where `{fold}` stands for the
+            number of the fold; configs of encoders, which are trained from random initialization on the labels; and
+            `None` for the controls [`RANDOM`], [`RESNET`] and [`MINIROCKET`]. The first of these becomes a control for
+            each encoder form: `random` if there is one form, and otherwise `random (SYSTEM)`, with the number of
+            parameters where two forms share a system.
         output_dir (`str` or `Path`): Folder for `results.csv`, `table.md`, `benchmark.json` (digests of tasks, models
             and recipes) and `cells/`, with a JSON file and the test probabilities of each finished cell.
         arguments ([`BenchmarkArguments`], *optional*): Cells and recipes.
@@ -344,21 +485,23 @@ def run_benchmark(
     refuse_launcher("a benchmark")
     arguments = BenchmarkArguments() if arguments is None else arguments
     output_dir = check_writable(output_dir)
-    names = [task.name for task in tasks]
-    if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two tasks are named {duplicates[0]!r}: rename one")
-    if reserved := [name for name in (RANDOM, RESNET) if models.get(name) is not None]:
+    keys = [task.key for task in tasks]
+    if duplicates := [key[0] for key in keys if keys.count(key) > 1]:
+        raise InputError(f"two tasks are named {min(duplicates)!r}: rename one")
+    if reserved := [name for name in (RANDOM, RESNET, MINIROCKET) if models.get(name) is not None]:
         raise InputError(f"the name {reserved[0]!r} is reserved for a control: rename the model")
     for task in tasks:
         check_datasets(task.sets["train"], task.sets["validation"], task.label_names, allow_absent_labels=True)
         for split in ("train", "validation"):
-            check_disjoint_patients(task.sets[split], task.sets["test"], f"{task.name}: ", splits=f"{split} and test")
+            check_disjoint_patients(task.sets[split], task.sets["test"], f"{task.title}: ", splits=f"{split} and test")
     if not arguments.heads:
         arguments = copy(arguments)
-        arguments.heads = default_heads(folder for folder in models.values() if folder is not None)
+        arguments.heads = default_heads(
+            _fold_path(path, tasks[0].fold) for path in models.values() if _is_folder(path)
+        )
     runner = _Runner(tasks, models, arguments, cache_dir, output_dir)
     runner.check_identity()
-    cells = list(_cells(tasks, models, arguments))
+    cells = list(_cells(tasks, runner.encoders, arguments))
     missing = [cell for cell in cells if runner.read(cell) is None]
     messages: set[str] = set()
     num_finished = len(cells) - len(missing)
@@ -379,18 +522,26 @@ def run_benchmark(
     return rows
 
 
-def _cells(tasks: Sequence[Task], models: Mapping[str, Path | None], arguments: BenchmarkArguments) -> Iterator[Cell]:
+def _cells(
+    tasks: Sequence[Task], encoders: Mapping[str, _Encoder | None], arguments: BenchmarkArguments
+) -> Iterator[Cell]:
     for task in tasks:
         # Cheap cells first, so that partial results are informative.
         for fraction in sorted(arguments.fractions):
-            for model in models:
+            for model, encoder in encoders.items():
                 for seed in arguments.seeds:
-                    if model == RESNET:
-                        yield Cell(task.name, fraction, seed, model, "supervised")
-                        continue
-                    for protocol in arguments.protocols:
-                        for head in ("",) if protocol == "knn" else arguments.heads:
-                            yield Cell(task.name, fraction, seed, model, protocol, head)
+                    if encoder is None:
+                        hows = [("supervised", "")]
+                    elif encoder.is_supervised:
+                        hows = [(SCRATCH, "mean")]
+                    else:
+                        hows = [
+                            (protocol, head)
+                            for protocol in arguments.protocols
+                            for head in (("",) if protocol in _HEADLESS else arguments.heads)
+                        ]
+                    for protocol, head in hows:
+                        yield Cell(task.name, fraction, seed, model, protocol, head, task.fold)
 
 
 def draw(method: str, task: Task, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -401,22 +552,49 @@ def draw(method: str, task: Task, labels: np.ndarray, fraction: float, seed: int
 
 
 def _describe(cell: Cell) -> str:
-    return f"{cell.task}, {100 * cell.fraction:g}%, seed {cell.seed}"
+    fold = "" if cell.fold is None else f", fold {cell.fold}"
+    return f"{cell.task}{fold}, {100 * cell.fraction:g}%, seed {cell.seed}"
 
 
-def _prepared_for(task: Task, folder: Path) -> Task:
+def supervised_name(form: str) -> str:
+    """Name of a model that is trained from random initialization, such as `supervised (ecg_s4)`."""
+    return f"supervised ({form.replace(':', ' ')})"
+
+
+def _is_folder(model: Model) -> TypeGuard[Path | str]:
+    return isinstance(model, str | Path)
+
+
+def _fold_path(path: Path | str, fold: int | None) -> str:
+    """The path of a model for a fold."""
+    text = str(path)
+    if FOLD not in text:
+        return text
+    if fold is None:
+        raise InputError(f"{text} is the folder of a fold: cross-validate with --folds, or name one folder")
+    return text.replace(FOLD, str(fold))
+
+
+def _prepared_for(task: Task, source: Path | PreTrainedConfig) -> Task:
     """
-    The preparation of a task that matches the model in a folder.
+    The preparation of a task that matches the model in a folder, or an encoder with a config.
 
     Raises:
         InputError: If none matches, with the mismatch of the first.
     """
     errors: list[InputError] = []
+    config = load_config(source) if isinstance(source, Path) else source
     for prepared in (task, *task.others):
         try:
-            if prepared.folder is not None:
-                match_prepared(prepared.folder, load_feature_extractor(folder))
-            check_compatible(load_config(folder), prepared.feature_extractor, *prepared.sets.values())
+            if isinstance(source, Path):
+                if prepared.folder is not None:
+                    match_prepared(prepared.folder, load_feature_extractor(source))
+            elif type(prepared.feature_extractor) is not (system := system_of(config)).feature_extractor:
+                raise InputError(
+                    f"{prepared.title} is not prepared for {system.name}: prepare it with `clear-hug prepare --system "
+                    f"{system.name}`"
+                )
+            check_compatible(config, prepared.feature_extractor, *prepared.sets.values())
             return prepared
         except InputError as error:
             errors.append(error)
@@ -427,31 +605,105 @@ def _prepared_for(task: Task, folder: Path) -> Task:
     ) from errors[0]
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    """
+    Where the encoder of a model comes from.
+
+    Args:
+        sources (`dict[int | None, Path | PreTrainedConfig]`): The model folder of each fold, or the config of a
+            randomly initialized encoder.
+        is_random (`bool`): Whether the weights are not those of the folder, but random ones.
+        is_supervised (`bool`): Whether the whole model is trained from random initialization, with a recipe of its
+            own.
+    """
+
+    sources: Mapping[int | None, Path | PreTrainedConfig]
+    is_random: bool = False
+    is_supervised: bool = False
+
+    def config(self, fold: int | None) -> PreTrainedConfig:
+        """Config of the encoder of a fold."""
+        source = self.sources[fold]
+        return load_config(source) if isinstance(source, Path) else source
+
+    @property
+    def form(self) -> str:
+        """`str`: Digest of what the encoder computes but for its weights, which is the same in every fold."""
+        return settings_digest(self.config(next(iter(self.sources))))
+
+
+def _encoders(models: Mapping[str, Model], folds: Sequence[int | None]) -> dict[str, _Encoder | None]:
+    """The encoders of all models, with a random control for each form; `None` for models without an encoder."""
+    encoders: dict[str, _Encoder | None] = {}
+    for name, model in models.items():
+        if _is_folder(model):
+            encoders[name] = _Encoder({fold: find_model_folder(_fold_path(model, fold)) for fold in folds})
+        elif model is not None:
+            encoders[name] = _Encoder(dict.fromkeys(folds, model), is_random=True, is_supervised=True)
+        else:
+            encoders[name] = None
+    if RANDOM not in models:
+        return encoders
+    forms: dict[str, _Encoder] = {}
+    for encoder in encoders.values():
+        if encoder is not None:
+            forms.setdefault(encoder.form, _Encoder(encoder.sources, is_random=True))
+    if not forms:
+        raise InputError(f"{RANDOM!r} randomly initializes the encoders of the models: add a model folder")
+    controls = dict(
+        zip(_control_names([form.config(folds[0]) for form in forms.values()]), forms.values(), strict=True)
+    )
+    if taken := controls.keys() & encoders.keys() - {RANDOM}:
+        raise InputError(f"the name {min(taken)!r} is reserved for a control: rename the model")
+    resolved: dict[str, _Encoder | None] = {}
+    for name, encoder in encoders.items():
+        resolved |= controls if name == RANDOM else {name: encoder}
+    return resolved
+
+
+def _control_names(configs: Sequence[PreTrainedConfig]) -> list[str]:
+    """Names of the random controls of encoder forms."""
+    if len(configs) == 1:
+        return [RANDOM]
+    systems = [system_of(config).name for config in configs]
+    names = []
+    for system, config in zip(systems, configs, strict=True):
+        size = ""
+        if systems.count(system) > 1:
+            with torch.device("meta"):
+                size = f" {AutoModel.from_config(config).num_parameters():,}"
+        name = f"{RANDOM} ({system}{size})"
+        names.append(name if name not in names else f"{RANDOM} ({system}{size} {settings_digest(config)[:6]})")
+    return names
+
+
 class _Runner:
     """Runs the cells of a benchmark, and caches what several of them use."""
 
     def __init__(
         self,
         tasks: Sequence[Task],
-        models: Mapping[str, Path | None],
+        models: Mapping[str, Model],
         arguments: BenchmarkArguments,
         cache_dir: str | Path | None,
         output_dir: Path,
     ):
-        self.tasks = {task.name: task for task in tasks}
-        self.models, self.arguments, self.output_dir = dict(models), arguments, output_dir
-        self.cache_dir = cache_dir
-        self.folders = {name: find_model_folder(folder) for name, folder in models.items() if folder is not None}
-        if RANDOM in models and not self.folders:
-            raise InputError(f"{RANDOM!r} randomly initializes the encoder of the first model: add a model folder")
+        self.tasks = {task.key: task for task in tasks}
+        self.arguments, self.output_dir, self.cache_dir = arguments, output_dir, cache_dir
+        self.encoders = _encoders(models, list(dict.fromkeys(task.fold for task in tasks)))
         # The preparation of each task that matches a model.
-        self.prepared: dict[tuple[str, str], Task] = {}
-        for name, folder in self.folders.items():
+        self.prepared: dict[tuple[str, tuple[str, int | None]], Task] = {}
+        for name, encoder in self.encoders.items():
+            if encoder is None:
+                continue
             try:
-                if any(protocol != "knn" for protocol in arguments.protocols):
-                    check_heads(folder, arguments.heads)
-                for task in tasks:
-                    self.prepared[name, task.name] = _prepared_for(task, folder)
+                for fold, source in encoder.sources.items():
+                    if isinstance(source, Path) and any(protocol not in _HEADLESS for protocol in arguments.protocols):
+                        check_heads(source, arguments.heads)
+                    for task in tasks:
+                        if task.fold == fold:
+                            self.prepared[name, task.key] = _prepared_for(task, source)
             except InputError as error:
                 raise InputError(f"model {name}: {error}") from error
         self._cache: dict[tuple[Any, ...], Any] = {}
@@ -461,12 +713,14 @@ class _Runner:
     def check_identity(self) -> None:
         """Record digests of tasks, models and recipes; raise if the folder has others of the same names."""
         identity: dict[str, dict[str, Any]] = {
-            "tasks": {name: self._task_identity(task) for name, task in self.tasks.items()},
-            "models": {name: self._encoder_identity(name) for name in self.models if name != RESNET},
+            "tasks": {task.title: self._task_identity(task) for task in self.tasks.values()},
+            "models": self._encoder_identities(),
             "recipes": {
                 name: recipe_settings(recipe)
                 for name, recipe in self.arguments.recipes.items()
-                if name in self.arguments.protocols or (name == "supervised" and RESNET in self.models)
+                if name in self.arguments.protocols
+                or (name == "supervised" and RESNET in self.encoders)
+                or (name == SCRATCH and any(one is not None and one.is_supervised for one in self.encoders.values()))
             },
             "draws": {"of shares": self.arguments.draw},
         }
@@ -483,9 +737,26 @@ class _Runner:
         # Other processes may run other cells in the same folder, so nothing is removed.
         write_json(folder.mark, identity)
 
-    def _encoder_identity(self, name: str) -> str:
-        """Digest of the weights of an encoder, after a check that the protocols can train it."""
-        model = self._load(name, next(iter(self.tasks)), "mean", 0)
+    def _encoder_identities(self) -> dict[str, str]:
+        """
+        Digests of the weights of encoders, after a check that the protocols can train them. Those of folds share an
+        entry if they are the same.
+        """
+        identities: dict[str, str] = {}
+        for name, encoder in self.encoders.items():
+            if encoder is None:
+                continue
+            for fold, source in encoder.sources.items():
+                title = name
+                if fold is not None and not encoder.is_random and source != next(iter(encoder.sources.values())):
+                    title = f"{name}, fold {fold}"
+                if title not in identities:
+                    identities[title] = self._encoder_identity(name, fold)
+        return identities
+
+    def _encoder_identity(self, name: str, fold: int | None) -> str:
+        task = next(task for task in self.tasks.values() if task.fold == fold)
+        model = self._load(name, task.key, "mean", 0)
         if "lora" in self.arguments.protocols:
             try:
                 adapted_modules(model)
@@ -506,31 +777,28 @@ class _Runner:
             "digest": digest.hexdigest(),
         }
 
-    def _encoder_of(self, model: str | None) -> str:
-        """Digest of the config of an encoder; the random control applies to models with an equal one."""
-        return settings_digest(load_config(self.folders[model])) if model is not None else ""
-
-    def _load(self, model: str, task: str, head: str, seed: int) -> Any:
-        """A classifier with a new head, and for [`RANDOM`] a new encoder."""
+    def _load(self, model: str, task: tuple[str, int | None], head: str, seed: int) -> Any:
+        """A classifier with a new head, and for a random control a new encoder."""
         set_seed(seed)
-        names = self.tasks[task].label_names
-        if model == RANDOM:
-            config = load_config(next(iter(self.folders.values())))
-            return classifier_class(config).from_config(classifier_config(config, names, head_type=head))
-        return load_for_finetuning(self.folders[model], names, head_type=head)[0]
+        names, encoder = self.tasks[task].label_names, self.encoders[model]
+        assert encoder is not None
+        source = encoder.sources[task[1]]
+        if isinstance(source, Path) and not encoder.is_random:
+            return load_for_finetuning(source, names, head_type=head)[0]
+        config = encoder.config(task[1])
+        return classifier_class(config).from_config(classifier_config(config, names, head_type=head))
 
     def _preparation(self, cell: Cell) -> Task:
-        """The task as prepared for the model: for [`RANDOM`] the first model, for [`RESNET`] the first folder."""
-        if cell.model == RESNET:
-            return self.tasks[cell.task]
-        return self.prepared[next(iter(self.folders)) if cell.model == RANDOM else cell.model, cell.task]
+        """The task as prepared for the model: for a model without an encoder, the first folder."""
+        task = self.tasks[cell.task, cell.fold]
+        return self.prepared.get((cell.model, task.key), task)
 
     # -------------------------------------------------------------------------------------------------------- running
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train and test a cell, and write its result."""
         started = time.perf_counter()
-        task = self.tasks[cell.task]
+        task = self.tasks[cell.task, cell.fold]
         labels = dataset_labels(task.sets["train"], task.label_names)
         rows = draw(self.arguments.draw, task, labels.numpy(), cell.fraction, cell.seed)
         absent = absent_labels(labels[rows], task.label_names)
@@ -568,49 +836,84 @@ class _Runner:
         write_json(path.with_name(path.name + ".json"), result)
         return result
 
-    def _train(self, cell: Cell, task: Task, rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-        """Epoch or number of neighbors chosen on the validation split, and probabilities on validation and test."""
-        if cell.protocol == "supervised":
+    def _train(self, cell: Cell, task: Task, rows: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """
+        The epoch, number of neighbors or strength of the penalty that was chosen on the validation split, and
+        probabilities on validation and test.
+        """
+        if self.encoders[cell.model] is None:
             sets = {split: self._signals(task, split) for split in ("train", "validation", "test")}
+            train = sets["train"].select(rows.tolist())
+            if cell.model == MINIROCKET:
+                features = minirocket_features(train, [sets["validation"], sets["test"]], cell.seed)
+                return _linear(select_ridge, features, train, sets["validation"])
             recipe = replace(self.arguments.recipes["supervised"], seed=cell.seed)
-            network, best, _ = train_reference(sets["train"].select(rows.tolist()), sets["validation"], recipe)
+            network, best, _ = train_reference(train, sets["validation"], recipe)
             return best, predict_reference(network, sets["validation"]), predict_reference(network, sets["test"])
-        model = None if cell.protocol == "knn" else self._load(cell.model, cell.task, cell.head, cell.seed)
-        if model is None or (cell.protocol == "probe" and not model.head.reads_tokens):
+        model = None
+        if cell.protocol not in _HEADLESS:
+            model = self._load(cell.model, task.key, cell.head, cell.seed)
+        if model is None:
             encoded = {split: self._features(cell, task, split) for split in ("train", "validation", "test")}
             train = encoded["train"].select(rows.tolist())
-            if model is None:
-                return _nearest_neighbors(train, encoded["validation"], encoded["test"])
-            recipe = replace(self.arguments.recipes["probe"], seed=cell.seed)
+            features = [_mean_feature(split) for split in (train, encoded["validation"], encoded["test"])]
+            if cell.protocol == "logistic":
+                return _linear(select_logistic, features, train, encoded["validation"])
+            return _nearest_neighbors(features, train, encoded["validation"])
+        recipe = replace(self.arguments.recipes[cell.protocol], seed=cell.seed)
+        tokens = model.head.reads_tokens
+        if cell.protocol == "probe" and not (tokens and self._too_many_tokens(model, task)):
+            encoded = {split: self._features(cell, task, split, tokens) for split in ("train", "validation")}
+            train = encoded["train"].select(rows.tolist())
             head = HeadOnly(model)
             best, _ = train_with_trainer(
                 head, train, encoded["validation"], identity_collator, make_optimizer(model, recipe), recipe
             )
-            return best, _probabilities(head, encoded["validation"]), _probabilities(head, encoded["test"])
-        recipe = replace(self.arguments.recipes[cell.protocol], seed=cell.seed)
-        train_rows = task.sets["train"].select(rows.tolist())
-        result = finetune(model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe)
+            if not tokens:
+                encoded["test"] = self._features(cell, task, "test")
+                return best, _probabilities(head, encoded["validation"]), _probabilities(head, encoded["test"])
+        else:
+            train_rows = task.sets["train"].select(rows.tolist())
+            best = finetune(
+                model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe
+            ).best_epoch
         validation, test = (
-            predict(result.model, task.sets[split], task.feature_extractor).probabilities
+            predict(model.eval(), task.sets[split], task.feature_extractor).probabilities
             for split in ("validation", "test")
         )
-        return result.best_epoch, validation, test
+        return best, validation, test
 
-    def _features(self, cell: Cell, task: Task, split: str) -> EncodedDataset:
-        seed = cell.seed if cell.model == RANDOM else 0
-        key = ("features", cell.model, seed, cell.task, split)
-        if key not in self._cache:
-            # Cells are ordered by task, so other tasks are finished.
-            self._cache = {other: value for other, value in self._cache.items() if cell.task in other}
-            model = self._load(cell.model, cell.task, "mean", seed).to(PartialState().device)
+    def _features(self, cell: Cell, task: Task, split: str, tokens: bool = False) -> EncodedDataset:
+        encoder = self.encoders[cell.model]
+        assert encoder is not None
+        seed = cell.seed if encoder.is_random else 0
+        how = ("tokens" if tokens else "features", cell.model, seed, task.key)
+        if (*how, split) not in self._cache:
+            # Cells are ordered by task, so other tasks are finished. Tokens are kept of one encoder.
+            self._cache = {
+                other: value
+                for other, value in self._cache.items()
+                if task.key in other and (other[0] != "tokens" or other[:-1] == how)
+            }
+            model = self._load(cell.model, task.key, "mean", seed).to(PartialState().device)
             collator = EcgCollator(task.feature_extractor, label_names=task.label_names)
-            self._cache[key] = encode(model, task.sets[split], collator, cache_dir=self.cache_dir)
-        return self._cache[key]
+            encoded = encode(model, task.sets[split], collator, cache_dir=self.cache_dir, tokens=tokens)
+            self._cache[*how, split] = encoded
+        return self._cache[*how, split]
+
+    @torch.no_grad()
+    def _too_many_tokens(self, model: Any, task: Task) -> bool:
+        """Whether the states of all tokens do not fit into [`_TOKEN_BYTES`], so that each epoch computes them."""
+        collator = EcgCollator(task.feature_extractor, (), trim=False)
+        row = task.sets["train"].select([0]).select_columns(collator.columns).with_format("numpy")
+        batch = {name: tensor.to(model.device) for name, tensor in collator(list(row)).items()}
+        states = model.base_model.eval()(**batch).last_hidden_state
+        return sum(map(len, task.sets.values())) * states.numel() * 4 > _TOKEN_BYTES
 
     def _signals(self, task: Task, split: str) -> EncodedDataset:
-        key = ("signals", task.name, split)
+        key = ("signals", task.key, split)
         if key not in self._cache:
-            self._cache = {other: value for other, value in self._cache.items() if task.name in other}
+            self._cache = {other: value for other, value in self._cache.items() if task.key in other}
             num_samples = round(task.feature_extractor.window_seconds * task.feature_extractor.sampling_rate)
             self._cache[key] = signal_dataset(task.sets[split], task.label_names, num_samples)
         return self._cache[key]
@@ -625,7 +928,7 @@ class _Runner:
             probabilities = np.load(path.with_name(path.name + ".npy"))
         except (OSError, ValueError, EOFError):
             return None
-        task = self.tasks[cell.task]
+        task = self.tasks[cell.task, cell.fold]
         is_valid = (
             isinstance(result, dict)
             and "metrics" in result
@@ -636,30 +939,21 @@ class _Runner:
 
     def tables(self, cells: Sequence[Cell]) -> str:
         """Markdown: the table in the paper's layout, differences from the controls, and notes."""
-        runs: dict[tuple[str, str, float], list[np.ndarray]] = {}
-        for cell in cells:
-            probabilities = np.load(self.output_dir / CELLS / (cell.name + ".npy"))
-            runs.setdefault((cell.method, cell.task, cell.fraction), []).append(probabilities)
+        samples = self.samples(cells)
         columns = sorted(self.arguments.fractions)
-        published = {name: task.published for name, task in self.tasks.items() if task.published is not None}
+        published = {name: task.published for (name, _), task in self.tasks.items() if task.published is not None}
 
-        def table(control: Callable[[str], str | None] | None) -> str:
+        def table(control: Callable[[tuple[str, str, str]], tuple[str, str, str] | None] | None) -> str:
             rows = []
-            for (method, task, fraction), probabilities in runs.items():
-                control_probabilities: list[np.ndarray] = []
+            for (method, task, fraction), values in samples.items():
                 if control is not None:
                     control_method = control(method)
-                    if control_method is None or (control_method, task, fraction) not in runs:
+                    if control_method is None or (control_method, task, fraction) not in samples:
                         continue
-                    control_probabilities = runs[control_method, task, fraction]
-                interval = macro_auroc_interval(
-                    self.tasks[task].truth("test"),
-                    probabilities,
-                    control_probabilities,
-                    self.tasks[task].patient_ids("test"),
-                    self.arguments.bootstrap_samples,
-                )
-                rows.append({"method": method, "task": task, "fraction": fraction, "macro_auroc": interval})
+                    values = values - samples[control_method, task, fraction]
+                interval = bootstrap_interval(values)
+                name = ", ".join(filter(None, method))
+                rows.append({"method": name, "task": task, "fraction": fraction, "macro_auroc": interval})
             return protocol_table(rows, published if control is None else {}, columns) if rows else ""
 
         sections = [
@@ -667,29 +961,26 @@ class _Runner:
             f"test patients, for fractions of the training recordings, {DRAWS[self.arguments.draw]}.",
             table(None),
         ]
-        first_model = next(iter(self.folders), None)
-        different = [name for name in self.folders if self._encoder_of(name) != self._encoder_of(first_model)]
+        controls = self.controls()
         with_random = table(
-            lambda method: None if method.partition(", ")[0] in different else _with_model(method, RANDOM)
+            lambda method: (
+                (controls[method[0]], *method[1:]) if controls.get(method[0], method[0]) != method[0] else None
+            )
         )
         if with_random:
             title = "Difference from the same encoder randomly initialized, paired (points of macro AUROC):"
             sections += [title, with_random]
-        with_resnet = table(lambda method: None if method.startswith(RESNET) else f"{RESNET}, supervised")
+        with_resnet = table(lambda method: None if method[0] == RESNET else (RESNET, "supervised", ""))
         if with_resnet:
             sections += ["Difference from the supervised ResNet, paired (points of macro AUROC):", with_resnet]
         notes: dict[str, list[str]] = {}
-        for name, task in self.tasks.items():
+        for name, task in {name: task for (name, _), task in self.tasks.items()}.items():
             for note in task.notes:
                 notes.setdefault(note, []).append(name)
             if name not in published:
                 note = "the paper's numbers are omitted, since its recordings differ"
                 notes.setdefault(note, []).append(name)
         lines = [f"- {', '.join(names)}: {note}." for note, names in notes.items()]
-        lines += [
-            f"- {name}: no control, since {RANDOM} has the encoder config of {first_model}, which differs."
-            for name in different
-        ]
         absent: dict[str, list[str]] = {}
         for cell in cells:
             result = self.read(cell)
@@ -701,20 +992,59 @@ class _Runner:
         ]
         return "\n\n".join([*sections, "\n".join(lines)]) + "\n"
 
+    def samples(self, cells: Sequence[Cell]) -> dict[tuple[tuple[str, str, str], str, float], np.ndarray]:
+        """
+        For each method, task and fraction the macro AUROC, mean over seeds and folds, and that of bootstrap samples of
+        patients (see [`pooled_auroc_samples`]).
+        """
+        runs: dict[tuple[tuple[str, str, str], str, float], dict[int | None, list[np.ndarray]]] = {}
+        for cell in cells:
+            probabilities = np.load(self.output_dir / CELLS / (cell.name + ".npy"))
+            folds = runs.setdefault((cell.method, cell.task, cell.fraction), {})
+            folds.setdefault(cell.fold, []).append(probabilities)
+        samples = {}
+        for (method, name, fraction), folds in runs.items():
+            tested = [self.tasks[name, fold] for fold in folds]
+            samples[method, name, fraction] = pooled_auroc_samples(
+                [task.truth("test") for task in tested],
+                list(folds.values()),
+                [task.patient_ids("test") for task in tested],
+                self.arguments.bootstrap_samples,
+                [fold or 0 for fold in folds],
+            )
+        return samples
 
-def _with_model(method: str, model: str) -> str | None:
-    """The method with another model; `None` for that model itself and for the ResNet."""
-    method_model, _, rest = method.partition(", ")
-    return None if method_model in (model, RESNET) else f"{model}, {rest}"
+    def controls(self) -> dict[str, str]:
+        """Name of the randomly initialized encoder of the form of each model that has one; itself for a control."""
+        names = {
+            encoder.form: name
+            for name, encoder in self.encoders.items()
+            if encoder is not None and encoder.is_random and not encoder.is_supervised
+        }
+        return {
+            name: names[encoder.form]
+            for name, encoder in self.encoders.items()
+            if encoder is not None and not encoder.is_supervised and encoder.form in names
+        }
 
 
 def _nearest_neighbors(
-    train: EncodedDataset, validation: EncodedDataset, test: EncodedDataset
+    features: Sequence[np.ndarray], train: EncodedDataset, validation: EncodedDataset
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    features = [_mean_feature(split) for split in (train, validation, test)]
     labels = [split.columns["labels"].numpy().astype(np.float64) for split in (train, validation)]
     best, test_scores = select_nearest_neighbors(features[0], labels[0], features[1], labels[1], features[2])
     return best, nearest_neighbor_scores(features[0], labels[0], features[1], best), test_scores
+
+
+def _linear(
+    select: Callable[..., tuple[float, np.ndarray, np.ndarray]],
+    features: Sequence[np.ndarray],
+    train: EncodedDataset,
+    validation: EncodedDataset,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """A linear model of the features of the training, validation and test recordings."""
+    labels = [split.columns["labels"].numpy().astype(np.float64) for split in (train, validation)]
+    return select(features[0], labels[0], features[1], labels[1], features[2])
 
 
 def _mean_feature(encoded: EncodedDataset) -> np.ndarray:
@@ -732,7 +1062,8 @@ def _probabilities(head: HeadOnly, encoded: EncodedDataset) -> np.ndarray:
 
 def _row(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
     metrics = result["metrics"]
-    row: dict[str, Any] = {**asdict(cell), "fraction": f"{cell.fraction:g}"}
+    fold = "" if cell.fold is None else cell.fold
+    row: dict[str, Any] = {**asdict(cell), "fraction": f"{cell.fraction:g}", "fold": fold}
     for name in ("num_train", "num_validation", "num_test", "chosen"):
         row[name] = result[name]
     for name in METRICS:

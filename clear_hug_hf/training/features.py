@@ -27,7 +27,8 @@ from .processes import gather_rows, process_rows
 class EncodedDataset(Dataset):
     """
     Features of recordings with their labels: items with `lead_states` `(num_leads, hidden_size)`, `present`
-    `(num_leads,)` and `labels` `(num_labels,)`.
+    `(num_leads,)` and `labels` `(num_labels,)`, and for heads that read tokens `last_hidden_state` `(num_tokens,
+    hidden_size)` and `token_mask` `(num_tokens,)`.
 
     Args:
         columns (`dict[str, torch.Tensor]`): Each with one row per recording.
@@ -69,6 +70,7 @@ def encode(
     batch_size: int = 64,
     progress: bool = False,
     cache_dir: str | Path | None = None,
+    tokens: bool = False,
 ) -> EncodedDataset:
     """
     Compute the features of all recordings without dropout, or load them from the cache. Several processes divide the
@@ -83,6 +85,8 @@ def encode(
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
         cache_dir (`str` or `Path`, *optional*): Folder that caches the features under [`features_key`]; damaged files
             are replaced. By default, features are not cached.
+        tokens (`bool`, *optional*, defaults to `False`): Whether to keep the states of all tokens too, padded to the
+            longest recording. They are not cached.
 
     Returns:
         [`EncodedDataset`]
@@ -92,14 +96,14 @@ def encode(
     """
     labels = dataset_labels(dataset, collator.label_names)
     path = None
-    if cache_dir is not None:
+    if cache_dir is not None and not tokens:
         check_writable(cache_dir)
         path = Path(cache_dir) / f"{features_key(model, dataset, collator)}.safetensors"
         cached = _read(path, len(dataset))
         # Either all processes encode or none.
         if all(gather_object([cached is not None])) and cached is not None:
             return EncodedDataset({**cached, "labels": labels})
-    columns = _encode(model, dataset, collator, batch_size, progress)
+    columns = _encode(model, dataset, collator, batch_size, progress, tokens)
     if path is not None and PartialState().is_main_process:
         with atomic_file(path) as partial:
             save_file(columns, partial)
@@ -108,7 +112,12 @@ def encode(
 
 @torch.no_grad()
 def _encode(
-    model: PreTrainedModel, dataset: datasets.Dataset, collator: EcgCollator, batch_size: int, progress: bool
+    model: PreTrainedModel,
+    dataset: datasets.Dataset,
+    collator: EcgCollator,
+    batch_size: int,
+    progress: bool,
+    tokens: bool,
 ) -> dict[str, torch.Tensor]:
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {"lead_states": [], "present": []}
@@ -129,6 +138,18 @@ def _encode(
             present = collator.mean_by_row(present.float(), row_indices) > 0
         parts["lead_states"].append(states)
         parts["present"].append(present)
+        if tokens:
+            token_states = encoded.last_hidden_state.float().cpu()
+            mask = torch.ones(token_states.shape[:2], dtype=torch.bool)
+            parts.setdefault("last_hidden_state", []).append(token_states)
+            parts.setdefault("token_mask", []).append(mask if encoded.token_mask is None else encoded.token_mask.cpu())
+    if tokens:
+        longest = max(map(len, (states[0] for states in parts["last_hidden_state"])))
+        for name in ("last_hidden_state", "token_mask"):
+            parts[name] = [
+                torch.cat((part, part.new_zeros(len(part), longest - part.shape[1], *part.shape[2:])), dim=1)
+                for part in parts[name]
+            ]
     inverse_order = torch.as_tensor(order).argsort()
     return {name: gather_rows(part)[inverse_order] for name, part in parts.items()}
 

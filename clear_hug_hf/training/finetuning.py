@@ -390,10 +390,18 @@ class HeadOnly(nn.Module):
         self.loss_function = model.loss_function
 
     def forward(
-        self, lead_states: torch.Tensor, present: torch.Tensor, labels: torch.Tensor | None = None
+        self,
+        lead_states: torch.Tensor,
+        present: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        last_hidden_state: torch.Tensor | None = None,
+        token_mask: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Logits `(batch_size, num_labels)` of lead states, and the loss if there are labels."""
-        return self.classify(EcgModelOutput(lead_states=lead_states, present_leads=present), labels)
+        """Logits `(batch_size, num_labels)` of lead states and tokens, and the loss if there are labels."""
+        outputs = EcgModelOutput(
+            last_hidden_state=last_hidden_state, lead_states=lead_states, present_leads=present, token_mask=token_mask
+        )
+        return self.classify(outputs, labels)
 
     def classify(self, outputs: EcgModelOutput, labels: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """As `forward`, for any output of an encoder."""

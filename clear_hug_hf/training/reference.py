@@ -1,8 +1,8 @@
 """
-A supervised 1-D ResNet on the signal, the baseline for pre-trained models.
+Baselines of pre-trained models on the signal: a supervised 1-D ResNet, and the features of MiniRocket.
 
-It trains on the same prepared recordings and labels, from random initialization, and its epoch is chosen by the same
-validation macro AUROC. It is only a baseline, and is neither saved nor published.
+They are trained on the same prepared recordings and labels; the epoch of the ResNet and the penalty of the regression
+on MiniRocket's features are chosen by the same validation macro AUROC. They are neither saved nor published.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import nn
 from transformers import set_seed
 
 from ..modeling.modeling_ecg import masked_binary_cross_entropy
+from ..processing.errors import import_library
 from .arguments import REFERENCE, FinetuningArguments
 from .features import EncodedDataset, dataset_labels, identity_collator
 from .finetuning import train_with_trainer
@@ -140,3 +141,29 @@ def predict_reference(model: ResNet1d, dataset: EncodedDataset, batch_size: int 
     device = next(model.parameters()).device
     batches = dataset.columns["signal"].split(batch_size)
     return np.concatenate([model(batch.to(device))["logits"].sigmoid().cpu().numpy() for batch in batches])
+
+
+def minirocket_features(
+    train_set: EncodedDataset, others: Sequence[EncodedDataset], seed: int = 0, num_features: int = 10_000
+) -> list[np.ndarray]:
+    """
+    Features of MiniRocket (Dempster, Schmidt and Webb, "MiniRocket: A very fast (almost) deterministic transform for
+    time series classification", KDD 2021) by aeon: shares of positive values of the signal after dilated convolutions
+    with fixed kernels of random leads. Their offsets are quantiles of training recordings.
+
+    Args:
+        train_set, others ([`EncodedDataset`]): Recordings from [`signal_dataset`].
+        seed (`int`, *optional*, defaults to 0): Seed of the leads and of the recordings that determine offsets.
+        num_features (`int`, *optional*, defaults to 10,000): Number of features, rounded down to a multiple of 84.
+
+    Returns:
+        `list[np.ndarray]`: Features `(num_recordings, num_features)` of the training recordings and of the others.
+
+    Raises:
+        ImportError: If aeon is not installed.
+    """
+    transforms = import_library("aeon.transformations.collection.convolution_based", "MiniRocket")
+    transform = transforms.MiniRocket(n_kernels=num_features, random_state=seed, n_jobs=torch.get_num_threads())
+    signals = [part.columns["signal"].numpy() for part in (train_set, *others)]
+    transform.fit(signals[0])
+    return [np.asarray(transform.transform(signal)) for signal in signals]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from clear_hug_hf.data.label_sets import LABEL_SETS
 from clear_hug_hf.evaluation.metrics import macro_auroc
 from clear_hug_hf.evaluation.protocol import (
     NUM_NEIGHBORS,
     PAPER,
+    PENALTIES,
+    STRENGTHS,
     holdout_split,
     nearest_neighbor_scores,
     protocol_table,
     published_for,
     random_subset,
+    select_logistic,
     select_nearest_neighbors,
+    select_ridge,
     stratified_subset,
 )
 from clear_hug_hf.processing import InputError
@@ -193,6 +200,71 @@ def test_when_there_is_one_training_recording_then_it_is_everyones_neighbour() -
     )
     assert count == 1
     np.testing.assert_allclose(scores, 1.0)
+
+
+def _linear_problem(num_features: int = 6) -> list[np.ndarray]:
+    """Features and labels of training, validation and other recordings, of which one label is partly unknown."""
+    rng = np.random.default_rng(3)
+    directions = rng.normal(size=(2, num_features))
+    labels = [(rng.random((count, 2)) < 0.4).astype(float) for count in (50, 30, 20)]
+    features = [one @ directions + rng.normal(0, 1.5, (len(one), num_features)) for one in labels]
+    labels[0][:7, 1] = np.nan
+    return [features[0], labels[0], features[1], labels[1], features[2]]
+
+
+@pytest.mark.parametrize("num_features", [6, 80])  # fewer and more than recordings
+@pytest.mark.parametrize("select", [select_logistic, select_ridge])
+def test_when_a_linear_model_is_fitted_then_its_scores_minimize_the_penalized_loss(
+    select: Callable[..., tuple[float, np.ndarray, np.ndarray]], num_features: int
+) -> None:
+    problem = _linear_problem(num_features)
+    strength, _, scores = select(*problem)
+    inputs, others = ((part - problem[0].mean(axis=0)) / problem[0].std(axis=0) for part in (problem[0], problem[4]))
+    for column, truth in enumerate(problem[1].T):
+        known = ~np.isnan(truth)
+        signs = 2 * truth[known] - 1
+
+        def loss(weights: np.ndarray, inputs: np.ndarray = inputs[known], signs: np.ndarray = signs) -> float:
+            outputs, penalty = inputs @ weights[1:] + weights[0], (weights[1:] ** 2).sum()
+            if select is select_ridge:
+                return ((outputs - signs) ** 2).sum() + strength * penalty
+            return strength * np.logaddexp(0, -signs * outputs).sum() + penalty / 2
+
+        best = minimize(loss, np.zeros(1 + num_features), options={"gtol": 1e-7}).x
+        outputs = (1 + (select is select_ridge)) * (others @ best[1:] + best[0])
+        np.testing.assert_allclose(scores[:, column], 1 / (1 + np.exp(-outputs)), atol=1e-4)
+
+
+@pytest.mark.parametrize(("select", "candidates"), [(select_logistic, STRENGTHS), (select_ridge, PENALTIES)])
+def test_when_the_penalty_is_chosen_then_it_is_the_best_on_validation(
+    select: Callable[..., tuple[float, np.ndarray, np.ndarray]], candidates: Sequence[float]
+) -> None:
+    problem = _linear_problem()
+    chosen, on_validation, _ = select(*problem)
+    assert chosen in candidates
+    assert macro_auroc(problem[3], on_validation) > 0.6
+    values = set()
+    for seed in range(10):
+        shuffled = np.random.default_rng(seed).permutation(problem[3])
+        values.add(select(*problem[:3], shuffled, problem[4])[0])
+    assert len(values) > 1
+
+
+@pytest.mark.parametrize("select", [select_logistic, select_ridge])
+def test_when_a_class_or_a_feature_says_nothing_then_scores_stay_finite(
+    select: Callable[..., tuple[float, np.ndarray, np.ndarray]],
+) -> None:
+    features, labels, validation, validation_labels, others = _linear_problem()
+    features[:, 2], labels[:, 0] = 7.0, 0.0
+    _, on_validation, scores = select(features, labels, validation, validation_labels, others)
+    for part in (on_validation, scores):
+        assert np.isfinite(part).all()
+        assert len(set(part[:, 0].round(9))) == 1
+    # What was constant in training has no influence.
+    others[:, 2] += 100
+    np.testing.assert_array_equal(select(features, labels, validation, validation_labels, others)[2], scores)
+    single = select(features[:1], labels[-1:], validation, validation_labels, others)[2]
+    assert np.isfinite(single).all()
 
 
 @pytest.mark.parametrize("name", list(PAPER))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -25,8 +27,14 @@ from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.sharding import prepare_shards
 from clear_hug_hf.data.splits import patient_keys
-from clear_hug_hf.evaluation.metrics import METRICS, choose_thresholds, evaluate_predictions, macro_auroc
-from clear_hug_hf.evaluation.protocol import Published, random_subset, stratified_subset
+from clear_hug_hf.evaluation.metrics import (
+    METRICS,
+    choose_thresholds,
+    evaluate_predictions,
+    macro_auroc,
+    macro_auroc_samples,
+)
+from clear_hug_hf.evaluation.protocol import PENALTIES, Published, random_subset, stratified_subset
 from clear_hug_hf.inference.digests import weights_digest
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import benchmark, reference
@@ -34,6 +42,7 @@ from clear_hug_hf.training.benchmark import (
     BenchmarkArguments,
     Cell,
     Task,
+    load_folds,
     load_task,
     run_benchmark,
 )
@@ -711,14 +720,14 @@ def test_when_a_launcher_starts_several_then_it_is_refused(
 
 def test_when_a_model_or_a_choice_does_not_fit_then_it_is_refused_before_any_work(task: Task, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="'random' randomly initializes the encoder of the first model: add a model folder"
+        InputError, match="'random' randomly initializes the encoders of the models: add a model folder"
     ):
         _run([task], {"random": None}, tmp_path / "out")
     folder = tmp_path / "filtered"
     save_model_folder(folder, make_model(), ClearHugFeatureExtractor(bandpass_low=0.5))
     with pytest.raises(InputError, match=r"bandpass_low=.*, but the model requires bandpass_low=0\.5"):
         _run([task], {"tiny": folder}, tmp_path / "out")
-    with pytest.raises(InputError, match="protocols is 'linear': choose from knn, probe, finetune, lora"):
+    with pytest.raises(InputError, match="protocols is 'linear': choose from knn, logistic, probe, finetune, lora"):
         _arguments(protocols=("linear",))
     for fraction in (0.0, 1.5, float("nan")):
         with pytest.raises(InputError, match=r"fractions is .*: (it must be greater|give fractions)"):
@@ -763,7 +772,7 @@ def test_when_the_whole_model_is_trained_then_cells_of_each_way_differ_and_featu
 
 
 def test_when_a_head_reads_tokens_then_its_probe_is_a_finetuning_of_the_head(
-    task: Task, model: Path, tmp_path: Path
+    task: Task, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads, few = ("mean", "attention"), {"fractions": (0.25,), "seeds": (0,), "bootstrap_samples": 0}
     arguments, cache = _arguments(heads=heads, protocols=("probe",), **few), tmp_path / "cache"
@@ -773,22 +782,162 @@ def test_when_a_head_reads_tokens_then_its_probe_is_a_finetuning_of_the_head(
     found = [np.load(cells / f"super__25pc__seed0__tiny__probe__{head}.npy") for head in heads]
     assert not np.allclose(*found)
     assert len(list(cache.iterdir())) == 3
+    # Tokens that are kept in memory give what encoding in every epoch gives.
+    monkeypatch.setattr(benchmark, "_TOKEN_BYTES", 0)
+    _run([task], {"tiny": model}, tmp_path / "again", **{**few, "heads": heads[1:], "protocols": ("probe",)})
+    again = np.load(tmp_path / "again" / "cells" / "super__25pc__seed0__tiny__probe__attention.npy")
+    np.testing.assert_allclose(found[1], again, atol=1e-5)
 
 
-def test_when_a_models_encoder_is_of_another_form_then_the_control_is_not_set_against_it(
-    task: Task, model: Path, other_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_when_encoders_have_several_forms_then_each_is_set_against_the_control_of_its_own(
+    task: Task, model: Path, other_model: Path, tmp_path: Path
 ) -> None:
     deep = _save_model(tmp_path / "deep", 0, hidden_size=64)
     models: dict[str, Path | None] = {"tiny": model, "other": other_model, "deep": deep, "random": None}
-    arguments = _arguments(fractions=(1.0,), seeds=(0,), protocols=("knn",))
-    _run_without_training(monkeypatch, [task], models, tmp_path / "benchmark", arguments)
-    text = (tmp_path / "benchmark" / "table.md").read_text()
-    ahead = text.split("Difference from the same encoder randomly initialized")[1]
-    assert "| tiny, knn |" in ahead
-    assert "| other, knn |" in ahead
-    assert "| deep, knn |" not in ahead
-    assert "| deep, knn |" in text
-    assert "- deep: no control, since random has the encoder config of tiny, which differs." in text
+    few: dict[str, Any] = {"fractions": (1.0,), "seeds": (0,), "protocols": ("knn",)}
+    rows = {row["model"]: row for row in _run([task], models, tmp_path / "all", **few)}
+    small, large = (name for name in rows if name.startswith("random"))
+    assert list(rows) == ["tiny", "other", "deep", small, large]
+    sizes = [int(re.fullmatch(r"random \(clear_hug ([\d,]+)\)", name)[1].replace(",", "")) for name in (small, large)]
+    assert sizes[0] < sizes[1]
+    text = (tmp_path / "all" / "table.md").read_text()
+    ahead = {line[0]: line[1] for line in _table(text.split("Difference from the same encoder randomly init")[1])}
+    for name, control in (("tiny", small), ("other", small), ("deep", large)):
+        difference = 100 * (float(rows[name]["macro_auroc"]) - float(rows[control]["macro_auroc"]))
+        assert float(ahead[f"{name}, knn"].split()[0]) == pytest.approx(difference, abs=0.06)
+    assert f"{small}, knn" not in ahead
+    # Each control is what it is alone, under the name that it has there.
+    for folder, control in ((model, small), (deep, large)):
+        alone = _run([task], {"model": folder, "random": None}, tmp_path / control, **few)
+        assert [row["model"] for row in alone] == ["model", "random"]
+        assert alone[1]["macro_auroc"] == rows[control]["macro_auroc"]
+        probabilities = [
+            np.load(tmp_path / where / "cells" / (Cell("super", 1.0, 0, name, "knn").name + ".npy"))
+            for where, name in ((control, "random"), ("all", control))
+        ]
+        np.testing.assert_array_equal(*probabilities)
+
+
+# ---------------------------------------------------------------------------------------------------- cross-validation
+
+
+@pytest.fixture
+def folds(make_folder: Callable[..., Path]) -> list[Task]:
+    folder = make_folder(36, lambda patient: "test" if patient % 5 == 0 else "train", (*LABELS, "rare"))
+    return load_folds("ward", folder, 3)
+
+
+def test_when_a_task_is_cross_validated_then_every_patient_is_tested_once_by_models_of_others(
+    folds: list[Task],
+) -> None:
+    patients = [{split: {*rows["patient_id"]} for split, rows in task.sets.items()} for task in folds]
+    everybody = {f"p{patient}" for patient in range(36)}
+    for parts in patients:
+        assert parts["train"] | parts["validation"] | parts["test"] == everybody
+        assert sum(map(len, parts.values())) == 36
+        assert all(parts.values())
+    assert sum(len(parts["test"]) for parts in patients) == 36
+    # The two patients with a rare label cannot be in the training and test recordings of all folds.
+    assert [(task.name, task.fold, task.label_names) for task in folds] == [
+        ("ward", n, list(LABELS)) for n in range(3)
+    ]
+    assert folds[0].notes == [
+        "left out, with fewer than 1 training or test recordings of a fold of a class: rare",
+        "cross-validated by patient in 3 folds of 72 recordings",
+    ]
+
+
+def test_when_folds_are_run_then_each_has_its_model_and_cells_and_the_table_pools_them(
+    folds: list[Task], model: Path, other_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fold, source in enumerate((model, other_model, model)):
+        (tmp_path / f"mine-{fold}").symlink_to(source)
+    models: dict[str, Path | None] = {"mine": tmp_path / "mine-{fold}", "same": model}
+    few: dict[str, Any] = {"protocols": ("logistic",), "seeds": (0,), "fractions": (0.5,)}
+    with monkeypatch.context() as patch:
+        before = _count_runs(patch, stop_after=3)
+        with pytest.raises(KeyboardInterrupt):
+            _run(folds, models, tmp_path / "out", **few)
+    after = _count_runs(monkeypatch)
+    rows = _run(folds, models, tmp_path / "out", **few)
+    assert len({*before, *after}) == len(before) + len(after) == 6
+    assert [(row["fold"], row["model"]) for row in rows] == [(n, name) for n in range(3) for name in ("mine", "same")]
+    cells = tmp_path / "out" / "cells"
+    runs = {
+        name: [[np.load(cells / f"ward__fold{n}__50pc__seed0__{name}__logistic.npy")] for n in range(3)]
+        for name in ("mine", "same")
+    }
+    assert [np.array_equal(*pair) for pair in zip(*runs.values(), strict=True)] == [True, False, True]
+    lines = {line[0]: line[1] for line in _table((tmp_path / "out" / "table.md").read_text().split("Difference")[0])}
+    by_fold = [
+        macro_auroc_samples(task.truth("test"), fold_runs, task.patient_ids("test"), 50, seed=n)
+        for n, (task, fold_runs) in enumerate(zip(folds, runs["mine"], strict=True))
+    ]
+    low, high = np.percentile(100 * np.nanmean(by_fold, axis=0)[1:], [2.5, 97.5])
+    shown = [float(number) for number in re.findall(r"[\d.]+", lines["mine, logistic"])]
+    assert shown == pytest.approx([100 * np.mean([samples[0] for samples in by_fold]), low, high], abs=0.1)
+    (tmp_path / "mine-1").unlink()
+    (tmp_path / "mine-1").symlink_to(model)
+    with pytest.raises(InputError, match="the model 'mine, fold 1'"):
+        _run(folds, models, tmp_path / "out", **few)
+
+
+def test_when_a_model_is_of_a_fold_but_there_are_none_then_it_is_refused(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mine-{fold} is the folder of a fold: cross-validate with --folds"):
+        _run([task], {"mine": tmp_path / "mine-{fold}"}, tmp_path / "out")
+
+
+# ------------------------------------------------------------------------------------------------- other ways to train
+
+
+def test_when_only_a_form_is_named_then_it_is_trained_from_scratch_without_any_model(
+    ptbxl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["benchmark", "--tasks", f"super={ptbxl}", "--output-dir", str(tmp_path), "--no-use-feature-cache"]
+    few = ["--fractions", "0.5", "--seeds", "0", "--bootstrap-samples", "0", "--scratch-epochs", "1"]
+    assert main([*command, "--supervised", "clear_hug", "--protocols", "logistic", *few]) == 0
+    rows = [(row["model"], row["protocol"], row["head"]) for row in _read_csv(tmp_path)]
+    assert rows == [("random", "logistic", ""), ("supervised (clear_hug)", "scratch", "mean")]
+    assert "| supervised (clear_hug), scratch, mean |" in (tmp_path / "table.md").read_text()
+    for options, message in (
+        ([], "there is nothing to test: set --models, --supervised, --resnet or --minirocket"),
+        (["--supervised", "clear_hg"], "there is no system 'clear_hg': did you mean 'clear_hug'?"),
+        (["--supervised", "clear_hug:huge"], "clear_hug has no size 'huge': choose from tiny, small, base, large"),
+        (["--supervised", "ecg_jepa"], "super is not prepared for ecg_jepa"),
+    ):
+        capsys.readouterr()
+        assert main([*command, *few, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_when_scratch_has_more_epochs_then_only_its_recipe_differs(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: Any = {"supervised (mine)": make_model().config, "random": None}
+    few: dict[str, Any] = {"fractions": (1.0,), "seeds": (0,), "protocols": ("knn",)}
+    _run_without_training(monkeypatch, [task], models, tmp_path, _arguments(**few))
+    with pytest.raises(InputError, match="the recipe 'scratch': num_train_epochs was"):
+        _run([task], models, tmp_path, scratch_epochs=3, **few)
+    # Without the form there is no such recipe.
+    assert len(_run([task], {"resnet": None}, tmp_path, scratch_epochs=3, **few)) == 1
+
+
+def test_when_aeon_is_absent_then_minirocket_names_its_extra(
+    ptbxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "aeon", None)
+    assert main(["benchmark", "--tasks", str(ptbxl), "--minirocket", "--output-dir", str(tmp_path / "out")]) != 0
+    message = "MiniRocket needs aeon, which is not installed: pip install 'clear-hug-hf[baselines]'"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_when_minirocket_is_trained_then_it_is_a_row_without_a_head(task: Task, tmp_path: Path) -> None:
+    pytest.importorskip("aeon", reason="MiniRocket needs aeon, which allows no current NumPy")
+    (row,) = _run([task], {"minirocket": None}, tmp_path, fractions=(1.0,), seeds=(0,), bootstrap_samples=0)
+    assert (row["model"], row["protocol"], row["chosen"] in PENALTIES) == ("minirocket", "supervised", True)
+    assert float(row["macro_auroc"]) > 0.8
 
 
 def test_when_a_task_is_prepared_for_two_systems_then_the_rows_of_both_are_used(
