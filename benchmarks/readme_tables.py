@@ -400,7 +400,7 @@ def _by_labels(header: list[str], keys: dict[tuple[str, ...], Row], rows: list[R
 
 
 def encoders() -> str:
-    """All systems: what their weights were trained on, what they read, and how to get them."""
+    """Systems with weights: what these were trained on, what they read, and how to get them."""
     body = []
     for name, system in SYSTEMS.items():
         shipped = sum(
@@ -409,6 +409,8 @@ def encoders() -> str:
         )
         own = f"{shipped} models shipped with this package" if shipped else ""
         weights = system.converter.weights if system.converter is not None else None
+        if weights is None and not shipped:
+            continue
         if weights is None:
             empty = [""] * 5
             body.append([system.title, *empty, own, system.paper])

@@ -17,6 +17,8 @@ from clear_hug_hf import (
     ClearHugFeatureExtractor,
     ClearHugForPreTraining,
     ClearHugForSequenceClassification,
+    CrtConfig,
+    CrtForSequenceClassification,
     EcgCpcConfig,
     EcgCpcFeatureExtractor,
     EcgCpcForSequenceClassification,
@@ -32,6 +34,7 @@ from clear_hug_hf import (
     EcgScanConfig,
     EcgScanFeatureExtractor,
     EcgScanForImageClassification,
+    EcgWaveformFeatureExtractor,
     HeartLangConfig,
     HeartLangFeatureExtractor,
     HeartLangForSequenceClassification,
@@ -68,6 +71,10 @@ SYSTEMS: dict[str, Any] = {
     "ecg_cpc": lambda: (
         EcgCpcForSequenceClassification(EcgCpcConfig.preset("tiny", hidden_size=32, num_labels=3)),
         EcgCpcFeatureExtractor(),
+    ),
+    "crt": lambda: (
+        CrtForSequenceClassification(CrtConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
+        EcgWaveformFeatureExtractor(),
     ),
     "ecg_founder": lambda: (
         EcgFounderForSequenceClassification(EcgFounderConfig.preset("tiny", num_labels=3)),

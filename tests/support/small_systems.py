@@ -291,7 +291,21 @@ def _tokens(num_samples: int = 120) -> Batch:
     }
 
 
+def _domains() -> Batch:
+    """Recordings of six patches of twelve leads, the second without V5 and V6 and of four patches."""
+    generator = torch.Generator().manual_seed(1)
+    lead_mask = torch.ones(2, 12, dtype=torch.bool)
+    lead_mask[1, 10:] = False
+    return {
+        "input_values": torch.randn((2, 12, 120), generator=generator),
+        "attention_mask": torch.arange(120) < torch.tensor([[120], [75]]),
+        "lead_mask": lead_mask,
+        "seeds": torch.tensor([3, 4]),
+    }
+
+
 STATE_SPACES = {"hidden_size": 16, "num_hidden_layers": 2, "kernel_length": 40, "num_negatives": 8}
+DOMAINS = {**SIZES, "head_dim": 6, "stage_depth": 1, "decoder_num_hidden_layers": 1}
 CONVOLUTIONS = {"stem_channels": 8, "stage_channels": [8, 16, 16], "stage_depths": [1, 2, 1], "group_size": 4}
 
 
@@ -406,6 +420,18 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             lora_modules=("output",),
             captured=("",),
             options=STATE_SPACES,
+        ),
+        SmallSystem(
+            "crt",
+            {**DOMAINS, **WIDE, "num_samples": 120},
+            _domains,
+            forms={
+                "batch norm": {"patch_norm": "batch"},
+                "raw": {"magnitude_scale": "raw", "standardize_domains": False, "initializer_range": 0.02},
+            },
+            captured=("",),
+            logged=("reconstruction_loss", "discrimination_loss"),
+            options=DOMAINS,
         ),
     )
 }
