@@ -26,6 +26,9 @@ from clear_hug_hf import (
     EcgScanConfig,
     EcgScanFeatureExtractor,
     EcgScanForPreTraining,
+    HeartLangConfig,
+    HeartLangFeatureExtractor,
+    HeartLangTokenizerModel,
 )
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.pages import PageCollator
@@ -39,6 +42,7 @@ EXTRACTORS = {
     "clear_hug": ClearHugFeatureExtractor(),
     "ecg_jepa": EcgJepaFeatureExtractor(),
     "ecg_scan": EcgScanFeatureExtractor(image_size=IMAGE_SIZE),
+    "heartlang": HeartLangFeatureExtractor(on_lost_beats="ignore"),
 }
 _ENCODER = {**ENCODER, "num_hidden_layers": 2}
 _TEXT = {**_ENCODER, **NO_DROPOUT, "model_type": "bert", "vocab_size": 384, "max_position_embeddings": 256}
@@ -64,6 +68,9 @@ def make_model(system: str, tower: str = "clip") -> Any:
     if system == "ecg_jepa":
         predictor = {name.replace("decoder", "predictor"): value for name, value in DECODER.items()}
         return EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", **_ENCODER, **predictor))
+    if system == "heartlang":
+        codes = {"vocab_size": 24, "code_dim": 8, "decoder_num_hidden_layers": 1, "head_dim": 16}
+        return HeartLangTokenizerModel(HeartLangConfig.preset("tiny", **_ENCODER, **NO_DROPOUT, **codes))
     return EcgScanForPreTraining(
         EcgScanConfig(
             vision_config=_TOWERS[tower],
@@ -127,6 +134,7 @@ def main(data: Path, output: Path, runs: list[str]) -> None:
         found[name] = {
             "steps": result.steps,
             "validation_loss": result.history[-1]["validation_loss"],
+            "codes": weights["codebook.weight"].tolist() if "codebook.weight" in weights else None,
             "batch_statistics": {key: value.tolist() for key, value in weights.items() if ".running_" in key},
         }
     (output / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))

@@ -122,6 +122,8 @@ def test_when_two_processes_are_killed_and_one_goes_on_then_the_loss_curve_is_th
 RUNS = (
     "ecg_scan-clip-no-ddp",
     "ecg_scan-resnet-no-ddp",
+    "heartlang-tokenizer-no-ddp",
+    "heartlang-tokenizer-no-fsdp",
     "clear_hug-clip-no-fsdp",
     "ecg_jepa-clip-no-fsdp",
     "ecg_scan-clip-no-fsdp",
@@ -178,6 +180,15 @@ def test_when_two_processes_share_data_or_weights_then_the_loss_curve_is_that_of
             assert [row[column] for row in found[name]["steps"]] == pytest.approx(
                 [row[column] for row in expected], **tolerance
             ), column
+
+
+def test_when_two_processes_train_a_tokenizer_then_both_have_the_codes_of_one(
+    trained: tuple[Path, list[dict[str, Any]]], prepared: Path
+) -> None:
+    expected = several_processes.train(prepared, "heartlang", "tokenizer", "no").model.codebook.weight
+    first, second = (found["heartlang-tokenizer-no-ddp"]["codes"] for found in trained[1])
+    assert first == second
+    torch.testing.assert_close(torch.tensor(first), expected.detach(), atol=1e-5, rtol=0)
 
 
 def test_when_two_processes_have_seen_other_pages_then_both_evaluate_with_the_same_batch_statistics(
