@@ -62,6 +62,18 @@ def run(arguments: RunArguments, recipe: Recipe, training: PretrainingArguments)
     """Run `pretrain` and return the exit status."""
     recipe = replace(recipe, training=training)
     status = report_rejected(pretrain(recipe, arguments.restart).rejected)
-    say(f"\nnext: clear-hug finetune --data {recipe.data[0]} --model {recipe.output_dir} --output-dir runs/finetuned")
+    say(f"\nnext: clear-hug {_next_step(recipe)}")
     # With several processes, a launcher would take status 1 for a crash and stop the others.
     return status if int(os.environ.get("WORLD_SIZE", "1")) == 1 else 0
+
+
+def _next_step(recipe: Recipe) -> str:
+    """The command for which a model was trained: fine-tuning, or the objective that learns from it."""
+    for objective in recipe.backbone.objectives:
+        if objective.teacher_objective == recipe.objective:
+            option = objective.teachers[0].replace("_", "-")
+            return (
+                f"pretrain --objective {objective.name} --{option} {recipe.output_dir} --data {recipe.data[0]} "
+                "--output-dir runs/pretrained"
+            )
+    return f"finetune --data {recipe.data[0]} --model {recipe.output_dir} --output-dir runs/finetuned"

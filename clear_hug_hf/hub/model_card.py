@@ -491,6 +491,8 @@ def _summary(
     if auto_class == "AutoModelForTokenClassification":
         classes = ", ".join(map(_cell, model_label_names(config)))
         return f"{system.display_name}{size} that classifies every sample of every lead of a 12-lead ECG: {classes}."
+    if auto_class == _TOKENIZER:
+        return f"{article} {system.display_name} tokenizer of 12-lead ECGs{size}, which gives each beat a code."
     parts = size
     if auto_class == "AutoModelForPreTraining":
         parts = f" with the {system.pretraining_parts} of pre-training{size.replace(')', ' in total)')}"

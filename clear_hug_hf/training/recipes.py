@@ -256,6 +256,15 @@ class Recipe(Arguments):
                 "such as one that `clear-hug pretrain` trained on the same recordings"
             )
 
+    def settings_unlike_teacher(self, feature_extractor: Any) -> list[str]:
+        """Names of the settings in which a feature extractor differs from that of the first teacher."""
+        from ..data.model_files import extractor_settings, load_feature_extractor
+
+        assert self.teacher_folder is not None
+        settings = extractor_settings(feature_extractor)
+        others = extractor_settings(load_feature_extractor(self.teacher_folder))
+        return sorted(name for name in settings if settings[name] != others.get(name, settings[name]))
+
     def make_collator(self, model: Any, feature_extractor: Any) -> Any:
         """The collator of the objective, or `None` for the default of [`pretrain`]."""
         from ..data.augmentation import AugmentingCollator

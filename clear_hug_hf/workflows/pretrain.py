@@ -125,6 +125,11 @@ def pretrain_and_draw(
         f"pre-training {recipe.system} {recipe.size} by {recipe.objective} ({model.num_parameters() / 1e6:.1f} M "
         f"parameters) on {count} recordings, {arguments.num_train_epochs} epochs"
     )
+    if recipe.tokenizer is not None and (names := recipe.settings_unlike_teacher(extractor)):
+        say(
+            f"note: the recordings were prepared with other settings than those of the tokenizer "
+            f"({', '.join(names)}): `clear-hug prepare --model {recipe.tokenizer}` uses the same"
+        )
     sets = recipe.add_teachers(model, sets)
     collator = recipe.make_collator(model, extractor)
     result = pretraining.pretrain(

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,44 @@ def test_when_a_run_is_killed_twice_then_the_same_command_ends_with_the_same_wei
     run(*command)
     for name in ("pretraining_steps.csv", "model/model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (house / folder / name).read_bytes(), name
+
+
+TAUGHT = [name for name, folder in RUNS if folder == "teacher"]
+
+
+@pytest.mark.parametrize("small", TAUGHT, indirect=True)
+def test_when_an_objective_needs_the_model_of_another_then_each_step_names_the_next_and_what_is_missing(
+    small: SmallSystem, house: Path, run: Run, refused: Refused, tmp_path: Path, capsys: Capture
+) -> None:
+    objective, option = small.objective, f"--{small.objective.teachers[0]}"
+    command = ["pretrain", "--data", house / "data", "--output-dir", tmp_path / "out", "--objective", objective.name]
+    said = refused(*command)
+    assert f"set {option} to the folder of one" in said
+    assert f"`clear-hug pretrain --objective {objective.teacher_objective}` on the same recordings" in said
+    assert "leave tokenizer out" in refused(*command, "--objective", objective.teacher_objective, option, "any")
+    assert "the model folder any does not exist" in refused(*command, option, "any")
+    assert "does not contain a trained" in refused(*command, option, house / "finetuned")
+    assert not (tmp_path / "out").exists()
+
+    # It is finished; what it prints at its end is the same.
+    run("pretrain", "--data", house / "data", *small.teacher_words, *PRETRAINING, "--output-dir", house / "teacher")
+    following = f"--objective {objective.name} {option} {house / 'teacher'} --data {house / 'data'}"
+    assert f"next: clear-hug pretrain {following} --output-dir" in capsys.readouterr().out
+    assert "contains no complete encoder" in refused(
+        "finetune", "--data", house / "data", "--model", house / "teacher"
+    )
+
+    # A stream is taught, too, and other settings are noticed.
+    folder = tmp_path / "teacher"
+    shutil.copytree(house / "teacher" / "model", folder)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bandpass_high": 30.0}))
+    words = ["--num-train-epochs", 1, "--train-batch-size", 16, "--disable-tqdm"]
+    run(*command, "--streaming", option, folder, *small.words(house)[2:-2], *words)
+    printed = capsys.readouterr().out
+    assert f"prepared with other settings than those of the {option[2:]} (bandpass_high)" in printed
+    saved, teacher = (load_file(one / "model.safetensors") for one in (tmp_path / "out" / "model", folder))
+    assert all(saved[f"{option[2:]}.{name}"].equal(tensor) for name, tensor in teacher.items())
 
 
 EXTRACTORS = {name: small.system.classes["AutoFeatureExtractor"] for name, small in SMALL_SYSTEMS.items()}
