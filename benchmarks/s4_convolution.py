@@ -28,7 +28,8 @@ from machine import REPOSITORY, describe_machine, write_csv
 from transformers import set_seed
 
 from clear_hug_hf.modeling.configuration_ecg_cpc import EcgCpcConfig
-from clear_hug_hf.modeling.modeling_ecg_cpc import EcgCpcKernel, EcgCpcModel, EcgCpcS4
+from clear_hug_hf.modeling.modeling_ecg_cpc import EcgCpcModel
+from clear_hug_hf.modeling.modeling_ecg_s4 import EcgS4StateSpace, NplrKernel
 
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "s4_convolution.csv"
@@ -47,7 +48,7 @@ def direct_convolution(states: torch.Tensor, kernel: torch.Tensor) -> torch.Tens
     return torch.fft.irfft(product, n=2 * num_tokens)[..., :num_tokens].transpose(1, 2)
 
 
-def recurrence(kernel: EcgCpcKernel, num_tokens: int) -> torch.Tensor:
+def recurrence(kernel: NplrKernel, num_tokens: int) -> torch.Tensor:
     """Kernels `(D, num_tokens)` by stepping through the linear systems."""
     eigenvalues, left, right, inputs, outputs = (
         torch.cat((values, values.conj()), dim=1)
@@ -66,13 +67,14 @@ def recurrence(kernel: EcgCpcKernel, num_tokens: int) -> torch.Tensor:
     return torch.stack(values, dim=1)
 
 
-def make_cases(layer: EcgCpcS4, quick: bool) -> dict[tuple[str, int, int], Forms]:
+def make_cases(layer: EcgS4StateSpace, quick: bool) -> dict[tuple[str, int, int], Forms]:
     """Forms by what is timed, number of recordings and number of tokens; the first form of each is the direct one."""
-    width = layer.kernel.output_weights.shape[0]
+    layer_kernel: Any = layer.kernel
+    width = layer_kernel.output_weights.shape[0]
     cases: dict[tuple[str, int, int], Forms] = {}
     for batch_size, num_tokens in CASES[:1] if quick else CASES:
         states = torch.randn(batch_size, num_tokens, width)
-        kernel = layer.kernel(num_tokens).float()
+        kernel = layer_kernel(num_tokens).float()
 
         def run_direct(states: torch.Tensor = states, kernel: torch.Tensor = kernel) -> torch.Tensor:
             return direct_convolution(states, kernel)
@@ -84,10 +86,10 @@ def make_cases(layer: EcgCpcS4, quick: bool) -> dict[tuple[str, int, int], Forms
     for num_tokens in dict.fromkeys(tokens for _, tokens in (CASES[:1] if quick else CASES)):
 
         def step(num_tokens: int = num_tokens) -> torch.Tensor:
-            return recurrence(layer.kernel, num_tokens)
+            return recurrence(layer_kernel, num_tokens)
 
         def transform(num_tokens: int = num_tokens) -> torch.Tensor:
-            return layer.kernel(num_tokens)
+            return layer_kernel(num_tokens)
 
         cases["kernel", 1, num_tokens] = {"recurrence": step, "layer": transform}
     return cases

@@ -31,6 +31,8 @@ from clear_hug_hf import (
     EcgJepaConfig,
     EcgJepaFeatureExtractor,
     EcgJepaForSequenceClassification,
+    EcgS4Config,
+    EcgS4ForSequenceClassification,
     EcgScanConfig,
     EcgScanFeatureExtractor,
     EcgScanForImageClassification,
@@ -74,6 +76,10 @@ SYSTEMS: dict[str, Any] = {
     ),
     "crt": lambda: (
         CrtForSequenceClassification(CrtConfig.preset("tiny", num_hidden_layers=1, num_labels=3)),
+        EcgWaveformFeatureExtractor(),
+    ),
+    "ecg_s4": lambda: (
+        EcgS4ForSequenceClassification(EcgS4Config(hidden_size=32, num_hidden_layers=1, num_labels=3)),
         EcgWaveformFeatureExtractor(),
     ),
     "ecg_founder": lambda: (

@@ -14,16 +14,14 @@ from released import Released
 from torch.nn import functional as F
 
 from clear_hug_hf.hub.convert_ecg_cpc import convert_ecg_cpc_state_dict
-from clear_hug_hf.modeling import modeling_ecg_cpc
+from clear_hug_hf.modeling import modeling_ecg_s4
 from clear_hug_hf.modeling.configuration_ecg_cpc import EcgCpcConfig
 from clear_hug_hf.modeling.modeling_ecg_cpc import (
     EcgCpcForPreTraining,
     EcgCpcForSequenceClassification,
-    EcgCpcKernel,
     EcgCpcModel,
-    fast_length,
-    legendre_system,
 )
+from clear_hug_hf.modeling.modeling_ecg_s4 import NplrKernel, fast_length, legendre_system
 from clear_hug_hf.training.finetuning import parameter_depths
 
 
@@ -108,7 +106,7 @@ def test_when_negatives_are_given_then_loss_and_accuracy_are_the_released_ones(
 # Kernels
 
 
-def recurrence(kernel: EcgCpcKernel, num_tokens: int, num_solved: int) -> torch.Tensor:
+def recurrence(kernel: NplrKernel, num_tokens: int, num_solved: int) -> torch.Tensor:
     """The kernels `(D, num_tokens)` step by step, from output weights that are stored for `num_solved` tokens."""
     eigenvalues, left, right, inputs, outputs = (
         torch.cat((pairs, pairs.conj()), dim=1)
@@ -177,8 +175,8 @@ def test_when_in_evaluation_then_the_kernel_is_computed_once_until_weights_chang
     model: EcgCpcModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    compute = EcgCpcKernel.forward
-    monkeypatch.setattr(EcgCpcKernel, "forward", lambda self, count: (calls.append(count), compute(self, count))[1])
+    compute = NplrKernel.forward
+    monkeypatch.setattr(NplrKernel, "forward", lambda self, count: (calls.append(count), compute(self, count))[1])
 
     inputs = torch.randn(1, 12, 100)
 
@@ -194,11 +192,11 @@ def test_when_in_evaluation_then_the_kernel_is_computed_once_until_weights_chang
         assert count == 0
         assert again.equal(first)
     # Several lengths are kept, but not all that there ever were.
-    monkeypatch.setattr(modeling_ecg_cpc, "MAX_KEPT_NUMBERS", 16 * (51 + 31 + 15))
+    monkeypatch.setattr(modeling_ecg_s4, "MAX_KEPT_NUMBERS", 16 * (51 + 31 + 15))
     assert [run(number)[1] for number in (60, 100, 60, 30, 100, 100, 60)] == [2, 0, 0, 2, 2, 0, 2]
     assert run()[0].equal(first)
     # The latest is kept in any case.
-    monkeypatch.setattr(modeling_ecg_cpc, "MAX_KEPT_NUMBERS", 0)
+    monkeypatch.setattr(modeling_ecg_s4, "MAX_KEPT_NUMBERS", 0)
     assert [run(number)[1] for number in (40, 40, 20, 20, 40)] == [2, 0, 2, 0, 2]
     kernel: Any = model.layers[0].s4.kernel
     changes: list[Callable[[], Any]] = [

@@ -291,8 +291,8 @@ def _tokens(num_samples: int = 120) -> Batch:
     }
 
 
-def _domains() -> Batch:
-    """Recordings of six patches of twelve leads, the second without V5 and V6 and of four patches."""
+def _waveforms() -> Batch:
+    """Recordings of 120 samples of twelve leads, the second without V5 and V6 and of 75 samples, and their seeds."""
     generator = torch.Generator().manual_seed(1)
     lead_mask = torch.ones(2, 12, dtype=torch.bool)
     lead_mask[1, 10:] = False
@@ -306,6 +306,7 @@ def _domains() -> Batch:
 
 STATE_SPACES = {"hidden_size": 16, "num_hidden_layers": 2, "kernel_length": 40, "num_negatives": 8}
 DOMAINS = {**SIZES, "head_dim": 6, "stage_depth": 1, "decoder_num_hidden_layers": 1}
+DIAGONAL = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 8}
 CONVOLUTIONS = {"stem_channels": 8, "stage_channels": [8, 16, 16], "stage_depths": [1, 2, 1], "group_size": 4}
 
 
@@ -424,7 +425,7 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
         SmallSystem(
             "crt",
             {**DOMAINS, **WIDE, "num_samples": 120},
-            _domains,
+            _waveforms,
             forms={
                 "batch norm": {"patch_norm": "batch"},
                 "raw": {"magnitude_scale": "raw", "standardize_domains": False, "initializer_range": 0.02},
@@ -432,6 +433,21 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             captured=("",),
             logged=("reconstruction_loss", "discrimination_loss"),
             options=DOMAINS,
+        ),
+        SmallSystem(
+            "ecg_s4",
+            {**DIAGONAL, **WIDE},
+            _waveforms,
+            forms={
+                "released": {"kernel_type": "nplr", "kernel_length": 40, "stem_norm": "batch"},
+                "bidirectional": {"bidirectional": True},
+            },
+            any_length=True,
+            has_attention=False,
+            lora_modules=("output",),
+            captured=("",),
+            options=DIAGONAL,
+            logged=("accuracy",),
         ),
     )
 }
