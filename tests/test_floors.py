@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from clear_hug_hf.objectives import shared_objectives
 from clear_hug_hf.systems import SYSTEMS
 
 
@@ -118,7 +119,9 @@ def _names_of(name: str) -> re.Pattern[str]:
     """How a system is named: by its type, its classes, its title, or a part of that in prose."""
     system = SYSTEMS[name]
     classes = system.classes["AutoConfig"].split(":")[1].removesuffix("Config")
-    parts = {word for word in re.findall(r"[A-Z]{3,}", system.title) if word != "ECG"}
+    # An objective that systems share may have the name of one that a part of the title repeats.
+    shared = {objective.upper() for objective in shared_objectives()}
+    parts = {word for word in re.findall(r"[A-Z]{3,}", system.title) if word not in {"ECG", *shared}}
     parts |= {word.lower() for word in parts} - {"clear"}  # an English word, too
     words = [name, re.escape(system.title), *parts]
     # The package, its command and its cache bear the name of a system: clear_hug_hf, clear-hug, clear_hug_features.

@@ -557,7 +557,7 @@ def _describe(cell: Cell) -> str:
 
 
 def supervised_name(form: str) -> str:
-    """Name of a model that is trained from random initialization, such as `supervised (ecg_s4)`."""
+    """Name of a model that is trained from random initialization, such as `supervised (MODEL_TYPE)`."""
     return f"supervised ({form.replace(':', ' ')})"
 
 
