@@ -44,6 +44,8 @@ class SmallSystem:
     """Parts whose parameters are never trained."""
     lora_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear maps of the encoder that LoRA adapts."""
+    batch_norms: tuple[str, ...] = ()
+    """Names of batch normalizations that training moves; the recordings of a batch then depend on each other."""
     num_states: int = 3
     """Hidden states of the encoder: those that go in, and of each layer."""
     captured: tuple[str, ...] = ()
@@ -307,6 +309,7 @@ def _waveforms() -> Batch:
 STATE_SPACES = {"hidden_size": 16, "num_hidden_layers": 2, "kernel_length": 40, "num_negatives": 8}
 DOMAINS = {**SIZES, "head_dim": 6, "stage_depth": 1, "decoder_num_hidden_layers": 1}
 DIAGONAL = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 8}
+STAGES = {"embedding_size": 8, "hidden_sizes": [8, 16, 16], "depths": [1, 2, 1]}
 CONVOLUTIONS = {"stem_channels": 8, "stage_channels": [8, 16, 16], "stage_depths": [1, 2, 1], "group_size": 4}
 
 
@@ -448,6 +451,19 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             captured=("",),
             options=DIAGONAL,
             logged=("accuracy",),
+        ),
+        SmallSystem(
+            "ecg_resnet",
+            STAGES,
+            _waveforms,
+            forms={"bottleneck": {"layer_type": "bottleneck", "downsample_in_first_stage": True}},
+            any_length=True,
+            has_attention=False,
+            lora_modules=("conv",),
+            batch_norms=("norm",),
+            num_states=4,
+            captured=("", "bottleneck"),
+            options=STAGES,
         ),
     )
 }
