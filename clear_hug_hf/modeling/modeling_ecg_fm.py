@@ -170,6 +170,7 @@ class EcgFmModel(EcgFmPreTrainedModel):
     ```
     """
 
+    has_time_states = True
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
         r"^(mask_embedding|quantizer\.|project_q\.|final_proj\.|classifier\.|head\.)"
     ]

@@ -536,6 +536,7 @@ class EcgS4Model(EcgS4PreTrainedModel):
     ```
     """
 
+    has_time_states = True
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\."]  # noqa: RUF012
 
     def __init__(self, config: EcgS4Config):

@@ -143,29 +143,10 @@ def test_when_recordings_are_permuted_with_their_seeds_then_the_loss_is_the_same
     assert not torch.allclose(model(torch.cat((views[:4], permuted[4:])), seeds=seeds).loss, expected)
 
 
-def test_when_training_then_every_weight_gets_a_gradient_and_views_of_a_recording_find_each_other() -> None:
-    model, views = _make().train(), _views(64, noise=1.0)
-    seeds = torch.arange(64)
-
-    @torch.no_grad()
-    def found() -> float:
-        """Fraction of first views whose most similar second view is that of their recording."""
-        first, second = (
-            torch.nn.functional.normalize(part - part.mean(dim=0), dim=1)
-            for part in model.pool(model.backbone(views)).chunk(2)
-        )
-        return float(((first @ second.T).argmax(dim=1) == seeds).float().mean())
-
-    before, first_loss = found(), model(views, seeds=seeds).temporal_loss.item()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for step in range(30):
-        optimizer.zero_grad()
-        output = model(views, seeds=seeds + 64 * step)
-        output.loss.backward()
-        optimizer.step()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    assert output.temporal_loss < 0.9 * first_loss
-    assert found() > before + 0.2
+def test_when_training_then_every_weight_gets_a_gradient() -> None:
+    model = _make().train()
+    model(_views(), seeds=torch.arange(4)).loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 # Refusals
