@@ -93,7 +93,7 @@ def find_unused(state_dict: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
         unused["mask token and code head, which only pre-training reads"] = names
     elif kind == TOKENIZER:
         unused["mask tokens, which a tokenizer does not read"] = ["encoder.mask_token", "decoder.mask_token"]
-        unused["moving averages, which only the training of the codebook reads"] = list(AVERAGES)
+        unused["statistics of its training, which nothing reads"] = list(AVERAGES)
     present = {reason: [name for name in names if name in state_dict] for reason, names in unused.items()}
     return {reason: names for reason, names in present.items() if names}
 

@@ -236,11 +236,12 @@ def test_when_pretraining_is_as_released_then_padding_counts_as_beats() -> None:
 
 
 def make_tokenizer(**fields: Any) -> HeartLangTokenizerModel:
-    """A tokenizer with 16 codes at random places."""
+    """A tokenizer with 16 codes at random places, in which padding has features, too."""
     torch.manual_seed(0)
     tokenizer = make_model(HeartLangTokenizerModel, **NO_DROPOUT, **fields)
     with torch.no_grad():
         tokenizer.codebook.weight.copy_(F.normalize(torch.randn(16, 8), dim=1))
+        tokenizer.encoder_projection[2].bias.normal_()
     return tokenizer
 
 
