@@ -18,7 +18,8 @@ from textwrap import dedent
 from machine import REPOSITORY
 
 from clear_hug_hf.cli import VERBS
-from clear_hug_hf.systems import SYSTEMS
+from clear_hug_hf.objectives import objectives_of, shared_objectives
+from clear_hug_hf.systems import SYSTEMS, Objective, load
 from clear_hug_hf.utils.arguments import ArgumentParser
 
 
@@ -431,6 +432,57 @@ def encoders() -> str:
     return _table([*header, "how to get them", "cite"], body, numbers=False)
 
 
+def objectives() -> str:
+    """All objectives: what an encoder learns, which encoders it is for, and what is set if nothing else is named."""
+    rows = [
+        [f"`{name}`", objective, [name], objective.paper or system.paper]
+        for name, system in SYSTEMS.items()
+        for objective in system.objectives
+    ]
+    rows += [
+        [f"`{objective.backbone}`", objective, _backbones(objective), objective.paper]
+        for objective in shared_objectives().values()
+    ]
+    body = []
+    for default, objective, backbones, paper in rows:
+        others = [f"`{name}`" for name in backbones if f"`{name}`" != default]
+        readers = sum(objective.name in objectives_of(system) for system in SYSTEMS.values())
+        every = objective.config and len(backbones) == readers
+        rest = "any other encoder of recordings" if every else ", ".join(others)
+        views = [" + ".join(f"`{view}`" for view in names) for names in objective.views if names]
+        settings = [f"`{name}={value}`" for name, value in objective.settings.items()]
+        body.append(
+            [
+                f"`{objective.name}`",
+                objective.summary,
+                f"**{default}**" + (f", {rest}" if rest else ""),
+                "yes" if objective.needs_full_batch else "",
+                "; ".join([*([f"views {' and '.join(views)}"] if views else []), *settings]),
+                paper,
+            ]
+        )
+    header = ["`--objective`", "what is learned", "`--backbone`, the default first", "whole batch at once"]
+    return _table([*header, "settings", "paper"], body, numbers=False)
+
+
+def _backbones(objective: Objective) -> list[str]:
+    """Systems whose encoders an objective takes."""
+    import torch
+
+    fitting = []
+    for name, system in SYSTEMS.items():
+        if objective.name not in objectives_of(system):
+            continue
+        config = load(objective.config)(backbone_config=system.config.preset("tiny"), **objective.settings)
+        try:
+            with torch.device("meta"):
+                load(objective.model)(config)
+        except ValueError:  # it lacks what the objective reads
+            continue
+        fitting.append(name)
+    return fitting
+
+
 def encoder_latency() -> str:
     """What a prediction costs at the size of the released weights."""
     return latency("encoder_latency.csv")
@@ -633,6 +685,7 @@ _FOLD_9 = (
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"shipped_weights": shipped_weights},
     "docs/cli.md": {"command_line": command_line},
+    "docs/objectives.md": {"objectives": objectives},
     "docs/encoders.md": {"encoders": encoders, "encoder_latency": encoder_latency},
     "docs/results.md": {
         "heads": heads,
