@@ -276,7 +276,8 @@ class ViewCollator(AugmentingCollator):
     recording and the index of the view. Without seeds, as in validation, the seed is a hash of the `record_id`, so
     that the views are the same in every epoch.
 
-    Leads that a view hides are missing for models that support missing leads, and zero for others.
+    Leads that a view hides are missing for models that support missing leads, and zero for others. Where a feature
+    extractor normalizes windows in a step of its own, the views are changes of normalized windows.
 
     Args:
         feature_extractor ([`EcgFeatureExtractor`]): The one that the dataset was prepared with.
@@ -299,7 +300,9 @@ class ViewCollator(AugmentingCollator):
         augmentation: float = 1.0,
         with_groups: bool = False,
     ):
-        super().__init__(feature_extractor, label_names, augmentation=augmentation)
+        # A scaled lead would be scaled back, and the rest of a lead grow where some of it is hidden.
+        super().__init__(feature_extractor.without_normalization, label_names, augmentation=augmentation)
+        self.normalize_window = feature_extractor.normalize_window
         self.views = check_views(views)
         self.with_groups = with_groups
 
@@ -322,7 +325,10 @@ class ViewCollator(AugmentingCollator):
         Raises:
             InputError: As [`EcgCollator`].
         """
-        windows = self._read(rows)
+        windows = [
+            window._replace(signal=self.normalize_window(window.signal, window.lead_mask))
+            for window in self._read(rows)
+        ]
         if seeds is None:
             numbers = [self.record_seed(row["record_id"]) for row in rows]
         else:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
@@ -616,6 +616,25 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             `dict[str, np.ndarray]`: Model inputs, one row per window.
         """
         raise NotImplementedError
+
+    def normalize_window(self, signal: np.ndarray, lead_mask: np.ndarray) -> np.ndarray:
+        """
+        Scale a window as the first step of [`cut`] does, if scales are a step of their own. Changes of the scale of a
+        lead that the model should see come after it; [`without_normalization`] then cuts the window.
+
+        Args:
+            signal (`np.ndarray` of shape `(12, num_samples)`): Window at the sampling rate of the model.
+            lead_mask (`np.ndarray` of shape `(12,)`): True for leads that are present.
+
+        Returns:
+            `np.ndarray` of shape `(12, num_samples)`.
+        """
+        return signal
+
+    @property
+    def without_normalization(self) -> Self:
+        """This extractor for windows that [`normalize_window`] has scaled."""
+        return self
 
     def cut_all(
         self, signals: Sequence[np.ndarray], r_peaks: Sequence[np.ndarray], lead_masks: Sequence[np.ndarray]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 
@@ -84,6 +84,18 @@ class EcgWaveformFeatureExtractor(EcgFeatureExtractor):
             input_values[index, present, : window.shape[1]] = self._normalize(window)
             attention_mask[index, : window.shape[1]] = True
         return {"input_values": input_values, "lead_mask": lead_mask, "attention_mask": attention_mask}
+
+    def normalize_window(self, signal: np.ndarray, lead_mask: np.ndarray) -> np.ndarray:
+        """See [`EcgFeatureExtractor.normalize_window`]."""
+        rows = [row for row in self._lead_rows() if lead_mask[row]]
+        normalized = np.array(signal)
+        normalized[rows] = self._normalize(signal[rows])
+        return normalized
+
+    @property
+    def without_normalization(self) -> Self:
+        """See [`EcgFeatureExtractor.without_normalization`]."""
+        return self.replace(normalize="none")
 
     def _normalize(self, window: np.ndarray) -> np.ndarray:
         """Normalize the present leads of a window `(num_leads, num_samples)`. What is constant becomes zero."""

@@ -16,6 +16,7 @@ from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.views import VIEWS, ViewCollator
 from clear_hug_hf.processing import InputError
+from clear_hug_hf.processing.feature_extraction_ecg_waveform import EcgWaveformFeatureExtractor
 from clear_hug_hf.processing.recording_inputs import StoredWindow
 
 
@@ -155,6 +156,22 @@ def test_when_rows_are_collated_then_first_views_come_first_and_each_follows_fro
     plain = EcgCollator(ClearHugFeatureExtractor(), ())(rows)
     assert all(torch.equal(unchanged[name], torch.cat((plain[name], plain[name]))) for name in plain)
     assert "groups" not in batch
+
+
+def test_when_windows_are_normalized_then_views_change_what_the_model_reads(
+    make_recordings: Callable[..., list[Recording]],
+) -> None:
+    extractor = EcgWaveformFeatureExtractor(lead_names=["V2", "I"])
+    rows = list(prepare(make_recordings(3), extractor, (), progress=False).dataset)
+    batch = ViewCollator(extractor, views=[["scale_leads"], []])(rows)
+    scaled, unchanged = batch["input_values"].chunk(2)
+    torch.testing.assert_close(unchanged, EcgCollator(extractor, ())(rows)["input_values"])
+    torch.testing.assert_close(unchanged.std(dim=2, correction=0), torch.ones(3, 2))
+    factors = scaled.std(dim=2, correction=0)
+    torch.testing.assert_close(scaled, unchanged * factors[..., None])
+    assert factors.min() > 0.5
+    assert factors.max() < 2
+    assert factors.log().abs().max() > 0.1
 
 
 def test_when_there_are_no_seeds_then_the_views_are_those_of_the_record_every_time(dataset: datasets.Dataset) -> None:
