@@ -28,6 +28,7 @@ from clear_hug_hf import (
     EcgScanForPreTraining,
     HeartLangConfig,
     HeartLangFeatureExtractor,
+    HeartLangForPreTraining,
     HeartLangTokenizerModel,
 )
 from clear_hug_hf.data.collator import EcgCollator
@@ -70,7 +71,13 @@ def make_model(system: str, tower: str = "clip") -> Any:
         return EcgJepaForPreTraining(EcgJepaConfig.preset("tiny", **_ENCODER, **predictor))
     if system == "heartlang":
         codes = {"vocab_size": 24, "code_dim": 8, "decoder_num_hidden_layers": 1, "head_dim": 16}
-        return HeartLangTokenizerModel(HeartLangConfig.preset("tiny", **_ENCODER, **NO_DROPOUT, **codes))
+        config = HeartLangConfig.preset("tiny", **_ENCODER, **NO_DROPOUT, **codes)
+        if tower == "tokenizer":
+            return HeartLangTokenizerModel(config)
+        config.tokenizer_config = HeartLangConfig.preset("tiny", **_ENCODER, **NO_DROPOUT, **codes)
+        model = HeartLangForPreTraining(config)
+        model.tokenizer.codebook.weight.normal_()
+        return model
     return EcgScanForPreTraining(
         EcgScanConfig(
             vision_config=_TOWERS[tower],

@@ -179,6 +179,23 @@ def test_when_an_objective_needs_the_model_of_another_then_each_step_names_the_n
         "finetune", "--data", house / "data", "--model", house / "teacher"
     )
 
+    facts = json.loads((house / "pretrained" / "pretraining.json").read_text())
+    assert facts[option[2:]]["objective"] == objective.teacher_objective
+    for folder, words in (
+        ("teacher", f"{small.system.title} {option[2:]} of 12-lead ECGs"),
+        ("pretrained", f"{option[2:].capitalize()}: {small.system.title}, pre-trained without labels for 2 epochs"),
+    ):
+        run(
+            "publish",
+            house / folder,
+            "your-name/any",
+            "--license",
+            "cc-by-4.0",
+            "--dry-run",
+            tmp_path / "cards" / folder,
+        )
+        assert words in (tmp_path / "cards" / folder / "README.md").read_text()
+
     # A stream is taught, too, and other settings are noticed.
     folder = tmp_path / "teacher"
     shutil.copytree(house / "teacher" / "model", folder)

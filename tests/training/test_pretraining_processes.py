@@ -124,6 +124,7 @@ RUNS = (
     "ecg_scan-resnet-no-ddp",
     "heartlang-tokenizer-no-ddp",
     "heartlang-tokenizer-no-fsdp",
+    "heartlang-encoder-no-fsdp",
     "clear_hug-clip-no-fsdp",
     "ecg_jepa-clip-no-fsdp",
     "ecg_scan-clip-no-fsdp",
