@@ -577,7 +577,8 @@ def _fold_path(path: Path | str, fold: int | None) -> str:
 
 def _prepared_for(task: Task, source: Path | PreTrainedConfig) -> Task:
     """
-    The preparation of a task that matches the model in a folder, or an encoder with a config.
+    The preparation of a task that matches the model in a folder, with the feature extractor of the model, or that
+    matches an encoder with a config.
 
     Raises:
         InputError: If none matches, with the mismatch of the first.
@@ -585,17 +586,19 @@ def _prepared_for(task: Task, source: Path | PreTrainedConfig) -> Task:
     errors: list[InputError] = []
     config = load_config(source) if isinstance(source, Path) else source
     for prepared in (task, *task.others):
+        extractor = prepared.feature_extractor
         try:
             if isinstance(source, Path):
                 if prepared.folder is not None:
-                    match_prepared(prepared.folder, load_feature_extractor(source))
+                    # Settings that apply after the preparation are the model's.
+                    extractor = match_prepared(prepared.folder, load_feature_extractor(source))
             elif type(prepared.feature_extractor) is not (system := system_of(config)).feature_extractor:
                 raise InputError(
                     f"{prepared.title} is not prepared for {system.name}: prepare it with `clear-hug prepare --system "
                     f"{system.name}`"
                 )
             check_compatible(config, prepared.feature_extractor, *prepared.sets.values())
-            return prepared
+            return replace(prepared, feature_extractor=extractor)
         except InputError as error:
             errors.append(error)
     if task.folder is None:

@@ -21,7 +21,13 @@ import pytest
 import torch
 from small_models import LABELS, make_model
 
-from clear_hug_hf import ClearHugFeatureExtractor, EcgJepaFeatureExtractor
+from clear_hug_hf import (
+    ClearHugFeatureExtractor,
+    EcgJepaFeatureExtractor,
+    EcgResNetConfig,
+    EcgResNetModel,
+    EcgWaveformFeatureExtractor,
+)
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import Recording
@@ -975,3 +981,16 @@ def test_when_a_task_is_prepared_for_two_systems_then_the_rows_of_both_are_used(
     renamed = [line.replace("records/", f"{tmp_path}/records/") for line in lines[1:]]
     with pytest.raises(InputError, match="share no recording"):
         load_task("both", [first, prepare_again("others", renamed)])
+
+
+def test_when_a_model_scales_windows_otherwise_than_the_folder_then_it_reads_them_at_its_own_scale(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_folder(6, lambda patient: ("train", "val", "test")[patient % 3])
+    source = open_source("csv", tmp_path / "table.csv", label_columns=list(LABELS))
+    prepare_shards(source, tmp_path / "waves", EcgWaveformFeatureExtractor(normalize="none"), progress=False)
+    config = EcgResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])
+    save_model_folder(tmp_path / "model", EcgResNetModel(config), EcgWaveformFeatureExtractor(normalize="recording"))
+    task = load_task("waves", [tmp_path / "waves"])
+    assert benchmark._prepared_for(task, tmp_path / "model").feature_extractor.normalize == "recording"
+    assert benchmark._prepared_for(task, config).feature_extractor.normalize == "none"
