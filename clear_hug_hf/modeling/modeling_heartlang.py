@@ -294,9 +294,7 @@ class HeartLangCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """
-        Move the codes by the step that was observed. All processes call this, and add up what they have observed.
-        """
+        """Move the codes by the step that was observed. All processes call this, and add up their parts of it."""
         in_parallel = distributed.is_available() and distributed.is_initialized()
         if in_parallel:
             for total in (self.counts, self.sums):
@@ -306,10 +304,12 @@ class HeartLangCodebook(nn.Module):
         weight: torch.Tensor = stored.full_tensor() if hasattr(stored, "full_tensor") else stored
         if self.may_be_empty and not weight.any():
             weight = self._start(in_parallel)
+            self.may_be_empty = not weight.any()  # as after a step without beats
         else:
+            self.may_be_empty = False
             moved = F.normalize(weight.lerp(F.normalize(self.sums, dim=1).to(weight.dtype), 1 - CODEBOOK_DECAY), dim=1)
             weight = torch.where(self.counts[:, None] > 0, moved, weight)
-        self.may_be_empty, self.sample = False, None
+        self.sample = None
         for total in (self.counts, self.sums):
             total.zero_()
         if hasattr(stored, "full_tensor"):

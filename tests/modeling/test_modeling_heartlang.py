@@ -347,6 +347,12 @@ def test_when_a_codebook_is_empty_then_the_first_step_fills_it_by_kmeans() -> No
     for code in codes.unique():
         mean = F.normalize(features[codes == code].mean(dim=0), dim=0)
         assert (mean * tokenizer.codebook.weight[code]).sum() > 0.98
+    # Padding alone fills nothing.
+    tokenizer = make_model(HeartLangTokenizerModel).train()
+    for values, is_filled in ((torch.zeros(1, 24, 96), False), (torch.randn(1, 24, 96), True)):
+        tokenizer(values)
+        tokenizer.after_optimizer_step(0.5)
+        assert tokenizer.codebook.weight.any() == is_filled
     # With more codes than features, each feature becomes one.
     assert _train((6,), 128)[2].codebook.weight.norm(dim=1).allclose(torch.ones(128))
 
