@@ -483,6 +483,15 @@ def _backbones(objective: Objective) -> list[str]:
     return fitting
 
 
+def views() -> str:
+    """All views of recordings, as their docstrings describe them."""
+    from clear_hug_hf.data.views import VIEWS
+
+    texts = {name: " ".join(str(view.__doc__).split()) for name, view in VIEWS.items()}
+    body = [[f"`{name}`", text.replace("[`InputError`]", "`InputError`")] for name, text in texts.items()]
+    return _table(["view", "change at strength 1"], body, numbers=False)
+
+
 def encoder_latency() -> str:
     """What a prediction costs at the size of the released weights."""
     return latency("encoder_latency.csv")
@@ -685,7 +694,7 @@ _FOLD_9 = (
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"shipped_weights": shipped_weights},
     "docs/cli.md": {"command_line": command_line},
-    "docs/objectives.md": {"objectives": objectives},
+    "docs/objectives.md": {"objectives": objectives, "views": views},
     "docs/encoders.md": {"encoders": encoders, "encoder_latency": encoder_latency},
     "docs/results.md": {
         "heads": heads,
