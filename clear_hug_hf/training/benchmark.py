@@ -282,7 +282,7 @@ def load_folds(
     tasks = []
     for fold, rows in enumerate(rows_of):
         sets = [{split: dataset.select(indices) for split, indices in rows.items()} for dataset in pooled]
-        tasks.append(replace(loaded.task(name, sets, selected), notes=loaded.notes, fold=fold))
+        tasks.append(replace(loaded.task(name, sets, selected, fold), notes=loaded.notes))
     return tasks
 
 
@@ -328,7 +328,13 @@ class _Loaded:
     label_names: list[str]
     notes: list[str]
 
-    def task(self, name: str, all_sets: Sequence[Mapping[str, datasets.Dataset]], label_names: list[str]) -> Task:
+    def task(
+        self,
+        name: str,
+        all_sets: Sequence[Mapping[str, datasets.Dataset]],
+        label_names: list[str],
+        fold: int | None = None,
+    ) -> Task:
         """The task of these `train`, `validation` and `test` rows of each folder."""
         first, *others = (
             Task(
@@ -337,6 +343,7 @@ class _Loaded:
                 label_names,
                 extractor,
                 folder,
+                fold=fold,
             )
             for folder, sets, extractor in zip(self.folders, all_sets, self.extractors, strict=True)
         )
@@ -467,7 +474,7 @@ def run_benchmark(
             number of the fold; configs of encoders, which are trained from random initialization on the labels; and
             `None` for the controls [`RANDOM`], [`RESNET`] and [`MINIROCKET`]. The first of these becomes a control for
             each encoder form: `random` if there is one form, and otherwise `random (SYSTEM)`, with the number of
-            parameters where two forms share a system.
+            parameters where two forms share a system, and a model where they also share the number.
         output_dir (`str` or `Path`): Folder for `results.csv`, `table.md`, `benchmark.json` (digests of tasks, models
             and recipes) and `cells/`, with a JSON file and the test probabilities of each finished cell.
         arguments ([`BenchmarkArguments`], *optional*): Cells and recipes.
@@ -649,14 +656,13 @@ def _encoders(models: Mapping[str, Model], folds: Sequence[int | None]) -> dict[
     if RANDOM not in models:
         return encoders
     forms: dict[str, _Encoder] = {}
-    for encoder in encoders.values():
-        if encoder is not None:
-            forms.setdefault(encoder.form, _Encoder(encoder.sources, is_random=True))
+    configs: dict[str, PreTrainedConfig] = {}
+    for name, encoder in encoders.items():
+        if encoder is not None and (form := encoder.form) not in forms:
+            forms[form], configs[name] = _Encoder(encoder.sources, is_random=True), encoder.config(folds[0])
     if not forms:
         raise InputError(f"{RANDOM!r} randomly initializes the encoders of the models: add a model folder")
-    controls = dict(
-        zip(_control_names([form.config(folds[0]) for form in forms.values()]), forms.values(), strict=True)
-    )
+    controls = dict(zip(_control_names(configs), forms.values(), strict=True))
     if taken := controls.keys() & encoders.keys() - {RANDOM}:
         raise InputError(f"the name {min(taken)!r} is reserved for a control: rename the model")
     resolved: dict[str, _Encoder | None] = {}
@@ -665,20 +671,33 @@ def _encoders(models: Mapping[str, Model], folds: Sequence[int | None]) -> dict[
     return resolved
 
 
-def _control_names(configs: Sequence[PreTrainedConfig]) -> list[str]:
-    """Names of the random controls of encoder forms."""
+def _control_names(configs: Mapping[str, PreTrainedConfig]) -> list[str]:
+    """Names of the random controls of encoder forms, by the first model of each form."""
     if len(configs) == 1:
         return [RANDOM]
-    systems = [system_of(config).name for config in configs]
-    names = []
-    for system, config in zip(systems, configs, strict=True):
-        size = ""
-        if systems.count(system) > 1:
+    systems = [system_of(config).name for config in configs.values()]
+    names = list(systems)
+    for index, config in enumerate(configs.values()):
+        if systems.count(systems[index]) > 1:
             with torch.device("meta"):
-                size = f" {AutoModel.from_config(config).num_parameters():,}"
-        name = f"{RANDOM} ({system}{size})"
-        names.append(name if name not in names else f"{RANDOM} ({system}{size} {settings_digest(config)[:6]})")
-    return names
+                names[index] += f" {AutoModel.from_config(config).num_parameters():,}"
+    # Forms of one size differ in how they compute.
+    sizes = [
+        name if names.count(name) == 1 else f"{name} as {model}" for name, model in zip(names, configs, strict=True)
+    ]
+    return [f"{RANDOM} ({name})" for name in sizes]
+
+
+def random_controls(models: Mapping[str, Model], tasks: Iterable[Task]) -> dict[str, str]:
+    """The name of the random control of each model that has one, as [`run_benchmark`] names it."""
+    return _controls(_encoders(models, list(dict.fromkeys(task.fold for task in tasks))))
+
+
+def _controls(encoders: Mapping[str, _Encoder | None]) -> dict[str, str]:
+    """Name of the random control of the form of each encoder that is not supervised; itself for a control."""
+    frozen = {name: one for name, one in encoders.items() if one is not None and not one.is_supervised}
+    names = {encoder.form: name for name, encoder in frozen.items() if encoder.is_random}
+    return {name: names[encoder.form] for name, encoder in frozen.items() if encoder.form in names}
 
 
 class _Runner:
@@ -892,12 +911,12 @@ class _Runner:
         seed = cell.seed if encoder.is_random else 0
         how = ("tokens" if tokens else "features", cell.model, seed, task.key)
         if (*how, split) not in self._cache:
-            # Cells are ordered by task, so other tasks are finished. Tokens are kept of one encoder.
-            self._cache = {
-                other: value
-                for other, value in self._cache.items()
-                if task.key in other and (other[0] != "tokens" or other[:-1] == how)
-            }
+            # Cells are ordered by task, so other tasks are finished.
+            self._cache = {other: value for other, value in self._cache.items() if task.key in other}
+            if tokens and sum(value.num_bytes for value in self._cache.values()) > _TOKEN_BYTES:
+                self._cache = {
+                    other: value for other, value in self._cache.items() if other[0] != "tokens" or other[:-1] == how
+                }
             model = self._load(cell.model, task.key, "mean", seed).to(PartialState().device)
             collator = EcgCollator(task.feature_extractor, label_names=task.label_names)
             encoded = encode(model, task.sets[split], collator, cache_dir=self.cache_dir, tokens=tokens)
@@ -942,7 +961,7 @@ class _Runner:
 
     def tables(self, cells: Sequence[Cell]) -> str:
         """Markdown: the table in the paper's layout, differences from the controls, and notes."""
-        samples = self.samples(cells)
+        samples = read_samples(self.tasks.values(), cells, self.output_dir, self.arguments.bootstrap_samples)
         columns = sorted(self.arguments.fractions)
         published = {name: task.published for (name, _), task in self.tasks.items() if task.published is not None}
 
@@ -964,7 +983,7 @@ class _Runner:
             f"test patients, for fractions of the training recordings, {DRAWS[self.arguments.draw]}.",
             table(None),
         ]
-        controls = self.controls()
+        controls = _controls(self.encoders)
         with_random = table(
             lambda method: (
                 (controls[method[0]], *method[1:]) if controls.get(method[0], method[0]) != method[0] else None
@@ -995,40 +1014,41 @@ class _Runner:
         ]
         return "\n\n".join([*sections, "\n".join(lines)]) + "\n"
 
-    def samples(self, cells: Sequence[Cell]) -> dict[tuple[tuple[str, str, str], str, float], np.ndarray]:
-        """
-        For each method, task and fraction the macro AUROC, mean over seeds and folds, and that of bootstrap samples of
-        patients (see [`pooled_auroc_samples`]).
-        """
-        runs: dict[tuple[tuple[str, str, str], str, float], dict[int | None, list[np.ndarray]]] = {}
-        for cell in cells:
-            probabilities = np.load(self.output_dir / CELLS / (cell.name + ".npy"))
-            folds = runs.setdefault((cell.method, cell.task, cell.fraction), {})
-            folds.setdefault(cell.fold, []).append(probabilities)
-        samples = {}
-        for (method, name, fraction), folds in runs.items():
-            tested = [self.tasks[name, fold] for fold in folds]
-            samples[method, name, fraction] = pooled_auroc_samples(
-                [task.truth("test") for task in tested],
-                list(folds.values()),
-                [task.patient_ids("test") for task in tested],
-                self.arguments.bootstrap_samples,
-                [fold or 0 for fold in folds],
-            )
-        return samples
 
-    def controls(self) -> dict[str, str]:
-        """Name of the randomly initialized encoder of the form of each model that has one; itself for a control."""
-        names = {
-            encoder.form: name
-            for name, encoder in self.encoders.items()
-            if encoder is not None and encoder.is_random and not encoder.is_supervised
-        }
-        return {
-            name: names[encoder.form]
-            for name, encoder in self.encoders.items()
-            if encoder is not None and not encoder.is_supervised and encoder.form in names
-        }
+def read_samples(
+    tasks: Iterable[Task], cells: Iterable[Cell], output_dir: Path, num_samples: int
+) -> dict[tuple[tuple[str, str, str], str, float], np.ndarray]:
+    """
+    Read the test probabilities of finished cells.
+
+    Args:
+        tasks (`Iterable[Task]`): Tasks of the cells.
+        cells (`Iterable[Cell]`): Cells of one or several methods.
+        output_dir (`Path`): Output folder of the benchmark.
+        num_samples (`int`): Number of bootstrap samples of patients.
+
+    Returns:
+        `dict`: For each method (model, protocol and head), task and fraction the macro AUROC, mean over seeds and
+        folds, followed by that of the bootstrap samples (see [`pooled_auroc_samples`]). All methods have the same
+        samples, so that differences are paired.
+    """
+    task_of = {task.key: task for task in tasks}
+    runs: dict[tuple[tuple[str, str, str], str, float], dict[int | None, list[np.ndarray]]] = {}
+    for cell in cells:
+        probabilities = np.load(output_dir / CELLS / (cell.name + ".npy"))
+        folds = runs.setdefault((cell.method, cell.task, cell.fraction), {})
+        folds.setdefault(cell.fold, []).append(probabilities)
+    samples = {}
+    for (method, name, fraction), folds in runs.items():
+        tested = [task_of[name, fold] for fold in folds]
+        samples[method, name, fraction] = pooled_auroc_samples(
+            [task.truth("test") for task in tested],
+            list(folds.values()),
+            [task.patient_ids("test") for task in tested],
+            num_samples,
+            [fold or 0 for fold in folds],
+        )
+    return samples
 
 
 def _nearest_neighbors(

@@ -40,6 +40,11 @@ class EncodedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.columns["labels"])
 
+    @property
+    def num_bytes(self) -> int:
+        """`int`: Size of all columns in memory."""
+        return sum(column.nbytes for column in self.columns.values())
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: column[index] for name, column in self.columns.items()}
 

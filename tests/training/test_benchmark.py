@@ -967,6 +967,11 @@ def test_when_a_task_is_prepared_for_two_systems_then_the_rows_of_both_are_used(
         np.testing.assert_array_equal(task.truth(split), other.truth(split))
     assert sum(map(len, task.sets.values())) == 19
     assert "1 rows that are not in all 2 folders were left out" in task.notes
+    for fold, crossed in enumerate(load_folds("both", [first, tmp_path / "fewer"], 2)):
+        (other,) = crossed.others
+        assert crossed.key == other.key == ("both", fold)
+        for split in ("train", "validation", "test"):
+            assert crossed.sets[split]["record_id"] == other.sets[split]["record_id"]
     swapped = [
         line.replace(",train,", ",TEST,").replace(",test,", ",train,").replace("TEST", "test") for line in lines
     ]
