@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 LOWEST := $(VENV)-lowest
 
-.PHONY: help install demo test test-slow test-gpu test-lowest lint types format docs wheel benchmark weights cards clean
+.PHONY: help install demo test test-slow test-gpu test-lowest lint types format docs wheel benchmark weights table1 cards clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -70,6 +70,9 @@ benchmark: install  ## print and save the speed and accuracy tables
 
 weights: install  ## train again what is in model_cards/, staged in runs/weights: SOURCES=DIR [NAMES="clear-hug-small ..."]; hours
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/weights.sh $(SOURCES) $(NAMES)
+
+table1: install  ## pre-train and test all objectives of the paper's Table 1 at tiny size, in runs/table1: SOURCES=DIR; hours
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/table1.sh $(SOURCES)
 
 cards: install  ## measure what is in model_cards/ again and make its cards anew: SOURCES=DIR [NAMES="clear-hug-small ..."]
 	$(BIN)/python scripts/cards.py $(SOURCES) $(NAMES)
