@@ -174,7 +174,7 @@ def has_collapsed(monitors: Mapping[str, Any]) -> bool:
     close to 1 for random encoders, whose outputs mostly differ by heart rate, and in a batch of two recordings.
 
     Args:
-        monitors (`Mapping[str, float]`): What a model lists in `monitors`, by name.
+        monitors (`Mapping[str, float]`): What a model lists in `monitors`, by name, for batches of several recordings.
     """
     return bool(monitors.get("pooled_std", math.inf) < MIN_POOLED_STD)
 
@@ -650,8 +650,10 @@ class _Loop:
         """Add the column `collapsed` to the row of an epoch if the model monitors it, and warn once."""
         if "pooled_std" not in self.monitors:
             return
-        row["collapsed"] = has_collapsed(row)
-        if row["collapsed"] and not any(map(has_collapsed, self.history)) and self.accelerator.is_main_process:
+        # Batches of a single recording have no deviation.
+        row["collapsed"] = has_collapsed(row) and self.micro_batch_size > 1
+        is_first = not any(earlier["collapsed"] for earlier in self.history)
+        if row["collapsed"] and is_first and self.accelerator.is_main_process:
             warnings.warn(
                 f"the encoder has collapsed: in epoch {row['epoch']} it maps all recordings to nearly the same vector "
                 f"(pooled_std {row['pooled_std']:.1g}, below {MIN_POOLED_STD:g}). Its features are of no use, however "
@@ -695,7 +697,7 @@ class _Loop:
         checkpoints.load(path)
         self.step, self.history = state["step"], state["history"]
         for row in self.history if "pooled_std" in self.monitors else ():
-            row.setdefault("collapsed", has_collapsed(row))  # earlier versions did not log it
+            row.setdefault("collapsed", False)  # earlier versions did not log it
         self.seconds_before = state["seconds"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         self.steps = [row for row in _read_steps(output_dir / STEP_LOG) if row["step"] <= self.step]

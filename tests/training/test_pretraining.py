@@ -223,6 +223,16 @@ def test_when_the_encoder_is_made_constant_then_the_alarm_rises_once_and_else_it
         assert [row["collapsed"] for row in csv.DictReader(file)] == [str(is_planted)] * 2
 
 
+def test_when_batches_have_a_single_recording_then_no_collapse_is_seen_in_them(dataset: datasets.Dataset) -> None:
+    extractor, model = EcgJepaFeatureExtractor(sampling_rate=100), _jepa_model()
+    model.config.sampling_rate = 100
+    recipe = _recipe(num_train_epochs=1, per_device_train_batch_size=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        (row,) = pretrain(model, dataset.select(range(4)), extractor, arguments=recipe).history
+    assert (row["pooled_std"], row["collapsed"]) == (0, False)
+
+
 def _constant(output: Any) -> Any:
     """An encoder's output with ones in place of all states, but for a thousandth."""
     for name in ("last_hidden_state", "pooler_output", "lead_states"):
