@@ -33,6 +33,9 @@ from clear_hug_hf import (
 )
 from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.pages import PageCollator
+from clear_hug_hf.data.views import ViewCollator
+from clear_hug_hf.modeling.configuration_siamese import SiameseConfig
+from clear_hug_hf.modeling.modeling_siamese import SiameseForPreTraining
 from clear_hug_hf.training.features import encode
 from clear_hug_hf.training.pretraining import PretrainingArguments, pretrain
 from clear_hug_hf.training.processes import connect_processes
@@ -44,6 +47,16 @@ EXTRACTORS = {
     "ecg_jepa": EcgJepaFeatureExtractor(),
     "ecg_scan": EcgScanFeatureExtractor(image_size=IMAGE_SIZE),
     "heartlang": HeartLangFeatureExtractor(on_lost_beats="ignore"),
+}
+# Without batch normalization, of which each process has its own.
+_MLP = {
+    f"{name}_{what}": value
+    for name in ("projection", "prediction")
+    for what, value in (("sizes", [16, 16]), ("norms", ["layer", "none"]))
+}
+_VIEWS: dict[str, dict[str, Any]] = {
+    "shared": {**_MLP, "same_patient": "positive"},
+    "momentum": {**_MLP, "target": "momentum", "contrast": "info_nce", "ema_start": 0.5},
 }
 _ENCODER = {**ENCODER, "num_hidden_layers": 2}
 _TEXT = {**_ENCODER, **NO_DROPOUT, "model_type": "bert", "vocab_size": 384, "max_position_embeddings": 256}
@@ -64,6 +77,9 @@ _TOWERS: dict[str, dict[str, Any]] = {
 def make_model(system: str, tower: str = "clip") -> Any:
     """A small model without dropout, the same every time."""
     set_seed(0)
+    if tower in _VIEWS:
+        backbone = ClearHugConfig.preset("tiny", **_ENCODER, **NO_DROPOUT)
+        return SiameseForPreTraining(SiameseConfig(backbone_config=backbone, **_VIEWS[tower]))
     if system == "clear_hug":
         return ClearHugForPreTraining(ClearHugConfig.preset("tiny", **_ENCODER, **DECODER, **NO_DROPOUT))
     if system == "ecg_jepa":
@@ -91,8 +107,10 @@ def make_model(system: str, tower: str = "clip") -> Any:
     )
 
 
-def make_collator(system: str) -> Any:
+def make_collator(system: str, tower: str = "clip") -> Any:
     """What makes batches of rows; `None` for the loop's own."""
+    if tower in _VIEWS:
+        return ViewCollator(EXTRACTORS[system], views=(("crop", "wander"), ("jitter",)), with_groups=True)
     if system != "ecg_scan":
         return None
     tokenizer = ByT5Tokenizer(extra_ids=0)
@@ -100,11 +118,14 @@ def make_collator(system: str) -> Any:
 
 
 def train(data: Path, system: str, tower: str, precision: str, output: Path | None = None) -> Any:
-    """Two epochs of two steps of six recordings, three at a time; the first four validate what is saved."""
+    """
+    Two epochs of two steps of six recordings, three at a time unless their views are compared; the first four validate
+    what is saved.
+    """
     arguments = PretrainingArguments(
         num_train_epochs=2,
         train_batch_size=6,
-        per_device_train_batch_size=3,
+        per_device_train_batch_size=6 if tower in _VIEWS else 3,
         learning_rate=2e-3,
         mixed_precision=precision,
         disable_tqdm=True,
@@ -112,7 +133,7 @@ def train(data: Path, system: str, tower: str, precision: str, output: Path | No
     dataset = datasets.load_from_disk(str(data / system))
     model, extractor = make_model(system, tower), EXTRACTORS[system]
     held_out = None if output is None else dataset.select(range(4))
-    return pretrain(model, dataset, extractor, output, held_out, arguments, collator=make_collator(system))
+    return pretrain(model, dataset, extractor, output, held_out, arguments, collator=make_collator(system, tower))
 
 
 def encode_all(data: Path, cache: Path, hook: Any) -> Any:

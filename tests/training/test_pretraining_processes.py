@@ -125,6 +125,8 @@ RUNS = (
     "heartlang-tokenizer-no-ddp",
     "heartlang-tokenizer-no-fsdp",
     "heartlang-encoder-no-fsdp",
+    "clear_hug-shared-no-ddp",
+    "clear_hug-momentum-no-ddp",
     "clear_hug-clip-no-fsdp",
     "ecg_jepa-clip-no-fsdp",
     "ecg_scan-clip-no-fsdp",
