@@ -14,11 +14,14 @@ from ..utils.arguments import Arguments
 _SEED = {"ge": 0, "lt": 2**32}
 
 
-def augmentation_field(strength: str) -> Any:
-    """Field of the strength of augmentation, which `strength` names in the help; `None` is the system's default."""
+def augmentation_field(strength: str, of_views: str = "") -> Any:
+    """
+    Field of the strength of augmentation, which `strength` names in the help; `None` is the default of the system or
+    the objective, of which `of_views` tells that of views.
+    """
     help = (
         f"{strength} of the augmentation, from 0 (none) to 2; signals vary in window, baseline, breathing and leads "
-        "(default: 0), pages are bent, shaded and blurred like photographs (default: 1)."
+        f"(default: 0{of_views}), pages are bent, shaded and blurred like photographs (default: 1)."
     )
     return field(default=None, metadata={"help": help, "ge": 0, "le": 2})
 

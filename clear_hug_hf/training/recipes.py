@@ -107,7 +107,7 @@ class Recipe(Arguments):
             "metavar": "FOLDER",
         },
     )
-    augmentation: float | None = augmentation_field("Strength")
+    augmentation: float | None = augmentation_field("Strength", "; of views 1")
     streaming: bool = field(
         default=False,
         metadata={

@@ -464,6 +464,7 @@ SMALL_SYSTEMS: dict[str, SmallSystem] = {
             num_states=4,
             captured=("", "bottleneck"),
             options=STAGES,
+            logged=("top1", "pooled_std", "effective_rank"),
         ),
     )
 }

@@ -107,6 +107,7 @@ def test_when_a_model_is_pretrained_then_the_folder_holds_model_logs_and_picture
         set(small.options),
     )
     pictures = {"recording", "pretraining_loss"} | ({"reconstruction"} if objective.picture else set())
+    pictures |= {"views"} if any(objective.views) else set()
     found = list((output / "pictures").iterdir())
     assert {path.stem for path in found} == pictures
     for path in found:

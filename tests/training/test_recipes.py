@@ -48,6 +48,7 @@ def _write(folder: Path, text: str) -> Path:
 def test_when_a_recipe_of_the_repository_is_read_then_it_makes_a_config(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.make_config().model_type == recipe.system
+    assert recipe.make_objective_config()
     assert recipe.training.train_batch_size % (recipe.training.per_device_train_batch_size or 1) == 0
 
 
