@@ -45,6 +45,8 @@ VIEWS: dict[str, View] = {}
 """Views by name."""
 
 _MAINS = (50.0, 60.0)  # [Hz]
+# Views that keep a part of the recording: it is then normalized as a recording of its own.
+_KEEPING = ("crop", "crop_stretch", "first_half", "second_half")
 
 
 def _view(view: View) -> View:
@@ -277,7 +279,8 @@ class ViewCollator(AugmentingCollator):
     that the views are the same in every epoch.
 
     Leads that a view hides are missing for models that support missing leads, and zero for others. Where a feature
-    extractor normalizes windows in a step of its own, the views are changes of normalized windows.
+    extractor normalizes windows in a step of its own, it follows the views that keep a part of the recording and
+    precedes the others.
 
     Args:
         feature_extractor ([`EcgFeatureExtractor`]): The one that the dataset was prepared with.
@@ -325,16 +328,15 @@ class ViewCollator(AugmentingCollator):
         Raises:
             InputError: As [`EcgCollator`].
         """
-        windows = [
-            window._replace(signal=self.normalize_window(window.signal, window.lead_mask))
-            for window in self._read(rows)
-        ]
+        windows = self._read(rows)
         if seeds is None:
             numbers = [self.record_seed(row["record_id"]) for row in rows]
         else:
             numbers = [int(seed) for seed in seeds]
         drawn = [
-            self.draw(window, number, view) for view in (0, 1) for window, number in zip(windows, numbers, strict=True)
+            self.draw(window, number, view, normalizes=True)
+            for view in (0, 1)
+            for window, number in zip(windows, numbers, strict=True)
         ]
         batch = self._batch(self._cut(drawn), rows)
         if self.with_groups:
@@ -346,13 +348,19 @@ class ViewCollator(AugmentingCollator):
         """The seed of a recording for which none is passed."""
         return _hash(record_id)
 
-    def draw(self, window: StoredWindow, seed: int, view: int) -> StoredWindow:
-        """Draw the first (`view` 0) or the second (1) view of a recording."""
+    def draw(self, window: StoredWindow, seed: int, view: int, normalizes: bool = False) -> StoredWindow:
+        """
+        Draw the first (`view` 0) or the second (1) view of a recording. With `normalizes`, what it keeps of the
+        recording is normalized before other changes, if the feature extractor does so.
+        """
         generator = np.random.default_rng([seed & (2**64 - 1), view])
-        drawn = window
-        for name in self.views[view]:
-            rate = self.feature_extractor.sampling_rate
-            drawn = VIEWS[name](drawn, generator, rate, self.augmentation)
+        drawn, is_normalized = window, not normalizes
+        for name in [*self.views[view], None]:
+            if not is_normalized and name not in _KEEPING:
+                drawn = drawn._replace(signal=self.normalize_window(drawn.signal, drawn.lead_mask))
+                is_normalized = True
+            if name is not None:
+                drawn = VIEWS[name](drawn, generator, self.feature_extractor.sampling_rate, self.augmentation)
         if self.feature_extractor.missing_leads == "refused":
             drawn = drawn._replace(lead_mask=window.lead_mask)
         return drawn

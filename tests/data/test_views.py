@@ -172,6 +172,10 @@ def test_when_windows_are_normalized_then_views_change_what_the_model_reads(
     assert factors.min() > 0.5
     assert factors.max() < 2
     assert factors.log().abs().max() > 0.1
+    # What is kept of a recording is normalized as one of its own.
+    half, time_out = ViewCollator(extractor, views=[["first_half"], ["time_out"]])(rows)["input_values"].chunk(2)
+    torch.testing.assert_close(half[..., :500].std(dim=2, correction=0), torch.ones(3, 2))
+    assert time_out.std(dim=2).max() < 0.95
 
 
 def test_when_there_are_no_seeds_then_the_views_are_those_of_the_record_every_time(dataset: datasets.Dataset) -> None:
