@@ -449,7 +449,7 @@ def objectives() -> str:
         readers = sum(objective.name in objectives_of(system) for system in SYSTEMS.values())
         every = objective.config and len(backbones) == readers
         rest = "any other encoder of recordings" if every else ", ".join(others)
-        views = [" + ".join(f"`{view}`" for view in names) for names in objective.views if names]
+        views = dict.fromkeys(" + ".join(f"`{view}`" for view in names) for names in objective.views if names)
         settings = [f"`{name}={value}`" for name, value in objective.settings.items()]
         body.append(
             [
