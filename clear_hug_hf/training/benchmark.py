@@ -59,6 +59,7 @@ from ..evaluation.protocol import (
 from ..inference.digests import dataset_digest, settings_digest, weights_digest
 from ..modeling.modeling_ecg import masked_mean
 from ..processing.errors import InputError
+from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..systems import system_of
 from ..utils.files import RunFolder, atomic_file, check_writable, read_state, write_csv, write_json, write_text
 from .arguments import BenchmarkArguments
@@ -885,13 +886,14 @@ class _Runner:
         recipe = replace(self.arguments.recipes[cell.protocol], seed=cell.seed)
         tokens = model.head.reads_tokens
         if cell.protocol == "probe" and not (tokens and self._too_many_tokens(model, task)):
-            encoded = {split: self._features(cell, task, split, tokens) for split in ("train", "validation")}
+            encoded = {split: self._features(cell, task, split) for split in ("train", "validation")}
             train = encoded["train"].select(rows.tolist())
             head = HeadOnly(model)
             best, _ = train_with_trainer(
                 head, train, encoded["validation"], identity_collator, make_optimizer(model, recipe), recipe
             )
-            if not tokens:
+            # Predictions read all windows of a row, of which training reads the first.
+            if not tokens or type(task.feature_extractor).cut_all is EcgFeatureExtractor.cut_all:
                 encoded["test"] = self._features(cell, task, "test")
                 return best, _probabilities(head, encoded["validation"]), _probabilities(head, encoded["test"])
         else:
@@ -905,23 +907,29 @@ class _Runner:
         )
         return best, validation, test
 
-    def _features(self, cell: Cell, task: Task, split: str, tokens: bool = False) -> EncodedDataset:
+    def _features(self, cell: Cell, task: Task, split: str) -> EncodedDataset:
+        """States of leads, and of tokens if a head reads them and they fit into memory."""
         encoder = self.encoders[cell.model]
         assert encoder is not None
         seed = cell.seed if encoder.is_random else 0
-        how = ("tokens" if tokens else "features", cell.model, seed, task.key)
+        how = (cell.model, seed, task.key)
         if (*how, split) not in self._cache:
             # Cells are ordered by task, so other tasks are finished.
             self._cache = {other: value for other, value in self._cache.items() if task.key in other}
-            if tokens and sum(value.num_bytes for value in self._cache.values()) > _TOKEN_BYTES:
-                self._cache = {
-                    other: value for other, value in self._cache.items() if other[0] != "tokens" or other[:-1] == how
-                }
             model = self._load(cell.model, task.key, "mean", seed).to(PartialState().device)
+            tokens = self._keeps_tokens(cell.model, model, task)
+            if tokens and sum(value.num_bytes for value in self._cache.values()) > _TOKEN_BYTES:
+                self._cache = {other: value for other, value in self._cache.items() if other[:-1] == how}
             collator = EcgCollator(task.feature_extractor, label_names=task.label_names)
             encoded = encode(model, task.sets[split], collator, cache_dir=self.cache_dir, tokens=tokens)
             self._cache[*how, split] = encoded
         return self._cache[*how, split]
+
+    def _keeps_tokens(self, name: str, model: Any, task: Task) -> bool:
+        """Whether a head reads the tokens of a frozen encoder, and they fit into memory."""
+        if "probe" not in self.arguments.protocols or self._too_many_tokens(model, task):
+            return False
+        return any(self._load(name, task.key, head, 0).head.reads_tokens for head in self.arguments.heads)
 
     @torch.no_grad()
     def _too_many_tokens(self, model: Any, task: Task) -> bool:
@@ -1079,8 +1087,13 @@ def _mean_feature(encoded: EncodedDataset) -> np.ndarray:
 def _probabilities(head: HeadOnly, encoded: EncodedDataset) -> np.ndarray:
     head.eval()
     device = head.classifier.weight.device
-    states, present = (encoded.columns[name].to(device) for name in ("lead_states", "present"))
-    return head(states, present)["logits"].sigmoid().cpu().numpy()
+    if not head.head.reads_tokens:
+        states, present = (encoded.columns[name].to(device) for name in ("lead_states", "present"))
+        return head(states, present)["logits"].sigmoid().cpu().numpy()
+    columns = {name: column.split(64) for name, column in encoded.columns.items() if name != "labels"}
+    batches = (dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True))
+    logits = [head(**{name: part.to(device) for name, part in batch.items()})["logits"] for batch in batches]
+    return torch.cat(logits).sigmoid().cpu().numpy()
 
 
 def _row(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,17 +101,17 @@ def encode(
     """
     labels = dataset_labels(dataset, collator.label_names)
     path = None
-    if cache_dir is not None and not tokens:
+    if cache_dir is not None:
         check_writable(cache_dir)
         path = Path(cache_dir) / f"{features_key(model, dataset, collator)}.safetensors"
         cached = _read(path, len(dataset))
         # Either all processes encode or none.
-        if all(gather_object([cached is not None])) and cached is not None:
+        if not tokens and all(gather_object([cached is not None])) and cached is not None:
             return EncodedDataset({**cached, "labels": labels})
     columns = _encode(model, dataset, collator, batch_size, progress, tokens)
     if path is not None and PartialState().is_main_process:
         with atomic_file(path) as partial:
-            save_file(columns, partial)
+            save_file({name: columns[name] for name in ("lead_states", "present")}, partial)
     return EncodedDataset({**columns, "labels": labels})
 
 
