@@ -50,7 +50,7 @@ import numpy as np
 import torch
 import yaml
 from machine import REPOSITORY, describe_machine, write_csv
-from transformers import set_seed
+from transformers import AutoModel, set_seed
 from transformers.utils import logging
 
 from clear_hug_hf.cli import main as clear_hug
@@ -74,6 +74,7 @@ from clear_hug_hf.training.benchmark import (
     run_benchmark,
     supervised_name,
 )
+from clear_hug_hf.training.folders import save_model_folder
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import Recipe, read_recipe
 
@@ -138,6 +139,7 @@ class Settings:
     min_positives: int
     seconds: float
     probe_epochs: int
+    probe_batch_size: int
     finetune_epochs: int
     scratch_epochs: int
     finetuned_rows: int
@@ -369,7 +371,7 @@ class Table:
             "seeds": self.settings.seeds,
             "draw": "stratified",
         }
-        names = ("probe_epochs", "finetune_epochs", "scratch_epochs", "bootstrap_samples")
+        names = ("probe_epochs", "probe_batch_size", "finetune_epochs", "scratch_epochs", "bootstrap_samples")
         return BenchmarkArguments(**{**chosen, **{name: getattr(self.settings, name) for name in names}, **changes})
 
     def parts(self, tasks: Sequence[Task]) -> Iterator[tuple[dict[str, Model], BenchmarkArguments]]:
@@ -417,37 +419,43 @@ class Table:
                 run_benchmark(tasks, models, self.benchmark_folder, arguments, self.output / "features")
 
     def estimate(self) -> None:
-        """Measure one cell of each kind on the first fold of the first task, and print the seconds of the table."""
+        """Measure the cells of a task and fold, one row for each backbone, and print the seconds of the table."""
         task = self.load_tasks()[0]
-        configs = {row.backbone: row.make_recipe().make_config() for row in reversed(self.rows)}
-        rows_of = {name: 1 + sum(row.backbone == name for row in self.rows) for name in configs}
-        kinds: list[tuple[str, int, dict[str, Model], BenchmarkArguments]] = []
-        for backbone, config in configs.items():
-            # The control of a form costs what a row of the form does, and needs no pre-training.
-            for protocol, head in FROZEN:
-                cells = self.cell_arguments(protocols=[protocol], heads=[head or "mean"])
-                kinds.append(
-                    (f"{backbone}, {protocol} {head}", rows_of[backbone], {"form": config, RANDOM: None}, cells)
-                )
-        for name, model in {**self.supervised(), **self.baselines()}.items():
-            kinds.append((name, 1, {name: model}, self.cell_arguments()))
-        total = 0.0
+        firsts = {row.backbone: row for row in reversed(self.rows)}
         times = len(self.settings.tasks) * self.settings.folds
-        for kind, count, models, cells in kinds:
-            with tempfile.TemporaryDirectory() as folder:
-                if RANDOM in models:
-                    cells.recipes[SCRATCH] = replace(cells.recipes[SCRATCH], num_train_epochs=1)
+        kinds: list[tuple[str, int, Model, BenchmarkArguments]] = []
+        total = 0.0
+        with tempfile.TemporaryDirectory() as scratch:
+            for backbone, row in firsts.items():
+                # Random weights take as long as trained ones, and each form also has a control.
+                recipe, folder = row.make_recipe(), Path(scratch) / backbone
+                prepared = load_prepared(self.prepared / self.prepared_name(backbone) / task.name)[1]
+                encoder = AutoModel.from_config(recipe.make_config())
+                save_model_folder(folder, encoder, recipe.make_feature_extractor(prepared))
+                count = 1 + sum(other.backbone == backbone for other in self.rows)
+                kinds.append((f"{backbone}, frozen", count, folder, self.cell_arguments()))
+                changes = {"protocols": ["finetune"], "heads": ["mean"], "fractions": [max(self.settings.fractions)]}
+                kinds.append((f"{backbone}, fine-tuned", 0, folder, self.cell_arguments(**changes)))
+            for name, model in {**self.supervised(), **self.baselines()}.items():
+                kinds.append((name, 1, model, self.cell_arguments()))
+            finetuned = []
+            for number, (kind, count, model, cells) in enumerate(kinds):
+                name = kind if model is not None else MINIROCKET
                 started = time.process_time()
-                run_benchmark([task], models, folder, cells, None, progress=False)
+                run_benchmark([task], {name: model}, Path(scratch) / str(number), cells, progress=False)
                 seconds = time.process_time() - started
-            total += seconds * count * times
-            print(f"{kind}: {seconds:.1f} s for a task and fold, {seconds * count * times:.0f} s in all", flush=True)
-        stages = sum(len(row.stages) for row in self.rows)
-        if self.settings.epochs is None:
-            pretraining = self.settings.seconds * len(self.rows) * self.settings.folds
-            total += pretraining
-            print(f"pre-training of {len(self.rows)} rows ({stages} stages): {pretraining:.0f} s", flush=True)
-        print(f"in all {total / 3600:.1f} hours of one core, and the full fine-tuning of the best rows", flush=True)
+                total += seconds * count * times
+                finetuned += [] if count else [seconds * times]
+                print(
+                    f"{kind}: {seconds:.1f} s for {task.title}, {count} x {seconds * times:.0f} s in all", flush=True
+                )
+        tuned = float(np.mean(finetuned)) * min(self.settings.finetuned_rows, len(self.rows))
+        pretraining = self.settings.seconds * len(self.rows) * self.settings.folds
+        print(
+            f"fine-tuning of the best rows: {tuned:.0f} s; pre-training: {pretraining:.0f} s; in all "
+            f"{(total + tuned + pretraining) / 3600:.1f} hours of one core",
+            flush=True,
+        )
 
     # ------------------------------------------------------------------------------------------------------- tables
 
