@@ -172,8 +172,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.contiguous()
         gathered = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(gathered, rows.contiguous())
+        distributed.all_gather(gathered, rows)
         return torch.cat(gathered)
 
     @staticmethod

@@ -139,7 +139,7 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
         targets = TARGETS[self.config.target](self, views, projections)
 
         # Gathered in one piece: rows are recordings, with both views in each.
-        keys, first = self._gather(targets.transpose(0, 1))
+        keys, first = self._gather(targets.transpose(0, 1).float())
         keys = keys.transpose(0, 1)
         positives, excluded = self._patients(groups)
         contrast = CONTRASTS[self.config.contrast]
@@ -161,7 +161,7 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
             states = torch.cat(pooled).detach()
         return SiameseForPreTrainingOutput(
             loss=self.config.loss_scale * (losses[0] + losses[1]) / 2,
-            loss_weight=torch.tensor(float(len(pooled[0])), device=keys.device),
+            loss_weight=torch.full((), len(pooled[0]), dtype=torch.float32, device=keys.device),
             top1=(nearest == own).float().mean(),
             pooled_std=relative_std(states),
             effective_rank=effective_rank(states),

@@ -127,6 +127,7 @@ RUNS = (
     "heartlang-encoder-no-fsdp",
     "clear_hug-shared-no-ddp",
     "clear_hug-momentum-no-ddp",
+    "clear_hug-momentum-no-fsdp",
     "clear_hug-clip-no-fsdp",
     "ecg_jepa-clip-no-fsdp",
     "ecg_scan-clip-no-fsdp",
