@@ -115,6 +115,7 @@ def test_when_an_objective_is_shared_then_its_classes_fit_and_its_backbone_is_a_
     assert load(objective.model).config_class is load(objective.config)
     assert load(objective.collator)
     assert objective.picture is None or load(objective.picture)
+    assert getattr(load(objective.model), "needs_full_batch", False) == objective.needs_full_batch
     assert objective.title
     assert objective.paper
 

@@ -101,9 +101,15 @@ class CpcForPreTraining(ObjectiveModel):
                 Seed of each recording, from which negatives are drawn otherwise: any token but the true one.
 
         Raises:
-            `ValueError`: if an input has the wrong shape.
+            `ValueError`: if an input has the wrong shape, or recordings are too short for a prediction.
         """
         outputs = self.backbone(input_values, attention_mask=attention_mask, **kwargs)
+        num_tokens = outputs.last_hidden_state.shape[1]
+        if self.config.prediction_steps >= num_tokens:
+            raise ValueError(
+                f"prediction_steps={self.config.prediction_steps} must be less than the {num_tokens} tokens of the "
+                "recordings."
+            )
         prediction = self.projection(outputs.last_hidden_state)
         losses, counted, hits, negatives = contrast_future_tokens(
             prediction,

@@ -185,7 +185,9 @@ def standardize(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     return centered * (variance + STANDARDIZATION_EPS).rsqrt()
 
 
-def discrimination_loss(tokens: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+def discrimination_loss(
+    tokens: torch.Tensor, states: torch.Tensor, present: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Instance discrimination of Zhang et al.: the logarithm of the sum of the exponentiated cosine similarities of each
     patch's token before the encoder to all other patches' states behind it, which pushes patches of a recording apart.
@@ -193,17 +195,21 @@ def discrimination_loss(tokens: torch.Tensor, states: torch.Tensor) -> torch.Ten
     Args:
         tokens, states (`torch.FloatTensor` of shape `(B, V, D)`):
             Projected tokens before the encoder, and states behind it.
+        present (`torch.BoolTensor` of shape `(B, V)`, *optional*):
+            True for patches with signal. Others do not count.
 
     Returns:
         `torch.FloatTensor` of shape `(B,)`.
     """
     cosines = F.normalize(tokens.float(), dim=2) @ F.normalize(states.float(), dim=2).transpose(1, 2)
-    same = torch.eye(cosines.shape[1], dtype=torch.bool, device=cosines.device)
-    return cosines.masked_fill(same, float("-inf")).flatten(1).logsumexp(dim=1)
+    left_out = torch.eye(cosines.shape[1], dtype=torch.bool, device=cosines.device)
+    if present is not None:
+        left_out = left_out | ~(present[:, :, None] & present[:, None])
+    return cosines.masked_fill(left_out, float("-inf")).flatten(1).logsumexp(dim=1)
 
 
 def split_domains(tokens: torch.Tensor, counts: Sequence[int]) -> Sequence[torch.Tensor]:
-    """Split tokens `(B, S, D)` into those of time, magnitude and phase: a class token and `counts` patches each."""
+    """Split tokens `(B, S, ...)` into those of time, magnitude and phase: a class token and `counts` patches each."""
     return tokens.split([1 + count for count in counts], dim=1)
 
 
@@ -642,10 +648,13 @@ class CrtForPreTraining(CrtPreTrainedModel):
         errors = (prediction.float() - target).square() * known
         reconstruction = (errors.sum(dim=(1, 2, 3)) / known.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
 
-        domains = split_domains(outputs.last_hidden_state, [kept[index].shape[1] for index in (0, 1, 1)])
+        counts = [kept[index].shape[1] for index in (0, 1, 1)]
+        domains = split_domains(outputs.last_hidden_state, counts)
         states = self.state_projection(torch.cat([states[:, 1:] for states in domains], dim=1))
         tokens = self.token_projection(outputs.extract_features)
-        discrimination = discrimination_loss(tokens, states).mean()
+        masks_by_domain = split_domains(present_tokens(recorded, self.config, kept[0]), counts)
+        present = torch.cat([mask[:, 1:] for mask in masks_by_domain], dim=1)
+        discrimination = discrimination_loss(tokens, states, present).mean()
         masked = torch.ones(batch_size, num_time + num_frequencies, dtype=torch.bool, device=device)
         masked = masked.scatter(1, torch.cat((kept[0], num_time + kept[1]), dim=1), False)
         return CrtForPreTrainingOutput(

@@ -212,7 +212,7 @@ class HeartLangTower(nn.Module):
 class HeartLangCodebook(nn.Module):
     """
     Vectors of the codes, of unit length. They do not learn by gradients: after each training step, every code that the
-    step used moves towards the mean of its features, as an exponential moving average (van den Oord et al., "Neural
+    step used moves toward the mean of its features, as an exponential moving average (van den Oord et al., "Neural
     Discrete Representation Learning", NeurIPS 2017), and returns to unit length.
 
     A new codebook is empty: all zeros. The first step fills it by spherical k-means of its features. Codes that are

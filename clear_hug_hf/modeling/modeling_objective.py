@@ -14,7 +14,7 @@ class ObjectiveModel(EcgPreTrainedModel):
     Base class of pre-training models whose encoder is a `backbone` of any system. A subclass adds its heads, calls
     `post_init` and defines `forward`, which returns a `loss` (see `training.pretraining`).
 
-    The objective is a tool of training: a run saves only the encoder, so that fine-tuning never depends on it.
+    A run saves only the encoder, so that fine-tuning never depends on it.
     """
 
     config: ObjectiveConfig  # type: ignore[assignment]
@@ -60,7 +60,7 @@ def split_views(input_values: torch.Tensor, **inputs: Any) -> list[dict[str, Any
     num_rows = len(input_values)
     if num_rows % 2 or not num_rows:
         raise ValueError(
-            "a batch must have two views of each recording, first the one and then the other of all recordings, got "
+            "a batch must have two views of each recording, all first views and then all second views, got "
             f"{num_rows} rows: use `data.views.ViewCollator`."
         )
     inputs = {"input_values": input_values, **inputs}

@@ -82,7 +82,8 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
     config: SiameseConfig  # type: ignore[assignment]
     # Logged by the training loop in addition to the loss.
     monitors = ("top1", "pooled_std", "effective_rank")
-    # A collapsed model has the lowest cosine loss, and targets that move change the loss of the same model.
+    # A collapsed model has the lowest cosine loss, targets that move change the loss of the same model, and contrasts
+    # with negatives depend on the size of validation batches.
     ranks_by_loss = False
     needs_full_batch = True
 

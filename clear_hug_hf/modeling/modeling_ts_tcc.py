@@ -175,6 +175,7 @@ class TsTccForPreTraining(ObjectiveModel):
 
     config: TsTccConfig
     monitors = ("temporal_loss", "contextual_loss", "accuracy", "pooled_std")
+    needs_full_batch = True
     time_counters: torch.Tensor
 
     def __init__(self, config: TsTccConfig):

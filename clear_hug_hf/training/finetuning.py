@@ -649,7 +649,7 @@ def absent_labels(labels: torch.Tensor, label_names: Iterable[str], min_count: i
 
 
 def make_optimizer(model: PreTrainedModel, arguments: FinetuningArguments) -> torch.optim.Optimizer:
-    """AdamW with one rate for the head, and rates for the layers of the encoder that decrease towards the input."""
+    """AdamW with one rate for the head, and rates for the layers of the encoder that decrease toward the input."""
     encoder = {id(parameter): name for name, parameter in model.base_model.named_parameters()}
     depths = parameter_depths(model.base_model)
     groups: dict[tuple[int, float], dict[str, Any]] = {}

@@ -4,8 +4,7 @@ The pre-training loop of all models, on Accelerate.
 The loop trains a model whose `forward` returns an output with a `loss`. Optionally, the model:
 
 - returns `loss_weight`, the number of terms in the mean of its loss, by which batches of a step are weighted, in one
-or
-  several processes, so that they add up to the exact loss of the step (default: the number of recordings);
+  or several processes, so that they add up to the exact loss of the step (default: the number of recordings);
 - takes `seeds`, one per recording, for random numbers that do not depend on devices and processes;
 - takes `seed`, an integer, for random numbers that all recordings of a step share;
 - defines `after_optimizer_step(progress)`, called with the fraction of finished steps, such as to update a teacher;
@@ -458,6 +457,11 @@ class _Loop:
         needs_full_batch = getattr(model, "needs_full_batch", False)
         default = 16 if accelerator.device.type == "cpu" and not needs_full_batch else process_batch_size
         self.micro_batch_size = min(arguments.per_device_train_batch_size or default, process_batch_size)
+        if needs_full_batch and process_batch_size < 2:
+            raise InputError(
+                f"train_batch_size is {plan.batch_size} on {plan.num_processes} processes, but the loss compares the "
+                "recordings of a process with each other: set at least two for each process"
+            )
         if needs_full_batch and self.micro_batch_size < process_batch_size:
             raise InputError(
                 f"per_device_train_batch_size is {self.micro_batch_size}, but the loss compares all "
@@ -567,7 +571,10 @@ class _Loop:
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             sync_context = nullcontext() if number == len(step.batches) else accelerator.no_sync(self.model)
             with sync_context, accelerator.autocast():
-                output = self.model(**batch, **shared)
+                try:
+                    output = self.model(**batch, **shared)
+                except ValueError as error:  # such as settings of the objective that do not fit the recordings
+                    raise InputError(" ".join(str(error).split())) from error
                 loss, weight = _loss_and_weight(output, batch)
                 weighted = loss * weight
                 accelerator.backward(weighted)

@@ -111,6 +111,7 @@ def describe_pretraining(
     options: Mapping[str, Any] | None = None,
     objective_options: Mapping[str, Any] | None = None,
     augmentation: float | None = None,
+    views: Sequence[Sequence[str]] | None = None,
     initialized_from: Mapping[str, Any] | None = None,
     signal_teacher: str | Path | None = None,
     tokenizer: str | Path | None = None,
@@ -129,6 +130,7 @@ def describe_pretraining(
         options (`Mapping`, *optional*): Fields of the encoder's config that override the preset.
         objective_options (`Mapping`, *optional*): Fields that override those of a shared objective.
         augmentation (`float`, *optional*): Strength of the augmentation.
+        views (`Sequence[Sequence[str]]`, *optional*): Changes that made the first and the second view of a recording.
         initialized_from (`Mapping`, *optional*): The same facts of the run whose model this run started from.
         signal_teacher (`str` or `Path`, *optional*): Folder of the encoder that pages were aligned with.
         tokenizer (`str` or `Path`, *optional*): Folder of the tokenizer whose codes the model predicted.
@@ -145,7 +147,11 @@ def describe_pretraining(
         **({"objective_options": dict(objective_options)} if objective_options else {}),
         "num_parameters": saved.num_parameters(),
         "data": list(data),
-        "recipe": {**recipe, **({} if augmentation is None else {"augmentation": augmentation})},
+        "recipe": {
+            **recipe,
+            **({} if augmentation is None else {"augmentation": augmentation}),
+            **({} if views is None else {"views": [list(names) for names in views]}),
+        },
         "result": history[-1],
         "best": min(validated, key=lambda row: row["validation_loss"], default=None),
         "initialized_from": initialized_from,

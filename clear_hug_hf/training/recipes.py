@@ -137,6 +137,10 @@ class Recipe(Arguments):
             raise InputError(f"the objective {objective.name} compares no views: leave views out")
         if len(self.views) > 2:
             raise InputError(f"there are {len(self.views)} views: set one for both, or a first and a second one")
+        if self.views:
+            from ..data.views import check_views
+
+            check_views([names.split("+") for names in (self.views[0], self.views[-1])])
         if objective.needs_full_batch and self.training.per_device_train_batch_size is None:
             self.training.per_device_train_batch_size = self.training.train_batch_size
 
@@ -172,6 +176,15 @@ class Recipe(Arguments):
         check_field_names(self.objective_overrides, config_class, "config of the objective")
         with config_errors():
             return config_class(backbone_config=config, **{**objective.settings, **self.objective_overrides})
+
+    def check_model(self) -> None:
+        """Check the config, and that the objective supports the encoder; errors as in [`make_config`]."""
+        import torch
+
+        config, objective = self.make_objective_config(), self.pretraining_objective
+        if objective.config:
+            with config_errors(), torch.device("meta"):
+                load(objective.model)(config)
 
     def make_feature_extractor(self, prepared_with: Any = None) -> Any:
         """

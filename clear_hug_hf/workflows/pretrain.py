@@ -55,7 +55,7 @@ def pretrain(recipe: Recipe, restart: bool = False) -> PretrainResult:
 
     if not recipe.data:
         raise InputError("there are no recordings to pre-train on: set --data, or `data` in the recipe")
-    recipe.make_objective_config()
+    recipe.check_model()
     recipe.check_teachers()
     replaceable = [checkpoints.FOLDER, *([pretraining.EPOCH_LOG] if restart else [])]
     check_writable(recipe.output_dir, replaceable, [*recipe.data, recipe.signal_encoder, recipe.tokenizer])
@@ -153,6 +153,7 @@ def pretrain_and_draw(
         options=recipe.config_overrides,
         objective_options=recipe.objective_overrides,
         augmentation=recipe.augmentation,
+        views=getattr(collator, "views", None),
         signal_teacher=recipe.teacher_folder if recipe.signal_encoder else None,
         tokenizer=recipe.teacher_folder if recipe.tokenizer else None,
     )

@@ -119,6 +119,13 @@ def test_when_a_backbone_has_no_causal_states_then_it_is_refused(backbone: Any) 
         CpcForPreTraining(CpcConfig(backbone_config=backbone))
 
 
+def test_when_recordings_are_too_short_for_a_prediction_then_they_are_refused() -> None:
+    model, batch = make_model(), make_batch()
+    model.config.prediction_steps = 60
+    with pytest.raises(ValueError, match="prediction_steps=60 must be less than the 60 tokens"):
+        model(**batch)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

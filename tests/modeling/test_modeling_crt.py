@@ -194,6 +194,10 @@ def test_when_tokens_are_discriminated_then_the_loss_is_that_of_plain_loops() ->
             if first != second
         )
         assert loss.item() == pytest.approx(math.log(total), rel=1e-5)
+    present = torch.tensor([[True, True, False, True, False]] * 2)
+    torch.testing.assert_close(
+        discrimination_loss(tokens, states, present), discrimination_loss(tokens[:, [0, 1, 3]], states[:, [0, 1, 3]])
+    )
 
 
 @torch.no_grad()

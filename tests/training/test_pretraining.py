@@ -244,12 +244,22 @@ def test_when_a_loss_compares_recordings_then_a_batch_is_not_divided(dataset: da
     collator = ViewCollator(ClearHugFeatureExtractor(), views=((), ("crop",)))
     with pytest.raises(InputError, match="compares all 4 recordings of a process"):
         _pretrain(dataset, model=_views_model(), collator=collator, per_device_train_batch_size=2)
+    with pytest.raises(InputError, match="set at least two for each process"):
+        _pretrain(dataset, model=_views_model(), collator=collator, train_batch_size=1)
     model, sizes = _views_model(), []
     model.register_forward_pre_hook(
         lambda module, args, inputs: sizes.append(len(inputs["input_values"])), with_kwargs=True
     )
     _pretrain(dataset, model=model, collator=collator, train_batch_size=18, num_train_epochs=1)
     assert sizes == [36]
+
+
+def test_when_a_model_refuses_its_inputs_then_the_run_ends_with_its_sentence(dataset: datasets.Dataset) -> None:
+    def refuse(*values: Any) -> Any:
+        raise ValueError("prediction_steps=600 must be less than\n the tokens")
+
+    with pytest.raises(InputError, match=r"^prediction_steps=600 must be less than the tokens$"):
+        _pretrain(dataset, model=_changing(refuse))
 
 
 def test_when_bf16_is_asked_for_then_the_weights_stay_in_full_precision(

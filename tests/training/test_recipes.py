@@ -110,6 +110,26 @@ def test_when_options_are_given_then_they_override_the_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objective": "cpc", "system": "ecg_resnet"}, "requires an encoder whose states do not depend on them"),
+        ({"objective": "clear", "system": "ecg_resnet"}, "cannot be pre-trained with the objective 'clear'"),
+        ({"objective": "simclr", "objective_overrides": {"temperature": 0}}, "temperature must be positive"),
+        ({"objective": "simclr", "objective_overrides": {"temperatur": 1}}, r"no field 'temperatur': did you mean"),
+        ({"objective": "clear", "objective_overrides": {"temperature": 1}}, "is configured by config_overrides"),
+        ({"objective": "simclr", "views": ["crop+noise"]}, "there is no view 'noise': choose from crop"),
+        ({"objective": "simclr", "views": ["crop", "crop", "crop"]}, "there are 3 views"),
+        ({"objective": "cpc", "views": ["crop"]}, "compares no views"),
+    ],
+)
+def test_when_an_objective_does_not_fit_then_it_is_refused_before_recordings_are_read(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_recipe(**fields).check_model()
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("learning_rat: 1.0e-3", r"unknown field 'learning_rat': did you mean 'learning_rate'\?"),
