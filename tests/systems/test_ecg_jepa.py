@@ -274,15 +274,22 @@ def test_when_systems_are_mixed_in_a_benchmark_then_each_reads_its_own_preparati
     both = ["--tasks", f"super={house / 'data'}", f"super={clear / 'data'}"]
     run(*command, *both, "--models", *models, "--output-dir", tmp_path / "mixed")
     mixed = pd.read_csv(tmp_path / "mixed" / "results.csv").set_index("model")
+    controls = {"jepa": "random (ecg_jepa)", "clear": "random (clear_hug)"}
     assert len({*mixed["num_test"]}) == len({*mixed["num_train"]}) == 1
     # Each model gets the numbers that it gets alone.
     for model, folder in zip(models, (house, clear), strict=True):
         name = model.partition("=")[0]
-        alone = ["--tasks", f"super={folder / 'data'}", "--models", model, "--no-control"]
+        alone = ["--tasks", f"super={folder / 'data'}", "--models", model]
         run(*command, *alone, "--output-dir", tmp_path / name)
         expected = pd.read_csv(tmp_path / name / "results.csv").set_index("model")
         assert mixed.loc[name, "macro_auroc"] == expected.loc[name, "macro_auroc"]
-    assert "clear: no control, since random has the encoder config of" in (tmp_path / "mixed" / "table.md").read_text()
+        assert mixed.loc[controls[name], "macro_auroc"] == expected.loc["random", "macro_auroc"]
+    assert len(mixed) == 4
+    # Each is compared with the random weights of its own form.
+    ahead = (tmp_path / "mixed" / "table.md").read_text().split("Difference from the same encoder randomly")[1]
+    for name in ("jepa", "clear"):
+        difference = 100 * (mixed["macro_auroc"][name] - mixed["macro_auroc"][controls[name]])
+        assert f"| {name}, knn | {difference:.1f} (" in ahead
     said = refused(*command, *both[:2], "--models", *models, "--output-dir", tmp_path / "refused")
     assert said.startswith(f"model clear: {house / 'data'} was prepared for another system")
     assert said.endswith("for models of several systems, list a folder for each: super=DIR super=DIR")
