@@ -13,7 +13,7 @@ models have several forms) and, if asked, with supervised networks and MiniRocke
 Chooses the epoch on the validation recordings and uses the test recordings once per cell (one model, task,
 fraction, seed, protocol and head). If a task has no test recordings, it tests on the validation recordings
 and chooses the epoch on a tenth of the training patients. With --folds N, it tests each N-th of the
-patients once, with models trained on the others, and pools the folds.
+patients once, with models trained on the others, and averages the folds.
 
 If interrupted or killed, the same command continues with the missing cells. To add tasks, models, fractions
 or seeds, repeat the command with them added: table and CSV contain what the command names.

@@ -696,7 +696,7 @@ def random_controls(models: Mapping[str, Model], tasks: Iterable[Task]) -> dict[
 
 def _controls(encoders: Mapping[str, _Encoder | None]) -> dict[str, str]:
     """Name of the random control of the form of each encoder that is not supervised; itself for a control."""
-    frozen = {name: one for name, one in encoders.items() if one is not None and not one.is_supervised}
+    frozen = {name: encoder for name, encoder in encoders.items() if encoder is not None and not encoder.is_supervised}
     names = {encoder.form: name for name, encoder in frozen.items() if encoder.is_random}
     return {name: names[encoder.form] for name, encoder in frozen.items() if encoder.form in names}
 
@@ -743,7 +743,7 @@ class _Runner:
                 for name, recipe in self.arguments.recipes.items()
                 if name in self.arguments.protocols
                 or (name == "supervised" and RESNET in self.encoders)
-                or (name == SCRATCH and any(one is not None and one.is_supervised for one in self.encoders.values()))
+                or (name == SCRATCH and any(encoder and encoder.is_supervised for encoder in self.encoders.values()))
             },
             "draws": {"of shares": self.arguments.draw},
         }
