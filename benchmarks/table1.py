@@ -16,6 +16,7 @@ labels on the other two folds and the extra recordings, so that no encoder has s
 Each run takes the same seconds of one core (`--seconds`): the time of an epoch is measured once for a row, and the
 number of epochs that fit is kept in its folder, so that a resumed run equals an uninterrupted one. With `--epochs`,
 all rows have that many epochs instead. A recipe sets everything else, and the seed is the number of the fold.
+Encoders in the output folder that are of another budget, recipe, recordings or number of folds are refused.
 
 For each task and fold, encoders are tested by `clear-hug benchmark --folds 3`: nine tenths of the patients of the
 other folds train with 1, 10 and 100 % of the recordings, and the last tenth chooses epochs and penalties. Frozen
@@ -26,7 +27,7 @@ from random weights, and, if aeon is installed (`pip install 'clear-hug-hf[basel
 MiniRocket's features.
 
 Writes to the output folder `table1.csv` (a line per method, task and fraction, with 95 % bootstrap intervals over
-patients, pooled over folds, the paired difference from the random weights of the same form, and what pre-training
+patients, averaged over folds, the paired difference from the random weights of the same form, and what pre-training
 cost) and `table1.md`, grouped by backbone, with the paper's numbers in italics.
 """
 
@@ -41,7 +42,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,11 @@ from transformers import AutoModel, set_seed
 from transformers.utils import logging
 
 from clear_hug_hf.cli import main as clear_hug
-from clear_hug_hf.data.prepared import MANIFEST, load_prepared, select_labels
+from clear_hug_hf.data.prepared import MANIFEST, load_prepared, read_manifest, select_labels
 from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.evaluation.metrics import bootstrap_interval
-from clear_hug_hf.evaluation.protocol import PAPER
+from clear_hug_hf.evaluation.protocol import PAPER, PAPER_FRACTIONS
+from clear_hug_hf.inference.digests import digest_of
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.systems import SYSTEMS
 from clear_hug_hf.training.benchmark import (
@@ -77,6 +79,7 @@ from clear_hug_hf.training.benchmark import (
 from clear_hug_hf.training.folders import save_model_folder
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import Recipe, read_recipe
+from clear_hug_hf.utils.files import write_json
 
 
 STEPS = ("prepare", "pretrain", "benchmark", "table")
@@ -88,6 +91,19 @@ TITLES = {
     ("probe", "mean"): "Linear head on the mean feature of frozen encoders",
     ("probe", "attention"): "Linear head on learned attention pooling of frozen encoders",
     ("finetune", "mean"): "Full fine-tuning, and training from random weights",
+}
+NOTES = {
+    ("finetune", "mean"): [
+        "The fine-tuned rows were chosen by the results of the logistic regression on the same test recordings, which "
+        "favors them slightly."
+    ],
+}
+# What budgets and costs of pre-training are recorded with, as messages name it.
+IDENTITY = {
+    "budget": "a budget of",
+    "recipe": "a recipe with the digest",
+    "sources": "the recordings of",
+    "folds": "a number of folds of",
 }
 # Batches whose epochs are timed to find how many epochs take the budget.
 TIMED_BATCHES = 12
@@ -236,18 +252,21 @@ class Table:
         return datasets.concatenate_datasets(parts), extractor
 
     def load_tasks(self) -> list[Task]:
-        """The folds of all tasks, prepared for all backbones."""
-        names = dict.fromkeys(self.prepared_name(row.backbone) for row in self.rows)
-        return [
-            task
-            for name in self.settings.tasks
-            for task in load_folds(
-                name,
-                [self.prepared / backbone / name for backbone in names],
-                self.settings.folds,
-                min_positives=self.settings.min_positives,
-            )
-        ]
+        """
+        The folds of all tasks, prepared for the backbones of the chosen rows and all others of the file that are
+        prepared: the benchmark refuses a task whose recordings have changed, and these depend on all preparations.
+        """
+        needed = {self.prepared_name(row.backbone) for row in self.rows}
+        known = [row.backbone for row in self.all_rows if row.backbone in SYSTEMS]
+        tasks = []
+        for name in self.settings.tasks:
+            folders = [
+                self.prepared / backbone / name
+                for backbone in dict.fromkeys(map(self.prepared_name, known))
+                if backbone in needed or (self.prepared / backbone / name / MANIFEST).is_file()
+            ]
+            tasks += load_folds(name, folders, self.settings.folds, min_positives=self.settings.min_positives)
+        return tasks
 
     # ------------------------------------------------------------------------------------------------- pre-training
 
@@ -260,11 +279,10 @@ class Table:
         stages = [(row, stage) for row in self.rows for stage in row.stages]
         runs = [(row, stage, fold) for row, stage in stages for fold in range(self.settings.folds)]
         for number, (row, stage, fold) in enumerate(runs, start=1):
-            cost = self.folder(stage, fold) / "cost.json"
-            epochs = self.epochs(row, stage)
-            if not cost.is_file():
-                self._run_worker(row, stage, fold, epochs, cost)
-            facts = json.loads(cost.read_text(encoding="utf-8"))
+            path, epochs = self.folder(stage, fold) / "cost.json", self.epochs(row, stage)
+            if not path.is_file():
+                write_json(path, {**self._run_worker(row, stage, fold, epochs), **self.identity(row, stage)})
+            facts = self._read(path, row, stage)
             print(
                 f"[{number}/{len(runs)}] {stage.name}, fold {fold}: {facts['epochs']} epochs, "
                 f"{facts['seconds']:.0f} s, {facts['peak_mb']:.0f} MB, loss {facts['loss']:.4f}",
@@ -276,24 +294,62 @@ class Table:
         if self.settings.epochs is not None:
             return self.settings.epochs
         path = self.output / "pretrained" / stage.slug / "budget.json"
-        seconds = self.settings.seconds / len(row.stages)
         if not path.is_file():
+            per_epoch = self.seconds_per_epoch(row, stage)
+            epochs = max(1, int(self.settings.seconds / len(row.stages) / per_epoch))
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._run_worker(row, stage, 0, 0, path)
-        budget = json.loads(path.read_text(encoding="utf-8"))
-        if budget.setdefault("seconds", seconds) != seconds:
-            raise SystemExit(
-                f"{path} is of a budget of {budget['seconds']:g} s, not {seconds:g} s: choose another output folder"
-            )
-        budget.setdefault("epochs", max(1, int(seconds / budget["seconds_per_epoch"])))
-        path.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
-        return int(budget["epochs"])
+            write_json(path, {"seconds_per_epoch": per_epoch, "epochs": epochs, **self.identity(row, stage)})
+        return int(self._read(path, row, stage)["epochs"])
 
-    def _run_worker(self, row: Row, stage: Row, fold: int, epochs: int, result: Path) -> None:
-        job = {"row": row.name, "stage": stage.name, "fold": fold, "epochs": epochs, "result": str(result)}
-        code = subprocess.run([sys.executable, *sys.argv, "--worker", json.dumps(job)], check=False).returncode
-        if code:
-            raise SystemExit(f"pre-training of {stage.name}, fold {fold}, failed: mend it and run the command again")
+    def seconds_per_epoch(self, row: Row, stage: Row) -> float:
+        """Measure the seconds of an epoch of a stage."""
+        seconds = float(self._run_worker(row, stage, 0, 0)["seconds_per_epoch"])
+        if seconds <= 0:
+            raise SystemExit(f"an epoch of {stage.name} is too short to be measured: set --epochs")
+        return seconds
+
+    def identity(self, row: Row, stage: Row) -> dict[str, str]:
+        """What the encoders of a stage depend on, besides the fold."""
+        seconds, epochs = self.settings.seconds / len(row.stages), self.settings.epochs
+        recipe = asdict(stage.make_recipe())
+        return {
+            "budget": f"{seconds:g} s" if epochs is None else f"{epochs} epochs",
+            "recipe": digest_of(recipe)[:12],
+            "sources": ", ".join(f"{name} ({count})" for name, count in self.sources(row.backbone).items()),
+            "folds": str(self.settings.folds),
+        }
+
+    def sources(self, backbone: str) -> dict[str, int]:
+        """Numbers of recordings of PTB-XL and the extra folders, by the names of the folders."""
+        folder = self.prepared / self.prepared_name(backbone)
+        names = {self.arguments.data.name: "all"} | {
+            source.name: f"extra-{source.name}" for source in self.arguments.extra
+        }
+        manifests = {source: read_manifest(folder / name) for source, name in names.items()}
+        return {
+            source: sum(split["records"] for split in manifest["splits"].values())
+            for source, manifest in manifests.items()
+        }
+
+    def _read(self, path: Path, row: Row, stage: Row) -> dict[str, Any]:
+        """Read the budget or the cost of a stage, and refuse those of other settings."""
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name, expected in self.identity(row, stage).items():
+            if (recorded := facts.get(name, "unknown")) != expected:
+                raise SystemExit(
+                    f"{path} is of {IDENTITY[name]} {recorded}, not {expected}: choose another output folder"
+                )
+        return facts
+
+    def _run_worker(self, row: Row, stage: Row, fold: int, epochs: int) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "result.json"
+            job = {"row": row.name, "stage": stage.name, "fold": fold, "epochs": epochs, "result": str(result)}
+            code = subprocess.run([sys.executable, *sys.argv, "--worker", json.dumps(job)], check=False).returncode
+            if not code:
+                facts: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+                return facts
+        raise SystemExit(f"pre-training of {stage.name}, fold {fold}, failed: fix the error and run the command again")
 
     def work(self, job: dict[str, Any]) -> None:
         """Pre-train one fold of a stage, or with zero epochs measure the seconds of an epoch."""
@@ -319,13 +375,17 @@ class Table:
         if not epochs:
             batch_size = stage.make_recipe().training.train_batch_size
             timed = rows.select(range(min(len(rows), TIMED_BATCHES * batch_size)))
-            times = []
-            for count in (1, 3):
+            seconds_of: dict[int, float] = {}
+            # The first run also warms up, so that longer ones may be needed for a difference.
+            for count in (1, 3, 9, 27):
                 with tempfile.TemporaryDirectory() as folder:
                     started = time.process_time()
                     train(timed, count, Path(folder))
-                    times.append(time.process_time() - started)
-            facts: dict[str, Any] = {"seconds_per_epoch": (times[1] - times[0]) / 2 * len(rows) / len(timed)}
+                    seconds_of[count] = time.process_time() - started
+                if seconds_of[count] > seconds_of[1]:
+                    break
+            per_epoch = (seconds_of[count] - seconds_of[1]) / (count - 1)
+            facts: dict[str, Any] = {"seconds_per_epoch": per_epoch * len(rows) / len(timed)}
         else:
             started = time.process_time()
             last = train(rows, epochs, self.folder(stage, fold))
@@ -339,7 +399,7 @@ class Table:
                 "loss": last["train_loss"],
                 "parameters": last["parameters"],
             }
-        Path(job["result"]).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_json(job["result"], facts)
 
     # --------------------------------------------------------------------------------------------------- benchmark
 
@@ -450,12 +510,19 @@ class Table:
                     f"{kind}: {seconds:.1f} s for {task.title}, {count} x {seconds * times:.0f} s in all", flush=True
                 )
         tuned = float(np.mean(finetuned)) * min(self.settings.finetuned_rows, len(self.rows))
-        pretraining = self.settings.seconds * len(self.rows) * self.settings.folds
+        pretraining = sum(map(self.pretraining_seconds, self.rows)) * self.settings.folds
         print(
             f"fine-tuning of the best rows: {tuned:.0f} s; pre-training: {pretraining:.0f} s; in all "
             f"{(total + tuned + pretraining) / 3600:.1f} hours of one core",
             flush=True,
         )
+
+    def pretraining_seconds(self, row: Row) -> float:
+        """Seconds of the pre-training of a fold, measured if epochs are set."""
+        if self.settings.epochs is None:
+            return self.settings.seconds
+        # What predicts codes cannot run before its tokenizer, so it counts as much.
+        return self.seconds_per_epoch(row, row.stages[0]) * self.settings.epochs * len(row.stages)
 
     # ------------------------------------------------------------------------------------------------------- tables
 
@@ -490,7 +557,6 @@ class Table:
             if control[0] != method and control in samples:
                 difference = bootstrap_interval(values - samples[control])
             published = PAPER[LABEL_SETS[task]].values.get(paper.get(name, ""))
-            shares = {0.01: 0, 0.1: 1, 1.0: 2}
             lines.append(
                 {
                     "backbone": backbone_of.get(name, ""),
@@ -501,7 +567,9 @@ class Table:
                     "fraction": f"{fraction:g}",
                     **{key: _text(value) for key, value in bootstrap_interval(values).items()},
                     **{f"minus_random_{key}": _text(value) for key, value in difference.items()},
-                    "paper": f"{published[shares[fraction]]:.2f}" if published and fraction in shares else "",
+                    "paper": f"{published[PAPER_FRACTIONS[fraction]]:.2f}"
+                    if published and fraction in PAPER_FRACTIONS
+                    else "",
                     **{
                         key: costs.get(name, {}).get(key, "") for key in ("epochs", "seconds", "peak_mb", "parameters")
                     },
@@ -518,7 +586,7 @@ class Table:
     def cost(self, row: Row) -> dict[str, str]:
         """What the pre-training of a row cost, mean over folds; stages add up."""
         facts = [
-            [json.loads((self.folder(stage, fold) / "cost.json").read_text(encoding="utf-8")) for stage in row.stages]
+            [self._read(self.folder(stage, fold) / "cost.json", row, stage) for stage in row.stages]
             for fold in range(self.settings.folds)
         ]
         return {
@@ -537,7 +605,7 @@ class Table:
             f"{settings.seconds:g} seconds of one core" if settings.epochs is None else f"{settings.epochs} epochs"
         )
         sections = [
-            f"Macro AUROC [%] with 95 % bootstrap intervals over patients, pooled over {settings.folds} folds by "
+            f"Macro AUROC [%] with 95 % bootstrap intervals over patients, averaged over {settings.folds} folds by "
             f"patient, after {budget} of pre-training for each fold. In italics: the paper's numbers, of other "
             "recordings, larger encoders and other protocols."
         ]
@@ -565,7 +633,7 @@ class Table:
                 absent = [name for name in PAPER["ptbxl_super"].values if name not in shown_papers]
                 shown.append(["**in the paper only**", *[""] * len(columns)])
                 shown += [self._paper_row(name, columns) for name in absent]
-            sections += [f"### {title}", _markdown_table(shown)]
+            sections += [f"### {title}", *NOTES.get((protocol, head), []), _markdown_table(shown)]
         shown = [["method", "backbone", "parameters", "epochs", "seconds for a fold", "peak memory [MB]"], ["---"] * 6]
         for row in self.rows:
             facts = costs[row.name]
@@ -582,11 +650,13 @@ class Table:
         return "\n\n".join([*sections, "### Cost of pre-training", _markdown_table(shown)]) + "\n"
 
     def _paper_row(self, name: str, columns: Sequence[tuple[str, float]]) -> list[str]:
-        shares = {0.01: 0, 0.1: 1, 1.0: 2}
         values = {task: PAPER[LABEL_SETS[task]].values[name] for task in self.settings.tasks}
         return [
             f"*{name} (paper)*",
-            *(f"*{values[task][shares[share]]:.2f}*" if share in shares else "" for task, share in columns),
+            *(
+                f"*{values[task][PAPER_FRACTIONS[share]]:.2f}*" if share in PAPER_FRACTIONS else ""
+                for task, share in columns
+            ),
         ]
 
 
@@ -606,7 +676,7 @@ def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> int:
-    """Run the requested steps."""
+    """Read the command line, and run the steps; the status is 2 for an error of the user."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="PTB-XL")
     parser.add_argument("--extra", type=Path, nargs="*", default=[], metavar="DIR", help="more to pre-train on")
@@ -627,6 +697,15 @@ def main() -> int:
     datasets.disable_progress_bars()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    try:
+        return run(arguments)
+    except InputError as error:
+        print(" ".join(f"error: {error}".split()), file=sys.stderr)
+        return 2
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the requested steps."""
     table = Table(arguments)
     if arguments.worker:
         table.work(json.loads(arguments.worker))
@@ -636,9 +715,9 @@ def main() -> int:
     if arguments.estimate:
         table.estimate()
         return 0
-    for step, run in (("pretrain", table.pretrain), ("benchmark", table.benchmark), ("table", table.write_table)):
-        if step in arguments.steps:
-            run()
+    for name, step in (("pretrain", table.pretrain), ("benchmark", table.benchmark), ("table", table.write_table)):
+        if name in arguments.steps:
+            step()
     return 0
 
 

@@ -13,8 +13,13 @@ if [[ $# -lt 1 || $1 == -* ]]; then
     [[ ${1:-} == --help || ${1:-} == -h ]] && exit 0 || exit 2
 fi
 readonly SOURCES=$1
-readonly OUTPUT=${2:-runs/table1}
-shift $(($# < 2 ? $# : 2))
+shift
+OUTPUT=runs/table1
+if [[ $# -gt 0 && $1 != -* ]]; then
+    OUTPUT=$1
+    shift
+fi
+readonly OUTPUT
 extra=()
 for name in cinc2011 challenge ludb; do
     [[ ! -d $SOURCES/$name ]] || extra+=("$SOURCES/$name")

@@ -79,13 +79,14 @@ def test_when_an_objective_is_unknown_then_its_row_is_named_and_left_out(
 def test_when_seconds_are_measured_then_the_epochs_are_kept_and_another_budget_is_refused(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured: list[Path] = []
+    measured: list[str] = []
 
-    def measure(table: Any, row: Any, stage: Any, fold: int, epochs: int, result: Path) -> None:
-        measured.append(result)
-        result.write_text(json.dumps({"seconds_per_epoch": 7.0}))
+    def measure(table: Any, row: Any, stage: Any, fold: int, epochs: int) -> dict[str, float]:
+        measured.append(stage.name)
+        return {"seconds_per_epoch": 7.0}
 
     monkeypatch.setattr(script.Table, "_run_worker", measure)
+    monkeypatch.setattr(script.Table, "sources", lambda table, backbone: {"ptbxl": 9})
     table = script.Table(_arguments(tmp_path, seconds=60.0))
     clear, staged = (next(row for row in table.rows if row.name == name) for name in ("CLEAR", "HeartLang"))
     assert [table.epochs(clear, clear), table.epochs(clear, clear)] == [8, 8]
@@ -94,6 +95,100 @@ def test_when_seconds_are_measured_then_the_epochs_are_kept_and_another_budget_i
     with pytest.raises(SystemExit, match=r"is of a budget of 60 s, not 90 s: choose another output folder"):
         script.Table(_arguments(tmp_path, seconds=90.0)).epochs(clear, clear)
     assert script.Table(_arguments(tmp_path, epochs=3)).epochs(clear, clear) == 3
+
+
+def test_when_an_epoch_takes_no_time_then_no_budget_is_kept(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.Table, "_run_worker", lambda *job: {"seconds_per_epoch": -0.5})
+    table = script.Table(_arguments(tmp_path))
+    with pytest.raises(SystemExit, match=r"^an epoch of .* is too short to be measured: set --epochs$"):
+        table.epochs(table.rows[0], table.rows[0])
+    assert not [*tmp_path.rglob("budget.json")]
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("epochs", "a budget of 3 epochs, not 4 epochs"),
+        ("recipe", "a recipe with the digest [0-9a-f]{12}, not [0-9a-f]{12}"),
+        ("sources", r"the recordings of ptbxl \(9\), not ptbxl \(9\), ludb \(2\)"),
+        ("folds", "a number of folds of 3, not 2"),
+        ("unknown", "a budget of unknown, not 3 epochs"),
+    ],
+)
+def test_when_an_encoder_is_of_other_settings_then_the_difference_is_named(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, difference: str
+) -> None:
+    facts = {"epochs": 3, "seconds": 1.0, "peak_mb": 2.0, "loss": 0.5, "parameters": 7}
+    monkeypatch.setattr(script.Table, "_run_worker", lambda *job: facts)
+    sources = {"ptbxl": 9}
+    monkeypatch.setattr(script.Table, "sources", lambda table, backbone: sources)
+    made = script.Table(_arguments(tmp_path, rows=["CLEAR"], epochs=3))
+    for fold in range(made.settings.folds):
+        made.folder(made.rows[0], fold).mkdir(parents=True)
+    made.pretrain()
+    table = script.Table(_arguments(tmp_path, rows=["CLEAR"], epochs=4 if change == "epochs" else 3))
+    if change == "recipe":
+        table.rows[0].options["learning_rate"] = 0.5
+    elif change == "sources":
+        sources["ludb"] = 2
+    elif change == "folds":
+        table.settings = script.replace(table.settings, folds=2)
+    elif change == "unknown":
+        (table.folder(table.rows[0], 0) / "cost.json").write_text(json.dumps(facts))
+    for step in (table.pretrain, lambda: table.cost(table.rows[0])):
+        with pytest.raises(SystemExit, match=f"cost.json is of {difference}: choose another output folder$"):
+            step()
+
+
+def test_when_rows_are_chosen_then_their_tasks_have_all_preparations_that_are_there(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[list[str]] = []
+    monkeypatch.setattr(
+        script, "load_folds", lambda name, folders, *_, **__: loaded.append([path.parts[-2] for path in folders]) or []
+    )
+    everything = script.Table(_arguments(tmp_path, tasks=["super"]))
+    chosen = script.Table(_arguments(tmp_path, tasks=["super"], rows=["CPC"]))
+    everything.load_tasks()
+    chosen.load_tasks()
+    assert loaded[1] == ["ecg_s4"]
+    for backbone in loaded[0]:
+        (tmp_path / "prepared" / backbone / "super").mkdir(parents=True)
+        (tmp_path / "prepared" / backbone / "super" / script.MANIFEST).touch()
+    chosen.load_tasks()
+    assert loaded[2] == loaded[0] != loaded[1]
+
+
+def test_when_the_user_is_wrong_then_one_sentence_names_it(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", "absent", "--output", str(tmp_path), "--rows", "CPC", "--steps", "benchmark"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+
+    def refuse(table: Any) -> None:
+        raise script.InputError("the tasks\ndiffer")
+
+    monkeypatch.setattr(script.Table, "benchmark", refuse)
+    assert script.main() == 2
+    assert capsys.readouterr().err == "error: the tasks differ\n"
+
+
+@pytest.mark.parametrize(("words", "output"), [(["--estimate"], "runs/table1"), (["there", "--estimate"], "there")])
+def test_when_the_shell_script_gets_an_option_second_then_it_is_no_output(
+    tmp_path: Path, words: list[str], output: str
+) -> None:
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(SCRIPT.parents[1] / "scripts" / "table1.sh"), "sources", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert done.stdout.endswith(f"--data sources/ptbxl --extra --output {output} --estimate\n")
 
 
 @pytest.mark.slow
@@ -137,3 +232,5 @@ def test_when_the_table_is_made_then_all_methods_are_in_it_and_nothing_is_done_t
     before |= {path: path.stat().st_mtime_ns for path in (tmp_path / "benchmark" / "cells").iterdir()}
     assert run().endswith(text + "\n")
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    # Fewer rows are of the same tasks.
+    assert "HeartLang |" not in run("--rows", "CPC", "CLEAR", "--steps", "benchmark", "table")

@@ -339,6 +339,8 @@ _TASKS = {
     "cpsc9": ("CPSC2018", (4950, 551, 1376)),
     "csn_published": ("CSN", (16546, 1860, 4620)),
 }
+PAPER_FRACTIONS = {0.01: 0, 0.1: 1, 1.0: 2}
+"""Positions of the fractions of the training recordings in [`Published`] values."""
 PAPER: Mapping[str, Published] = {
     task: Published(
         title,
@@ -392,10 +394,11 @@ def protocol_table(
     lines.append(["---", *["---:"] * len(columns)])
     for method in methods:
         lines.append([method, *(_percent(results.get((method, *column))) for column in columns)])
-    index = {0.01: 0, 0.1: 1, 1.0: 2}
     for method in dict.fromkeys(method for task in published.values() for method in task.values):
         cells = [
-            f"{published[task].values[method][index[fraction]]:.2f}" if task in published and fraction in index else ""
+            f"{published[task].values[method][PAPER_FRACTIONS[fraction]]:.2f}"
+            if task in published and fraction in PAPER_FRACTIONS
+            else ""
             for task, fraction in columns
         ]
         lines.append([f"*{method} (paper)*", *cells])
