@@ -187,6 +187,7 @@ def pretrain(
     arguments: PretrainingArguments | None = None,
     *,
     collator: Collator | None = None,
+    teacher_digest: str | None = None,
     restart: bool = False,
 ) -> PretrainingResult:
     """
@@ -203,6 +204,8 @@ def pretrain(
         validation_dataset ([`datasets.Dataset`], *optional*): Recordings whose loss is computed after every epoch.
         arguments ([`PretrainingArguments`], *optional*): The recipe.
         collator (`Callable`, *optional*): Collates rows into one batch (default: an [`EcgCollator`]).
+        teacher_digest (`str`, *optional*): Digest of the pre-trained weights that the model learns from, with which
+            only the same run resumes.
         restart (`bool`, *optional*, defaults to `False`): Whether to start over if there are checkpoints.
 
     Returns:
@@ -225,6 +228,8 @@ def pretrain(
     accelerator = _make_accelerator(arguments, output_dir)
     plan = _make_plan(train_dataset, arguments, accelerator)
     loop = _Loop(model, train_dataset, validation_dataset, feature_extractor, collator, arguments, plan, accelerator)
+    if teacher_digest is not None:
+        loop.identity["the recipe"]["teacher (sha256)"] = teacher_digest
     return loop.run(output_dir, restart)
 
 
@@ -365,7 +370,7 @@ def _identity(
 
     def select(settings: dict[str, Any]) -> dict[str, Any]:
         return {
-            name: select(value) if name == "backbone_config" else value
+            name: select(value) if isinstance(value, dict) and "model_type" in value else value  # a part's config
             for name, value in settings.items()
             if name not in ignored and not name.startswith("_")
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -244,6 +245,16 @@ class Recipe(Arguments):
 
         name = self.tokenizer or self.signal_encoder
         return None if name is None else find_model_folder(name)
+
+    @property
+    def teacher_digest(self) -> str | None:
+        """Digest of the weights of the first teacher, with which an interrupted run must be resumed."""
+        if (folder := self.teacher_folder) is None:
+            return None
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("model*.safetensors")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def check_teachers(self) -> None:
         """

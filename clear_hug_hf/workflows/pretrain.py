@@ -133,7 +133,15 @@ def pretrain_and_draw(
     sets = recipe.add_teachers(model, sets)
     collator = recipe.make_collator(model, extractor)
     result = pretraining.pretrain(
-        model, sets["train"], extractor, output, sets.get("validation"), arguments, collator=collator, restart=restart
+        model,
+        sets["train"],
+        extractor,
+        output,
+        sets.get("validation"),
+        arguments,
+        collator=collator,
+        teacher_digest=recipe.teacher_digest,
+        restart=restart,
     )
     last = result.history[-1]
     if result.resumed_from == last["step"]:

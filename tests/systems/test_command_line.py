@@ -28,7 +28,7 @@ from clear_hug_hf import load_prepared, read_record
 from clear_hug_hf.data.model_files import load_feature_extractor
 from clear_hug_hf.objectives import objectives_of
 from clear_hug_hf.systems import Objective, load
-from clear_hug_hf.training.folders import load_classifier
+from clear_hug_hf.training.folders import find_model_folder, load_classifier
 from clear_hug_hf.training.recipes import Recipe
 
 
@@ -208,6 +208,21 @@ def test_when_an_objective_needs_the_model_of_another_then_each_step_names_the_n
     assert f"prepared with other settings than those of the {option[2:]} (bandpass_high)" in printed
     saved, teacher = (load_file(one / "model.safetensors") for one in (tmp_path / "out" / "model", folder))
     assert all(saved[f"{option[2:]}.{name}"].equal(tensor) for name, tensor in teacher.items())
+
+
+WITH_TEACHER = [name for name in PRETRAINABLE if SMALL_SYSTEMS[name].objective.teachers]
+
+
+@pytest.mark.parametrize("small", WITH_TEACHER, indirect=True)
+def test_when_a_run_is_resumed_with_another_teacher_then_it_is_refused(
+    small: SmallSystem, house: Path, tmp_path: Path, refused: Refused
+) -> None:
+    shutil.copytree(house / "teacher", tmp_path / "teacher")
+    weights = find_model_folder(tmp_path / "teacher") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    command = ["pretrain", "--data", house / "data", *small.words(tmp_path), *PRETRAINING]
+    message = refused(*command, "--output-dir", house / "pretrained")
+    assert "contains a different run (mismatch in the recipe: teacher (sha256))" in message
 
 
 EXTRACTORS = {name: small.system.classes["AutoFeatureExtractor"] for name, small in SMALL_SYSTEMS.items()}
