@@ -115,7 +115,10 @@ def test_when_options_are_given_then_they_override_the_file(tmp_path: Path) -> N
         ({"objective": "cpc", "system": "ecg_resnet"}, "requires an encoder whose states do not depend on them"),
         ({"objective": "clear", "system": "ecg_resnet"}, "cannot be pre-trained with the objective 'clear'"),
         ({"objective": "simclr", "objective_overrides": {"temperature": 0}}, "temperature must be positive"),
-        ({"objective": "simclr", "objective_overrides": {"temperatur": 1}}, r"no field 'temperatur': did you mean"),
+        (
+            {"objective": "simclr", "objective_overrides": {"temperatures": 1}},
+            r"no field 'temperatures': did you mean",
+        ),
         ({"objective": "clear", "objective_overrides": {"temperature": 1}}, "is configured by config_overrides"),
         ({"objective": "simclr", "views": ["crop+noise"]}, "there is no view 'noise': choose from crop"),
         ({"objective": "simclr", "views": ["crop", "crop", "crop"]}, "there are 3 views"),
