@@ -434,13 +434,13 @@ def encoders() -> str:
 
 def objectives() -> str:
     """All objectives: what an encoder learns, which encoders it is for, and what is set if nothing else is named."""
-    rows = [
-        [f"`{name}`", objective, [name], objective.paper or system.paper]
+    rows: list[tuple[str, Objective, list[str], str]] = [
+        (f"`{name}`", objective, [name], objective.paper or system.paper)
         for name, system in SYSTEMS.items()
         for objective in system.objectives
     ]
     rows += [
-        [f"`{objective.backbone}`", objective, _backbones(objective), objective.paper]
+        (f"`{objective.backbone}`", objective, _backbones(objective), objective.paper)
         for objective in shared_objectives().values()
     ]
     body = []
