@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModel
 
 from .configuration_objective import ObjectiveConfig
+from .contrasts import gather_rows
 from .modeling_ecg import EcgModelOutput, EcgPreTrainedModel, masked_mean
 
 
@@ -32,6 +33,13 @@ class ObjectiveModel(EcgPreTrainedModel):
 
     def get_input_embeddings(self) -> Any:
         return self.backbone.get_input_embeddings()
+
+    def gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """
+        The rows `(B, ...)` of all processes from those of this one `(A, ...)`, and the index of its first one; in
+        evaluation mode its own alone, since validation batches may differ in size. See [`gather_rows`].
+        """
+        return gather_rows(rows) if self.training else (rows, 0)
 
     @staticmethod
     def pool(outputs: EcgModelOutput) -> torch.Tensor:

@@ -20,7 +20,7 @@ from transformers import AutoModel
 from transformers.utils import ModelOutput
 
 from .configuration_siamese import SiameseConfig
-from .contrasts import CONTRASTS, Mlp, cosine_similarities, effective_rank, gather_rows, relative_std
+from .contrasts import CONTRASTS, Mlp, cosine_similarities, effective_rank, relative_std
 from .modeling_ecg import MomentumTeacher
 from .modeling_objective import ObjectiveModel, split_views
 
@@ -140,7 +140,7 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
         targets = TARGETS[self.config.target](self, views, projections)
 
         # Gathered in one piece: rows are recordings, with both views in each.
-        keys, first = self._gather(targets.transpose(0, 1).float())
+        keys, first = self.gather(targets.transpose(0, 1).float())
         keys = keys.transpose(0, 1)
         positives, excluded = self._patients(groups)
         contrast = CONTRASTS[self.config.contrast]
@@ -169,10 +169,6 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
             projections=projections,
         )
 
-    def _gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Rows of all processes, and the index of this one's first. Validation batches may differ in size."""
-        return gather_rows(rows) if self.training else (rows, 0)
-
     def _patients(self, groups: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Masks `(A, B)` of positives and of excluded recordings of the same patient."""
         role = self.config.same_patient
@@ -180,7 +176,7 @@ class SiameseForPreTraining(ObjectiveModel, MomentumTeacher):
             return None, None
         if groups is None:
             raise ValueError(f"same_patient={role!r} requires the groups of the recordings.")
-        same = groups[:, None] == self._gather(groups)[0]
+        same = groups[:, None] == self.gather(groups)[0]
         return (same, None) if role == "positive" else (None, same)
 
 

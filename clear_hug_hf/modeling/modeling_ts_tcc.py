@@ -32,7 +32,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_ts_tcc import TsTccConfig
-from .contrasts import Mlp, gather_rows, nt_xent, relative_std
+from .contrasts import Mlp, nt_xent, relative_std
 from .modeling_ecg import (
     EcgModelOutput,
     PreNormLayer,
@@ -251,9 +251,9 @@ class TsTccForPreTraining(ObjectiveModel):
         projections = torch.stack([self.projector(context) for context in contexts], dim=1)
 
         # Gathered from all processes: rows are recordings, with both views in each. Not all processes can send flags.
-        keys, first = self._gather(projections)
-        all_futures, _ = self._gather(torch.stack(futures, dim=1))
-        all_exist = self._gather(torch.stack(exist, dim=1).long())[0].bool()
+        keys, first = self.gather(projections)
+        all_futures, _ = self.gather(torch.stack(futures, dim=1))
+        all_exist = self.gather(torch.stack(exist, dim=1).long())[0].bool()
         temporal, accuracies, contextual = [], [], []
         for view, other in ((0, 1), (1, 0)):
             predictions = self.predictions(contexts[view]).unflatten(1, (len(steps), -1))
@@ -273,10 +273,6 @@ class TsTccForPreTraining(ObjectiveModel):
             accuracy=(accuracies[0] + accuracies[1]) / 2,
             pooled_std=relative_std(pooled),
         )
-
-    def _gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Rows of all processes, and the index of this one's first. Validation batches may differ in size."""
-        return gather_rows(rows) if self.training else (rows, 0)
 
 
 __all__ = ["TsTccForPreTraining", "TsTccForPreTrainingOutput", "average_times", "future_contrast"]
