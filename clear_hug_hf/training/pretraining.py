@@ -168,7 +168,7 @@ def has_collapsed(monitors: Mapping[str, Any]) -> bool:
     their lowest loss: whether `pooled_std`, the standard deviation of its output over a batch in units of that output,
     is below [`MIN_POOLED_STD`].
 
-    Random and trained encoders of this package have 0.08 to 0.8. At 0.01 the cosine similarity of two recordings is
+    Random and trained encoders of this package are far above it. At 0.01 the cosine similarity of two recordings is
     0.9999, so that no head can tell them apart. The number of dimensions of the variation indicates no collapse: it is
     close to 1 for random encoders, whose outputs mostly differ by heart rate, and in a batch of two recordings.
 
