@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clear_hug_hf.evaluation.metrics import macro_auroc_samples
-from clear_hug_hf.evaluation.protocol import pooled_auroc_samples
+from clear_hug_hf.evaluation.protocol import mean_auroc_samples
 from clear_hug_hf.training.benchmark import CELLS, Cell, Task
 
 
@@ -57,5 +57,5 @@ def fold_scores(tasks: Sequence[Task], paths: Sequence[Sequence[Path]]) -> FoldS
         [float(macro_auroc_samples(truth, [run], ids, 0)[0]) for run in fold_runs]
         for truth, ids, fold_runs in zip(labels, patients, runs, strict=True)
     ]
-    samples = pooled_auroc_samples(labels, runs, patients, 2000, range(len(tasks)))
+    samples = mean_auroc_samples(labels, runs, patients, 2000, range(len(tasks)))
     return FoldScores(samples, [float(np.mean(values)) for values in by_run], by_run)

@@ -20,11 +20,10 @@ Encoders in the output folder that are of another budget, recipe, recordings or 
 
 For each task and fold, encoders are tested by `clear-hug benchmark --folds 3`: nine tenths of the patients of the
 other folds train with 1, 10 and 100 % of the recordings, and the last tenth chooses epochs and penalties. Frozen
-encoders are tested by a logistic regression and by a trained head, of the mean and of learned attention. The best rows
-are fully fine-tuned with all labels; since they are chosen by the logistic regression on the test recordings, this
-favors them slightly. The controls are each encoder form with random weights, encoders that are trained on the labels
-from random weights, and, if aeon is installed (`pip install 'clear-hug-hf[baselines]'`), a ridge regression on
-MiniRocket's features.
+encoders are tested by a logistic regression and by a trained head, of the mean and of learned attention. The rows that
+are best by the logistic regression in validation are fully fine-tuned with all labels. The controls are each encoder
+form with random weights, encoders that are trained on the labels from random weights, and, if aeon is installed
+(`pip install 'clear-hug-hf[baselines]'`), a ridge regression on MiniRocket's features.
 
 Writes to the output folder `table1.csv` (a line per method, task and fraction, with 95 % bootstrap intervals over
 patients, averaged over folds, the paired difference from the random weights of the same form, and what pre-training
@@ -63,6 +62,7 @@ from clear_hug_hf.inference.digests import digest_of
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.systems import SYSTEMS
 from clear_hug_hf.training.benchmark import (
+    CELLS,
     MINIROCKET,
     RANDOM,
     SCRATCH,
@@ -94,8 +94,7 @@ TITLES = {
 }
 NOTES = {
     ("finetune", "mean"): [
-        "The fine-tuned rows were chosen by the results of the logistic regression on the same test recordings, which "
-        "favors them slightly."
+        "The fine-tuned rows are those with the best logistic regressions on the validation recordings."
     ],
 }
 # What budgets and costs of pre-training are recorded with, as messages name it.
@@ -265,6 +264,8 @@ class Table:
                 for backbone in dict.fromkeys(map(self.prepared_name, known))
                 if backbone in needed or (self.prepared / backbone / name / MANIFEST).is_file()
             ]
+            if not folders:
+                raise SystemExit(f"{name} is not prepared: add `prepare` to the steps")
             tasks += load_folds(name, folders, self.settings.folds, min_positives=self.settings.min_positives)
         return tasks
 
@@ -443,13 +444,18 @@ class Table:
         yield {row.name: self.folder(row, "{fold}") for row in best}, self.cell_arguments(**changes)
 
     def best_rows(self, tasks: Sequence[Task]) -> list[Row]:
-        """The rows with the highest mean over tasks of the logistic regression on all labels."""
+        """The rows with the highest mean over tasks of the logistic regression on all labels, in validation."""
         largest = max(self.settings.fractions)
         scores = {}
         for row in self.rows:
             cells = self.cells(tasks, row.name, "logistic", "", [largest])
-            samples = read_samples(tasks, cells, self.benchmark_folder, 0)
-            scores[row.name] = float(np.mean([values[0] for values in samples.values()]))
+            aurocs = [
+                json.loads((self.benchmark_folder / CELLS / f"{cell.name}.json").read_text(encoding="utf-8"))[
+                    "validation_macro_auroc"
+                ]
+                for cell in cells
+            ]
+            scores[row.name] = float(np.mean([auroc for auroc in aurocs if auroc is not None] or [0.0]))
         order = sorted(self.rows, key=lambda row: -scores[row.name])
         return order[: self.settings.finetuned_rows]
 
@@ -584,14 +590,15 @@ class Table:
         print(text, flush=True)
 
     def cost(self, row: Row) -> dict[str, str]:
-        """What the pre-training of a row cost, mean over folds; stages add up."""
+        """What the pre-training of a row cost, of the fold that took the most; stages add up."""
         facts = [
             [self._read(self.folder(stage, fold) / "cost.json", row, stage) for stage in row.stages]
             for fold in range(self.settings.folds)
         ]
         return {
             "epochs": " + ".join(str(stage["epochs"]) for stage in facts[0]),
-            "seconds": f"{np.mean([sum(stage['seconds'] for stage in stages) for stages in facts]):.0f}",
+            # A run that was interrupted counts the seconds since its last start only.
+            "seconds": f"{max(sum(stage['cpu_seconds_of_last_start'] for stage in stages) for stages in facts):.0f}",
             "peak_mb": f"{max(stage['peak_mb'] for stages in facts for stage in stages):.0f}",
             "parameters": str(facts[0][-1]["parameters"]),
         }
@@ -634,7 +641,10 @@ class Table:
                 shown.append(["**in the paper only**", *[""] * len(columns)])
                 shown += [self._paper_row(name, columns) for name in absent]
             sections += [f"### {title}", *NOTES.get((protocol, head), []), _markdown_table(shown)]
-        shown = [["method", "backbone", "parameters", "epochs", "seconds for a fold", "peak memory [MB]"], ["---"] * 6]
+        shown = [
+            ["method", "backbone", "parameters", "epochs", "seconds of one core", "peak memory [MB]"],
+            ["---"] * 6,
+        ]
         for row in self.rows:
             facts = costs[row.name]
             shown.append(

@@ -285,7 +285,7 @@ def _select(
 # ---------------------------------------------------------------------------------------------------- cross-validation
 
 
-def pooled_auroc_samples(
+def mean_auroc_samples(
     labels: Sequence[np.ndarray],
     runs: Sequence[Sequence[np.ndarray]],
     patient_ids: Sequence[Sequence[str | None]],

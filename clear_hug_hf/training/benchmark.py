@@ -42,12 +42,13 @@ from ..evaluation.metrics import (
     bootstrap_interval,
     choose_thresholds,
     evaluate_predictions,
+    macro_auroc,
 )
 from ..evaluation.predictions import mean_by_recording, predict
 from ..evaluation.protocol import (
     holdout_split,
+    mean_auroc_samples,
     nearest_neighbor_scores,
-    pooled_auroc_samples,
     protocol_table,
     published_for,
     random_subset,
@@ -831,6 +832,7 @@ class _Runner:
             for split, probabilities in zip(("validation", "test"), row_probabilities, strict=True)
         )
         thresholds = choose_thresholds(task.truth("validation"), validation_probabilities)
+        validation_auroc = macro_auroc(task.truth("validation"), validation_probabilities)
         metrics = evaluate_predictions(
             task.truth("test"),
             test_probabilities,
@@ -846,6 +848,7 @@ class _Runner:
             "num_test": len(test_probabilities),
             "absent": absent,
             "chosen": best,
+            "validation_macro_auroc": None if np.isnan(validation_auroc) else validation_auroc,
             "seconds": round(time.perf_counter() - started, 2),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "versions": " ".join(f"{name}={version(name)}" for name in ("clear-hug-hf", "torch", "transformers")),
@@ -869,61 +872,68 @@ class _Runner:
             train = sets["train"].select(rows.tolist())
             if cell.model == MINIROCKET:
                 features = minirocket_features(train, [sets["validation"], sets["test"]], cell.seed)
-                return _linear(select_ridge, features, train, sets["validation"])
+                labels = [part.columns["labels"].numpy().astype(np.float64) for part in (train, sets["validation"])]
+                return select_ridge(features[0], labels[0], features[1], labels[1], features[2])
             recipe = replace(self.arguments.recipes["supervised"], seed=cell.seed)
             network, best, _ = train_reference(train, sets["validation"], recipe)
             return best, predict_reference(network, sets["validation"]), predict_reference(network, sets["test"])
-        model = None
-        if cell.protocol not in _HEADLESS:
-            model = self._load(cell.model, task.key, cell.head, cell.seed)
-        if model is None:
-            encoded = {split: self._features(cell, task, split) for split in ("train", "validation", "test")}
-            train = encoded["train"].select(rows.tolist())
-            features = [_mean_feature(split) for split in (train, encoded["validation"], encoded["test"])]
-            if cell.protocol == "logistic":
-                return _linear(select_logistic, features, train, encoded["validation"])
-            return _nearest_neighbors(features, train, encoded["validation"])
+        if cell.protocol in _HEADLESS:
+            encoded = [self._features(cell, task, "train"), *self._predicted(cell, task)]
+            features = [_mean_feature(split) for split in encoded]
+            features[0] = features[0][rows]
+            labels = [
+                dataset_labels(task.sets[split], task.label_names).numpy().astype(np.float64)
+                for split in ("train", "validation")
+            ]
+            choose = _logistic if cell.protocol == "logistic" else _nearest_neighbors
+            return choose(features, labels[0][rows], labels[1])
+        model = self._load(cell.model, task.key, cell.head, cell.seed)
         recipe = replace(self.arguments.recipes[cell.protocol], seed=cell.seed)
-        tokens = model.head.reads_tokens
-        if cell.protocol == "probe" and not (tokens and self._too_many_tokens(model, task)):
-            encoded = {split: self._features(cell, task, split) for split in ("train", "validation")}
-            train = encoded["train"].select(rows.tolist())
-            head = HeadOnly(model)
+        if cell.protocol == "probe" and not (model.head.reads_tokens and self._too_many_tokens(model, task)):
+            head, train = HeadOnly(model), self._features(cell, task, "train")
             best, _ = train_with_trainer(
-                head, train, encoded["validation"], identity_collator, make_optimizer(model, recipe), recipe
+                head,
+                train.select(rows.tolist()),
+                self._features(cell, task, "validation"),
+                identity_collator,
+                make_optimizer(model, recipe),
+                recipe,
             )
-            # Predictions read all windows of a row, of which training reads the first.
-            if not tokens or type(task.feature_extractor).cut_all is EcgFeatureExtractor.cut_all:
-                encoded["test"] = self._features(cell, task, "test")
-                return best, _probabilities(head, encoded["validation"]), _probabilities(head, encoded["test"])
-        else:
-            train_rows = task.sets["train"].select(rows.tolist())
-            best = finetune(
-                model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe
-            ).best_epoch
+            validation, test = (_probabilities(head, split) for split in self._predicted(cell, task))
+            return best, validation, test
+        train_rows = task.sets["train"].select(rows.tolist())
+        best = finetune(model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe).best_epoch
         validation, test = (
             predict(model.eval(), task.sets[split], task.feature_extractor).probabilities
             for split in ("validation", "test")
         )
         return best, validation, test
 
-    def _features(self, cell: Cell, task: Task, split: str) -> EncodedDataset:
-        """States of leads, and of tokens if a head reads them and they fit into memory."""
+    def _features(self, cell: Cell, task: Task, split: str, all_beats: bool = False) -> EncodedDataset:
+        """
+        States of leads, and of tokens if a head reads them and they fit into memory, of the beats that training reads,
+        or of all.
+        """
         encoder = self.encoders[cell.model]
         assert encoder is not None
         seed = cell.seed if encoder.is_random else 0
+        all_beats &= type(task.feature_extractor).cut_all is not EcgFeatureExtractor.cut_all
         how = (cell.model, seed, task.key)
-        if (*how, split) not in self._cache:
+        if (*how, split, all_beats) not in self._cache:
             # Cells are ordered by task, so other tasks are finished.
             self._cache = {other: value for other, value in self._cache.items() if task.key in other}
             model = self._load(cell.model, task.key, "mean", seed).to(PartialState().device)
             tokens = self._keeps_tokens(cell.model, model, task)
             if tokens and sum(value.num_bytes for value in self._cache.values()) > _TOKEN_BYTES:
-                self._cache = {other: value for other, value in self._cache.items() if other[:-1] == how}
-            collator = EcgCollator(task.feature_extractor, label_names=task.label_names)
+                self._cache = {other: value for other, value in self._cache.items() if other[:-2] == how}
+            collator = EcgCollator(task.feature_extractor, label_names=task.label_names, all_beats=all_beats)
             encoded = encode(model, task.sets[split], collator, cache_dir=self.cache_dir, tokens=tokens)
-            self._cache[*how, split] = encoded
-        return self._cache[*how, split]
+            self._cache[*how, split, all_beats] = encoded
+        return self._cache[*how, split, all_beats]
+
+    def _predicted(self, cell: Cell, task: Task) -> list[EncodedDataset]:
+        """Features of the validation and test recordings with all beats, which predictions read."""
+        return [self._features(cell, task, split, all_beats=True) for split in ("validation", "test")]
 
     def _keeps_tokens(self, name: str, model: Any, task: Task) -> bool:
         """Whether a head reads the tokens of a frozen encoder, and they fit into memory."""
@@ -1037,7 +1047,7 @@ def read_samples(
 
     Returns:
         `dict`: For each method (model, protocol and head), task and fraction the macro AUROC, mean over seeds and
-        folds, followed by that of the bootstrap samples (see [`pooled_auroc_samples`]). All methods have the same
+        folds, followed by that of the bootstrap samples (see [`mean_auroc_samples`]). All methods have the same
         samples, so that differences are paired.
     """
     task_of = {task.key: task for task in tasks}
@@ -1049,7 +1059,7 @@ def read_samples(
     samples = {}
     for (method, name, fraction), folds in runs.items():
         tested = [task_of[name, fold] for fold in folds]
-        samples[method, name, fraction] = pooled_auroc_samples(
+        samples[method, name, fraction] = mean_auroc_samples(
             [task.truth("test") for task in tested],
             list(folds.values()),
             [task.patient_ids("test") for task in tested],
@@ -1060,40 +1070,39 @@ def read_samples(
 
 
 def _nearest_neighbors(
-    features: Sequence[np.ndarray], train: EncodedDataset, validation: EncodedDataset
+    features: Sequence[np.ndarray], labels: np.ndarray, validation_labels: np.ndarray
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    labels = [split.columns["labels"].numpy().astype(np.float64) for split in (train, validation)]
-    best, test_scores = select_nearest_neighbors(features[0], labels[0], features[1], labels[1], features[2])
-    return best, nearest_neighbor_scores(features[0], labels[0], features[1], best), test_scores
+    """The number of neighbors, and the scores of the validation and test recordings."""
+    train, validation, test = features
+    best, test_scores = select_nearest_neighbors(train, labels, validation, validation_labels, test)
+    return best, nearest_neighbor_scores(train, labels, validation, best), test_scores
 
 
-def _linear(
-    select: Callable[..., tuple[float, np.ndarray, np.ndarray]],
-    features: Sequence[np.ndarray],
-    train: EncodedDataset,
-    validation: EncodedDataset,
+def _logistic(
+    features: Sequence[np.ndarray], labels: np.ndarray, validation_labels: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """A linear model of the features of the training, validation and test recordings."""
-    labels = [split.columns["labels"].numpy().astype(np.float64) for split in (train, validation)]
-    return select(features[0], labels[0], features[1], labels[1], features[2])
+    """The strength of the penalty, and the probabilities of the validation and test recordings."""
+    train, validation, test = features
+    return select_logistic(train, labels, validation, validation_labels, test)
 
 
 def _mean_feature(encoded: EncodedDataset) -> np.ndarray:
-    """Mean of the states of present leads, `(num_recordings, hidden_size)`."""
-    return masked_mean(encoded.columns["lead_states"], encoded.columns["present"]).numpy()
+    """Mean of the states of present leads over all windows of each row, `(num_rows, hidden_size)`."""
+    return encoded.mean_by_row(masked_mean(encoded.columns["lead_states"], encoded.columns["present"])).numpy()
 
 
 @torch.no_grad()
 def _probabilities(head: HeadOnly, encoded: EncodedDataset) -> np.ndarray:
+    """Probabilities of each row, `(num_rows, num_labels)`: means over its windows, as in [`predict`]."""
     head.eval()
     device = head.classifier.weight.device
     if not head.head.reads_tokens:
         states, present = (encoded.columns[name].to(device) for name in ("lead_states", "present"))
-        return head(states, present)["logits"].sigmoid().cpu().numpy()
-    columns = {name: column.split(64) for name, column in encoded.columns.items() if name != "labels"}
+        return encoded.mean_by_row(head(states, present)["logits"].sigmoid().cpu()).numpy()
+    columns = {name: column.split(64) for name, column in encoded.columns.items() if name not in ("labels", "rows")}
     batches = (dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True))
     logits = [head(**{name: part.to(device) for name, part in batch.items()})["logits"] for batch in batches]
-    return torch.cat(logits).sigmoid().cpu().numpy()
+    return encoded.mean_by_row(torch.cat(logits).sigmoid().cpu()).numpy()
 
 
 def _row(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,17 +21,18 @@ from ..data.collator import EcgCollator
 from ..data.model_files import extractor_settings
 from ..inference.digests import dataset_digest, digest_of, weights_digest
 from ..utils.files import atomic_file, check_writable
-from .processes import gather_rows, process_rows
+from .processes import process_rows
 
 
 class EncodedDataset(Dataset):
     """
     Features of recordings with their labels: items with `lead_states` `(num_leads, hidden_size)`, `present`
     `(num_leads,)` and `labels` `(num_labels,)`, and for heads that read tokens `last_hidden_state` `(num_tokens,
-    hidden_size)` and `token_mask` `(num_tokens,)`.
+    hidden_size)` and `token_mask` `(num_tokens,)`. If rows of the prepared dataset have several items, `rows` is
+    the index of the row of each.
 
     Args:
-        columns (`dict[str, torch.Tensor]`): Each with one row per recording.
+        columns (`dict[str, torch.Tensor]`): Each with one row per item.
     """
 
     def __init__(self, columns: dict[str, torch.Tensor]):
@@ -54,8 +55,12 @@ class EncodedDataset(Dataset):
         return {name: column[rows] for name, column in self.columns.items()}
 
     def select(self, indices: Sequence[int]) -> EncodedDataset:
-        """The dataset of the recordings at these indices."""
+        """The dataset of the items at these indices."""
         return EncodedDataset(self.__getitems__(list(indices)))
+
+    def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
+        """Average values of the items, `(num_items, ...)`, over each row: `(num_rows, ...)`."""
+        return EcgCollator.mean_by_row(values, self.columns["rows"]) if "rows" in self.columns else values
 
 
 def identity_collator(batch: Any) -> Any:
@@ -84,8 +89,8 @@ def encode(
     Args:
         model ([`PreTrainedModel`]): Model whose encoder is used, on its current device.
         dataset ([`datasets.Dataset`]): Prepared recordings.
-        collator ([`EcgCollator`]): Collates batches and labels. If it reads `all_beats`, the features of a row are the
-            mean over its windows.
+        collator ([`EcgCollator`]): Collates batches and labels. If it reads `all_beats`, a row with more beats than
+            the model reads at once has several items.
         batch_size (`int`, *optional*, defaults to `64`): Recordings per batch.
         progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
         cache_dir (`str` or `Path`, *optional*): Folder that caches the features under [`features_key`]; damaged files
@@ -104,15 +109,22 @@ def encode(
     if cache_dir is not None:
         check_writable(cache_dir)
         path = Path(cache_dir) / f"{features_key(model, dataset, collator)}.safetensors"
-        cached = _read(path, len(dataset))
+        cached = _read(path, len(dataset), collator.all_beats)
         # Either all processes encode or none.
         if not tokens and all(gather_object([cached is not None])) and cached is not None:
-            return EncodedDataset({**cached, "labels": labels})
+            return _with_labels(cached, labels)
     columns = _encode(model, dataset, collator, batch_size, progress, tokens)
     if path is not None and PartialState().is_main_process:
         with atomic_file(path) as partial:
-            save_file({name: columns[name] for name in ("lead_states", "present")}, partial)
-    return EncodedDataset({**columns, "labels": labels})
+            save_file({name: column for name, column in columns.items() if name in _CACHED}, partial)
+    return _with_labels(columns, labels)
+
+
+_CACHED = {"lead_states", "present", "rows"}
+
+
+def _with_labels(columns: dict[str, torch.Tensor], labels: torch.Tensor) -> EncodedDataset:
+    return EncodedDataset({**columns, "labels": labels[columns["rows"]] if "rows" in columns else labels})
 
 
 @torch.no_grad()
@@ -125,38 +137,40 @@ def _encode(
     tokens: bool,
 ) -> dict[str, torch.Tensor]:
     model.eval()
-    parts: dict[str, list[torch.Tensor]] = {"lead_states": [], "present": []}
+    parts: dict[str, list[torch.Tensor]] = {"rows": [], "lead_states": [], "present": []}
     unlabeled = EcgCollator(collator.feature_extractor, (), trim=collator.trim, all_beats=collator.all_beats)
     # Batches of recordings with similar numbers of beats need less padding, which costs as much as beats.
-    order = sorted(range(len(dataset)), key=[len(peaks) for peaks in dataset["r_peaks"]].__getitem__)
-    rows = dataset.select_columns(unlabeled.columns).with_format("numpy").select(process_rows(order))
+    order = process_rows(sorted(range(len(dataset)), key=[len(peaks) for peaks in dataset["r_peaks"]].__getitem__))
+    rows = dataset.select_columns(unlabeled.columns).with_format("numpy").select(order)
     loader = DataLoader(rows, batch_size=batch_size, collate_fn=unlabeled)
     show_progress = progress and PartialState().is_main_process
-    for batch in tqdm(loader, desc="encode", unit="batch", disable=not show_progress):
-        row_indices = batch.pop("rows", None)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        encoded = model.base_model(**batch)
-        states, present = encoded.lead_states.float().cpu(), encoded.present_leads.cpu()
-        if row_indices is not None:
-            # All windows of a row have the same leads and at least one beat.
-            states = collator.mean_by_row(states, row_indices)
-            present = collator.mean_by_row(present.float(), row_indices) > 0
-        parts["lead_states"].append(states)
-        parts["present"].append(present)
+    starts = range(0, len(order), batch_size)
+    for start, batch in zip(starts, tqdm(loader, desc="encode", unit="batch", disable=not show_progress), strict=True):
+        indices = torch.as_tensor(order[start : start + batch_size])
+        parts["rows"].append(indices[batch.pop("rows")] if collator.all_beats else indices)
+        encoded = model.base_model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        parts["lead_states"].append(encoded.lead_states.float().cpu())
+        parts["present"].append(encoded.present_leads.cpu())
         if tokens:
             token_states = encoded.last_hidden_state.float().cpu()
             mask = torch.ones(token_states.shape[:2], dtype=torch.bool)
             parts.setdefault("last_hidden_state", []).append(token_states)
             parts.setdefault("token_mask", []).append(mask if encoded.token_mask is None else encoded.token_mask.cpu())
-    if tokens:
-        longest = max(map(len, (states[0] for states in parts["last_hidden_state"])))
-        for name in ("last_hidden_state", "token_mask"):
-            parts[name] = [
-                torch.cat((part, part.new_zeros(len(part), longest - part.shape[1], *part.shape[2:])), dim=1)
-                for part in parts[name]
-            ]
-    inverse_order = torch.as_tensor(order).argsort()
-    return {name: gather_rows(part)[inverse_order] for name, part in parts.items()}
+    columns = {name: torch.cat(_padded(gather_object(part))) for name, part in parts.items()}
+    # Windows of a row stay in order.
+    place = columns["rows"].argsort(stable=True)
+    return {name: column[place] for name, column in columns.items() if name != "rows" or collator.all_beats}
+
+
+def _padded(batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tokens of batches, `(batch_size, num_tokens, ...)`, padded to the longest; other tensors as they are."""
+    longest = max(batch.shape[1] for batch in batches) if batches[0].ndim > 1 else 0
+    return [
+        torch.cat((batch, batch.new_zeros(len(batch), longest - batch.shape[1], *batch.shape[2:])), dim=1)
+        if batch.ndim > 1 and batch.shape[1] < longest
+        else batch
+        for batch in batches
+    ]
 
 
 def dataset_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> torch.Tensor:
@@ -179,10 +193,14 @@ def features_key(model: PreTrainedModel, dataset: datasets.Dataset, collator: Ec
     return digest_of(*parts, *(["all beats"] if collator.all_beats else []))
 
 
-def _read(path: Path, count: int) -> dict[str, torch.Tensor] | None:
+def _read(path: Path, count: int, all_beats: bool) -> dict[str, torch.Tensor] | None:
+    """Cached features of `count` rows; `None` if there are none, or the file is damaged."""
     try:
         columns = load_file(path)
     except (OSError, SafetensorError):
         return None
-    is_valid = set(columns) == {"lead_states", "present"} and all(len(column) == count for column in columns.values())
-    return columns if is_valid else None
+    expected = _CACHED if all_beats else _CACHED - {"rows"}
+    if set(columns) != expected or len({len(column) for column in columns.values()}) != 1:
+        return None
+    rows = columns["rows"].unique() if all_beats else columns["lead_states"]
+    return columns if len(rows) == count else None

@@ -29,6 +29,7 @@ from clear_hug_hf import (
     EcgWaveformFeatureExtractor,
 )
 from clear_hug_hf.cli import main
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.readers import open_source
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.data.sharding import prepare_shards
@@ -40,6 +41,7 @@ from clear_hug_hf.evaluation.metrics import (
     macro_auroc,
     macro_auroc_samples,
 )
+from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.evaluation.protocol import PENALTIES, Published, random_subset, stratified_subset
 from clear_hug_hf.inference.digests import weights_digest
 from clear_hug_hf.processing import InputError
@@ -53,6 +55,7 @@ from clear_hug_hf.training.benchmark import (
     run_benchmark,
 )
 from clear_hug_hf.training.features import dataset_labels, encode
+from clear_hug_hf.training.finetuning import HeadOnly
 from clear_hug_hf.training.folders import load_for_finetuning, save_model_folder
 
 
@@ -769,7 +772,8 @@ def test_when_the_whole_model_is_trained_then_cells_of_each_way_differ_and_featu
     found = [np.load(cells / f"super__25pc__seed0__tiny__{row['protocol']}__mean.npy") for row in rows]
     assert not np.allclose(found[0], found[1])
     assert not np.allclose(found[1], found[2])
-    assert len(list(cache.iterdir())) == 3
+    # Epochs are chosen on the first beats of the validation recordings, and predictions read all.
+    assert len(list(cache.iterdir())) == 4
     # The folder of the model is as it was.
     again = tmp_path / "again"
     _run([task], {"tiny": model}, again, protocols=("finetune",), **few)
@@ -787,12 +791,26 @@ def test_when_a_head_reads_tokens_then_its_probe_is_a_finetuning_of_the_head(
     cells = tmp_path / "out" / "cells"
     found = [np.load(cells / f"super__25pc__seed0__tiny__probe__{head}.npy") for head in heads]
     assert not np.allclose(*found)
-    assert len(list(cache.iterdir())) == 3
+    # Epochs are chosen on the first beats of the validation recordings, and predictions read all.
+    assert len(list(cache.iterdir())) == 4
     # Tokens that are kept in memory give what encoding in every epoch gives.
     monkeypatch.setattr(benchmark, "_TOKEN_BYTES", 0)
     _run([task], {"tiny": model}, tmp_path / "again", **{**few, "heads": heads[1:], "protocols": ("probe",)})
     again = np.load(tmp_path / "again" / "cells" / "super__25pc__seed0__tiny__probe__attention.npy")
     np.testing.assert_allclose(found[1], again, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["mean", "attention"])
+def test_when_recordings_have_more_beats_than_the_model_reads_then_cells_are_of_all_as_predictions(
+    head: str, task: Task, model: Path
+) -> None:
+    extractor = ClearHugFeatureExtractor(num_beats=4)
+    classifier = load_for_finetuning(str(model), task.label_names, head_type=head)[0]
+    assert min(len(peaks) for peaks in task.sets["test"]["r_peaks"]) > 4
+    collator = EcgCollator(extractor, label_names=task.label_names, all_beats=True)
+    encoded = encode(classifier, task.sets["test"], collator, batch_size=5, tokens=True)
+    expected = predict(classifier, task.sets["test"], extractor).probabilities
+    np.testing.assert_allclose(benchmark._probabilities(HeadOnly(classifier), encoded), expected, atol=1e-5)
 
 
 def test_when_encoders_have_several_forms_then_each_is_set_against_the_control_of_its_own(

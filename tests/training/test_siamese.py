@@ -18,6 +18,7 @@ from transformers import set_seed
 from clear_hug_hf import Recording
 from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.modeling.modeling_siamese import SiameseForPreTraining
+from clear_hug_hf.modeling.modeling_ts_tcc import TsTccForPreTraining
 from clear_hug_hf.objectives.siamese import OBJECTIVES
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import Recipe, read_recipe
@@ -77,7 +78,10 @@ def test_when_trained_then_views_of_one_recording_are_closer_than_before_and_tha
     assert not any(row["collapsed"] for row in result.history)
 
 
-def test_when_a_run_with_a_momentum_network_is_stopped_then_it_resumes_to_the_same_bits(
+# A momentum network, and a second loss with states of its own.
+@pytest.mark.parametrize("name", ["byol", "ts_tcc"])
+def test_when_a_run_of_a_shared_objective_is_stopped_then_it_resumes_to_the_same_bits(
+    name: str,
     write_records: Callable[..., list[Recording]],
     run: Callable[..., None],
     status: Callable[..., int],
@@ -87,18 +91,20 @@ def test_when_a_run_with_a_momentum_network_is_stopped_then_it_resumes_to_the_sa
 ) -> None:
     """Of the moving average and of batch statistics, too; the folder holds the encoder alone."""
     write_records(tmp_path / "records", *(f"{number:02d}" for number in range(20)))
+    sizes = SIZES.get(name, {"context_num_hidden_layers": 1, "num_times": 16})
     run("prepare", tmp_path / "records", "--system", "ecg_resnet", "--output-dir", tmp_path / "data")
     settings = {
-        "--config-overrides": [f"{name}={value}" for name, value in BACKBONE.items()],
-        "--objective-overrides": [f"{name}={value}" for name, value in SIZES["byol"].items()],
+        "--config-overrides": [f"{field}={value}" for field, value in BACKBONE.items()],
+        "--objective-overrides": [f"{field}={value}" for field, value in sizes.items()],
     }
-    words = ["--objective", "byol", "--data", tmp_path / "data", "--disable-tqdm", "--save-steps", 2]
+    words = ["--objective", name, "--data", tmp_path / "data", "--disable-tqdm", "--save-steps", 2]
     words += ["--num-train-epochs", 3, "--train-batch-size", 6]
-    words += [word for name, values in settings.items() for word in (name, *values)]
+    words += [word for option, values in settings.items() for word in (option, *values)]
     run("pretrain", *words, "--output-dir", tmp_path / "whole")
 
     command = ["pretrain", *words, "--output-dir", tmp_path / "stopped"]
-    forward, calls = SiameseForPreTraining.forward, itertools.count(1)
+    model_class: Any = {"byol": SiameseForPreTraining, "ts_tcc": TsTccForPreTraining}[name]
+    forward, calls = model_class.forward, itertools.count(1)
 
     @functools.wraps(forward)
     def stopping(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -107,21 +113,21 @@ def test_when_a_run_with_a_momentum_network_is_stopped_then_it_resumes_to_the_sa
         return forward(self, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SiameseForPreTraining, "forward", stopping)
+        patched.setattr(model_class, "forward", stopping)
         assert status(*command) == 130
     run(*command)
     first, second = (
-        load_file(max((tmp_path / name / "checkpoints").glob("step-*")) / "model.safetensors")
-        for name in ("whole", "stopped")
+        load_file(max((tmp_path / run_name / "checkpoints").glob("step-*")) / "model.safetensors")
+        for run_name in ("whole", "stopped")
     )
-    assert any(key.startswith("momentum_") and key.endswith("running_var") for key in first)
+    assert any(key.startswith("momentum_") and key.endswith("running_var") for key in first) == (name == "byol")
     assert list(first) == list(second)
     assert all(first[key].equal(second[key]) for key in first)
-    logs = [(tmp_path / name / "pretraining_steps.csv").read_text() for name in ("whole", "stopped")]
+    logs = [(tmp_path / run_name / "pretraining_steps.csv").read_text() for run_name in ("whole", "stopped")]
     assert logs[0] == logs[1]
 
-    assert json.loads((tmp_path / "whole" / "pretraining.json").read_text())["objective"] == "byol"
+    assert json.loads((tmp_path / "whole" / "pretraining.json").read_text())["objective"] == name
     assert json.loads((tmp_path / "whole" / "model" / "config.json").read_text())["model_type"] == "ecg_resnet"
     assert (tmp_path / "whole" / "pictures" / "views.png").is_file()
-    assert not (tmp_path / "whole" / "best").exists()
+    assert (tmp_path / "whole" / "best").exists() == getattr(model_class, "ranks_by_loss", True)
     assert "views" in refused(*command, "--views", "crop")
