@@ -20,10 +20,10 @@ Encoders in the output folder that are of another budget, recipe, recordings or 
 
 For each task and fold, encoders are tested by `clear-hug benchmark --folds 3`: nine tenths of the patients of the
 other folds train with 1, 10 and 100 % of the recordings, and the last tenth chooses epochs and penalties. Frozen
-encoders are tested by a logistic regression and by a trained head, of the mean and of learned attention. The rows that
-are best by the logistic regression in validation are fully fine-tuned with all labels. The controls are each encoder
-form with random weights, encoders that are trained on the labels from random weights, and, if aeon is installed
-(`pip install 'clear-hug-hf[baselines]'`), a ridge regression on MiniRocket's features.
+encoders are tested by a linear probe, a logistic regression on the mean feature, and by a trained head with learned
+attention. The rows with the best linear probes in validation are fully fine-tuned with all labels. The controls are
+each encoder form with random weights, encoders that are trained on the labels from random weights, and, if aeon is
+installed (`pip install 'clear-hug-hf[baselines]'`), a ridge regression on MiniRocket's features.
 
 Writes to the output folder `table1.csv` (a line per method, task and fraction, with 95 % bootstrap intervals over
 patients, averaged over folds, the paired difference from the random weights of the same form, and what pre-training
@@ -85,17 +85,14 @@ from clear_hug_hf.utils.files import write_json
 STEPS = ("prepare", "pretrain", "benchmark", "table")
 LABEL_SETS = {name: f"ptbxl_{name}" for name in ("super", "sub", "form", "rhythm")}
 # Frozen encoders are tested by these protocols and heads.
-FROZEN = (("logistic", ""), ("probe", "mean"), ("probe", "attention"))
+FROZEN = (("logistic", ""), ("probe", "attention"))
 TITLES = {
-    ("logistic", ""): "Logistic regression on the mean feature of frozen encoders",
-    ("probe", "mean"): "Linear head on the mean feature of frozen encoders",
+    ("logistic", ""): "Linear probe: logistic regression on the mean feature of frozen encoders",
     ("probe", "attention"): "Linear head on learned attention pooling of frozen encoders",
     ("finetune", "mean"): "Full fine-tuning, and training from random weights",
 }
 NOTES = {
-    ("finetune", "mean"): [
-        "The fine-tuned rows are those with the best logistic regressions on the validation recordings."
-    ],
+    ("finetune", "mean"): ["The fine-tuned rows are those with the best linear probes in validation."],
 }
 # What budgets and costs of pre-training are recorded with, as messages name it.
 IDENTITY = {
@@ -431,8 +428,10 @@ class Table:
             "fractions": self.settings.fractions,
             "seeds": self.settings.seeds,
             "draw": "stratified",
+            # The table has its own intervals, over folds.
+            "bootstrap_samples": 0,
         }
-        names = ("probe_epochs", "probe_batch_size", "finetune_epochs", "scratch_epochs", "bootstrap_samples")
+        names = ("probe_epochs", "probe_batch_size", "finetune_epochs", "scratch_epochs")
         return BenchmarkArguments(**{**chosen, **{name: getattr(self.settings, name) for name in names}, **changes})
 
     def parts(self, tasks: Sequence[Task]) -> Iterator[tuple[dict[str, Model], BenchmarkArguments]]:
@@ -635,7 +634,7 @@ class Table:
                     if method in paper and (protocol, head) != ("finetune", "mean"):
                         shown.append(self._paper_row(paper[method], columns))
                         shown_papers.add(paper[method])
-            if (protocol, head) == ("probe", "mean"):
+            if protocol == "logistic":
                 # Rows of the paper that are not trained here, last.
                 absent = [name for name in PAPER["ptbxl_super"].values if name not in shown_papers]
                 shown.append(["**in the paper only**", *[""] * len(columns)])

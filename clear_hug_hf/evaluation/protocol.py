@@ -199,10 +199,10 @@ def select_logistic(
         recordings and of the queries, `(num_recordings, num_labels)`.
     """
     spans = _project(features, validation_features, queries)
+    fits = [_LogisticFit(spans, truth) for truth in labels.T]
 
     def scores(strength: float) -> list[np.ndarray]:
-        columns = [_fit_logistic(spans, truth, strength) for truth in labels.T]
-        return [np.stack(parts, axis=1) for parts in zip(*columns, strict=True)]
+        return [np.stack(parts, axis=1) for parts in zip(*(fit(strength) for fit in fits), strict=True)]
 
     return _select(STRENGTHS, scores, validation_labels)
 
@@ -245,15 +245,23 @@ def _project(features: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     return [left[:, kept] * lengths[kept], *(part @ right[kept].T for part in standardized[1:])]
 
 
-def _fit_logistic(spans: Sequence[np.ndarray], truth: np.ndarray, strength: float) -> list[np.ndarray]:
-    """Probabilities of a label for all but the first of the projected features, on which it is fitted."""
-    known = ~np.isnan(truth)
-    positive = truth[known] > 0.5
-    if positive.all() or not positive.any():
-        # Without both classes there is nothing to fit.
-        return [np.full(len(part), float(positive.any())) for part in spans[1:]]
-    model = LogisticRegression(C=strength, tol=1e-6, max_iter=1000).fit(spans[0][known], positive)
-    return [model.predict_proba(part)[:, 1] for part in spans[1:]]
+class _LogisticFit:
+    """
+    Fits a label on the first of the projected features, each time from the weights of the last, and returns its
+    probabilities for the others.
+    """
+
+    def __init__(self, spans: Sequence[np.ndarray], truth: np.ndarray):
+        known = ~np.isnan(truth)
+        self.inputs, self.positive, self.others = spans[0][known], truth[known] > 0.5, spans[1:]
+        self.model = LogisticRegression(tol=1e-6, max_iter=1000, warm_start=True)
+
+    def __call__(self, strength: float) -> list[np.ndarray]:
+        if self.positive.all() or not self.positive.any():
+            # Without both classes there is nothing to fit.
+            return [np.full(len(part), float(self.positive.any())) for part in self.others]
+        self.model.set_params(C=strength).fit(self.inputs, self.positive)
+        return [self.model.predict_proba(part)[:, 1] for part in self.others]
 
 
 def _fit_ridge(spans: Sequence[np.ndarray], truth: np.ndarray, penalty: float) -> list[np.ndarray]:
