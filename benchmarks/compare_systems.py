@@ -36,7 +36,8 @@ from transformers.utils import logging
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.evaluation.metrics import bootstrap_interval
-from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, fold_rows, run_benchmark
+from clear_hug_hf.training.benchmark import RANDOM, BenchmarkArguments, Cell, Task, run_benchmark
+from clear_hug_hf.training.cross_validation import fold_rows
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe
 

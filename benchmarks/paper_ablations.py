@@ -43,9 +43,9 @@ from clear_hug_hf.training.benchmark import (
     BenchmarkArguments,
     Cell,
     Task,
-    fold_rows,
     run_benchmark,
 )
+from clear_hug_hf.training.cross_validation import fold_rows
 from clear_hug_hf.training.folders import load_pretrained
 from clear_hug_hf.training.pretraining import pretrain
 from clear_hug_hf.training.recipes import read_recipe

@@ -19,6 +19,8 @@ from transformers import pipeline
 
 from clear_hug_hf.cli import main
 from clear_hug_hf.data.records import Recording, RecordReference
+from clear_hug_hf.evaluation.metrics import macro_auroc
+from clear_hug_hf.training.cross_validation import OutOfFold
 from clear_hug_hf.workflows.predict import PredictArguments, predict
 from clear_hug_hf.workflows.predict_records import REPORT_COLUMNS, LabeledRecord
 
@@ -86,6 +88,48 @@ def test_when_labels_are_rare_then_they_are_left_out_by_name_and_the_card_report
         "Labels with fewer than 5 training recordings are excluded: rare."
         in (tmp_path / "staged/README.md").read_text()
     )
+
+
+def test_when_a_model_is_cross_validated_then_metrics_pictures_and_card_are_of_the_recordings_of_all_folds(
+    runs: Path, changed_ward: Callable[..., Path], tmp_path: Path, refused: Refused, printed_by: Printed
+) -> None:
+    table = changed_ward(rare=lambda table: (table.index < 3).astype(int), split="")
+    prepared, output = tmp_path / "prepared", tmp_path / "crossed"
+    words = ["prepare", table, "--labels", "tachy", "rare", "--split-fractions", "0.8", "0.2", "0"]
+    printed_by(*words, "--output-dir", prepared)
+    command = ["finetune", "--data", prepared, "--model", runs / "pretrained", "--num-train-epochs", "1"]
+    command += ["--head-type", "mean", "--min-positives", "3", "--output-dir", output]
+    printed = printed_by(*command, "--folds", "2")
+    assert "positive or negative training recordings: rare" in printed
+    assert printed.count("fold 2 of 2") == 2
+    metrics = json.loads((output / "metrics.json").read_text())
+    count = sum(split["recordings"] for split in metrics["data"]["sets"].values())
+    assert f"macro AUROC on {count} recordings, cross-validated in 2 folds" in printed
+    assert f"evaluate --data {prepared}" not in printed, "it was trained on all of them"
+    assert metrics["labels"] == ["tachy"]
+    for name, folder in (("pretrained", output), ("random_initialization", output / "control")):
+        assert metrics[name]["best_epoch_by_fold"] == [1, 1]
+        assert "validation" not in metrics[name]
+        crossed = OutOfFold.load(folder / "out_of_fold.csv")
+        area = macro_auroc(crossed.predictions.labels, crossed.predictions.probabilities)
+        assert metrics[name]["cross_validation"]["macro_auroc"]["value"] == pytest.approx(area)
+        assert metrics[name]["macro_auroc_by_fold"] == crossed.macro_aurocs
+        assert metrics[name]["cross_validation"]["num_recordings"] == len(crossed.folds) == count
+    assert {path.stem for path in (output / "pictures").iterdir()} >= {"prediction", "recording", "roc"}
+    assert "contains a cross-validated run: continue it with --folds" in refused(*command)
+
+    printed_by("publish", output, "you/ward", "--dry-run", tmp_path / "staged")
+    card = " ".join((tmp_path / "staged/README.md").read_text().split())
+    for words in (
+        f"Results on {count} cross-validated recordings of {count} patients",
+        "Each recording was predicted by a model that was neither trained nor selected on its patient",
+        "Thresholds maximize F1 on the cross-validated recordings",
+        "Model selection: 2-fold cross-validation by patient",
+        "There are no test results",
+        "macro AUROC, cross-validated",
+    ):
+        assert words in card, words
+    assert "optimistic: epoch" not in card
 
 
 def test_when_a_model_is_evaluated_then_unknown_labels_are_named_and_fewer_can_be_chosen(

@@ -109,12 +109,65 @@ def patient_folds(
         InputError: If there are fewer than two folds, or fewer patients than folds.
     """
     keys = patient_keys(record_ids, patient_ids)
-    if num_folds < 2 or len(set(keys)) < num_folds:
+    _check_num_folds(num_folds, len(set(keys)))
+    return np.array([int.from_bytes(_hash(seed, key)[:8], "big") * num_folds >> 64 for key in keys], dtype=np.int64)
+
+
+def stratified_patient_folds(
+    record_ids: Sequence[str], patient_ids: Sequence[str | None], labels: np.ndarray, num_folds: int, seed: int = 0
+) -> np.ndarray:
+    """
+    Assign recordings to folds for cross-validation by patient, such that each label is in every fold if enough
+    patients have it.
+
+    The labels take turns, the rarest first; each of their patients joins the fold with the fewest patients of the
+    label, as in iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label
+    data", ECML PKDD 2011). Unlike theirs, the order of the labels is fixed, and ties depend on a hash of seed and
+    patient instead of chance. The result does not depend on the order of the recordings. Of a label that most
+    recordings have, those without it count.
+
+    Args:
+        record_ids, patient_ids, num_folds, seed: As in [`patient_folds`].
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN if unknown, which counts as 0.
+
+    Returns:
+        `np.ndarray` of shape `(num_recordings,)`, int64: Fold of each recording, from 0.
+
+    Raises:
+        InputError: As in [`patient_folds`].
+    """
+    keys = patient_keys(record_ids, patient_ids)
+    patients = sorted(set(keys), key=lambda key: (_hash(seed, key), key))
+    _check_num_folds(num_folds, len(patients))
+    places = {patient: place for place, patient in enumerate(patients)}
+    patient_of = np.array([places[key] for key in keys])
+    is_rare = np.nan_to_num(np.asarray(labels, dtype=np.float64)) > 0.5
+    is_rare = np.where(is_rare.mean(axis=0) > 0.5, ~is_rare, is_rare)
+    # Patients without any label form a stratum of their own, which comes last.
+    has = np.zeros((len(patients), is_rare.shape[1] + 1), dtype=bool)
+    np.logical_or.at(has[:, :-1], patient_of, is_rare)
+    has[:, -1] = ~has.any(axis=1)
+    order = [*np.argsort(has[:, :-1].sum(axis=0), kind="stable"), is_rare.shape[1]]
+
+    fold_of = np.full(len(patients), -1, dtype=np.int64)
+    counts = np.zeros((num_folds, has.shape[1]), dtype=np.int64)
+    sizes = np.zeros(num_folds, dtype=np.int64)
+    for label in order:
+        for patient in np.flatnonzero(has[:, label] & (fold_of < 0)):
+            others = counts[:, has[patient]].sum(axis=1)
+            fold = np.lexsort((sizes, others, counts[:, label]))[0]
+            fold_of[patient] = fold
+            counts[fold] += has[patient]
+            sizes[fold] += 1
+    return fold_of[patient_of]
+
+
+def _check_num_folds(num_folds: int, num_patients: int) -> None:
+    if num_folds < 2 or num_patients < num_folds:
         raise InputError(
-            f"num_folds is {num_folds} for {len(set(keys))} patient(s): it must be at least 2 and at most the number "
+            f"num_folds is {num_folds} for {num_patients} patient(s): it must be at least 2 and at most the number "
             "of patients"
         )
-    return np.array([int.from_bytes(_hash(seed, key)[:8], "big") * num_folds >> 64 for key in keys], dtype=np.int64)
 
 
 def patient_keys(record_ids: Sequence[str], patient_ids: Sequence[str | None]) -> list[str]:

@@ -56,7 +56,14 @@ RECORDING_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImag
 _CLASSIFIERS = (*RECORDING_CLASSIFIERS, "AutoModelForTokenClassification")
 _TOKENIZER = "AutoModelForAudioTokenization"
 _TEACHERS = {"signal_teacher": "signal teacher", "tokenizer": "tokenizer"}
+_SPLITS = {"test": "test", "cross_validation": "cross-validated", "validation": "validation"}
 _PIPELINES = {"AutoModelForImageClassification": "image-classification"}
+
+
+_CROSS_VALIDATED = (
+    ". Each recording was predicted by a model that was neither trained nor selected on its patient; the published "
+    "weights were then trained on all of these recordings"
+)
 
 
 class Card(NamedTuple):
@@ -170,7 +177,7 @@ def make_card(
             {"name": _cell(label), "threshold": f"{threshold:.3g}"}
             for label, threshold in zip(labels, thresholds, strict=True)
         ],
-        threshold_note=_threshold_note(config),
+        threshold_note=_threshold_note(config, metrics),
         results=_result_tables(metrics) if is_classifier else _pretraining_tables(encoder),
         made=[*_made(metrics, encoder, converted), *_stored(dtype, (metrics or {}).get("measured") or {})],
         sources=sources,
@@ -330,17 +337,22 @@ def _macros(tested: _Tested) -> dict[str, Mapping[str, Any]]:
 
 
 class _Tested(NamedTuple):
-    """The split of the reported results: test or, without test recordings, validation."""
+    """The recordings of the reported results: the first of [`_SPLITS`] that a run has."""
 
     split: str
     metrics: Mapping[str, Any]
     data: Mapping[str, Any]
     date: str | None
 
+    @property
+    def words(self) -> str:
+        """What the recordings are called."""
+        return _SPLITS[self.split]
+
 
 def _tested(metrics: Mapping[str, Any]) -> _Tested:
     results = _field(metrics, "pretrained", METRICS)
-    split = "test" if "test" in results else "validation"
+    split = next((name for name in _SPLITS if name in results), "validation")
     split_metrics = _field(results, split, METRICS)
     _check_metrics(split_metrics, f"pretrained.{split}")
     data = _field(metrics, "data", METRICS)
@@ -354,16 +366,17 @@ def _tested(metrics: Mapping[str, Any]) -> _Tested:
 
 def _model_index(tested: _Tested, dataset_id: str | None) -> list[EvalResult]:
     """Results for the `model-index` of the header."""
+    is_crossed = tested.split == "cross_validation"
     return [
         EvalResult(
             task_type="ecg-classification",
             task_name="ECG classification",
             dataset_type=dataset_id or _slug(_title(tested.data)),
             dataset_name=_title(tested.data),
-            dataset_split=tested.split,
+            dataset_split="train+validation" if is_crossed else tested.split,
             dataset_config=tested.data.get("label_set"),
             metric_type=_METRICS[name][1],
-            metric_name=f"macro {_METRICS[name][0]}",
+            metric_name=f"macro {_METRICS[name][0]}{', cross-validated' if is_crossed else ''}",
             metric_value=round(value["value"], 4),
             metric_args={"interval_95": [round(value["low"], 4), round(value["high"], 4)]}
             if value["low"] is not None
@@ -386,7 +399,8 @@ def _eval_results(tested: _Tested, dataset_id: str, repo_id: str) -> dict[str, s
                 date=tested.date,
                 source_url=f"https://huggingface.co/{repo_id}/blob/main/{METRICS}",
                 source_name=f"{METRICS} of the run",
-                notes=f"macro {_METRICS[name][0]}{_interval_words(value)} on the {tested.split} split",
+                notes=f"macro {_METRICS[name][0]}{_interval_words(value)} on the {tested.words} "
+                f"{'recordings' if tested.split == 'cross_validation' else 'split'}",
             )
         )
     content = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
@@ -399,18 +413,19 @@ def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     columns = {"pretrained": "this model", "random_initialization": "randomly initialized encoder"}
     runs = {name: _field(metrics, name, METRICS) for name in columns if name == "pretrained" or name in metrics}
     tables = []
-    for split in ("test", "validation"):
+    for split, words in _SPLITS.items():
         if split not in runs["pretrained"]:
             continue
         for name, run in runs.items():
             _check_metrics(_field(run, split, METRICS), f"{name}.{split}")
         result = runs["pretrained"][split]
-        counts = f"{result['num_recordings']} {split} recordings of {result['num_patients']} patients"
+        counts = f"{result['num_recordings']} {words} recordings of {result['num_patients']} patients"
         difference = metrics.get("macro_auroc_difference", {}).get(split)
         note = "Difference in macro AUROC, paired over patients: " + _interval(difference, sign=True) + "."
         tables.append(
             {
-                "title": f"Results on {counts}, with 95% confidence intervals over patients:",
+                "title": f"Results on {counts}, with 95% confidence intervals over patients"
+                f"{_CROSS_VALIDATED if split == 'cross_validation' else ''}:",
                 "columns": [_first_column("metric", split), *(columns[name] for name in runs)],
                 "rows": [
                     [f"macro {title}", *(_interval(run[split][f"macro_{name}"]) for run in runs.values())]
@@ -424,8 +439,13 @@ def _result_tables(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _first_column(name: str, split: str) -> str:
-    """The header of the first column, which marks results on validation recordings: tables are quoted alone."""
-    return name if split == "test" else f"{name} (optimistic: epoch and thresholds were selected on these recordings)"
+    """The header of the first column, which marks results that are not of a test: tables are quoted alone."""
+    notes = {
+        "test": "",
+        "cross_validation": " (cross-validated; F1 is optimistic: thresholds were selected on these recordings)",
+        "validation": " (optimistic: epoch and thresholds were selected on these recordings)",
+    }
+    return f"{name}{notes[split]}"
 
 
 def _label_table(tested: _Tested) -> dict[str, Any]:
@@ -438,7 +458,7 @@ def _label_table(tested: _Tested) -> dict[str, Any]:
     note = f"Excluded, with only one class present: {', '.join(map(_cell, excluded))}." if excluded else ""
     first = _first_column("label", tested.split)
     return {
-        "title": f"Results per label on the {tested.split} recordings:",
+        "title": f"Results per label on the {tested.words} recordings:",
         "columns": [first, "positives", *(title for title, _ in _METRICS.values())],
         "rows": rows,
         "note": note,
@@ -499,9 +519,10 @@ def _summary(
     return f"{article} {system.display_name} encoder of 12-lead ECGs{parts}, for fine-tuning on your own labels."
 
 
-def _threshold_note(config: Any) -> str:
+def _threshold_note(config: Any, metrics: Mapping[str, Any] | None) -> str:
     if getattr(config, "label_thresholds", None):
-        return "Thresholds maximize F1 on the validation recordings and are saved in the config."
+        where = "cross-validated" if "folds" in (metrics or {}) else "validation"
+        return f"Thresholds maximize F1 on the {where} recordings and are saved in the config."
     return "No thresholds were selected: 0.5 is used for all labels."
 
 
@@ -672,6 +693,11 @@ def _limits(
                 f"Labels with fewer than {rare['fewer_than']} training recordings are excluded: "
                 f"{', '.join(map(_cell, rare['labels']))}."
             )
+        if tested.split == "cross_validation":
+            limits.append(
+                "There are no test results: those above are of models that were each trained on the other folds, "
+                "not of these weights, which were trained on all folds."
+            )
         if tested.split == "validation":
             limits.append("There are no test results: the model was selected on the recordings of all results above.")
         few = [
@@ -681,7 +707,7 @@ def _limits(
         ]
         if few:
             limits.append(
-                f"Results of labels with fewer than {_MIN_POSITIVES} positive {tested.split} recordings are "
+                f"Results of labels with fewer than {_MIN_POSITIVES} positive {tested.words} recordings are "
                 f"unreliable: {', '.join(few)}."
             )
         if any(value["low"] == value["high"] for value in _macros(tested).values()):

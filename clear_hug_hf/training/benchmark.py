@@ -46,7 +46,6 @@ from ..evaluation.metrics import (
 )
 from ..evaluation.predictions import mean_by_recording, predict
 from ..evaluation.protocol import (
-    holdout_split,
     mean_auroc_samples,
     nearest_neighbor_scores,
     protocol_table,
@@ -64,6 +63,7 @@ from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..systems import system_of
 from ..utils.files import RunFolder, atomic_file, check_writable, read_state, write_csv, write_json, write_text
 from .arguments import BenchmarkArguments
+from .cross_validation import fold_rows, hold_out
 from .features import EncodedDataset, dataset_labels, encode, identity_collator
 from .finetuning import (
     HeadOnly,
@@ -227,7 +227,7 @@ def load_task(
             folder_sets["test"] = folder_sets.pop("validation")
         notes.append("there are no test recordings: the validation recordings are tested")
     if "validation" not in sets:
-        train_rows, validation_rows = _hold_out(sets["train"], loaded.label_names, seed=0)
+        train_rows, validation_rows = hold_out(sets["train"], loaded.label_names, seed=0)
         for folder_sets in loaded.sets:
             folder_sets["validation"], folder_sets["train"] = (
                 folder_sets["train"].select(rows.tolist()) for rows in (validation_rows, train_rows)
@@ -288,36 +288,9 @@ def load_folds(
     return tasks
 
 
-def fold_rows(recordings: datasets.Dataset, folds: np.ndarray, fold: int) -> dict[str, np.ndarray]:
-    """
-    Rows of a cross-validation by patient that train, validate and test a fold.
-
-    Args:
-        recordings ([`datasets.Dataset`]): Prepared recordings with labels.
-        folds (`np.ndarray` of shape `(num_recordings,)`): Fold of each row, from [`patient_folds`].
-        fold (`int`): The one to test; also the seed that draws a tenth of the other patients for validation.
-
-    Returns:
-        `dict[str, np.ndarray]`: Indices of the `train`, `validation` and `test` rows.
-    """
-    others = np.flatnonzero(folds != fold)
-    rows = _hold_out(recordings.select(others), list(recordings.features["labels"]), seed=fold)
-    return {
-        "train": others[rows[0]],
-        "validation": others[rows[1]],
-        "test": np.flatnonzero(folds == fold),
-    }
-
-
 _UNKNOWN_PATIENTS = (
     "patients are unknown, so each recording counts as one: if patients repeat, the metrics are optimistic"
 )
-
-
-def _hold_out(recordings: datasets.Dataset, label_names: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of nine tenths of the recordings and of the last tenth, of other patients."""
-    labels = dataset_labels(recordings, label_names).numpy()
-    return holdout_split(labels, patient_keys(recordings["record_id"], recordings["patient_id"]), 0.1, seed)
 
 
 @dataclass

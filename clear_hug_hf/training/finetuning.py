@@ -7,7 +7,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from ..data.collator import EcgCollator
 from ..data.pages import PageCollator
 from ..data.splits import patient_keys
 from ..evaluation.metrics import choose_thresholds, macro_auroc
-from ..evaluation.predictions import predict
+from ..evaluation.predictions import Predictions, predict
 from ..inference.classifier_outputs import model_label_names
 from ..inference.digests import dataset_digest, weights_digest
 from ..modeling.modeling_ecg import EcgModelOutput, masked_binary_cross_entropy
@@ -44,7 +44,7 @@ from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .arguments import FinetuningArguments
 from .checkpoints import check_sums, write_sums
-from .features import dataset_labels, encode, identity_collator
+from .features import EncodedDataset, dataset_labels, encode, identity_collator
 from .folders import load_classifier, save_model_folder
 from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, check_compatible, decay_groups
 from .processes import average_batch_statistics, connect_processes
@@ -57,6 +57,20 @@ _MAX_CLASS_WEIGHT = 100.0
 _NOT_IN_IDENTITY = ("precompute", "dataloader_num_workers", "disable_tqdm")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """
+    What a cross-validation chose for the run on all recordings, which has none left to choose by.
+
+    Args:
+        epoch (`int`): The epoch whose weights are kept; training ends with it.
+        thresholds (`dict[str, float]`): Threshold of each label, without those that have only one class.
+    """
+
+    epoch: int
+    thresholds: dict[str, float]
+
+
 @dataclass
 class FinetuningResult:
     """
@@ -64,9 +78,10 @@ class FinetuningResult:
 
     Args:
         model ([`PreTrainedModel`]): The model of the best epoch, in evaluation mode.
-        best_epoch (`int`): The epoch with the highest validation macro AUROC, from 1.
-        history (`list[dict]`): One row per epoch: `epoch`, `train_loss`, `validation_loss`, `validation_macro_auroc`,
-            and `choice`, the macro AUROC minus a millionth of the log loss, by which the epoch was chosen.
+        best_epoch (`int`): The epoch with the highest validation macro AUROC, from 1, or that of a [`Choice`].
+        history (`list[dict]`): One row per epoch: `epoch`, `train_loss`, and with validation recordings
+            `validation_loss`, `validation_macro_auroc`, and `choice`, the macro AUROC minus a millionth of the log
+            loss, by which the epoch was chosen.
         finished_before (`bool`): Whether the folder already contained this run, so that nothing was trained.
     """
 
@@ -79,29 +94,36 @@ class FinetuningResult:
 def finetune(
     model: PreTrainedModel,
     train_dataset: datasets.Dataset,
-    validation_dataset: datasets.Dataset,
+    validation_dataset: datasets.Dataset | None,
     feature_extractor: Any,
     output_dir: str | Path | None = None,
     arguments: FinetuningArguments | None = None,
     *,
     cache_dir: str | Path | None = None,
     restart: bool = False,
+    choice: Choice | None = None,
+    encoded: Sequence[EncodedDataset] | None = None,
 ) -> FinetuningResult:
     """
     Train a classifier, or resume an interrupted run. Keeps the epoch with the best validation macro AUROC, and among
     equal ones that with the lowest loss. For each label, saves the threshold with the best validation F1 in the
-    config.
+    config. Without validation recordings, both are those of `choice`, and the learning rates of each epoch are the
+    same as in a longer run.
 
     Args:
         model ([`PreTrainedModel`]): A multi-label classifier, trained in place.
         train_dataset ([`datasets.Dataset`]): Prepared recordings with the model's labels.
-        validation_dataset ([`datasets.Dataset`]): Prepared recordings of other patients with the same labels.
+        validation_dataset ([`datasets.Dataset`], *optional*): Prepared recordings of other patients with the same
+            labels. `None` only with a `choice`.
         feature_extractor: Feature extractor that the datasets were prepared with, saved with the weights.
         output_dir (`str` or `Path`, *optional*): Folder for `model/`, `finetuning_log.csv` and, during training,
             `checkpoints/`, from which the same run resumes. By default, nothing is written.
         arguments ([`FinetuningArguments`], *optional*): The recipe.
         cache_dir (`str` or `Path`, *optional*): Cache of the features of frozen encoders (see [`encode`]).
         restart (`bool`, *optional*, defaults to `False`): Whether to start over if the folder holds a run.
+        choice ([`Choice`], *optional*): Epoch and thresholds of a run without validation recordings.
+        encoded (`Sequence[EncodedDataset]`, *optional*): Features of the datasets, if the encoder is frozen and they
+            are known already.
 
     Returns:
         [`FinetuningResult`]
@@ -113,6 +135,7 @@ def finetune(
             finite.
     """
     arguments = FinetuningArguments() if arguments is None else arguments
+    assert (validation_dataset is None) == (choice is not None), "either validation recordings or a choice"
     connect_processes()
     label_names = model_label_names(model.config)
     if output_dir is not None:
@@ -124,13 +147,16 @@ def finetune(
     if arguments.method == "lora":
         adapted_modules(model)
     check_datasets(train_dataset, validation_dataset, label_names, arguments.allow_absent_labels)
-    check_compatible(model.config, feature_extractor, train_dataset, validation_dataset)
+    datasets_read = [dataset for dataset in (train_dataset, validation_dataset) if dataset is not None]
+    check_compatible(model.config, feature_extractor, *datasets_read)
     model.config.problem_type = "multi_label_classification"
 
     model.to(PartialState().device)
     identity = None
     if output_dir is not None:
-        identity = _identity(model, train_dataset, validation_dataset, label_names, arguments)
+        identity = run_identity(model, train_dataset, validation_dataset, label_names, arguments)
+        if choice is not None:
+            identity |= {"the choice of the folds": asdict(choice)}
         finished = _open_run(output_dir, identity, restart)
         if finished is not None:
             try:
@@ -145,15 +171,17 @@ def finetune(
 
     collator = EcgCollator(feature_extractor, label_names=label_names)
     train_labels = dataset_labels(train_dataset, label_names)
-    sets: list[Any] = [train_dataset, validation_dataset]
+    sets: list[Any] = list(datasets_read)
     collate: Any = collator
     train_collate: Any = collator
-    if _is_precomputed(model, arguments):
+    if is_precomputed(model, arguments):
         # The encoder does not change, so it encodes each recording once instead of in every epoch.
-        sets = [
-            encode(model, dataset, collator, progress=not arguments.disable_tqdm, cache_dir=cache_dir)
-            for dataset in sets
-        ]
+        if encoded is None:
+            encoded = [
+                encode(model, dataset, collator, progress=not arguments.disable_tqdm, cache_dir=cache_dir)
+                for dataset in sets
+            ]
+        sets = list(encoded)
         collate = train_collate = identity_collator
     else:
         if hasattr(feature_extractor, "image_processor") and arguments.method != "frozen":
@@ -170,16 +198,24 @@ def finetune(
         sets = [dataset.select_columns(collator.columns).with_format("numpy") for dataset in sets]
     with _trainable_module(model, arguments) as trained, _class_weights(model, trained, train_labels, arguments):
         best_epoch, history = train_with_trainer(
-            trained, sets[0], sets[1], collate, make_optimizer(model, arguments), arguments, output_dir, train_collate
+            trained,
+            sets[0],
+            sets[1] if choice is None else None,
+            collate,
+            make_optimizer(model, arguments),
+            arguments,
+            output_dir,
+            train_collate,
+            None if choice is None else choice.epoch,
         )
     model.eval()
 
-    predictions = predict(model, validation_dataset, feature_extractor).by_recording()
-    assert predictions.labels is not None
-    thresholds = choose_thresholds(predictions.labels, predictions.probabilities)
-    model.config.label_thresholds = {
-        name: threshold for name, threshold in zip(label_names, thresholds, strict=True) if threshold is not None
-    }
+    if validation_dataset is not None:
+        predictions = predict(model, validation_dataset, feature_extractor).by_recording()
+        model.config.label_thresholds = label_thresholds(predictions)
+    else:
+        assert choice is not None
+        model.config.label_thresholds = dict(choice.thresholds)
     if output_dir is not None and PartialState().is_main_process:
         save_model_folder(output_dir / MODEL_FOLDER, model, feature_extractor)
         write_csv(output_dir / LOG, history)
@@ -191,6 +227,17 @@ def finetune(
     return FinetuningResult(model=model, best_epoch=best_epoch, history=history)
 
 
+def label_thresholds(predictions: Predictions) -> dict[str, float]:
+    """The threshold with the best F1 of each label with both classes, from predictions of labeled recordings."""
+    assert predictions.labels is not None
+    thresholds = choose_thresholds(predictions.labels, predictions.probabilities)
+    return {
+        name: threshold
+        for name, threshold in zip(predictions.label_names, thresholds, strict=True)
+        if threshold is not None
+    }
+
+
 def train_with_trainer(
     module: nn.Module,
     train_set: Any,
@@ -200,18 +247,22 @@ def train_with_trainer(
     arguments: FinetuningArguments,
     output_dir: Path | None = None,
     train_collate: Any = None,
+    last_epoch: int | None = None,
 ) -> tuple[int, list[dict[str, Any]]]:
     """
     Train a module that returns `loss` and `logits`, and load the weights of its best epoch.
 
     Args:
         module (`nn.Module`): Module to train in place, from the newest checkpoint in `output_dir` if there is one.
-        train_set, validation_set: Datasets for `DataLoader`.
+        train_set, validation_set: Datasets for `DataLoader`. Without a validation set, the weights of the last epoch
+            are the best.
         collate (`Callable`): Collates batches.
         optimizer (`torch.optim.Optimizer`): Optimizer of the parameters to train.
         arguments ([`FinetuningArguments`]): The recipe.
         output_dir (`Path`, *optional*): Folder for `checkpoints/`, which keeps those of the best and the last epoch.
         train_collate (`Callable`, *optional*): Collates training batches (default: `collate`).
+        last_epoch (`int`, *optional*): Epoch after which training ends, on the schedule of the learning rate of all
+            epochs of the recipe.
 
     Returns:
         `tuple[int, list[dict]]`: The best epoch, and a row per epoch as in [`FinetuningResult`].
@@ -220,6 +271,7 @@ def train_with_trainer(
         checkpoint_dir: Any = tempfile.TemporaryDirectory(prefix="finetuning-")
     else:
         checkpoint_dir = nullcontext(str(output_dir / CHECKPOINTS))
+    validates = validation_set is not None
     with checkpoint_dir as folder, _config_preserved(getattr(module, "config", None)):
         checkpoints = Path(folder)
         early_stopping = _EarlyStopping(arguments.early_stopping_patience, not arguments.disable_tqdm)
@@ -227,7 +279,7 @@ def train_with_trainer(
             model=module,
             args=TrainingArguments(
                 output_dir=str(checkpoints),
-                num_train_epochs=arguments.num_train_epochs,
+                num_train_epochs=last_epoch or arguments.num_train_epochs,
                 per_device_train_batch_size=arguments.per_device_train_batch_size,
                 per_device_eval_batch_size=arguments.per_device_train_batch_size,
                 lr_scheduler_type="cosine_with_min_lr",
@@ -238,11 +290,11 @@ def train_with_trainer(
                 bf16=arguments.bf16,
                 # Without it, Trainer on CPUs neither connects processes nor accepts bfloat16.
                 use_cpu=not torch.accelerator.is_available(),
-                eval_strategy="epoch",
+                eval_strategy="epoch" if validates else "no",
                 save_strategy="epoch",
                 save_total_limit=1,
-                load_best_model_at_end=True,
-                metric_for_best_model="choice",
+                load_best_model_at_end=validates,
+                metric_for_best_model="choice" if validates else None,
                 greater_is_better=True,
                 logging_strategy="epoch",
                 remove_unused_columns=False,
@@ -257,6 +309,7 @@ def train_with_trainer(
             eval_dataset=validation_set,
             data_collator=collate,
             train_collator=collate if train_collate is None else train_collate,
+            schedule_epochs=arguments.num_train_epochs,
             compute_metrics=_validation_metrics,
             preprocess_logits_for_metrics=_first_output,
             optimizers=(optimizer, None),
@@ -277,17 +330,25 @@ def train_with_trainer(
         with _progress_bars_disabled():
             trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
         history = _history(trainer.state)
-    return _best(history), history
+    return _best(history) if validates else len(history), history
 
 
 class FinetuningTrainer(Trainer):
-    """Trainer on one device per process, with a separate collator for training batches."""
+    """
+    Trainer on one device per process, with a separate collator for training batches, and a schedule of the learning
+    rate that may be longer than the training.
+    """
 
-    def __init__(self, *, args: TrainingArguments, train_collator: Any, **kwargs: Any):
+    def __init__(self, *, args: TrainingArguments, train_collator: Any, schedule_epochs: int, **kwargs: Any):
         # With several devices, Trainer would multiply the batch size.
         args._n_gpu = min(args.n_gpu, 1)
         super().__init__(args=args, **kwargs)
-        self._train_collator = train_collator
+        self._train_collator, self._schedule_epochs = train_collator, schedule_epochs
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As `Trainer.create_scheduler`, for the epochs of the schedule."""
+        per_epoch = num_training_steps // round(self.args.num_train_epochs)
+        return super().create_scheduler(per_epoch * self._schedule_epochs, optimizer)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As `Trainer.evaluate`, after averaging batch statistics over processes, as checkpoints store them."""
@@ -362,15 +423,17 @@ def _relocate_best_checkpoint(checkpoint: Path) -> None:
 def _history(state: TrainerState) -> list[dict[str, Any]]:
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+    rows = [{"epoch": number, "train_loss": loss} for number, loss in enumerate(losses, start=1)]
+    if not evaluations:
+        return rows
     return [
         {
-            "epoch": number,
-            "train_loss": loss,
+            **row,
             "validation_loss": entry["eval_loss"],
             "validation_macro_auroc": entry["eval_macro_auroc"],
             "choice": entry["eval_choice"],
         }
-        for number, (loss, entry) in enumerate(zip(losses, evaluations, strict=False), start=1)
+        for row, entry in zip(rows, evaluations, strict=False)
     ]
 
 
@@ -429,7 +492,7 @@ class FrozenEncoder(HeadOnly):
         return self.classify(encoded, labels)
 
 
-def _is_precomputed(model: Any, arguments: FinetuningArguments) -> bool:
+def is_precomputed(model: Any, arguments: FinetuningArguments) -> bool:
     """Whether the encoder reads each recording once. The states of all tokens would be too many to keep."""
     return arguments.method == "frozen" and arguments.precompute and not model.head.reads_tokens
 
@@ -438,7 +501,7 @@ def _is_precomputed(model: Any, arguments: FinetuningArguments) -> bool:
 def _trainable_module(model: PreTrainedModel, arguments: FinetuningArguments) -> Iterator[nn.Module]:
     """The module to train; on exit, the model has its weights."""
     if arguments.method == "frozen":
-        yield HeadOnly(model) if _is_precomputed(model, arguments) else FrozenEncoder(model)
+        yield HeadOnly(model) if is_precomputed(model, arguments) else FrozenEncoder(model)
         return
     if arguments.method == "full":
         yield model
@@ -524,10 +587,10 @@ def recipe_settings(arguments: FinetuningArguments) -> dict[str, Any]:
     }
 
 
-def _identity(
+def run_identity(
     model: PreTrainedModel,
     train_dataset: datasets.Dataset,
-    validation_dataset: datasets.Dataset,
+    validation_dataset: datasets.Dataset | None,
     label_names: list[str],
     arguments: FinetuningArguments,
 ) -> dict[str, Any]:
@@ -546,7 +609,7 @@ def _identity(
             "labels": label_names,
         },
         "the training recordings": digest(train_dataset),
-        "the validation recordings": digest(validation_dataset),
+        "the validation recordings": None if validation_dataset is None else digest(validation_dataset),
     }
 
 
@@ -581,7 +644,7 @@ def _open_run(output_dir: Path, identity: dict[str, Any], restart: bool) -> dict
 
 def check_datasets(
     train_dataset: datasets.Dataset,
-    validation_dataset: datasets.Dataset,
+    validation_dataset: datasets.Dataset | None,
     label_names: list[str],
     allow_absent_labels: bool = False,
 ) -> None:
@@ -589,7 +652,7 @@ def check_datasets(
     Check that a classifier can be trained and validated on datasets.
 
     Args:
-        train_dataset, validation_dataset ([`datasets.Dataset`]): Prepared recordings.
+        train_dataset, validation_dataset ([`datasets.Dataset`]): Prepared recordings; the latter may be `None`.
         label_names (`list[str]`): Labels of the model.
         allow_absent_labels (`bool`, *optional*, defaults to `False`): As in [`FinetuningArguments`].
 
@@ -598,6 +661,8 @@ def check_datasets(
             other than 1, 0 and unknown, or lack positive or negative recordings.
     """
     for name, dataset in (("training", train_dataset), ("validation", validation_dataset)):
+        if dataset is None:
+            continue
         if not len(dataset):
             raise InputError(f"there are no {name} recordings")
         dataset_names = list(dataset.features.get("labels") or ())
@@ -613,13 +678,16 @@ def check_datasets(
                         f"the {name} recordings have the value {row[label]:g} for the label {label!r}: labels must be "
                         '1 or 0; for regression, use your own Trainer with problem_type="regression"'
                     )
-    check_disjoint_patients(train_dataset, validation_dataset, splits="training and validation")
+    if validation_dataset is not None:
+        check_disjoint_patients(train_dataset, validation_dataset, splits="training and validation")
     if (absent := absent_labels(dataset_labels(train_dataset, label_names), label_names)) and not allow_absent_labels:
         others = [name for name in label_names if name not in absent]
         raise InputError(
             f"the label(s) {', '.join(absent)} cannot be learned, since they have no positive or no negative training "
             f"recording: leave them out with `--labels {' '.join(others)}`, or add such recordings"
         )
+    if validation_dataset is None:
+        return
     truth = dataset_labels(validation_dataset, label_names).numpy()
     if not any(0 < np.nansum(column) < np.isfinite(column).sum() for column in truth.T):
         raise InputError(
@@ -725,6 +793,14 @@ class _EarlyStopping(TrainerCallback):
         )
         self._bar.update(1)
         control.should_training_stop = control.should_training_stop or len(history) - best >= self.patience
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        if args.eval_strategy == "no":
+            # The checkpoint of an epoch without an evaluation, which does it otherwise.
+            average_batch_statistics(model)
+            self._bar.update(1)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from ..data.records import Rejected
 
 
+_CONTROL = "control"
+CROSS_VALIDATION = "cross_validation"
+"""Key of the metrics of the recordings of all folds, in place of those of a split."""
+_THRESHOLDS_OF = {"validation": "validation recordings", CROSS_VALIDATION: "recordings"}
 _RUN_NAMES = {"pretrained": "pre-trained encoder", "random_initialization": "randomly initialized"}
 
 
@@ -63,8 +67,18 @@ class FinetuneArguments(CacheArguments):
     min_positives: int = field(
         default=1,
         metadata={
-            "help": "Without --labels: skip labels with fewer than N positive or negative training recordings.",
+            "help": "Without --labels: skip labels with fewer than N positive or negative training recordings, in any "
+            "fold.",
             "gt": 0,
+        },
+    )
+    folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-validate by patient in N folds of the training and validation recordings, which the "
+            "reported metrics are then of, and train on all of them.",
+            "ge": 2,
+            "metavar": "N",
         },
     )
     control: bool = field(default=True, metadata={"help": "Also train the model from a randomly initialized encoder."})
@@ -87,11 +101,13 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     Raises:
         InputError: If the recordings, labels or head do not match the model, or the folder holds another run.
     """
+    from ..training.cross_validation import CROSS_VALIDATION_RUN
     from ..training.finetuning import FINETUNING_RUN
     from ..training.folders import check_heads, find_model_folder
     from ..utils.files import check_writable
 
-    check_writable(arguments.output_dir, [FINETUNING_RUN], [arguments.data, arguments.model])
+    marks = [FINETUNING_RUN, CROSS_VALIDATION_RUN]
+    check_writable(arguments.output_dir, marks, [arguments.data, arguments.model])
     folder = find_model_folder(arguments.model)
     if arguments.head_type is not None:
         check_heads(folder, [arguments.head_type])
@@ -128,8 +144,10 @@ def _read_for_finetuning(
     require_splits(sets, rejected, "train", "validation")
     excluded_labels: list[str] = []
     if arguments.labels is None:
-        sets, label_names, excluded_labels = drop_rare_labels(sets, label_names, arguments.min_positives)
-    check_datasets(sets["train"], sets["validation"], label_names)
+        sets, label_names, excluded_labels = drop_rare_labels(
+            sets, label_names, arguments.min_positives, arguments.folds
+        )
+    check_datasets(sets["train"], sets["validation"], label_names, allow_absent_labels=arguments.folds is not None)
     about = {**sources.about, "sets": count_sets(sets)}
     if excluded_labels:
         about["excluded_labels"] = {"labels": excluded_labels, "fewer_than": arguments.min_positives}
@@ -137,10 +155,11 @@ def _read_for_finetuning(
 
 
 def drop_rare_labels(
-    sets: dict[str, datasets.Dataset], label_names: list[str], min_positives: int = 1
+    sets: dict[str, datasets.Dataset], label_names: list[str], min_positives: int = 1, num_folds: int | None = None
 ) -> tuple[dict[str, datasets.Dataset], list[str], list[str]]:
     """
-    Drop labels with fewer than `min_positives` positive or negative training recordings, unless no label remains.
+    Drop labels with fewer than `min_positives` positive or negative training recordings, in any of the folds of a
+    cross-validation, unless no label remains.
 
     Returns:
         `tuple`: The sets and the names of the labels that remain, and the names of those that were dropped.
@@ -150,11 +169,24 @@ def drop_rare_labels(
     """
     from ..data.prepared import select_labels
     from ..processing.errors import InputError
+    from ..training.cross_validation import split_folds
     from ..training.features import dataset_labels
     from ..training.finetuning import absent_labels
 
-    rare = absent_labels(dataset_labels(sets["train"], label_names), label_names, min_positives)
-    remaining = [name for name in label_names if name not in rare]
+    rare: list[str] = []
+    remaining = list(label_names)
+    while remaining:
+        trained = [sets["train"]]
+        if num_folds is not None:
+            recordings = select_labels(_all_labeled(sets), remaining)
+            # Without a label, the others may have other folds.
+            trained = [recordings.select(rows["train"]) for rows in split_folds(recordings, num_folds)]
+        labels = [dataset_labels(dataset, remaining) for dataset in trained]
+        new = {name for part in labels for name in absent_labels(part, remaining, min_positives)}
+        if not new:
+            break
+        rare, remaining = rare + [name for name in remaining if name in new], [n for n in remaining if n not in new]
+    rare.sort(key=label_names.index)
     if rare and not remaining and min_positives > 1:
         raise InputError(
             f"no label has {min_positives} positive and {min_positives} negative training recordings: lower "
@@ -164,6 +196,13 @@ def drop_rare_labels(
         return sets, label_names, []
     say(f"skipped labels with fewer than {min_positives} positive or negative training recordings: {', '.join(rare)}")
     return {split: select_labels(dataset, remaining) for split, dataset in sets.items()}, remaining, rare
+
+
+def _all_labeled(sets: dict[str, datasets.Dataset]) -> datasets.Dataset:
+    """The recordings that a cross-validation divides: those for training and validation, never those for testing."""
+    import datasets
+
+    return datasets.concatenate_datasets([sets["train"], sets["validation"]])
 
 
 def finetune_and_report(
@@ -183,31 +222,54 @@ def finetune_and_report(
     from ..evaluation.predictions import auroc_difference, compute_metrics, predict
     from ..inference.classifier_outputs import model_thresholds
     from ..training import finetuning, folders, provenance
+    from ..training.cross_validation import FOLDS, OUT_OF_FOLD, release, split_folds
     from ..utils.files import write_json
 
-    set_seed(training.seed)
+    if arguments.folds is None:
+        release(arguments.output_dir, arguments.restart)
+        release(arguments.output_dir / _CONTROL, arguments.restart)
+
     overrides = {} if arguments.head_type is None else {"head_type": arguments.head_type}
-    model, _ = folders.load_for_finetuning(folder, label_names, **overrides)
-    pretrained, control = _RUN_NAMES
-    models = {pretrained: model}
-    if arguments.control:
+
+    def load() -> Any:
         set_seed(training.seed)
-        models[control] = type(model)(deepcopy(model.config))
-    held_out = [split for split in ("validation", "test") if split in sets]
+        return folders.load_for_finetuning(folder, label_names, **overrides)[0]
+
+    def initialize() -> Any:
+        set_seed(training.seed)
+        return type(model)(deepcopy(config))
+
+    pretrained, control = _RUN_NAMES
+    model = load()
+    config = deepcopy(model.config)
+    makers = {pretrained: load, **({control: initialize} if arguments.control else {})}
+    models = {name: model if name == pretrained else make() for name, make in makers.items()}
+    chosen_by = "validation" if arguments.folds is None else CROSS_VALIDATION
+    held_out = [chosen_by, *(["test"] if "test" in sets else [])]
     metrics: dict[str, Any] = {
         "data": about,
         "labels": label_names,
-        "head": model.config.head_type,
+        "head": config.head_type,
         "recipe": finetuning.recipe_settings(training),
+        **({} if arguments.folds is None else {"folds": arguments.folds}),
         "selected_by": "best validation macro AUROC (epoch) and best validation F1 (thresholds); validation metrics "
-        "are optimistic",
+        "are optimistic"
+        if arguments.folds is None
+        else f"{arguments.folds}-fold cross-validation by patient (median of the folds' epochs with the best macro "
+        "AUROC, each on a tenth of the patients of the other folds; thresholds with the best F1 on the predictions of "
+        "all folds); cross-validated F1 is optimistic",
     }
     predictions: dict[tuple[str, str], Any] = {}
-    for name in models:
-        models[name], best_epoch = _train(name, models[name], arguments, training, extractor, sets, about)
-        metrics[name] = {"best_epoch": best_epoch}
+    for name, make_model in makers.items():
+        models[name], metrics[name], cross_validated = _train(
+            name, models[name], make_model, arguments, training, extractor, sets, about
+        )
         for split in held_out:
-            predictions[name, split] = predict(models[name], sets[split], extractor).by_recording()
+            predictions[name, split] = (
+                cross_validated
+                if split == CROSS_VALIDATION
+                else predict(models[name], sets[split], extractor).by_recording()
+            )
             thresholds = model_thresholds(models[name].config)
             metrics[name][split] = compute_metrics(predictions[name, split], thresholds, training.seed)
     if arguments.control:
@@ -220,38 +282,74 @@ def finetune_and_report(
     metrics |= {"encoder": provenance.describe_encoder(folder), "environment": provenance.describe_environment()}
     write_json(arguments.output_dir / folders.METRICS, metrics)
     pictures, split = arguments.output_dir / "pictures", held_out[-1]
-    title = f"{len(predictions[pretrained, split].record_ids)} {split} recordings"
-    _draw_results(models[pretrained], sets[split], extractor, predictions[pretrained, split], title, pictures)
-    _draw_reconstruction(folder, sets[split], extractor, pictures / "reconstruction.png")
+    title = _title(metrics, split)
+    drawn, drawn_by = sets.get(split), models[pretrained]
+    if drawn is None:
+        # A recording of the first fold, by the model that was not trained on it.
+        recordings = _all_labeled(sets)
+        assert arguments.folds is not None
+        drawn = recordings.select(split_folds(recordings, arguments.folds)[0]["test"])
+        drawn_by, _ = folders.load_classifier(arguments.output_dir / FOLDS / "1")
+    _draw_results(drawn_by, drawn, extractor, predictions[pretrained, split], title, pictures)
+    _draw_reconstruction(folder, drawn, extractor, pictures / "reconstruction.png")
     _print_results(metrics, held_out)
-    say(f"\nwritten: {arguments.output_dir / 'model'}, {arguments.output_dir / 'metrics.json'}, {pictures}")
+    output = arguments.output_dir
+    written = [output / "model", output / "metrics.json", pictures]
+    written += [] if arguments.folds is None else [output / OUT_OF_FOLD]
+    say(f"\nwritten: {', '.join(map(str, written))}")
     return metrics
+
+
+def _title(metrics: dict[str, Any], split: str) -> str:
+    """The recordings that metrics are of."""
+    count = metrics["pretrained"][split]["num_recordings"]
+    if split == CROSS_VALIDATION:
+        return f"{count} recordings, cross-validated in {metrics['folds']} folds"
+    return f"{count} {split} recordings"
 
 
 def _train(
     name: str,
     model: Any,
+    make_model: Callable[[], Any],
     arguments: FinetuneArguments,
     training: FinetuningArguments,
     extractor: Any,
     sets: dict[str, datasets.Dataset],
     about: dict[str, Any],
-) -> tuple[Any, int]:
-    """Train the classifier of a run in its folder; returns it as of its best epoch, and that epoch."""
-    from ..training import finetuning
+) -> tuple[Any, dict[str, Any], Any]:
+    """
+    Train the classifier of a run in its folder, or the same ones that `make_model` makes for the folds; returns it,
+    what was chosen, and the predictions of the folds.
+    """
+    from ..training import cross_validation, finetuning
 
     head = f"the {model.config.head_type} head"
     trained_part = {"frozen": head, "full": "all weights", "lora": "the head and LoRA"}[training.method]
-    count = about["sets"]["train"]["recordings"]
-    say(f"\nfine-tuning {trained_part} on {count} recordings ({_RUN_NAMES[name]})")
-    output = arguments.output_dir if name == "pretrained" else arguments.output_dir / "control"
-    train, validation = sets["train"], sets["validation"]
-    result = finetuning.finetune(
-        model, train, validation, extractor, output, training, cache_dir=arguments.cache_dir, restart=arguments.restart
-    )
+    splits = ["train"] if arguments.folds is None else ["train", "validation"]
+    count = sum(about["sets"][split]["recordings"] for split in splits)
+    folds = "" if arguments.folds is None else f" in {arguments.folds} folds, then on all"
+    say(f"\nfine-tuning {trained_part} on {count} recordings{folds} ({_RUN_NAMES[name]})")
+    output = arguments.output_dir if name == "pretrained" else arguments.output_dir / _CONTROL
+    where: dict[str, Any] = {"cache_dir": arguments.cache_dir, "restart": arguments.restart}
+    predictions = None
+    if arguments.folds is None:
+        result = finetuning.finetune(model, sets["train"], sets["validation"], extractor, output, training, **where)
+        chosen: dict[str, Any] = {"best_epoch": result.best_epoch}
+    else:
+        crossed = cross_validation.finetune_in_folds(
+            make_model, _all_labeled(sets), extractor, output, training, arguments.folds, **where, say=say
+        )
+        result, predictions = crossed.result, crossed.out_of_fold.predictions
+        by_fold = [None if area != area else area for area in crossed.out_of_fold.macro_aurocs]
+        chosen = {
+            "best_epoch": result.best_epoch,
+            "best_epoch_by_fold": crossed.best_epochs,
+            "macro_auroc_by_fold": by_fold,
+        }
     if result.finished_before:
         say(f"{output} already holds this run: nothing was trained (--restart trains again)")
-    return result.model, result.best_epoch
+    return result.model, chosen, predictions
 
 
 def _draw_results(
@@ -291,8 +389,7 @@ def _draw_reconstruction(folder: Path, dataset: datasets.Dataset, extractor: Any
 def _print_results(metrics: dict[str, Any], held_out: Sequence[str]) -> None:
     """Print the macro AUROC of each run, labels with uncertain thresholds, and a table of the last split."""
     for split in held_out:
-        count = metrics["pretrained"][split]["num_recordings"]
-        say(f"\nmacro AUROC on {count} {split} recordings (95 % interval over patients):")
+        say(f"\nmacro AUROC on {_title(metrics, split)} (95 % interval over patients):")
         for name, title in _RUN_NAMES.items():
             if name in metrics:
                 say(f"  {title:24s} {interval(metrics[name][split]['macro_auroc'])}")
@@ -300,7 +397,7 @@ def _print_results(metrics: dict[str, Any], held_out: Sequence[str]) -> None:
             say(f"  {'difference':24s} {interval(metrics['macro_auroc_difference'][split], sign=True)}")
         if split == "validation":
             say("  (optimistic: the epoch and the thresholds were chosen on these recordings)")
-    per_label = metrics["pretrained"]["validation"]["per_label"]
+    per_label = metrics["pretrained"][held_out[0]]["per_label"]
     if rare := [name for name, metric in per_label.items() if metric["num_positive"] < 10]:
-        say(f"\nuncertain thresholds, from fewer than 10 positive validation recordings: {', '.join(rare)}")
+        say(f"\nuncertain thresholds, from fewer than 10 positive {_THRESHOLDS_OF[held_out[0]]}: {', '.join(rare)}")
     print_metrics(metrics["pretrained"][held_out[-1]])

@@ -18,6 +18,7 @@ from clear_hug_hf.data.splits import (
     patient_key,
     patient_keys,
     random_splits,
+    stratified_patient_folds,
 )
 from clear_hug_hf.processing import InputError
 
@@ -158,3 +159,26 @@ def test_when_recordings_have_several_windows_then_those_without_a_patient_stay_
 def test_when_folds_make_no_sense_then_they_are_refused(num_folds: int, patients: list[str]) -> None:
     with pytest.raises(InputError, match="it must be at least 2 and at most the number of patients"):
         patient_folds([f"r{index}" for index in range(len(patients))], patients, num_folds)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_when_folds_are_stratified_then_every_label_is_in_each_if_enough_patients_have_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patients = rng.integers(0, 150, 300)
+    # From a label of five patients to one that nearly all have; those of one patient differ.
+    labels = (rng.random((300, 5)) < [0.01, 0.03, 0.1, 0.4, 0.97]).astype(float)
+    labels[rng.choice(300, 5, replace=False), 0] = 1.0
+    labels[rng.random(labels.shape) < 0.05] = np.nan
+    names, ids = [f"r{index}" for index in range(300)], [f"p{patient}" for patient in patients]
+    folds = stratified_patient_folds(names, ids, labels, 4, seed)
+    assert all(len(set(folds[patients == patient])) == 1 for patient in set(patients))
+    sizes = [len(set(patients[folds == fold])) for fold in range(4)]
+    assert max(sizes) - min(sizes) <= 6
+    for column in np.nan_to_num(labels).T:
+        rare = column if column.mean() <= 0.5 else 1 - column
+        counts = [len(set(patients[(folds == fold) & (rare > 0)])) for fold in range(4)]
+        assert min(counts) >= 1
+        assert max(counts) - min(counts) <= max(2, 0.25 * sum(counts) / 4)
+    order = rng.permutation(300)
+    shuffled = stratified_patient_folds([names[i] for i in order], [ids[i] for i in order], labels[order], 4, seed)
+    assert shuffled.tolist() == folds[order].tolist()
