@@ -78,11 +78,10 @@ class EcgCollator:
         return [read_row(row) for row in rows]
 
     def _cut(self, windows: Sequence[StoredWindow]) -> dict[str, np.ndarray]:
+        inputs = zip(*windows, strict=True)
+        features, parts = self.feature_extractor.make_inputs(*inputs, all_beats=self.all_beats)
         if self.all_beats:
-            features, parts = self.feature_extractor.cut_all(*zip(*windows, strict=True))
             features["rows"] = np.array([part.window for part in parts])
-        else:
-            features = self.feature_extractor.cut(*zip(*windows, strict=True))
         return self.feature_extractor.trim(features) if self.trim else features
 
     def _batch(self, features: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

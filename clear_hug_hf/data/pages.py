@@ -75,7 +75,8 @@ class PageCollator(AugmentingCollator):
             names, probabilities = list(LAYOUT_PROBABILITIES), list(LAYOUT_PROBABILITIES.values())
             layouts = [str(generator.choice(names, p=probabilities)) for generator in generators]
             options |= {"layouts": layouts, "generators": generators, "strength": self.augmentation}
-        return self.feature_extractor.cut(*zip(*windows, strict=True), **options)
+        features, _ = self.feature_extractor.make_inputs(*zip(*windows, strict=True), **options)
+        return features
 
     def _batch(self, features: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = super()._batch(features, rows)

@@ -25,7 +25,7 @@ _NOT_STORED = frozenset(
     (
         *("num_beats", "beat_length", "patch_size", "lead_names", "windows", "stride_seconds", "on_no_beats"),
         # Beats are cut, pages drawn and windows normalized when rows are collated.
-        *("use_beat_features", "num_time_embeddings", "on_lost_beats"),
+        *("use_beat_features", "rhythm_features", "num_time_embeddings", "on_lost_beats"),
         *("layout", "image_size", "image_mean", "image_std", "do_find_page", "normalize"),
     )
 )

@@ -135,7 +135,8 @@ def _inputs(extractor: Any, count: int) -> dict[str, torch.Tensor]:
             waveform[7:9] = 0
         waveforms.append(waveform)
     features = extractor(waveforms, sampling_rate=rate, lead_names=STANDARD_LEADS, unit="mV", return_tensors="pt")
-    return {name: torch.as_tensor(features[name]) for name in extractor.model_input_names}
+    names = [*extractor.model_input_names, *(["rhythm"] if extractor.rhythm_features else [])]
+    return {name: torch.as_tensor(features[name]) for name in names}
 
 
 def _export(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> None:

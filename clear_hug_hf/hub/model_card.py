@@ -507,7 +507,13 @@ def _summary(
         inputs = "pictures of 12-lead ECGs" if auto_class == RECORDING_CLASSIFIERS[1] else "12-lead ECGs"
         classifier = f"{article} {system.display_name} classifier"
         with_size = "" if num_parameters is None else f" with {_parameters(num_parameters)} parameters"
-        return f"{classifier}{with_size} that predicts {count} from {inputs}, using a {head}."
+        sentence = f"{classifier}{with_size} that predicts {count} from {inputs}, using a {head}"
+        if config.rhythm_features:
+            return (
+                f"{sentence} and, as an extension of the paper by this package, {len(config.rhythm_features)} rhythm "
+                "features of the detected beats, such as heart rate and irregularity, whose logits are added."
+            )
+        return f"{sentence}."
     if auto_class == "AutoModelForTokenClassification":
         classes = ", ".join(map(_cell, model_label_names(config)))
         return f"{system.display_name}{size} that classifies every sample of every lead of a 12-lead ECG: {classes}."

@@ -143,7 +143,8 @@ def group_contributions(model: Any, group_states: Any) -> Any:
     Contribution of each lead group to each logit.
 
     The head averages its group states and classifies the mean linearly, so each logit is exactly the sum of the group
-    contributions and the classifier's bias (Pan et al., 2026, Figure 5).
+    contributions and the classifier's bias (Pan et al., 2026, Figure 5) and, in classifiers that read rhythm features,
+    of `model.rhythm_classifier(rhythm)`, which belongs to no group.
 
     Args:
         model ([`PreTrainedModel`]): A classifier whose head reads lead groups.

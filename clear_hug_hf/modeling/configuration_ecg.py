@@ -160,6 +160,9 @@ class EcgConfig(PreTrainedConfig):
             divisor up to 16.
         classifier_dropout (`float`, *optional*, defaults to 0.0):
             Dropout probability before the classification layer.
+        rhythm_features (`list[str]`, *optional*, defaults to none):
+            Names of the rhythm features that the feature extractor returns as `rhythm`, and that the classifier reads
+            besides the states of the encoder. Not part of the papers.
         problem_type (`str`, *optional*):
             Task of the classifier, which selects the loss: `"multi_label_classification"` (independent labels),
             `"single_label_classification"` (exclusive classes) or `"regression"`. By default it is inferred from the
@@ -184,6 +187,7 @@ class EcgConfig(PreTrainedConfig):
     head_type: Literal["mean", "attention"] = field(default="mean", metadata=CLASSIFIER)
     num_pooling_heads: int | None = field(default=None, metadata=CLASSIFIER | COUNT)
     classifier_dropout: float | int = field(default=0.0, metadata=CLASSIFIER | RATE)
+    rhythm_features: list[str] | tuple[str, ...] = field(default=(), metadata=CLASSIFIER)
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = field(
         default=None, metadata=CLASSIFIER
     )
@@ -192,6 +196,7 @@ class EcgConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_common_fields(kwargs)
         self.lead_names = list(self.lead_names)
+        self.rhythm_features = list(self.rhythm_features)
         kwargs["auto_map"] = {**self._own_auto_map(), **(kwargs.get("auto_map") or {})}
         super().__post_init__(**kwargs)
 
@@ -226,8 +231,9 @@ class EcgConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As [`PreTrainedConfig.to_dict`]; `num_pooling_heads` is omitted if it is not set."""
-        return {name: value for name, value in super().to_dict().items() if name != "num_pooling_heads" or value}
+        """As [`PreTrainedConfig.to_dict`]; `num_pooling_heads` and `rhythm_features` are omitted if not set."""
+        optional = ("num_pooling_heads", "rhythm_features")
+        return {name: value for name, value in super().to_dict().items() if name not in optional or value}
 
     @property
     def num_leads(self) -> int:
@@ -278,6 +284,8 @@ class EcgConfig(PreTrainedConfig):
         check_fields(self)
         if not self.lead_names or len(set(self.lead_names)) != len(self.lead_names):
             raise ValueError(f"lead_names must contain at least one lead and no duplicates, got {self.lead_names}.")
+        if len(set(self.rhythm_features)) != len(self.rhythm_features) or len(self.rhythm_features) > MAX_LABELS:
+            raise ValueError(f"rhythm_features must not contain duplicates, got {short(self.rhythm_features)}.")
         width = getattr(self, "hidden_size", None)
         if width and self.num_pooling_heads and width % self.num_pooling_heads:
             raise ValueError(f"num_pooling_heads={self.num_pooling_heads} must divide hidden_size={width}.")

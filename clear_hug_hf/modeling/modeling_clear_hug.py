@@ -852,9 +852,10 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceC
         lead_mask: torch.Tensor | None = None,
         beat_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`ClearHugModel.forward`] for the inputs and [`classify`] for the labels."""
+        """Classify recordings. See [`ClearHugModel.forward`] for inputs and [`classify`] for labels and rhythm."""
         outputs = self.clear_hug(
             input_values,
             attention_mask=attention_mask,
@@ -863,7 +864,7 @@ class ClearHugForSequenceClassification(ClearHugPreTrainedModel, EcgForSequenceC
             beat_features=beat_features,
             **kwargs,
         )
-        return self.classify(outputs, labels, **kwargs)
+        return self.classify(outputs, labels, rhythm, **kwargs)
 
 
 __all__ = [

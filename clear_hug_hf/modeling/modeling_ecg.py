@@ -135,8 +135,9 @@ def presence_mask(
 
 def validate_kwargs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Validate the keyword arguments of `forward` that are not inputs of the model, and drop text inputs: PEFT passes
-    these as `None` to models of the tasks `SEQ_CLS` and `FEATURE_EXTRACTION`.
+    Validate the keyword arguments of `forward` that are not inputs of the model, and drop those that encoders do not
+    read: `rhythm`, which is an input of classifiers only, and text inputs, which PEFT passes as `None` to models of
+    the tasks `SEQ_CLS` and `FEATURE_EXTRACTION`.
 
     Raises:
         `ValueError`: if a text input is not `None`.
@@ -146,9 +147,9 @@ def validate_kwargs(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name in TEXT_INPUTS:
             if arguments[name] is not None:
                 raise ValueError(f"{name} is a text input, which this model does not support: remove it.")
-        elif name not in _FLAGS:
+        elif name not in _FLAGS and name != "rhythm":
             raise TypeError(f"the model has no input {name!r}: see the signature of its `forward`.")
-    return {name: value for name, value in arguments.items() if name not in TEXT_INPUTS}
+    return {name: value for name, value in arguments.items() if name not in (*TEXT_INPUTS, "rhythm")}
 
 
 # --------------------------------------------------------------------------------------- random numbers and positions
@@ -652,6 +653,60 @@ class AttentionHead(EcgHead):
         return feature if any_present is None else feature * any_present, None
 
 
+class RhythmClassifier(nn.Module):
+    """
+    Linear map from rhythm features to logits, without bias. An extension of the papers.
+
+    It starts with zeros, so that a new classifier has the logits of its head alone. It is no `nn.Linear`, which
+    systems initialize in their own ways.
+
+    Args:
+        config (`PreTrainedConfig`):
+            Its fields `rhythm_features` and `id2label` are used.
+    """
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(len(config.id2label or {}), len(config.rhythm_features)))
+
+    def forward(self, rhythm: torch.Tensor) -> torch.Tensor:
+        """Logits `(batch_size, num_labels)` of rhythm features `(batch_size, num_features)`."""
+        return F.linear(rhythm.to(self.weight.dtype), self.weight)
+
+
+def add_rhythm(
+    logits: torch.Tensor, rhythm_classifier: RhythmClassifier | None, rhythm: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Add the logits of the rhythm to those of a head.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Logits of the head.
+        rhythm_classifier ([`RhythmClassifier`], *optional*):
+            Part of classifiers whose `config.rhythm_features` is set.
+        rhythm (`torch.FloatTensor` of shape `(batch_size, num_features)`, *optional*):
+            Rhythm features. Required if and only if there is a `rhythm_classifier`.
+
+    Raises:
+        `ValueError`: if the shape is wrong, or `rhythm` is missing or unexpected.
+    """
+    if rhythm_classifier is None:
+        if rhythm is not None:
+            raise ValueError(
+                "rhythm was passed, but config.rhythm_features of the model is empty: use the feature extractor "
+                "saved with the model."
+            )
+        return logits
+    if rhythm is None:
+        raise ValueError(
+            "rhythm is required because config.rhythm_features of the model is set: use the feature extractor saved "
+            "with the model, which returns it for recordings."
+        )
+    check_shape("rhythm", rhythm, (logits.shape[0], rhythm_classifier.weight.shape[1]))
+    return logits + rhythm_classifier(rhythm)
+
+
 class EcgPreTrainedModel(PreTrainedModel):
     """Base class of all models: validation of the config, initialization, loading and saving."""
 
@@ -703,6 +758,8 @@ class EcgPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, RhythmClassifier):
+            init.zeros_(module.weight)
         if isinstance(module, AttentionHead):
             init.normal_(module.query, std=getattr(self.config, "initializer_range", 0.02))
         make_constants: Callable[[], dict[str, torch.Tensor]] | None = getattr(module, "make_constants", None)
@@ -762,10 +819,13 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
     Encoder with a pooling head and a linear classifier. Subclasses also inherit from the pre-trained base class of
     their system and define `forward`.
 
+    With `config.rhythm_features`, which is an extension of the papers, a second linear map reads the rhythm of the
+    recording, and the logits of both are added.
+
     Args:
         config (`PreTrainedConfig`):
-            Its fields `head_type`, `classifier_dropout`, `id2label` and `problem_type` are used, see also
-            [`AttentionHead`].
+            Its fields `head_type`, `classifier_dropout`, `rhythm_features`, `id2label` and `problem_type` are used,
+            see also [`AttentionHead`].
     """
 
     encoder_class: ClassVar[Callable[..., PreTrainedModel]]
@@ -779,11 +839,16 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
         self.head = self.head_classes[config.head_type](config)
         self.dropout = self.dropout_class(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        self.rhythm_classifier = RhythmClassifier(config) if config.rhythm_features else None
         self.loss_function = classification_loss
         self.post_init()
 
     def classify(
-        self, outputs: Any, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        outputs: Any,
+        labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
         """
         Compute logits and, if labels are given, the loss.
@@ -794,12 +859,14 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
             labels (`torch.Tensor` of shape `(batch_size, num_labels)` or `(batch_size,)`, *optional*):
                 Targets from 0 to 1, NaN where unknown (`"multi_label_classification"`); class indices, -100 where
                 unknown (`"single_label_classification"`); or values, NaN where unknown (`"regression"`).
+            rhythm (`torch.FloatTensor` of shape `(batch_size, num_features)`, *optional*):
+                Rhythm features of the feature extractor. Required if and only if `config.rhythm_features` is set.
 
         Raises:
-            `ValueError`: if the labels do not match the problem type.
+            `ValueError`: if the labels do not match the problem type, or `rhythm` is missing or unexpected.
         """
         feature, group_states = self.head(outputs)
-        logits = self.classifier(self.dropout(feature))
+        logits = add_rhythm(self.classifier(self.dropout(feature)), self.rhythm_classifier, rhythm)
         return EcgClassifierOutput(
             loss=None if labels is None else self.loss_function(labels, logits, self.config, **kwargs),
             logits=logits,
@@ -820,6 +887,7 @@ __all__ = [
     "EcgPreTrainedModel",
     "MeanHead",
     "MomentumTeacher",
+    "RhythmClassifier",
     "classification_loss",
     "infer_problem_type",
     "masked_binary_cross_entropy",

@@ -194,10 +194,11 @@ class EcgCpcForSequenceClassification(EcgCpcPreTrainedModel, EcgForSequenceClass
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`EcgCpcModel.forward`] for the inputs and [`classify`] for the labels."""
-        return self.classify(self.ecg_cpc(input_values, attention_mask, **kwargs), labels, **kwargs)
+        """Classify recordings. See [`EcgCpcModel.forward`] for the inputs and [`classify`] for labels and rhythm."""
+        return self.classify(self.ecg_cpc(input_values, attention_mask, **kwargs), labels, rhythm, **kwargs)
 
 
 __all__ = [

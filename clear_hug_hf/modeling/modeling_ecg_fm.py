@@ -507,11 +507,12 @@ class EcgFmForSequenceClassification(EcgFmPreTrainedModel, EcgForSequenceClassif
         attention_mask: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`EcgFmModel.forward`] for the inputs and [`classify`] for the labels."""
+        """Classify recordings. See [`EcgFmModel.forward`] for the inputs and [`classify`] for labels and rhythm."""
         outputs = self.ecg_fm(input_values, attention_mask, lead_mask, **kwargs)
-        return self.classify(outputs, labels, **kwargs)
+        return self.classify(outputs, labels, rhythm, **kwargs)
 
 
 __all__ = [

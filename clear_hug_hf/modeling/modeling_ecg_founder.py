@@ -207,10 +207,11 @@ class EcgFounderForSequenceClassification(EcgFounderPreTrainedModel, EcgForSeque
         self,
         input_values: torch.Tensor,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`EcgFounderModel.forward`] for the inputs and [`classify`] for the labels."""
-        return self.classify(self.ecg_founder(input_values, **kwargs), labels, **kwargs)
+        """Classify recordings. See [`EcgFounderModel.forward`] for inputs and [`classify`] for labels and rhythm."""
+        return self.classify(self.ecg_founder(input_values, **kwargs), labels, rhythm, **kwargs)
 
 
 __all__ = ["EcgFounderForSequenceClassification", "EcgFounderModel", "EcgFounderPreTrainedModel"]

@@ -741,13 +741,14 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel, EcgForSequenceCla
         attention_mask: torch.Tensor | None = None,
         lead_indices: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`EcgJepaModel.forward`] for the inputs and [`classify`] for the labels."""
+        """Classify recordings. See [`EcgJepaModel.forward`] for the inputs and [`classify`] for labels and rhythm."""
         outputs = self.ecg_jepa(
             input_values, lead_mask=lead_mask, attention_mask=attention_mask, lead_indices=lead_indices, **kwargs
         )
-        return self.classify(outputs, labels, **kwargs)
+        return self.classify(outputs, labels, rhythm, **kwargs)
 
 
 class EcgJepaForTokenClassification(EcgJepaPreTrainedModel):

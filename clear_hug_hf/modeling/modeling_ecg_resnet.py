@@ -285,10 +285,13 @@ class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel, EcgForSequenc
         attention_mask: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`EcgResNetModel.forward`] for the inputs and [`classify`] for the labels."""
-        return self.classify(self.ecg_resnet(input_values, attention_mask, lead_mask, **kwargs), labels, **kwargs)
+        """Classify recordings. See [`EcgResNetModel.forward`] for inputs and [`classify`] for labels and rhythm."""
+        return self.classify(
+            self.ecg_resnet(input_values, attention_mask, lead_mask, **kwargs), labels, rhythm, **kwargs
+        )
 
 
 __all__ = ["EcgResNetForSequenceClassification", "EcgResNetModel", "EcgResNetPreTrainedModel"]

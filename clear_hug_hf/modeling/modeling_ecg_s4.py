@@ -640,10 +640,11 @@ class EcgS4ForSequenceClassification(EcgS4PreTrainedModel, EcgForSequenceClassif
         attention_mask: torch.Tensor | None = None,
         lead_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`EcgS4Model.forward`] for the inputs and [`classify`] for the labels."""
-        return self.classify(self.ecg_s4(input_values, attention_mask, lead_mask, **kwargs), labels, **kwargs)
+        """Classify recordings. See [`EcgS4Model.forward`] for the inputs and [`classify`] for labels and rhythm."""
+        return self.classify(self.ecg_s4(input_values, attention_mask, lead_mask, **kwargs), labels, rhythm, **kwargs)
 
 
 __all__ = [

@@ -825,10 +825,14 @@ class EcgScanForImageClassification(EcgScanPreTrainedModel, EcgForSequenceClassi
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify pages. See [`EcgScanModel.forward`] for the inputs and [`classify`] for the labels."""
-        return self.classify(self.ecg_scan(pixel_values, **kwargs), labels, **kwargs)
+        """Classify pages. See [`EcgScanModel.forward`] for the inputs and [`classify`] for labels and rhythm."""
+        return self.classify(self.ecg_scan(pixel_values, **kwargs), labels, rhythm, **kwargs)
 
 
 __all__ = [

@@ -627,11 +627,12 @@ class HeartLangForSequenceClassification(HeartLangPreTrainedModel, EcgForSequenc
         lead_ids: torch.Tensor | None = None,
         time_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`HeartLangModel.forward`] for the inputs and [`classify`] for the labels."""
+        """Classify recordings. See [`HeartLangModel.forward`] for inputs and [`classify`] for labels and rhythm."""
         outputs = self.heartlang(input_values, lead_ids=lead_ids, time_ids=time_ids, **kwargs)
-        return self.classify(outputs, labels, **kwargs)
+        return self.classify(outputs, labels, rhythm, **kwargs)
 
 
 class HeartLangTokenizerModel(HeartLangPreTrainedModel):

@@ -338,11 +338,12 @@ class HubertEcgForSequenceClassification(HubertEcgPreTrainedModel, EcgForSequenc
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`HubertEcgModel.forward`] for the inputs and [`classify`] for the labels."""
+        """Classify recordings. See [`HubertEcgModel.forward`] for inputs and [`classify`] for labels and rhythm."""
         outputs = self.hubert_ecg(input_values, attention_mask, **kwargs)
-        return self.classify(outputs, labels, **kwargs)
+        return self.classify(outputs, labels, rhythm, **kwargs)
 
 
 __all__ = [

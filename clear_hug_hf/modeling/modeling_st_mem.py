@@ -497,11 +497,12 @@ class StMemForSequenceClassification(StMemPreTrainedModel, EcgForSequenceClassif
         lead_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EcgClassifierOutput:
-        """Classify recordings. See [`StMemModel.forward`] for the inputs and [`classify`] for the labels."""
+        """Classify recordings. See [`StMemModel.forward`] for the inputs and [`classify`] for labels and rhythm."""
         outputs = self.st_mem(input_values, lead_mask=lead_mask, attention_mask=attention_mask, **kwargs)
-        return self.classify(outputs, labels, **kwargs)
+        return self.classify(outputs, labels, rhythm, **kwargs)
 
 
 __all__ = [

@@ -10,6 +10,7 @@ from .lazy_names import lazy_names
 _MODULES = {
     "DETECTORS": ".beat_detection",
     "LAYOUTS": ".ecg_paper",
+    "RHYTHM_FEATURES": ".rhythm",
     "STANDARD_LEADS": ".leads",
     "EcgPage": ".ecg_paper",
     "FoundPage": ".page_finding",
@@ -27,8 +28,10 @@ _MODULES = {
     "lead_and_sign": ".leads",
     "load_page": ".page_loading",
     "measure_quality": ".signal_report",
+    "measure_rhythm": ".rhythm",
     "pad_peaks": ".beats",
     "render_page": ".ecg_paper",
+    "rhythm_features": ".rhythm",
 }
 
 __all__ = list(_MODULES)

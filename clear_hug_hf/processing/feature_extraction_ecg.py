@@ -20,6 +20,7 @@ from .beats import pad_peaks
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads, is_flat
 from .recording_inputs import RecordingWindows, is_recording, read_windows
+from .rhythm import RHYTHM_FEATURES, rhythm_features
 from .setting_checks import (
     MAX_SAMPLING_RATE,
     MAX_SECONDS,
@@ -27,6 +28,7 @@ from .setting_checks import (
     Configurable,
     Flag,
     check_choice,
+    check_list,
     check_number,
 )
 from .signal_cleaning import (
@@ -56,6 +58,15 @@ logger = logging.get_logger(__name__)
 WINDOWS = ("first", "center", "all")
 ON_NO_BEATS = ("raise", "mask")
 MAX_BANDPASS_ORDER = 20
+
+
+def check_rhythm_features(name: str, value: Any) -> None:
+    """Check that a setting is a list of distinct rhythm features, see [`check_number`] for errors."""
+    check_list(name, value, str)
+    if len(set(value)) != len(value):
+        raise InputError(f"{name} must not contain duplicates, got {list(value)}")
+    if unknown := [feature for feature in value if feature not in RHYTHM_FEATURES]:
+        raise InputError(f"unknown rhythm feature {unknown[0]!r}: choose from {', '.join(RHYTHM_FEATURES)}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
     rescale_limit: Annotated[float, partial(check_number, low=1e-6, high=1e6)] = 3.0
     do_mask_flat_leads: Flag = True
     min_seconds: Annotated[float, partial(check_number, low=0, high=MAX_SECONDS)] = 1.0
+    rhythm_features: Annotated[list[str] | tuple[str, ...], check_rhythm_features] = ()
 
     def __init__(self, **kwargs: Any):
         """
@@ -155,6 +167,8 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             rescale_limit (`float`): Half of the range after rescaling.
             do_mask_flat_leads (`bool`): Treat leads without variation as missing, as after an electrode has come off.
             min_seconds (`float`): Minimum duration of a recording [s].
+            rhythm_features (`list[str]`): Names of rhythm features, see [`~rhythm.rhythm_features`]; by default none.
+                They are returned as `rhythm` for classifiers whose config names them. Not part of the papers.
             kwargs: Settings of the subclass.
 
         Raises:
@@ -165,6 +179,9 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
     def check_settings(self) -> None:
         """See [`Configurable.check_settings`]."""
         self.sampling_rate = float(self.sampling_rate)
+        self.rhythm_features = list(self.rhythm_features)
+        if self.rhythm_features and self.detector == "regular":
+            raise InputError('rhythm_features require a detector of beats, which "regular" is not')
         half = self.sampling_rate / 2
         check_number(
             "window_seconds", self.window_seconds, 1 / self.sampling_rate, MAX_WINDOW_SAMPLES / self.sampling_rate
@@ -178,6 +195,10 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             raise InputError(
                 f"bandpass_high must be below half the sampling rate ({half} Hz), got {self.bandpass_high} Hz"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize to a dictionary; `rhythm_features` are omitted if there are none."""
+        return {name: value for name, value in super().to_dict().items() if name != "rhythm_features" or value}
 
     @property
     def lead_names(self) -> Sequence[str]:
@@ -227,6 +248,11 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         """
         metadata = {"sampling_rate": sampling_rate, "lead_names": lead_names, "unit": unit}
         return read_windows(self, inputs, windows, on_no_beats, all_beats, **metadata)
+
+    @property
+    def needs_beats(self) -> bool:
+        """Whether model inputs depend on R peaks."""
+        return self.reads_beats or bool(self.rhythm_features)
 
     @property
     def keeps_unit(self) -> bool:
@@ -286,7 +312,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
                 value.
 
         Returns:
-            [`BatchFeature`]: Model inputs, see [`cut`] and [`cut_all`]: one window per recording unless
+            [`BatchFeature`]: Model inputs, see [`make_inputs`]: one window per recording unless
             `windows="all"`, in which case invalid windows ([`find_windows`]) are skipped with a warning.
 
         Raises:
@@ -314,7 +340,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         originals = list(zip(recordings, rates, names, units, strict=True))
 
         if r_peaks is None:
-            detects = return_r_peaks or return_reports or extractor.reads_beats or extractor.on_no_beats == "raise"
+            detects = return_r_peaks or return_reports or extractor.needs_beats or extractor.on_no_beats == "raise"
             none = [np.empty(0, dtype=np.int64)] * count
             peaks: list[np.ndarray] = extractor.detect(signals, lead_masks) if detects else none
         else:
@@ -348,11 +374,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
 
         window_inputs = [window.signal for window in windows], [window.r_peaks for window in windows]
         masks = [lead_masks[index] for index in recording_ids]
-        if all_beats:
-            features, parts = extractor.cut_all(*window_inputs, masks)
-        else:
-            features = extractor.cut(*window_inputs, masks)
-            parts = [Part(row, 0, signal.shape[-1]) for row, signal in enumerate(window_inputs[0])]
+        features, parts = extractor.make_inputs(*window_inputs, masks, all_beats=all_beats)
         part_peaks = [
             window_peaks[(window_peaks >= part.start) & (window_peaks < part.stop)] - part.start
             for part, window_peaks in ((part, windows[part.window].r_peaks) for part in parts)
@@ -616,6 +638,42 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
             `dict[str, np.ndarray]`: Model inputs, one row per window.
         """
         raise NotImplementedError
+
+    def make_inputs(
+        self,
+        signals: Sequence[np.ndarray],
+        r_peaks: Sequence[np.ndarray],
+        lead_masks: Sequence[np.ndarray],
+        *,
+        all_beats: bool = False,
+        **options: Any,
+    ) -> tuple[dict[str, np.ndarray], list[Part]]:
+        """
+        All model inputs of windows: those of [`cut`] or [`cut_all`] and, with `rhythm_features`, the rhythm.
+
+        The rhythm is that of all R peaks of a window, of which a model may read only the first. Rows that divide a
+        window with many beats have the rhythm of the entire window.
+
+        Args:
+            signals, r_peaks, lead_masks: See [`cut`].
+            all_beats (`bool`, *optional*, defaults to `False`): Whether a window that exceeds the capacity of the
+                model results in several rows, see [`cut_all`].
+            options: Keyword arguments for the `cut` of a subclass.
+
+        Returns:
+            `tuple[dict[str, np.ndarray], list[Part]]`: Model inputs, with `rhythm` `(num_rows, num_features)` float32
+            if there are `rhythm_features`, and the part of the window that each row covers.
+        """
+        if all_beats:
+            features, parts = self.cut_all(signals, r_peaks, lead_masks)
+        else:
+            features = self.cut(signals, r_peaks, lead_masks, **options)
+            parts = [Part(row, 0, signal.shape[-1]) for row, signal in enumerate(signals)]
+        if self.rhythm_features:
+            lengths = [signal.shape[-1] for signal in signals]
+            rhythm = rhythm_features(r_peaks, lengths, self.sampling_rate, self.rhythm_features)
+            features["rhythm"] = rhythm[[part.window for part in parts]]
+        return features, parts
 
     def normalize_window(self, signal: np.ndarray, lead_mask: np.ndarray) -> np.ndarray:
         """

@@ -203,13 +203,14 @@ def _cut_row(
         raise InputError(f"the row must have {len(STANDARD_LEADS)} leads, got {len(signal)}")
     if not r_peaks.size and (on_no_beats or extractor.on_no_beats) == "raise":
         raise InputError('the row contains no beats: remove it, or set on_no_beats="mask"')
-    windows_to_cut = [signal], [r_peaks], [lead_mask]
-    if windows == "all" if all_beats is None else all_beats:
-        features, parts = extractor.cut_all(*windows_to_cut)
+    if all_beats is None:
+        all_beats = windows == "all"
+    features, parts = extractor.make_inputs([signal], [r_peaks], [lead_mask], all_beats=all_beats)
+    if all_beats:
         read_peaks = [r_peaks[(r_peaks >= part.start) & (r_peaks < part.stop)] for part in parts]
         places = [WindowPlace(0, part.start / rate, part.stop / rate) for part in parts]
     else:
-        features, read_peaks = extractor.cut(*windows_to_cut), [extractor.read_peaks(r_peaks)]
+        read_peaks = [extractor.read_peaks(r_peaks)]
         places = [WindowPlace(0, 0.0, signal.shape[1] / rate)]
     report = extractor.describe(
         signal[lead_mask],
@@ -233,6 +234,11 @@ def _read_page(extractor: Any, image: Any) -> RecordingWindows:
         raise InputError(
             f"{name} is an image, but {type(extractor).__name__} requires recordings: use a model that reads pages, "
             "or pass the samples"
+        )
+    if extractor.rhythm_features:
+        raise InputError(
+            f"{name} is an image, but the classifier also reads rhythm features, which only recordings have: pass "
+            "the samples, or fine-tune without rhythm features"
         )
     try:
         features = processor(image, return_tensors="pt", return_pages=True)

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from ..data.collator import EcgCollator
 from ..data.model_files import extractor_settings
 from ..inference.digests import dataset_digest, digest_of, weights_digest
+from ..processing.rhythm import rhythm_features
 from ..utils.files import atomic_file, check_writable
 from .processes import process_rows
 
@@ -27,9 +28,9 @@ from .processes import process_rows
 class EncodedDataset(Dataset):
     """
     Features of recordings with their labels: items with `lead_states` `(num_leads, hidden_size)`, `present`
-    `(num_leads,)` and `labels` `(num_labels,)`, and for heads that read tokens `last_hidden_state` `(num_tokens,
-    hidden_size)` and `token_mask` `(num_tokens,)`. If rows of the prepared dataset have several items, `rows` is
-    the index of the row of each.
+    `(num_leads,)` and `labels` `(num_labels,)`, for heads that read tokens `last_hidden_state` `(num_tokens,
+    hidden_size)` and `token_mask` `(num_tokens,)`, and for classifiers that read rhythm features `rhythm`
+    `(num_features,)`. If rows of the prepared dataset have several items, `rows` is the index of the row of each.
 
     Args:
         columns (`dict[str, torch.Tensor]`): Each with one row per item.
@@ -104,7 +105,9 @@ def encode(
     Raises:
         InputError: If `cache_dir` cannot be written.
     """
-    labels = dataset_labels(dataset, collator.label_names)
+    of_rows = {"labels": dataset_labels(dataset, collator.label_names)}
+    if collator.feature_extractor.rhythm_features:
+        of_rows["rhythm"] = dataset_rhythm(dataset, collator.feature_extractor)
     path = None
     if cache_dir is not None:
         check_writable(cache_dir)
@@ -112,19 +115,22 @@ def encode(
         cached = _read(path, len(dataset), collator.all_beats)
         # Either all processes encode or none.
         if not tokens and all(gather_object([cached is not None])) and cached is not None:
-            return _with_labels(cached, labels)
+            return _with_rows(cached, of_rows)
     columns = _encode(model, dataset, collator, batch_size, progress, tokens)
     if path is not None and PartialState().is_main_process:
         with atomic_file(path) as partial:
             save_file({name: column for name, column in columns.items() if name in _CACHED}, partial)
-    return _with_labels(columns, labels)
+    return _with_rows(columns, of_rows)
 
 
 _CACHED = {"lead_states", "present", "rows"}
 
 
-def _with_labels(columns: dict[str, torch.Tensor], labels: torch.Tensor) -> EncodedDataset:
-    return EncodedDataset({**columns, "labels": labels[columns["rows"]] if "rows" in columns else labels})
+def _with_rows(columns: dict[str, torch.Tensor], of_rows: dict[str, torch.Tensor]) -> EncodedDataset:
+    """Add columns with one value for each row of the prepared dataset, such as its labels."""
+    if "rows" in columns:
+        of_rows = {name: column[columns["rows"]] for name, column in of_rows.items()}
+    return EncodedDataset({**columns, **of_rows})
 
 
 @torch.no_grad()
@@ -138,7 +144,8 @@ def _encode(
 ) -> dict[str, torch.Tensor]:
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {"rows": [], "lead_states": [], "present": []}
-    unlabeled = EcgCollator(collator.feature_extractor, (), trim=collator.trim, all_beats=collator.all_beats)
+    extractor = collator.feature_extractor.replace(rhythm_features=())  # encoders do not read them
+    unlabeled = EcgCollator(extractor, (), trim=collator.trim, all_beats=collator.all_beats)
     # Batches of recordings with similar numbers of beats need less padding, which costs as much as beats.
     order = process_rows(sorted(range(len(dataset)), key=[len(peaks) for peaks in dataset["r_peaks"]].__getitem__))
     rows = dataset.select_columns(unlabeled.columns).with_format("numpy").select(order)
@@ -184,12 +191,22 @@ def dataset_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None)
     )
 
 
+def dataset_rhythm(dataset: datasets.Dataset, feature_extractor: Any) -> torch.Tensor:
+    """Rhythm features `(num_recordings, num_features)` of a prepared dataset, of all beats of each row."""
+    rows = dataset.select_columns(["r_peaks", "signal"]).with_format("numpy")
+    peaks, lengths = zip(*((row["r_peaks"], row["signal"].shape[-1]) for row in rows), strict=True)
+    names = feature_extractor.rhythm_features
+    return torch.from_numpy(rhythm_features(peaks, lengths, feature_extractor.sampling_rate, names))
+
+
 def features_key(model: PreTrainedModel, dataset: datasets.Dataset, collator: EcgCollator) -> str:
     """
     Hexadecimal digest of the weights and config of the encoder, the samples, peaks and order of the recordings, and
-    the settings of the feature extractor. Head and labels are not part of it.
+    the settings of the feature extractor. Head, rhythm features and labels are not part of it.
     """
-    parts = (weights_digest(model.base_model), dataset_digest(dataset), extractor_settings(collator.feature_extractor))
+    settings = extractor_settings(collator.feature_extractor)
+    settings.pop("rhythm_features", None)
+    parts = (weights_digest(model.base_model), dataset_digest(dataset), settings)
     return digest_of(*parts, *(["all beats"] if collator.all_beats else []))
 
 

@@ -39,7 +39,7 @@ from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import Predictions, predict
 from ..inference.classifier_outputs import model_label_names
 from ..inference.digests import dataset_digest, weights_digest
-from ..modeling.modeling_ecg import EcgModelOutput, masked_binary_cross_entropy
+from ..modeling.modeling_ecg import EcgModelOutput, add_rhythm, masked_binary_cross_entropy
 from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .arguments import FinetuningArguments
@@ -450,6 +450,7 @@ class HeadOnly(nn.Module):
         super().__init__()
         self.config = model.config
         self.head, self.dropout, self.classifier = model.head, model.dropout, model.classifier
+        self.rhythm_classifier = model.rhythm_classifier
         self.loss_function = model.loss_function
 
     def forward(
@@ -459,17 +460,20 @@ class HeadOnly(nn.Module):
         labels: torch.Tensor | None = None,
         last_hidden_state: torch.Tensor | None = None,
         token_mask: torch.Tensor | None = None,
+        rhythm: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Logits `(batch_size, num_labels)` of lead states and tokens, and the loss if there are labels."""
+        """Logits `(batch_size, num_labels)` of states and rhythm features, and the loss if there are labels."""
         outputs = EcgModelOutput(
             last_hidden_state=last_hidden_state, lead_states=lead_states, present_leads=present, token_mask=token_mask
         )
-        return self.classify(outputs, labels)
+        return self.classify(outputs, labels, rhythm)
 
-    def classify(self, outputs: EcgModelOutput, labels: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def classify(
+        self, outputs: EcgModelOutput, labels: torch.Tensor | None, rhythm: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """As `forward`, for any output of an encoder."""
         feature, _ = self.head(outputs)
-        logits = self.classifier(self.dropout(feature))
+        logits = add_rhythm(self.classifier(self.dropout(feature)), self.rhythm_classifier, rhythm)
         if labels is None:
             return {"logits": logits}
         return {"loss": self.loss_function(labels, logits, self.config), "logits": logits}
@@ -484,12 +488,12 @@ class FrozenEncoder(HeadOnly):
         self._encoder = [model.base_model.eval()]
 
     def forward(  # type: ignore[override]
-        self, labels: torch.Tensor | None = None, **inputs: torch.Tensor
+        self, labels: torch.Tensor | None = None, rhythm: torch.Tensor | None = None, **inputs: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """As in [`HeadOnly`], for a collated batch."""
         with torch.no_grad():
             encoded = self._encoder[0](**inputs)
-        return self.classify(encoded, labels)
+        return self.classify(encoded, labels, rhythm)
 
 
 def is_precomputed(model: Any, arguments: FinetuningArguments) -> bool:
@@ -514,8 +518,9 @@ def _trainable_module(model: PreTrainedModel, arguments: FinetuningArguments) ->
         target_modules="|".join(map(re.escape, adapted_modules(model))),
     )
     tuner = LoraModel(model, {"default": config}, "default")
-    for part in (model.head, model.classifier):
-        part.requires_grad_(True)
+    for part in (model.head, model.classifier, model.rhythm_classifier):
+        if part is not None:
+            part.requires_grad_(True)
     try:
         yield tuner
     finally:
@@ -606,6 +611,7 @@ def run_identity(
             "encoder": weights_digest(model.base_model),
             "head": model.config.head_type,
             **({} if (count := model.config.num_pooling_heads) is None else {"pooling heads": count}),
+            **({"rhythm features": names} if (names := model.config.rhythm_features) else {}),
             "labels": label_names,
         },
         "the training recordings": digest(train_dataset),

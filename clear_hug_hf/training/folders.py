@@ -270,7 +270,7 @@ def load_for_finetuning(path: str | Path, label_names: Sequence[str], **override
         overrides: Fields of the config to override, such as `head_type`.
 
     Returns:
-        `tuple`: The model and the feature extractor.
+        `tuple`: The model and the feature extractor, which has the `rhythm_features` of the model.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
@@ -286,7 +286,7 @@ def load_for_finetuning(path: str | Path, label_names: Sequence[str], **override
             f"{folder} contains no complete encoder: {not_loaded[0]} and {len(not_loaded) - 1} other weights are "
             "missing or have another shape"
         )
-    return model, load_feature_extractor(folder)
+    return model, load_feature_extractor(folder).replace(rhythm_features=model.config.rhythm_features)
 
 
 def check_heads(folder: Path, heads: Sequence[str]) -> None:
@@ -315,9 +315,11 @@ def classifier_config(config: Any, label_names: Sequence[str], **overrides: Any)
         **{name: value for name, value in config.to_dict().items() if name != "window_aggregation"},
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
-        # Thresholds, problem type and combination of windows of an earlier classifier do not apply to the new one.
+        # Thresholds, problem type, rhythm features and combination of windows of an earlier classifier do not apply to
+        # the new one.
         "label_thresholds": None,
         "problem_type": "multi_label_classification",
+        "rhythm_features": [],
         **overrides,
     }
     try:

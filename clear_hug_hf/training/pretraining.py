@@ -56,6 +56,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..data.collator import EcgCollator
+from ..modeling.modeling_ecg import RhythmClassifier
 from ..processing.errors import InputError, missing_library
 from ..utils.files import check_writable, remove_leftovers, write_csv
 from .arguments import PretrainingArguments
@@ -117,7 +118,9 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         weight_decay (`float`): Weight decay of the first group; that of the second is 0.
     """
     decaying = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | RhythmClassifier)
     }
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
@@ -305,6 +308,7 @@ def check_compatible(config: Any, feature_extractor: Any, *sets: Any) -> None:
         ("patch_size", "patch_size"),
         ("num_samples", "window_samples"),
         ("image_size", "image_size"),
+        ("rhythm_features", "rhythm_features"),
     ):
         expected, actual = getattr(config, name, None), getattr(feature_extractor, extractor_name, None)
         if expected is None or actual is None or actual == expected or (name == "num_beats" and actual < expected):

@@ -64,6 +64,14 @@ class FinetuneArguments(CacheArguments):
             "choices": head_types(),
         },
     )
+    rhythm_features: bool = field(
+        default=False,
+        metadata={
+            "help": "Also classify by the rhythm: a linear map from heart rate, variability, irregularity, early "
+            "beats and pauses of the window, whose logits are added to those of the head. Not part of the "
+            "papers."
+        },
+    )
     min_positives: int = field(
         default=1,
         metadata={
@@ -123,6 +131,7 @@ def _read_for_finetuning(
     """The feature extractor, the recordings by split, their labels and description, and those that failed."""
     from ..data.model_files import extractor_settings, load_feature_extractor
     from ..data.prepared import check_independent_labels, match_prepared
+    from ..processing.rhythm import RHYTHM_FEATURES
     from ..training.finetuning import check_datasets
     from ..training.provenance import count_sets
 
@@ -132,6 +141,7 @@ def _read_for_finetuning(
     quiet_libraries()
     say_unused_devices("use all with `accelerate launch --num_processes {count} -m clear_hug_hf.cli finetune ...`")
     extractor = load_feature_extractor(folder)
+    extractor = extractor.replace(rhythm_features=RHYTHM_FEATURES if arguments.rhythm_features else ())
     if sources.prepared is not None:
         before, extractor = extractor_settings(extractor), match_prepared(sources.prepared, extractor)
         after = extractor_settings(extractor)
@@ -229,7 +239,9 @@ def finetune_and_report(
         release(arguments.output_dir, arguments.restart)
         release(arguments.output_dir / _CONTROL, arguments.restart)
 
-    overrides = {} if arguments.head_type is None else {"head_type": arguments.head_type}
+    overrides: dict[str, Any] = {"rhythm_features": extractor.rhythm_features}
+    if arguments.head_type is not None:
+        overrides["head_type"] = arguments.head_type
 
     def load() -> Any:
         set_seed(training.seed)
@@ -250,6 +262,7 @@ def finetune_and_report(
         "data": about,
         "labels": label_names,
         "head": config.head_type,
+        **({"rhythm_features": config.rhythm_features} if config.rhythm_features else {}),
         "recipe": finetuning.recipe_settings(training),
         **({} if arguments.folds is None else {"folds": arguments.folds}),
         "selected_by": "best validation macro AUROC (epoch) and best validation F1 (thresholds); validation metrics "

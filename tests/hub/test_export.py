@@ -48,7 +48,7 @@ from clear_hug_hf import (
     StMemForSequenceClassification,
 )
 from clear_hug_hf.hub.export import export_onnx, run_onnx
-from clear_hug_hf.processing import STANDARD_LEADS, InputError
+from clear_hug_hf.processing import RHYTHM_FEATURES, STANDARD_LEADS, InputError
 from clear_hug_hf.training.folders import save_model_folder
 
 
@@ -79,8 +79,10 @@ SYSTEMS: dict[str, Any] = {
         EcgWaveformFeatureExtractor(),
     ),
     "ecg_s4": lambda: (
-        EcgS4ForSequenceClassification(EcgS4Config(hidden_size=32, num_hidden_layers=1, num_labels=3)),
-        EcgWaveformFeatureExtractor(),
+        EcgS4ForSequenceClassification(
+            EcgS4Config(hidden_size=32, num_hidden_layers=1, num_labels=3, rhythm_features=RHYTHM_FEATURES)
+        ),
+        EcgWaveformFeatureExtractor(rhythm_features=RHYTHM_FEATURES),
     ),
     "ecg_founder": lambda: (
         EcgFounderForSequenceClassification(EcgFounderConfig.preset("tiny", num_labels=3)),
@@ -116,6 +118,8 @@ def _saved(system: str, folder: Path) -> tuple[Any, Any]:
         extractor = EcgScanFeatureExtractor(image_size=model.config.image_size)
     with torch.no_grad():  # Logits that differ between recordings.
         model.classifier.weight.normal_()
+        if model.rhythm_classifier is not None:
+            model.rhythm_classifier.weight.normal_()
     save_model_folder(folder, model, extractor)
     return model.eval(), extractor
 

@@ -354,3 +354,39 @@ def test_when_something_of_texts_is_given_then_it_is_refused(kind: Kind) -> None
         ValueError, match="inputs_embeds is a text input, which this model does not support: remove it"
     ):
         kind.system.encoder(kind.config())(**kind.batch(), inputs_embeds=torch.zeros(4, 2, 16))
+
+
+@pytest.mark.parametrize("system", SMALL_SYSTEMS.values(), ids=SMALL_SYSTEMS)
+def test_when_a_classifier_reads_the_rhythm_then_its_logits_are_added_to_those_of_the_head(
+    system: SmallSystem, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    names, rhythm = ["log_rate", "log_rmssd"], torch.randn(2, 2)
+    model = system.classifier(system.config(num_labels=3, rhythm_features=names)).eval()
+    plain = system.classifier(system.config(num_labels=3)).eval()
+    assert {*model.state_dict()} - {*plain.state_dict()} == {"rhythm_classifier.weight"}
+    assert "rhythm_features" not in plain.config.to_dict()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    batch = system.inputs(system.classifier)
+    with torch.no_grad():
+        of_head = plain(**batch).logits
+        assert model(**batch, rhythm=rhythm).logits.equal(of_head)  # before training
+        model.rhythm_classifier.weight.normal_()
+        expected = of_head + rhythm @ model.rhythm_classifier.weight.T
+    torch.testing.assert_close(model(**batch, rhythm=rhythm).logits, expected)
+    model.save_pretrained(tmp_path)
+    loaded, report = system.classifier.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    assert loaded.config.rhythm_features == names
+    torch.testing.assert_close(loaded.eval()(**batch, rhythm=rhythm).logits, expected)
+    # The encoder reads what the same feature extractor returns.
+    states = system.encoder.from_pretrained(tmp_path).eval()(**batch, rhythm=rhythm).lead_states
+    assert states.equal(loaded.base_model(**batch).lead_states)
+    for wrong, message in (
+        ({}, r"rhythm is required because config\.rhythm_features of the model is set"),
+        ({"rhythm": rhythm[:, :1]}, r"rhythm must have shape \(2, 2\), got \(2, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(**batch, **wrong)
+    with pytest.raises(ValueError, match=r"rhythm was passed, but config\.rhythm_features of the model is empty"):
+        plain(**batch, rhythm=rhythm)

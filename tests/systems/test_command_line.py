@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,14 +22,25 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from small_systems import FINETUNING, PRETRAINABLE, PRETRAINING, SMALL_SYSTEMS, SmallSystem
+from strangers import ABSENT, run_script
 from transformers import AutoFeatureExtractor, AutoModel, pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from clear_hug_hf import load_prepared, read_record
 from clear_hug_hf.data.model_files import load_feature_extractor
+from clear_hug_hf.data.preparation import prepare
+from clear_hug_hf.evaluation.predictions import predict
+from clear_hug_hf.inference.pipeline_ecg_classification import EcgClassificationPipeline
+from clear_hug_hf.inference.records import predict_records
 from clear_hug_hf.objectives import objectives_of
+from clear_hug_hf.processing import RHYTHM_FEATURES, InputError, rhythm_features
 from clear_hug_hf.systems import Objective, load
-from clear_hug_hf.training.folders import find_model_folder, load_classifier
+from clear_hug_hf.training.folders import (
+    find_model_folder,
+    load_classifier,
+    load_for_finetuning,
+    save_model_folder,
+)
 from clear_hug_hf.training.recipes import Recipe
 
 
@@ -399,6 +411,41 @@ def test_when_records_are_embedded_then_vectors_are_the_means_of_the_leads_that_
     torch.testing.assert_close(vectors, output.lead_states.mean(dim=1), atol=1e-4, rtol=0)
 
 
+def _rhythmic(house: Path, folder: Path) -> tuple[Any, Any]:
+    """A classifier of the pretrained encoder that reads the rhythm, saved in a folder, and its feature extractor."""
+    torch.manual_seed(0)
+    model, extractor = load_for_finetuning(house / "pretrained", LABELS, rhythm_features=RHYTHM_FEATURES)
+    with torch.no_grad():
+        model.rhythm_classifier.weight.normal_()
+    save_model_folder(folder, model, extractor)
+    return load_classifier(folder)
+
+
+def test_when_a_classifier_reads_the_rhythm_then_every_way_in_gives_it(
+    small: SmallSystem, house: Path, record: Path, run: Run, tmp_path: Path, capsys: Capture
+) -> None:
+    model, extractor = _rhythmic(house, tmp_path / "model")
+    recording = read_record(record)
+    row = prepare([recording], extractor, progress=False).dataset
+    inputs = extractor(**recording.as_inputs(), return_tensors="pt")
+    expected = rhythm_features(row["r_peaks"], [len(row[0]["signal"][0])], extractor.sampling_rate)
+    np.testing.assert_array_equal(inputs["rhythm"][:1], expected[:1])
+    with torch.no_grad():
+        of_extractor = model(**inputs).logits.sigmoid().mean(dim=0)
+    # Rows are stored with 16 bits.
+    np.testing.assert_allclose(predict(model, row, extractor).by_recording().probabilities[0], of_extractor, atol=0.01)
+    (of_records,) = predict_records(model, extractor, [recording], windows=extractor.windows)
+    np.testing.assert_allclose(of_records.probabilities, of_extractor, atol=1e-5)
+    pipe = pipeline("ecg-classification", model=str(tmp_path / "model"), device="cpu")
+    scores = {one["label"]: one["score"] for one in pipe(f"{record}.hea", windows=extractor.windows)}
+    assert [scores[name] for name in LABELS] == pytest.approx(of_extractor.tolist(), abs=1e-5)
+    run("embed", f"{record}.hea", "--model", tmp_path / "model", "--output", tmp_path / "vectors.parquet")
+    if small.system.reads_pages:
+        run("render", record, tmp_path / "page.png")
+        with pytest.raises(InputError, match="also reads rhythm features, which only recordings have"):
+            pipe(str(tmp_path / "page.png"))
+
+
 # Publication
 
 
@@ -539,6 +586,29 @@ def test_when_the_package_is_absent_then_a_published_folder_gives_the_same_numbe
         assert [one["score"] for one in found[kind]] == pytest.approx(
             [one["score"] for one in expected], abs=tolerance, rel=0
         )
+
+
+RHYTHMIC_STRANGER = """
+import transformers
+
+pipe = transformers.pipeline("ecg-classification", model=sys.argv[1], trust_remote_code=True, device="cpu")
+print([one["score"] for one in pipe(sys.argv[2])])
+assert "clear_hug_hf" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("small", ["clear_hug", "ecg_s4"], indirect=True)
+def test_when_the_package_is_absent_then_a_published_classifier_reads_the_rhythm(
+    small: SmallSystem, house: Path, record: Path, tmp_path: Path
+) -> None:
+    model, extractor = _rhythmic(house, tmp_path / "model")
+    EcgClassificationPipeline(model=model, feature_extractor=extractor).save_pretrained(tmp_path / "published")
+    own = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    script = ABSENT + RHYTHMIC_STRANGER
+    run_script(tmp_path, script, tmp_path / "published", f"{record}.hea", environment={**os.environ, **own})
+    found = json.loads((tmp_path / "printed.txt").read_text().splitlines()[-1])
+    pipe = EcgClassificationPipeline(model=model, feature_extractor=extractor)
+    assert found == pytest.approx([one["score"] for one in pipe(f"{record}.hea")], abs=1e-6)
 
 
 def test_when_the_package_is_there_then_a_run_loads_as_the_systems_own_classes(

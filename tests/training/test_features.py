@@ -168,6 +168,7 @@ _SYSTEMS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig, torch.Tensor,
 _OTHERS = {
     **{"lead_names": ["I", "II", "V1"], "hidden_act": "silu"},
     **{"problem_type": "regression", "label_thresholds": {"LABEL_0": 0.1}, "num_pooling_heads": 1},
+    "rhythm_features": ["log_rate"],
 }
 
 

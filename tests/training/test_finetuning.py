@@ -27,7 +27,7 @@ from clear_hug_hf.evaluation.metrics import choose_thresholds, macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.modeling.modeling_clear_hug import ClearHugPreTrainedModel
 from clear_hug_hf.modeling.modeling_ecg import EcgForSequenceClassification, EcgModelOutput
-from clear_hug_hf.processing import InputError
+from clear_hug_hf.processing import RHYTHM_FEATURES, InputError
 from clear_hug_hf.training import finetuning, processes
 from clear_hug_hf.training.features import encode
 from clear_hug_hf.training.finetuning import (
@@ -38,7 +38,7 @@ from clear_hug_hf.training.finetuning import (
     parameter_depths,
     positive_weights,
 )
-from clear_hug_hf.training.folders import load_classifier
+from clear_hug_hf.training.folders import load_classifier, load_for_finetuning, save_model_folder
 from clear_hug_hf.training.pretraining import check_compatible
 
 
@@ -102,8 +102,12 @@ def test_when_the_encoder_is_frozen_then_only_the_head_learns(sets: Sets, tmp_pa
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
-def test_when_features_are_computed_once_then_the_logits_are_the_models(sets: Sets) -> None:
-    model, collator = _model().eval(), EcgCollator(ClearHugFeatureExtractor(), label_names=LABELS)
+@pytest.mark.parametrize("names", [(), RHYTHM_FEATURES])
+def test_when_features_are_computed_once_then_the_logits_are_the_models(sets: Sets, names: tuple[str, ...]) -> None:
+    model = _model(rhythm_features=names).eval()
+    if names:
+        nn.init.normal_(model.rhythm_classifier.weight)
+    collator = EcgCollator(ClearHugFeatureExtractor(rhythm_features=names), label_names=LABELS)
     encoded = encode(model, sets[1], collator, batch_size=4)
     batch = collator([sets[1][index] for index in range(len(sets[1]))])
     with torch.no_grad():
@@ -121,6 +125,49 @@ def test_when_the_whole_model_is_trained_then_the_encoder_learns_too(sets: Sets)
     _finetune(sets, model=model, method="full", num_train_epochs=3)
     moved = {name: not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()}
     assert all(moved.values()), [name for name, it_did in moved.items() if not it_did]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{}, {"precompute": False}, {"method": "full"}, {"method": "lora"}],
+    ids=["frozen", "each", "full", "lora"],
+)
+def test_when_a_classifier_reads_the_rhythm_then_every_method_trains_it_and_it_tells_fast_hearts(
+    sets: Sets, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    if recipe.get("method") == "lora":
+        pytest.importorskip("peft")
+    model, extractor = _model(rhythm_features=["log_rate"]), ClearHugFeatureExtractor(rhythm_features=["log_rate"])
+    finetune(model, *sets, extractor, tmp_path, _recipe(num_train_epochs=4, **recipe))
+    fast = LABELS.index("fast")
+    assert model.rhythm_classifier.weight[fast] > 0
+    # From the rhythm alone, and from what was saved.
+    loaded, saved = load_classifier(tmp_path / "model")
+    assert (loaded.config.rhythm_features, saved.rhythm_features) == (["log_rate"], ["log_rate"])
+    with torch.no_grad():
+        loaded.classifier.weight.zero_()
+    found = predict(loaded, sets[1], saved)
+    assert found.labels is not None
+    assert macro_auroc(found.labels[:, [fast]], found.probabilities[:, [fast]]) == 1
+    with pytest.raises(InputError, match=r"rhythm features was \['log_rate'\] and is now None"):
+        finetune(_model(), *sets, ClearHugFeatureExtractor(), tmp_path, _recipe(num_train_epochs=4, **recipe))
+
+
+def test_when_only_one_of_model_and_extractor_has_rhythm_features_then_it_is_refused(sets: Sets) -> None:
+    for model, names in ((_model(rhythm_features=["log_rate"]), []), (_model(), ["log_rate"])):
+        with pytest.raises(InputError, match="the feature extractor has rhythm_features"):
+            finetune(model, *sets, ClearHugFeatureExtractor(rhythm_features=names), None, _recipe())
+
+
+def test_when_a_new_head_is_put_on_a_classifier_that_reads_the_rhythm_then_it_reads_it_only_if_asked(
+    tmp_path: Path,
+) -> None:
+    extractor = ClearHugFeatureExtractor(rhythm_features=RHYTHM_FEATURES)
+    save_model_folder(tmp_path, _model(rhythm_features=RHYTHM_FEATURES), extractor)
+    for names in ([], ["log_rate"]):
+        model, extractor = load_for_finetuning(tmp_path, ["a"], **({"rhythm_features": names} if names else {}))
+        assert model.config.rhythm_features == extractor.rhythm_features == names
+        assert (model.rhythm_classifier is None) == (not names)
 
 
 def test_when_nothing_gets_better_then_training_stops(sets: Sets) -> None:
