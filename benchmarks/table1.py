@@ -50,6 +50,7 @@ import numpy as np
 import torch
 import yaml
 from machine import REPOSITORY, describe_machine, write_csv
+from table1_markdown import ATTENTION, LABEL_SETS, LINEAR, cost_table, task_table
 from transformers import AutoModel, set_seed
 from transformers.utils import logging
 
@@ -57,7 +58,6 @@ from clear_hug_hf.cli import main as clear_hug
 from clear_hug_hf.data.prepared import MANIFEST, load_prepared, read_manifest, select_labels
 from clear_hug_hf.data.splits import patient_folds
 from clear_hug_hf.evaluation.metrics import bootstrap_interval
-from clear_hug_hf.evaluation.protocol import PAPER, PAPER_FRACTIONS
 from clear_hug_hf.inference.digests import digest_of
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.systems import SYSTEMS
@@ -65,7 +65,6 @@ from clear_hug_hf.training.benchmark import (
     CELLS,
     MINIROCKET,
     RANDOM,
-    SCRATCH,
     BenchmarkArguments,
     Cell,
     Model,
@@ -83,17 +82,8 @@ from clear_hug_hf.utils.files import write_json
 
 
 STEPS = ("prepare", "pretrain", "benchmark", "table")
-LABEL_SETS = {name: f"ptbxl_{name}" for name in ("super", "sub", "form", "rhythm")}
 # Frozen encoders are tested by these protocols and heads.
-FROZEN = (("logistic", ""), ("probe", "attention"))
-TITLES = {
-    ("logistic", ""): "Linear probe: logistic regression on the mean feature of frozen encoders",
-    ("probe", "attention"): "Linear head on learned attention pooling of frozen encoders",
-    ("finetune", "mean"): "Full fine-tuning, and training from random weights",
-}
-NOTES = {
-    ("finetune", "mean"): ["The fine-tuned rows are those with the best linear probes in validation."],
-}
+FROZEN = (LINEAR, ATTENTION)
 # What budgets and costs of pre-training are recorded with, as messages name it.
 IDENTITY = {
     "budget": "a budget of",
@@ -554,6 +544,7 @@ class Table:
         backbone_of |= {supervised_name(row.backbone): row.backbone for row in self.rows}
         costs = {row.name: self.cost(row) for row in self.rows}
         paper = {row.name: row.paper for row in self.all_rows if row.paper}
+        num_labels = {task.name: len(task.label_names) for task in tasks}
         lines = []
         for (method, task, fraction), values in samples.items():
             name, protocol, head = method
@@ -561,7 +552,6 @@ class Table:
             control = ((controls.get(name, name), protocol, head), task, fraction)
             if control[0] != method and control in samples:
                 difference = bootstrap_interval(values - samples[control])
-            published = PAPER[LABEL_SETS[task]].values.get(paper.get(name, ""))
             lines.append(
                 {
                     "backbone": backbone_of.get(name, ""),
@@ -569,12 +559,11 @@ class Table:
                     "protocol": protocol,
                     "head": head,
                     "task": task,
+                    "labels": str(num_labels[task]),
                     "fraction": f"{fraction:g}",
                     **{key: _text(value) for key, value in bootstrap_interval(values).items()},
                     **{f"minus_random_{key}": _text(value) for key, value in difference.items()},
-                    "paper": f"{published[PAPER_FRACTIONS[fraction]]:.2f}"
-                    if published and fraction in PAPER_FRACTIONS
-                    else "",
+                    "paper": paper.get(name, ""),
                     **{
                         key: costs.get(name, {}).get(key, "") for key in ("epochs", "seconds", "peak_mb", "parameters")
                     },
@@ -584,7 +573,7 @@ class Table:
         order = {name: place for place, name in enumerate(dict.fromkeys(backbone_of.values()))}
         lines.sort(key=lambda line: order.get(line["backbone"], len(order)))
         write_csv(self.arguments.results or self.output / "table1.csv", lines)
-        text = self.markdown(lines, costs)
+        text = self.markdown(lines)
         (self.output / "table1.md").write_text(text, encoding="utf-8")
         print(text, flush=True)
 
@@ -602,86 +591,27 @@ class Table:
             "parameters": str(facts[0][-1]["parameters"]),
         }
 
-    def markdown(self, lines: Sequence[dict[str, Any]], costs: dict[str, dict[str, str]]) -> str:
-        """The tables of all protocols and of the costs."""
+    def markdown(self, lines: Sequence[dict[str, Any]]) -> str:
+        """The tables of all tasks, and of the costs."""
         settings = self.settings
-        columns = [(task, fraction) for task in settings.tasks for fraction in settings.fractions]
-        paper = {row.name: row.paper for row in self.all_rows if row.paper}
         budget = (
             f"{settings.seconds:g} seconds of one core" if settings.epochs is None else f"{settings.epochs} epochs"
         )
         sections = [
             f"Macro AUROC [%] with 95 % bootstrap intervals over patients, averaged over {settings.folds} folds by "
-            f"patient, after {budget} of pre-training for each fold. In italics: the paper's numbers, of other "
-            "recordings, larger encoders and other protocols."
+            f"patient, after {budget} of pre-training for each fold. The columns are fractions of the labels. "
+            "Networks that are trained as a whole, and MiniRocket, are in the columns of the linear probe. The fully "
+            "fine-tuned rows are those with the best linear probes in validation. In italics: the paper's numbers, of "
+            "other recordings, larger encoders and other protocols."
         ]
-        for (protocol, head), title in TITLES.items():
-            protocols = (protocol, SCRATCH, "supervised") if protocol == "finetune" else (protocol,)
-            chosen = [line for line in lines if line["protocol"] in protocols and line["head"] in (head, "")]
-            if not chosen:
-                continue
-            shown = [["method", *(f"{task} {100 * fraction:g}%" for task, fraction in columns)]]
-            shown.append(["---", *["---:"] * len(columns)])
-            shown_papers: set[str] = set()
-            for backbone in dict.fromkeys(line["backbone"] for line in chosen):
-                group = [line for line in chosen if line["backbone"] == backbone]
-                shown.append([f"**{backbone or 'no encoder'}**", *[""] * len(columns)])
-                for method in dict.fromkeys(line["method"] for line in group):
-                    values = {
-                        (line["task"], float(line["fraction"])): line for line in group if line["method"] == method
-                    }
-                    shown.append([method, *(_percent(values.get(column)) for column in columns)])
-                    if method in paper and (protocol, head) != ("finetune", "mean"):
-                        shown.append(self._paper_row(paper[method], columns))
-                        shown_papers.add(paper[method])
-            if protocol == "logistic":
-                # Rows of the paper that are not trained here, last.
-                absent = [name for name in PAPER["ptbxl_super"].values if name not in shown_papers]
-                shown.append(["**in the paper only**", *[""] * len(columns)])
-                shown += [self._paper_row(name, columns) for name in absent]
-            sections += [f"### {title}", *NOTES.get((protocol, head), []), _markdown_table(shown)]
-        shown = [
-            ["method", "backbone", "parameters", "epochs", "seconds of one core", "peak memory [MB]"],
-            ["---"] * 6,
-        ]
-        for row in self.rows:
-            facts = costs[row.name]
-            shown.append(
-                [
-                    row.name,
-                    row.backbone,
-                    f"{int(facts['parameters']):,}",
-                    facts["epochs"],
-                    facts["seconds"],
-                    facts["peak_mb"],
-                ]
-            )
-        return "\n\n".join([*sections, "### Cost of pre-training", _markdown_table(shown)]) + "\n"
-
-    def _paper_row(self, name: str, columns: Sequence[tuple[str, float]]) -> list[str]:
-        values = {task: PAPER[LABEL_SETS[task]].values[name] for task in self.settings.tasks}
-        return [
-            f"*{name} (paper)*",
-            *(
-                f"*{values[task][PAPER_FRACTIONS[share]]:.2f}*" if share in PAPER_FRACTIONS else ""
-                for task, share in columns
-            ),
-        ]
+        for task in settings.tasks:
+            count = next(line["labels"] for line in lines if line["task"] == task)
+            sections += [f"### {task}: {count} labels", task_table(lines, task)]
+        return "\n\n".join([*sections, "### Cost of pre-training", cost_table(lines)]) + "\n"
 
 
 def _text(value: float | None) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.5f}"
-
-
-def _percent(line: dict[str, Any] | None) -> str:
-    if line is None or not line["value"]:
-        return ""
-    low, high = (f"{100 * float(line[name]):.1f}" if line[name] else "" for name in ("low", "high"))
-    return f"{100 * float(line['value']):.1f}" + (f" ({low} to {high})" if low and high else "")
-
-
-def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> int:

@@ -228,6 +228,11 @@ def test_when_the_table_is_made_then_all_methods_are_in_it_and_nothing_is_done_t
     assert "| *HeartLang (paper)* | *87.52* |" in text
     assert "| *SimCLR (paper)* | *73.53* |" in text
     assert "| **ecg_s4** |" in text
+    shown = {row[0]: row for row in (line.strip("| ").split(" | ") for line in text.splitlines())}
+    value = next(line for line in lines if (line["method"], line["protocol"]) == ("CPC", "logistic"))
+    assert shown["CPC"][1].startswith(f"{100 * float(value['value']):.1f} (")
+    assert shown["CPC"][2].startswith(f"{100 * float(value['minus_random_value']):+.1f} (")
+    assert any(name.endswith(", fully fine-tuned") for name in shown)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cost.json")}
     before |= {path: path.stat().st_mtime_ns for path in (tmp_path / "benchmark" / "cells").iterdir()}
     assert run().endswith(text + "\n")
