@@ -37,7 +37,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         "encoder": f"{pretraining.get('system')} {pretraining.get('size')} {changed}".strip(),
         "method": recipe["method"],
         "head": metrics["head"],
-        "epochs": recipe["num_train_epochs"],
+        "epochs": recipe.get("num_train_epochs", ""),
         "num_labels": len(metrics["labels"]),
         "recordings": metrics["data"]["sets"]["validation"]["recordings"],
     }

@@ -131,6 +131,21 @@ def test_when_a_model_is_cross_validated_then_metrics_pictures_and_card_are_of_t
         assert words in card, words
     assert "optimistic: epoch" not in card
 
+    # The other methods differ in what is chosen.
+    command[-1], command[command.index("--num-train-epochs") + 1] = tmp_path / "logistic", 7
+    assert "leave out --head-type hug" in refused(*command, "--method", "logistic", "--head-type", "hug")
+    printed = printed_by(
+        *command[:7], "--method", "logistic", "--output-dir", command[-1], "--folds", 2, "--no-control"
+    )
+    assert "fitting a logistic regression on" in printed
+    metrics = json.loads((tmp_path / "logistic" / "metrics.json").read_text())
+    assert (metrics["head"], sorted(metrics["recipe"])) == ("mean", ["allow_absent_labels", "method", "seed"])
+    assert len(metrics["pretrained"]["strength_by_fold"]) == 2
+    printed_by("publish", tmp_path / "logistic", "you/ward", "--dry-run", tmp_path / "staged logistic")
+    card = " ".join((tmp_path / "staged logistic/README.md").read_text().split())
+    assert "logistic regression of the mean state of the frozen encoder, written into the classifier" in card
+    assert f"inverse strength of the penalty {metrics['pretrained']['strength']:g}" in card
+
 
 def test_when_a_model_is_evaluated_then_unknown_labels_are_named_and_fewer_can_be_chosen(
     runs: Path, ptbxl_folder: Path, tmp_path: Path, printed_by: Printed

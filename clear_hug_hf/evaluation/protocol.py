@@ -198,13 +198,54 @@ def select_logistic(
         `tuple[float, np.ndarray, np.ndarray]`: The inverse strength, and the probabilities of the validation
         recordings and of the queries, `(num_recordings, num_labels)`.
     """
-    spans = _project(features, validation_features, queries)
+    return _select(STRENGTHS, logistic_scores(features, labels, validation_features, queries), validation_labels)
+
+
+def logistic_scores(
+    features: np.ndarray, labels: np.ndarray, *others: np.ndarray
+) -> Callable[[float], list[np.ndarray]]:
+    """
+    A function from the inverse strength of the penalty to the probabilities of `others`, features of recordings
+    `(num_recordings, width)`; otherwise as in [`select_logistic`]. Each call starts from the weights of the last.
+    """
+    spans = _project(features, *others)
     fits = [_LogisticFit(spans, truth) for truth in labels.T]
 
     def scores(strength: float) -> list[np.ndarray]:
         return [np.stack(parts, axis=1) for parts in zip(*(fit(strength) for fit in fits), strict=True)]
 
-    return _select(STRENGTHS, scores, validation_labels)
+    return scores
+
+
+def fit_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The logistic regressions of [`select_logistic`] with an inverse strength, as linear maps of features that are not
+    standardized.
+
+    Args:
+        features (`np.ndarray` of shape `(num_recordings, width)`): Features.
+        labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN if unknown.
+        strength (`float`): Inverse strength of the penalty.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Weights `(num_labels, width)` and biases `(num_labels,)`. A label of a single
+        class has no weights, and the bias of half a recording of the other class.
+    """
+    mean, scale = _standardization(features)
+    inputs, basis = _span((features - mean) * scale)
+    weights, biases = np.zeros((labels.shape[1], features.shape[1])), np.zeros(labels.shape[1])
+    for column, truth in enumerate(labels.T):
+        known = ~np.isnan(truth)
+        positive = truth[known] > 0.5
+        if positive.all() or not positive.any():
+            biases[column] = np.log((positive.sum() + 0.5) / ((~positive).sum() + 0.5))
+            continue
+        # Newton's method converges to the last digits, so that the result is not that of a solver.
+        model = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-9, max_iter=1000)
+        model.fit(inputs[known], positive)
+        weights[column] = model.coef_[0] @ basis * scale
+        biases[column] = model.intercept_[0] - weights[column] @ mean
+    return weights, biases
 
 
 def select_ridge(
@@ -236,13 +277,25 @@ def _project(features: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     Standardized features in the space that those of the training recordings span. A penalized linear model has no
     weights outside of it, so that nothing is lost, and few recordings need few weights.
     """
+    mean, scale = _standardization(features)
+    standardized = [(part - mean) * scale for part in (features, *others)]
+    span, basis = _span(standardized[0])
+    return [span, *(part @ basis.T for part in standardized[1:])]
+
+
+def _standardization(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is subtracted from each feature, and by what the rest is multiplied."""
     mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     # A feature that is constant in training says nothing, and must not blow up elsewhere.
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * np.abs(mean) + 1e-12)
-    standardized = [(part - mean) * scale for part in (features, *others)]
-    left, lengths, right = np.linalg.svd(standardized[0], full_matrices=False)
+    return mean, scale
+
+
+def _span(standardized: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of standardized features in the space that they span, and its orthonormal basis in rows."""
+    left, lengths, right = np.linalg.svd(standardized, full_matrices=False)
     kept = lengths > 1e-10 * max(lengths[0], 1e-12)
-    return [left[:, kept] * lengths[kept], *(part @ right[kept].T for part in standardized[1:])]
+    return left[:, kept] * lengths[kept], right[kept]
 
 
 class _LogisticFit:

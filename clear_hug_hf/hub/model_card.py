@@ -571,15 +571,18 @@ def _made(
             "frozen": "head on the frozen encoder",
             "full": "full fine-tuning",
             "lora": "head and low-rank adapters of the encoder (LoRA, merged)",
+            "logistic": "logistic regression of the mean state of the frozen encoder, written into the classifier",
         }[recipe["method"]]
         control = ""
         if "random_initialization" in metrics:
             control = " As a control, the same was done with a randomly initialized encoder."
         selection = _field(metrics, "selected_by", METRICS).split(";")[0]
-        epoch = _field(metrics, "pretrained/best_epoch", METRICS)
+        if recipe["method"] == "logistic":
+            chosen = f"inverse strength of the penalty {_field(metrics, 'pretrained/strength', METRICS):g}"
+        else:
+            chosen = f"epoch {_field(metrics, 'pretrained/best_epoch', METRICS)}"
         paragraphs.append(
-            f"**Fine-tuning**: {method}, seed {recipe.get('seed')}. Model selection: {selection}; epoch {epoch}."
-            f"{control}"
+            f"**Fine-tuning**: {method}, seed {recipe.get('seed')}. Model selection: {selection}; {chosen}.{control}"
         )
     return paragraphs or ["The training of these weights is not recorded. They may be untrained."]
 

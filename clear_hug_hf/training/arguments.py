@@ -122,12 +122,13 @@ class FinetuningArguments(Arguments):
 
     _group = "training"
 
-    method: Literal["frozen", "full", "lora"] = field(
+    method: Literal["frozen", "full", "lora", "logistic"] = field(
         default="frozen",
         metadata={
             "help": "frozen trains the head on a frozen encoder; full trains all weights, with lower learning rates "
             "for lower layers; lora trains the head and low-rank updates of the encoder's attention, or of all linear "
-            "maps if it has none (Hu et al., 2021), and merges them at the end."
+            "maps if it has none (Hu et al., 2021), and merges them at the end; logistic solves a logistic regression "
+            "with an L2 penalty for the mean head on a frozen encoder, without epochs and rates."
         },
     )
     num_train_epochs: int = field(
@@ -209,15 +210,19 @@ class FinetuningArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head_learning_rate is None:
-            self.head_learning_rate = 5e-3 if self.method == "frozen" else 1e-3
+            self.head_learning_rate = 5e-3 if self.freezes_encoder else 1e-3
         if self.encoder_learning_rate is None:
-            self.encoder_learning_rate = {"frozen": 0.0, "full": 5e-4, "lora": 2e-3}[self.method]
-        if self.augmentation and self.method == "frozen":
+            self.encoder_learning_rate = {"full": 5e-4, "lora": 2e-3}.get(self.method, 0.0)
+        if self.augmentation and self.freezes_encoder:
             raise InputError(
                 "a frozen encoder reads each recording once, so there is nothing to augment: choose --method full or "
                 "lora, or leave out --augmentation"
             )
-        if self.method != "frozen" and not self.encoder_learning_rate:
+        if self.method == "logistic" and self.class_weights != "none":
+            raise InputError(
+                "a logistic regression has no class weights: leave out --class-weights, or choose another method"
+            )
+        if not self.freezes_encoder and not self.encoder_learning_rate:
             raise InputError("encoder_learning_rate is 0: it must be greater than 0, or choose --method frozen")
         if (self.min_learning_rate or 0.0) >= self.head_learning_rate:
             raise InputError(
@@ -226,6 +231,11 @@ class FinetuningArguments(Arguments):
             )
         if self.method == "lora" and importlib.util.find_spec("peft") is None:
             raise InputError(missing_library("peft", "LoRA"))
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """`bool`: Whether the encoder keeps its weights."""
+        return self.method in ("frozen", "logistic")
 
 
 REFERENCE: dict[str, Any] = {

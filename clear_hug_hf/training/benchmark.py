@@ -57,14 +57,13 @@ from ..evaluation.protocol import (
     stratified_subset,
 )
 from ..inference.digests import dataset_digest, settings_digest, weights_digest
-from ..modeling.modeling_ecg import masked_mean
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from ..systems import system_of
 from ..utils.files import RunFolder, atomic_file, check_writable, read_state, write_csv, write_json, write_text
 from .arguments import BenchmarkArguments
 from .cross_validation import fold_rows, hold_out
-from .features import EncodedDataset, dataset_labels, encode, identity_collator
+from .features import EncodedDataset, dataset_labels, encode, identity_collator, linear_features
 from .finetuning import (
     HeadOnly,
     absent_labels,
@@ -852,7 +851,7 @@ class _Runner:
             return best, predict_reference(network, sets["validation"]), predict_reference(network, sets["test"])
         if cell.protocol in _HEADLESS:
             encoded = [self._features(cell, task, "train"), *self._predicted(cell, task)]
-            features = [_mean_feature(split) for split in encoded]
+            features = [linear_features(split) for split in encoded]
             features[0] = features[0][rows]
             labels = [
                 dataset_labels(task.sets[split], task.label_names).numpy().astype(np.float64)
@@ -875,12 +874,13 @@ class _Runner:
             validation, test = (_probabilities(head, split) for split in self._predicted(cell, task))
             return best, validation, test
         train_rows = task.sets["train"].select(rows.tolist())
-        best = finetune(model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe).best_epoch
+        tuned = finetune(model, train_rows, task.sets["validation"], task.feature_extractor, None, recipe)
+        assert tuned.best_epoch is not None
         validation, test = (
             predict(model.eval(), task.sets[split], task.feature_extractor).probabilities
             for split in ("validation", "test")
         )
-        return best, validation, test
+        return tuned.best_epoch, validation, test
 
     def _features(self, cell: Cell, task: Task, split: str, all_beats: bool = False) -> EncodedDataset:
         """
@@ -1057,11 +1057,6 @@ def _logistic(
     """The strength of the penalty, and the probabilities of the validation and test recordings."""
     train, validation, test = features
     return select_logistic(train, labels, validation, validation_labels, test)
-
-
-def _mean_feature(encoded: EncodedDataset) -> np.ndarray:
-    """Mean of the states of present leads over all windows of each row, `(num_rows, hidden_size)`."""
-    return encoded.mean_by_row(masked_mean(encoded.columns["lead_states"], encoded.columns["present"])).numpy()
 
 
 @torch.no_grad()

@@ -23,12 +23,12 @@ from ..data.collator import EcgCollator
 from ..data.splits import patient_keys, stratified_patient_folds
 from ..evaluation.metrics import macro_auroc
 from ..evaluation.predictions import Predictions, predict
-from ..evaluation.protocol import holdout_split
+from ..evaluation.protocol import STRENGTHS, holdout_split, logistic_scores
 from ..inference.classifier_outputs import model_label_names
 from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, write_csv
 from .arguments import FinetuningArguments
-from .features import dataset_labels, encode
+from .features import EncodedDataset, dataset_labels, encode, known_labels, linear_features
 from .finetuning import (
     CHECKPOINTS,
     LOG,
@@ -140,13 +140,14 @@ class CrossValidated:
         result ([`FinetuningResult`]): The model of all recordings.
         out_of_fold ([`OutOfFold`]): Predictions of the models of the folds.
         choice ([`Choice`]): What the folds chose for the model of all recordings.
-        best_epochs (`list[int]`): The best epoch of each fold.
+        by_fold (`list[int]` or `list[float]`): The best epoch of each fold, or the inverse strength of the penalty of
+            its logistic regression.
     """
 
     result: FinetuningResult
     out_of_fold: OutOfFold
     choice: Choice
-    best_epochs: list[int]
+    by_fold: list[int] | list[float]
 
 
 def finetune_in_folds(
@@ -168,6 +169,9 @@ def finetune_in_folds(
     patients chooses its epoch. It predicts its fold, so that no recording was used for the model that predicts it.
     The model of all recordings keeps the median of these epochs, and the thresholds with the best F1 on the
     predictions of all folds.
+
+    A logistic regression of a fold is fitted to all recordings of the other folds, with the strength of the penalty
+    that has the best mean macro AUROC of these folds; that of all recordings has the best one of all folds.
 
     Args:
         make_model (`Callable`): Makes the same new multi-label classifier in each call.
@@ -192,9 +196,17 @@ def finetune_in_folds(
     label_names = model_label_names(model.config)
     check_datasets(recordings, None, label_names, arguments.allow_absent_labels)
     rows_of = split_folds(recordings, num_folds)
+    if arguments.method == "logistic":
+        for rows in rows_of:
+            rows["train"] = np.union1d(rows["train"], rows.pop("validation"))
+
+    def part(rows: dict[str, np.ndarray], split: str) -> datasets.Dataset | None:
+        return recordings.select(rows[split]) if split in rows else None
+
     for rows in rows_of:
-        train, validation = (recordings.select(rows[split]) for split in ("train", "validation"))
-        check_datasets(train, validation, label_names, arguments.allow_absent_labels)
+        check_datasets(
+            recordings.select(rows["train"]), part(rows, "validation"), label_names, arguments.allow_absent_labels
+        )
     if output_dir is not None:
         output_dir = check_writable(output_dir)
         identity = run_identity(model, recordings, None, label_names, arguments)
@@ -205,28 +217,38 @@ def finetune_in_folds(
         model.to(PartialState().device)
         encoded = encode(model, recordings, collator, progress=not arguments.disable_tqdm, cache_dir=cache_dir)
 
-    parts, best_epochs = [], []
+    strengths: list[float] = []
+    if arguments.method == "logistic":
+        assert encoded is not None
+        strengths = _choose_strengths(encoded, rows_of)
+    parts: list[Predictions] = []
+    by_fold: list[Any] = []
     for fold, rows in enumerate(rows_of):
         say(f"fold {fold + 1} of {num_folds}")
-        sets = {split: recordings.select(indices) for split, indices in rows.items()}
         result = finetune(
             make_model(),
-            sets["train"],
-            sets["validation"],
+            recordings.select(rows["train"]),
+            part(rows, "validation"),
             feature_extractor,
             None if output_dir is None else output_dir / FOLDS / str(fold + 1),
             arguments,
+            choice=Choice({}, strength=strengths[fold]) if strengths else None,
             encoded=None
             if encoded is None
-            else [encoded.select(rows[split].tolist()) for split in ("train", "validation")],
+            else [encoded.select(rows[split].tolist()) for split in ("train", "validation") if split in rows],
         )
-        best_epochs.append(result.best_epoch)
-        parts.append(predict(result.model, sets["test"], feature_extractor).by_recording())
+        by_fold.append(result.strength if strengths else result.best_epoch)
+        parts.append(predict(result.model, recordings.select(rows["test"]), feature_extractor).by_recording())
     out_of_fold = _pool(parts, recordings["record_id"])
-    choice = Choice(statistics.median_high(best_epochs), label_thresholds(out_of_fold.predictions))
     if output_dir is not None and PartialState().is_main_process:
         out_of_fold.save(output_dir / OUT_OF_FOLD)
-    say(f"all recordings, {choice.epoch} epoch(s)")
+    thresholds = label_thresholds(out_of_fold.predictions)
+    if strengths:
+        choice = Choice(thresholds, strength=strengths[-1])
+        say("all recordings")
+    else:
+        choice = Choice(thresholds, epoch=statistics.median_high(by_fold))
+        say(f"all recordings, {choice.epoch} epoch(s)")
     result = finetune(
         make_model(),
         recordings,
@@ -237,7 +259,20 @@ def finetune_in_folds(
         choice=choice,
         encoded=None if encoded is None else [encoded],
     )
-    return CrossValidated(result, out_of_fold, choice, best_epochs)
+    return CrossValidated(result, out_of_fold, choice, by_fold)
+
+
+def _choose_strengths(encoded: EncodedDataset, rows_of: Sequence[dict[str, np.ndarray]]) -> list[float]:
+    """The strength of the logistic regression of each fold, chosen by the scores of the others, and of all folds."""
+    scores = []
+    for rows in rows_of:
+        train, test = (encoded.select(rows[split].tolist()) for split in ("train", "test"))
+        predict_fold = logistic_scores(linear_features(train), known_labels(train), linear_features(test))
+        areas = [macro_auroc(known_labels(test), predict_fold(strength)[0]) for strength in STRENGTHS]
+        # Without a label of both classes, a fold prefers none.
+        scores.append(np.nan_to_num(areas, nan=0.5))
+    others = [[score for other, score in enumerate(scores) if other != fold] for fold in range(len(scores))]
+    return [STRENGTHS[int(np.argmax(np.mean(group, axis=0)))] for group in (*others, scores)]
 
 
 def _claim(output_dir: Path, identity: dict[str, Any], restart: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel
 from ..data.collator import EcgCollator
 from ..data.model_files import extractor_settings
 from ..inference.digests import dataset_digest, digest_of, weights_digest
+from ..modeling.modeling_ecg import masked_mean
 from ..processing.rhythm import rhythm_features
 from ..utils.files import atomic_file, check_writable
 from .processes import process_rows
@@ -178,6 +180,22 @@ def _padded(batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         else batch
         for batch in batches
     ]
+
+
+def linear_features(encoded: EncodedDataset) -> np.ndarray:
+    """
+    What linear models read of recordings: the mean of the states of present leads over all windows of each row, and
+    the rhythm features if there are any, `(num_rows, hidden_size + num_features)`.
+    """
+    columns = [masked_mean(encoded.columns["lead_states"], encoded.columns["present"])]
+    if "rhythm" in encoded.columns:
+        columns.append(encoded.columns["rhythm"].to(columns[0]))
+    return encoded.mean_by_row(torch.cat(columns, dim=1)).numpy()
+
+
+def known_labels(encoded: EncodedDataset) -> np.ndarray:
+    """Labels of recordings with one item each, `(num_rows, num_labels)` in double precision."""
+    return encoded.columns["labels"].numpy().astype(np.float64)
 
 
 def dataset_labels(dataset: datasets.Dataset, label_names: Sequence[str] | None) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""Fine-tuning with transformers' Trainer: a new head on a frozen encoder, full fine-tuning, or LoRA."""
+"""
+Fine-tuning: a new head on a frozen encoder, full fine-tuning or LoRA with transformers' Trainer, or a logistic
+regression.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ from ..data.pages import PageCollator
 from ..data.splits import patient_keys
 from ..evaluation.metrics import choose_thresholds, macro_auroc
 from ..evaluation.predictions import Predictions, predict
+from ..evaluation.protocol import STRENGTHS, fit_logistic, logistic_scores
 from ..inference.classifier_outputs import model_label_names
 from ..inference.digests import dataset_digest, weights_digest
 from ..modeling.modeling_ecg import EcgModelOutput, add_rhythm, masked_binary_cross_entropy
@@ -44,7 +48,7 @@ from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .arguments import FinetuningArguments
 from .checkpoints import check_sums, write_sums
-from .features import EncodedDataset, dataset_labels, encode, identity_collator
+from .features import EncodedDataset, dataset_labels, encode, identity_collator, known_labels, linear_features
 from .folders import load_classifier, save_model_folder
 from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, check_compatible, decay_groups
 from .processes import average_batch_statistics, connect_processes
@@ -53,6 +57,8 @@ from .processes import average_batch_statistics, connect_processes
 LOG, CHECKPOINTS = "finetuning_log.csv", "checkpoints"
 # Limit of class weights, so that very rare labels do not dominate the loss.
 _MAX_CLASS_WEIGHT = 100.0
+# Settings of a logistic regression.
+_OF_LOGISTIC = ("method", "seed", "allow_absent_labels")
 # Settings that do not change results.
 _NOT_IN_IDENTITY = ("precompute", "dataloader_num_workers", "disable_tqdm")
 
@@ -63,12 +69,14 @@ class Choice:
     What a cross-validation chose for the run on all recordings, which has none left to choose by.
 
     Args:
-        epoch (`int`): The epoch whose weights are kept; training ends with it.
         thresholds (`dict[str, float]`): Threshold of each label, without those that have only one class.
+        epoch (`int`, *optional*): The epoch whose weights are kept; training ends with it.
+        strength (`float`, *optional*): Inverse strength of the penalty of a logistic regression.
     """
 
-    epoch: int
     thresholds: dict[str, float]
+    epoch: int | None = None
+    strength: float | None = None
 
 
 @dataclass
@@ -78,17 +86,21 @@ class FinetuningResult:
 
     Args:
         model ([`PreTrainedModel`]): The model of the best epoch, in evaluation mode.
-        best_epoch (`int`): The epoch with the highest validation macro AUROC, from 1, or that of a [`Choice`].
+        best_epoch (`int`, *optional*): The epoch with the highest validation macro AUROC, from 1, or that of a
+            [`Choice`]; `None` for a logistic regression.
         history (`list[dict]`): One row per epoch: `epoch`, `train_loss`, and with validation recordings
             `validation_loss`, `validation_macro_auroc`, and `choice`, the macro AUROC minus a millionth of the log
-            loss, by which the epoch was chosen.
+            loss, by which the epoch was chosen. Of a logistic regression, one row per `strength`.
         finished_before (`bool`): Whether the folder already contained this run, so that nothing was trained.
+        strength (`float`, *optional*): Inverse strength of the penalty of a logistic regression, which is chosen in
+            the same way.
     """
 
     model: PreTrainedModel
-    best_epoch: int
+    best_epoch: int | None
     history: list[dict[str, Any]] = field(default_factory=list)
     finished_before: bool = False
+    strength: float | None = None
 
 
 def finetune(
@@ -146,6 +158,10 @@ def finetune(
         )
     if arguments.method == "lora":
         adapted_modules(model)
+    if arguments.method == "logistic" and model.config.head_type != "mean":
+        raise InputError(
+            f"a logistic regression is solved for the head mean, but the model's is {model.config.head_type}"
+        )
     check_datasets(train_dataset, validation_dataset, label_names, arguments.allow_absent_labels)
     datasets_read = [dataset for dataset in (train_dataset, validation_dataset) if dataset is not None]
     check_compatible(model.config, feature_extractor, *datasets_read)
@@ -156,7 +172,8 @@ def finetune(
     if output_dir is not None:
         identity = run_identity(model, train_dataset, validation_dataset, label_names, arguments)
         if choice is not None:
-            identity |= {"the choice of the folds": asdict(choice)}
+            chosen = {name: value for name, value in asdict(choice).items() if value is not None}
+            identity |= {"the choice of the folds": chosen}
         finished = _open_run(output_dir, identity, restart)
         if finished is not None:
             try:
@@ -167,7 +184,7 @@ def finetune(
                     "--restart"
                 ) from error
             trained_model.to(PartialState().device)
-            return FinetuningResult(trained_model, finished["best_epoch"], finished["history"], finished_before=True)
+            return FinetuningResult(trained_model, **finished, finished_before=True)
 
     collator = EcgCollator(feature_extractor, label_names=label_names)
     train_labels = dataset_labels(train_dataset, label_names)
@@ -196,18 +213,23 @@ def finetune(
                 feature_extractor, label_names, augmentation=arguments.augmentation, random=True
             )
         sets = [dataset.select_columns(collator.columns).with_format("numpy") for dataset in sets]
-    with _trainable_module(model, arguments) as trained, _class_weights(model, trained, train_labels, arguments):
-        best_epoch, history = train_with_trainer(
-            trained,
-            sets[0],
-            sets[1] if choice is None else None,
-            collate,
-            make_optimizer(model, arguments),
-            arguments,
-            output_dir,
-            train_collate,
-            None if choice is None else choice.epoch,
-        )
+    if arguments.method == "logistic":
+        strength, history = solve_head(model, sets[0], sets[1] if choice is None else choice.strength)
+        finished = {"best_epoch": None, "strength": strength, "history": history}
+    else:
+        with _trainable_module(model, arguments) as trained, _class_weights(model, trained, train_labels, arguments):
+            best_epoch, history = train_with_trainer(
+                trained,
+                sets[0],
+                sets[1] if choice is None else None,
+                collate,
+                make_optimizer(model, arguments),
+                arguments,
+                output_dir,
+                train_collate,
+                None if choice is None else choice.epoch,
+            )
+        finished = {"best_epoch": best_epoch, "history": history}
     model.eval()
 
     if validation_dataset is not None:
@@ -220,11 +242,47 @@ def finetune(
         save_model_folder(output_dir / MODEL_FOLDER, model, feature_extractor)
         write_csv(output_dir / LOG, history)
         # Written last, so that it marks a complete run.
-        finished = {"best_epoch": best_epoch, "history": history}
         write_json(output_dir / FINETUNING_RUN, {**(identity or {}), "finished": finished})
         shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
     PartialState().wait_for_everyone()
-    return FinetuningResult(model=model, best_epoch=best_epoch, history=history)
+    return FinetuningResult(model, **finished)
+
+
+@torch.no_grad()
+def solve_head(
+    model: Any, train_set: EncodedDataset, validated: EncodedDataset | float | None
+) -> tuple[float, list[dict[str, Any]]]:
+    """
+    Set the linear maps of a model with a mean head, of the rhythm too, to the logistic regressions of
+    [`fit_logistic`], which include the standardization of the features.
+
+    Args:
+        model ([`PreTrainedModel`]): The classifier.
+        train_set ([`EncodedDataset`]): Features of the training recordings.
+        validated ([`EncodedDataset`] or `float`): Features of the validation recordings, which choose the inverse
+            strength of the penalty as in [`select_logistic`], or the strength.
+
+    Returns:
+        `tuple[float, list[dict]]`: The strength, and a row for each that was compared.
+    """
+    features, labels = linear_features(train_set), known_labels(train_set)
+    if isinstance(validated, EncodedDataset):
+        scores, others = logistic_scores(features, labels, linear_features(validated)), known_labels(validated)
+        history = [
+            {"strength": strength, "validation_macro_auroc": macro_auroc(others, scores(strength)[0])}
+            for strength in STRENGTHS
+        ]
+        strength = STRENGTHS[int(np.argmax([row["validation_macro_auroc"] for row in history]))]
+    else:
+        assert validated is not None, "a logistic regression needs validation recordings or a strength"
+        strength, history = validated, [{"strength": validated}]
+    weights, biases = map(torch.from_numpy, fit_logistic(features, labels, strength))
+    width = model.classifier.in_features
+    model.classifier.weight.copy_(weights[:, :width])
+    model.classifier.bias.copy_(biases)
+    if model.rhythm_classifier is not None:
+        model.rhythm_classifier.weight.copy_(weights[:, width:])
+    return strength, history
 
 
 def label_thresholds(predictions: Predictions) -> dict[str, float]:
@@ -498,6 +556,8 @@ class FrozenEncoder(HeadOnly):
 
 def is_precomputed(model: Any, arguments: FinetuningArguments) -> bool:
     """Whether the encoder reads each recording once. The states of all tokens would be too many to keep."""
+    if arguments.method == "logistic":
+        return True
     return arguments.method == "frozen" and arguments.precompute and not model.head.reads_tokens
 
 
@@ -587,9 +647,10 @@ def positive_weights(labels: torch.Tensor) -> torch.Tensor:
 
 def recipe_settings(arguments: FinetuningArguments) -> dict[str, Any]:
     """Settings that change results, as recorded with them; `None` (the default of the system) is omitted."""
-    return {
+    settings = {
         name: value for name, value in asdict(arguments).items() if name not in _NOT_IN_IDENTITY and value is not None
     }
+    return {name: settings[name] for name in _OF_LOGISTIC} if arguments.method == "logistic" else settings
 
 
 def run_identity(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _CONTROL = "control"
 CROSS_VALIDATION = "cross_validation"
 """Key of the metrics of the recordings of all folds, in place of those of a split."""
+_CHOSEN = dict.fromkeys(("frozen", "full", "lora"), "best_epoch") | {"logistic": "strength"}
+"""Field of a result that is chosen by validation, by method."""
 _THRESHOLDS_OF = {"validation": "validation recordings", CROSS_VALIDATION: "recordings"}
 _RUN_NAMES = {"pretrained": "pre-trained encoder", "random_initialization": "randomly initialized"}
 
@@ -109,6 +111,7 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     Raises:
         InputError: If the recordings, labels or head do not match the model, or the folder holds another run.
     """
+    from ..processing.errors import InputError
     from ..training.cross_validation import CROSS_VALIDATION_RUN
     from ..training.finetuning import FINETUNING_RUN
     from ..training.folders import check_heads, find_model_folder
@@ -117,6 +120,12 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     marks = [FINETUNING_RUN, CROSS_VALIDATION_RUN]
     check_writable(arguments.output_dir, marks, [arguments.data, arguments.model])
     folder = find_model_folder(arguments.model)
+    if training.method == "logistic":
+        if arguments.head_type not in (None, "mean"):
+            raise InputError(
+                f"a logistic regression is solved for the head mean: leave out --head-type {arguments.head_type}"
+            )
+        arguments = replace(arguments, head_type="mean")
     if arguments.head_type is not None:
         check_heads(folder, [arguments.head_type])
     extractor, sets, label_names, about, rejected = _read_for_finetuning(arguments, folder)
@@ -265,12 +274,7 @@ def finetune_and_report(
         **({"rhythm_features": config.rhythm_features} if config.rhythm_features else {}),
         "recipe": finetuning.recipe_settings(training),
         **({} if arguments.folds is None else {"folds": arguments.folds}),
-        "selected_by": "best validation macro AUROC (epoch) and best validation F1 (thresholds); validation metrics "
-        "are optimistic"
-        if arguments.folds is None
-        else f"{arguments.folds}-fold cross-validation by patient (median of the folds' epochs with the best macro "
-        "AUROC, each on a tenth of the patients of the other folds; thresholds with the best F1 on the predictions of "
-        "all folds); cross-validated F1 is optimistic",
+        "selected_by": _selected_by(training.method, arguments.folds),
     }
     predictions: dict[tuple[str, str], Any] = {}
     for name, make_model in makers.items():
@@ -313,6 +317,25 @@ def finetune_and_report(
     return metrics
 
 
+def _selected_by(method: str, num_folds: int | None) -> str:
+    """How a model is selected, and after a semicolon, which metrics are optimistic for it."""
+    chosen = "strength of the penalty" if method == "logistic" else "epoch"
+    if num_folds is None:
+        return (
+            f"best validation macro AUROC ({chosen}) and best validation F1 (thresholds); validation metrics are "
+            "optimistic"
+        )
+    how = (
+        "strength of the penalty with the best mean macro AUROC of the folds, for each fold of the other folds"
+        if method == "logistic"
+        else "median of the folds' epochs with the best macro AUROC, each on a tenth of the other folds"
+    )
+    return (
+        f"{num_folds}-fold cross-validation by patient ({how}, and thresholds with the best F1 on the "
+        "predictions of all folds); cross-validated F1 is optimistic"
+    )
+
+
 def _title(metrics: dict[str, Any], split: str) -> str:
     """The recordings that metrics are of."""
     count = metrics["pretrained"][split]["num_recordings"]
@@ -337,32 +360,34 @@ def _train(
     """
     from ..training import cross_validation, finetuning
 
-    head = f"the {model.config.head_type} head"
-    trained_part = {"frozen": head, "full": "all weights", "lora": "the head and LoRA"}[training.method]
+    head = f"fine-tuning the {model.config.head_type} head"
+    verb = {
+        "frozen": head,
+        "full": "fine-tuning all weights",
+        "lora": "fine-tuning the head and LoRA",
+        "logistic": "fitting a logistic regression",
+    }[training.method]
     splits = ["train"] if arguments.folds is None else ["train", "validation"]
     count = sum(about["sets"][split]["recordings"] for split in splits)
     folds = "" if arguments.folds is None else f" in {arguments.folds} folds, then on all"
-    say(f"\nfine-tuning {trained_part} on {count} recordings{folds} ({_RUN_NAMES[name]})")
+    say(f"\n{verb} on {count} recordings{folds} ({_RUN_NAMES[name]})")
     output = arguments.output_dir if name == "pretrained" else arguments.output_dir / _CONTROL
     where: dict[str, Any] = {"cache_dir": arguments.cache_dir, "restart": arguments.restart}
     predictions = None
     if arguments.folds is None:
         result = finetuning.finetune(model, sets["train"], sets["validation"], extractor, output, training, **where)
-        chosen: dict[str, Any] = {"best_epoch": result.best_epoch}
+        by_fold: dict[str, Any] = {}
     else:
         crossed = cross_validation.finetune_in_folds(
             make_model, _all_labeled(sets), extractor, output, training, arguments.folds, **where, say=say
         )
         result, predictions = crossed.result, crossed.out_of_fold.predictions
-        by_fold = [None if area != area else area for area in crossed.out_of_fold.macro_aurocs]
-        chosen = {
-            "best_epoch": result.best_epoch,
-            "best_epoch_by_fold": crossed.best_epochs,
-            "macro_auroc_by_fold": by_fold,
-        }
+        areas = [None if area != area else area for area in crossed.out_of_fold.macro_aurocs]
+        by_fold = {f"{_CHOSEN[training.method]}_by_fold": crossed.by_fold, "macro_auroc_by_fold": areas}
     if result.finished_before:
         say(f"{output} already holds this run: nothing was trained (--restart trains again)")
-    return result.model, chosen, predictions
+    name = _CHOSEN[training.method]
+    return result.model, {name: getattr(result, name), **by_fold}, predictions
 
 
 def _draw_results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 from small_models import LABELS, make_model
 
 from clear_hug_hf import ClearHugFeatureExtractor, ClearHugForSequenceClassification
+from clear_hug_hf.data.collator import EcgCollator
 from clear_hug_hf.data.splits import patient_keys
 from clear_hug_hf.evaluation.metrics import choose_thresholds, macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
+from clear_hug_hf.evaluation.protocol import STRENGTHS, fit_logistic, logistic_scores
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training import finetuning
 from clear_hug_hf.training.cross_validation import (
@@ -25,6 +28,7 @@ from clear_hug_hf.training.cross_validation import (
     release,
     split_folds,
 )
+from clear_hug_hf.training.features import encode, known_labels, linear_features
 from clear_hug_hf.training.finetuning import Choice, FinetuningArguments, finetune, make_optimizer
 from clear_hug_hf.training.folders import load_classifier
 
@@ -40,8 +44,8 @@ def recordings(make_rows: Callable[[int], datasets.Dataset]) -> datasets.Dataset
     return rows.select(np.random.default_rng(0).permutation(36)[:30])
 
 
-def _model() -> ClearHugForSequenceClassification:
-    return make_model(ClearHugForSequenceClassification, id2label=dict(enumerate(LABELS)))
+def _model(head: str = "hug") -> ClearHugForSequenceClassification:
+    return make_model(ClearHugForSequenceClassification, id2label=dict(enumerate(LABELS)), head_type=head)
 
 
 @pytest.fixture
@@ -51,7 +55,8 @@ def cross(recordings: datasets.Dataset) -> Crossed:
     def run(folder: Path | None = None, num_folds: int = 3, restart: bool = False, **recipe: Any) -> CrossValidated:
         settings = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "disable_tqdm": True, **recipe}
         arguments = FinetuningArguments(**settings)
-        return finetune_in_folds(_model, recordings, EXTRACTOR, folder, arguments, num_folds, restart=restart)
+        make = functools.partial(_model, "mean" if arguments.method == "logistic" else "hug")
+        return finetune_in_folds(make, recordings, EXTRACTOR, folder, arguments, num_folds, restart=restart)
 
     return run
 
@@ -73,7 +78,7 @@ def test_when_a_recipe_is_cross_validated_then_no_recording_is_predicted_by_a_mo
         assert np.array_equal(out.predictions.probabilities[rows["test"]], found.probabilities)
         assert found.labels is not None
         assert out.macro_aurocs[fold] == macro_auroc(found.labels, found.probabilities)
-    assert crossed.choice.epoch == crossed.result.best_epoch == sorted(crossed.best_epochs)[1]
+    assert crossed.choice.epoch == crossed.result.best_epoch == sorted(crossed.by_fold)[1]
     assert [row["epoch"] for row in crossed.result.history] == list(range(1, crossed.choice.epoch + 1))
     loaded, _ = load_classifier(tmp_path)
     assert out.predictions.labels is not None
@@ -95,6 +100,38 @@ def test_when_a_recipe_is_cross_validated_then_no_recording_is_predicted_by_a_mo
     (tmp_path / "out_of_fold.csv").write_text("record_id,fold\n1,one\n")
     with pytest.raises(InputError, match="is not a table of out-of-fold probabilities"):
         OutOfFold.load(tmp_path / "out_of_fold.csv")
+
+
+def _check_solution(folder: Path, features: np.ndarray, labels: np.ndarray, strength: float) -> None:
+    classifier = load_classifier(folder)[0].classifier
+    weights, biases = fit_logistic(features, labels, strength)
+    np.testing.assert_allclose(classifier.weight.detach(), weights, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(classifier.bias.detach(), biases, rtol=1e-5)
+
+
+def test_when_a_logistic_regression_is_cross_validated_then_no_fold_chooses_its_own_strength(
+    cross: Crossed, recordings: datasets.Dataset, tmp_path: Path
+) -> None:
+    crossed = cross(tmp_path, method="logistic")
+    rows_of = split_folds(recordings, 3)
+    model = _model("mean")
+    encoded = encode(model, recordings, EcgCollator(EXTRACTOR, label_names=LABELS))
+    features, labels = linear_features(encoded), known_labels(encoded)
+    scores = []
+    for rows in rows_of:
+        others = np.setdiff1d(np.arange(30), rows["test"])
+        probabilities = logistic_scores(features[others], labels[others], features[rows["test"]])
+        scores.append([macro_auroc(labels[rows["test"]], probabilities(strength)[0]) for strength in STRENGTHS])
+    for fold, rows in enumerate(rows_of):
+        best = np.argmax(np.mean(np.delete(scores, fold, axis=0), axis=0))
+        assert crossed.by_fold[fold] == STRENGTHS[best]
+        others = np.setdiff1d(np.arange(30), rows["test"])
+        _check_solution(tmp_path / "folds" / str(fold + 1), features[others], labels[others], STRENGTHS[best])
+    assert crossed.result.strength == STRENGTHS[np.argmax(np.mean(scores, axis=0))]
+    _check_solution(tmp_path, features, labels, crossed.result.strength)
+    again = cross(tmp_path, method="logistic")
+    assert again.result.finished_before
+    assert np.array_equal(again.out_of_fold.logits, crossed.out_of_fold.logits)
 
 
 def test_when_a_run_is_killed_in_a_fold_then_the_same_call_goes_on_there_to_the_same_bits(
@@ -144,7 +181,7 @@ def test_when_a_folder_holds_another_run_then_it_is_kept_unless_restarted(cross:
     with pytest.raises(InputError, match="contains a cross-validated run: continue it with --folds"):
         release(tmp_path, restart=False)
     assert (tmp_path / "folds" / "3").is_dir()
-    assert cross(tmp_path, num_folds=2, num_train_epochs=1, restart=True).best_epochs == [1, 1]
+    assert cross(tmp_path, num_folds=2, num_train_epochs=1, restart=True).by_fold == [1, 1]
     assert sorted(path.name for path in (tmp_path / "folds").iterdir()) == ["1", "2"]
     release(tmp_path, restart=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["finetuning.json", "finetuning_log.csv", "model"]
@@ -169,7 +206,7 @@ def test_when_training_ends_early_by_choice_then_it_is_the_beginning_of_the_long
     train, other = recordings.select(range(20)), recordings.select(range(20, 30))
     whole = finetune(_model(), train, other, EXTRACTOR, None, arguments)
     expected, rates[:] = list(rates), []
-    short = finetune(_model(), train, None, EXTRACTOR, None, arguments, choice=Choice(2, {"fast": 0.25}))
+    short = finetune(_model(), train, None, EXTRACTOR, None, arguments, choice=Choice({"fast": 0.25}, epoch=2))
     assert rates == expected[:6]
     assert [row["train_loss"] for row in short.history] == [row["train_loss"] for row in whole.history[:2]]
     assert short.model.config.label_thresholds == {"fast": 0.25}

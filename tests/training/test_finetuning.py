@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from small_models import LABELS, make_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
@@ -25,11 +27,12 @@ from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.records import Recording
 from clear_hug_hf.evaluation.metrics import choose_thresholds, macro_auroc
 from clear_hug_hf.evaluation.predictions import predict
+from clear_hug_hf.evaluation.protocol import STRENGTHS
 from clear_hug_hf.modeling.modeling_clear_hug import ClearHugPreTrainedModel
 from clear_hug_hf.modeling.modeling_ecg import EcgForSequenceClassification, EcgModelOutput
 from clear_hug_hf.processing import RHYTHM_FEATURES, InputError
 from clear_hug_hf.training import finetuning, processes
-from clear_hug_hf.training.features import encode
+from clear_hug_hf.training.features import encode, known_labels, linear_features
 from clear_hug_hf.training.finetuning import (
     FinetuningArguments,
     HeadOnly,
@@ -416,6 +419,63 @@ def test_when_classes_are_weighted_then_the_loss_is_that_of_repeated_recordings(
     assert not torch.equal(plain.model.classifier.weight, balanced.model.classifier.weight)
 
 
+# ---------------------------------------------------------------------------------------------------------- regression
+
+
+def _logistic_model(**overrides: Any) -> ClearHugForSequenceClassification:
+    return _model(head_type="mean", **overrides)
+
+
+@pytest.mark.parametrize("names", [[], ["log_rate", RHYTHM_FEATURES[-1]]])
+def test_when_a_logistic_regression_is_fitted_then_the_folder_has_the_logits_of_scikit_learn(
+    names: list[str], sets: Sets, tmp_path: Path
+) -> None:
+    unknown = sets[0].map(lambda row, index: {"labels": row["labels"] | ({"fast": None} if index < 3 else {})}, True)
+    model, extractor = _logistic_model(rhythm_features=names), ClearHugFeatureExtractor(rhythm_features=names)
+    before = {name: tensor.clone() for name, tensor in model.base_model.state_dict().items()}
+    result = finetune(model, unknown, sets[1], extractor, tmp_path, _recipe(method="logistic"))
+    assert all(tensor.equal(before[name]) for name, tensor in model.base_model.state_dict().items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["finetuning.json", "finetuning_log.csv", "model"]
+
+    loaded, extractor = load_classifier(tmp_path)
+    collator = EcgCollator(extractor, label_names=LABELS)
+    encoded = [encode(loaded, rows, collator) for rows in (unknown, sets[1])]
+    features, labels = ([reads(part) for part in encoded] for reads in (linear_features, known_labels))
+    with torch.no_grad():
+        logits = loaded(**{name: part for name, part in collator(list(sets[1])).items() if name != "labels"}).logits
+    assert result.strength in STRENGTHS
+    scaler = StandardScaler().fit(features[0].astype(np.float64))
+    for column, truth in enumerate(labels[0].T):
+        known = ~np.isnan(truth)
+        regression = LogisticRegression(C=result.strength, tol=1e-10, max_iter=10_000)
+        regression.fit(scaler.transform(features[0].astype(np.float64))[known], truth[known] > 0.5)
+        expected = regression.decision_function(scaler.transform(features[1].astype(np.float64)))
+        np.testing.assert_allclose(logits[:, column], expected, atol=1e-5)
+    best = max(result.history, key=lambda row: row["validation_macro_auroc"])
+    assert best["strength"] == result.strength
+    assert best["validation_macro_auroc"] == pytest.approx(macro_auroc(labels[1], logits.numpy()))
+    assert features[0].shape[1] == model.config.hidden_size + len(names)
+    model = _logistic_model(rhythm_features=names)
+    again = finetune(model, unknown, sets[1], extractor, tmp_path, _recipe(method="logistic", num_train_epochs=3))
+    assert (again.finished_before, again.strength, again.history) == (True, result.strength, result.history)
+
+
+def test_when_a_label_has_one_class_then_its_regression_is_a_constant(sets: Sets) -> None:
+    rows = [index for index, row in enumerate(sets[0]["labels"]) if not row["inverted"]]
+    model = _finetune(
+        (sets[0].select(rows), sets[1]), model=_logistic_model(), method="logistic", allow_absent_labels=True
+    ).model
+    assert not model.classifier.weight[1].any()
+    assert model.classifier.bias[1].item() == pytest.approx(-np.log(2 * len(rows) + 1))
+
+
+def test_when_another_head_or_class_weights_are_asked_for_then_there_is_no_regression(sets: Sets) -> None:
+    with pytest.raises(InputError, match="is solved for the head mean, but the model's is hug"):
+        _finetune(sets, method="logistic")
+    with pytest.raises(InputError, match="has no class weights"):
+        _recipe(method="logistic", class_weights="balanced")
+
+
 # ------------------------------------------------------------------------------------------------------------- resume
 
 
@@ -645,7 +705,7 @@ def test_when_a_lowest_rate_is_set_then_the_cosine_ends_there(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("method", "freeze", "method is 'freeze': choose from frozen, full, lora"),
+        ("method", "freeze", "method is 'freeze': choose from frozen, full, lora, logistic"),
         ("class_weights", "auto", "choose from none, balanced"),
         ("layer_decay", 1.5, "must be at most 1"),
         ("per_device_train_batch_size", 0, "per_device_train_batch_size is 0: it must be greater than 0"),
