@@ -88,7 +88,7 @@ def weighted_calibration_error(labels: np.ndarray, scores: np.ndarray, weights: 
     in [`weighted_auroc`], with probabilities as scores, and NaN only if all weights are zero.
 
     This estimate is biased upward by sampling noise in each bin: even a perfectly calibrated model has an error above
-    0. [`evaluate_predictions`] corrects the bias.
+    0. [`evaluate_predictions`] removes the bias.
     """
     return np.abs(_calibration_gaps(labels, scores, weights)).sum(axis=1)
 
@@ -102,14 +102,47 @@ def _calibration_gaps(labels: np.ndarray, scores: np.ndarray, weights: np.ndarra
     return np.divide(gaps, total, out=np.full_like(gaps, np.nan), where=total > 0)
 
 
-def _calibration_error_and_noise(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _calibration_interval(gaps: np.ndarray, confidence: float) -> dict[str, float | None]:
     """
-    The calibration error of each weighting, and the sum over bins of the absolute deviation of its gaps from those of
-    all recordings, `(num_weightings, 2)`.
+    The calibration error without its bias, averaged over labels, with its interval; see [`evaluate_predictions`].
+
+    Args:
+        gaps (`np.ndarray` of shape `(num_labels, 1 + num_samples, CALIBRATION_BINS)`): [`_calibration_gaps`] of the
+            original recordings, followed by those of the bootstrap samples.
+        confidence (`float`): Coverage of the interval.
     """
-    gaps = _calibration_gaps(labels, scores, weights)
-    observed = _calibration_gaps(labels, scores, np.ones((1, len(labels))))
-    return np.stack([np.abs(gaps).sum(axis=1), np.abs(gaps - observed).sum(axis=1)], axis=1)
+
+    def mean_error(gaps: np.ndarray) -> np.ndarray:
+        return np.abs(gaps).sum(axis=2).mean(axis=0)
+
+    observed, resampled = gaps[:, :1], gaps[:, 1:]
+    raw = float(mean_error(observed)[0])
+    resampled = resampled[:, ~np.isnan(resampled).any(axis=(0, 2))]
+    # As in `_with_interval`.
+    if 2 * resampled.shape[1] <= gaps.shape[1] - 1:
+        return {"value": raw, "low": None, "high": None}
+    noise = resampled - observed
+    largest = float(np.quantile(mean_error(noise), (1 + confidence) / 2))
+    if not raw:
+        return {"value": 0.0, "low": 0.0, "high": largest}
+
+    def error_with_quantile(quantile: float, low: float, high: float) -> float:
+        """The true error for which this quantile of raw errors is the observed one, by bisection."""
+        for _ in range(20):
+            middle = (low + high) / 2
+            is_low = np.quantile(mean_error(observed * (middle / raw) + noise), quantile) <= raw
+            low, high = (middle, high) if is_low else (low, middle)
+        return low
+
+    # By the triangle inequality a raw error differs from the true one by at most the size of the noise, which bounds
+    # the searches, and the lower end by the value. The upper end is at least the raw error, even if nearly all of the
+    # noise is greater.
+    value = 0.0 if np.median(mean_error(noise)) >= raw else error_with_quantile(0.5, 0.0, 2 * raw)
+    return {
+        "value": value,
+        "low": min(max(0.0, raw - largest), value),
+        "high": error_with_quantile((1 - confidence) / 2, max(value, raw), raw + largest),
+    }
 
 
 CALIBRATION_BINS = 15
@@ -190,12 +223,13 @@ def evaluate_predictions(
     excluded for that label and for the macro mean; if at most half of the samples remain, there is no interval.
 
     The raw calibration error is biased upward, and more so in bootstrap samples, so that their percentiles would lie
-    above it. It is corrected by the bootstrap estimate of the bias, with a minimum of 0 (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 10). The upper end of its interval is that of the basic bootstrap
-    (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 5.2). The lower end is the raw error
-    minus the upper quantile of the summed deviations of the bins, which bound the bias by the triangle inequality. The
-    lower end of the basic bootstrap is too high near perfect calibration, where the error is not differentiable. With
-    `num_samples=0` the raw error is returned.
+    above it. Its value and the upper end of its interval come from test inversion (Carpenter, Test inversion bootstrap
+    confidence intervals, Journal of the Royal Statistical Society B, 1999): the true error for which half of the raw
+    errors, or all but the lowest 2.5 %, exceed the observed one. A true error is represented by the observed gaps of
+    the bins, multiplied by a factor, and the raw errors by these gaps plus the deviations of the bootstrap samples.
+    The value is thus 0 if chance alone explains the raw error. The lower end is the raw error minus the upper quantile
+    of the summed deviations, which bound its bias by the triangle inequality: that of test inversion is too high for
+    small errors. The interval contains its value by construction. With `num_samples=0` the raw error is returned.
 
     Args:
         labels (`np.ndarray` of shape `(num_recordings, num_labels)`): 1, 0, or NaN if unknown.
@@ -226,12 +260,12 @@ def evaluate_predictions(
         raise InputError(f"there are {len(thresholds)} thresholds for {len(label_names)} labels: pass one per label")
     if patient_ids is None:
         patient_ids = [None] * len(labels)
-    original, resampled = np.split(bootstrap_weights(len(labels), patient_ids, num_samples, seed), [1])
+    weights = bootstrap_weights(len(labels), patient_ids, num_samples, seed)
 
     excluded_labels: list[str] = []
     per_label: dict[str, dict[str, Any]] = {}
-    values: dict[str, list[float]] = {name: [] for name in METRICS}
-    samples: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in METRICS if name != "calibration_error"}
+    gaps: list[np.ndarray] = []
     for column, label in enumerate(label_names):
         known = ~np.isnan(labels[:, column])
         truth, scores = labels[known, column], probabilities[known, column]
@@ -249,22 +283,21 @@ def evaluate_predictions(
             "auroc": weighted_auroc,
             "average_precision": weighted_average_precision,
             "f1": partial(weighted_f1, threshold=thresholds[column]),
-            "calibration_error": weighted_calibration_error,
         }
         for name, metric in metrics.items():
-            value = float(metric(truth, scores, original[:, known])[0])
-            sample_metric = _calibration_error_and_noise if name == "calibration_error" else metric
-            sampled = _in_chunks(sample_metric, truth, scores, resampled, known)
-            entry[name] = _with_interval(value, sampled, confidence)
-            values[name].append(value)
+            sampled = _in_chunks(metric, truth, scores, weights, known)
+            entry[name] = bootstrap_interval(sampled, confidence)
             samples[name].append(sampled)
+        gaps.append(_in_chunks(_calibration_gaps, truth, scores, weights, known))
+        entry["calibration_error"] = _calibration_interval(gaps[-1][None], confidence)
 
-    macro = {
-        f"macro_{name}": _with_interval(float(np.mean(values[name])), np.mean(samples[name], axis=0), confidence)
-        if values[name]
-        else None
-        for name in METRICS
-    }
+    macro: dict[str, Any] = {f"macro_{name}": None for name in METRICS}
+    if gaps:
+        macro = {
+            f"macro_{name}": bootstrap_interval(np.mean(sampled, axis=0), confidence)
+            for name, sampled in samples.items()
+        }
+        macro["macro_calibration_error"] = _calibration_interval(np.stack(gaps), confidence)
     return {
         **macro,
         "per_label": per_label,
@@ -412,18 +445,11 @@ def bootstrap_interval(samples: np.ndarray, confidence: float = 0.95) -> dict[st
 
 
 def _with_interval(value: float, samples: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """A metric with its interval; for the calibration error `samples` are as in [`_calibration_error_and_noise`]."""
-    known = ~np.isnan(samples)
-    usable = samples[known if samples.ndim == 1 else known.all(axis=1)]
+    """A metric with the interval between percentiles of its bootstrap samples."""
+    usable = samples[~np.isnan(samples)]
     # If most samples are undefined, the remaining ones are not representative.
     if 2 * len(usable) <= len(samples):
         return {"value": value, "low": None, "high": None}
-    if samples.ndim == 1:
-        low, high = np.quantile(usable, [(1 - confidence) / 2, (1 + confidence) / 2])
-    else:
-        errors, noise = usable.T
-        low = max(0.0, value - np.quantile(noise, (1 + confidence) / 2))
-        high = max(0.0, 2 * value - np.quantile(errors, (1 - confidence) / 2))
-        value = max(0.0, float(2 * value - errors.mean()))
+    low, high = np.quantile(usable, [(1 - confidence) / 2, (1 + confidence) / 2])
     # The interval must contain its value, even if the samples are so skewed that their quantiles do not.
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}

@@ -232,6 +232,26 @@ def test_when_probabilities_are_off_by_a_known_error_then_the_interval_covers_it
     assert off < max(0.7 * off_as_counted, 0.02)
 
 
+def test_when_probabilities_are_calibrated_then_the_calibration_error_is_near_zero_and_its_interval_includes_zero() -> (
+    None
+):
+    rng = np.random.default_rng(11)
+    errors, raw = [], []
+    for run in range(40):
+        probabilities = rng.beta(0.5, 3, (183, 3))
+        labels = (rng.random((183, 3)) < probabilities).astype(float)
+        result = evaluate_predictions(labels, probabilities, list("abc"), num_samples=200, seed=run)
+        errors += [
+            result["macro_calibration_error"],
+            *(entry["calibration_error"] for entry in result["per_label"].values()),
+        ]
+        raw.append(weighted_calibration_error(labels[:, 0], probabilities[:, 0], np.ones((1, 183)))[0])
+    assert np.mean([error["low"] == 0 for error in errors]) >= 0.9
+    assert np.mean([error["value"] == 0 for error in errors]) >= 0.25
+    assert np.mean([error["value"] for error in errors]) < 0.4 * np.mean(raw)
+    assert all(error["low"] <= error["value"] < error["high"] for error in errors)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_when_labels_are_few_then_every_interval_holds_its_value(seed: int) -> None:
     rng = np.random.default_rng(seed)
