@@ -771,6 +771,28 @@ def _renamed(runs: Path, folder: Path, names: tuple[str, ...], **settings: Any) 
     return folder
 
 
+def test_when_a_classifier_is_calibrated_then_only_its_config_changes_as_at_the_end_of_finetuning(
+    runs: Path, tmp_path: Path, run: Run, printed_by: Printed, refused: Refused
+) -> None:
+    finetuned, output = runs / "finetuned", tmp_path / "calibrated"
+    facts = json.loads((finetuned / "metrics.json").read_text())["pretrained"]["calibration"]
+    raw = tmp_path / "raw"
+    shutil.copytree(finetuned / "model", raw)
+    config = json.loads((raw / "config.json").read_text())
+    assert ("label_calibration" in config) == (facts["method"] != "none")
+    (raw / "config.json").write_text(json.dumps({**config, "label_calibration": {"NORM": [3.0, 2.0]}}))
+    command = ["calibrate", "--model", raw, "--data", runs / "data", "--output-dir", output]
+    printed = printed_by(*command)
+    assert f"{facts['log_loss']['temperature']:.4f}" in printed
+    assert f"{facts['num_recordings']} recordings" in printed
+    assert json.loads((output / "config.json").read_text()) == config
+    for path in (finetuned / "model").iterdir():
+        if path.name != "config.json":
+            assert (output / path.name).read_bytes() == path.read_bytes()
+    assert "exists and is not empty" in refused(*command)
+    run("evaluate", "--data", runs / "data", "--model", output, "--max-samples", "8")
+
+
 def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
     runs: Path, ward: Path, tmp_path: Path, run: Run, refused: Refused
 ) -> None:

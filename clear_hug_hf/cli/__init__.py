@@ -23,6 +23,7 @@ VERBS = {
     "prepare": "turn recordings into a dataset for training",
     "pretrain": "pre-train an encoder on recordings without labels",
     "finetune": "train a classifier on labeled recordings",
+    "calibrate": "calibrate the probabilities of a classifier",
     "evaluate": "measure a classifier on labeled recordings",
     "predict": "predict the labels of recordings or of pictures of ECGs",
     "embed": "turn recordings into vectors for search or another classifier",

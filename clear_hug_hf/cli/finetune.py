@@ -8,8 +8,8 @@ from ..workflows.shared import report_rejected, say
 ARGUMENTS = (FinetuneArguments, FinetuningArguments)
 DESCRIPTION = """\
 Put a new head on a pre-trained encoder and train it. Keeps the epoch with the best validation macro AUROC
-and, for each label, the threshold with the best validation F1. Then trains the same model from a randomly
-initialized encoder, which shows what pre-training contributes.
+and, for each label, the threshold with the best validation F1, after calibrating the probabilities. Then
+trains the same model from a randomly initialized encoder, which shows what pre-training contributes.
 
 With --folds N, the training and validation recordings are divided into N folds by patient: each is predicted
 by a model that was trained and chosen on the others, the metrics are those of these predictions, and model/

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 from ..data.collator import EcgCollator
 from ..data.records import Recording, RecordReference, Rejected
 from ..data.splits import group_by_recording
-from ..inference.classifier_outputs import group_contributions, model_aggregate, model_label_names
+from ..inference.classifier_outputs import calibrate_logits, group_contributions, model_aggregate, model_label_names
 from ..inference.records import check_is_classifier, predict_records
 from ..processing.errors import InputError
 from ..processing.feature_extraction_ecg import EcgFeatureExtractor
 from .metrics import (
     bootstrap_interval,
+    choose_thresholds,
     evaluate_predictions,
     macro_auroc,
     macro_auroc_interval,
@@ -141,8 +142,10 @@ def predict(
         counts.append(row_of_window.bincount().numpy())
         output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
         logits = output.logits.float().cpu()
-        single_label = model.config.problem_type == "single_label_classification"
-        scores = logits.softmax(dim=1) if single_label else logits.sigmoid()
+        if model.config.problem_type == "single_label_classification":
+            scores = logits.softmax(dim=1)
+        else:
+            scores = torch.from_numpy(calibrate_logits(model.config, logits.numpy())).sigmoid()
         probabilities.append(collator.mean_by_row(scores, row_of_window).numpy())
         if (states := getattr(output, "group_states", None)) is not None:
             by_window = group_contributions(model, states.float()).cpu()
@@ -223,6 +226,17 @@ def compute_metrics(
         seed=seed,
         thresholds=thresholds,
     )
+
+
+def label_thresholds(predictions: Predictions) -> dict[str, float]:
+    """The threshold with the best F1 of each label with both classes, from predictions of labeled recordings."""
+    assert predictions.labels is not None
+    thresholds = choose_thresholds(predictions.labels, predictions.probabilities)
+    return {
+        name: threshold
+        for name, threshold in zip(predictions.label_names, thresholds, strict=True)
+        if threshold is not None
+    }
 
 
 def auroc_difference(predictions: Predictions, control: Predictions, seed: int = 0) -> dict[str, Any] | None:

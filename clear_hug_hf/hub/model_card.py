@@ -526,10 +526,16 @@ def _summary(
 
 
 def _threshold_note(config: Any, metrics: Mapping[str, Any] | None) -> str:
+    note = "No thresholds were selected: 0.5 is used for all labels."
+    where = "cross-validated" if "folds" in (metrics or {}) else "validation"
     if getattr(config, "label_thresholds", None):
-        where = "cross-validated" if "folds" in (metrics or {}) else "validation"
-        return f"Thresholds maximize F1 on the {where} recordings and are saved in the config."
-    return "No thresholds were selected: 0.5 is used for all labels."
+        note = f"Thresholds maximize F1 on the {where} recordings and are saved in the config."
+    if getattr(config, "label_calibration", None):
+        note += (
+            f" Probabilities are calibrated on the {where} recordings: the sigmoid of scale · logit + offset, with "
+            "`label_calibration` of the config. The pipeline applies it; `logits` of the model are without it."
+        )
+    return note
 
 
 def _made(

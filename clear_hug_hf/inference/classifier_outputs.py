@@ -52,6 +52,28 @@ def model_thresholds(config: Any) -> list[float]:
     return [float(thresholds.get(name, 0.5)) for name in model_label_names(config)]
 
 
+def calibrate_logits(config: Any, logits: np.ndarray) -> np.ndarray:
+    """
+    Logits `(num_windows, num_labels)` after the model's `config.label_calibration`, if it has one: the scale and
+    offset of each label, in the dtype of the logits. Only this function applies it.
+    """
+    calibration = getattr(config, "label_calibration", None)
+    if not calibration:
+        return logits
+    pairs = [calibration.get(name, (1.0, 0.0)) for name in model_label_names(config)]
+    scales, offsets = np.array(pairs, dtype=logits.dtype).T
+    return scales * logits + offsets
+
+
+def label_scores(config: Any, logits: np.ndarray, function: str | None = None) -> np.ndarray:
+    """
+    Scores of logits `(num_windows, num_labels)` by a function, by default that of [`default_function`]. A sigmoid
+    gives calibrated probabilities.
+    """
+    function = function or default_function(config)
+    return apply_function(function, calibrate_logits(config, logits) if function == "sigmoid" else logits)
+
+
 def default_function(config: Any) -> str:
     """The function that turns a model's logits into scores: `"sigmoid"`, `"softmax"`, or `"none"` for regression."""
     return _FUNCTION_OF_PROBLEM.get(config.problem_type, "sigmoid")

@@ -19,10 +19,10 @@ from transformers.utils import logging
 
 from .classifier_outputs import (
     aggregate_windows,
-    apply_function,
     classify,
     default_function,
     find_contradictions,
+    label_scores,
     model_aggregate,
     model_label_names,
     model_thresholds,
@@ -127,7 +127,8 @@ class EcgClassificationPipeline(ChunkPipeline):
                 results per window. By default as `config.window_aggregation` states for each label, or else
                 `"mean"`.
             function_to_apply (`str`, *optional*): Function that turns logits into scores: `"sigmoid"`, `"softmax"` or
-                `"none"`. By default it follows the problem type of the model.
+                `"none"`. By default it follows the problem type of the model. A sigmoid includes the calibration of
+                the model, if `config.label_calibration` has one; `"none"` gives the logits as the model returns them.
             threshold (`float` or `str`, *optional*): Return only labels whose score is at least this, from 0 to 1.
                 `"model"` uses `config.label_thresholds` (0.5 for labels without one).
             top_k (`int`, *optional*): Return at most this many labels.
@@ -216,8 +217,8 @@ class EcgClassificationPipeline(ChunkPipeline):
         if threshold is not None and function == "none":
             raise ValueError("threshold requires scores from 0 to 1: remove it, or apply a sigmoid or softmax")
         names, report = model_label_names(config), model_outputs[0]["report"]
-        window_scores = apply_function(
-            function, np.stack([output["logits"][0].float().numpy() for output in model_outputs])
+        window_scores = label_scores(
+            config, np.stack([output["logits"][0].float().numpy() for output in model_outputs]), function
         )
         combination = aggregate or model_aggregate(config)
         recording_scores = aggregate_windows(window_scores, combination)

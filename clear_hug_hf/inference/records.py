@@ -19,11 +19,10 @@ from ..processing.recording_inputs import RecordingWindows, WindowPlace
 from ..processing.signal_report import SignalReport
 from .classifier_outputs import (
     aggregate_windows,
-    apply_function,
     classify,
-    default_function,
     find_contradictions,
     group_contributions,
+    label_scores,
     model_aggregate,
     model_label_names,
     run_model,
@@ -132,7 +131,7 @@ def predict_records(
         InputError: If the model is a regression model.
     """
     check_is_classifier(model.config)
-    names, function = model_label_names(model.config), default_function(model.config)
+    names = model_label_names(model.config)
     combination = aggregate or model_aggregate(model.config)
     for record_id, recording in _read_each(feature_extractor, inputs, windows, on_no_beats):
         if isinstance(recording, Rejected):
@@ -145,7 +144,7 @@ def predict_records(
                 logits.append(output.logits.float().cpu().numpy())
                 if (states := getattr(output, "group_states", None)) is not None:
                     contributions.append(group_contributions(model, states.float()).cpu().numpy())
-        scores = apply_function(function, np.concatenate(logits))
+        scores = label_scores(model.config, np.concatenate(logits))
         window_notes, notes = find_contradictions(recording.report, names, scores, combination)
         rates = [None] * len(scores) if recording.report is None else recording.report.window_rates
         by_window = np.concatenate(contributions) if contributions else [None] * len(scores)

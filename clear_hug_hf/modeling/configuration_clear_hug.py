@@ -100,7 +100,8 @@ class ClearHugConfig(EcgConfig):
         head_type (`str`, *optional*, defaults to `"hug"`):
             Head that pools the lead states (Pan et al., 2026, Table 3), `"hug"`, `"mean"`, `"weighted"` or
             `"single_level"`; or `"attention"`, see [`EcgConfig`].
-        layer_norm_eps, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

@@ -79,7 +79,8 @@ class CrtConfig(EcgConfig):
             training, within these limits.
         discrimination_weight (`float`, *optional*, defaults to 1e-4):
             Weight of the instance discrimination loss.
-        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

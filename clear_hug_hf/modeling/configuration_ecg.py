@@ -5,6 +5,7 @@ A `config.json` may be damaged or untrusted. Every value is validated before a m
 exhaust memory or fail deep inside the model.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
@@ -171,6 +172,9 @@ class EcgConfig(PreTrainedConfig):
         label_thresholds (`dict[str, float]`, *optional*):
             Probability from which a label is predicted positive, by label name. Fine-tuning selects the thresholds on
             the validation set; labels without an entry use 0.5.
+        label_calibration (`dict[str, list[float]]`, *optional*):
+            Scale and offset of the logit by label name: the calibrated probability is `sigmoid(scale * logit +
+            offset)`. Models return logits without it; the pipeline and the package apply it.
 
     Raises:
         `ValueError`: if a value is out of range or fields contradict each other.
@@ -192,6 +196,7 @@ class EcgConfig(PreTrainedConfig):
         default=None, metadata=CLASSIFIER
     )
     label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
+    label_calibration: dict[str, list[float]] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_common_fields(kwargs)
@@ -231,8 +236,8 @@ class EcgConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As [`PreTrainedConfig.to_dict`]; `num_pooling_heads` and `rhythm_features` are omitted if not set."""
-        optional = ("num_pooling_heads", "rhythm_features")
+        """As [`PreTrainedConfig.to_dict`]; the fields that few models have are omitted if they are not set."""
+        optional = ("num_pooling_heads", "rhythm_features", "label_calibration")
         return {name: value for name, value in super().to_dict().items() if name not in optional or value}
 
     @property
@@ -292,6 +297,11 @@ class EcgConfig(PreTrainedConfig):
         for name, threshold in (self.label_thresholds or {}).items():
             if not 0 <= threshold <= 1:
                 raise ValueError(f"label_thresholds must be between 0 and 1, got {threshold} for {name!r}.")
+        for name, pair in (self.label_calibration or {}).items():
+            if len(pair) != 2 or not all(math.isfinite(number) for number in pair) or pair[0] <= 0:
+                raise ValueError(
+                    f"label_calibration must hold a positive scale and an offset, got {short(pair)} for {name!r}."
+                )
 
     def _check_transformers(self, prefixes: Iterable[str], rows: int, multiple_of: int = 1) -> None:
         """

@@ -36,7 +36,8 @@ class EcgCpcConfig(EcgS4Config):
         hidden_size, num_convolutions, conv_kernel_size, conv_stride, batch_norm_eps, use_batch_statistics,
             num_hidden_layers, kernel_length, hidden_dropout_prob, step_range, initializer_range:
             See [`EcgS4Config`].
-        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

@@ -84,7 +84,8 @@ class EcgFmConfig(EcgConfig):
         window_aggregation (`dict[str, str]`, *optional*):
             How the scores of several windows are combined into those of the recording, by label name: `"mean"`, as for
             labels without an entry, or `"max"`.
-        lead_names, layer_norm_eps, head_type, classifier_dropout, problem_type, label_thresholds:
+        lead_names, layer_norm_eps, head_type, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

@@ -46,7 +46,8 @@ class EcgFounderConfig(EcgConfig):
             Channels of a block per group of its grouped convolution.
         bottleneck_ratio (`float`, *optional*, defaults to 1.0):
             Channels inside a block, relative to those of its output.
-        head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

@@ -101,7 +101,8 @@ class EcgJepaConfig(EcgConfig):
             Decay in the last step; interpolated linearly in between.
         teacher_drop_path (`bool`, *optional*, defaults to `False`):
             Whether stochastic depth is also active in the teacher, as in the released code.
-        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

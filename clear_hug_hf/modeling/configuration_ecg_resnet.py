@@ -52,7 +52,8 @@ class EcgResNetConfig(EcgConfig):
             Activation function.
         batch_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of the batch normalizations.
-        head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

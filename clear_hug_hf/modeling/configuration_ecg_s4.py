@@ -76,7 +76,8 @@ class EcgS4Config(EcgConfig):
             Lowest and highest step of the linear systems [time constants per token] in a randomly initialized model.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the normal initialization of linear layers.
-        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

@@ -145,7 +145,8 @@ class EcgScanConfig(EcgConfig):
             Label smoothing of the contrastive losses, as in GRAM.
         temperature_init (`float`, *optional*, defaults to 0.07):
             Initial value of the learned temperatures, as in GRAM.
-        head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`]. The head reads the pooled feature of the page.
 
     Example:

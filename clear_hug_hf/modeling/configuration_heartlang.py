@@ -91,7 +91,8 @@ class HeartLangConfig(EcgConfig):
         lead_names (`list[str]`, *optional*, defaults to the twelve standard leads):
             Names of the leads, in the order of their rows of the lead embedding.
         sampling_rate, layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type,
-        label_thresholds:
+        label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

@@ -73,7 +73,8 @@ class HubertEcgConfig(EcgConfig):
             Sum of the lengths of the masked spans, as a fraction of the tokens. Spans may overlap.
         mask_time_length (`int`, *optional*, defaults to 10):
             Length of a masked span [tokens].
-        lead_names, layer_norm_eps, head_type, classifier_dropout, problem_type, label_thresholds:
+        lead_names, layer_norm_eps, head_type, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Numbers of attention heads of the small and the large preset are choices of this package.

@@ -59,7 +59,8 @@ class StMemConfig(EcgConfig):
             The same sizes of the decoder, which is used in pre-training only.
         mask_ratio (`float`, *optional*, defaults to 0.75):
             Fraction of the patches of each lead that pre-training masks.
-        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds:
+        layer_norm_eps, head_type, num_pooling_heads, classifier_dropout, problem_type, label_thresholds,
+        label_calibration:
             See [`EcgConfig`].
 
     Example:

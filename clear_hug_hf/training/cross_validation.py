@@ -16,13 +16,13 @@ from typing import Any
 import datasets
 import numpy as np
 from accelerate import PartialState
-from scipy.special import logit
 from transformers import PreTrainedModel
 
 from ..data.collator import EcgCollator
 from ..data.splits import patient_keys, stratified_patient_folds
+from ..evaluation.calibration import finite_logits
 from ..evaluation.metrics import macro_auroc
-from ..evaluation.predictions import Predictions, predict
+from ..evaluation.predictions import Predictions, label_thresholds, predict
 from ..evaluation.protocol import STRENGTHS, holdout_split, logistic_scores
 from ..inference.classifier_outputs import model_label_names
 from ..processing.errors import InputError
@@ -37,7 +37,6 @@ from .finetuning import (
     check_datasets,
     finetune,
     is_precomputed,
-    label_thresholds,
     run_identity,
 )
 from .pretraining import FINETUNING_RUN, MODEL_FOLDER
@@ -65,11 +64,9 @@ class OutOfFold:
     @property
     def logits(self) -> np.ndarray:
         """
-        Logits of the probabilities, `(num_recordings, num_labels)`. They are finite: probabilities of 0 and 1 count as
-        those next to them in single precision.
+        Logits of the probabilities, `(num_recordings, num_labels)`; see [`finite_logits`].
         """
-        margin = float(np.finfo(np.float32).epsneg)
-        return np.asarray(logit(np.clip(self.predictions.probabilities.astype(np.float64), margin, 1 - margin)))
+        return finite_logits(self.predictions.probabilities)
 
     @property
     def macro_aurocs(self) -> list[float]:

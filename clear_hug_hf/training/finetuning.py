@@ -38,8 +38,8 @@ from ..data.augmentation import AugmentingCollator
 from ..data.collator import EcgCollator
 from ..data.pages import PageCollator
 from ..data.splits import patient_keys
-from ..evaluation.metrics import choose_thresholds, macro_auroc
-from ..evaluation.predictions import Predictions, predict
+from ..evaluation.metrics import macro_auroc
+from ..evaluation.predictions import label_thresholds, predict
 from ..evaluation.protocol import STRENGTHS, fit_logistic, logistic_scores
 from ..inference.classifier_outputs import model_label_names
 from ..inference.digests import dataset_digest, weights_digest
@@ -283,17 +283,6 @@ def solve_head(
     if model.rhythm_classifier is not None:
         model.rhythm_classifier.weight.copy_(weights[:, width:])
     return strength, history
-
-
-def label_thresholds(predictions: Predictions) -> dict[str, float]:
-    """The threshold with the best F1 of each label with both classes, from predictions of labeled recordings."""
-    assert predictions.labels is not None
-    thresholds = choose_thresholds(predictions.labels, predictions.probabilities)
-    return {
-        name: threshold
-        for name, threshold in zip(predictions.label_names, thresholds, strict=True)
-        if threshold is not None
-    }
 
 
 def train_with_trainer(

@@ -219,13 +219,13 @@ def _evaluate_source(
             hint = "" if is_reference else "; choose another with --split"
             raise InputError(f"{data} has no {split} recordings: it has {', '.join(sources.splits)}{hint}")
         sources.splits = {split: sources.splits[split]}
-    predictions, labels, rejected = _predict_sources(sources, model, extractor, known, arguments.batch_size)
+    predictions, labels, rejected = predict_sources(sources, model, extractor, known, arguments.batch_size)
     mapping = {name: targets for name, targets in mapping.items() if set(columns_of[name]) <= set(known)}
     thresholds = model_thresholds(model.config)
     return map_predictions(predictions, labels, known, thresholds, mapping, is_reference, split), rejected
 
 
-def _predict_sources(
+def predict_sources(
     sources: Sources, model: Any, extractor: Any, label_names: list[str], batch_size: int
 ) -> tuple[Predictions, np.ndarray, list[Rejected]]:
     """Predictions and labels, with a row per recording, and the recordings that failed."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..systems import head_types
 from ..training.arguments import FinetuningArguments
+from .calibrate import describe_calibration, write_calibration
 from .shared import (
     LABELED_HELP,
     CacheArguments,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import datasets
 
     from ..data.records import Rejected
+    from ..evaluation.predictions import Predictions
 
 
 _CONTROL = "control"
@@ -92,6 +94,13 @@ class FinetuneArguments(CacheArguments):
         },
     )
     control: bool = field(default=True, metadata={"help": "Also train the model from a randomly initialized encoder."})
+    calibrate: bool = field(
+        default=True,
+        metadata={
+            "help": "Calibrate the probabilities, by one scale of all logits or by a scale and an offset for each "
+            "label, if the log loss on held-out recordings is lower for it in a cross-validation by patient."
+        },
+    )
     restart: bool = field(default=False, metadata={"help": "Start over if the output folder holds a run."})
     max_samples: int | None = max_samples_field()
 
@@ -238,6 +247,7 @@ def finetune_and_report(
 
     from transformers import set_seed
 
+    from ..evaluation.calibration import calibrated
     from ..evaluation.predictions import auroc_difference, compute_metrics, predict
     from ..inference.classifier_outputs import model_thresholds
     from ..training import finetuning, folders, provenance
@@ -281,6 +291,11 @@ def finetune_and_report(
         models[name], metrics[name], cross_validated = _train(
             name, models[name], make_model, arguments, training, extractor, sets, about
         )
+        calibration = _calibrate(name, models[name], arguments, sets["validation"], extractor, cross_validated)
+        if calibration is not None:
+            metrics[name]["calibration"] = calibration
+        if cross_validated is not None:
+            cross_validated = calibrated(cross_validated, models[name].config.label_calibration)
         for split in held_out:
             predictions[name, split] = (
                 cross_validated
@@ -332,7 +347,7 @@ def _selected_by(method: str, num_folds: int | None) -> str:
     )
     return (
         f"{num_folds}-fold cross-validation by patient ({how}, and thresholds with the best F1 on the "
-        "predictions of all folds); cross-validated F1 is optimistic"
+        "predictions of all folds); cross-validated F1 and calibration error are optimistic"
     )
 
 
@@ -388,6 +403,34 @@ def _train(
         say(f"{output} already holds this run: nothing was trained (--restart trains again)")
     name = _CHOSEN[training.method]
     return result.model, {name: getattr(result, name), **by_fold}, predictions
+
+
+def _calibrate(
+    name: str,
+    model: Any,
+    arguments: FinetuneArguments,
+    validation: datasets.Dataset,
+    extractor: Any,
+    cross_validated: Predictions | None,
+) -> dict[str, Any] | None:
+    """Calibrate the classifier of a run on held-out predictions, also in its folder; returns what was chosen."""
+    from ..evaluation.calibration import METHODS, calibrate
+    from ..evaluation.predictions import predict
+    from ..training.pretraining import MODEL_FOLDER
+
+    if not arguments.calibrate and model.config.label_calibration is None:
+        return None
+    # The folder of a finished run may have a calibration.
+    model.config.label_calibration = None
+    held_out = predict(model, validation, extractor).by_recording() if cross_validated is None else cross_validated
+    fit = calibrate(model, held_out, METHODS if arguments.calibrate else METHODS[:1])
+    if is_main_process():
+        output = arguments.output_dir if name == "pretrained" else arguments.output_dir / _CONTROL
+        write_calibration(output / MODEL_FOLDER, model.config)
+    if not arguments.calibrate:
+        return None
+    say(f"{describe_calibration(fit)} ({_RUN_NAMES[name]})")
+    return fit.to_dict()
 
 
 def _draw_results(

@@ -232,9 +232,7 @@ def test_when_probabilities_are_off_by_a_known_error_then_the_interval_covers_it
     assert off < max(0.7 * off_as_counted, 0.02)
 
 
-def test_when_probabilities_are_calibrated_then_the_calibration_error_is_near_zero_and_its_interval_includes_zero() -> (
-    None
-):
+def test_when_probabilities_are_calibrated_then_the_error_is_near_zero_and_its_interval_includes_zero() -> None:
     rng = np.random.default_rng(11)
     errors, raw = [], []
     for run in range(40):

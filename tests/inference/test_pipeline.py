@@ -34,6 +34,7 @@ from clear_hug_hf import (
     read_record,
 )
 from clear_hug_hf.evaluation.predictions import predict
+from clear_hug_hf.inference.records import RecordPrediction, predict_records
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.folders import save_model_folder
 
@@ -97,6 +98,9 @@ def _about(recording: Recording) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def dataset(make_recordings: MakeRecordings) -> datasets.Dataset:
     return prepare(make_recordings(5), ClearHugFeatureExtractor(), progress=False).dataset
+
+
+CALIBRATION = {"a": [0.5, 0.2], "c": [1.5, -1.0]}
 
 
 def _by_hand(pipe: Pipe, recording: Recording, **parameters: Any) -> np.ndarray:
@@ -275,6 +279,28 @@ def test_when_a_long_recording_is_partly_fast_then_its_prepared_rows_together_sc
     assert len(pipe(both)[0]["windows"]) == 3
     # Prepared samples are rounded to 16 bits.
     np.testing.assert_allclose(found.by_recording().probabilities, expected, atol=1e-4)
+
+
+def test_when_the_model_is_calibrated_then_windows_are_before_their_mean_and_every_way_gives_the_same(
+    pipe: Pipe, recordings: Recordings, dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = pipe(recordings[1], function_to_apply="none", aggregate="none")
+    uncalibrated = _scores(pipe(recordings[1]))
+    monkeypatch.setattr(pipe.model.config, "label_calibration", CALIBRATION)
+    assert pipe(recordings[1], function_to_apply="none", aggregate="none") == logits
+    windows = np.array([_scores(window["labels"]) for window in logits])
+    assert len(windows) > 1
+    scales, offsets = np.array([CALIBRATION["a"], [1.0, 0.0], CALIBRATION["c"]]).T
+    expected = (1 / (1 + np.exp(-(windows * scales + offsets)))).mean(axis=0)
+    scores = _scores(pipe(recordings[1]))
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert scores[1] == uncalibrated[1]
+    (prediction,) = predict_records(pipe.model, pipe.feature_extractor, [recordings[1]])
+    assert isinstance(prediction, RecordPrediction)
+    assert prediction.probabilities is not None
+    np.testing.assert_array_equal(prediction.probabilities, scores.astype(np.float32))
+    rows = predict(pipe.model, dataset, pipe.feature_extractor).probabilities
+    np.testing.assert_allclose([_scores(result) for result in pipe(list(dataset))], rows, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 16])

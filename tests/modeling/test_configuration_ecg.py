@@ -202,6 +202,12 @@ def test_when_preset_is_unknown_then_it_is_refused(config_class, names):
             "problem_type must be one of regression, single_label_classification, multi_label_classification, got 'ra",
         ),
         ({"label_thresholds": {"MI": 1.5}}, "label_thresholds must be between 0 and 1, got 1.5 for 'MI'"),
+        (
+            {"label_calibration": {"MI": [0.0, 1.0]}},
+            r"label_calibration must hold a positive scale.*\[0.0, 1.0\] for 'MI'",
+        ),
+        ({"label_calibration": {"MI": [1.0, float("nan")]}}, "label_calibration must hold a positive scale"),
+        ({"label_calibration": {"MI": [1.0]}}, "label_calibration must hold a positive scale"),
         ({"id2label": {0: "MI", 2: "CD"}}, "id2label must map consecutive indices"),
     ],
 )

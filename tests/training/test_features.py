@@ -169,6 +169,7 @@ _OTHERS = {
     **{"lead_names": ["I", "II", "V1"], "hidden_act": "silu"},
     **{"problem_type": "regression", "label_thresholds": {"LABEL_0": 0.1}, "num_pooling_heads": 1},
     "rhythm_features": ["log_rate"],
+    "label_calibration": {"LABEL_0": [0.5, 0.0]},
 }
 
 
