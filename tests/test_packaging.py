@@ -46,6 +46,7 @@ NEEDING = {
     "render": (["render", "record", "new.png"], "opencv-python-headless", "pages"),
     "pictures": (["predict", "record", "--model", MODEL, "--pictures", "new"], "matplotlib", "plots"),
     "table": (["predict", "table.csv", "--model", MODEL], "pandas", "train"),
+    "file": (["predict", "muse.bin", "--model", MODEL], "ecgdatakit", "formats"),
     "page": (["predict", "page.png", "--model", "ecg-scan-tiny-ptbxl-super"], "pillow", "pages"),
     "publish": (["publish", MODEL, "me/mine", "--dry-run", "new"], "jinja2", "train"),
 }
@@ -96,6 +97,7 @@ def folder(
     write_record(folder / "record", make_recordings(1)[0])
     Image.new("RGB", (400, 300), "white").save(folder / "page.png")
     (folder / "table.csv").write_text("path\nrecord\n")
+    (folder / "muse.bin").write_text("<?xml version='1.0'?><RestingECG/>")
     return folder
 
 

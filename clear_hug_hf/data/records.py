@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..processing import wfdb_format
 from ..processing.errors import InputError
-from ..processing.wfdb_format import existing_header
+from ..processing.recording_files import existing_recording, is_recording_file, read_recording
 
 
 @dataclass
@@ -65,6 +64,8 @@ class RecordReference:
 
     Args:
         path (`Path`): Path of the record, as in [`read_record`].
+        description (`dict`, *optional*): Sampling rate, lead names and unit of a file that does not state them, as in
+            [`read_record`].
     """
 
     path: Path
@@ -73,10 +74,11 @@ class RecordReference:
     labels: Mapping[str, float] | None = None
     split: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Recording:
-        """Read the file, ignoring the tables of the source; sources in other formats than WFDB override this."""
-        return read_record(self.path)
+        """Read the file, ignoring the tables of the source; sources with files of many recordings override this."""
+        return read_record(self.path, **self.description)
 
     def read(self) -> Recording:
         """
@@ -89,7 +91,7 @@ class RecordReference:
         return replace(
             recording,
             record_id=self.record_id,
-            patient_id=self.patient_id,
+            patient_id=recording.patient_id if self.patient_id is None else self.patient_id,
             labels=self.labels,
             split=self.split,
             metadata={**recording.metadata, **self.metadata},
@@ -103,33 +105,70 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def read_record(path: str | Path) -> Recording:
-    """Read the WFDB record at a path; arguments and errors as in [`~processing.wfdb_format.read_record`]."""
-    return Recording(**wfdb_format.read_record(path))
-
-
-def find_records(path: str | Path) -> list[Path]:
+def read_record(
+    path: str | Path,
+    sampling_rate: float | None = None,
+    lead_names: Sequence[str] | None = None,
+    unit: str | Sequence[str] | None = None,
+) -> Recording:
     """
-    Find the WFDB records at a path.
+    Read the recording in a file: a WFDB record, or one of the formats in the table of "Files of the wards" in the
+    guide to predictions. The content decides the format, not the extension.
 
     Args:
-        path (`str` or `Path`): A record, or a folder to search recursively.
+        path (`str` or `Path`): Path of the file. The path of a WFDB record may have any of its extensions, or none.
+        sampling_rate (`float`, *optional*): Sampling rate, if the file does not state it [Hz].
+        lead_names (`Sequence[str]`, *optional*): Names of the leads, if the file does not state them.
+        unit (`str` or `Sequence[str]`, *optional*): Unit of the samples, if the file does not state it.
+
+    Raises:
+        FileNotFoundError, InputError, ImportError: As [`~processing.recording_files.read_recording`].
+        InputError: If neither the file nor the arguments state the sampling rate, the lead names or the unit.
+    """
+    recording = read_recording(path, sampling_rate, lead_names, unit)
+    if missing := [name for name in ("sampling_rate", "lead_names", "unit") if recording[name] is None]:
+        raise InputError(f"{path} does not state its {' and '.join(missing)}: pass it")
+    return Recording(**recording)
+
+
+def find_records(path: str | Path, arrays: bool = False) -> list[Path]:
+    """
+    Find the recordings at a path.
+
+    Args:
+        path (`str` or `Path`): A recording, or a folder to search recursively.
+        arrays (`bool`, *optional*, defaults to `False`): Whether CSV and NumPy files of samples in a folder count.
 
     Returns:
-        `list[Path]`: Sorted header files.
+        `list[Path]`: Sorted headers of WFDB records and files in other formats, see [`read_record`].
 
     Raises:
         FileNotFoundError: If there is neither a record nor a folder at the path.
         InputError: If the folder contains no records.
     """
     # Unlike `Path`, `os.path` does not raise for names that no file can have.
-    folder = Path(path)
-    if os.path.isdir(folder):
-        headers = sorted(folder.rglob("*.hea"))
-        if not headers:
-            raise InputError(f"{path} contains no WFDB records: neither it nor its subfolders have a .hea file")
-        return headers
-    return [existing_header(folder)]
+    if not os.path.isdir(path):
+        return [existing_recording(Path(path))]
+    if not (files := sorted(walk_records(Path(path), arrays))):
+        raise InputError(
+            f"{path} contains no WFDB records: neither it nor its subfolders have a .hea file, or a recording in "
+            "another supported format"
+        )
+    return files
+
+
+def walk_records(folder: Path, arrays: bool = False) -> Iterator[Path]:
+    """The files that [`find_records`] finds in a folder, in any order."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if name.endswith(".hea") or is_recording_file(path, arrays):
+                yield path
+
+
+def record_name(path: Path) -> str:
+    """Name of a recording: its path, for WFDB records without extension."""
+    return str(path.with_suffix("") if path.suffix == ".hea" else path)
 
 
 def describe_error(error: Exception) -> str:

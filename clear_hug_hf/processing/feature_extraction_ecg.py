@@ -19,6 +19,7 @@ from .beat_detection import DETECTORS, MINIMUM_RATE, detect_r_peaks
 from .beats import pad_peaks
 from .errors import InputError
 from .leads import STANDARD_LEADS, arrange_leads, is_flat
+from .recording_files import read_recording
 from .recording_inputs import RecordingWindows, is_recording, read_windows
 from .rhythm import RHYTHM_FEATURES, rhythm_features
 from .setting_checks import (
@@ -50,7 +51,6 @@ from .signal_report import (
     find_gaps,
     measure_quality,
 )
-from .wfdb_format import read_record
 
 
 logger = logging.get_logger(__name__)
@@ -207,8 +207,8 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
 
     @staticmethod
     def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Read a WFDB record, see [`~wfdb_format.read_record`]."""
-        return read_record(path)
+        """Read a recording in any supported format, see [`~recording_files.read_recording`]."""
+        return read_recording(path)
 
     @staticmethod
     def is_recording(inputs: Any) -> bool:
@@ -230,9 +230,10 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         Convert one recording in any supported form to model inputs.
 
         Args:
-            inputs: Path of a WFDB record; dict or object with `waveform` `(num_leads, num_samples)`, `sampling_rate`,
-                `lead_names` and `unit`; array or tensor of samples; `wfdb.Record`; `DataFrame` with a numeric column
-                per lead; row of a prepared dataset; or image of a page, if the extractor has an `image_processor`.
+            inputs: Path of a WFDB record or of a file in another format, see [`~recording_files.read_recording`]; dict
+                or object with `waveform` `(num_leads, num_samples)`, `sampling_rate`, `lead_names` and `unit`; array
+                or tensor of samples; `wfdb.Record`; `DataFrame` with a numeric column per lead; row of a prepared
+                dataset; or image of a page, if the extractor has an `image_processor`.
             windows (`str`, *optional*, defaults to `"all"`): Overrides the setting for this call.
             on_no_beats (`str`, *optional*): Overrides the setting for this call.
             all_beats (`bool`, *optional*): See [`__call__`].
@@ -244,7 +245,7 @@ class EcgFeatureExtractor(Configurable, FeatureExtractionMixin):
         Raises:
             FileNotFoundError: If the record does not exist.
             InputError: If the recording is invalid.
-            ImportError: If the format of the record requires `wfdb`, which is not installed.
+            ImportError: If the library that reads the format of the file is not installed.
         """
         metadata = {"sampling_rate": sampling_rate, "lead_names": lead_names, "unit": unit}
         return read_windows(self, inputs, windows, on_no_beats, all_beats, **metadata)

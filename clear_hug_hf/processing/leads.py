@@ -20,7 +20,7 @@ STANDARD_LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", 
 """The 12 standard leads in the order that all arrays of this package use."""
 
 # Additional leads of 12-lead recordings: Frank's orthogonal leads, posterior and right-sided leads.
-_EXTRA_LEADS = frozenset(["VX", "VY", "VZ", "X", "Y", "Z", "V7", "V8", "V9", "V1R", "V2R", "V3R", "V4R", "V5R", "V6R"])
+_EXTRA_LEADS = frozenset([*"XYZ", "VX", "VY", "VZ", "V7", "V8", "V9", *(f"V{number}R" for number in range(1, 10))])
 
 _CANONICAL = {name.upper(): name for name in STANDARD_LEADS}
 # Portuguese and Spanish names (CODE-15%) start with D for "derivation".

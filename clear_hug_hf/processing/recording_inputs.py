@@ -15,11 +15,12 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from .errors import InputError
 from .leads import STANDARD_LEADS
+from .recording_files import find_format
 from .signal_report import SignalReport
 
 
 SUPPORTED_INPUTS = (
-    'the path of a WFDB record, a dict with "waveform", "sampling_rate", "lead_names" and "unit", an object with '
+    'the path of a recording, a dict with "waveform", "sampling_rate", "lead_names" and "unit", an object with '
     "these attributes, an array of shape (leads, samples), a wfdb.Record, a table with a numeric column per lead, a "
     "row of a prepared dataset, or several of these as a list, an iterator, a dataset, or a table with a column `path`"
 )
@@ -143,7 +144,7 @@ def is_recording(inputs: Any) -> bool:
 def is_picture(inputs: Any) -> bool:
     """Whether the input is the path of an image, an array of pixels, or a `PIL.Image.Image`."""
     if isinstance(inputs, (str, os.PathLike)):
-        return Path(inputs).suffix.lower() in PICTURE_SUFFIXES
+        return Path(inputs).suffix.lower() in PICTURE_SUFFIXES and find_format(inputs) is None
     if isinstance(inputs, np.ndarray) or hasattr(inputs, "detach"):
         return inputs.ndim == 3 and inputs.shape[-1] in (3, 4)
     return hasattr(inputs, "convert") and hasattr(inputs, "getexif")  # `PIL.Image.Image`

@@ -369,7 +369,12 @@ def _extremes(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     return highest, np.where(finite, signals, np.inf).min(axis=-1), int(np.count_nonzero(finite))
 
 
-def check_amplitude(signals: np.ndarray, sampling_rate: float, units: Sequence[str]) -> None:
+def check_amplitude(
+    signals: np.ndarray,
+    sampling_rate: float,
+    units: Sequence[str],
+    accepted: tuple[float, float] = ACCEPTED_MILLIVOLTS,
+) -> None:
     """
     Check the amplitude of a recording, which depends on the correct unit and gain.
 
@@ -377,15 +382,15 @@ def check_amplitude(signals: np.ndarray, sampling_rate: float, units: Sequence[s
         signals (`np.ndarray` of shape `(num_leads, num_samples)`): Recorded leads before repair [mV].
         sampling_rate (`float`): Sampling rate [Hz].
         units (`Sequence[str]`): Original units of the leads.
+        accepted (`tuple[float, float]`, *optional*, defaults to [`ACCEPTED_MILLIVOLTS`]): Accepted range [mV].
 
     Raises:
-        InputError: If all leads are constant, or the typical range of the largest lead within 2 s is outside of
-            [`ACCEPTED_MILLIVOLTS`].
+        InputError: If all leads are constant, or the typical range of the largest lead within 2 s is not accepted.
     """
     largest = float(typical_ranges(signals, sampling_rate).max())
     if largest == 0.0:
         raise InputError("the recording contains no signal: every lead is flat or missing")
-    if not ACCEPTED_MILLIVOLTS[0] <= largest <= ACCEPTED_MILLIVOLTS[1]:
+    if not accepted[0] <= largest <= accepted[1]:
         raise InputError(_describe_amplitude(largest, units))
 
 

@@ -125,6 +125,8 @@ def existing_header(path: Path) -> Path:
     if os.path.isfile(header):
         return header
     if os.path.isfile(path) and path.suffix.lower() not in _RECORD_SUFFIXES:
+        if not os.path.getsize(path):
+            raise InputError(f"{path} is empty: copy it again")
         raise InputError(
             f"{path} is not in a supported format: convert it to WFDB, a .hea header and a .dat or .mat file"
         )

@@ -139,7 +139,7 @@ def read_source(
     from ..data.prepared import is_prepared, load_prepared
     from ..data.readers import open_source
     from ..data.readers.ptbxl import TABLE
-    from ..data.records import RecordReference, find_records
+    from ..data.records import RecordReference, find_records, record_name
     from ..data.splits import random_splits
     from ..training.provenance import RANDOM_SPLITS, SOURCE_SPLITS, describe_source
 
@@ -160,8 +160,7 @@ def read_source(
         source = open_source("ptbxl", folder, label_set="ptbxl_super", keep_unlabeled=True)
         return Sources.by_split(source, limit, source.label_names, describe_source(folder, source, SOURCE_SPLITS))
     references = [
-        RecordReference(path, str(path.relative_to(folder).with_suffix("")), split="train")
-        for path in find_records(folder)
+        RecordReference(path, record_name(path.relative_to(folder)), split="train") for path in find_records(folder)
     ]
     if split_at_random:
         splits = random_splits(references)

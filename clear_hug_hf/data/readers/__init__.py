@@ -1,5 +1,5 @@
 """
-Readers of published datasets, folders of WFDB records and CSV tables, with a common interface.
+Readers of published datasets, folders of recordings and CSV tables, with a common interface.
 
 ```python
 source = open_source("ptbxl", "data/ptb-xl", label_set="ptbxl_super")
@@ -101,7 +101,7 @@ def guess_kind(path: str | Path) -> str:
     Detect the kind of source at a path.
 
     Args:
-        path (`str` or `Path`): A folder, a CSV table or a WFDB record.
+        path (`str` or `Path`): A folder, a CSV table or a recording.
 
     Returns:
         `str`: One of [`READERS`].
@@ -110,12 +110,14 @@ def guess_kind(path: str | Path) -> str:
         FileNotFoundError: If the path does not exist.
         InputError: If no known kind of recordings is found.
     """
+    from ...processing.recording_files import find_format
+    from ..records import walk_records
     from . import code15, cpsc2018, ludb, mimic_iv_ecg, ptbxl
     from .challenge import read_comments
 
     path = Path(path)
     if path.suffix.lower() == ".csv" and path.is_file():
-        return "csv"
+        return "wfdb" if find_format(path) == "CSV" else "csv"
     if not path.is_dir():
         if path.is_file() or path.with_name(f"{path.name}.hea").is_file():
             return "wfdb"
@@ -130,6 +132,8 @@ def guess_kind(path: str | Path) -> str:
         return "challenge" if "codes" in stated else "wfdb"
     if cpsc2018.find_tables(path):
         return "cpsc2018"
+    if any(True for _ in walk_records(path, arrays=True)):
+        return "wfdb"
     raise InputError(
         f"{path} contains no recordings: neither .hea files nor one of the tables {ptbxl.TABLE}, "
         f"{mimic_iv_ecg.TABLE}, {code15.TABLE}, {ludb.TABLE} and {cpsc2018.TABLE} of the known datasets; to use a CSV "

@@ -111,6 +111,15 @@ class RecordSource(Sequence[RecordReference]):
         """Labels of a recording with these codes, `None` without a label set."""
         return None if self.label_set is None else self.label_set.labels(codes)
 
+    def describe_files(
+        self, sampling_rate: float | None, lead_names: Sequence[str] | None, unit: str | None
+    ) -> dict[str, Any]:
+        """What is stated about files that do not state it themselves; added to the settings."""
+        stated = {"sampling_rate": sampling_rate, "lead_names": lead_names, "unit": unit}
+        description = {name: value for name, value in stated.items() if value is not None}
+        self.settings |= description
+        return description
+
     def set_record_ids(self, record_ids: Sequence[str]) -> None:
         """Set the ids of the recordings; raises if there are none or an id is not unique."""
         if not record_ids:

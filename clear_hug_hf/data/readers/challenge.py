@@ -114,6 +114,9 @@ class ChallengeSource(RecordSource):
         self.settings["databases"] = selected
         self._records: list[tuple[Path, tuple[str, ...]]] = []
         for header in find_records(path):
+            if header.suffix != ".hea":
+                self.excluded.append(Excluded(header.name, "it is not a record of the Challenge"))
+                continue
             codes: list[str] = []
             if selected is not None and database_of(header.stem) not in selected:
                 self.excluded.append(Excluded(header.stem, f"it is not part of {' or '.join(selected)}"))

@@ -4,8 +4,9 @@ CSV_CONTRACT = """\
 A CSV table has one row per recording, a header line, commas, and UTF-8 text.
 
 columns
-  path         the recording: a WFDB record with or without extension; relative to
-               the table's folder, or to the folder given as root, or absolute
+  path         the recording: a WFDB record with or without extension, or a file in
+               another format (MUSE XML, DICOM, SCP-ECG, ...); relative to the table's
+               folder, or to the folder given as root, or absolute
   record_id    optional: a unique id (default: the path without its extension)
   patient_id   optional: all rows of a patient are in the same split; without it every
                row counts as a different patient

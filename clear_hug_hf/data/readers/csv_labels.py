@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...processing.errors import InputError
+from ...processing.recording_files import find_format
 from ...processing.wfdb_format import header_path
 from ..records import RecordReference
 from .base import PROBLEM_TYPES, RecordSource, drop_missing, read_table, summarize_items
@@ -48,6 +49,7 @@ class CsvSource(RecordSource):
         root (`str` or `Path`, *optional*): Folder that paths are relative to; that of the table by default.
         check_files (`bool`, *optional*, defaults to `True`): Whether missing recordings raise here, and not when they
             are read.
+        sampling_rate, lead_names, unit (*optional*): Of files that do not state them, see [`read_record`].
 
     Raises:
         FileNotFoundError: If the table does not exist.
@@ -72,6 +74,9 @@ class CsvSource(RecordSource):
         split_column: str | None = None,
         root: str | Path | None = None,
         check_files: bool = True,
+        sampling_rate: float | None = None,
+        lead_names: Sequence[str] | None = None,
+        unit: str | None = None,
     ):
         if problem_type is not None and problem_type not in PROBLEM_TYPES:
             raise InputError(f"unknown problem type {problem_type!r}: choose from {', '.join(PROBLEM_TYPES)}")
@@ -85,6 +90,7 @@ class CsvSource(RecordSource):
         labels = [label_columns] if isinstance(label_columns, str) else list(dict.fromkeys(label_columns or ()))
         self._check_label_columns(labels)
         self._root = self.path.parent if root is None else Path(root)
+        self._description = self.describe_files(sampling_rate, lead_names, unit)
 
         paths = self._columns[self._role["path"]]
         self.set_record_ids(
@@ -142,7 +148,10 @@ class CsvSource(RecordSource):
 
     def _check_files(self, paths: list[str]) -> None:
         missing = [
-            path or "an empty path" for path in paths if not path or not os.path.isfile(header_path(self._root / path))
+            path or "an empty path"
+            for path in paths
+            if not path
+            or not (os.path.isfile(header_path(self._root / path)) or find_format(self._root / path) is not None)
         ]
         if missing:
             raise InputError(
@@ -245,6 +254,7 @@ class CsvSource(RecordSource):
             labels={name: values[index] for name, values in self._labels.items()} if self._labels else None,
             split=None if self._splits is None else self._splits[index],
             metadata=drop_missing(metadata),
+            description=self._description,
         )
 
 
