@@ -4,8 +4,8 @@ Rhythm features: heart rate, variability, irregularity, early beats and pauses, 
 They are an extension of this package and not part of the papers, whose encoders read the shape of beats or patches and
 know little about the time between beats. [`measure_rhythm`] measures RR intervals in physical units, following the
 usual time-domain measures (Task Force of the European Society of Cardiology, Circulation 93, 1996).
-[`rhythm_features`] turns the measures into values of order one, most of them logarithms or hinges at the limits of
-bradycardia and tachycardia (60 and 100/min), so that a linear map can read them.
+[`rhythm_features`] turns the measures into values of order one, most of them logarithms or hinges, such as at the
+limits of bradycardia and tachycardia (60 and 100/min), so that a linear map can read them.
 """
 
 from __future__ import annotations
@@ -131,6 +131,12 @@ def _log_fraction(deviation: Callable[[RhythmMeasures], float]) -> Callable[[Rhy
     return lambda measures: float(np.log((deviation(measures) / measures.mean_rr + _RESOLUTION) / 0.06))
 
 
+def _log_above(percent: float) -> Callable[[RhythmMeasures], float]:
+    """The logarithm of the RMSSD as a multiple of a fraction of the mean RR interval, 0 below it."""
+    limit = percent / 100 + _RESOLUTION
+    return lambda measures: max(float(np.log((measures.rmssd / measures.mean_rr + _RESOLUTION) / limit)), 0.0)
+
+
 _FEATURES: dict[str, Callable[[RhythmMeasures], float]] = {
     "log_rate": lambda measures: float(np.log2(_rate(measures) / 75)),
     "log_mean_rate": lambda measures: float(np.log2(60 / measures.mean_rr / 75)),
@@ -146,6 +152,10 @@ _FEATURES: dict[str, Callable[[RhythmMeasures], float]] = {
     "log_median_deviation": _log_fraction(lambda measures: measures.median_deviation),
     "log_slow_deviation": _log_fraction(lambda measures: measures.slow_deviation),
     "log_fast_deviation": _log_fraction(lambda measures: measures.fast_deviation),
+    # Sinus arrhythmia lies between regular rhythms and fibrillation.
+    "log_rmssd_above_4": _log_above(4),
+    "log_rmssd_above_8": _log_above(8),
+    "log_rmssd_above_15": _log_above(15),
     "rmssd": lambda measures: 5 * measures.rmssd / measures.mean_rr,
     "median_difference": lambda measures: 5 * measures.median_difference / measures.mean_rr,
     "range": lambda measures: (measures.longest_rr - measures.shortest_rr) / measures.median_rr,

@@ -103,6 +103,9 @@ def test_when_rhythms_differ_then_their_correlations_do() -> None:
     assert bigeminy.alternating == 1
     assert breathing.correlation > 0.1 > fibrillation.correlation
     assert fibrillation.rmssd > 2 * breathing.rmssd
+    of_breathing, of_fibrillation = (_features(_peaks(each)) for each in (BREATHING, FIBRILLATION))
+    assert of_breathing["log_rmssd_above_8"] > 0 == of_breathing["log_rmssd_above_15"]
+    assert of_fibrillation["log_rmssd_above_15"] > 0
     assert breathing.slow_deviation > breathing.fast_deviation
     assert fibrillation.slow_deviation < fibrillation.fast_deviation
 
