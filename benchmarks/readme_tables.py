@@ -348,6 +348,28 @@ def baselines() -> str:
     return _by_labels(["macro AUROC (95 %)"], {(row["method"],): row for row in rows}, rows, ".3f")
 
 
+def rhythm() -> str:
+    """AUROC of rhythms from the encoder, from the rhythm features and from both, beside trees on RR intervals."""
+    rows = _read("rhythm.csv")
+    names = {"encoder": "encoder", "rhythm": "rhythm features", "both": "both", "trees": "trees on RR intervals"}
+    parts = []
+    for source in dict.fromkeys(row["tested on"] for row in rows):
+        of = {(row["label"], row["method"], row["minus"]): row for row in rows if row["tested on"] == source}
+        first = next(iter(of.values()))
+        body = [
+            [
+                label if not of[label, "both", ""]["positive"] else f"{label} ({of[label, 'both', '']['positive']})",
+                *(_of_row(of[label, method, ""], ".3f") for method in names),
+                _of_row(of[label, "both", "trees"], "+.3f"),
+            ]
+            for label in dict.fromkeys(label for label, *_ in of)
+        ]
+        tested = "cross-validated by patient" if source == "PTB-XL" else "trained on PTB-XL"
+        header = [f"{source}, {first['recordings']} recordings, {tested}", *names.values(), "both minus trees"]
+        parts.append(_table(header, body))
+    return "\n\n".join([*parts, f"*AUROC with 95 % intervals over patients. {rows[0]['cpu']}, {rows[0]['date']}.*"])
+
+
 def decoder_rule() -> str:
     """What a visible beat may attend to in the decoder: both rules, and the paired difference."""
     rows = [row for row in _read("decoder_rule.csv") if row["labels"]]
@@ -700,6 +722,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "heads": heads,
         "baselines": baselines,
         "baseline_differences": baseline_differences,
+        "rhythm": rhythm,
         "protocol": protocol,
         "paper_ablations": paper_ablations,
         "paper_ablation_differences": paper_ablation_differences,
