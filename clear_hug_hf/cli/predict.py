@@ -20,8 +20,9 @@ class PrintArguments(Arguments):
 
 ARGUMENTS = (PredictArguments, PrintArguments)
 DESCRIPTION = """\
-Predict the labels of WFDB records (.hea with .dat or .mat; any rate from 50 Hz, any order of leads). Reads
-a recording window by window if it is longer than the model's window or has more beats than the model takes,
+Predict the labels of recordings: WFDB records (.hea with .dat or .mat), MUSE and other XML, DICOM, SCP-ECG,
+ISHNE, MFER, EDF, and samples in CSV or NumPy files, at any rate from 50 Hz, with leads in any order. Reads a
+recording window by window if it is longer than the model's window or has more beats than the model takes,
 and averages the probabilities (--aggregate). Predicts a label positive if its probability reaches the
 threshold that fine-tuning chose. Prints each record, or writes a table with --output. Exits with status 1
 if some records failed; they are listed at the end.
@@ -32,6 +33,7 @@ EXAMPLES = """\
   clear-hug predict patient7.hea --model runs/superclasses --pictures pictures
   clear-hug predict ward3/ extra/A0001 --model runs/superclasses --top-k 2
   clear-hug predict ward.csv --model runs/ward --output predictions.csv
+  clear-hug predict samples.npy --sampling-rate 500 --unit mV --lead-names I II V1 --model runs/superclasses
   clear-hug predict page.jpg --model runs/pages --pictures pictures
   clear-hug predict ward3/ --model runs/superclasses --json > ward3.jsonl
 """

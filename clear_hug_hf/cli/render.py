@@ -6,7 +6,7 @@ from ..workflows.shared import say
 
 ARGUMENTS = (RenderArguments,)
 DESCRIPTION = """\
-Draw 10 s of a WFDB record (.hea with .dat or .mat; any rate, any order of leads) as a page of ECG paper, at
+Draw 10 s of a recording (a WFDB record, or a file in another format) as a page of ECG paper, at
 25 mm/s and 10 mm/mV. Each column of leads shows its own part of the 10 s, as on paper. Missing leads are
 blank, except that III, aVR, aVL and aVF are computed from I and II."""
 EXAMPLES = """\

@@ -63,7 +63,12 @@ def write_embeddings(
     """
     output = Path(output)
     parts = check_writable(output.with_name(f".{output.name}.parts"))
-    records = json.dumps([[str(reference.path), reference.record_id] for reference in references])
+    records = json.dumps(
+        [
+            [str(reference.path), reference.record_id, *([reference.description] if reference.description else [])]
+            for reference in references
+        ]
+    )
     identity = {
         "encoder": weights_digest(model.base_model),
         "feature_extractor": extractor_settings(feature_extractor),

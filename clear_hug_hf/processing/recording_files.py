@@ -154,7 +154,7 @@ def is_recording_file(path: Path, arrays: bool = False) -> bool:
     suffix = path.suffix.lower()
     if suffix in RECORDING_SUFFIXES:
         return True
-    if suffix in _POSSIBLE_SUFFIXES:
+    if suffix in _POSSIBLE_SUFFIXES or suffix[1:].isdigit():  # files of DICOM are often named by a UID
         return find_format(path) not in (None, *ARRAYS)
     return arrays and suffix in _ARRAY_SUFFIXES and find_format(path) in ARRAYS
 

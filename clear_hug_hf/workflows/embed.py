@@ -6,8 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.arguments import Arguments
-from .shared import is_main_process, load_on_device, model_field, overwrite_field, records_field, resumable
+from .shared import (
+    StatedArguments,
+    is_main_process,
+    load_on_device,
+    model_field,
+    overwrite_field,
+    records_field,
+    resumable,
+)
 
 
 if TYPE_CHECKING:
@@ -15,10 +22,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class EmbedArguments(Arguments):
+class EmbedArguments(StatedArguments):
     """Recordings to embed, the model, and the table to write."""
 
-    records: list[Path] = records_field("Records, folders of records, or CSV tables with a column `path`.")
+    records: list[Path] = records_field("Recordings, folders of them, or CSV tables with a column `path`.")
     model: Path = model_field("A model folder, the output of a run")
     output: Path = field(metadata={"help": "Parquet file to write.", "metavar": "FILE"})
     per_lead: bool = field(
@@ -63,7 +70,7 @@ def embed(arguments: EmbedArguments) -> EmbedResult:
     # `write_embeddings` only replaces a table of the same records, model and settings.
     check_file(arguments.output, True, [*arguments.records, arguments.model], [".parquet"])
     model, extractor = load_on_device(load_encoder, arguments.model)
-    references, rejected = list_records(arguments.records)
+    references, rejected = list_records(arguments.records, arguments.stated)
     if not references:
         raise InputError(rejected[0].reason)
     with resumable("with the missing records"):

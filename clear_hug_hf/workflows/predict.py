@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..utils.arguments import Arguments
 from .predict_pictures import PredictionPictures
 from .predict_records import LabeledRecord, LabeledSpan
 from .shared import (
+    StatedArguments,
     choose_labels,
     is_main_process,
     load_on_device,
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class PredictArguments(Arguments):
+class PredictArguments(StatedArguments):
     """Recordings to predict, the model, its labels to show, and the outputs."""
 
     records: list[Path] = records_field(
-        "Records, folders of records, CSV tables with a column `path`, pictures of pages, or folders of pictures."
+        "Recordings, folders of them, CSV tables with a column `path`, pictures of pages, or folders of pictures."
     )
     model: Path = model_field("Output of `clear-hug finetune`")
     output: Path | None = field(
@@ -152,7 +152,8 @@ def _list_inputs(arguments: PredictArguments) -> tuple[list[Path | RecordReferen
 
     pages_of = {path: find_pictures(path) for path in arguments.records}
     pages = [page for pages in pages_of.values() for page in pages]
-    references, rejected = list_records([path for path in arguments.records if not pages_of[path]])
+    paths = [path for path in arguments.records if not pages_of[path]]
+    references, rejected = list_records(paths, arguments.stated)
     check_file(arguments.output, overwrite=True, inputs=(reference.path for reference in references))
     check_picture_folder(arguments.pictures, overwrite=True, inputs=pages)
     return [*pages, *references], rejected

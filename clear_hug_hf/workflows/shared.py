@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..utils.arguments import Arguments
 
@@ -30,6 +30,27 @@ LABELED_HELP = (
 def records_field(help: str) -> Any:
     """Field of the recordings that a verb reads."""
     return field(metadata={"help": help, "positional": True, "metavar": "RECORD"})
+
+
+@dataclass(kw_only=True)
+class StatedArguments(Arguments):
+    """What the user states about files of samples, such as CSV and NumPy files, that do not state it themselves."""
+
+    sampling_rate: float | None = field(
+        default=None,
+        metadata={"help": "Sampling rate of files that do not state it.", "gt": 0, "metavar": "HZ"},
+    )
+    lead_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the leads of files that do not state them.", "metavar": "LEAD"}
+    )
+    unit: Literal["mV", "uV", "V", "NU"] | None = field(
+        default=None, metadata={"help": "Unit of the samples of files that do not state it (NU: normalized)."}
+    )
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What is stated, as arguments of [`~data.records.read_record`]."""
+        return {"sampling_rate": self.sampling_rate, "lead_names": self.lead_names, "unit": self.unit}
 
 
 def model_field(help: str) -> Any:
