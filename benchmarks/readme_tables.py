@@ -342,6 +342,20 @@ def heads() -> str:
     return _table(header, body)
 
 
+def frozen_heads() -> str:
+    """Trained heads on a frozen encoder beside logistic regressions, cross-validated by patient."""
+    body = []
+    for row in _read("frozen_heads.csv"):
+        cells = [
+            _interval({part: float(row[f"{name}_{part}"]) for part in ("value", "low", "high")}, form)
+            for name, form in (("auroc", ".3f"), ("difference", "+.3f"))
+        ]
+        is_reference = float(row["difference_low"]) == float(row["difference_high"]) == 0
+        counts = f"{row['recordings']} ({row['num_labels']})"
+        body.append([row["labels"], counts, row["method"], cells[0], "" if is_reference else cells[1]])
+    return _table(["labels", "recordings (labels)", "how", "macro AUROC", "minus regression"], body)
+
+
 def baselines() -> str:
     """What the shipped recipe reaches on PTB-XL, cross-validated by patient, beside its controls."""
     rows = [row for row in _read("baselines.csv") if row["what"] == "macro AUROC"]
@@ -720,6 +734,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/encoders.md": {"encoders": encoders, "encoder_latency": encoder_latency},
     "docs/results.md": {
         "heads": heads,
+        "frozen_heads": frozen_heads,
         "baselines": baselines,
         "baseline_differences": baseline_differences,
         "rhythm": rhythm,

@@ -217,7 +217,7 @@ def finetune_in_folds(
     strengths: list[float] = []
     if arguments.method == "logistic":
         assert encoded is not None
-        strengths = _choose_strengths(encoded, rows_of)
+        strengths = choose_strengths(encoded, rows_of)
     parts: list[Predictions] = []
     by_fold: list[Any] = []
     for fold, rows in enumerate(rows_of):
@@ -259,7 +259,7 @@ def finetune_in_folds(
     return CrossValidated(result, out_of_fold, choice, by_fold)
 
 
-def _choose_strengths(encoded: EncodedDataset, rows_of: Sequence[dict[str, np.ndarray]]) -> list[float]:
+def choose_strengths(encoded: EncodedDataset, rows_of: Sequence[dict[str, np.ndarray]]) -> list[float]:
     """The strength of the logistic regression of each fold, chosen by the scores of the others, and of all folds."""
     scores = []
     for rows in rows_of:
