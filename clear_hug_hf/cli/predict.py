@@ -27,7 +27,7 @@ and averages the probabilities (--aggregate). Predicts a label positive if its p
 threshold that fine-tuning chose. Prints each record, or writes a table with --output. Exits with status 1
 if some records failed; they are listed at the end.
 
-A model of pages also reads photographs and scans (PNG, JPEG, TIFF, WebP). It locates and straightens the
+A model of pages also reads photographs and scans (PNG, JPEG, TIFF, WebP, PDF). It locates and straightens the
 page; it does not detect a page that is upside down."""
 EXAMPLES = """\
   clear-hug predict patient7.hea --model runs/superclasses --pictures pictures

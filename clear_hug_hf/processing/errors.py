@@ -27,6 +27,7 @@ OPTIONAL_LIBRARIES = {
     "peft": ("peft", "lora"),
     "pyarrow": ("pyarrow", "embed"),
     "pydicom": ("pydicom", "formats"),
+    "pypdfium2": ("pypdfium2", "pages"),
     "sklearn": ("scikit-learn", "train"),
     "tensorboard": ("tensorboard", "train"),
     "threadpoolctl": ("threadpoolctl", "train"),

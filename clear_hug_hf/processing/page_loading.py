@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ MIN_PIXELS = 64
 MAX_PIXELS = 100_000_000
 """Maximum number of pixels, three times a page at 600 dots per inch. Checked before decoding."""
 
+PDF_DPI = 200
+"""Resolution at which pages of PDF files are drawn [dots per inch]: that of scans."""
+_POINTS_PER_INCH = 72
+
 
 def load_page(source: Any) -> np.ndarray:
     """
     Load an image in RGB.
 
     Applies the EXIF orientation, replaces transparency by white, and converts grayscale, 16-bit, CMYK and palette
-    images.
+    images. The page of a PDF, with lines or a scan, is drawn at [`PDF_DPI`].
 
     Args:
         source (`str`, `Path`, `bytes`, `PIL.Image.Image` or `np.ndarray`):
@@ -36,8 +41,9 @@ def load_page(source: Any) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        InputError: If the image is in an unsupported format, damaged, animated, too small or too large.
-        ImportError: If Pillow is not installed.
+        InputError: If the image is in an unsupported format, damaged, animated, too small or too large, or a PDF of
+            several pages or with a password.
+        ImportError: If Pillow, or pypdfium2 for a PDF, is not installed.
     """
     image_module, ops = import_pillow()
     if isinstance(source, image_module.Image):
@@ -54,7 +60,7 @@ def load_page(source: Any) -> np.ndarray:
     else:
         raise InputError(f"images must be a path, bytes, a PIL image or an array, got {type(source).__name__}")
     if content[:5] == b"%PDF-":
-        raise InputError(f"{name} is a PDF: convert the page to PNG, e.g. with `pdftoppm -r 200 -png FILE PAGE`")
+        return _render_pdf(content, name)
     if not content:
         raise InputError(f"{name} is an empty file")
     with warnings.catch_warnings():
@@ -67,6 +73,26 @@ def load_page(source: Any) -> np.ndarray:
         except Exception as error:
             raise InputError(f"{name} is not a supported image: use PNG or JPEG, for example") from error
         return _from_pillow(image, name, ops, image_module)
+
+
+def _render_pdf(content: bytes, name: str) -> np.ndarray:
+    """Draw the page of a PDF. PDFium runs no scripts here and reads nothing outside of the file."""
+    pdfium = import_library("pypdfium2", f"reading {name}")
+    try:
+        document = pdfium.PdfDocument(content)
+    except pdfium.PdfiumError as error:
+        raise InputError(f"{name} is a PDF that cannot be read: it is damaged, truncated or locked") from error
+    with closing(document):
+        if len(document) != 1:
+            raise InputError(f"{name} must contain a single page, got {len(document)} pages: save that of the ECG")
+        try:
+            page = document[0]
+            width, height = (round(length * PDF_DPI / _POINTS_PER_INCH) for length in page.get_size())
+            _check_size(width, height, name)
+            bitmap = page.render(scale=PDF_DPI / _POINTS_PER_INCH, rev_byteorder=True)
+            return np.array(bitmap.to_numpy()[..., :3])
+        except pdfium.PdfiumError as error:
+            raise InputError(f"{name} is a PDF whose page cannot be drawn: it is damaged or truncated") from error
 
 
 def _from_pillow(image: Any, name: str, ops: Any, image_module: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ SUPPORTED_INPUTS = (
     "row of a prepared dataset, or several of these as a list, an iterator, a dataset, or a table with a column `path`"
 )
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pdf")
-"""Extensions of image files. PDF files raise an error that explains how to convert them."""
+"""Extensions of image files."""
 
 _FIELDS = ("waveform", "sampling_rate", "lead_names", "unit")
 _ROW_COLUMNS = ("signal", "signal_scale", "r_peaks", "lead_mask", "sampling_rate", "lead_names", "unit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from clear_hug_hf import EcgScanFeatureExtractor, EcgScanImageProcessor
 from clear_hug_hf.data.records import read_record
 from clear_hug_hf.processing import InputError, draw_page, load_page, render_page
-from clear_hug_hf.processing.page_loading import MAX_PIXELS
+from clear_hug_hf.processing.page_loading import MAX_PIXELS, PDF_DPI
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +80,56 @@ def _bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+def _pdf(width: float, height: float, content: str = "", extra: str = "") -> bytes:
+    """A PDF of a page of a size in points, and of drawing operators."""
+    objects = [
+        f"<</Type/Catalog/Pages 2 0 R{extra}>>",
+        "<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 {width} {height}]/Contents 4 0 R>>",
+        f"<</Length {len(content)}>>stream\n{content}\nendstream",
+    ]
+    text, places = "%PDF-1.4\n", []
+    for number, entry in enumerate(objects, 1):
+        places.append(len(text))
+        text += f"{number} 0 obj{entry}endobj\n"
+    rows = "".join(f"{place:010d} 00000 n \n" for place in places)
+    table = f"xref\n0 5\n0000000000 65535 f \n{rows}trailer<</Size 5/Root 1 0 R>>\n"
+    return f"{text}{table}startxref\n{len(text)}\n%%EOF".encode()
+
+
+def test_when_a_page_is_a_pdf_then_its_lines_or_its_scan_are_drawn(
+    page: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = _saved(Image.fromarray(page), "PDF", resolution=PDF_DPI, quality=100)
+    drawn = load_page(scan)
+    assert np.ptp([drawn.shape, page.shape], axis=0).max() <= 1, "the size in points is rounded up"
+    assert np.abs(drawn[: len(page), : page.shape[1]].astype(int) - page).mean() < 8
+    (tmp_path / "scan.pdf").write_bytes(scan)
+    np.testing.assert_array_equal(load_page(tmp_path / "scan.pdf"), drawn)
+
+    # Scripts and links to other files are not followed.
+    action = "/OpenAction<</S/JavaScript/JS(app.launchURL\\('http://example.invalid'\\))>>"
+    lines = load_page(_pdf(72, 72, "1 0 0 RG 4 w 0 36 m 72 36 l S", action))
+    assert lines.shape == (200, 200, 3)
+    assert lines[100, 100].tolist() == [255, 0, 0]
+    assert lines[20, 20].tolist() == [255, 255, 255]
+
+    monkeypatch.setitem(sys.modules, "pypdfium2", None)
+    with pytest.raises(ImportError, match=r"needs pypdfium2, which is not installed: .*\[pages\]"):
+        load_page(scan)
+
+
 def test_when_a_picture_is_bad_then_the_error_explains_what_to_do(page: np.ndarray, tmp_path: Path) -> None:
     jpeg = _saved(Image.fromarray(page), "JPEG")
     frames = [Image.new("RGB", (90, 90), color) for color in ("white", "black")]
     animated = _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     side = int(MAX_PIXELS**0.5) + 1
     for source, message in (
-        (b"%PDF-1.7 ...", "is a PDF: convert the page to PNG"),
+        (b"%PDF-1.7 ...", "is a PDF that cannot be read: it is damaged, truncated or locked"),
+        (_saved(Image.fromarray(page), "PDF")[:5000], "is a PDF that cannot be read"),
+        (_saved(frames[0], "PDF", save_all=True, append_images=frames[1:]), "must contain a single page, got 2 pages"),
+        (_pdf(10, 400), "must be at least 64 px wide and high, got 28 x 1111 px"),
+        (_pdf(14000, 14000), "must have at most 100 million pixels"),
         (b"", "empty file"),
         (b"hello", "is not a supported image"),
         (jpeg[: len(jpeg) // 2], "damaged or truncated"),

@@ -250,7 +250,7 @@ def test_when_pictures_are_bad_then_they_are_named_and_the_others_predicted(
     status: Callable[..., int],
 ) -> None:
     for name, said in (
-        ("report", "is a PDF: convert the page to PNG"),
+        ("report", "is a PDF that cannot be read"),
         ("white", "does not look like an ECG page"),
         ("small", "got 10 x 10 px"),
         ("cut", "is damaged or truncated"),
