@@ -702,6 +702,19 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> list[st
     return [f"`{words}`", (action.help or "").replace("%%", "%").replace("|", "\\|")]
 
 
+def unfamiliar() -> str:
+    """Recordings that are marked as unlike those for training, by source and change."""
+    rows = _read("unfamiliar.csv")
+
+    def cells(row: Row) -> list[str]:
+        count = int(row["count"]) - int(row["refused"])
+        share = f"{int(row['marked'])} of {count} ({int(row['marked']) / count:.0%})" if count else ""
+        return [row["recordings"], row["count"], row["refused"], share, row["median_distance"]]
+
+    header = ["recordings", "number", "refused", "marked, of the others", "median distance"]
+    return _table(header, [cells(row) for row in rows]) + f"\n\n{_where(rows[0])}"
+
+
 def startup() -> str:
     """Time to import the package and to print help texts, at each commit."""
     rows = _read("startup.csv")
@@ -763,6 +776,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "ecg_paper_speed": ecg_paper_speed,
         "probe_cache": probe_cache,
         "latency": latency,
+        "unfamiliar": unfamiliar,
         "startup": startup,
     },
 }

@@ -18,9 +18,11 @@ from PIL import Image
 from transformers import pipeline
 
 from clear_hug_hf.cli import main
+from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.records import Recording, RecordReference
 from clear_hug_hf.evaluation.metrics import macro_auroc
 from clear_hug_hf.training.cross_validation import OutOfFold
+from clear_hug_hf.training.folders import load_classifier
 from clear_hug_hf.workflows.predict import PredictArguments, predict
 from clear_hug_hf.workflows.predict_records import REPORT_COLUMNS, LabeledRecord
 
@@ -791,6 +793,29 @@ def test_when_a_classifier_is_calibrated_then_only_its_config_changes_as_at_the_
             assert (output / path.name).read_bytes() == path.read_bytes()
     assert "exists and is not empty" in refused(*command)
     run("evaluate", "--data", runs / "data", "--model", output, "--max-samples", "8")
+
+
+def test_when_familiarity_is_asked_for_then_predictions_of_other_recordings_are_marked_everywhere(
+    runs: Path, ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, printed_by: Printed
+) -> None:
+    monkeypatch.setattr("clear_hug_hf.training.familiarity.MIN_RECORDINGS", 10)
+    output, record = tmp_path / "run", ward.parent / "records/0-0"
+    command = ["finetune", "--data", runs / "data", "--model", runs / "pretrained", "--output-dir", output]
+    command += ["--no-control", "--familiarity", "--num-train-epochs", "1", "--no-use-feature-cache"]
+    assert "unlike the training recordings: " in printed_by(*command)
+    model, _ = load_classifier(output)
+    assert model.config.familiarity["num_recordings"] == len(load_prepared(runs / "data")[0]["validation"])
+    for scale, is_unlike in ((1e-6, False), (1e6, True)):
+        model.familiarity.pooled_scales.fill_(scale)
+        model.familiarity.leads_scales.fill_(1e-6)
+        model.save_pretrained(output / "model")
+        found = json.loads(printed_by("predict", record, "--model", output, "--json"))
+        assert (found["distance"] > 1) == is_unlike
+        assert (found["unfamiliar"] is not None) == is_unlike
+    run("predict", record, "--model", output, "--output", tmp_path / "table.csv")
+    row = pd.read_csv(tmp_path / "table.csv").iloc[0]
+    assert (row["distance"], row["unfamiliar"]) == (found["distance"], found["unfamiliar"])
+    assert f"! {found['unfamiliar']}" in printed_by("predict", record, "--model", output)
 
 
 def test_when_a_label_is_called_as_a_column_then_the_table_has_both(

@@ -442,7 +442,7 @@ def _first_column(name: str, split: str) -> str:
     """The header of the first column, which marks results that are not of a test: tables are quoted alone."""
     notes = {
         "test": "",
-        "cross_validation": " (cross-validated; F1 is optimistic: thresholds were selected on these recordings)",
+        "cross_validation": " (cross-validated; F1 and calibration error are optimistic: thresholds and calibration were selected on these recordings)",
         "validation": " (optimistic: epoch and thresholds were selected on these recordings)",
     }
     return f"{name}{notes[split]}"
@@ -534,6 +534,12 @@ def _threshold_note(config: Any, metrics: Mapping[str, Any] | None) -> str:
         note += (
             f" Probabilities are calibrated on the {where} recordings: the sigmoid of scale · logit + offset, with "
             "`label_calibration` of the config. The pipeline applies it; `logits` of the model are without it."
+        )
+    if familiarity := getattr(config, "familiarity", None):
+        rate, count = (familiarity.get(name, 0) for name in ("false_alarm_rate", "num_recordings"))
+        note += (
+            " The model also measures how far a recording is from its training recordings; predictions of those with "
+            f"a `distance` above 1 are marked, as are {rate:.1%} of {count} recordings of the same source."
         )
     return note
 

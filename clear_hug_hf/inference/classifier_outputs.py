@@ -90,6 +90,22 @@ def apply_function(function: str, logits: np.ndarray) -> np.ndarray:
     return logits
 
 
+def mean_distance(outputs: Sequence[Any]) -> float | None:
+    """Mean over the windows of a recording of their distances from the training recordings, if the model has them."""
+    return None if outputs[0] is None else float(np.mean([np.asarray(distance) for distance in outputs]))
+
+
+def familiarity_note(config: Any, distance: float | None) -> str | None:
+    """A sentence about a recording that is unlike the training recordings of a model; `None` for any other."""
+    if distance is None or not distance > 1:
+        return None
+    rate, count = (config.familiarity.get(name, 0) for name in ("false_alarm_rate", "num_recordings"))
+    return (
+        f"unlike the recordings that the model was trained on (distance {distance:.2f}; above 1 is unlike, as are "
+        f"{rate:.1%} of {count} recordings of the same source): its probabilities may be wrong"
+    )
+
+
 def model_aggregate(config: Any) -> str | list[str]:
     """
     How a model combines the scores of windows by default: `"mean"`, or a choice for each label if the config has a

@@ -21,8 +21,10 @@ from .classifier_outputs import (
     aggregate_windows,
     classify,
     default_function,
+    familiarity_note,
     find_contradictions,
     label_scores,
+    mean_distance,
     model_aggregate,
     model_label_names,
     model_thresholds,
@@ -142,7 +144,9 @@ class EcgClassificationPipeline(ChunkPipeline):
             list[dict]}`. A predicted bradycardia or tachycardia that contradicts the heart rate has a `"note"` that
             explains it. With `return_report`, a dict with `"labels"` and `"report"`, a dict with heart rate and its
             variability, beats detected and read, missing, flat and clipped leads, amplitude and `"warnings"` (`None`
-            for a picture; for a prepared row it describes the cleaned signal).
+            for a picture; for a prepared row it describes the cleaned signal), and from a model with
+            `config.familiarity` `"distance"`, the distance from its training recordings, and `"unfamiliar"`, a
+            sentence if it is above 1 or `None`. The sentence is logged in any case.
             A list of recordings or a table of paths gives a list of these; an iterator or a dataset an iterator.
 
         Raises:
@@ -200,7 +204,9 @@ class EcgClassificationPipeline(ChunkPipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> Any:  # type: ignore[override]
         metadata = {name: model_inputs.pop(name) for name in _METADATA}
-        return {"logits": classify(self.model, model_inputs).logits, **metadata}
+        output = classify(self.model, model_inputs)
+        distance = getattr(output, "distance", None)
+        return {"logits": output.logits, **({} if distance is None else {"distance": distance}), **metadata}
 
     def postprocess(  # type: ignore[override]
         self,
@@ -255,9 +261,13 @@ class EcgClassificationPipeline(ChunkPipeline):
             labels = to_labels(recording_scores, window_scores if len(model_outputs) > 1 else None, recording_notes)
         for warning in [] if report is None else report.warnings:
             logger.warning("%s: %s", model_outputs[0]["name"], warning)
+        distance = mean_distance([output.get("distance") for output in model_outputs])
+        if (note := familiarity_note(config, distance)) is not None:
+            logger.warning("%s: %s", model_outputs[0]["name"], note)
         if not return_report:
             return labels
-        return {"labels": labels, "report": None if report is None else report.to_dict()}
+        familiarity = {} if distance is None else {"distance": distance, "unfamiliar": note}
+        return {"labels": labels, "report": None if report is None else report.to_dict(), **familiarity}
 
 
 # Registering the task sets this, too. It lets a pipeline that was loaded from a published folder be saved again.

@@ -23,6 +23,7 @@ from .classifier_outputs import (
     find_contradictions,
     group_contributions,
     label_scores,
+    mean_distance,
     model_aggregate,
     model_label_names,
     run_model,
@@ -41,6 +42,7 @@ class WindowPrediction:
         heart_rate (`float`, *optional*): Heart rate of the window [beats per minute].
         contributions (`np.ndarray` of shape `(7, num_labels)`, *optional*, for heads that read lead groups):
             Contribution of each group to each logit, see [`group_contributions`].
+        distance (`float`, *optional*): Distance from the training recordings, see [`Familiarity`].
     """
 
     place: WindowPlace
@@ -48,6 +50,7 @@ class WindowPrediction:
     notes: dict[str, str]
     heart_rate: float | None = None
     contributions: np.ndarray | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class RecordPrediction:
         skipped (`list[tuple[float, float]]`): Start and end [s] of intervals that cannot be read.
         report ([`SignalReport`], *optional*): Signal report of a recording.
         page ([`FoundPage`], *optional*): The page found in a picture.
+        distance (`float`, *optional*): Mean distance of the windows from the training recordings, see [`Familiarity`].
     """
 
     record_id: str
@@ -73,6 +77,7 @@ class RecordPrediction:
     skipped: list[tuple[float, float]]
     report: SignalReport | None = None
     page: FoundPage | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,15 @@ def predict_records(
             yield recording
             continue
         logits, contributions = [], []
+        distances: list[float | None] = []
         for batch in recording.batches(batch_size):
             with torch.no_grad():
                 output = classify(model, _to_device(batch, model.device))
                 logits.append(output.logits.float().cpu().numpy())
                 if (states := getattr(output, "group_states", None)) is not None:
                     contributions.append(group_contributions(model, states.float()).cpu().numpy())
+            distance = getattr(output, "distance", None)
+            distances += [None] * len(output.logits) if distance is None else distance.tolist()
         scores = label_scores(model.config, np.concatenate(logits))
         window_notes, notes = find_contradictions(recording.report, names, scores, combination)
         rates = [None] * len(scores) if recording.report is None else recording.report.window_rates
@@ -152,13 +160,14 @@ def predict_records(
             record_id=record_id,
             windows=[
                 WindowPrediction(*window)
-                for window in zip(recording.places, scores, window_notes, rates, by_window, strict=True)
+                for window in zip(recording.places, scores, window_notes, rates, by_window, distances, strict=True)
             ],
             probabilities=aggregate_windows(scores, combination),
             notes=notes,
             skipped=recording.skipped,
             report=recording.report,
             page=recording.page,
+            distance=mean_distance(distances),
         )
 
 

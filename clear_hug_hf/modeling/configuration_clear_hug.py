@@ -115,7 +115,7 @@ class ClearHugConfig(EcgConfig):
     """
 
     model_type: ClassVar[str] = "clear_hug"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["group_states", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["group_states", "hidden_states", "attentions", "distance"]
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "ClearHugModel",
         "AutoModelForPreTraining": "ClearHugForPreTraining",

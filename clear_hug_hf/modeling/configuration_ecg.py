@@ -29,6 +29,7 @@ MAX_TOKENS = 65_536
 """Maximum number of tokens per recording."""
 MAX_LAYERS = 1_000
 MAX_LABELS = 100_000
+_MAX_FAMILIARITY_SIZE = 1024
 MAX_SAMPLING_RATE = 10_000
 """Maximum sampling rate [Hz]."""
 MAX_SAMPLES = 1_000_000
@@ -175,6 +176,10 @@ class EcgConfig(PreTrainedConfig):
         label_calibration (`dict[str, list[float]]`, *optional*):
             Scale and offset of the logit by label name: the calibrated probability is `sigmoid(scale * logit +
             offset)`. Models return logits without it; the pipeline and the package apply it.
+        familiarity (`dict[str, int | float]`, *optional*):
+            Sizes of the distance from the training recordings that the classifier computes: `num_rows` of the lead
+            states and the `pooled_rank` and `leads_rank` of the covariances; and its `false_alarm_rate` among
+            `num_recordings` recordings of the same source.
 
     Raises:
         `ValueError`: if a value is out of range or fields contradict each other.
@@ -183,7 +188,7 @@ class EcgConfig(PreTrainedConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     auto_classes: ClassVar[dict[str, str]] = {}
     # Trainer returns only the logits as predictions.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions", "distance"]
 
     sampling_rate: int = field(default=100, metadata=ENCODER_SAME_FEATURES | SAMPLING_RATE)
     lead_names: list[str] | tuple[str, ...] = field(default=STANDARD_LEAD_NAMES, metadata=ENCODER)
@@ -197,6 +202,7 @@ class EcgConfig(PreTrainedConfig):
     )
     label_thresholds: dict[str, float] | None = field(default=None, metadata=CLASSIFIER)
     label_calibration: dict[str, list[float]] | None = field(default=None, metadata=CLASSIFIER)
+    familiarity: dict[str, int | float] | None = field(default=None, metadata=CLASSIFIER)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_common_fields(kwargs)
@@ -237,7 +243,7 @@ class EcgConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As [`PreTrainedConfig.to_dict`]; the fields that few models have are omitted if they are not set."""
-        optional = ("num_pooling_heads", "rhythm_features", "label_calibration")
+        optional = ("num_pooling_heads", "rhythm_features", "label_calibration", "familiarity")
         return {name: value for name, value in super().to_dict().items() if name not in optional or value}
 
     @property
@@ -297,6 +303,18 @@ class EcgConfig(PreTrainedConfig):
         for name, threshold in (self.label_thresholds or {}).items():
             if not 0 <= threshold <= 1:
                 raise ValueError(f"label_thresholds must be between 0 and 1, got {threshold} for {name!r}.")
+        if self.familiarity is not None:
+            sizes = [self.familiarity.get(name, 1) for name in ("num_rows", "pooled_rank", "leads_rank")]
+            rate = self.familiarity.get("false_alarm_rate", 0.0)
+            if not (
+                {"num_rows", "pooled_rank"} <= self.familiarity.keys()
+                and all(isinstance(size, int) and 1 <= size <= _MAX_FAMILIARITY_SIZE for size in sizes)
+                and 0 <= rate <= 1
+            ):
+                raise ValueError(
+                    f"familiarity must have num_rows, pooled_rank and possibly leads_rank from 1 to "
+                    f"{_MAX_FAMILIARITY_SIZE} and a false_alarm_rate from 0 to 1, got {short(self.familiarity)}."
+                )
         for name, pair in (self.label_calibration or {}).items():
             if len(pair) != 2 or not all(math.isfinite(number) for number in pair) or pair[0] <= 0:
                 raise ValueError(

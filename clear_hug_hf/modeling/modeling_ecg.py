@@ -82,6 +82,8 @@ class EcgClassifierOutput(ModelOutput):
             Representation of every lead group, if the head computes them.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
             See [`EcgModelOutput`].
+        distance (`torch.FloatTensor` of shape `(batch_size,)`, *optional*):
+            Distance from the training recordings, if `config.familiarity` is set, see [`Familiarity`].
     """
 
     loss: torch.Tensor | None = None
@@ -89,6 +91,7 @@ class EcgClassifierOutput(ModelOutput):
     group_states: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    distance: torch.Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------ inputs
@@ -674,6 +677,52 @@ class RhythmClassifier(nn.Module):
         return F.linear(rhythm.to(self.weight.dtype), self.weight)
 
 
+class Familiarity(nn.Module):
+    """
+    Distance of a recording from the training recordings of a classifier, an extension of the papers.
+
+    It is a Mahalanobis distance in the features of the encoder (Lee et al., A simple unified framework for detecting
+    out-of-distribution samples and adversarial attacks, 2018), but of all recordings together instead of a class, and
+    with a covariance of low rank and one variance in all other directions (Tipping and Bishop, Probabilistic principal
+    component analysis, 1999). The larger distance of two features counts: that of the mean over leads, and that of the
+    states of all leads, where missing leads count as average. The unit is the threshold: only recordings with a
+    distance above 1 are unlike the training recordings. All values are buffers, and probabilities do not depend on
+    them.
+
+    Args:
+        config (`PreTrainedConfig`):
+            Its fields `familiarity` and `hidden_size` are used.
+    """
+
+    def __init__(self, config: Any):
+        super().__init__()
+        sizes = {"pooled": config.hidden_size, "leads": int(config.familiarity["num_rows"]) * config.hidden_size}
+        self.parts = [name for name in sizes if f"{name}_rank" in config.familiarity]
+        for name in self.parts:
+            rank = int(config.familiarity[f"{name}_rank"])
+            self.register_buffer(f"{name}_mean", torch.zeros(sizes[name]))
+            self.register_buffer(f"{name}_components", torch.zeros(rank, sizes[name]))
+            self.register_buffer(f"{name}_scales", torch.zeros(rank + 1))
+
+    def forward(self, outputs: Any) -> torch.Tensor:
+        """Distance `(batch_size,)` of the [`EcgModelOutput`] of the encoder."""
+        states, present = outputs.lead_states.float(), outputs.present_leads.bool()
+        distances = []
+        for name in self.parts:
+            mean, components, scales = (
+                getattr(self, f"{name}_{kind}").float() for kind in ("mean", "components", "scales")
+            )
+            if name == "pooled":
+                centered = masked_mean(states, present) - mean
+            else:
+                centered = ((states - mean.view(states.shape[1:])) * present[..., None]).flatten(1)
+            scores = centered @ components.T
+            remaining = (centered.square().sum(dim=1) - scores.square().sum(dim=1)).clamp(min=0)
+            inside = (scores * scales[:-1]).square().sum(dim=1)
+            distances.append((inside + remaining * scales[-1].square()).sqrt())
+        return torch.stack(distances).amax(dim=0)
+
+
 def add_rhythm(
     logits: torch.Tensor, rhythm_classifier: RhythmClassifier | None, rhythm: torch.Tensor | None
 ) -> torch.Tensor:
@@ -840,6 +889,7 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
         self.dropout = self.dropout_class(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.rhythm_classifier = RhythmClassifier(config) if config.rhythm_features else None
+        self.familiarity = Familiarity(config) if config.familiarity else None
         self.loss_function = classification_loss
         self.post_init()
 
@@ -873,6 +923,7 @@ class EcgForSequenceClassification(EcgPreTrainedModel):
             group_states=group_states,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            distance=None if self.familiarity is None else self.familiarity(outputs),
         )
 
 
@@ -885,6 +936,7 @@ __all__ = [
     "EcgHead",
     "EcgModelOutput",
     "EcgPreTrainedModel",
+    "Familiarity",
     "MeanHead",
     "MomentumTeacher",
     "RhythmClassifier",

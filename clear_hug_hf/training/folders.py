@@ -315,10 +315,11 @@ def classifier_config(config: Any, label_names: Sequence[str], **overrides: Any)
         **{name: value for name, value in config.to_dict().items() if name != "window_aggregation"},
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
-        # Thresholds, calibration, problem type, rhythm features and combination of windows of an earlier classifier do
-        # not apply to the new one.
+        # Thresholds, calibration, familiarity, problem type, rhythm features and combination of windows of an earlier
+        # classifier do not apply to the new one.
         "label_thresholds": None,
         "label_calibration": None,
+        "familiarity": None,
         "problem_type": "multi_label_classification",
         "rhythm_features": [],
         **overrides,

@@ -101,6 +101,13 @@ class FinetuneArguments(CacheArguments):
             "label, if the log loss on held-out recordings is lower for it in a cross-validation by patient."
         },
     )
+    familiarity: bool = field(
+        default=False,
+        metadata={
+            "help": "Also save what the encoder's features of the training recordings look like, so that predictions "
+            "of recordings that are unlike them are marked."
+        },
+    )
     restart: bool = field(default=False, metadata={"help": "Start over if the output folder holds a run."})
     max_samples: int | None = max_samples_field()
 
@@ -138,6 +145,10 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     if arguments.head_type is not None:
         check_heads(folder, [arguments.head_type])
     extractor, sets, label_names, about, rejected = _read_for_finetuning(arguments, folder)
+    if arguments.familiarity:
+        from ..training.familiarity import check_enough
+
+        check_enough(len(sets["train"]))
     with resumable("from the last epoch", arguments.restart):
         metrics = finetune_and_report(arguments, training, folder, extractor, sets, label_names, about)
     return FinetuneResult(metrics, rejected)
@@ -291,6 +302,8 @@ def finetune_and_report(
         models[name], metrics[name], cross_validated = _train(
             name, models[name], make_model, arguments, training, extractor, sets, about
         )
+        if arguments.familiarity and name == pretrained and models[name].config.familiarity is None:
+            _fit_familiarity(models[name], arguments, sets, extractor)
         calibration = _calibrate(name, models[name], arguments, sets["validation"], extractor, cross_validated)
         if calibration is not None:
             metrics[name]["calibration"] = calibration
@@ -431,6 +444,34 @@ def _calibrate(
         return None
     say(f"{describe_calibration(fit)} ({_RUN_NAMES[name]})")
     return fit.to_dict()
+
+
+def _fit_familiarity(
+    model: Any, arguments: FinetuneArguments, sets: dict[str, datasets.Dataset], extractor: Any
+) -> None:
+    """Let a classifier mark recordings that are unlike its training recordings, and save it again."""
+    from ..data.collator import EcgCollator
+    from ..inference.classifier_outputs import model_label_names
+    from ..training.familiarity import fit_familiarity
+    from ..training.features import encode
+    from ..training.folders import save_model_folder
+    from ..training.pretraining import MODEL_FOLDER
+
+    training = sets["train"] if arguments.folds is None else _all_labeled(sets)
+    collator = EcgCollator(extractor, label_names=model_label_names(model.config))
+    encoded, held_out = (
+        None if dataset is None else encode(model, dataset, collator, cache_dir=arguments.cache_dir)
+        for dataset in (training, sets["validation"] if arguments.folds is None else None)
+    )
+    assert encoded is not None
+    fit_familiarity(model, encoded, training["record_id"], training["patient_id"], held_out)
+    facts = model.config.familiarity
+    say(
+        f"unlike the training recordings: {facts['false_alarm_rate']:.1%} of {facts['num_recordings']} recordings of "
+        "the same source"
+    )
+    if is_main_process():
+        save_model_folder(arguments.output_dir / MODEL_FOLDER, model, extractor)
 
 
 def _draw_results(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,7 +98,12 @@ def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], No
     """
     from tqdm.auto import tqdm
 
-    from ..inference.classifier_outputs import model_aggregate, model_label_names, model_thresholds
+    from ..inference.classifier_outputs import (
+        familiarity_note,
+        model_aggregate,
+        model_label_names,
+        model_thresholds,
+    )
     from ..inference.records import Rejected, check_is_classifier, predict_records
     from ..training.folders import load_classifier
     from ..utils.files import check_file, check_picture_folder, write_csv
@@ -128,6 +133,8 @@ def predict(arguments: PredictArguments, on_record: Callable[[LabeledRecord], No
                 rejected.append(prediction)
                 continue
             record = _label_record(prediction, thresholds, shown_names, arguments, combination)
+            note = familiarity_note(model.config, prediction.distance)
+            record = replace(record, distance=prediction.distance, unfamiliar=note)
             num_records += 1
             if arguments.output is not None:
                 table += record.to_rows(shown_names)

@@ -59,7 +59,9 @@ class LabeledSpan:
 class LabeledRecord:
     """
     Labels of a recording (`overall`, `None` with `aggregate="none"`) and of its windows, `start` and `end` [s] of
-    skipped parts, and a report on the signal; or labels of a picture, and its clockwise rotation [degrees].
+    skipped parts, and a report on the signal; or labels of a picture, and its clockwise rotation [degrees]. From a
+    model that measures it also the `distance` from its training recordings, and if that is above 1 a sentence
+    (`unfamiliar`).
     """
 
     record_id: str
@@ -69,6 +71,8 @@ class LabeledRecord:
     skipped: list[dict[str, float]]
     report: SignalReport | None = None
     rotation: int = 0
+    distance: float | None = None
+    unfamiliar: str | None = None
 
     @property
     def spans(self) -> list[LabeledSpan]:
@@ -89,10 +93,15 @@ class LabeledRecord:
             "end": self.end,
             "aggregate": self.aggregate,
             "report": None if self.report is None else self.report.to_dict(),
+            **self._familiarity(),
             **{name: value for name, value in overall.items() if name not in ("start", "end", "heart_rate")},
             "windows": [asdict(window) for window in self.windows],
             "skipped": self.skipped,
         }
+
+    def _familiarity(self) -> dict[str, Any]:
+        """Distance and sentence, if the model measures the distance."""
+        return {} if self.distance is None else {"distance": round(self.distance, 4), "unfamiliar": self.unfamiliar}
 
     def to_rows(self, label_names: Sequence[str]) -> list[dict[str, Any]]:
         """A row for each of [`LabeledRecord.spans`], with a column for each label."""
@@ -106,6 +115,7 @@ class LabeledRecord:
                 "predicted_positive": span.predicted_positive,
                 "notes": [*span.notes.values()],
                 **{name: report.get(name) for name in REPORT_COLUMNS},
+                **self._familiarity(),
                 "heart_rate": span.heart_rate,
             }
             row = {
@@ -128,6 +138,8 @@ class LabeledRecord:
         lines = [f"{self.record_id}  ({about})"]
         if self.report is not None:
             lines += [f"  {self.report.summary()}", *(f"  ! {warning}" for warning in self.report.warnings)]
+        if self.unfamiliar is not None:
+            lines.append(f"  ! {self.unfamiliar}")
         for span in self.spans:
             if self.overall is None and len(self.windows) > 1:
                 lines.append(f"  {span.start:g}-{span.end:g} s")

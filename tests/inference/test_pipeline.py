@@ -35,6 +35,7 @@ from clear_hug_hf import (
 )
 from clear_hug_hf.evaluation.predictions import predict
 from clear_hug_hf.inference.records import RecordPrediction, predict_records
+from clear_hug_hf.modeling.modeling_ecg import Familiarity
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.folders import save_model_folder
 
@@ -301,6 +302,32 @@ def test_when_the_model_is_calibrated_then_windows_are_before_their_mean_and_eve
     np.testing.assert_array_equal(prediction.probabilities, scores.astype(np.float32))
     rows = predict(pipe.model, dataset, pipe.feature_extractor).probabilities
     np.testing.assert_allclose([_scores(result) for result in pipe(list(dataset))], rows, atol=1e-6)
+
+
+def test_when_the_model_knows_its_training_recordings_then_one_unlike_them_is_marked(
+    pipe: Pipe, recordings: Recordings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pipe(recordings[1])
+    about = {"num_rows": 12, "pooled_rank": 1, "false_alarm_rate": 0.02, "num_recordings": 183}
+    monkeypatch.setattr(pipe.model.config, "familiarity", about)
+    monkeypatch.setattr(pipe.model, "familiarity", Familiarity(pipe.model.config))
+    for scale, is_unlike in ((1e-3, False), (1e3, True)):
+        pipe.model.familiarity.pooled_scales.fill_(scale)
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            result = pipe(recordings[1], return_report=True)
+        assert (
+            any("unlike the recordings that the model was trained on" in text for text in caplog.messages) == is_unlike
+        )
+        (prediction,) = predict_records(pipe.model, pipe.feature_extractor, [recordings[1]])
+        assert isinstance(prediction, RecordPrediction)
+        assert result["labels"] == expected
+        assert result["distance"] == pytest.approx(prediction.distance)
+        assert result["distance"] == pytest.approx(np.mean([window.distance for window in prediction.windows]))
+        assert (result["distance"] > 1) == is_unlike
+        assert (result["unfamiliar"] is not None) == is_unlike
+    assert "2.0% of 183 recordings of the same source" in result["unfamiliar"]
+    assert "distance" not in pipe(recordings[1])[0]
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 16])

@@ -170,6 +170,7 @@ _OTHERS = {
     **{"problem_type": "regression", "label_thresholds": {"LABEL_0": 0.1}, "num_pooling_heads": 1},
     "rhythm_features": ["log_rate"],
     "label_calibration": {"LABEL_0": [0.5, 0.0]},
+    "familiarity": {"num_rows": 1, "pooled_rank": 1},
 }
 
 
