@@ -442,7 +442,8 @@ def _first_column(name: str, split: str) -> str:
     """The header of the first column, which marks results that are not of a test: tables are quoted alone."""
     notes = {
         "test": "",
-        "cross_validation": " (cross-validated; F1 and calibration error are optimistic: thresholds and calibration were selected on these recordings)",
+        "cross_validation": " (cross-validated; F1 and calibration error are optimistic: thresholds and calibration "
+        "were selected on these recordings)",
         "validation": " (optimistic: epoch and thresholds were selected on these recordings)",
     }
     return f"{name}{notes[split]}"
