@@ -57,7 +57,8 @@ class EcgClassificationPipeline(ChunkPipeline):
 
     A recording is one of:
 
-    - the path (`str` or `Path`) of a WFDB record, with or without `.hea`, `.dat` or `.mat`;
+    - the path (`str` or `Path`) of a WFDB record, with or without `.hea`, `.dat` or `.mat`, or of a file in another
+      format, such as MUSE XML or DICOM;
     - a dict with `"waveform"` (array or tensor of shape `(num_leads, num_samples)`), `"sampling_rate"` [Hz],
       `"lead_names"` and `"unit"` (`"mV"`, `"uV"`, `"V"` or `"NU"`), or an object with these as attributes;
     - an array or tensor of shape `(num_leads, num_samples)`, with the other three as arguments of the call;
@@ -152,7 +153,7 @@ class EcgClassificationPipeline(ChunkPipeline):
         Raises:
             FileNotFoundError: If there is no record at a path.
             ValueError: If a recording or a parameter is invalid.
-            ImportError: If a record is in a format that requires the package `wfdb`, which is not installed.
+            ImportError: If a recording is in a format that requires a library that is not installed.
         """
         batch_size = kwargs.get("batch_size", self._batch_size)
         if batch_size is not None and not (isinstance(batch_size, Integral) and int(batch_size) >= 1):

@@ -439,7 +439,7 @@ def test_when_the_model_is_in_training_or_of_half_precision_then_scores_are_stil
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (5, "int is not a supported recording: pass the path of a WFDB record, a dict"),
+        (5, "int is not a supported recording: pass the path of a recording, a dict"),
         (None, "NoneType is not a supported recording"),
         (b"one", "bytes is not a supported recording"),
         ([[[0.0, 1.0]]], "a list inside a list is not a recording"),
