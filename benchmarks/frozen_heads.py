@@ -109,7 +109,7 @@ def measure(folder: Path, model: Path, cache: Path, seeds: list[int]) -> list[di
     reference, strengths = recordings.regress()
     runs = {LOGISTIC: ([reference], [strengths])}
     for name, how in TRAINED.items():
-        runs[name] = tuple(zip(*(recordings.train(*how, seed) for seed in seeds), strict=True))  # type: ignore[assignment]
+        runs[name] = tuple(zip(*(recordings.train(*how, seed) for seed in seeds), strict=True))
     rows = []
     for name, (probabilities, chosen) in runs.items():
         row: dict[str, Any] = {"labels": folder.name, "method": name, "num_labels": len(recordings.label_names)}

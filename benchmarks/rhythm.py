@@ -130,21 +130,27 @@ def describe(rows: datasets.Dataset, extractor: Any, model_name: str, label_name
 
 def join(first: Recordings, second: Recordings) -> Recordings:
     """The recordings of both, which have the same labels."""
-    arrays = (
-        np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in ("encoder", "rhythm", "measures", "labels")
+
+    def stacked(name: str) -> np.ndarray:
+        return np.concatenate([getattr(first, name), getattr(second, name)])
+
+    return Recordings(
+        encoder=stacked("encoder"),
+        rhythm=stacked("rhythm"),
+        measures=stacked("measures"),
+        labels=stacked("labels"),
+        label_names=first.label_names,
+        record_ids=first.record_ids + second.record_ids,
+        patient_ids=first.patient_ids + second.patient_ids,
     )
-    ids = (getattr(first, name) + getattr(second, name) for name in ("record_ids", "patient_ids"))
-    return Recordings(*arrays, first.label_names, *ids)
 
 
 def folds_of(recordings: Recordings, selected: np.ndarray, num_folds: int, seed: int = 0) -> np.ndarray:
     """Folds of the selected recordings by patient, with each label in every one."""
-    ids = (
-        [name for name, is_selected in zip(names, selected, strict=True) if is_selected]
-        for names in (recordings.record_ids, recordings.patient_ids)
-    )
-    return stratified_patient_folds(*ids, recordings.labels[selected], num_folds, seed)
+    rows = np.flatnonzero(selected)
+    record_ids = [recordings.record_ids[row] for row in rows]
+    patient_ids = [recordings.patient_ids[row] for row in rows]
+    return stratified_patient_folds(record_ids, patient_ids, recordings.labels[selected], num_folds, seed)
 
 
 def standardize(features: np.ndarray, training: np.ndarray) -> np.ndarray:
