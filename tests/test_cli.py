@@ -792,6 +792,9 @@ def test_when_a_classifier_is_calibrated_then_only_its_config_changes_as_at_the_
         if path.name != "config.json":
             assert (output / path.name).read_bytes() == path.read_bytes()
     assert "exists and is not empty" in refused(*command)
+    command[-1] = tmp_path / "few"
+    assert "fewer than 5 patients: that is too few" in refused(*command, "--max-samples", "4")
+    assert not command[-1].exists()
     run("evaluate", "--data", runs / "data", "--model", output, "--max-samples", "8")
 
 

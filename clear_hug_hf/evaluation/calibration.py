@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from ..data.splits import patient_folds, patient_keys
 from ..inference.classifier_outputs import apply_function
@@ -23,7 +23,8 @@ MIN_COUNT = 10
 """A label with fewer positive or negative recordings has the shared scale."""
 # The inverse variance of a label's offset, and of its scale relative to the shared one: a standard deviation of 0.5.
 _PENALTY = 4.0
-_NUM_FOLDS = 5
+NUM_FOLDS = 5
+"""Number of folds of the cross-validation, and smallest number of patients."""
 
 
 class CalibrationFit(NamedTuple):
@@ -72,13 +73,13 @@ def fit_calibration(predictions: Predictions, methods: Sequence[str] = METHODS) 
         raise InputError("a calibration requires labeled recordings")
     labels, logits = predictions.labels, finite_logits(predictions.probabilities)
     num_patients = len({*patient_keys(predictions.record_ids, predictions.patient_ids)})
-    if num_patients < _NUM_FOLDS:
+    if num_patients < NUM_FOLDS:
         return CalibrationFit("none", None, {}, len(labels))
-    fold_of = patient_folds(predictions.record_ids, predictions.patient_ids, _NUM_FOLDS)
+    fold_of = patient_folds(predictions.record_ids, predictions.patient_ids, NUM_FOLDS)
     losses = dict.fromkeys(methods, 0.0)
     for method in methods:
         by_recording = np.full(labels.shape, np.nan)
-        for fold in range(_NUM_FOLDS):
+        for fold in range(NUM_FOLDS):
             held_out = fold_of == fold
             scales, offsets = _fit(method, labels[~held_out], logits[~held_out])
             by_recording[held_out] = _log_losses(labels[held_out], scales * logits[held_out] + offsets)
@@ -98,10 +99,11 @@ def fit_calibration(predictions: Predictions, methods: Sequence[str] = METHODS) 
 
 def calibrate(model: Any, predictions: Predictions, methods: Sequence[str] = METHODS) -> CalibrationFit:
     """
-    Fit a calibration, and set it and the thresholds with the best F1 after it in the config of a classifier.
+    Fit a calibration, and set it and the thresholds with the best F1 after it in the config of a classifier. Labels
+    with only one class keep their threshold, on the scale of the new calibration.
 
     Args:
-        model ([`PreTrainedModel`]): A multi-label classifier.
+        model ([`PreTrainedModel`]): A multi-label classifier without a calibration, see [`remove_calibration`].
         predictions ([`Predictions`]): As in [`fit_calibration`], of this model or, from a cross-validation, of models
             like it.
         methods (`Sequence[str]`, *optional*): Methods to choose from.
@@ -115,8 +117,34 @@ def calibrate(model: Any, predictions: Predictions, methods: Sequence[str] = MET
         )
     fit = fit_calibration(predictions, methods)
     model.config.label_calibration = fit.calibration
-    model.config.label_thresholds = label_thresholds(calibrated(predictions, fit.calibration))
+    model.config.label_thresholds = {
+        **_calibrated_thresholds(model.config.label_thresholds or {}, fit.calibration or {}),
+        **label_thresholds(calibrated(predictions, fit.calibration)),
+    }
     return fit
+
+
+def remove_calibration(config: Any) -> None:
+    """Remove the calibration from a classifier's config; its thresholds become equal ones of uncalibrated scores."""
+    inverse = {
+        name: [1 / scale, -offset / scale] for name, (scale, offset) in (config.label_calibration or {}).items()
+    }
+    if config.label_thresholds is not None:
+        config.label_thresholds = _calibrated_thresholds(config.label_thresholds, inverse)
+    config.label_calibration = None
+
+
+def _calibrated_thresholds(
+    thresholds: Mapping[str, float], calibration: Mapping[str, list[float]]
+) -> dict[str, float]:
+    """Thresholds of calibrated probabilities that are equal to those of the probabilities before."""
+    result = dict(thresholds)
+    for name, threshold in thresholds.items():
+        # Thresholds of 0 and 1 remain what they are: they accept every recording, or none.
+        if name in calibration and 0 < threshold < 1:
+            scale, offset = calibration[name]
+            result[name] = float(expit(scale * logit(threshold) + offset))
+    return result
 
 
 def calibrated(predictions: Predictions, calibration: Mapping[str, list[float]] | None) -> Predictions:

@@ -52,7 +52,8 @@ def calibrate(arguments: CalibrateArguments) -> CalibrateResult:
     Fit a calibration and thresholds, and write them with a copy of the model.
 
     Raises:
-        InputError: If the output folder exists, or labels, split or recordings do not match the model.
+        InputError: If the output folder exists, labels, split or recordings do not match the model, or there are
+            recordings of fewer than five patients.
     """
     import shutil
 
@@ -75,10 +76,15 @@ def calibrate(arguments: CalibrateArguments) -> CalibrateResult:
     if arguments.split not in sources.splits:
         raise InputError(f"{arguments.data} has no {arguments.split} recordings: it has {', '.join(sources.splits)}")
     sources.splits = {arguments.split: sources.splits[arguments.split]}
-    model.config.label_calibration = None
+    calibration.remove_calibration(model.config)
     predictions, labels, rejected = predict_sources(sources, model, extractor, names, batch_size=64)
     predictions.labels = labels
     fit = calibration.calibrate(model, predictions)
+    if not fit.log_loss:
+        raise InputError(
+            f"the {arguments.split} recordings of {arguments.data} are of fewer than {calibration.NUM_FOLDS} "
+            "patients: that is too few for a calibration"
+        )
     with atomic_folder(output) as partial:
         shutil.copytree(
             folder, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_LEFT_OUT, ".git", ".cache")

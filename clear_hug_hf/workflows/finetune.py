@@ -427,14 +427,14 @@ def _calibrate(
     cross_validated: Predictions | None,
 ) -> dict[str, Any] | None:
     """Calibrate the classifier of a run on held-out predictions, also in its folder; returns what was chosen."""
-    from ..evaluation.calibration import METHODS, calibrate
+    from ..evaluation.calibration import METHODS, calibrate, remove_calibration
     from ..evaluation.predictions import predict
     from ..training.pretraining import MODEL_FOLDER
 
     if not arguments.calibrate and model.config.label_calibration is None:
         return None
     # The folder of a finished run may have a calibration.
-    model.config.label_calibration = None
+    remove_calibration(model.config)
     held_out = predict(model, validation, extractor).by_recording() if cross_validated is None else cross_validated
     fit = calibrate(model, held_out, METHODS if arguments.calibrate else METHODS[:1])
     if is_main_process():

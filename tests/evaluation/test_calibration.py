@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from transformers import PreTrainedConfig
 
-from clear_hug_hf.evaluation.calibration import MIN_COUNT, calibrated, fit_calibration
+from clear_hug_hf.evaluation.calibration import MIN_COUNT, calibrate, calibrated, fit_calibration, remove_calibration
 from clear_hug_hf.evaluation.predictions import Predictions
 from clear_hug_hf.inference.classifier_outputs import calibrate_logits, label_scores
 
@@ -67,6 +69,23 @@ def test_when_probabilities_are_calibrated_then_nothing_much_changes_and_unknown
     assert np.abs(changed - predictions.probabilities).max() < 0.05
     few = Predictions(["a"], list("wxyz"), list("wxyz"), np.full((4, 1), 0.3, np.float32), np.eye(4)[:, :1])
     assert fit_calibration(few).calibration is None
+
+
+def test_when_a_label_has_one_class_then_its_old_threshold_accepts_the_same_recordings_as_before() -> None:
+    predictions = _predictions(400, [0.4, 0.4], [0.0, 0.0], [0.0, 0.0])
+    assert predictions.labels is not None
+    predictions.labels[:, 1] = 0.0
+    config = PreTrainedConfig(id2label={0: "l0", 1: "l1"}, problem_type="multi_label_classification")
+    config.label_calibration, config.label_thresholds = {"l1": [2.0, 1.0]}, {"l0": 0.01, "l1": 0.37}
+    before = calibrated(predictions, config.label_calibration).probabilities[:, 1] >= 0.37
+    remove_calibration(config)
+    assert config.label_calibration is None
+    fit = calibrate(SimpleNamespace(config=config), predictions)
+    assert fit.method != "none"
+    assert config.label_thresholds["l0"] > 0.1
+    after = calibrated(predictions, config.label_calibration).probabilities[:, 1] >= config.label_thresholds["l1"]
+    np.testing.assert_array_equal(after, before)
+    assert 0 < before.mean() < 1
 
 
 def test_when_a_config_has_a_calibration_then_only_sigmoids_apply_it_by_name() -> None:
