@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import pandas as pd
 import pytest
 from ecg_files import EIGHT, FAMILY, GIVEN, NUMBER, complete, write
 
-from clear_hug_hf import STANDARD_LEADS, shipped_model
+from clear_hug_hf import STANDARD_LEADS, ClearHugFeatureExtractor, shipped_model
+from clear_hug_hf.data.preparation import prepare
 from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.readers import guess_kind, open_source
 from clear_hug_hf.data.records import Recording, find_records
+from clear_hug_hf.data.splits import assign_splits
+from clear_hug_hf.processing import InputError
+from clear_hug_hf.workflows.shared import read_source
 
 
 MODEL = ["--model", shipped_model("clear-hug-small-ptbxl-super")]
@@ -108,6 +113,40 @@ def test_when_a_folder_mixes_formats_then_it_is_prepared_by_patient_and_the_rest
     for path in output.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(name.encode() in content for name in (FAMILY, GIVEN, NUMBER)), path
+
+
+def _write_patients(folder: Path, leads: dict[str, np.ndarray]) -> Path:
+    """A table of 20 CardioSoft files of 5 patients, which only the files state."""
+    short = {name: lead[:2000] for name, lead in leads.items()}
+    for number in range(20):
+        path = write(folder / f"{number}.xml", "GE CardioSoft XML", short)
+        path.write_bytes(path.read_bytes().replace(NUMBER.encode(), f"p{number % 5}".encode()))
+    table = folder / "table.csv"
+    table.write_text("path,afib\n" + "".join(f"{number}.xml,{number % 2}\n" for number in range(20)))
+    return table
+
+
+def test_when_a_table_has_no_patients_then_those_of_the_files_are_in_one_split_and_in_the_rows(
+    recording: Recording, tmp_path: Path, printed_by: Callable[..., str]
+) -> None:
+    table = _write_patients(tmp_path, {name: recording.waveform[STANDARD_LEADS.index(name)] for name in EIGHT})
+    printed_by("prepare", table, "--labels", "afib", "--output-dir", tmp_path / "prepared")
+    sets, _ = load_prepared(tmp_path / "prepared")
+    prepared = {split: set(rows["patient_id"]) for split, rows in sets.items()}
+    sources = read_source(table, None, label_columns=["afib"]), read_source(tmp_path, None, split_at_random=True)
+    read = [{split: {row.patient_id for row in rows} for split, rows in each.splits.items()} for each in sources]
+    for patients in (prepared, *read):
+        assert len(patients) > 1
+        assert sum(map(len, patients.values())) == len(set().union(*patients.values())) == 5
+    table.write_text("path,split\n0.xml,train\n5.xml,test\n")
+    with pytest.raises(InputError, match="is in two splits"):
+        assign_splits(open_source("csv", table))
+    # A patient whom the table names is not a second one where it does not.
+    table.write_text("path,patient_id\n0.xml,p0\n5.xml,\n1.xml,\n")
+    first, second, third = open_source("csv", table)
+    assert first.patient_id == second.patient_id == "p0" != third.patient_id
+    (row, *_) = prepare([replace(first, patient_id=None)], ClearHugFeatureExtractor()).dataset
+    assert row["patient_id"] in set().union(*prepared.values())
 
 
 def test_when_samples_are_named_then_the_command_line_states_the_rest(

@@ -38,6 +38,7 @@ class Prepared(NamedTuple):
 
 class _Cleaned(NamedTuple):
     record: Recording | RecordReference
+    patient_id: str | None
     unit: str
     signal: np.ndarray
     lead_mask: np.ndarray
@@ -181,7 +182,8 @@ def _cleaned_batches(
             # The extractor converts every other unit to mV, unless it scales the recordings.
             unit = "NU" if not extractor.keeps_unit or "NU" in map(canonical_unit, units) else "mV"
             blank = find_blank_samples(*description[:2]) if extractor.do_mask_flat_leads else None
-            batch.append(_Cleaned(record, unit, signal, lead_mask, blank, measure_quality(*description)))
+            quality = measure_quality(*description)
+            batch.append(_Cleaned(record, recording.patient_id, unit, signal, lead_mask, blank, quality))
         except Exception as error:  # an unusable file must not stop the others
             rejected.append(Rejected(record.record_id, describe_error(error)))
             continue
@@ -218,7 +220,7 @@ def _rows(
         scale = np.maximum(np.abs(part.signal).max(axis=1), np.finfo(np.float32).tiny * _INT16_MAX) / _INT16_MAX
         row = {
             "record_id": cleaned.record.record_id,
-            "patient_id": cleaned.record.patient_id,
+            "patient_id": cleaned.patient_id,
             "split": cleaned.record.split,
             "window_start": part.start / extractor.sampling_rate,
             "sampling_rate": extractor.sampling_rate,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..processing.errors import InputError
-from ..processing.recording_files import existing_recording, is_recording_file, read_recording
+from ..processing.recording_files import ARRAYS, existing_recording, find_format, is_recording_file, read_recording
 
 
 @dataclass
@@ -129,6 +130,18 @@ def read_record(
     if missing := [name for name in ("sampling_rate", "lead_names", "unit") if recording[name] is None]:
         raise InputError(f"{path} does not state its {' and '.join(missing)}: pass it")
     return Recording(**recording)
+
+
+def read_patient(path: Path) -> str | None:
+    """
+    The patient whom the file of a recording states, as a digest: splits need patients before recordings are read.
+
+    `None` for WFDB records and samples, which state none, and for files that cannot be read: what reads the recording
+    reports the error.
+    """
+    with suppress(Exception):
+        return read_recording(path).get("patient_id") if find_format(path) not in (None, *ARRAYS) else None
+    return None
 
 
 def find_records(path: str | Path, arrays: bool = False) -> list[Path]:

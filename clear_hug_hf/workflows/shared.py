@@ -160,7 +160,7 @@ def read_source(
     from ..data.prepared import is_prepared, load_prepared
     from ..data.readers import open_source
     from ..data.readers.ptbxl import TABLE
-    from ..data.records import RecordReference, find_records, record_name
+    from ..data.records import RecordReference, find_records, read_patient, record_name
     from ..data.splits import random_splits
     from ..training.provenance import RANDOM_SPLITS, SOURCE_SPLITS, describe_source
 
@@ -184,6 +184,7 @@ def read_source(
         RecordReference(path, record_name(path.relative_to(folder)), split="train") for path in find_records(folder)
     ]
     if split_at_random:
+        references = [replace(reference, patient_id=read_patient(reference.path)) for reference in references]
         splits = random_splits(references)
         references = [replace(reference, split=splits[reference.record_id]) for reference in references]
     about = describe_source(folder, splits=RANDOM_SPLITS if split_at_random else None)

@@ -8,8 +8,8 @@ columns
                another format (MUSE XML, DICOM, SCP-ECG, ...); relative to the table's
                folder, or to the folder given as root, or absolute
   record_id    optional: a unique id (default: the path without its extension)
-  patient_id   optional: all rows of a patient are in the same split; without it every
-               row counts as a different patient
+  patient_id   optional: all rows of a patient are in the same split; without it the
+               patient that the file states, or else every row is a different patient
   split        optional: train, validation (or val) or test, in every row or in none
   report       optional: text report of the recording, for models that read text
   others       labels if you name them as label columns, otherwise metadata

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...processing.errors import InputError
-from ...processing.recording_files import find_format
+from ...processing.recording_files import digest_patient, find_format
 from ...processing.wfdb_format import header_path
-from ..records import RecordReference
+from ..records import RecordReference, read_patient
 from .base import PROBLEM_TYPES, RecordSource, drop_missing, read_table, summarize_items
 
 
@@ -37,7 +37,8 @@ class CsvSource(RecordSource):
     Recordings and labels of a CSV table in the format of [`CSV_CONTRACT`].
 
     A class column becomes one label per class, 1 for the class of the recording and 0 for the others. Integer classes
-    are sorted numerically, names alphabetically.
+    are sorted numerically, names alphabetically. Where the table has no patient, that of the file counts, as a
+    digest.
 
     Args:
         path (`str` or `Path`): The table.
@@ -110,6 +111,10 @@ class CsvSource(RecordSource):
             "problem_type": self.problem_type,
             "columns": self._role,
         }
+        # A patient whom the table names in another row is the same one in the digest of a file.
+        named = self._columns[self._role["patient"]] if "patient" in self._role else []
+        self._names = {digest_patient(name): name for name in named if name}
+        self._patients: dict[int, str | None] = {}
         self._metadata = [name for name in self._columns if name not in (*labels, *self._role.values())]
 
     def _choose_columns(self, columns: dict[str, str | None]) -> dict[str, str]:
@@ -244,13 +249,20 @@ class CsvSource(RecordSource):
         """`list[str]`: Columns that can be labels: all except path, record, patient and split."""
         return [name for name in self._columns if name not in self._role.values()]
 
+    def _patient(self, index: int) -> str | None:
+        if "patient" in self._role and (patient := self._columns[self._role["patient"]][index]):
+            return patient
+        if index not in self._patients:
+            stated = read_patient(self._root / self._columns[self._role["path"]][index])
+            self._patients[index] = self._names.get(stated, stated)
+        return self._patients[index]
+
     def reference(self, index: int) -> RecordReference:
         metadata: dict[str, Any] = {name: self._columns[name][index] for name in self._metadata}
-        patient = self._columns[self._role["patient"]][index] if "patient" in self._role else ""
         return RecordReference(
             path=self._root / self._columns[self._role["path"]][index],
             record_id=self._record_ids[index],
-            patient_id=patient or None,
+            patient_id=self._patient(index),
             labels={name: values[index] for name, values in self._labels.items()} if self._labels else None,
             split=None if self._splits is None else self._splits[index],
             metadata=drop_missing(metadata),

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from ...processing.errors import InputError
-from ...processing.recording_files import read_recording
-from ..records import RecordReference, find_records, record_name
+from ..records import RecordReference, find_records, read_patient, record_name
 from .base import RecordSource
 
 
@@ -60,9 +57,7 @@ class WfdbFolderSource(RecordSource):
             if patient_folders:
                 self._patients[name] = Path(name).parent.as_posix()
             elif file.suffix != ".hea":
-                # Splits need the patients before the recordings are read. Errors are reported then.
-                with suppress(InputError, OSError, ImportError):
-                    self._patients[name] = read_recording(file).get("patient_id")
+                self._patients[name] = read_patient(file)
         self.set_record_ids(sorted(self._files))
 
     def reference(self, index: int) -> RecordReference:
