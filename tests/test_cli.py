@@ -821,6 +821,18 @@ def test_when_familiarity_is_asked_for_then_predictions_of_other_recordings_are_
     assert f"! {found['unfamiliar']}" in printed_by("predict", record, "--model", output)
 
 
+@pytest.mark.parametrize("folds", [[], ["--folds", "2"]], ids=["split", "folds"])
+def test_when_recordings_are_too_few_for_familiarity_then_those_that_are_fitted_count_before_training(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, folds: list[str]
+) -> None:
+    monkeypatch.setattr("clear_hug_hf.training.familiarity.MIN_RECORDINGS", 1000)
+    sets, output = load_prepared(runs / "data")[0], tmp_path / "run"
+    count = len(sets["train"]) + (len(sets["validation"]) if folds else 0)
+    command = ["finetune", "--data", runs / "data", "--model", runs / "pretrained", "--output-dir", output]
+    assert f"there are {count} training recordings" in refused(*command, "--familiarity", *folds)
+    assert not output.exists()
+
+
 def test_when_a_label_is_called_as_a_column_then_the_table_has_both(
     runs: Path, ward: Path, tmp_path: Path, run: Run, refused: Refused
 ) -> None:

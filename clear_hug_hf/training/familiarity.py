@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..data.splits import patient_folds
+from ..data.splits import patient_folds, patient_keys
 from ..modeling.modeling_ecg import EcgModelOutput, Familiarity, masked_mean
 from ..processing.errors import InputError
 from .features import EncodedDataset
@@ -57,9 +57,9 @@ def fit_familiarity(
             measure the false-alarm rate that the config states. Without them it is that of the cross-validation.
 
     Raises:
-        InputError: If there are fewer than [`MIN_RECORDINGS`] training recordings.
+        InputError: If there are fewer than [`MIN_RECORDINGS`] training recordings, or fewer than five patients.
     """
-    check_enough(len(training))
+    check_enough(record_ids, patient_ids)
     states, present = training.columns["lead_states"].float(), training.columns["present"].bool()
     leads, lead_mean = _centered_leads(states, present)
     parts = {"pooled": masked_mean(states, present).double().numpy(), "leads": leads}
@@ -102,13 +102,17 @@ def fit_familiarity(
         }
 
 
-def check_enough(num_recordings: int) -> None:
-    """Raise `InputError` if there are fewer than [`MIN_RECORDINGS`] training recordings."""
-    if num_recordings < MIN_RECORDINGS:
-        raise InputError(
-            f"there are {num_recordings} training recordings: at least {MIN_RECORDINGS} are needed to tell which "
-            "recordings are unlike them"
-        )
+def check_enough(record_ids: Sequence[str], patient_ids: Sequence[str | None]) -> None:
+    """Raise `InputError` if training recordings are fewer than [`MIN_RECORDINGS`], or of fewer than five patients."""
+    num_patients = len(set(patient_keys(record_ids, patient_ids)))
+    for count, what, least in (
+        (len(record_ids), "training recordings", MIN_RECORDINGS),
+        (num_patients, "patients with training recordings", _NUM_FOLDS),
+    ):
+        if count < least:
+            raise InputError(
+                f"there are {count} {what}: at least {least} are needed to tell which recordings are unlike them"
+            )
 
 
 @torch.no_grad()

@@ -148,7 +148,8 @@ def finetune(arguments: FinetuneArguments, training: FinetuningArguments) -> Fin
     if arguments.familiarity:
         from ..training.familiarity import check_enough
 
-        check_enough(len(sets["train"]))
+        fitted = _fitted_recordings(sets, arguments.folds)
+        check_enough(fitted["record_id"], fitted["patient_id"])
     with resumable("from the last epoch", arguments.restart):
         metrics = finetune_and_report(arguments, training, folder, extractor, sets, label_names, about)
     return FinetuneResult(metrics, rejected)
@@ -242,6 +243,11 @@ def _all_labeled(sets: dict[str, datasets.Dataset]) -> datasets.Dataset:
     import datasets
 
     return datasets.concatenate_datasets([sets["train"], sets["validation"]])
+
+
+def _fitted_recordings(sets: dict[str, datasets.Dataset], num_folds: int | None) -> datasets.Dataset:
+    """The recordings that the saved model is trained on."""
+    return sets["train"] if num_folds is None else _all_labeled(sets)
 
 
 def finetune_and_report(
@@ -457,7 +463,7 @@ def _fit_familiarity(
     from ..training.folders import save_model_folder
     from ..training.pretraining import MODEL_FOLDER
 
-    training = sets["train"] if arguments.folds is None else _all_labeled(sets)
+    training = _fitted_recordings(sets, arguments.folds)
     collator = EcgCollator(extractor, label_names=model_label_names(model.config))
     encoded, held_out = (
         None if dataset is None else encode(model, dataset, collator, cache_dir=arguments.cache_dir)

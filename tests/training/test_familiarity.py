@@ -115,6 +115,13 @@ def test_when_the_sizes_of_a_familiarity_make_no_sense_then_they_are_refused(fam
         ClearHugConfig(familiarity=familiarity)
 
 
-def test_when_training_recordings_are_few_then_it_is_refused() -> None:
-    with pytest.raises(InputError, match="there are 49 training recordings: at least 50"):
-        fit_familiarity(_classifier(), _encoded(49, 1), [str(row) for row in range(49)], [None] * 49)
+@pytest.mark.parametrize(
+    ("count", "num_patients", "message"),
+    [(49, 49, "49 training recordings: at least 50"), (60, 4, "4 patients with training recordings: at least 5")],
+)
+def test_when_training_recordings_or_patients_are_few_then_it_is_refused(
+    count: int, num_patients: int, message: str
+) -> None:
+    patients = [str(row % num_patients) for row in range(count)]
+    with pytest.raises(InputError, match=f"there are {message}"):
+        fit_familiarity(_classifier(), _encoded(count, 1), [str(row) for row in range(count)], patients)
