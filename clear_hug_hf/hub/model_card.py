@@ -18,7 +18,7 @@ from huggingface_hub import (
     eval_result_entries_to_yaml,
 )
 
-from ..inference.classifier_outputs import model_label_names, model_thresholds
+from ..inference.classifier_outputs import familiarity_threshold, model_label_names, model_thresholds
 from ..objectives import find_objective
 from ..processing.errors import InputError, import_library
 from ..systems import SYSTEMS, Objective, System
@@ -537,10 +537,9 @@ def _threshold_note(config: Any, metrics: Mapping[str, Any] | None) -> str:
             "`label_calibration` of the config. The pipeline applies it; `logits` of the model are without it."
         )
     if familiarity := getattr(config, "familiarity", None):
-        rate, count = (familiarity.get(name, 0) for name in ("false_alarm_rate", "num_recordings"))
         note += (
             " The model also measures how far a recording is from its training recordings; predictions of those with "
-            f"a `distance` above 1 are marked, as are {rate:.1%} of {count} recordings of the same source."
+            f"a `distance` above 1 are marked, {familiarity_threshold(familiarity)}."
         )
     return note
 

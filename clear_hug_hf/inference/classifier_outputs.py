@@ -99,11 +99,18 @@ def familiarity_note(config: Any, distance: float | None) -> str | None:
     """A sentence about a recording that is unlike the training recordings of a model; `None` for any other."""
     if distance is None or not distance > 1:
         return None
-    rate, count = (config.familiarity.get(name, 0) for name in ("false_alarm_rate", "num_recordings"))
     return (
-        f"unlike the recordings that the model was trained on (distance {distance:.2f}; above 1 is unlike, as are "
-        f"{rate:.1%} of {count} recordings of the same source): its probabilities may be wrong"
+        f"unlike the recordings that the model was trained on (distance {distance:.2f}; above 1 is unlike, "
+        f"{familiarity_threshold(config.familiarity)}): its probabilities may be wrong"
     )
+
+
+def familiarity_threshold(familiarity: Mapping[str, int | float]) -> str:
+    """Which recordings are as unlike the training recordings of a model: of a measurement, if there is one."""
+    if "false_alarm_rate" not in familiarity:
+        return "a threshold set for 1% of the training recordings"
+    rate, count = (familiarity.get(name, 0) for name in ("false_alarm_rate", "num_recordings"))
+    return f"as are {rate:.1%} of {count} recordings of the same source"
 
 
 def model_aggregate(config: Any) -> str | list[str]:

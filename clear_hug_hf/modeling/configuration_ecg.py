@@ -178,8 +178,8 @@ class EcgConfig(PreTrainedConfig):
             offset)`. Models return logits without it; the pipeline and the package apply it.
         familiarity (`dict[str, int | float]`, *optional*):
             Sizes of the distance from the training recordings that the classifier computes: `num_rows` of the lead
-            states and the `pooled_rank` and `leads_rank` of the covariances; and its `false_alarm_rate` among
-            `num_recordings` recordings of the same source.
+            states and the `pooled_rank` and `leads_rank` of the covariances; and, if it was measured on held-out
+            recordings, its `false_alarm_rate` among `num_recordings` recordings of the same source.
 
     Raises:
         `ValueError`: if a value is out of range or fields contradict each other.

@@ -54,7 +54,8 @@ def fit_familiarity(
         training ([`EncodedDataset`]): Features of its training recordings, an item for each.
         record_ids, patient_ids (`Sequence`): Recording and patient of each.
         held_out ([`EncodedDataset`], *optional*): Features of recordings of the same source and other patients, which
-            measure the false-alarm rate that the config states. Without them it is that of the cross-validation.
+            measure the false-alarm rate that the config states. Without them the config states none: that of the
+            training recordings is [`FALSE_ALARM_RATE`] by construction.
 
     Raises:
         InputError: If there are fewer than [`MIN_RECORDINGS`] training recordings, or fewer than five patients.
@@ -84,8 +85,6 @@ def fit_familiarity(
     model.config.familiarity = {
         "num_rows": states.shape[1],
         **config,
-        "false_alarm_rate": float((largest / unit > 1).mean()),
-        "num_recordings": len(training),
     }
     model.familiarity = Familiarity(model.config)
     for name, part in fitted.items():

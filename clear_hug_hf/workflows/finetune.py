@@ -457,7 +457,7 @@ def _fit_familiarity(
 ) -> None:
     """Let a classifier mark recordings that are unlike its training recordings, and save it again."""
     from ..data.collator import EcgCollator
-    from ..inference.classifier_outputs import model_label_names
+    from ..inference.classifier_outputs import familiarity_threshold, model_label_names
     from ..training.familiarity import fit_familiarity
     from ..training.features import encode
     from ..training.folders import save_model_folder
@@ -471,11 +471,7 @@ def _fit_familiarity(
     )
     assert encoded is not None
     fit_familiarity(model, encoded, training["record_id"], training["patient_id"], held_out)
-    facts = model.config.familiarity
-    say(
-        f"unlike the training recordings: {facts['false_alarm_rate']:.1%} of {facts['num_recordings']} recordings of "
-        "the same source"
-    )
+    say(f"unlike the training recordings: a distance above 1, {familiarity_threshold(model.config.familiarity)}")
     if is_main_process():
         save_model_folder(arguments.output_dir / MODEL_FOLDER, model, extractor)
 

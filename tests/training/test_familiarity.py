@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from clear_hug_hf import ClearHugConfig, ClearHugForSequenceClassification
+from clear_hug_hf.inference.classifier_outputs import familiarity_note
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.familiarity import familiarity_distances, fit_familiarity
 from clear_hug_hf.training.features import EncodedDataset
@@ -47,6 +48,16 @@ def test_when_recordings_are_like_those_for_training_then_about_one_percent_are_
     assert familiarity["false_alarm_rate"] == (familiarity_distances(fitted, _encoded(300, 2)) > 1).mean()
     rate = (familiarity_distances(fitted, _encoded(2000, 3)) > 1).mean()
     assert 0.002 < rate < 0.03
+
+
+def test_when_no_recordings_are_held_out_then_no_rate_is_stated_as_measured() -> None:
+    model = _classifier()
+    fit_familiarity(model, _encoded(60, 1), [str(row) for row in range(60)], [None] * 60)
+    assert not {"false_alarm_rate", "num_recordings"} & model.config.familiarity.keys()
+    note = familiarity_note(model.config, 1.5)
+    assert note is not None
+    assert "set for 1% of the training recordings" in note
+    assert "of the same source" not in note
 
 
 @pytest.mark.parametrize("change", ["shifted", "shuffled", "larger"])
