@@ -198,6 +198,18 @@ def test_when_leads_are_unknown_or_repeated_then_the_extractor_names_them(tmp_pa
         ClearHugFeatureExtractor().read_windows(path)
 
 
+def test_when_an_electrocardiograph_wrote_the_dicom_file_then_its_samples_are_those_that_pydicom_decodes() -> None:
+    pydicom = pytest.importorskip("pydicom")
+    path = pydicom.data.get_testdata_file("waveform_ecg.dcm", download=False)
+    recording = read_record(path)
+    assert list(recording.lead_names) == list(STANDARD_LEADS)
+    # The first group is the rhythm, in microvolts; the second is a median beat.
+    microvolts = pydicom.dcmread(path).waveform_array(0)
+    np.testing.assert_allclose(1000 * recording.waveform, microvolts.T, atol=0.01)
+    limb = dict(zip(recording.lead_names, recording.waveform, strict=True))
+    np.testing.assert_allclose(limb["II"] - limb["I"], limb["III"], atol=3e-3)
+
+
 def test_when_dicom_pads_samples_then_they_are_missing(tmp_path: Path, leads: Leads) -> None:
     path = tmp_path / "one.dcm"
     spoiled = {name: lead.copy() for name, lead in leads.items()}
