@@ -78,7 +78,7 @@ class Recordings:
     def regress(self) -> tuple[np.ndarray, list[float]]:
         """Out-of-fold probabilities of logistic regressions, and their strengths."""
         parts = [{**rows, "train": np.union1d(rows["train"], rows["validation"])} for rows in self.folds]
-        strengths = choose_strengths(self.encoded, parts)
+        strengths = choose_strengths(self.encoded, self.rows, parts)
         probabilities = np.zeros_like(self.labels)
         for rows, strength in zip(parts, strengths, strict=False):
             model = self.new_model("mean", 0)

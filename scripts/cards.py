@@ -27,6 +27,7 @@ from transformers import set_seed
 
 from clear_hug_hf.cli import main as command
 from clear_hug_hf.data.prepared import load_prepared, select_labels
+from clear_hug_hf.evaluation.calibration import calibrate
 from clear_hug_hf.evaluation.metrics import choose_thresholds
 from clear_hug_hf.evaluation.predictions import auroc_difference, compute_metrics, predict
 from clear_hug_hf.hub.model_card import read_card
@@ -54,11 +55,19 @@ def measure(folder: Path, source: Path, prepared: Path, cache: Path) -> tuple[di
     model, extractor = load_classifier(folder)
     recipe = FinetuningArguments(**metrics["recipe"])
     set_seed(recipe.seed)
-    control = type(model)(deepcopy(model.config))
+    config = deepcopy(model.config)
+    config.label_calibration = None
+    control = type(model)(config)
     result = finetune(control, sets["train"], sets["validation"], extractor, None, recipe, cache_dir=cache)
     predictions, control_predictions = (
         predict(classifier, sets["validation"], extractor).by_recording() for classifier in (model, result.model)
     )
+    before = metrics["random_initialization"]
+    calibration = {}
+    if "calibration" in before:
+        fit = calibrate(result.model, control_predictions)
+        control_predictions = predict(result.model, sets["validation"], extractor).by_recording()
+        calibration = {"calibration": fit.to_dict()}
     assert predictions.labels is not None
     best_thresholds = choose_thresholds(predictions.labels, predictions.probabilities)
     thresholds = {
@@ -69,10 +78,12 @@ def measure(folder: Path, source: Path, prepared: Path, cache: Path) -> tuple[di
     model.config.label_thresholds = thresholds
     metrics["pretrained"]["validation"] = compute_metrics(predictions, model_thresholds(model.config), recipe.seed)
     of_validation = compute_metrics(control_predictions, model_thresholds(result.model.config), recipe.seed)
-    before = metrics["random_initialization"]["best_epoch"]
-    if result.best_epoch != before:
-        print(f"{folder.name}: the control's best epoch is {result.best_epoch} and was {before}", file=sys.stderr)
-    metrics["random_initialization"] = {"best_epoch": result.best_epoch, "validation": of_validation}
+    if result.best_epoch != before["best_epoch"]:
+        print(
+            f"{folder.name}: the control's best epoch is {result.best_epoch} and was {before['best_epoch']}",
+            file=sys.stderr,
+        )
+    metrics["random_initialization"] = {"best_epoch": result.best_epoch, **calibration, "validation": of_validation}
     metrics["macro_auroc_difference"] = {"validation": auroc_difference(predictions, control_predictions, recipe.seed)}
     return {**metrics, "measured": {"weights": STORED_AS, "environment": describe_environment()}}, thresholds
 

@@ -719,12 +719,14 @@ class _Runner:
                 or (name == SCRATCH and any(encoder and encoder.is_supervised for encoder in self.encoders.values()))
             },
             "draws": {"of shares": self.arguments.draw},
+            "predictions": {"of frozen encoders": "all beats"},
         }
         folder = RunFolder(self.output_dir, RUN, "benchmark", "choose another output folder, or another name")
         before = read_state(folder.mark, folder.remedy)
         if before is not None:
-            # Earlier versions did not record the method.
+            # Earlier versions did not record these.
             before.setdefault("draws", {"of shares": "stratified"})
+            before.setdefault("predictions", {"of frozen encoders": "as many beats as the encoder reads at once"})
             for kind, named in identity.items():
                 recorded = before.get(kind, {})
                 for name in (name for name in named if name in recorded):

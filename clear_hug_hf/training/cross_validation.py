@@ -168,7 +168,7 @@ def finetune_in_folds(
     predictions of all folds.
 
     A logistic regression of a fold is fitted to all recordings of the other folds, with the strength of the penalty
-    that has the best mean macro AUROC of these folds; that of all recordings has the best one of all folds.
+    that is best in a cross-validation of these recordings alone (see [`choose_strengths`]).
 
     Args:
         make_model (`Callable`): Makes the same new multi-label classifier in each call.
@@ -217,7 +217,7 @@ def finetune_in_folds(
     strengths: list[float] = []
     if arguments.method == "logistic":
         assert encoded is not None
-        strengths = choose_strengths(encoded, rows_of)
+        strengths = choose_strengths(encoded, recordings, rows_of)
     parts: list[Predictions] = []
     by_fold: list[Any] = []
     for fold, rows in enumerate(rows_of):
@@ -259,17 +259,33 @@ def finetune_in_folds(
     return CrossValidated(result, out_of_fold, choice, by_fold)
 
 
-def choose_strengths(encoded: EncodedDataset, rows_of: Sequence[dict[str, np.ndarray]]) -> list[float]:
-    """The strength of the logistic regression of each fold, chosen by the scores of the others, and of all folds."""
+def choose_strengths(
+    encoded: EncodedDataset, recordings: datasets.Dataset, rows_of: Sequence[dict[str, np.ndarray]]
+) -> list[float]:
+    """
+    The strength of the logistic regression of each fold, and of that of all recordings: each is the best in a
+    cross-validation by patient of the recordings that it is fitted to, without those that it predicts.
+    """
+    trained = [rows["train"] for rows in rows_of]
+    return [
+        _choose_strength(encoded.select(rows.tolist()), recordings.select(rows), len(rows_of))
+        for rows in (*trained, np.arange(len(recordings)))
+    ]
+
+
+def _choose_strength(encoded: EncodedDataset, recordings: datasets.Dataset, num_folds: int) -> float:
+    num_patients = len({*patient_keys(recordings["record_id"], recordings["patient_id"])})
+    if num_patients < 2:
+        return STRENGTHS[0]
     scores = []
-    for rows in rows_of:
-        train, test = (encoded.select(rows[split].tolist()) for split in ("train", "test"))
+    for rows in split_folds(recordings, min(num_folds, num_patients)):
+        others = np.union1d(rows["train"], rows["validation"])
+        train, test = (encoded.select(part.tolist()) for part in (others, rows["test"]))
         predict_fold = logistic_scores(linear_features(train), known_labels(train), linear_features(test))
         areas = [macro_auroc(known_labels(test), predict_fold(strength)[0]) for strength in STRENGTHS]
         # Without a label of both classes, a fold prefers none.
         scores.append(np.nan_to_num(areas, nan=0.5))
-    others = [[score for other, score in enumerate(scores) if other != fold] for fold in range(len(scores))]
-    return [STRENGTHS[int(np.argmax(np.mean(group, axis=0)))] for group in (*others, scores)]
+    return STRENGTHS[int(np.argmax(np.mean(scores, axis=0)))]
 
 
 def _claim(output_dir: Path, identity: dict[str, Any], restart: bool) -> None:

@@ -87,8 +87,8 @@ class FinetuneArguments(CacheArguments):
     folds: int | None = field(
         default=None,
         metadata={
-            "help": "Cross-validate by patient in N folds of the training and validation recordings, which the "
-            "reported metrics are then of, and train on all of them.",
+            "help": "Cross-validate by patient in N folds of the training and validation recordings, report the "
+            "metrics of these predictions, and train on all recordings.",
             "ge": 2,
             "metavar": "N",
         },
@@ -341,6 +341,9 @@ def finetune_and_report(
         assert arguments.folds is not None
         drawn = recordings.select(split_folds(recordings, arguments.folds)[0]["test"])
         drawn_by, _ = folders.load_classifier(arguments.output_dir / FOLDS / "1")
+        # Calibration and thresholds are those of the predictions of all folds.
+        for name in ("label_calibration", "label_thresholds"):
+            setattr(drawn_by.config, name, getattr(models[pretrained].config, name))
     _draw_results(drawn_by, drawn, extractor, predictions[pretrained, split], title, pictures)
     _draw_reconstruction(folder, drawn, extractor, pictures / "reconstruction.png")
     _print_results(metrics, held_out)

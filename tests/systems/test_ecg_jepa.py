@@ -39,6 +39,7 @@ from clear_hug_hf import (
     read_record,
 )
 from clear_hug_hf.data.collator import EcgCollator
+from clear_hug_hf.inference.classifier_outputs import label_scores
 from clear_hug_hf.inference.records import embed_records
 from clear_hug_hf.processing import InputError
 from clear_hug_hf.training.features import encode
@@ -315,8 +316,9 @@ def test_when_leads_or_seconds_are_missing_then_what_is_there_is_read_as_if_it_w
         inputs = extractor(**read_record(header).as_inputs(), return_tensors="pt")["input_values"]
         rows = torch.tensor(model.config.lead_indices(leads))
         with torch.no_grad():
-            logits = model(inputs[:, rows, :samples], lead_indices=rows).logits[0]
-        expected = dict(zip(model.config.id2label.values(), logits.sigmoid().tolist(), strict=True))
+            logits = model(inputs[:, rows, :samples], lead_indices=rows).logits
+        (probabilities,) = label_scores(model.config, logits.numpy())
+        expected = dict(zip(model.config.id2label.values(), probabilities.tolist(), strict=True))
         assert told["probabilities"] == pytest.approx(expected, abs=2e-5), recording.record_id
 
     (found,) = embed_records(model, extractor, [without_v2], per_lead=True)
