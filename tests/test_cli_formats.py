@@ -19,7 +19,7 @@ from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.readers import guess_kind, open_source
 from clear_hug_hf.data.records import Recording, find_records
 from clear_hug_hf.data.splits import assign_splits
-from clear_hug_hf.processing import InputError
+from clear_hug_hf.processing import InputError, recording_files
 from clear_hug_hf.workflows.shared import read_source
 
 
@@ -51,6 +51,8 @@ def mixed(
     path.write_bytes(path.read_bytes()[:5000])
     (folder / "letter.xml").write_text(f"<letter>{GIVEN} {FAMILY}</letter>")
     (folder / "README.md").write_text("notes")
+    broken = write(folder / "broken.xml", "GE CardioSoft XML", leads)
+    broken.write_bytes(broken.read_bytes().replace(b",", b"," + b"9" * 400, 1))
     (folder / "table.csv").write_text("name,value\n1,2\n")
     np.save(folder / "samples.npy", recording.waveform)
     return folder
@@ -70,9 +72,10 @@ def test_when_a_folder_mixes_formats_then_all_are_predicted_and_the_rest_is_name
     for probabilities in whole[1:]:
         assert probabilities == pytest.approx(whole[0], abs=1e-3)
     first, *named = captured.err.splitlines()
-    assert first == "clear-hug: 2 recording(s) failed:"
-    assert "letter.xml is not in a supported format" in named[0]
-    assert "short.scp cannot be read as SCP-ECG" in named[1]
+    assert first == "clear-hug: 3 recording(s) failed:"
+    assert "broken.xml contains a sample that is not an integer" in named[0]
+    assert "letter.xml is not in a supported format" in named[1]
+    assert "short.scp cannot be read as SCP-ECG" in named[2]
     assert not any(name in captured.out + captured.err for name in (FAMILY, GIVEN, NUMBER))
 
 
@@ -109,7 +112,7 @@ def test_when_a_folder_mixes_formats_then_it_is_prepared_by_patient_and_the_rest
     patients = {row["patient_id"] for row in rows if row["record_id"] != "a"}
     assert len(patients) == 1
     assert len({split for split, rows in sets.items() for row in rows if row["patient_id"] in patients}) == 1
-    assert set(pd.read_csv(output / "rejected.csv")["record_id"]) == {"letter.xml", "short.scp"}
+    assert set(pd.read_csv(output / "rejected.csv")["record_id"]) == {"broken.xml", "letter.xml", "short.scp"}
     for path in output.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(name.encode() in content for name in (FAMILY, GIVEN, NUMBER)), path
@@ -147,6 +150,19 @@ def test_when_a_table_has_no_patients_then_those_of_the_files_are_in_one_split_a
     assert first.patient_id == second.patient_id == "p0" != third.patient_id
     (row, *_) = prepare([replace(first, patient_id=None)], ClearHugFeatureExtractor()).dataset
     assert row["patient_id"] in set().union(*prepared.values())
+
+
+def test_when_a_reader_fails_unexpectedly_then_the_other_recordings_of_the_folder_are_prepared(
+    mixed: Path, tmp_path: Path, status: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, kind: str) -> Any:
+        raise OverflowError(kind)
+
+    monkeypatch.setattr(recording_files, "_read_with_ecgdatakit", fail)
+    assert status("prepare", mixed, "--output-dir", tmp_path / "prepared") == 1
+    rejected = pd.read_csv(tmp_path / "prepared" / "rejected.csv").set_index("record_id")["reason"]
+    assert rejected["b.xml"] == "OverflowError: GE MUSE XML"
+    assert sum(len(rows) for rows in load_prepared(tmp_path / "prepared")[0].values()) == 1
 
 
 def test_when_samples_are_named_then_the_command_line_states_the_rest(

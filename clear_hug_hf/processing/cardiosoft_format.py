@@ -45,9 +45,10 @@ def read_cardiosoft(path: Path) -> dict[str, Any]:
     step, rate = (_number(path, strip.findtext(name), name) for name in ("Resolution", "SampleRate"))
     leads = strip.findall("WaveformData")
     try:
-        rows = [[int(sample) for sample in (lead.text or "").replace(",", " ").split()] for lead in leads]
-    except ValueError:
-        raise InputError(f"{path} contains a sample that is not an integer: it is damaged") from None
+        texts = [(lead.text or "").replace(",", " ").split() for lead in leads]
+        rows = [np.array([int(sample) for sample in samples], dtype=np.int64) for samples in texts]
+    except (ValueError, OverflowError):
+        raise InputError(f"{path} contains a sample that is not an integer of 64 bits: it is damaged") from None
     stated_size = strip.findtext("ChannelSampleCountTotal")
     sizes = {len(row) for row in rows}
     if stated_size is not None:
@@ -76,7 +77,7 @@ _TIME = ("Year", "Month", "Day", "Hour", "Minute", "Second")
 
 
 def _is_count(text: str | None) -> bool:
-    return text is not None and text.isascii() and text.isdigit()
+    return text is not None and text.isascii() and text.isdigit() and len(text) < 10  # none here is larger
 
 
 def _number(path: Path, text: str | None, name: str) -> float:

@@ -10,6 +10,7 @@ unit is refused. Names of patients stay in the file, and of their identifiers a 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import warnings
@@ -226,8 +227,18 @@ def _read_text(path: Path) -> tuple[np.ndarray, list[str] | None]:
 
 def _read_array(path: Path) -> tuple[np.ndarray, None]:
     try:
+        with path.open("rb") as file:
+            read_header = (
+                np.lib.format.read_array_header_1_0
+                if np.lib.format.read_magic(file) == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+            # A damaged header may declare more than the memory holds.
+            if dtype.kind not in "iuf" or math.prod(shape) * dtype.itemsize > path.stat().st_size - file.tell():
+                raise ValueError
         samples = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # of the parser of the header
         raise InputError(f"{path} cannot be read as a NumPy array of numbers: it is damaged or truncated") from error
     if samples.ndim != 2:
         raise InputError(f"{path} must contain an array of shape (leads, samples), got {samples.shape}")

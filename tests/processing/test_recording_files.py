@@ -162,6 +162,7 @@ def _make(leads: Leads) -> dict[str, tuple[bytes, str]]:
         "aecg rate": (ecg_files.aecg(leads, interval="0"), "No usable time increment"),
         "mfer rate": (ecg_files.mfer(leads, with_rate=False), "it states no sampling rate"),
         "cardiosoft rate": (ecg_files.cardiosoft(leads, rate=""), "states no SampleRate"),
+        "cardiosoft sample": (ecg_files.cardiosoft(leads).replace(b",", b"," + b"9" * 400, 1), "integer of 64 bits"),
         "cardiosoft lengths": (ecg_files.cardiosoft(cut), "leads of .* samples"),
         "lengths": (ecg_files.aecg(cut), "leads of different lengths"),
         "muse volts": (ecg_files.muse(large), "the largest lead spans .* mV within 2 s, but a QRS complex spans"),
@@ -279,10 +280,18 @@ def test_when_samples_come_as_a_table_or_an_array_then_the_user_states_the_rest(
     assert not windows.report.missing_leads
 
 
+def _declare(shape: str) -> bytes:
+    """A NumPy file whose header declares a shape, with 16 bytes of samples."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("one.npy", b"\x93NUMPY\x01\x00", "damaged or truncated"),
+        ("one.npy", _declare("(12, 1000000000000)"), "damaged or truncated"),
+        ("one.npy", _declare("(" * 5000), "damaged or truncated"),
         ("one.csv", b"I,II\n1,2\n3\n", "1 samples in row 2"),
         ("one.csv", b"I,II\n1,2\n3,high\n", "not a number"),
         ("one.csv", b"I,II\n", "contains no samples"),
