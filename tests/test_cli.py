@@ -119,6 +119,9 @@ def test_when_a_model_is_cross_validated_then_metrics_pictures_and_card_are_of_t
         assert metrics[name]["cross_validation"]["num_recordings"] == len(crossed.folds) == count
     assert {path.stem for path in (output / "pictures").iterdir()} >= {"prediction", "recording", "roc"}
     assert "contains a cross-validated run: continue it with --folds" in refused(*command)
+    calibrate = ["calibrate", "--model", output, "--data", prepared, "--output-dir", tmp_path / "calibrated"]
+    assert "was trained with --folds, on the validation recordings, too: use --split test" in refused(*calibrate)
+    assert "has no test recordings" in refused(*calibrate, "--split", "test")
 
     printed_by("publish", output, "you/ward", "--dry-run", tmp_path / "staged")
     card = " ".join((tmp_path / "staged/README.md").read_text().split())

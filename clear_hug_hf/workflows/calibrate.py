@@ -52,15 +52,16 @@ def calibrate(arguments: CalibrateArguments) -> CalibrateResult:
     Fit a calibration and thresholds, and write them with a copy of the model.
 
     Raises:
-        InputError: If the output folder exists, labels, split or recordings do not match the model, or there are
-            recordings of fewer than five patients.
+        InputError: If the output folder exists, labels, split or recordings do not match the model, the model
+            was trained on the split, or there are recordings of fewer than five patients.
     """
     import shutil
 
     from ..evaluation import calibration
     from ..inference.classifier_outputs import model_label_names
     from ..processing.errors import InputError
-    from ..training.folders import find_model_folder, load_classifier
+    from ..training.folders import METRICS, find_model_folder, load_classifier
+    from ..training.provenance import find_facts
     from ..utils.files import atomic_folder, check_writable
     from .evaluate import predict_sources
 
@@ -68,6 +69,10 @@ def calibrate(arguments: CalibrateArguments) -> CalibrateResult:
     output = check_writable(arguments.output_dir, inputs=[arguments.data, folder])
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} exists and is not empty: choose another folder")
+    if arguments.split == "validation" and "folds" in find_facts(folder).get(METRICS, {}):
+        raise InputError(
+            f"{arguments.model} was trained with --folds, on the validation recordings, too: use --split test"
+        )
     model, extractor = load_on_device(load_classifier, folder)
     names = model_label_names(model.config)
     sources = read_source(arguments.data, arguments.max_samples, label_columns=names)
