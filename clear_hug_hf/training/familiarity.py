@@ -114,6 +114,11 @@ def check_enough(record_ids: Sequence[str], patient_ids: Sequence[str | None]) -
             )
 
 
+def remove_familiarity(model: Any) -> None:
+    """Remove the module [`Familiarity`] of a classifier, if it has one, and its sizes in the config."""
+    model.config.familiarity = model.familiarity = None
+
+
 @torch.no_grad()
 def familiarity_distances(model: Any, encoded: EncodedDataset) -> np.ndarray:
     """Distance `(num_recordings,)` of encoded recordings from the training recordings of a model."""

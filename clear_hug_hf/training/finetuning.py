@@ -48,6 +48,7 @@ from ..processing.errors import InputError
 from ..utils.files import RunFolder, check_writable, remove_leftovers, write_csv, write_json
 from .arguments import FinetuningArguments
 from .checkpoints import check_sums, write_sums
+from .familiarity import remove_familiarity
 from .features import EncodedDataset, dataset_labels, encode, identity_collator, known_labels, linear_features
 from .folders import load_classifier, save_model_folder
 from .pretraining import EPOCH_LOG, FINETUNING_RUN, MODEL_FOLDER, check_compatible, decay_groups
@@ -120,7 +121,7 @@ def finetune(
     Train a classifier, or resume an interrupted run. Keeps the epoch with the best validation macro AUROC, and among
     equal ones that with the lowest loss. For each label, saves the threshold with the best validation F1 in the
     config. Without validation recordings, both are those of `choice`, and the learning rates of each epoch are the
-    same as in a longer run.
+    same as in a longer run. Calibration and familiarity of an earlier training are removed.
 
     Args:
         model ([`PreTrainedModel`]): A multi-label classifier, trained in place.
@@ -166,6 +167,9 @@ def finetune(
     datasets_read = [dataset for dataset in (train_dataset, validation_dataset) if dataset is not None]
     check_compatible(model.config, feature_extractor, *datasets_read)
     model.config.problem_type = "multi_label_classification"
+    # They describe the weights and the recordings of an earlier training.
+    model.config.label_calibration = None
+    remove_familiarity(model)
 
     model.to(PartialState().device)
     identity = None

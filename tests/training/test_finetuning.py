@@ -105,6 +105,22 @@ def test_when_the_encoder_is_frozen_then_only_the_head_learns(sets: Sets, tmp_pa
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+def test_when_a_calibrated_classifier_is_trained_on_then_its_calibration_and_familiarity_are_removed(
+    sets: Sets, tmp_path: Path
+) -> None:
+    calibration = {name: [0.5, 4.0] for name in LABELS}
+    model = _model(label_calibration=calibration, familiarity={"num_rows": 12, "pooled_rank": 1})
+    result = _finetune(sets, tmp_path, model, num_train_epochs=1)
+    assert result.model.config.label_calibration is None
+    found = predict(result.model, sets[1], ClearHugFeatureExtractor())
+    assert found.labels is not None
+    chosen = choose_thresholds(found.labels, found.probabilities)
+    assert [model.config.label_thresholds[name] for name in LABELS] == pytest.approx(chosen)
+    assert not any("familiarity" in name for name in model.state_dict())
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert (saved.familiarity, saved.config.familiarity, saved.config.label_calibration) == (None, None, None)
+
+
 @pytest.mark.parametrize("names", [(), RHYTHM_FEATURES])
 def test_when_features_are_computed_once_then_the_logits_are_the_models(sets: Sets, names: tuple[str, ...]) -> None:
     model = _model(rhythm_features=names).eval()
