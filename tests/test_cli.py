@@ -822,6 +822,10 @@ def test_when_familiarity_is_asked_for_then_predictions_of_other_recordings_are_
     row = pd.read_csv(tmp_path / "table.csv").iloc[0]
     assert (row["distance"], row["unfamiliar"]) == (found["distance"], found["unfamiliar"])
     assert f"! {found['unfamiliar']}" in printed_by("predict", record, "--model", output)
+    command.remove("--familiarity")
+    assert "already holds this run" in printed_by(*command)
+    assert load_classifier(output)[0].familiarity is None
+    assert "distance" not in json.loads(printed_by("predict", record, "--model", output, "--json"))
 
 
 @pytest.mark.parametrize("folds", [[], ["--folds", "2"]], ids=["split", "folds"])

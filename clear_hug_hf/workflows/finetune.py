@@ -308,8 +308,8 @@ def finetune_and_report(
         models[name], metrics[name], cross_validated = _train(
             name, models[name], make_model, arguments, training, extractor, sets, about
         )
-        if arguments.familiarity and name == pretrained and models[name].config.familiarity is None:
-            _fit_familiarity(models[name], arguments, sets, extractor)
+        if name == pretrained:
+            _set_familiarity(models[name], arguments, sets, extractor)
         calibration = _calibrate(name, models[name], arguments, sets["validation"], extractor, cross_validated)
         if calibration is not None:
             metrics[name]["calibration"] = calibration
@@ -455,26 +455,32 @@ def _calibrate(
     return fit.to_dict()
 
 
-def _fit_familiarity(
+def _set_familiarity(
     model: Any, arguments: FinetuneArguments, sets: dict[str, datasets.Dataset], extractor: Any
 ) -> None:
-    """Let a classifier mark recordings that are unlike its training recordings, and save it again."""
+    """Let a classifier mark recordings that are unlike its training recordings, or not, and save it if it changes."""
     from ..data.collator import EcgCollator
     from ..inference.classifier_outputs import familiarity_threshold, model_label_names
-    from ..training.familiarity import fit_familiarity
+    from ..training.familiarity import fit_familiarity, remove_familiarity
     from ..training.features import encode
     from ..training.folders import save_model_folder
     from ..training.pretraining import MODEL_FOLDER
 
-    training = _fitted_recordings(sets, arguments.folds)
-    collator = EcgCollator(extractor, label_names=model_label_names(model.config))
-    encoded, held_out = (
-        None if dataset is None else encode(model, dataset, collator, cache_dir=arguments.cache_dir)
-        for dataset in (training, sets["validation"] if arguments.folds is None else None)
-    )
-    assert encoded is not None
-    fit_familiarity(model, encoded, training["record_id"], training["patient_id"], held_out)
-    say(f"unlike the training recordings: a distance above 1, {familiarity_threshold(model.config.familiarity)}")
+    # The folder of a finished run may have it already.
+    if arguments.familiarity == (model.config.familiarity is not None):
+        return
+    if arguments.familiarity:
+        training = _fitted_recordings(sets, arguments.folds)
+        collator = EcgCollator(extractor, label_names=model_label_names(model.config))
+        encoded, held_out = (
+            None if dataset is None else encode(model, dataset, collator, cache_dir=arguments.cache_dir)
+            for dataset in (training, sets["validation"] if arguments.folds is None else None)
+        )
+        assert encoded is not None
+        fit_familiarity(model, encoded, training["record_id"], training["patient_id"], held_out)
+        say(f"unlike the training recordings: a distance above 1, {familiarity_threshold(model.config.familiarity)}")
+    else:
+        remove_familiarity(model)
     if is_main_process():
         save_model_folder(arguments.output_dir / MODEL_FOLDER, model, extractor)
 
