@@ -19,6 +19,7 @@ from clear_hug_hf.data.prepared import load_prepared
 from clear_hug_hf.data.readers import guess_kind, open_source
 from clear_hug_hf.data.records import Recording, find_records
 from clear_hug_hf.data.splits import assign_splits
+from clear_hug_hf.inference.inputs import find_pictures
 from clear_hug_hf.processing import InputError, recording_files
 from clear_hug_hf.workflows.shared import read_source
 
@@ -163,6 +164,14 @@ def test_when_a_reader_fails_unexpectedly_then_the_other_recordings_of_the_folde
     rejected = pd.read_csv(tmp_path / "prepared" / "rejected.csv").set_index("record_id")["reason"]
     assert rejected["b.xml"] == "OverflowError: GE MUSE XML"
     assert sum(len(rows) for rows in load_prepared(tmp_path / "prepared")[0].values()) == 1
+
+
+def test_when_pictures_have_xml_beside_them_then_the_folder_is_one_of_pictures(mixed: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg", "a.xml"):
+        (tmp_path / name).write_text("<annotation/>")
+    assert [path.name for path in find_pictures(tmp_path)] == ["a.png", "b.jpg"]
+    (tmp_path / "b.xml").write_bytes((mixed / "b.xml").read_bytes())
+    assert find_pictures(tmp_path) == []
 
 
 def test_when_samples_are_named_then_the_command_line_states_the_rest(

@@ -9,13 +9,16 @@ from typing import Any
 from ..data.readers import guess_kind, open_source
 from ..data.records import RecordReference, Rejected, describe_error, find_records, record_name, walk_records
 from ..processing.errors import InputError
+from ..processing.recording_files import find_format
 from ..processing.recording_inputs import is_picture
 
 
 def find_pictures(path: Path) -> list[Path]:
     """The picture at a path, or the sorted pictures of a folder without records."""
     if path.is_dir():
-        if any(True for _ in walk_records(path)):  # stops at the first record: there may be many
+        # Only files that are recordings count, not those named like one, such as the XML beside a picture. The search
+        # stops at the first: there may be many.
+        if any(file.suffix == ".hea" or find_format(file) is not None for file in walk_records(path)):
             return []
         return sorted(file for file in path.rglob("*") if is_picture(file))
     return [path] if is_picture(path) else []
