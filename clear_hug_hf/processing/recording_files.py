@@ -15,6 +15,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,15 +185,14 @@ def _recognize(head: bytes) -> str | None:
     # The first pointer of section 0 refers to itself, at byte 7.
     if len(head) >= 32 and head[8:10] == b"\0\0" and head[22:24] == b"\0\0" and head[28:32] == b"\7\0\0\0":
         return "SCP-ECG"
-    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = head.decode(encoding, errors="ignore").lstrip()
+    text = _decode(head).lstrip()
     if text.startswith("{"):
         return "AliveCor Kardia" if '"recordedAt"' in text else None
     if text.startswith("<"):
         root = _XML_ROOT.match(text)
         return None if root is None else _XML_ROOTS.get(root[1])
     fields = _split(text.partition("\n")[0])
-    if len(fields) > 1 and "\0" not in text and (_are_leads(fields) or all(map(_NUMBER.fullmatch, fields))):
+    if len(fields) > 1 and "\0" not in text and (_names_leads(fields) or all(map(_NUMBER.fullmatch, fields))):
         return "CSV"
     return None
 
@@ -201,19 +201,34 @@ def _split(line: str) -> list[str]:
     return [field.strip().strip('"') for field in re.split("[,;\t]", line.strip())]
 
 
-def _are_leads(names: Sequence[str]) -> bool:
-    try:
-        return any(lead_and_sign(name)[0] for name in names)
-    except InputError:
-        return False
+def _decode(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with its mark."""
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return content.decode(encoding, errors="replace")
+
+
+def _names_leads(columns: Sequence[str]) -> bool:
+    """Whether the first line of a table names leads, in any place; with a column of paths it lists recordings."""
+    return "path" not in map(str.casefold, columns) and any(map(_standard_lead, columns))
+
+
+def _standard_lead(name: str) -> str | None:
+    with suppress(InputError):
+        return lead_and_sign(name)[0]
+    return None
 
 
 def _read_text(path: Path) -> tuple[np.ndarray, list[str] | None]:
     """Samples of a table with a column per lead, and the names in its first line."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = [line for line in _decode(path.read_bytes()).splitlines() if line.strip()]
     fields = _split(lines[0])
-    names = fields if _are_leads(fields) else None
-    rows = [_split(line) for line in lines[1 if names else 0 :] if line.strip()]
+    names = fields if _names_leads(fields) else None
+    for name in names or ():
+        try:
+            lead_and_sign(name)
+        except InputError as error:
+            raise InputError(f"{path} has a column that is no lead: {error}") from None
+    rows = [_split(line) for line in lines[1 if names else 0 :]]
     if wrong := [number for number, row in enumerate(rows) if len(row) != len(fields)]:
         raise InputError(f"{path} has {len(rows[wrong[0]])} samples in row {wrong[0] + 1}, not {len(fields)}")
     try:

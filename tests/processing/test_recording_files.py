@@ -16,6 +16,7 @@ import pytest
 from ecg_files import EIGHT, FAMILY, GIVEN, NUMBER, RATE, WRITERS, complete, write
 
 from clear_hug_hf import STANDARD_LEADS, ClearHugFeatureExtractor, read_record, shipped_model
+from clear_hug_hf.data.readers import guess_kind
 from clear_hug_hf.data.records import RecordReference
 from clear_hug_hf.inference.records import RecordPrediction, predict_records
 from clear_hug_hf.processing import InputError
@@ -295,6 +296,8 @@ def _declare(shape: str) -> bytes:
         ("one.csv", b"I,II\n1,2\n3\n", "1 samples in row 2"),
         ("one.csv", b"I,II\n1,2\n3,high\n", "not a number"),
         ("one.csv", b"I,II\n", "contains no samples"),
+        ("one.csv", b"time,I,II\n0,1,2\n", "column that is no lead: unknown lead name 'time'"),
+        ("one.csv", b"I,II,time\n1,2,0\n", "column that is no lead: unknown lead name 'time'"),
     ],
 )
 def test_when_samples_are_damaged_then_a_sentence_names_it(
@@ -302,6 +305,23 @@ def test_when_samples_are_damaged_then_a_sentence_names_it(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     assert message in _refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("head", ["V1,path,note", "path,V1,note", "Path;V1", "path,I,II"])
+def test_when_a_table_has_a_column_of_paths_then_it_is_no_table_of_samples(tmp_path: Path, head: str) -> None:
+    (tmp_path / "one.csv").write_text(f"{head}\n1,a.hea,b\n")
+    assert find_format(tmp_path / "one.csv") is None
+    assert guess_kind(tmp_path / "one.csv") == "csv"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_when_samples_are_in_utf_16_or_after_blank_lines_then_they_are_read(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    for line in ("", "\n", "\r\n\n"):
+        (tmp_path / "one.csv").write_bytes(f"{mark}{line}I,V1\n0.5,1\n\n-1,2\n".encode(encoding))
+        recording = read_record(tmp_path / "one.csv", sampling_rate=500.0, unit="mV")
+        np.testing.assert_array_equal(recording.waveform, np.array([[0.5, -1], [1, 2]], dtype=np.float32))
+        assert list(recording.lead_names) == ["I", "V1"]
 
 
 @pytest.mark.parametrize(("kind", "library"), [("GE MUSE XML", "ecgdatakit"), ("DICOM", "pydicom")])
