@@ -801,6 +801,34 @@ def test_when_a_classifier_is_calibrated_then_only_its_config_changes_as_at_the_
     run("evaluate", "--data", runs / "data", "--model", output, "--max-samples", "8")
 
 
+def test_when_a_run_is_calibrated_then_the_copy_keeps_how_it_was_trained_and_only_loses_its_results(
+    runs: Path, tmp_path: Path, printed_by: Printed
+) -> None:
+    output = tmp_path / "calibrated"
+    printed_by(
+        "calibrate", "--model", runs / "finetuned", "--data", runs / "data", "--output-dir", output, "--split", "test"
+    )
+    before, after = (json.loads((folder / "metrics.json").read_text()) for folder in (runs / "finetuned", output))
+    for name in ("recipe", "data", "encoder", "selected_by", "labels"):
+        assert after[name] == before[name]
+    assert after["pretrained"] == {"best_epoch": before["pretrained"]["best_epoch"]}
+    assert "macro_auroc_difference" not in after
+    assert json.loads((output / "calibration.json").read_text())["split"] == "test"
+    printed_by("publish", output, "you/ward", "--dry-run", tmp_path / "staged")
+    card = " ".join((tmp_path / "staged/README.md").read_text().split())
+    for words in (
+        "**Fine-tuning**: ",
+        "**Pre-training** ",
+        "Thresholds maximize F1 on the test recordings",
+        "calibration and thresholds were replaced after the training",
+        "No results are recorded for these weights",
+        "no results of these weights with their present calibration",
+    ):
+        assert words in card, words
+    assert "untrained" not in card
+    assert (tmp_path / "staged/calibration.json").is_file()
+
+
 def test_when_familiarity_is_asked_for_then_predictions_of_other_recordings_are_marked_everywhere(
     runs: Path, ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, printed_by: Printed
 ) -> None:

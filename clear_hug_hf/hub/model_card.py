@@ -22,7 +22,7 @@ from ..inference.classifier_outputs import familiarity_threshold, model_label_na
 from ..objectives import find_objective
 from ..processing.errors import InputError, import_library
 from ..systems import SYSTEMS, Objective, System
-from ..training.folders import CONVERSION, FOOTER, METRICS, PRETRAINING
+from ..training.folders import CALIBRATION, CONVERSION, FOOTER, METRICS, PRETRAINING
 from .checkpoints import with_article
 
 
@@ -121,6 +121,8 @@ def make_card(
     conversion = facts.get(CONVERSION)
     is_classifier = auto_class in RECORDING_CLASSIFIERS
     metrics = facts.get(METRICS) if is_classifier else None
+    # `clear-hug calibrate` leaves out the results of the model before.
+    calibration = facts.get(CALIBRATION) if is_classifier else None
     labels, thresholds = (model_label_names(config), model_thresholds(config)) if is_classifier else ([], [])
     missing = []
     if license is None:
@@ -136,7 +138,7 @@ def make_card(
         missing.append(f"metrics ({METRICS}, which `clear-hug finetune` writes)")
     if not is_classifier and encoder is None and conversion is None:
         missing.append(f"the pre-training run ({PRETRAINING}, which `clear-hug pretrain` writes)")
-    tested = _tested(metrics) if metrics is not None else None
+    tested = _tested(metrics) if metrics is not None and calibration is None else None
     if tested is None and dataset_id is not None:
         raise InputError(f"there are no results on {dataset_id}: remove --dataset")
     if tested is not None and dataset_id is None:
@@ -177,14 +179,18 @@ def make_card(
             {"name": _cell(label), "threshold": f"{threshold:.3g}"}
             for label, threshold in zip(labels, thresholds, strict=True)
         ],
-        threshold_note=_threshold_note(config, metrics),
-        results=_result_tables(metrics) if is_classifier else _pretraining_tables(encoder),
-        made=[*_made(metrics, encoder, converted), *_stored(dtype, (metrics or {}).get("measured") or {})],
+        threshold_note=_threshold_note(config, metrics, calibration),
+        results=_result_tables(None if tested is None else metrics) if is_classifier else _pretraining_tables(encoder),
+        made=[
+            *_made(metrics, encoder, converted),
+            *_calibrated(calibration),
+            *_stored(dtype, (metrics or {}).get("measured") or {}),
+        ],
         sources=sources,
         patients_note=" (patients)" if any("(" in cell for row in sources for cell in row[5:]) else "",
         recipes=_recipes(metrics, encoder),
         reads=_reads(config, feature_extractor),
-        limits=_limits(metrics, encoder, converted),
+        limits=_limits(metrics, tested, converted),
         environment=_environment(metrics if is_classifier else encoder, conversion),
         license_text=_license_text(license_name or license, facts, converted),
         citations=_citations(config, facts),
@@ -526,9 +532,13 @@ def _summary(
     return f"{article} {system.display_name} encoder of 12-lead ECGs{parts}, for fine-tuning on your own labels."
 
 
-def _threshold_note(config: Any, metrics: Mapping[str, Any] | None) -> str:
+def _threshold_note(
+    config: Any, metrics: Mapping[str, Any] | None, calibration: Mapping[str, Any] | None = None
+) -> str:
     note = "No thresholds were selected: 0.5 is used for all labels."
     where = "cross-validated" if "folds" in (metrics or {}) else "validation"
+    if calibration is not None:
+        where = _field(calibration, "split", CALIBRATION)
     if getattr(config, "label_thresholds", None):
         note = f"Thresholds maximize F1 on the {where} recordings and are saved in the config."
     if getattr(config, "label_calibration", None):
@@ -542,6 +552,17 @@ def _threshold_note(config: Any, metrics: Mapping[str, Any] | None) -> str:
             f"a `distance` above 1 are marked, {familiarity_threshold(familiarity)}."
         )
     return note
+
+
+def _calibrated(calibration: Mapping[str, Any] | None) -> list[str]:
+    """What `clear-hug calibrate` did after the training."""
+    if calibration is None:
+        return []
+    count, split, data = (_field(calibration, name, CALIBRATION) for name in ("num_recordings", "split", "data"))
+    return [
+        "**Calibration**: calibration and thresholds were replaced after the training, by those of "
+        f"{count} {split} recordings ({_cell(_title(data))})."
+    ]
 
 
 def _made(
@@ -704,16 +725,17 @@ def _reads(config: Any, extractor: Any) -> str:
 
 
 def _limits(
-    metrics: Mapping[str, Any] | None, encoder: Mapping[str, Any] | None, conversion: Mapping[str, Any] | None
+    metrics: Mapping[str, Any] | None, tested: _Tested | None, conversion: Mapping[str, Any] | None
 ) -> list[str]:
     limits = ["Performance on other devices, populations and label definitions is unknown."]
-    if metrics is not None:
-        tested = _tested(metrics)
-        if rare := metrics["data"].get("excluded_labels"):
-            limits.append(
-                f"Labels with fewer than {rare['fewer_than']} training recordings are excluded: "
-                f"{', '.join(map(_cell, rare['labels']))}."
-            )
+    if metrics is not None and (rare := metrics["data"].get("excluded_labels")):
+        limits.append(
+            f"Labels with fewer than {rare['fewer_than']} training recordings are excluded: "
+            f"{', '.join(map(_cell, rare['labels']))}."
+        )
+    if metrics is not None and tested is None:
+        limits.append("There are no results of these weights with their present calibration and thresholds.")
+    if tested is not None:
         if tested.split == "cross_validation":
             limits.append(
                 "There are no test results: those above are of models that were each trained on the other folds, "

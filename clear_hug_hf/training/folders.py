@@ -26,6 +26,8 @@ from ..utils.files import atomic_folder
 _WEIGHTS = (WEIGHTS, INDEX) = ("model.safetensors", "model.safetensors.index.json")
 METRICS, PRETRAINING, CONVERSION = "metrics.json", "pretraining.json", "conversion.json"
 """Files with the facts of a model card: of fine-tuning, pre-training, and conversion of a checkpoint."""
+CALIBRATION = "calibration.json"
+"""The recordings by which `clear-hug calibrate` replaced calibration and thresholds after the training."""
 CARD = "README.md"
 FOOTER = "<!-- made by clear-hug-hf -->"
 """Marks a generated card, which may be replaced."""

@@ -18,7 +18,7 @@ import torch
 from ..data.readers.base import RecordSource
 from ..data.splits import patient_keys
 from ..utils.files import read_state
-from .folders import CONVERSION, METRICS, PRETRAINING
+from .folders import CALIBRATION, CONVERSION, METRICS, PRETRAINING
 
 
 SOURCE_SPLITS, RANDOM_SPLITS = "official", "random by patient"
@@ -168,7 +168,8 @@ def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
         folder (`str` or `Path`): A model folder. Files in it take precedence over those of the run's output folder.
 
     Returns:
-        `dict`: Contents by file name, of those of [`METRICS`], [`PRETRAINING`] and [`CONVERSION`] that exist.
+        `dict`: Contents by file name, of those of [`METRICS`], [`PRETRAINING`], [`CONVERSION`] and
+            [`CALIBRATION`] that exist.
 
     Raises:
         InputError: If one of them is damaged.
@@ -176,7 +177,7 @@ def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
     folder = Path(folder)
     folders = [folder, folder.parent] if folder.name in ("model", "best") else [folder]
     facts: dict[str, dict[str, Any]] = {}
-    for name in (METRICS, PRETRAINING, CONVERSION):
+    for name in (METRICS, PRETRAINING, CONVERSION, CALIBRATION):
         for parent in folders:
             if name not in facts and (content := read_state(parent / name, _REMEDY)) is not None:
                 facts[name] = content
@@ -189,6 +190,7 @@ def find_facts(folder: str | Path) -> dict[str, dict[str, Any]]:
 def describe_encoder(folder: str | Path) -> dict[str, Any]:
     """Facts about the training of the encoder in a model folder; errors as in [`find_facts`]."""
     facts = find_facts(folder)
+    facts.pop(CALIBRATION, None)
     finetuned = facts.pop(METRICS, None)
     if finetuned is None:
         return dict(facts)

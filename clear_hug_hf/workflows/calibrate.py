@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ..evaluation.calibration import CalibrationFit
 
 
-# Results of the model before it was calibrated.
+# They have results of the model before it was calibrated.
 _LEFT_OUT = ("metrics.json", "README.md", ".eval_results")
+_RUN_RESULTS = ("validation", "test", "cross_validation", "macro_auroc_by_fold", "calibration")
 
 
 @dataclass(kw_only=True)
@@ -60,16 +61,17 @@ def calibrate(arguments: CalibrateArguments) -> CalibrateResult:
     from ..evaluation import calibration
     from ..inference.classifier_outputs import model_label_names
     from ..processing.errors import InputError
-    from ..training.folders import METRICS, find_model_folder, load_classifier
+    from ..training.folders import CALIBRATION, METRICS, find_model_folder, load_classifier
     from ..training.provenance import find_facts
-    from ..utils.files import atomic_folder, check_writable
+    from ..utils.files import atomic_folder, check_writable, write_json
     from .evaluate import predict_sources
 
     folder = find_model_folder(arguments.model)
     output = check_writable(arguments.output_dir, inputs=[arguments.data, folder])
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} exists and is not empty: choose another folder")
-    if arguments.split == "validation" and "folds" in find_facts(folder).get(METRICS, {}):
+    facts = find_facts(folder)
+    if arguments.split == "validation" and "folds" in facts.get(METRICS, {}):
         raise InputError(
             f"{arguments.model} was trained with --folds, on the validation recordings, too: use --split test"
         )
@@ -95,7 +97,20 @@ def calibrate(arguments: CalibrateArguments) -> CalibrateResult:
             folder, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_LEFT_OUT, ".git", ".cache")
         )
         write_calibration(partial, model.config)
+        for name, content in facts.items():
+            write_json(partial / name, _without_results(content) if name == METRICS else content)
+        about = {"split": arguments.split, "data": sources.about, **fit.to_dict()}
+        write_json(partial / CALIBRATION, about)
     return CalibrateResult(fit, rejected)
+
+
+def _without_results(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What `metrics.json` records of the training, without results, which a calibration changes."""
+    kept = {name: value for name, value in metrics.items() if name not in ("macro_auroc_difference", "measured")}
+    for run in ("pretrained", "random_initialization"):
+        if run in kept:
+            kept[run] = {name: value for name, value in kept[run].items() if name not in _RUN_RESULTS}
+    return kept
 
 
 def write_calibration(folder: Path, config: Any) -> None:
