@@ -402,7 +402,7 @@ def test_when_the_data_folder_is_bad_then_nothing_is_written(
     output, empty, unlabeled = tmp_path / "run", tmp_path / "empty", tmp_path / "unlabeled"
     empty.mkdir()
     write_record(unlabeled / "one", make_recordings(1)[0])
-    for data, message in ((tmp_path / "none", "does not exist"), (empty, "contains no WFDB records")):
+    for data, message in ((tmp_path / "none", "does not exist"), (empty, "contains no recordings")):
         for verb in ("pretrain", "demo"):
             assert message in refused(verb, "--data", data, "--output-dir", output)
     arguments = ["finetune", "--model", runs / "pretrained", "--output-dir", output, "--data", unlabeled]

@@ -178,7 +178,7 @@ def test_when_samples_are_named_then_the_command_line_states_the_rest(
     mixed: Path, recording: Recording, tmp_path: Path, printed_by: Callable[..., str], refused: Callable[..., str]
 ) -> None:
     message = refused("predict", mixed / "samples.npy", *MODEL)
-    assert message.endswith("samples.npy does not state its sampling_rate and lead_names and unit: pass it")
+    assert message.endswith("samples.npy does not state its sampling_rate and lead_names and unit: pass them")
     stated = ["--sampling-rate", "500", "--unit", "mV", "--lead-names", *STANDARD_LEADS]
     known = json.loads(printed_by("predict", mixed / "a", *MODEL, "--json"))["probabilities"]
     assert json.loads(printed_by("predict", mixed / "samples.npy", *MODEL, *stated, "--json"))[

@@ -113,8 +113,8 @@ def read_record(
     unit: str | Sequence[str] | None = None,
 ) -> Recording:
     """
-    Read the recording in a file: a WFDB record, or one of the formats in the table of "Files of the wards" in the
-    guide to predictions. The content decides the format, not the extension.
+    Read the recording in a file: a WFDB record, or one of the formats in the table of "File formats" in the guide
+    to predictions. The content decides the format, not the extension.
 
     Args:
         path (`str` or `Path`): Path of the file. The path of a WFDB record may have any of its extensions, or none.
@@ -128,7 +128,9 @@ def read_record(
     """
     recording = read_recording(path, sampling_rate, lead_names, unit)
     if missing := [name for name in ("sampling_rate", "lead_names", "unit") if recording[name] is None]:
-        raise InputError(f"{path} does not state its {' and '.join(missing)}: pass it")
+        raise InputError(
+            f"{path} does not state its {' and '.join(missing)}: pass {'it' if len(missing) == 1 else 'them'}"
+        )
     return Recording(**recording)
 
 
@@ -164,7 +166,7 @@ def find_records(path: str | Path, arrays: bool = False) -> list[Path]:
         return [existing_recording(Path(path))]
     if not (files := sorted(walk_records(Path(path), arrays))):
         raise InputError(
-            f"{path} contains no WFDB records: neither it nor its subfolders have a .hea file, or a recording in "
+            f"{path} contains no recordings: neither it nor its subfolders have a WFDB header (.hea) or a file in "
             "another supported format"
         )
     return files

@@ -43,7 +43,7 @@ class DemoArguments(Arguments):
         metadata={
             "help": "Real recordings: output of `clear-hug prepare`; a folder of PTB-XL (ptbxl_database.csv, "
             "scp_statements.csv and records100 or records500) with folds 1-8 for training, 9 for validation, 10 for "
-            "testing and the five diagnostic superclasses as labels; or any folder of WFDB records, which are only "
+            "testing and the five diagnostic superclasses as labels; or any folder of recordings, which are only "
             "used for pre-training, since they have no labels.",
             "metavar": "DIR",
         },

@@ -141,8 +141,8 @@ def read_source(
     split_at_random: bool = False,
 ) -> Sources:
     """
-    Read the source of `--data`: a prepared folder, PTB-XL with labels and folds, a CSV table, or any folder of WFDB
-    records, which have no labels.
+    Read the source of `--data`: a prepared folder, PTB-XL with labels and folds, a CSV table, or any folder of
+    recordings in any format, which have no labels.
 
     Args:
         folder (`Path`): The source.
@@ -150,8 +150,8 @@ def read_source(
         streaming_splits (`Sequence[str]`, *optional*): Splits of a prepared folder to stream.
         label_columns (`Sequence[str]`, *optional*): Label columns of a CSV table.
         allow_missing (`bool`, *optional*, defaults to `False`): Whether the table may lack some of these columns.
-        split_at_random (`bool`, *optional*, defaults to `False`): Whether to split WFDB records at random; otherwise
-            all are in `train`.
+        split_at_random (`bool`, *optional*, defaults to `False`): Whether to split a folder of recordings at random;
+            otherwise all are in `train`.
 
     Raises:
         FileNotFoundError: If the source does not exist.

@@ -61,7 +61,7 @@ def test_when_a_folder_is_searched_then_records_come_sorted_from_all_depths(
 
 
 def test_when_there_is_nothing_to_find_then_that_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="contains no WFDB records"):
+    with pytest.raises(InputError, match="contains no recordings"):
         find_records(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.hea does not exist"):
         find_records(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Files of the wards: read by their content and completed by name, or refused with a sentence; names stay inside."""
+"""Files in all formats: read by their content and completed by name, or refused with a sentence; names stay inside."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_when_a_file_is_given_then_it_is_a_table_or_a_record(tmp_path: Path, wri
 def test_when_nothing_is_there_then_the_error_names_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"contains no recordings: neither \.hea files"):
         guess_kind(tmp_path)
-    with pytest.raises(InputError, match="contains no WFDB records"):
+    with pytest.raises(InputError, match="contains no recordings"):
         open_source("wfdb", tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         guess_kind(tmp_path / "nowhere")
