@@ -175,7 +175,11 @@ class CrtConfig(EcgConfig):
             self.hidden_size, self.decoder_num_hidden_layers, self.intermediate_size, 0, inner
         )
         # Two convolutions of kernel 3 per block, for each of the three domains.
-        check_num_parameters(count + sum(3 * 2 * self.stage_depth * 3 * width**2 for width in self.stage_channels))
+        check_num_parameters(
+            self._count_familiarity()
+            + count
+            + sum(3 * 2 * self.stage_depth * 3 * width**2 for width in self.stage_channels)
+        )
 
 
 __all__ = ["CrtConfig"]

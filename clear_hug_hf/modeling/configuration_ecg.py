@@ -350,7 +350,14 @@ class EcgConfig(PreTrainedConfig):
                     f"{prefix}hidden_size={width} must be divisible by {multiple_of} for its sinusoidal positions."
                 )
             count += estimate_num_parameters(width, layers, inner, rows, heads * head_dim if head_dim else width)
-        check_num_parameters(count)
+        check_num_parameters(count + self._count_familiarity())
+
+    def _count_familiarity(self) -> int:
+        """Number of stored values of the distance from the training recordings, which count as parameters."""
+        if self.familiarity is None:
+            return 0
+        rows, pooled, leads = (int(self.familiarity.get(n, 0)) for n in ("num_rows", "pooled_rank", "leads_rank"))
+        return int(getattr(self, "hidden_size", 0)) * (pooled + rows * leads)
 
     def _count_patches(self, num_samples: int, name: str) -> int:
         """Number of patches of all leads in a window; the field `name` holds the patch length. Validates both."""

@@ -208,7 +208,8 @@ class EcgFmConfig(EcgConfig):
         channels = [self.num_leads, *self.conv_dim[:-1]]
         codes = self.num_codevector_groups * self.num_codevectors_per_group
         check_num_parameters(
-            sum(math.prod(sizes) for sizes in zip(channels, self.conv_kernel, self.conv_dim, strict=True))
+            self._count_familiarity()
+            + sum(math.prod(sizes) for sizes in zip(channels, self.conv_kernel, self.conv_dim, strict=True))
             + codes * (self.conv_dim[-1] + self.codevector_dim)
             + self.codevector_dim * self.proj_codevector_dim
         )

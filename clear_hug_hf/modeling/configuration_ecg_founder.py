@@ -146,7 +146,7 @@ class EcgFounderConfig(EcgConfig):
                     "groups: change group_size or bottleneck_ratio."
                 )
             count += depth * (2.0 * width * inner + inner * inner / groups * self.kernel_size + width * width)
-        check_num_parameters(int(count))
+        check_num_parameters(self._count_familiarity() + int(count))
 
 
 __all__ = ["EcgFounderConfig"]

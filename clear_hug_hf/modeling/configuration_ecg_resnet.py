@@ -126,7 +126,8 @@ class EcgResNetConfig(EcgConfig):
                 f"hidden_sizes of bottleneck blocks must be divisible by {BOTTLENECK_REDUCTION}, got {widths}."
             )
         check_num_parameters(
-            self.num_leads * self.embedding_size * self.stem_kernel_size
+            self._count_familiarity()
+            + self.num_leads * self.embedding_size * self.stem_kernel_size
             + sum(6 * width * width * depth for width, depth in zip(widths, depths, strict=True))
         )
 

@@ -132,7 +132,8 @@ class EcgS4Config(EcgConfig):
         super().validate_architecture()
         width = self.hidden_size
         check_num_parameters(
-            width * self.num_leads * self.conv_kernel_size
+            self._count_familiarity()
+            + width * self.num_leads * self.conv_kernel_size
             + width * width * (self.num_convolutions - 1)
             + width * (2 * width + 4 * self.state_size) * self.num_hidden_layers
         )

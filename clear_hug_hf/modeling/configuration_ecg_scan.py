@@ -273,7 +273,7 @@ class EcgScanConfig(EcgConfig):
                 "of layers: use a vision backbone."
             )
         embed_dims = self.hidden_size + (self.signal_embed_dim or 0) + (self.text_embed_dim or 0)
-        check_num_parameters(self.projection_dim * embed_dims)
+        check_num_parameters(self.projection_dim * embed_dims + self._count_familiarity())
         rows = self.hidden_size + self.decoder_query_samples + self.num_leads
         self._check_transformers(("decoder_",), rows, multiple_of=4)
         self._count_patches(self.num_samples, "decoder_query_samples")

@@ -201,7 +201,8 @@ class HubertEcgConfig(EcgConfig):
         self._check_transformers(("",), positions + self.conv_dim[-1] + codebooks)
         channels = [1, *self.conv_dim[:-1]]
         check_num_parameters(
-            sum(math.prod(sizes) for sizes in zip(channels, self.conv_kernel, self.conv_dim, strict=True))
+            self._count_familiarity()
+            + sum(math.prod(sizes) for sizes in zip(channels, self.conv_kernel, self.conv_dim, strict=True))
             + sum(self.vocab_sizes) * self.classifier_proj_size
         )
 

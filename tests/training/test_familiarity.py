@@ -118,6 +118,21 @@ def test_when_a_config_has_a_familiarity_then_the_classifier_of_every_system_mea
         assert model(**batch).distance.shape == (2,)
 
 
+@pytest.mark.parametrize("system", SMALL_SYSTEMS.values(), ids=SMALL_SYSTEMS)
+def test_when_a_familiarity_is_large_then_it_counts_as_parameters(
+    system: SmallSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = system.config(num_labels=2)
+    config.familiarity = {"num_rows": 1024, "pooled_rank": 1, "leads_rank": 1024}
+    config.validate_architecture()
+    # Less than the buffers, and more than the rest of the model.
+    monkeypatch.setattr("clear_hug_hf.modeling.configuration_ecg.MAX_PARAMETERS", 1024**2 * config.hidden_size)
+    with pytest.raises(ValueError, match="the model would have about"):
+        config.validate_architecture()
+    config.familiarity = None
+    config.validate_architecture()
+
+
 @pytest.mark.parametrize(
     "familiarity", [{"num_rows": 12}, {"num_rows": 12, "pooled_rank": 10_000}, {"num_rows": 0, "pooled_rank": 3}]
 )
