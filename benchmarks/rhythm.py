@@ -56,12 +56,7 @@ MIN_POSITIVES, MIN_OTHER_POSITIVES, FREQUENT = 15, 8, 30
 STRENGTHS = (0.01, 0.1, 1.0)
 SCALES = (0.1, 0.3, 1.0)
 RR_MEASURES = ("median_rr", "shortest_rr", "longest_rr", "sdnn", "rmssd", "median_difference", "num_beats")
-NAMES = {
-    "encoder": "logistic regression on the encoder",
-    "rhythm": "logistic regression on the rhythm features",
-    "both": "logistic regression on both",
-    "trees": "boosted trees on seven RR measures",
-}
+METHODS = ("encoder", "rhythm", "both", "trees")
 
 
 # Labels of PTB-XL by SNOMED code, and those that CPSC2018 has.
@@ -213,7 +208,7 @@ def predict_folds(method: str, recordings: Recordings, folds: np.ndarray, tested
 
 def compare(recordings: Recordings, folds: np.ndarray, tested: Sequence[int], min_positives: int) -> Iterator[Row]:
     """Rows of the results: AUROC of each method and label in the tested folds, and paired differences."""
-    found = {method: predict_folds(method, recordings, folds, tested) for method in NAMES}
+    found = {method: predict_folds(method, recordings, folds, tested) for method in METHODS}
     positives = np.nansum(recordings.labels[np.isin(folds, tested)], axis=0)
     everything = np.flatnonzero(positives >= min_positives).tolist()
 

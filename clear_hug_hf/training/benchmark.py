@@ -63,7 +63,7 @@ from ..systems import system_of
 from ..utils.files import RunFolder, atomic_file, check_writable, read_state, write_csv, write_json, write_text
 from .arguments import BenchmarkArguments
 from .cross_validation import fold_rows, hold_out
-from .features import EncodedDataset, dataset_labels, encode, identity_collator, linear_features
+from .features import EncodedDataset, dataset_labels, encode, identity_collator, known_labels, linear_features
 from .finetuning import (
     HeadOnly,
     absent_labels,
@@ -846,7 +846,7 @@ class _Runner:
             train = sets["train"].select(rows.tolist())
             if cell.model == MINIROCKET:
                 features = minirocket_features(train, [sets["validation"], sets["test"]], cell.seed)
-                labels = [part.columns["labels"].numpy().astype(np.float64) for part in (train, sets["validation"])]
+                labels = [known_labels(part) for part in (train, sets["validation"])]
                 return select_ridge(features[0], labels[0], features[1], labels[1], features[2])
             recipe = replace(self.arguments.recipes["supervised"], seed=cell.seed)
             network, best, _ = train_reference(train, sets["validation"], recipe)
